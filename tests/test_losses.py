@@ -1,0 +1,480 @@
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning import distances as pml_distances
+from pytorch_metric_learning import losses as pml
+from pytorch_metric_learning import reducers
+from torch import nn
+
+from tripletomics import geometry, losses
+from tripletomics.losses import Center, Contrastive, Foreign, Loss, Softmax, Sum, Triplet, base
+
+P = 3.0
+KNOWN = ", ".join(losses.names())
+
+
+def batch(n=22, dim=3, classes=4, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, dim, generator=draw, dtype=torch.float64, requires_grad=True)
+    return z, torch.randint(-1, classes, (n,), generator=draw)
+
+
+def distance(name, a, b):
+    """Compute one distance by its definition."""
+    gap = a - b
+    cosine = (a @ b) / (a.norm() * b.norm())
+    return {
+        "euclidean": lambda: gap.norm(),
+        "sqeuclidean": lambda: gap @ gap,
+        "manhattan": lambda: gap.abs().sum(),
+        "minkowski": lambda: (gap.abs() ** P).sum() ** (1 / P),
+        "cosine": lambda: 1 - cosine,
+        "angular": lambda: torch.arccos(cosine),
+    }[name]()
+
+
+def triplet_loops(z, y, loss):
+    """Compute the triplet loss with plain loops over anchors, positives and negatives."""
+    cells = [i for i in range(len(y)) if y[i] >= 0]
+    d = {(i, j): distance(loss.distance, z[i], z[j]) for i in cells for j in cells if i != j}
+    pairs = []
+    for a in cells:
+        positives = [d[a, p] for p in cells if p != a and y[p] == y[a]]
+        negatives = [d[a, m] for m in cells if y[m] != y[a]]
+        if not positives or not negatives:
+            continue
+        if loss.mining == "all":
+            pairs += [(positive, negative) for positive in positives for negative in negatives]
+        elif loss.mining == "hard":
+            pairs.append((max(positives), min(negatives)))
+        elif loss.mining == "easy_positive":
+            pairs.append((min(positives), min(negatives)))
+        else:
+            for positive in positives:
+                farther = [negative for negative in negatives if negative > positive]
+                pairs.append((positive, min(farther) if farther else max(negatives)))
+    if loss.soft:
+        terms = [torch.log(1 + torch.exp(positive - negative)) for positive, negative in pairs]
+    else:
+        terms = [torch.relu(positive - negative + loss.margin) for positive, negative in pairs]
+    total = sum(terms)
+    if loss.mining == "all" and loss.reduction == "sum":
+        return total
+    if loss.mining == "all" and loss.reduction == "nonzero":
+        return total / sum(term > 0 for term in terms)
+    return total / len(terms)
+
+
+def assert_same(found, expected, z):
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    got, wanted = (torch.autograd.grad(value, z, retain_graph=True)[0] for value in (found, expected))
+    torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("name", geometry.DISTANCES)
+@pytest.mark.parametrize(
+    ("mining", "reduction"),
+    [
+        ("all", "nonzero"),
+        ("all", "all"),
+        ("all", "sum"),
+        ("hard", "sum"),
+        ("semihard", "sum"),
+        ("easy_positive", "sum"),
+    ],
+)
+def test_triplet_against_loops(mining, reduction, name, soft):
+    z, y = batch(14)
+    loss = Triplet(margin=0.3, distance=name, p=P, mining=mining, soft=soft, reduction=reduction)
+    assert_same(loss(z, y), triplet_loops(z, y, loss), z)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2, 5.0])
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("euclidean", pml_distances.LpDistance(normalize_embeddings=False)),
+        ("sqeuclidean", pml_distances.LpDistance(normalize_embeddings=False, power=2)),
+        ("manhattan", pml_distances.LpDistance(normalize_embeddings=False, p=1)),
+    ],
+)
+def test_triplet_against_pytorch_metric_learning(name, theirs, margin):
+    z, y = batch(40, classes=5)
+    known = y >= 0
+    for reduction, reducer in (("nonzero", reducers.AvgNonZeroReducer()), ("all", reducers.MeanReducer())):
+        expected = pml.TripletMarginLoss(margin=margin, distance=theirs, reducer=reducer)(z[known], y[known])
+        assert_same(Triplet(margin=margin, distance=name, reduction=reduction)(z, y), expected, z)
+
+
+def test_triplet_in_float32_against_float64():
+    z, y = batch(300, 32, 6)
+    for text in ("triplet", "triplet:reduction=sum", "triplet:soft=true", "triplet:mining=hard"):
+        loss = losses.make(text)
+        assert loss(z.float(), y).item() == pytest.approx(loss(z, y).item(), rel=1e-5)
+
+
+def test_squared_distances_collapse_where_plain_ones_do_not():
+    z, y = batch(30, 2)
+    strength = {}
+    for name in ("euclidean", "sqeuclidean"):
+        leaf = (z.detach() * 1e-3).requires_grad_()
+        Triplet(mining="hard", distance=name)(leaf, y).backward()
+        strength[name] = leaf.grad.norm().item()
+    assert strength["euclidean"] > 100 * strength["sqeuclidean"]
+
+
+def test_hard_counts_satisfied_anchors():
+    z = torch.tensor([[0.0], [1.0], [1.1], [100.0], [101.0]])
+    y = torch.tensor([0, 0, 1, 1, 2])
+    # anchors: 0 -> 1 - 1.1, 1 -> 1 - .1, 2 -> 98.9 - .1, 3 -> 98.9 - 1; the last has no positive
+    assert Triplet(margin=0.0, mining="hard")(z, y).item() == pytest.approx((0 + 0.9 + 98.8 + 97.9) / 4)
+
+
+@pytest.mark.parametrize("name", geometry.DISTANCES)
+def test_contrastive_against_loops(name):
+    z, y = batch(15)
+    margin = 1.7
+    cells = [i for i in range(len(y)) if y[i] >= 0]
+    terms = []
+    for i in cells:
+        for j in cells:
+            if i < j:
+                d = distance(name.replace("minkowski", "euclidean"), z[i], z[j])
+                terms.append(d**2 / 2 if y[i] == y[j] else torch.relu(margin - d) ** 2 / 2)
+    assert_same(Contrastive(margin=margin, distance=name)(z, y), sum(terms) / len(terms), z)
+
+
+def test_contrastive_against_pytorch_metric_learning():
+    """Theirs averages the two kinds of pairs on their own: put our mean back together."""
+    z, y = batch(30)
+    z = z.detach()[y >= 0].requires_grad_()
+    y = y[y >= 0]
+    same = (y[:, None] == y)[tuple(torch.triu_indices(len(y), len(y), 1))]
+    squared = pml_distances.LpDistance(normalize_embeddings=False, power=2)
+    plain = pml_distances.LpDistance(normalize_embeddings=False)
+    far = (torch.cdist(z, z)[tuple(torch.triu_indices(len(y), len(y), 1))][~same].detach() < 1).sum()
+    mean = {"pos_loss": reducers.MeanReducer(), "neg_loss": reducers.MeanReducer()}
+    pull = pml.ContrastiveLoss(0, 0, distance=squared, reducer=reducers.MultipleReducers(mean))(z, y) * same.sum()
+    assert far > 0
+    value = Contrastive(margin=1e-9)(z, y)  # no pair of different types is that near
+    assert_same(value * len(same), pull / 2, z)
+    linear = pml.ContrastiveLoss(0, 1.0, distance=plain, reducer=reducers.AvgNonZeroReducer())
+    one, two = z[:2], torch.tensor([0, 1])
+    one = (one.detach() / 10).requires_grad_()
+    assert Contrastive()(one, two).item() == pytest.approx(linear(one, two).item() ** 2 / 2)
+
+
+def test_softmax_against_torch():
+    z, y = batch()
+    torch.manual_seed(4)
+    layer = nn.Linear(3, 4)
+    torch.manual_seed(4)
+    loss = Softmax()
+    loss.build(3, 4)
+    assert torch.equal(loss.proxies, layer.weight)  # the same draw
+    assert torch.equal(loss.bias, torch.zeros(4))
+    with torch.no_grad():
+        loss.bias.copy_(layer.bias)
+    loss, layer = loss.double(), layer.double()
+    expected = F.cross_entropy(layer(z), y, ignore_index=-1)
+    found = loss(z, y)
+    assert_same(found, expected, z)
+    for ours, theirs in ((loss.proxies, layer.weight), (loss.bias, layer.bias)):
+        gradients = [torch.autograd.grad(v, p, retain_graph=True)[0] for v, p in ((found, ours), (expected, theirs))]
+        torch.testing.assert_close(*gradients)
+
+
+def test_center_against_loops():
+    z, y = batch()
+    loss = Center(alpha=0.3)
+    loss.build(3, 4)
+    loss = loss.double()
+    centers = loss.proxies.detach().clone()
+    for _ in range(3):
+        known = [i for i in range(len(y)) if y[i] >= 0]
+        expected = sum(((z[i] - centers[y[i]]) ** 2).sum() for i in known) / (2 * len(known))
+        found = loss(z, y)
+        moved = centers.clone()
+        for j in range(4):
+            mine = [i for i in known if y[i] == j]
+            moved[j] -= 0.3 * sum((centers[j] - z[i].detach() for i in mine), torch.zeros(3)) / (1 + len(mine))
+        torch.testing.assert_close(loss.proxies.detach(), moved)
+        assert_same(found, expected, z)  # after the centers have moved: the value keeps those from before
+        centers = moved
+
+
+def test_center_moves_in_training_only():
+    z, y = batch()
+    loss = Center()
+    loss.build(3, 4)
+    before = loss.proxies.clone()
+    loss.eval()(z, y)
+    assert torch.equal(loss.proxies, before)
+    loss.train()(z, y)
+    assert not torch.equal(loss.proxies, before)
+    assert isinstance(loss.proxies, nn.Parameter)
+    assert not loss.proxies.requires_grad
+    assert "proxies" in loss.state_dict()
+
+
+@pytest.mark.parametrize("name", ["softmax", "center"])
+def test_proxy_errors(name):
+    loss = losses.make(name)
+    z, y = batch()
+    with pytest.raises(RuntimeError) as error:
+        loss(z, y)
+    assert str(error.value) == f"{name} has no proxies yet: call build(dim, n_classes) first."
+    loss.build(3, 2)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        loss(z, y)
+    assert str(error.value) == f"{name} was built for n_classes=2 (codes 0 to 1), but y holds 3."
+    loss.build(5, 4)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        loss(z, y)
+    assert str(error.value) == f"{name} was built for dim=5, but z has 3 columns."
+
+
+def test_names():
+    assert {"center", "contrastive", "softmax", "triplet"} <= set(losses.names())
+    assert losses.names() == sorted(losses.names())
+    assert losses.make("triplet").name == "triplet"
+    assert repr(Contrastive(margin=2)) == "Contrastive(margin=2, distance='euclidean')"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("triplet", "triplet"),
+        (" triplet:margin=0.2 ", "triplet"),
+        ("triplet:margin=0.3,mining=hard,soft=true", "triplet:margin=0.3,mining=hard,soft=true"),
+        ("softmax + 0.003*center", "softmax + 0.003*center"),
+        ("softmax+.003 * center:alpha=0.1", "softmax + 0.003*center:alpha=0.1"),
+        ("triplet:margin=0.3 + 0.1*softmax", "triplet:margin=0.3 + 0.1*softmax"),
+        ("triplet:margin=1e+20+1e+3*softmax", "triplet:margin=1e+20 + 1000.0*softmax"),
+        ("2*softmax", "2.0*softmax"),
+        ("1*softmax", "softmax"),
+        (Triplet(mining="hard"), "triplet:mining=hard"),
+        (Softmax() + 0.003 * Center(), "softmax + 0.003*center"),
+        (Softmax() * 2, "2.0*softmax"),
+        (0.5 * (Softmax() + 0.5 * (Center() + Triplet())), "0.5*softmax + 0.25*center + 0.25*triplet"),
+        (Sum(["softmax + 2*center", Triplet()], [3, 1]), "3.0*softmax + 6.0*center + triplet"),
+    ],
+)
+def test_make_and_spec(given, expected):
+    loss = losses.make(given)
+    assert isinstance(loss, Loss)
+    assert losses.spec(loss) == expected
+    assert losses.spec(losses.make(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "tripelt",
+            f"loss='tripelt' is not known. Did you mean 'triplet'? Known: {KNOWN}.",
+        ),
+        (
+            "softmax + 2*centre",
+            f"loss='centre' is not known. Did you mean 'center'? Known: {KNOWN}.",
+        ),
+        (
+            "triplet:margn=0.3",
+            "triplet has no setting 'margn'. Did you mean 'margin'? "
+            "Settings: margin, distance, p, mining, soft, reduction.",
+        ),
+        ("softmax:margin=1", "softmax has no setting 'margin'. Settings: none."),
+        ("triplet:margin=wide", "triplet: margin='wide' is not a number."),
+        ("triplet:soft=1", "triplet: soft='1' is not true or false."),
+        ("triplet:margin=-1", "triplet: margin=-1.0 is not a number in [0, inf)."),
+        ("triplet:margin=inf", "triplet: margin=inf is not a number in [0, inf)."),
+        ("triplet:margin=nan", "triplet: margin=nan is not a number in [0, inf)."),
+        ("triplet:p=0.5", "triplet: p=0.5 is not a number in [1, inf)."),
+        (
+            "triplet:mining=smihard",
+            "triplet: mining='smihard' is not known. Did you mean 'semihard'? "
+            "Allowed: all, hard, semihard, easy_positive.",
+        ),
+        (
+            "triplet:distance=cosin",
+            "triplet: distance='cosin' is not known. Did you mean 'cosine'? "
+            "Allowed: euclidean, sqeuclidean, manhattan, minkowski, cosine, angular.",
+        ),
+        ("triplet:reduction=mean", "triplet: reduction='mean' is not known. Allowed: nonzero, all, sum."),
+        ("contrastive:margin=0", "contrastive: margin=0.0 is not a number in (0, inf)."),
+        ("center:alpha=2", "center: alpha=2.0 is not a number in [0, 1]."),
+        (
+            "softmax + center*0.003",
+            "loss='softmax + center*0.003': 'center' is not a weight: "
+            "write a sum as 'softmax + 0.003*center', each weight a number in (0, inf).",
+        ),
+        (
+            "softmax - 2*center",
+            "loss='softmax - 2*center': 'softmax - 2' is not a weight: "
+            "write a sum as 'softmax + 0.003*center', each weight a number in (0, inf).",
+        ),
+        *(
+            (
+                f"{weight}*softmax",
+                f"loss='{weight}*softmax': '{weight}' is not a weight: "
+                "write a sum as 'softmax + 0.003*center', each weight a number in (0, inf).",
+            )
+            for weight in ("0", "-1", "nan", "inf", "")
+        ),
+        *(
+            (
+                text,
+                f"loss={text!r} has a term without a loss: "
+                "write a sum as 'softmax + 0.003*center', each weight a number in (0, inf).",
+            )
+            for text in ("", "softmax +", "+ softmax", "softmax + 2*")
+        ),
+    ],
+)
+def test_make_says_what_is_wrong(text, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        losses.make(text)
+    assert str(error.value) == message
+
+
+def test_objects_are_checked_like_text():
+    with pytest.raises(ValueError, match=r"^triplet: margin=-1 is not a number in \[0, inf\)\.$"):
+        Triplet(margin=-1)
+    with pytest.raises(ValueError, match=r"^triplet: soft='false' is not True or False\.$"):
+        Triplet(soft="false")
+    for weight in (0, -1, math.inf, math.nan, "2"):
+        with pytest.raises(ValueError, match=r"^The weight .* is not a number in \(0, inf\)\.$"):
+            Sum(["softmax"], [weight])
+    with pytest.raises(ValueError, match=r"^A sum needs at least one loss and a weight for each: got 2, 1\.$"):
+        Sum(["softmax", "center"], [1])
+    with pytest.raises(ValueError, match=r"got 0, 0\.$"):
+        Sum([])
+
+
+def test_make_wants_a_loss():
+    with pytest.raises(TypeError, match=r"^loss=Triplet is a class: pass an object, Triplet\(\)\.$"):
+        losses.make(Triplet)
+    with pytest.raises(TypeError, match=r"^loss=3 is neither text such as 'triplet:margin=0\.2' nor a torch module\.$"):
+        losses.make(3)
+
+
+def test_sum():
+    z, y = batch()
+    loss = losses.make("softmax + 0.003*center + 2*triplet:margin=0.7")
+    assert isinstance(loss, Sum)
+    assert isinstance(loss.members, nn.ModuleList)
+    assert loss.build(3, 4) is None
+    loss.eval()
+    expected = [weight * member(z, y) for weight, member in zip((1, 0.003, 2), loss.members, strict=True)]
+    assert_same(loss(z, y), sum(expected), z)
+    assert [name for name, _ in loss.named_parameters()] == ["members.0.proxies", "members.0.bias", "members.1.proxies"]
+    assert not any(member.training for member in loss.members)
+
+
+def test_center_alone_is_refused():
+    for text in ("center", "center:alpha=0.1", "center + 2*center", "2*center"):
+        with pytest.raises(ValueError, match="alone moves all cells to one point"):
+            losses.check_alone(losses.make(text))
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        losses.check_alone(Center())
+    assert str(error.value) == (
+        "loss='center' alone moves all cells to one point. "
+        "Add a loss that keeps the classes apart, such as 'softmax + 0.003*center'."
+    )
+    for loss in ("triplet", "softmax", "contrastive", "softmax + 0.003*center", nn.CrossEntropyLoss()):
+        losses.check_alone(losses.make(loss))
+
+
+def test_foreign_module():
+    z, y = batch()
+    theirs = pml.TripletMarginLoss(distance=pml_distances.LpDistance(normalize_embeddings=False), margin=0.2)
+    loss = losses.make(theirs)
+    assert isinstance(loss, Foreign)
+    assert losses.make(loss) is loss
+    loss.build(3, 4)
+    assert_same(loss(z, y), Triplet()(z, y), z)
+    value = loss(z, torch.full_like(y, -1))
+    value.backward()
+    assert value == 0
+    assert (z.grad == 0).all()
+    assert losses.spec(loss) == "pytorch_metric_learning.losses.triplet_margin_loss.TripletMarginLoss"
+    both = Softmax() + theirs
+    both.build(3, 4)
+    assert both(z.float(), y).dtype == torch.float32
+
+
+def test_foreign_parameters_are_seen():
+    loss = losses.make(pml.ProxyNCALoss(num_classes=4, embedding_size=3))
+    assert [tuple(parameter.shape) for parameter in loss.parameters()] == [(4, 3)]
+
+
+def test_foreign_module_must_return_one_number():
+    z, y = batch()
+    with pytest.raises(TypeError, match=r"^CrossEntropyLoss returned shape \(\d+,\), not a 0-d tensor"):
+        losses.make(nn.CrossEntropyLoss(reduction="none"))(z, y.clamp(max=2))
+
+    class Nothing(nn.Module):
+        def forward(self, z, y):
+            return None
+
+    with pytest.raises(TypeError, match="returned NoneType, not a 0-d tensor"):
+        losses.make(Nothing())(z, y)
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    monkeypatch.setattr(base, "_LOSSES", dict(base._LOSSES))
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_own_loss_is_one_decorator_away():
+    @losses.register("spread")
+    class Spread(Loss):
+        weight: float = 1.0
+
+        def forward(self, z, y):
+            z, y = losses.labelled(z, y)
+            return -self.weight * z.var()
+
+    z, y = batch()
+    known = z[y >= 0]
+    assert Spread(2.0)(z, y) == -2 * known.var()
+    assert losses.make("spread:weight=2")(z, y) == -2 * known.var()
+    assert losses.spec(losses.make("triplet + 0.1*spread:weight=2")) == "triplet + 0.1*spread:weight=2.0"
+    assert "spread" in losses.names()
+    assert len({Spread(), Spread()}) == 2  # modules are compared by identity
+    assert copy.deepcopy(Spread(3.0)).weight == 3
+
+    class Wide(Spread):
+        pass
+
+    assert losses.spec(Wide()).endswith("Wide")  # does not pass for its parent
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_register_errors():
+    with pytest.raises(TypeError, match="Plain is not a subclass of Loss"):
+
+        @losses.register("plain")
+        class Plain:
+            pass
+
+    with pytest.raises(ValueError, match=r"^'triplet' already names tripletomics\.losses\.tuples\.Triplet"):
+
+        @losses.register("triplet")
+        class Other(Loss):
+            pass
+
+
+def test_losses_can_be_copied_and_pickled():
+    z, y = batch()
+    loss = losses.make("triplet:margin=0.4 + 0.1*softmax")
+    loss.build(3, 4)
+    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert twin(z, y) == loss(z, y)
+        assert losses.spec(twin) == losses.spec(loss)

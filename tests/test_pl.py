@@ -1,0 +1,439 @@
+"""What the figures show, asserted on their data."""
+
+import warnings
+
+import anndata as ad
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+
+from tripletomics import pl
+
+HISTORY = {
+    "metric": {"step": np.arange(200), "loss": np.exp(-np.arange(200) / 50), "held_out_f1": np.linspace(0.1, 0.9, 200)},
+    "map": {"step": np.arange(30), "loss": np.ones(30), "held_out_f1": np.full(30, np.nan)},
+}
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def cells(n=300, types=4, dim=2, seed=0, name="type {}"):
+    rng = np.random.default_rng(seed)
+    codes = np.arange(n) % types
+    labels = pd.Categorical.from_codes(codes, [name.format(i) for i in range(types)])
+    held = np.where(rng.random(n) < 0.2, "held-out", "train")
+    obs = pd.DataFrame({"cell_type": labels, "tt_split": pd.Categorical(held)}, index=[str(i) for i in range(n)])
+    obs["depth"] = rng.random(n)
+    adata = ad.AnnData(rng.random((n, 3)).astype(np.float32), obs=obs, var=pd.DataFrame(index=["CD3E", "CD4", "MS4A1"]))
+    place = rng.normal(size=(types, dim)) * 8
+    adata.obsm["X_tt"] = place[codes] + rng.normal(size=(n, dim))
+    adata.obsm["X_umap"] = rng.normal(size=(n, 2))
+    adata.obsm["X_pca"] = rng.normal(size=(n, 10))
+    return adata
+
+
+def layers(ax):
+    return {c.get_label(): c for c in ax.collections}
+
+
+def legend_texts(legend):
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def labels(ax):
+    return [text for text in ax.texts if text.get_gid() == "label"]
+
+
+def rows(points):
+    return sorted(map(tuple, np.asarray(points).round(9)))
+
+
+# Cells ----------------------------------------------------------------------------------------------------------------
+
+
+def test_each_cell_is_drawn_once_in_its_layer_and_held_out_cells_lie_on_top():
+    adata = cells()
+    adata.obs.loc[adata.obs_names[:30], "cell_type"] = np.nan
+    ax = pl.embedding(adata, "cell_type")
+    held = (adata.obs["tt_split"] == "held-out").to_numpy()
+    known = adata.obs["cell_type"].notna().to_numpy()
+    drawn = layers(ax)
+    for label, mask in {"unlabelled": ~known, "train": known & ~held, "held-out": known & held}.items():
+        assert rows(drawn[label].get_offsets()) == rows(adata.obsm["X_tt"][mask])
+        assert drawn[label].get_rasterized()
+    assert drawn["unlabelled"].get_zorder() < drawn["train"].get_zorder() < drawn["held-out"].get_zorder()
+
+
+def test_held_out_cells_are_larger_full_in_colour_and_edged():
+    drawn = layers(pl.embedding(cells(types=1), "cell_type"))
+    train, held = drawn["train"], drawn["held-out"]
+    assert held.get_sizes()[0] > 1.5 * train.get_sizes()[0]
+    assert held.get_linewidths()[0] > 0
+    assert train.get_linewidths()[0] == 0
+    np.testing.assert_allclose(held.get_facecolors()[0, :3], to_rgb(pl.PALETTE[0]))
+    np.testing.assert_allclose(train.get_facecolors()[0, :3], 0.45 * np.array(to_rgb(pl.PALETTE[0])) + 0.55)
+
+
+def test_colours_follow_the_cells():
+    adata = cells(types=3)
+    palette = {"type 0": "#ff0000", "type 1": "#00ff00", "type 2": "#0000ff"}
+    scatter = layers(pl.embedding(adata, "cell_type", split=None, palette=palette))["cells"]
+    by_place = {tuple(p.round(9)): c for p, c in zip(adata.obsm["X_tt"], adata.obs["cell_type"], strict=True)}
+    for place, color in zip(scatter.get_offsets(), scatter.get_facecolors(), strict=True):
+        assert tuple(color[:3]) == to_rgb(palette[by_place[tuple(np.asarray(place).round(9))]])
+
+
+def test_a_type_keeps_its_colour_when_others_are_absent():
+    adata = cells(types=3)
+    few = adata[adata.obs["cell_type"] != "type 0"].copy()
+    few.obs["cell_type"] = few.obs["cell_type"].cat.set_categories(adata.obs["cell_type"].cat.categories)
+    legend = pl.embedding(few, "cell_type").get_legend()
+    assert legend_texts(legend)[:2] == ["type 1", "type 2"]
+    assert legend.legend_handles[0].get_color() == to_rgb(pl.PALETTE[1])
+
+
+@pytest.mark.parametrize("word", ["", "Unknown", "unassigned", "nan"])
+def test_names_that_mean_unlabelled_are_grey(word):
+    adata = cells(types=2)
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).replace("type 1", word)
+    ax = pl.embedding(adata, "cell_type")
+    grey = layers(ax)["unlabelled"]
+    assert len(grey.get_offsets()) == 150
+    assert "unlabelled (150)" in legend_texts(ax.get_legend())
+    np.testing.assert_allclose(grey.get_facecolors()[0, :3], to_rgb(pl.GREY))
+
+
+@pytest.mark.parametrize("color", ["depth", "CD4"])
+def test_numbers_and_genes_get_a_scale_and_keep_their_colour_in_training_cells(color):
+    adata = cells()
+    ax = pl.embedding(adata, color, palette="viridis")
+    values = adata.obs["depth"].to_numpy() if color == "depth" else adata.X[:, 1]
+    train = layers(ax)["train"]
+    by_place = {tuple(p.round(9)): v for p, v in zip(adata.obsm["X_tt"], values, strict=True)}
+    shown = np.array([by_place[tuple(np.asarray(p).round(9))] for p in train.get_offsets()])
+    norm = mpl.colors.Normalize(values.min(), np.quantile(values.astype(float), 0.995), clip=True)
+    np.testing.assert_allclose(train.get_facecolors(), mpl.colormaps["viridis"](norm(shown)), atol=0.02)
+    assert len(ax.child_axes) == 1  # the scale
+
+
+def test_unlabelled_numbers_constant_columns_and_no_colour_at_all():
+    adata = cells()
+    adata.obs.loc[adata.obs_names[:10], "depth"] = np.nan
+    assert len(layers(pl.embedding(adata, "depth"))["unlabelled"].get_offsets()) == 10
+    adata.obs["depth"] = 1.0
+    pl.embedding(adata, "depth")
+    adata.obs["depth"] = np.nan
+    assert set(layers(pl.embedding(adata, "depth"))) == {"unlabelled"}
+    assert set(layers(pl.embedding(adata))) == {"train", "held-out"}
+
+
+def test_points_shrink_with_the_number_of_cells_and_grow_with_the_map():
+    small, large = (layers(pl.embedding(cells(n)))["train"].get_sizes()[0] for n in (500, 20_000))
+    assert large < small / 4
+    _, axes = plt.subplots(1, 2, figsize=(9, 3), width_ratios=[1, 3])
+    narrow, wide = (layers(pl.embedding(cells(5000), ax=ax))["train"].get_sizes()[0] for ax in axes)
+    assert narrow < wide
+    assert layers(pl.embedding(cells(), size=7))["train"].get_sizes()[0] == 7
+
+
+# Split ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_split_follows_the_basis_and_can_be_named_or_left_out():
+    adata = cells()
+    adata.obsm["X_foo"] = adata.obsm["X_tt"]
+    assert set(layers(pl.embedding(adata, basis="X_foo"))) == {"cells"}
+    adata.obs["X_foo_split"] = ["held-out"] * 10 + ["train"] * 290
+    assert len(layers(pl.embedding(adata, basis="X_foo"))["held-out"].get_offsets()) == 10
+    adata.obs["mine"] = np.arange(300) < 20
+    assert len(layers(pl.embedding(adata, split="mine"))["held-out"].get_offsets()) == 20
+    assert set(layers(pl.embedding(adata, split=None))) == {"cells"}
+
+
+def test_the_legend_says_what_held_out_cells_look_like_and_how_many_there_are():
+    adata = cells()
+    held = int((adata.obs["tt_split"] == "held-out").sum())
+    texts = legend_texts(pl.embedding(adata, "cell_type").get_legend())
+    assert texts[-2:] == [f"training cells ({300 - held})", f"held-out cells ({held})"]
+
+
+# Axes and layout ------------------------------------------------------------------------------------------------------
+
+
+def test_equal_aspect_square_no_ticks_short_labels():
+    ax = pl.embedding(cells(), "cell_type")
+    assert ax.get_aspect() == 1
+    assert np.ptp(ax.get_xlim()) == pytest.approx(np.ptp(ax.get_ylim()))
+    assert len(ax.get_xticks()) == len(ax.get_yticks()) == 0
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("tt 1", "tt 2")
+    assert ax.get_title(loc="left") == "cell_type"
+    assert pl.embedding(cells(), "cell_type", title="PBMC").get_title(loc="left") == "PBMC"
+
+
+def test_three_dimensions():
+    ax = pl.embedding(cells(dim=3, types=12), "cell_type")
+    assert ax.name == "3d"
+    assert ax.get_zlabel() == "tt 3"
+    assert set(layers(ax)) == {"train", "held-out"}
+    assert len(labels(ax)) == 12
+    with pytest.raises(ValueError, match=r"has 3 dimensions: pass an ax made with projection='3d'"):
+        pl.embedding(cells(dim=3), ax=plt.subplots()[1])
+
+
+@pytest.mark.parametrize("types", [3, 12, 30])
+@pytest.mark.parametrize("how", ["own", "column", "panels", "constrained"])
+def test_the_legend_stays_inside_the_figure_and_off_the_map(types, how):
+    adata = cells(
+        900,
+        types,
+        name="a fairly long name {}" if how in ("panels", "constrained") else "a rather long name of a type {}",
+    )
+    if types > 12 and how in ("panels", "constrained"):
+        pytest.skip("half a page does not hold 30 long names beside a map")
+    ax = None
+    if how == "column":
+        ax = plt.subplots(figsize=(3.5, 3.5))[1]
+    elif how != "own":
+        ax = plt.subplots(1, 2, figsize=(7.1, 3.5), layout="constrained" if how == "constrained" else None)[1][1]
+    ax = pl.embedding(adata, "cell_type", ax=ax)
+    ax.figure.canvas.draw()
+    legend, frame, page = ax.get_legend().get_window_extent(), ax.get_window_extent(), ax.figure.bbox
+    assert legend.x0 >= frame.x1 or legend.y1 <= frame.y0
+    assert legend.x0 >= -1
+    assert legend.y0 >= -1
+    assert legend.x1 <= page.x1 + 1
+    assert legend.y1 <= page.y1 + 1
+    if how == "column":
+        assert ax.figure.get_figwidth() == 3.5
+
+
+def test_thirty_types_each_have_a_number_on_the_map_that_the_legend_explains():
+    ax = pl.embedding(cells(3000, 30), "cell_type")
+    assert [text.get_text() for text in labels(ax)] == [str(i + 1) for i in range(30)]
+    entries = [text.replace("\u2007", "").split("  ") for text in legend_texts(ax.get_legend())[:30]]
+    assert entries == [[str(i + 1), f"type {i}"] for i in range(30)]
+    assert len(set(pl.PALETTE)) == 30
+
+
+def test_numbers_do_not_overlap_even_when_the_types_do():
+    adata = cells(3000, 30)
+    adata.obsm["X_tt"] = np.random.default_rng(1).normal(size=(3000, 2))
+    ax = pl.embedding(adata, "cell_type")
+    ax.figure.canvas.draw()
+    at = np.array([text.get_window_extent().bounds for text in labels(ax)])
+    middle, half = at[:, :2] + at[:, 2:] / 2, at[:, 2:] / 2
+    overlap = (half[:, None] + half[None] - np.abs(middle[:, None] - middle[None])).min(axis=2)
+    np.fill_diagonal(overlap, -1)
+    assert overlap.max() < 3  # pixels of 150 per inch
+
+
+def test_a_label_sits_on_the_largest_blob_of_its_type():
+    adata = cells(100, 1)
+    adata.obsm["X_tt"] = np.r_[np.zeros((60, 2)), np.full((40, 2), 100.0)] + np.random.default_rng(0).normal(
+        size=(100, 2)
+    )
+    (text,) = labels(pl.embedding(adata, "cell_type", legend="names"))
+    assert np.linalg.norm(text.get_position()) < 5
+    assert text.get_text() == "type 0"
+
+
+def test_legend_modes():
+    adata = cells(types=4)
+    assert not labels(pl.embedding(adata, "cell_type"))
+    assert len(labels(pl.embedding(adata, "cell_type", legend="numbers"))) == 4
+    named = pl.embedding(adata, "cell_type", legend="names")
+    assert len(labels(named)) == 4
+    assert len(legend_texts(named.get_legend())) == 2
+    off = pl.embedding(adata, "cell_type", legend="off")
+    assert off.get_legend() is None
+    assert not labels(off)
+
+
+# Files and state ------------------------------------------------------------------------------------------------------
+
+
+def test_a_pdf_of_20000_cells_keeps_text_as_text_and_stays_small(tmp_path):
+    pl.embedding(cells(20_000, 30), "cell_type", save=tmp_path / "map.pdf")
+    pdf = (tmp_path / "map.pdf").read_bytes()
+    assert b"/Subtype /Type0" in pdf or b"/CIDFontType2" in pdf  # TrueType, not outlines
+    assert len(pdf) < 1_500_000
+    pl.embedding(cells(5_000, 10), "cell_type", save=tmp_path / "map.svg")
+    svg = (tmp_path / "map.svg").read_text()
+    assert ">held-out cells (" in svg
+    assert svg.count("<use") < 500  # points are one image
+    assert len(svg) < 1_500_000
+
+
+def test_nothing_global_and_nothing_in_adata_changes(tmp_path):
+    adata = cells()
+    before, settings = adata.copy(), dict(mpl.rcParams)
+    pl.embedding(adata, "cell_type", save=tmp_path / "a.pdf")
+    pl.embedding(adata, "CD4")
+    pl.compare(adata, "cell_type", save=tmp_path / "b.pdf")
+    pl.history(HISTORY, save=tmp_path / "c.pdf")
+    assert dict(mpl.rcParams) == settings
+    pd.testing.assert_frame_equal(adata.obs, before.obs)
+    assert list(adata.uns) == []
+    assert list(adata.obsm) == list(before.obsm)
+    for key in adata.obsm:
+        np.testing.assert_array_equal(adata.obsm[key], before.obsm[key])
+
+
+def test_cells_without_finite_coordinates_are_left_out_and_counted():
+    adata = cells()
+    adata.obsm["X_tt"][:5, 0] = np.nan
+    adata.obsm["X_tt"][5, 1] = np.inf
+    with pytest.warns(UserWarning, match="6 of 300 cells have no finite coordinates in 'X_tt'; not drawn"):
+        ax = pl.embedding(adata, "cell_type")
+    assert sum(len(c.get_offsets()) for c in ax.collections) == 294
+    assert np.isnan(adata.obsm["X_tt"][:5, 0]).all()
+    assert not np.isnan(adata.obsm["X_tt"][:5, 1]).any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pl.embedding(cells(), "cell_type")
+
+
+# Compare --------------------------------------------------------------------------------------------------------------
+
+
+def test_compare_draws_the_same_cells_with_the_same_colours_in_square_equal_panels():
+    adata = cells(types=12)
+    figure = pl.compare(adata, "cell_type", scores={"X_tt": "F1 0.91"})
+    assert [ax.get_title() for ax in figure.axes] == ["tripletomics", "UMAP", "PCA"]
+    assert figure.get_figwidth() == 7.1
+    figure.canvas.draw()
+    boxes = np.array([ax.get_window_extent().bounds for ax in figure.axes])
+    np.testing.assert_allclose(boxes[:, 2:], boxes[0, 2], rtol=0.01)
+    np.testing.assert_allclose(boxes[:, 1], boxes[0, 1], atol=1)
+    for ax, key in zip(figure.axes, ("X_tt", "X_umap", "X_pca"), strict=True):
+        held = (adata.obs["tt_split"] == "held-out").to_numpy()
+        assert rows(layers(ax)["held-out"].get_offsets()) == rows(adata.obsm[key][held][:, :2])
+        np.testing.assert_array_equal(
+            layers(ax)["held-out"].get_facecolors(), layers(figure.axes[0])["held-out"].get_facecolors()
+        )
+        assert len(labels(ax)) == 12
+        assert ax.get_legend() is None
+    (legend,) = figure.legends
+    assert len(legend_texts(legend)) == 14
+    extent = legend.get_window_extent()
+    assert extent.y1 < boxes[0, 1]
+    assert extent.y0 >= 0
+    assert extent.x1 <= figure.bbox.x1
+    assert "F1 0.91" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_compare_takes_the_bases_that_are_there_or_those_that_are_named():
+    adata = cells()
+    del adata.obsm["X_umap"]
+    assert len(pl.compare(adata, "cell_type").axes) == 2
+    assert [ax.get_xlabel() for ax in pl.compare(adata, "cell_type", bases=["X_pca"]).axes] == ["PC 1"]
+    assert "held-out" in layers(pl.compare(adata, "cell_type", bases=["X_pca"]).axes[0])
+    assert len(pl.compare(adata, "depth").axes) == 3  # two maps and a scale
+
+
+@pytest.mark.parametrize("width", [3.5, 7.1])
+def test_compare_fits_30_long_names(width):
+    figure = pl.compare(cells(900, 30, name="a rather long name of a type {}"), "cell_type", width=width)
+    figure.canvas.draw()
+    extent = figure.legends[0].get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.y0 >= 0
+    assert extent.x1 <= figure.bbox.x1
+    assert extent.y1 < min(ax.get_window_extent().y0 for ax in figure.axes)
+
+
+# History --------------------------------------------------------------------------------------------------------------
+
+
+def test_history_shows_loss_and_held_out_f1_of_each_stage():
+    class Model:
+        history = HISTORY
+
+    panels = pl.history(Model()).child_axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["metric space", "", "map", ""]
+    assert [panel.get_ylabel() for panel in panels] == ["loss", "held-out macro-F1", "", ""]
+    np.testing.assert_array_equal(panels[0].lines[0].get_ydata(), HISTORY["metric"]["loss"])
+    np.testing.assert_array_equal(panels[1].lines[0].get_ydata(), HISTORY["metric"]["held_out_f1"])
+    assert [text.get_text() for text in panels[1].texts] == ["0.90"]
+    assert [text.get_text() for text in panels[3].texts] == ["not measured"]
+
+
+def test_history_leaves_out_steps_where_f1_was_not_measured_and_takes_an_ax():
+    f1 = np.where(np.arange(100) % 25 == 0, 0.5, np.nan)
+    stages = {"metric": {"step": np.arange(100), "loss": np.ones(100), "held_out_f1": f1}}
+    _, axes = plt.subplots(1, 2)
+    assert pl.history(stages, axes[1]) is axes[1]
+    np.testing.assert_array_equal(axes[1].child_axes[1].lines[0].get_xdata(), [0, 25, 50, 75])
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"basis": "X_ttt"},
+            r"basis='X_ttt' is not in adata.obsm. Did you mean 'X_tt'\? Present: X_tt, X_umap, X_pca.",
+        ),
+        (
+            {"color": "celltype"},
+            r"color='celltype' is neither .* Did you mean 'cell_type'\? Columns: cell_type, tt_split",
+        ),
+        ({"color": "CD3"}, r"Did you mean 'CD3E'\?.* Genes: CD3E, CD4, MS4A1."),
+        ({"split": "tt_spilt"}, r"split='tt_spilt' is not a column of adata.obs. Did you mean 'tt_split'\?"),
+        ({"split": "cell_type"}, r"split='cell_type' holds type 0, .*; allowed are 'train' and 'held-out'"),
+        (
+            {"legend": "lst"},
+            r"legend='lst' is unknown. Did you mean 'list'\? Allowed: auto, list, numbers, names, off.",
+        ),
+        ({"color": "cell_type", "palette": ["red"]}, r"palette has 1 colours for 4 types"),
+        ({"color": "cell_type", "palette": {"type 1": "red"}}, r"palette has no colour for 'type 0'"),
+        ({"color": "cell_type", "palette": "viridis"}, r"holds types: palette is then a list or a dict"),
+        ({"color": "depth", "palette": ["red"]}, r"holds numbers: palette is then the name of a colormap"),
+        ({"color": "depth", "palette": "viridiss"}, r"Did you mean 'viridis'\?"),
+    ],
+)
+def test_errors_say_what_was_given_and_what_is_there_and_draw_nothing(settings, message):
+    with pytest.raises(ValueError, match=message):
+        pl.embedding(cells(), **settings)
+    assert not plt.get_fignums()
+
+
+def test_errors_about_the_data():
+    adata = cells()
+    adata.obsm["X_tt_metric"] = np.zeros((300, 32))
+    with pytest.raises(ValueError, match=r"basis='X_tt_metric' has shape \(300, 32\); a map has 2 or 3 columns"):
+        pl.embedding(adata, basis="X_tt_metric")
+    adata.obsm["X_umap"][:] = np.nan
+    with pytest.raises(ValueError, match="basis='X_umap' has no row with finite coordinates"):
+        pl.embedding(adata, basis="umap")
+    with pytest.raises(ValueError, match=r"scores has 'X_t', which is not drawn. Did you mean 'X_tt'\? Drawn: X_tt"):
+        pl.compare(adata, "cell_type", bases=["X_tt"], scores={"X_t": "0.9"})
+    adata.var_names = ["A", "A", "B"]
+    with pytest.raises(ValueError, match=r"color='A' names 2 genes. Call adata.var_names_make_unique\(\) first."):
+        pl.embedding(adata, "A")
+    del adata.obsm["X_tt"]
+    with pytest.raises(ValueError, match=r"basis='X_tt' is not in adata.obsm. tt.fit writes it. Present: "):
+        pl.embedding(adata)
+    with pytest.raises(ValueError, match="No bases to compare"):
+        pl.compare(adata, "cell_type", bases=[])
+    with pytest.raises(TypeError, match="adata must be an AnnData, not str"):
+        pl.embedding("pbmc.h5ad")
+
+
+def test_errors_of_history():
+    with pytest.raises(TypeError, match=r"history needs a fitted tt.Model or its history, not int"):
+        pl.history(3)
+    with pytest.raises(ValueError, match=r"The history of stage 'map' lacks held_out_f1, loss. Present: step."):
+        pl.history({"map": {"step": [1]}})

@@ -1,0 +1,34 @@
+"""Maps of labelled single cells that hold on cells the model never saw.
+
+``import tripletomics as tt; model = tt.fit(adata, label="cell_type")``
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tripletomics import losses, pl
+    from tripletomics.model import Model, load
+    from tripletomics.tl import fit, transform
+
+__all__ = ["Model", "fit", "load", "losses", "pl", "transform"]
+
+# Everything is imported on first use: torch and scanpy take seconds, and `--help` needs neither.
+_HOMES = {"fit": "tl", "transform": "tl", "Model": "model", "load": "model", "losses": "", "pl": ""}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tripletomics")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tripletomics' has no attribute {name!r}")
+    home = _HOMES[name]
+    value = getattr(importlib.import_module(f"tripletomics.{home}"), name) if home else importlib.import_module(f"tripletomics.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

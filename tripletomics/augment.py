@@ -1,0 +1,52 @@
+"""Augmentations: one cell -> another view of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tripletomics import parts
+
+_AUGMENTATIONS: dict[str, type[Mask]] = {}
+
+
+def _register(cls: type[Mask]) -> type[Mask]:
+    return parts.register("mask", _AUGMENTATIONS)(dataclass(frozen=True)(cls))
+
+
+@_register
+class Mask:
+    """Hide genes at random, so that no type hangs on one gene and a missing gene does little harm.
+
+    Parameters
+    ----------
+    p
+        Share of the genes hidden in each cell, in [0, 1).
+
+    Notes
+    -----
+    A hidden gene takes its training mean (0 after scaling). The others are not scaled up: layer normalisation follows.
+
+    References
+    ----------
+    Input dropout: Srivastava et al. 2014. Gene masks are the best single augmentation of scSSL-Bench (Ovcharenko et
+    al. 2025).
+    """
+
+    p: float = 0.3
+
+    def __post_init__(self) -> None:
+        parts.check_number(self, "p", "[0, 1)")
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return scaled rows (cells, genes) with genes hidden."""
+        return x * (torch.rand(x.shape, generator=generator, device=x.device) >= self.p)
+
+
+def make(augment: str | Mask | None) -> Mask:
+    """Turn what a user gives as ``augment=`` into an augmentation; None hides nothing."""
+    if augment is None:
+        return Mask(p=0.0)
+    return parts.make(augment, _AUGMENTATIONS, "augment") if isinstance(augment, str) else augment

@@ -1,0 +1,138 @@
+"""The gene contract: which genes in which order, and how their values become the numbers that a network sees.
+
+Fitted on training rows and saved with the model, so that `transform` treats new cells the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.decomposition import PCA
+from sklearn.utils.sparsefuncs import mean_variance_axis
+
+N_COMPONENTS = 50
+
+
+@dataclass(frozen=True)
+class Features:
+    """Genes, normalisation, scaling and principal components of the training cells.
+
+    Attributes
+    ----------
+    genes
+        Names in the model's order.
+    counts
+        Whether values are counts, which are normalised to `depth` and log-transformed.
+    depth
+        Median counts of a training cell over `genes`; 1 without counts.
+    like_counts
+        Whether the training matrix looked like counts; a query must look the same.
+    mean, scale
+        float32 (genes,): a network sees ``(x - mean) / scale``.
+    components
+        float32 (components, genes): principal axes of the scaled training cells.
+    """
+
+    genes: list[str]
+    counts: bool
+    depth: float
+    like_counts: bool
+    mean: np.ndarray
+    scale: np.ndarray
+    components: np.ndarray
+
+    def normalise(self, x: np.ndarray | sp.spmatrix) -> np.ndarray | sp.csr_matrix:
+        """Return float32 rows, counts normalised and logged; sparse stays sparse and becomes CSR."""
+        return normalise(x, self.depth) if self.counts else _float32(x)
+
+    def standardise(self, rows: np.ndarray) -> np.ndarray:
+        """Scale dense normalised rows."""
+        return (rows - self.mean) / self.scale
+
+
+def normalise(x: np.ndarray | sp.spmatrix, depth: float) -> np.ndarray | sp.csr_matrix:
+    """Scale every cell to `depth` counts and take log(1 + x); a cell without counts stays 0."""
+    x = _float32(x)
+    total = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
+    factor = (depth / np.where(total > 0, total, 1)).astype(np.float32)
+    if not sp.issparse(x):
+        return np.log1p(x * factor[:, None])
+    scaled = x.copy()
+    scaled.data *= np.repeat(factor, np.diff(x.indptr))
+    np.log1p(scaled.data, out=scaled.data)
+    return scaled
+
+
+def median_depth(x: np.ndarray | sp.spmatrix) -> float:
+    """Return the median counts of the cells that have any."""
+    total = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
+    return float(np.median(total[total > 0])) if (total > 0).any() else 1.0
+
+
+def looks_like_counts(x: np.ndarray | sp.spmatrix) -> bool:
+    """Tell counts, of molecules or (non-integer) of reads, from log-transformed values and protein intensities.
+
+    Counts are non-negative and either whole, or larger than any log-transformed value and spread over 100 genes or
+    more. Whole values of a short panel without zeros are intensities (the channels of a cytometer).
+    """
+    values = x.data if sp.issparse(x) else np.asarray(x).ravel()
+    if not len(values):
+        return True  # no value at all contradicts nothing
+    if values.min() < 0:
+        return False
+    wide = x.shape[1] >= 100
+    if np.array_equal(values, np.round(values)):
+        return wide or np.count_nonzero(values) < 0.9 * x.shape[0] * x.shape[1]
+    return wide and bool(values.max() > 30)  # log1p of 1e13
+
+
+def fit(x: np.ndarray | sp.spmatrix, genes: list[str], counts: bool, seed: int) -> Features:
+    """Fit normalisation, scaling and principal components on training rows.
+
+    Parameters
+    ----------
+    x
+        Training cells by the chosen genes, as they are in AnnData.
+    genes
+        Their names.
+    counts
+        Whether to normalise and log-transform.
+    seed
+        For the solver of the principal components.
+    """
+    like_counts = looks_like_counts(x)
+    depth = median_depth(x) if counts else 1.0
+    x = normalise(x, depth) if counts else _float32(x)
+    mean, variance = mean_and_variance(x)
+    deviation = np.sqrt(variance)
+    # the median keeps the noise of a quiet gene from being blown up to the size of a marker's signal
+    scale = deviation + np.median(deviation)
+    scale[scale == 0] = 1
+    components = min(N_COMPONENTS, min(x.shape) - 1 if sp.issparse(x) else min(x.shape))
+    pca = PCA(max(components, 1), svd_solver="covariance_eigh", random_state=seed)
+    scaled = x.multiply(1 / scale).tocsr() if sp.issparse(x) else x / scale
+    axes = pca.fit(scaled).components_
+    return Features(
+        genes=genes,
+        counts=counts,
+        depth=depth,
+        like_counts=like_counts,
+        mean=mean.astype(np.float32),
+        scale=scale.astype(np.float32),
+        components=axes.astype(np.float32),
+    )
+
+
+def mean_and_variance(x: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Return the float64 mean and variance of every column."""
+    if sp.issparse(x):
+        mean, variance = mean_variance_axis(x.astype(np.float64), axis=0)
+    else:
+        mean, variance = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
+    return mean, np.maximum(variance, 0)
+
+
+def _float32(x: np.ndarray | sp.spmatrix) -> np.ndarray | sp.csr_matrix:
+    return sp.csr_matrix(x, dtype=np.float32) if sp.issparse(x) else np.asarray(x, dtype=np.float32)

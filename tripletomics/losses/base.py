@@ -1,0 +1,269 @@
+"""What all losses share: registration, text to object and back, sums, foreign modules, unlabelled cells.
+
+A loss is a small torch module, called ``loss(z, y)`` with embeddings z (n, dim) and class codes y (n,), that returns
+one number. Write your own in a notebook::
+
+    @tt.losses.register("spread")
+    class Spread(tt.losses.Loss):
+        weight: float = 1.0
+
+        def forward(self, z, y):
+            z, y = tt.losses.labelled(z, y)
+            return -self.weight * z.var()
+
+and ``tt.fit(adata, label="cell_type", loss="softmax + 0.1*spread:weight=2")`` knows it. The annotated names are its
+settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Self, TypeVar, cast, dataclass_transform
+
+import torch
+from torch import Tensor, nn
+
+from tripletomics import parts
+
+L = TypeVar("L", bound="Loss")
+
+_LOSSES: dict[str, type[Loss]] = {}
+_WEIGHT = "write a sum as 'softmax + 0.003*center', each weight a number in (0, inf)"
+
+
+class Loss(nn.Module):
+    """The base of all losses: a dataclass of settings that is a torch module.
+
+    Subclasses carry `register`, annotate their settings and define ``forward(z, y)``; those with parameters define
+    `build`, those with bounds on settings ``__post_init__``. Losses add up as text and as objects: ``Softmax() +
+    0.003 * Center()``.
+
+    Attributes
+    ----------
+    name
+        The registered name.
+    collapses
+        Whether training on this loss alone moves all cells to one point; see `check_alone`.
+    """
+
+    name: str = ""
+    collapses: bool = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make an empty module, so that the dataclass can set its settings."""
+        self = super().__new__(cls)
+        nn.Module.__init__(self)
+        return self
+
+    def build(self, dim: int, n_classes: int) -> None:
+        """Create the parameters for `dim` columns of z and `n_classes` classes, in place; most losses have none."""
+
+    def __add__(self, other: nn.Module) -> Sum:
+        return Sum([self, other])
+
+    def __rmul__(self, weight: float) -> Sum:
+        return Sum([self], [weight])
+
+    __mul__ = __rmul__
+
+
+class Sum(Loss):
+    r"""A weighted sum of losses.
+
+    .. math:: L = \sum_k w_k L_k
+
+    Parameters
+    ----------
+    members
+        The losses, each as text or object; a sum among them is taken apart.
+    weights
+        One number in (0, inf) per member; 1 by default.
+    """
+
+    name = "sum"
+    weights: tuple[float, ...]
+    members: nn.ModuleList
+
+    def __init__(self, members: Iterable[str | nn.Module], weights: Iterable[float] | None = None) -> None:
+        super().__init__()
+        losses = [make(member) for member in members]
+        factors = [1.0] * len(losses) if weights is None else list(weights)
+        if not losses or len(losses) != len(factors):
+            raise ValueError(f"A sum needs at least one loss and a weight for each: got {len(losses)}, {len(factors)}.")
+        for weight in factors:
+            if isinstance(weight, str) or not 0 < weight < math.inf:
+                raise ValueError(f"The weight {weight!r} is not a number in (0, inf).")
+        terms = [
+            (weight * inner, member)
+            for weight, loss in zip(factors, losses, strict=True)
+            for inner, member in (loss.terms() if isinstance(loss, Sum) else [(1.0, loss)])
+        ]
+        self.weights = tuple(float(weight) for weight, _ in terms)
+        self.members = nn.ModuleList(member for _, member in terms)
+        self.collapses = all(loss.collapses for loss in losses)
+
+    def terms(self) -> list[tuple[float, Loss]]:
+        """List the weights with their losses."""
+        return list(zip(self.weights, cast("Iterable[Loss]", self.members), strict=True))
+
+    def build(self, dim: int, n_classes: int) -> None:
+        """Build every member."""
+        for _, member in self.terms():
+            member.build(dim, n_classes)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the weighted sum of the members' values."""
+        return torch.stack([weight * member(z, y) for weight, member in self.terms()]).sum()
+
+    def extra_repr(self) -> str:
+        """Return the sum as text."""
+        return spec(self)
+
+
+class Foreign(Loss):
+    """Any torch module called as ``module(z, y)``, such as a loss of pytorch-metric-learning.
+
+    It never sees unlabelled cells and must return a 0-d tensor. Its parameters are trained and saved like those of
+    other losses.
+    """
+
+    name = "foreign"
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the module's value on the labelled cells, 0 if there are none."""
+        cells, codes = labelled(z, y)
+        if not len(codes):
+            return zero(z)
+        value = self.module(cells, codes)
+        if not isinstance(value, Tensor) or value.dim() != 0:
+            shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(
+                f"{type(self.module).__name__} returned {shape}, not a 0-d tensor: let it reduce over the batch."
+            )
+        return value.to(z.dtype) + zero(z)
+
+
+@dataclass_transform(eq_default=False)
+def register(name: str) -> Callable[[type[L]], type[L]]:
+    """Decorate a subclass of `Loss` so that ``"name:setting=value"`` makes one; its annotated names become settings.
+
+    The class becomes a ``dataclass(eq=False)``. Names are lower-case letters, digits and ``_``; another class's name
+    is a ValueError.
+    """
+
+    def decorate(cls: type[L]) -> type[L]:
+        if not issubclass(cls, Loss):
+            raise TypeError(f"{cls.__qualname__} is not a subclass of Loss.")
+        cls = dataclasses.dataclass(eq=False)(cls)
+        parts.register(name, _LOSSES)(cls)
+        return cls
+
+    return decorate
+
+
+def names() -> list[str]:
+    """List the names of all losses, sorted."""
+    return sorted(_LOSSES)
+
+
+def make(loss: str | nn.Module) -> Loss:
+    """Turn what a user gives as ``loss=`` into a loss.
+
+    Parameters
+    ----------
+    loss
+        A name (``"triplet"``), a name with settings (``"triplet:margin=0.3,mining=hard"``), a sum (``"softmax +
+        0.003*center"``), a loss object (returned as it is), or any torch module called as ``module(z, y)`` (wrapped
+        in `Foreign`).
+
+    Raises
+    ------
+    ValueError
+        For text that names no loss or setting, a setting out of its range, or a weight that is not in (0, inf).
+    TypeError
+        For anything else that is not a torch module.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, nn.Module):
+        return Foreign(loss)
+    if isinstance(loss, type) and issubclass(loss, nn.Module):
+        raise TypeError(f"loss={loss.__name__} is a class: pass an object, {loss.__name__}().")
+    if not isinstance(loss, str):
+        raise TypeError(f"loss={loss!r} is neither text such as 'triplet:margin=0.2' nor a torch module.")
+    terms = [_read_term(term, loss) for term in re.split(r"(?<![\d.]e)\+", loss)]  # not at the + of 1e+20
+    if len(terms) == 1 and terms[0][0] == 1:
+        return terms[0][1]
+    return Sum([member for _, member in terms], [weight for weight, _ in terms])
+
+
+def spec(loss: Loss) -> str:
+    """Write a loss as text: ``make(spec(loss))`` makes an equal one.
+
+    A loss that has no registered name (a foreign module, an unregistered class) is written as its class, which `make`
+    cannot read.
+    """
+    if isinstance(loss, Sum):
+        terms = loss.terms()
+        return " + ".join(spec(member) if weight == 1 else f"{weight!r}*{spec(member)}" for weight, member in terms)
+    if _LOSSES.get(loss.name) is type(loss):
+        return parts.spec(loss)
+    cls = type(loss.module) if isinstance(loss, Foreign) else type(loss)
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def check_alone(loss: Loss) -> None:
+    """Raise a ValueError if training on this loss alone would move all cells to one point."""
+    if loss.collapses:
+        raise ValueError(
+            f"loss={spec(loss)!r} alone moves all cells to one point. "
+            "Add a loss that keeps the classes apart, such as 'softmax + 0.003*center'."
+        )
+
+
+def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop the unlabelled cells (code -1) of a batch.
+
+    Parameters
+    ----------
+    z
+        Embeddings (n, dim).
+    y
+        Class codes (n,), whole numbers.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit or `y` does not hold whole numbers.
+    """
+    if z.dim() != 2 or y.shape != z.shape[:1]:
+        raise ValueError(f"A loss needs z (n, dim) and y (n,): got z {tuple(z.shape)} and y {tuple(y.shape)}.")
+    if y.is_floating_point() or y.dtype == torch.bool:
+        raise ValueError(f"y holds {y.dtype}: pass class codes as whole numbers, -1 for unlabelled.")
+    known = y >= 0
+    return z[known], y[known].long()
+
+
+def zero(z: Tensor) -> Tensor:
+    """Return 0 connected to `z` (0-d, the dtype of `z`): the value of a batch that has nothing to compare."""
+    return z[:0].sum()
+
+
+def _read_term(term: str, text: str) -> tuple[float, Loss]:
+    before, star, after = term.rpartition("*")
+    if not after.strip():
+        raise ValueError(f"loss={text!r} has a term without a loss: {_WEIGHT}.")
+    try:
+        weight = float(before) if star else 1.0
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise ValueError(f"loss={text!r}: {before.strip()!r} is not a weight: {_WEIGHT}.")
+    return weight, parts.make(after, _LOSSES, "loss")

@@ -1,0 +1,225 @@
+"""A fitted model: features, networks, settings, classes; arrays in, arrays out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from tripletomics import files, metrics
+from tripletomics.features import Features
+from tripletomics.networks import Encoder, MapHead, Networks, make, project
+from tripletomics.sources import Memory
+
+FORMAT = 1
+SUFFIX = ".tt"
+
+
+@dataclass
+class Model:
+    """What `tripletomics.fit` returns: places cells in the metric space and on the map.
+
+    Attributes
+    ----------
+    features
+        The genes and how their values are treated.
+    networks
+        Encoder and map head.
+    classes
+        Names of the types, sorted.
+    settings
+        What `fit` was given, as text.
+    scores
+        15-NN macro-F1 by group of cells (``"train"``, ``"held-out"``, ``"null"``) and space (``"map"``, ``"metric"``).
+    history
+        For each stage (``"metric"``, ``"map"``): ``step``, ``loss`` and ``held_out_f1``, arrays of equal length.
+    seconds
+        Wall time of the ``"fit"`` and of its ``"null"``.
+    versions
+        Of the packages that made it.
+    """
+
+    features: Features
+    networks: Networks
+    classes: list[str]
+    settings: dict[str, str]
+    scores: dict[str, dict[str, float]]
+    history: dict[str, dict[str, np.ndarray]]
+    seconds: dict[str, float]
+    versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        """Return a line on what the model knows."""
+        return f"<tripletomics.Model: {len(self.features.genes)} genes, {len(self.classes)} types, {self.settings['loss']}>"
+
+    def embed(self, x: np.ndarray | sp.spmatrix) -> np.ndarray:
+        """Place cells in the metric space.
+
+        Parameters
+        ----------
+        x
+            Cells by ``features.genes``, dense or sparse, on the scale of the training matrix.
+
+        Returns
+        -------
+        float32 (cells, metric_dim).
+        """
+        return self.place(x)[0]
+
+    def map(self, x: np.ndarray | sp.spmatrix) -> np.ndarray:
+        """Place cells on the map: float32 (cells, dim). `x` as for `embed`."""
+        return self.place(x)[1]
+
+    def place(self, x: np.ndarray | sp.spmatrix) -> tuple[np.ndarray, np.ndarray]:
+        """Place cells in both spaces at once: ``(embed(x), map(x))``."""
+        if x.ndim != 2 or x.shape[1] != len(self.features.genes):
+            raise ValueError(
+                f"x has shape {x.shape}: pass cells by the model's {len(self.features.genes)} genes, in the order of "
+                "model.features.genes."
+            )
+        return place(self.networks, Memory(self.features.normalise(x), self.features.standardise))
+
+    def summary(self) -> str:
+        """Say in a few lines how the map does on cells that it never saw."""
+        rows = (
+            ("held-out cells", "held-out", "cells the model never saw"),
+            ("permuted labels", "null", "held-out cells when there is nothing to learn"),
+            ("training cells", "train", "no evidence: noise scores as high"),
+        )
+        lines = [f"{'15-NN macro-F1':<16} {'map':>6} {'metric':>7}"]
+        for title, key, remark in rows:
+            if key in self.scores:
+                score = self.scores[key]
+                lines.append(f"{title:<16} {score['map']:>6.3f} {score['metric']:>7.3f}   {remark}")
+        if "held-out" not in self.scores:
+            lines.append("No cell was held out: nothing here says how the map does on new cells.")
+        return "\n".join(lines)
+
+    def record(self) -> dict[str, object]:
+        """Return what is kept in `uns`: settings, versions, history, seconds and scores."""
+        return {
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+            "history": {stage: dict(columns) for stage, columns in self.history.items()},
+            "seconds": dict(self.seconds),
+            "scores": {group: dict(score) for group, score in self.scores.items()},
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to one safetensors file (``.tt``): weights, genes and settings, no cells.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError, PermissionError
+            If the name does not end in ``.tt`` or nothing can be written there.
+        """
+        path = files.check_writable(path, SUFFIX)
+        tensors = {
+            **self.networks.state_dict(),
+            "features.mean": torch.from_numpy(self.features.mean),
+            "features.scale": torch.from_numpy(self.features.scale),
+        }
+        header = {
+            "format": FORMAT,
+            "genes": self.features.genes,
+            "counts": self.features.counts,
+            "depth": self.features.depth,
+            "like_counts": self.features.like_counts,
+            "classes": self.classes,
+            "settings": self.settings,
+            "scores": self.scores,
+            "history": {
+                stage: {name: values.tolist() for name, values in columns.items()}
+                for stage, columns in self.history.items()
+            },
+            "seconds": self.seconds,
+            "versions": self.versions,
+        }
+        with files.replacing(path) as draft:
+            save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, draft, {"tripletomics": json.dumps(header)})
+
+
+def load(path: str | Path) -> Model:
+    """Read a model that `Model.save` wrote; it is placed on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, of another kind, or of a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no model file {str(path)!r}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("tripletomics")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{str(path)!r} is damaged or no model file ({error}). Write it again with model.save.") from None
+    if header is None:
+        raise ValueError(f"{str(path)!r} is a safetensors file of another program, not a tripletomics model.")
+    known: dict[str, Any] = json.loads(header)
+    if known["format"] > FORMAT:
+        raise ValueError(
+            f"{str(path)!r} was written by tripletomics {known['versions']['tripletomics']} in a newer format: update "
+            "with pip install --upgrade tripletomics."
+        )
+    features = Features(
+        genes=known["genes"],
+        counts=known["counts"],
+        depth=known["depth"],
+        like_counts=known["like_counts"],
+        mean=tensors["features.mean"].numpy(),
+        scale=tensors["features.scale"].numpy(),
+        components=tensors["map_head.components"].numpy(),
+    )
+    settings = known["settings"]
+    metric_dim, dim = int(settings["metric_dim"]), int(settings["dim"])
+    networks = Networks(
+        Encoder(make(settings["encoder"]), len(features.genes), metric_dim),
+        MapHead(len(features.genes), len(features.components), metric_dim, dim),
+    )
+    networks.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("features.")})
+    return Model(
+        features=features,
+        networks=networks,
+        classes=known["classes"],
+        settings=settings,
+        scores=known["scores"],
+        history={
+            stage: {name: np.array(values) for name, values in columns.items()}
+            for stage, columns in known["history"].items()
+        },
+        seconds=known["seconds"],
+        versions=known["versions"],
+    )
+
+
+def place(networks: Networks, source: Memory) -> tuple[np.ndarray, np.ndarray]:
+    """Place all rows of a source in the metric space and on the map."""
+    device = networks.map_head.spread.device
+    places = project(lambda x: torch.cat(networks(x), dim=1), source, device).cpu().numpy()
+    width = networks.encoder.metric_head.out_features
+    return places[:, :width].copy(), places[:, width:].copy()
+
+
+def score(z: np.ndarray, m: np.ndarray, y: np.ndarray, held_out: np.ndarray) -> dict[str, dict[str, float]]:
+    """Score metric space and map on the held-out cells, and for comparison on the training cells among themselves."""
+    train = ~held_out
+    spaces = {"map": m, "metric": z}
+    scores = {"train": {name: metrics.knn_macro_f1(s[train], y[train]) for name, s in spaces.items()}}
+    if held_out.any():
+        scores["held-out"] = {
+            name: metrics.knn_macro_f1(s[train], y[train], s[held_out], y[held_out]) for name, s in spaces.items()
+        }
+    return scores

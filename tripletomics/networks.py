@@ -1,0 +1,146 @@
+"""The networks: a trunk with its metric head, and the map head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tripletomics import parts
+from tripletomics.sources import Memory
+
+_ENCODERS: dict[str, type[MLP]] = {}
+
+
+def _register(cls: type[MLP]) -> type[MLP]:
+    return parts.register("mlp", _ENCODERS)(dataclass(frozen=True)(cls))
+
+
+@_register
+class MLP:
+    """A multilayer perceptron: linear layers with layer normalisation and SiLU.
+
+    Parameters
+    ----------
+    hidden
+        Width of each hidden layer.
+    """
+
+    hidden: tuple[int, ...] = (256, 128)
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"mlp: hidden={self.hidden!r} is not a list of widths of at least 1.")
+
+    def build(self, n_in: int) -> nn.Sequential:
+        """Make the layers; the result's last width is ``hidden[-1]``."""
+        layers: list[nn.Module] = []
+        for width in self.hidden:
+            # layer, not batch normalisation: a cell's place must not hang on the cells beside it
+            layers += [nn.Linear(n_in, width), nn.LayerNorm(width), nn.SiLU()]
+            n_in = width
+        return nn.Sequential(*layers)
+
+
+def make(encoder: str | MLP) -> MLP:
+    """Turn what a user gives as ``encoder=`` into one."""
+    return parts.make(encoder, _ENCODERS, "encoder") if isinstance(encoder, str) else encoder
+
+
+class Encoder(nn.Module):
+    """Trunk and metric head: scaled genes (cells, genes) -> z (cells, metric_dim)."""
+
+    def __init__(self, mlp: MLP, n_genes: int, metric_dim: int) -> None:
+        super().__init__()
+        self.trunk = mlp.build(n_genes)
+        self.metric_head = nn.Linear(mlp.hidden[-1], metric_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return z."""
+        return self.metric_head(self.trunk(x))
+
+
+class MapHead(nn.Module):
+    """The map head: principal components and z -> map places (cells, dim).
+
+    It starts as a plot of the first principal components, so that maps of two seeds have the same orientation, and
+    learns what to add. `structure` weighs its two inputs as it weighs the two neighbour graphs: at 1 no label
+    reaches the map.
+
+    Parameters
+    ----------
+    n_genes, n_components, metric_dim
+        Widths of the scaled genes, their principal components and the metric space.
+    dim
+        2 or 3.
+    """
+
+    def __init__(self, n_genes: int, n_components: int, metric_dim: int, dim: int) -> None:
+        super().__init__()
+        self.components: Tensor
+        self.spread: Tensor
+        self.z_mean: Tensor
+        self.z_scale: Tensor
+        self.z_weight: Tensor
+        self.register_buffer("components", torch.zeros(n_components, n_genes))
+        self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("z_mean", torch.zeros(metric_dim))
+        self.register_buffer("z_scale", torch.ones(()))
+        self.register_buffer("z_weight", torch.zeros(()))
+        self.mlp = MLP(hidden=(128, 64)).build(n_components + metric_dim)
+        self.out = nn.Linear(64, dim)
+        self.linear = nn.Linear(n_components + metric_dim, dim)
+        with torch.no_grad():
+            self.out.weight.mul_(0.1)
+            self.linear.weight.zero_()
+            self.linear.bias.zero_()
+            axes = min(dim, n_components)
+            self.linear.weight[:axes, :axes] = torch.eye(axes) / 3
+
+    def fit_inputs(self, components: Tensor, scores: Tensor, z: Tensor, structure: float) -> None:
+        """Take the scales of the two inputs from the training cells.
+
+        Parameters
+        ----------
+        components
+            Principal axes (components, genes) of the scaled training cells.
+        scores, z
+            Their scores (cells, components) and metric space (cells, metric_dim).
+        structure
+            In [0, 1].
+        """
+        self.components = components
+        self.spread = scores[:, 0].std(correction=0).clamp(min=1e-6)
+        self.z_mean = z.mean(dim=0)
+        self.z_scale = (z - self.z_mean).std(correction=0).clamp(min=1e-6)
+        self.z_weight = z.new_tensor(2 * (1 - structure))
+
+    def inputs(self, scores: Tensor, z: Tensor) -> Tensor:
+        """Return what `forward` takes, from principal component scores and the metric space."""
+        return torch.cat([3 * scores / self.spread, self.z_weight * (z - self.z_mean) / self.z_scale], dim=1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return map places."""
+        return self.linear(inputs) + self.out(self.mlp(inputs))
+
+
+class Networks(nn.Module):
+    """Both networks: scaled genes (cells, genes) -> metric space and map."""
+
+    def __init__(self, encoder: Encoder, map_head: MapHead) -> None:
+        super().__init__()
+        self.encoder, self.map_head = encoder, map_head
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z (cells, metric_dim) and map places (cells, dim)."""
+        z = self.encoder(x)
+        return z, self.map_head(self.map_head.inputs(x @ self.map_head.components.T, z))
+
+
+@torch.no_grad()
+def project(network: Callable[[Tensor], Tensor], source: Memory, device: torch.device) -> Tensor:
+    """Send all rows of a source through a network, 4,096 at a time: (cells, width) on `device`."""
+    starts = range(0, max(len(source), 1), 4096)
+    return torch.cat([network(source.rows(slice(start, start + 4096)).to(device)) for start in starts])

@@ -1,0 +1,232 @@
+"""The training loop, and its two uses: the metric space, then the map.
+
+A batch is ``(views, y)``. For the metric space there is one view and y holds class codes. For the map the two views
+are a cell and one of its neighbours, and y holds the cell's principal components.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from tripletomics import metrics
+from tripletomics.augment import Mask
+from tripletomics.losses.base import Loss
+from tripletomics.losses.neighbours import Neighbours, data_graph, label_graph
+from tripletomics.networks import MLP, Encoder, MapHead, Networks, project
+from tripletomics.parts import did_you_mean
+from tripletomics.samplers import Balanced, Edges
+from tripletomics.sources import Memory
+
+Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, latest held-out score
+History = dict[str, dict[str, np.ndarray]]  # stage -> step, loss, held_out_f1
+BATCH_SIZE = 512
+CHECKS = 6  # times a stage that the held-out cells are scored, for the history alone
+CHECK_CELLS = 1000
+MAP_STEPS = 2  # steps of the map head for one of the encoder: they are about ten times cheaper
+MAP_LR = 3.0
+MAP_PAIRS = 512
+MAP_NOISE = 0.1  # on the map head's inputs: neighbours in the data get neighbouring places in the map
+
+
+def silent(stage: str, step: int, steps: int, loss: float, score: float) -> None:
+    """Report nothing."""
+
+
+def train(
+    fabric: Fabric,
+    network: nn.Module,
+    loss: nn.Module,
+    source: Memory,
+    sampler: Iterable[tuple[np.ndarray, ...]],
+    targets: Tensor,
+    *,
+    steps: int,
+    lr: float,
+    augment: Callable[[Tensor, torch.Generator], Tensor],
+    seed: int,
+    watch: Callable[[int, Tensor], None],
+) -> np.ndarray:
+    """Train `network`, and `loss` where it has parameters, in place; return the loss of each step.
+
+    Parameters
+    ----------
+    network, loss
+        ``loss(*(network(view) for view in views), y)`` is minimised.
+    source, sampler
+        The sampler yields row numbers, an array a view; the source turns them into rows.
+    targets
+        y of every row of the source.
+    augment, seed
+        What is done to a view, and the seed of its randomness.
+    watch
+        Called after each step with its number and loss.
+    """
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in network.parameters() if p.dim() > 1], "weight_decay": 1e-4},
+            {"params": [p for p in network.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": [p for p in loss.parameters() if p.requires_grad], "weight_decay": 0.0},
+        ],
+        lr=lr,
+    )
+    network, optimizer = fabric.setup(network.train(), optimizer)
+    loss = loss.train().to(fabric.device)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
+    generator = torch.Generator(fabric.device).manual_seed(seed)
+    values = []
+    for step, rows in zip(range(steps), sampler, strict=False):
+        x = fabric.to_device(torch.cat([source.rows(view) for view in rows]))
+        places = network(augment(x, generator)).float()
+        value = loss(*places.chunk(len(rows)), fabric.to_device(targets[rows[0]]))
+        optimizer.zero_grad()
+        fabric.backward(value)
+        fabric.clip_gradients(network, optimizer, max_norm=1.0)
+        optimizer.step()
+        schedule.step()
+        values.append(value.detach())
+        watch(step + 1, values[-1])
+    losses = torch.stack(values).cpu().numpy()
+    if not np.isfinite(losses).all():
+        first = int(np.flatnonzero(~np.isfinite(losses))[0])
+        raise FloatingPointError(f"The loss became {losses[first]} at step {first + 1} of {steps}: lower lr={lr:g}.")
+    return losses
+
+
+def warm_up_then_decay(step: int, steps: int) -> float:
+    """Return the share of the learning rate: up over the first tenth of the steps, then down a cosine to 0."""
+    warm_up = max(steps // 10, 1)
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
+
+
+def learn(
+    fabric: Fabric,
+    cells: Memory,
+    y: np.ndarray,
+    train_rows: np.ndarray,
+    held_out_rows: np.ndarray,
+    *,
+    components: np.ndarray,
+    groups: np.ndarray | None,
+    loss: Loss,
+    mlp: MLP,
+    augment: Mask,
+    structure: float,
+    dim: int,
+    metric_dim: int,
+    batch_size: int | None,
+    steps: int,
+    lr: float,
+    seed: int,
+    report: Report = silent,
+) -> tuple[Networks, History]:
+    """Train the encoder on labels, then the map head on what it gives.
+
+    Parameters
+    ----------
+    cells, y
+        Scaled rows of all cells and their codes.
+    train_rows, held_out_rows
+        Which to train on, and which to score for the history and for nothing else.
+    components
+        Principal axes (components, genes) of the training cells.
+    groups
+        Codes (cells,) of donors or runs.
+    """
+    source, y_train = cells.subset(train_rows), y[train_rows]
+    axes = torch.from_numpy(components).to(fabric.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Encoder(mlp, axes.shape[1], metric_dim).to(fabric.device)
+        loss.build(metric_dim, int(y.max()) + 1)
+        head = MapHead(axes.shape[1], axes.shape[0], metric_dim, dim).to(fabric.device)
+    networks = Networks(encoder, head)
+    balanced = Balanced(y_train, batch_size or BATCH_SIZE, seed, None if groups is None else groups[train_rows])
+    watch = Watch("metric", steps, report, encoder, cells, y, train_rows, held_out_rows, fabric)
+    losses = train(
+        fabric, encoder, loss, source, balanced, torch.from_numpy(y_train),
+        steps=steps, lr=lr, augment=augment, seed=seed, watch=watch,
+    )  # fmt: skip
+    history = {"metric": watch.history(losses)}
+
+    z = project(encoder, source, fabric.device)
+    scores = project(lambda x: x @ axes.T, source, fabric.device)
+    head.fit_inputs(axes, scores, z, structure)
+    reference = scores.cpu().numpy()
+    edges = Edges(data_graph(reference), label_graph(reference, y_train), structure, MAP_PAIRS, seed)
+    steps *= MAP_STEPS
+    watch = Watch("map", steps, report, lambda x: networks(x)[1], cells, y, train_rows, held_out_rows, fabric)
+    losses = train(
+        fabric, head, Neighbours(), Memory(head.inputs(scores, z).cpu().numpy()), edges, scores,
+        steps=steps, lr=MAP_LR * lr, augment=jitter, seed=seed, watch=watch,
+    )  # fmt: skip
+    history["map"] = watch.history(losses)
+    return networks, history
+
+
+def start(device: str, precision: str) -> Fabric:
+    """Choose the device and the precision, or say which there are."""
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    allowed = ["auto", *(name for name, there in present.items() if there)]
+    if device not in allowed:
+        why = "is not on this machine" if device in present else f"is not known.{did_you_mean(device, present)}"
+        raise ValueError(f"device={device!r} {why} Allowed here: {', '.join(allowed)}.")
+    precisions = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true")
+    if precision not in ("auto", *precisions):
+        near = did_you_mean(precision, precisions)
+        raise ValueError(f"precision={precision!r} is not known.{near} Allowed: auto, {', '.join(precisions)}.")
+    return Fabric(accelerator=device, devices=1, precision="32-true" if precision == "auto" else precision)
+
+
+def default_steps(n: int) -> int:
+    """Return the encoder's training steps for `n` training cells: 60 for every doubling beyond 50."""
+    return max(100, round(60 * math.log2(max(n, 1) / 50)))
+
+
+def jitter(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the map head's inputs with a little noise."""
+    return inputs + MAP_NOISE * torch.randn(inputs.shape, generator=generator, device=inputs.device)
+
+
+class Watch:
+    """Score held-out cells a few times a stage, for the history and the progress bar and for nothing else."""
+
+    def __init__(
+        self,
+        stage: str,
+        steps: int,
+        report: Report,
+        network: Callable[[Tensor], Tensor],
+        cells: Memory,
+        y: np.ndarray,
+        train_rows: np.ndarray,
+        held_out_rows: np.ndarray,
+        fabric: Fabric,
+    ) -> None:
+        random = np.random.default_rng(0)
+        known = random.permutation(train_rows[y[train_rows] >= 0])[:CHECK_CELLS]
+        query = random.permutation(held_out_rows[y[held_out_rows] >= 0])[:CHECK_CELLS]
+        self.y, self.query_y = y[known], y[query]
+        self.cells, self.query = cells.subset(known), cells.subset(query)
+        self.stage, self.steps, self.report, self.network = stage, steps, report, network
+        self.device = fabric.device
+        self.scores = np.full(steps, np.nan)
+        self.latest = np.nan
+
+    def __call__(self, step: int, value: Tensor) -> None:
+        if step % max(self.steps // CHECKS, 1) == 0 and len(self.query):
+            z, query = (project(self.network, rows, self.device).cpu().numpy() for rows in (self.cells, self.query))
+            self.scores[step - 1] = self.latest = metrics.knn_macro_f1(z, self.y, query, self.query_y)
+        if step % 10 == 0 or step == self.steps:
+            self.report(self.stage, step, self.steps, float(value), self.latest)
+
+    def history(self, losses: np.ndarray) -> dict[str, np.ndarray]:
+        """Return step, loss and held-out macro-F1 (NaN where it was not measured)."""
+        return {"step": np.arange(1, self.steps + 1), "loss": losses, "held_out_f1": self.scores}
