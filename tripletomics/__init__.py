@@ -25,9 +25,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tripletomics' has no attribute {name!r}")
     home = _HOMES[name]
-    value = getattr(importlib.import_module(f"tripletomics.{home}"), name) if home else importlib.import_module(f"tripletomics.{name}")
-    globals()[name] = value
-    return value
+    module = importlib.import_module(f"tripletomics.{home or name}")
+    globals()[name] = getattr(module, name) if home else module
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

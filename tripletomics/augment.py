@@ -12,11 +12,8 @@ from tripletomics import parts
 _AUGMENTATIONS: dict[str, type[Mask]] = {}
 
 
-def _register(cls: type[Mask]) -> type[Mask]:
-    return parts.register("mask", _AUGMENTATIONS)(dataclass(frozen=True)(cls))
-
-
-@_register
+@parts.register("mask", _AUGMENTATIONS)
+@dataclass(frozen=True)
 class Mask:
     """Hide genes at random, so that no type hangs on one gene and a missing gene does little harm.
 
@@ -35,7 +32,7 @@ class Mask:
     al. 2025).
     """
 
-    p: float = 0.3
+    p: float = 0.5
 
     def __post_init__(self) -> None:
         parts.check_number(self, "p", "[0, 1)")

@@ -12,7 +12,10 @@ import scipy.sparse as sp
 from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
+from tripletomics.sources import Matrix
+
 N_COMPONENTS = 50
+PANEL = 100  # fewer features than this are a panel of proteins, each on a scale of its own
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Features:
     scale: np.ndarray
     components: np.ndarray
 
-    def normalise(self, x: np.ndarray | sp.spmatrix) -> np.ndarray | sp.csr_matrix:
+    def normalise(self, x: Matrix) -> Matrix:
         """Return float32 rows, counts normalised and logged; sparse stays sparse and becomes CSR."""
         return normalise(x, self.depth) if self.counts else _float32(x)
 
@@ -52,7 +55,7 @@ class Features:
         return (rows - self.mean) / self.scale
 
 
-def normalise(x: np.ndarray | sp.spmatrix, depth: float) -> np.ndarray | sp.csr_matrix:
+def normalise(x: Matrix, depth: float) -> Matrix:
     """Scale every cell to `depth` counts and take log(1 + x); a cell without counts stays 0."""
     x = _float32(x)
     total = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
@@ -65,30 +68,30 @@ def normalise(x: np.ndarray | sp.spmatrix, depth: float) -> np.ndarray | sp.csr_
     return scaled
 
 
-def median_depth(x: np.ndarray | sp.spmatrix) -> float:
+def median_depth(x: Matrix) -> float:
     """Return the median counts of the cells that have any."""
     total = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
     return float(np.median(total[total > 0])) if (total > 0).any() else 1.0
 
 
-def looks_like_counts(x: np.ndarray | sp.spmatrix) -> bool:
+def looks_like_counts(x: Matrix) -> bool:
     """Tell counts, of molecules or (non-integer) of reads, from log-transformed values and protein intensities.
 
     Counts are non-negative and either whole, or larger than any log-transformed value and spread over 100 genes or
     more. Whole values of a short panel without zeros are intensities (the channels of a cytometer).
     """
-    values = x.data if sp.issparse(x) else np.asarray(x).ravel()
+    values = stored(x)
     if not len(values):
         return True  # no value at all contradicts nothing
     if values.min() < 0:
         return False
-    wide = x.shape[1] >= 100
+    wide = x.shape[1] >= PANEL
     if np.array_equal(values, np.round(values)):
-        return wide or np.count_nonzero(values) < 0.9 * x.shape[0] * x.shape[1]
+        return wide or bool(np.count_nonzero(values) < 0.9 * x.shape[0] * x.shape[1])
     return wide and bool(values.max() > 30)  # log1p of 1e13
 
 
-def fit(x: np.ndarray | sp.spmatrix, genes: list[str], counts: bool, seed: int) -> Features:
+def fit(x: Matrix, genes: list[str], counts: bool, seed: int) -> Features:
     """Fit normalisation, scaling and principal components on training rows.
 
     Parameters
@@ -107,9 +110,11 @@ def fit(x: np.ndarray | sp.spmatrix, genes: list[str], counts: bool, seed: int) 
     x = normalise(x, depth) if counts else _float32(x)
     mean, variance = mean_and_variance(x)
     deviation = np.sqrt(variance)
-    # the median keeps the noise of a quiet gene from being blown up to the size of a marker's signal
-    scale = deviation + np.median(deviation)
-    scale[scale == 0] = 1
+    if x.shape[1] < PANEL:
+        scale = np.where(deviation > 0, deviation, 1)
+    else:
+        # one scale for all genes: how much a logged gene varies is signal, and a quiet one is mostly noise
+        scale = np.full(len(deviation), np.sqrt(variance.mean()) or 1)
     components = min(N_COMPONENTS, min(x.shape) - 1 if sp.issparse(x) else min(x.shape))
     pca = PCA(max(components, 1), svd_solver="covariance_eigh", random_state=seed)
     scaled = x.multiply(1 / scale).tocsr() if sp.issparse(x) else x / scale
@@ -125,7 +130,7 @@ def fit(x: np.ndarray | sp.spmatrix, genes: list[str], counts: bool, seed: int) 
     )
 
 
-def mean_and_variance(x: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_variance(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
     """Return the float64 mean and variance of every column."""
     if sp.issparse(x):
         mean, variance = mean_variance_axis(x.astype(np.float64), axis=0)
@@ -134,5 +139,10 @@ def mean_and_variance(x: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray, np.nda
     return mean, np.maximum(variance, 0)
 
 
-def _float32(x: np.ndarray | sp.spmatrix) -> np.ndarray | sp.csr_matrix:
+def stored(x: Matrix) -> np.ndarray:
+    """Return the values that a matrix stores, as one row."""
+    return x.data if sp.issparse(x) else np.ravel(x)
+
+
+def _float32(x: Matrix) -> Matrix:
     return sp.csr_matrix(x, dtype=np.float32) if sp.issparse(x) else np.asarray(x, dtype=np.float32)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,9 +15,9 @@ from safetensors.torch import save_file
 from tripletomics import files, metrics
 from tripletomics.features import Features
 from tripletomics.networks import Encoder, MapHead, Networks, make, project
-from tripletomics.sources import Memory
+from tripletomics.sources import Matrix, Memory
 
-FORMAT = 1
+FORMAT = 1  # of the file; raised when an older program could not read it
 SUFFIX = ".tt"
 
 
@@ -58,9 +56,10 @@ class Model:
 
     def __repr__(self) -> str:
         """Return a line on what the model knows."""
-        return f"<tripletomics.Model: {len(self.features.genes)} genes, {len(self.classes)} types, {self.settings['loss']}>"
+        sizes = f"{len(self.features.genes)} genes, {len(self.classes)} types"
+        return f"<tripletomics.Model: {sizes}, loss={self.settings['loss']}>"
 
-    def embed(self, x: np.ndarray | sp.spmatrix) -> np.ndarray:
+    def embed(self, x: Matrix) -> np.ndarray:
         """Place cells in the metric space.
 
         Parameters
@@ -74,11 +73,11 @@ class Model:
         """
         return self.place(x)[0]
 
-    def map(self, x: np.ndarray | sp.spmatrix) -> np.ndarray:
+    def map(self, x: Matrix) -> np.ndarray:
         """Place cells on the map: float32 (cells, dim). `x` as for `embed`."""
         return self.place(x)[1]
 
-    def place(self, x: np.ndarray | sp.spmatrix) -> tuple[np.ndarray, np.ndarray]:
+    def place(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
         """Place cells in both spaces at once: ``(embed(x), map(x))``."""
         if x.ndim != 2 or x.shape[1] != len(self.features.genes):
             raise ValueError(
@@ -143,8 +142,9 @@ class Model:
             "seconds": self.seconds,
             "versions": self.versions,
         }
+        whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         with files.replacing(path) as draft:
-            save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, draft, {"tripletomics": json.dumps(header)})
+            save_file(whole, draft, {"tripletomics": json.dumps(header)})
 
 
 def load(path: str | Path) -> Model:
@@ -162,18 +162,27 @@ def load(path: str | Path) -> Model:
         raise FileNotFoundError(f"There is no model file {str(path)!r}.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("tripletomics")
+            text = (file.metadata() or {}).get("tripletomics")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{str(path)!r} is damaged or no model file ({error}). Write it again with model.save.") from None
-    if header is None:
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is damaged or not a model file ({error}).") from None
+    if text is None:
         raise ValueError(f"{str(path)!r} is a safetensors file of another program, not a tripletomics model.")
-    known: dict[str, Any] = json.loads(header)
-    if known["format"] > FORMAT:
+    try:
+        header = json.loads(text)
+        newer = header["format"] > FORMAT
+        model = None if newer else _assemble(header, tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}") from None
+    if model is None:
         raise ValueError(
-            f"{str(path)!r} was written by tripletomics {known['versions']['tripletomics']} in a newer format: update "
-            "with pip install --upgrade tripletomics."
+            f"{str(path)!r} was written by a newer tripletomics, in format {header['format']}: update this one."
         )
+    return model
+
+
+def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
+    """Build a model from the header and the tensors of its file."""
     features = Features(
         genes=known["genes"],
         counts=known["counts"],

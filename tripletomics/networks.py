@@ -14,11 +14,8 @@ from tripletomics.sources import Memory
 _ENCODERS: dict[str, type[MLP]] = {}
 
 
-def _register(cls: type[MLP]) -> type[MLP]:
-    return parts.register("mlp", _ENCODERS)(dataclass(frozen=True)(cls))
-
-
-@_register
+@parts.register("mlp", _ENCODERS)
+@dataclass(frozen=True)
 class MLP:
     """A multilayer perceptron: linear layers with layer normalisation and SiLU.
 
@@ -115,11 +112,17 @@ class MapHead(nn.Module):
         self.spread = scores[:, 0].std(correction=0).clamp(min=1e-6)
         self.z_mean = z.mean(dim=0)
         self.z_scale = (z - self.z_mean).std(correction=0).clamp(min=1e-6)
-        self.z_weight = z.new_tensor(2 * (1 - structure))
+        self.z_weight = z.new_tensor(4 * (1 - structure))
 
     def inputs(self, scores: Tensor, z: Tensor) -> Tensor:
         """Return what `forward` takes, from principal component scores and the metric space."""
         return torch.cat([3 * scores / self.spread, self.z_weight * (z - self.z_mean) / self.z_scale], dim=1)
+
+    def jitter(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Blur the inputs of training: a new cell's z is less sure of its type than that of a cell trained on."""
+        noise = torch.randn(inputs.shape, generator=generator, device=inputs.device)
+        n_components = len(self.components)
+        return inputs + torch.cat([0.3 * noise[:, :n_components], 0.5 * self.z_weight * noise[:, n_components:]], dim=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return map places."""

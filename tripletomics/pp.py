@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from tripletomics import features
 from tripletomics.parts import did_you_mean
+from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,7 +35,7 @@ def column(adata: AnnData, name: str | None, argument: str) -> pd.Series:
     return adata.obs[name]
 
 
-def matrix(adata: AnnData, layer: str | None) -> np.ndarray | sp.spmatrix:
+def matrix(adata: AnnData, layer: str | None) -> Matrix:
     """Return `.X` or a layer after checking that its values can be used.
 
     Raises
@@ -49,9 +50,7 @@ def matrix(adata: AnnData, layer: str | None) -> np.ndarray | sp.spmatrix:
     check_anndata(adata)
     if layer is not None and layer not in adata.layers:
         layers = ", ".join(adata.layers) or "none"
-        raise KeyError(
-            f"layer={layer!r} is not a layer of adata.{did_you_mean(layer, adata.layers)} Layers: {layers}."
-        )
+        raise KeyError(f"layer={layer!r} is not a layer of adata.{did_you_mean(layer, adata.layers)} Layers: {layers}.")
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:
         raise ValueError("adata.X is empty: name the matrix with layer=.")
@@ -68,16 +67,13 @@ def matrix(adata: AnnData, layer: str | None) -> np.ndarray | sp.spmatrix:
         raise TypeError(
             f"The matrix holds {x.dtype}, not numbers: convert it, for example adata.X = adata.X.astype('float32')."
         )
-    bad = ~np.isfinite(x.data if sp.issparse(x) else x)
-    if bad.any():
-        cells, genes = sp.coo_matrix(x).coords if sp.issparse(x) else np.nonzero(bad)
-        if sp.issparse(x):
-            bad = ~np.isfinite(sp.coo_matrix(x).data)
-            cells, genes = cells[bad], genes[bad]
-        names = adata.var_names[np.unique(genes)]
+    if not np.isfinite(features.stored(x)).all():
+        entries = sp.coo_matrix(x)
+        bad = ~np.isfinite(entries.data)
+        cells, names = np.unique(entries.row[bad]), adata.var_names[np.unique(entries.col[bad])]
         raise ValueError(
-            f"{len(np.unique(cells))} cells have NaN or infinite values in {len(names)} genes (first: "
-            f"{_first(names)}). Remove or impute them first."
+            f"{len(cells)} cells have NaN or infinite values in {len(names)} genes (first: {_first(names)}). "
+            "Remove or impute them first."
         )
     return x
 
@@ -126,11 +122,11 @@ def check_key(key_added: str) -> None:
 
 
 def check_labels(
-    codes: np.ndarray, classes: list[str], held_out: np.ndarray, label: str, batch_size: int | None
+    codes: np.ndarray, classes: list[str], held_out: np.ndarray, label: str | None, batch_size: int | None
 ) -> None:
     """Refuse labels that nothing can be learned from, and warn about types that are hard to learn."""
     if not classes:
-        raise ValueError(f"label={label!r}: no cell is labelled. Missing values and the names in unlabelled= count as none.")
+        raise ValueError(f"label={label!r}: no cell is labelled. Missing values and names in unlabelled= do not count.")
     if len(classes) == 1:
         raise ValueError(f"label={label!r} has one type, {classes[0]!r}: there is nothing to tell apart.")
     train = np.bincount(codes[~held_out & (codes >= 0)], minlength=len(classes))
@@ -143,8 +139,8 @@ def check_labels(
         )
     if batch_size is not None and batch_size > train.sum():
         raise ValueError(
-            f"batch_size={batch_size} is above the number of labelled training cells, {train.sum()}: lower it, or leave "
-            "it to follow the data."
+            f"batch_size={batch_size} is above the number of labelled training cells, {train.sum()}: lower it, or "
+            "leave it to follow the data."
         )
     if (train == 1).any():
         warnings.warn(
@@ -165,13 +161,15 @@ def check_model(model: object) -> None:
     from tripletomics.model import Model
 
     if not isinstance(model, Model):
-        raise TypeError(f"model is {type(model).__name__}, not a Model: read a model file with tripletomics.load(path).")
+        raise TypeError(f"model is {type(model).__name__}, not a Model: read a file with tripletomics.load(path).")
 
 
-def check_scale(x: np.ndarray | sp.spmatrix, contract: features.Features) -> None:
+def check_scale(x: Matrix, contract: features.Features) -> None:
     """Raise a ValueError if a query is on another scale than the training cells."""
-    if contract.counts and (x.data if sp.issparse(x) else x).min(initial=0) < 0:
-        raise ValueError("The query has negative values, but the model was trained on counts: name the layer with counts.")
+    if contract.counts and features.stored(x).min(initial=0) < 0:
+        raise ValueError(
+            "The query has negative values, but the model was trained on counts: name the layer with counts."
+        )
     if features.looks_like_counts(x) != contract.like_counts:
         kinds = {True: "counts", False: "log-transformed or other continuous values"}
         raise ValueError(
@@ -180,20 +178,20 @@ def check_scale(x: np.ndarray | sp.spmatrix, contract: features.Features) -> Non
         )
 
 
-def decide_counts(x: np.ndarray | sp.spmatrix, counts: bool | str) -> bool:
+def decide_counts(x: Matrix, counts: bool | str) -> bool:
     """Settle whether values are counts, and refuse negative ones that are said to be."""
     if counts == "auto":
         return features.looks_like_counts(x)
     if counts not in (True, False):
         raise ValueError(f"counts={counts!r} is not known. Allowed: 'auto', True, False.")
-    if counts and (x.data if sp.issparse(x) else x).min(initial=0) < 0:
+    if counts and features.stored(x).min(initial=0) < 0:
         raise ValueError(
             "counts=True, but the matrix has negative values: name the layer with the counts, or counts=False."
         )
     return bool(counts)
 
 
-def choose_genes(adata: AnnData, x: np.ndarray | sp.spmatrix, train: np.ndarray, counts: bool) -> np.ndarray:
+def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> np.ndarray:
     """Choose the genes that the model sees, on training rows alone.
 
     Returns
@@ -298,7 +296,7 @@ def match_genes(adata: AnnData, genes: list[str], missing: str) -> np.ndarray:
     Column numbers in the model's order, -1 for a gene that the query lacks (only with ``missing="zero"``).
     """
     if missing not in ("error", "zero"):
-        raise ValueError(f"missing={missing!r} is not known.{did_you_mean(missing, ['error', 'zero'])} Allowed: error, zero.")
+        raise ValueError(f"missing={missing!r} is not known. Allowed: error, zero.")
     columns = adata.var_names.get_indexer(genes)
     lacking = [gene for gene, found in zip(genes, columns, strict=True) if found < 0]
     if len(lacking) == len(genes):
@@ -311,7 +309,7 @@ def match_genes(adata: AnnData, genes: list[str], missing: str) -> np.ndarray:
     return columns
 
 
-def take(x: np.ndarray | sp.spmatrix, columns: np.ndarray) -> np.ndarray | sp.csr_matrix:
+def take(x: Matrix, columns: np.ndarray) -> Matrix:
     """Take columns of a matrix in the given order; column -1 is filled with zeros."""
     found = columns >= 0
     if not sp.issparse(x):

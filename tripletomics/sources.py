@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+
+Matrix = Any  # a numpy array or a scipy.sparse matrix, which has no types
 
 
 class Memory:
@@ -25,7 +28,7 @@ class Memory:
 
     def __init__(
         self,
-        x: np.ndarray | sp.csr_matrix,
+        x: Matrix,
         prepare: Callable[[np.ndarray], np.ndarray] | None = None,
         among: np.ndarray | None = None,
     ) -> None:

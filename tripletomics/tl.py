@@ -25,6 +25,7 @@ else:  # the command line reads these annotations; there, a part is its text
     Module = Mask = MLP = str
 
 UNLABELLED = ("", "Unknown", "unknown", "unassigned", "NA", "None", "nan")
+DEFAULT_LOSS = "softmax"  # the best or within noise of it wherever it was measured: see docs/how-it-works.md
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
 
@@ -63,7 +64,7 @@ def fit(
         Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled.
     loss
         What shapes the metric space: a name, "triplet:margin=0.3", a sum "softmax + 0.003*center", or (in Python) an
-        object. By default "triplet".
+        object. By default "softmax".
     structure
         Dial of the map between labels (0) and data (1), in [0, 1]. At 1 no label reaches the map.
     dim
@@ -134,8 +135,8 @@ def fit(
     from tripletomics.sources import Memory
 
     started = time.perf_counter()
-    settings = {name: _text(value) for name, value in locals().items() if name in inspect.signature(fit).parameters}
-    objective = losses.make("triplet" if loss is None else loss)
+    given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
+    objective = losses.make(DEFAULT_LOSS if loss is None else loss)
     losses.check_alone(objective)
     mlp, mask = networks.make(encoder), augmentations.make(augment)
     pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed, key_added)
@@ -171,9 +172,12 @@ def fit(
         some = np.concatenate([train, held])
         scores["null"] = score(*place(null, cells.subset(some)), shuffled[some], held_out[some])["held-out"]
         seconds["null"] = time.perf_counter() - started - seconds["fit"]
+    used = {"loss": objective, "encoder": mlp, "augment": mask, "counts": is_counts, "steps": steps}
+    settings = {name: _text(value) for name, value in (given | used).items() if name not in ("adata", "progress")}
     model = Model(contract, trained, classes, settings, scores, history, seconds, _versions())
     _write(adata, key_added, z, m)
-    adata.obs["tt_split" if key_added == "X_tt" else f"{key_added}_split"] = pd.Categorical(np.where(held_out, "held-out", "train"), ["train", "held-out"])
+    split_key = "tt_split" if key_added == "X_tt" else f"{key_added}_split"
+    adata.obs[split_key] = pd.Categorical(np.where(held_out, "held-out", "train"), ["train", "held-out"])
     adata.uns[key_added] = model.record()
     return model
 

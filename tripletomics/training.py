@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -31,7 +32,6 @@ CHECK_CELLS = 1000
 MAP_STEPS = 2  # steps of the map head for one of the encoder: they are about ten times cheaper
 MAP_LR = 3.0
 MAP_PAIRS = 512
-MAP_NOISE = 0.1  # on the map head's inputs: neighbours in the data get neighbouring places in the map
 
 
 def silent(stage: str, step: int, steps: int, loss: float, score: float) -> None:
@@ -86,7 +86,7 @@ def train(
         value = loss(*places.chunk(len(rows)), fabric.to_device(targets[rows[0]]))
         optimizer.zero_grad()
         fabric.backward(value)
-        fabric.clip_gradients(network, optimizer, max_norm=1.0)
+        fabric.clip_gradients(network, optimizer, max_norm=1.0, error_if_nonfinite=False)
         optimizer.step()
         schedule.step()
         values.append(value.detach())
@@ -165,7 +165,7 @@ def learn(
     watch = Watch("map", steps, report, lambda x: networks(x)[1], cells, y, train_rows, held_out_rows, fabric)
     losses = train(
         fabric, head, Neighbours(), Memory(head.inputs(scores, z).cpu().numpy()), edges, scores,
-        steps=steps, lr=MAP_LR * lr, augment=jitter, seed=seed, watch=watch,
+        steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch,
     )  # fmt: skip
     history["map"] = watch.history(losses)
     return networks, history
@@ -176,23 +176,19 @@ def start(device: str, precision: str) -> Fabric:
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     allowed = ["auto", *(name for name, there in present.items() if there)]
     if device not in allowed:
-        why = "is not on this machine" if device in present else f"is not known.{did_you_mean(device, present)}"
+        why = "is not on this machine." if device in present else f"is not known.{did_you_mean(device, present)}"
         raise ValueError(f"device={device!r} {why} Allowed here: {', '.join(allowed)}.")
     precisions = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true")
     if precision not in ("auto", *precisions):
         near = did_you_mean(precision, precisions)
         raise ValueError(f"precision={precision!r} is not known.{near} Allowed: auto, {', '.join(precisions)}.")
-    return Fabric(accelerator=device, devices=1, precision="32-true" if precision == "auto" else precision)
+    chosen = cast("Literal['32-true']", "32-true" if precision == "auto" else precision)
+    return Fabric(accelerator=device, devices=1, precision=chosen)
 
 
 def default_steps(n: int) -> int:
     """Return the encoder's training steps for `n` training cells: 60 for every doubling beyond 50."""
     return max(100, round(60 * math.log2(max(n, 1) / 50)))
-
-
-def jitter(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the map head's inputs with a little noise."""
-    return inputs + MAP_NOISE * torch.randn(inputs.shape, generator=generator, device=inputs.device)
 
 
 class Watch:
@@ -221,6 +217,7 @@ class Watch:
         self.latest = np.nan
 
     def __call__(self, step: int, value: Tensor) -> None:
+        """Take note of a step."""
         if step % max(self.steps // CHECKS, 1) == 0 and len(self.query):
             z, query = (project(self.network, rows, self.device).cpu().numpy() for rows in (self.cells, self.query))
             self.scores[step - 1] = self.latest = metrics.knn_macro_f1(z, self.y, query, self.query_y)

@@ -39,7 +39,7 @@ class Neighbours(nn.Module):
         """Return the loss of places `a` and `b` (pairs, dim) with the reference places (pairs, components) of `a`."""
         n = len(a)
         both = torch.cat([a, b])
-        squared = sum((a[:, None, c] - both[None, :, c]).square() for c in range(a.shape[1]))
+        squared = torch.stack([(a[:, None, c] - both[None, :, c]).square() for c in range(a.shape[1])]).sum(dim=0)
         similarity = -torch.log1p(squared)
         positive = similarity.diagonal(n)
         oneself = torch.eye(n, 2 * n, dtype=torch.bool, device=a.device)

@@ -1,0 +1,59 @@
+import os
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+import tripletomics as tt
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of larger real datasets, where the machine has one."""
+    folder = os.environ.get("TRIPLETOMICS_DATA")
+    if not folder:
+        pytest.skip("TRIPLETOMICS_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def pbmc_file():
+    return DATA / "pbmc.h5ad"
+
+
+@pytest.fixture
+def pbmc(pbmc_file):
+    return ad.read_h5ad(pbmc_file)
+
+
+@pytest.fixture(scope="session")
+def fitted(pbmc_file):
+    """A model with the default settings but few steps, and the cells it was fitted on."""
+    adata = ad.read_h5ad(pbmc_file)
+    model = tt.fit(adata, label="cell_type", steps=40, progress=False)
+    return model, adata
+
+
+@pytest.fixture
+def counts():
+    """300 cells x 150 genes of Poisson counts in three types that differ in 10 genes each, CSR."""
+    random = np.random.default_rng(0)
+    kinds = np.arange(300) % 3
+    rate = np.full((300, 150), 0.5)
+    for kind in range(3):
+        rate[np.ix_(kinds == kind, np.arange(kind * 10, kind * 10 + 10))] = 6
+    x = sp.csr_matrix(random.poisson(rate * random.uniform(0.5, 2, size=(300, 1))).astype(np.float32))
+    adata = ad.AnnData(x)
+    adata.obs["kind"] = np.array(["a", "b", "c"])[kinds]
+    adata.obs["donor"] = [f"d{i}" for i in random.integers(5, size=300)]
+    return adata

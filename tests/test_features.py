@@ -1,0 +1,85 @@
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+from sklearn.decomposition import PCA
+
+from tripletomics import features
+
+
+def test_normalise_is_scanpys(counts):
+    depth = features.median_depth(counts.X)
+    expected = ad.AnnData(counts.X.copy())
+    sc.pp.normalize_total(expected)  # to the median by default
+    sc.pp.log1p(expected)
+    found = features.normalise(counts.X, depth)
+    assert sp.issparse(found)
+    np.testing.assert_allclose(found.toarray(), expected.X.toarray(), rtol=1e-5)
+    np.testing.assert_allclose(features.normalise(counts.X.toarray(), depth), found.toarray(), rtol=1e-5)
+
+
+def test_a_cell_without_counts_stays_zero():
+    x = np.array([[0, 0], [3, 1]])
+    assert features.normalise(x, 4.0)[0].tolist() == [0, 0]
+    assert features.median_depth(x) == 4
+    assert features.median_depth(np.zeros((3, 2))) == 1
+
+
+def test_the_input_is_not_changed(counts):
+    before = counts.X.copy()
+    features.fit(counts.X, counts.var_names.tolist(), counts=True, seed=0).normalise(counts.X)
+    assert (counts.X != before).nnz == 0
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_kinds_of_matrix_agree(counts, kind, dtype):
+    dense = counts.X.toarray()
+    expected = features.fit(dense, counts.var_names.tolist(), counts=True, seed=0)
+    found = features.fit(kind(dense.astype(dtype)), counts.var_names.tolist(), counts=True, seed=0)
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5)
+    np.testing.assert_allclose(found.scale, expected.scale, rtol=1e-5)
+    np.testing.assert_allclose(np.abs(found.components[:2]), np.abs(expected.components[:2]), atol=1e-4)
+
+
+def test_components_are_those_of_the_scaled_rows(counts):
+    contract = features.fit(counts.X, counts.var_names.tolist(), counts=True, seed=0)
+    rows = contract.standardise(contract.normalise(counts.X).toarray())
+    expected = PCA(50, svd_solver="full").fit(rows)
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(
+        (rows @ contract.components.T).var(axis=0)[:10], expected.explained_variance_[:10] * 299 / 300, rtol=1e-3
+    )
+
+
+def test_a_panel_has_unit_variance_and_genes_share_a_scale(counts):
+    panel = features.fit(counts.X[:, :20].toarray(), counts.var_names[:20].tolist(), counts=False, seed=0)
+    assert panel.standardise(counts.X[:, :20].toarray()).std(axis=0) == pytest.approx(1, abs=1e-5)
+    genes = features.fit(counts.X, counts.var_names.tolist(), counts=True, seed=0)
+    assert np.ptp(genes.scale) == 0
+    assert genes.standardise(genes.normalise(counts.X).toarray()).var(axis=0).mean() == pytest.approx(1, abs=1e-4)
+
+
+def test_constant_features_are_finite():
+    contract = features.fit(np.ones((10, 3)), ["a", "b", "c"], counts=False, seed=0)
+    assert np.isfinite(contract.standardise(np.ones((10, 3), dtype=np.float32))).all()
+    assert np.isfinite(contract.components).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("sparse counts", np.random.default_rng(0).poisson(0.3, (50, 200)), True),
+        ("deep counts", np.random.default_rng(0).poisson(30, (50, 200)), True),
+        ("few genes, many zeros", np.random.default_rng(0).poisson(0.5, (50, 20)), True),
+        ("read counts", np.random.default_rng(0).exponential(100, (50, 200)), True),
+        ("logged", np.log1p(np.random.default_rng(0).exponential(100, (50, 200))), False),
+        ("scaled", np.random.default_rng(0).normal(size=(50, 200)), False),
+        ("cytometer channels", np.random.default_rng(0).integers(1, 1024, (50, 12)), False),
+        ("imaging intensities", np.random.default_rng(0).exponential(1000, (50, 40)), False),
+        ("nothing", sp.csr_matrix((50, 200)), True),
+    ],
+)
+def test_looks_like_counts(name, values, expected):
+    assert features.looks_like_counts(values) is expected, name

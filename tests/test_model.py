@@ -1,0 +1,131 @@
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import tripletomics as tt
+
+
+@pytest.fixture
+def saved(fitted, tmp_path):
+    model, adata = fitted
+    model.save(tmp_path / "m.tt")
+    return model, adata, tmp_path / "m.tt"
+
+
+def rewrite(path, **changes):
+    """Write the file again with another header."""
+    with safe_open(path, framework="pt") as file:
+        header, tensors = json.loads(file.metadata()["tripletomics"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, {"tripletomics": json.dumps(header | changes)})
+
+
+def test_arrays_in_arrays_out(fitted):
+    model, adata = fitted
+    x = adata[:, model.features.genes].X
+    z, m = model.embed(x), model.map(x)
+    assert z.dtype == m.dtype == np.float32
+    np.testing.assert_array_equal(z, adata.obsm["X_tt_metric"])
+    np.testing.assert_array_equal(m, adata.obsm["X_tt"])
+    np.testing.assert_allclose(model.embed(x.toarray()[:3]), z[:3], atol=1e-5)
+    assert model.embed(x[:0]).shape == (0, 32)
+
+
+def test_wrong_width_says_what_is_expected(fitted):
+    with pytest.raises(ValueError, match=r"shape \(3, 5\): pass cells by the model's 765 genes"):
+        fitted[0].embed(np.zeros((3, 5)))
+
+
+def test_save_and_load_keep_everything(saved):
+    model, adata, path = saved
+    loaded = tt.load(path)
+    for name in ("classes", "settings", "scores", "seconds", "versions"):
+        assert getattr(loaded, name) == getattr(model, name)
+    for stage, columns in model.history.items():
+        for name, values in columns.items():
+            np.testing.assert_array_equal(loaded.history[stage][name], values)
+    query = adata.copy()
+    del query.obsm, query.uns
+    tt.transform(query, loaded)
+    np.testing.assert_allclose(query.obsm["X_tt"], adata.obsm["X_tt"], atol=1e-5)
+    np.testing.assert_allclose(query.obsm["X_tt_metric"], adata.obsm["X_tt_metric"], atol=1e-5)
+
+
+def test_the_file_holds_no_cells(saved):
+    model, adata, path = saved
+    with safe_open(path, framework="pt") as file:
+        shapes = [tuple(file.get_tensor(name).shape) for name in file.keys()]  # noqa: SIM118
+    assert not {700, 630, 70} & {size for shape in shapes for size in shape}
+    assert not any(name.encode() in path.read_bytes() for name in adata.obs_names[:20])
+
+
+def test_the_summary_and_the_record_show_the_null(fitted):
+    model, adata = fitted
+    assert set(model.scores) == {"train", "held-out", "null"}
+    for row in ("held-out cells", "permuted labels", "training cells"):
+        assert row in model.summary()
+    assert adata.uns["X_tt"]["scores"] == model.scores
+    assert f"{model.scores['held-out']['map']:.3f}" in model.summary()
+    assert repr(model) == "<tripletomics.Model: 765 genes, 10 types, loss=softmax>"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:5000]), "is damaged or not a model file"),
+        (lambda p: p.write_bytes(b"not a model"), "is damaged or not a model file"),
+        (lambda p: p.write_bytes(b""), "is damaged or not a model file"),
+        (lambda p: save_file({"a": torch.zeros(3)}, p), "safetensors file of another program"),
+        (lambda p: rewrite(p, format=99), r"written by a newer tripletomics, in format 99"),
+        (lambda p: rewrite(p, format="?"), "is damaged"),
+        (lambda p: rewrite(p, settings={}), "is damaged"),
+        (lambda p: rewrite(p, genes=["a"]), "is damaged"),
+        (lambda p: save_file({"a": torch.zeros(3)}, p, {"tripletomics": "{"}), "is damaged"),
+    ],
+)
+def test_damaged_files(saved, damage, message):
+    path = saved[2]
+    damage(path)
+    with pytest.raises(ValueError, match=message):
+        tt.load(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no model file .*nope\.tt"):
+        tt.load(tmp_path / "nope.tt")
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [("m.pt", ValueError, "name the file 'm.tt'"), ("no/m.tt", FileNotFoundError, "does not exist: create it first")],
+)
+def test_unusable_names(fitted, tmp_path, name, error, message):
+    with pytest.raises(error, match=message):
+        fitted[0].save(tmp_path / name)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_an_interrupted_save_leaves_the_old_file(saved, monkeypatch):
+    model, _, path = saved
+    before = path.read_bytes()
+
+    def fail(tensors, draft, metadata):
+        draft.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tripletomics.model.save_file", fail)
+    with pytest.raises(KeyboardInterrupt):
+        model.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["m.tt"]
+
+
+def test_sparse_equals_dense(fitted):
+    model, adata = fitted
+    x = adata[:, model.features.genes].X
+    for kind in (sp.csc_matrix, sp.csr_array, lambda x: x.toarray()):
+        np.testing.assert_allclose(model.map(kind(x)), model.map(x), atol=1e-4)

@@ -1,0 +1,76 @@
+"""Every keyword of `fit` arrives where it acts: changing it alone changes what is written."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+import tripletomics as tt
+from tripletomics.losses import Triplet
+
+BASE = {"label": "kind", "steps": 6, "progress": False}
+CHANGES = {
+    "label": "other",
+    "loss": "triplet",
+    "structure": 0.1,
+    "dim": 3,
+    "metric_dim": 5,
+    "batch": "donor",
+    "layer": "doubled",
+    "counts": False,
+    "unlabelled": ("a",),
+    "hold_out": 0.4,
+    "encoder": "mlp:hidden=16",
+    "augment": "mask:p=0.1",
+    "steps": 9,
+    "batch_size": 32,
+    "lr": 0.01,
+    "seed": 7,
+    "precision": "64-true",
+}
+ELSEWHERE = {"adata", "device", "key_added", "progress"}  # tested by name below or in test_tl.py
+
+
+def run(counts, **given):
+    adata = counts.copy()
+    tt.fit(adata, **(BASE | given))
+    return adata
+
+
+@pytest.fixture
+def cells(counts):
+    counts.obs["other"] = np.roll(counts.obs["kind"].to_numpy(), 1)
+    counts.obs.loc[counts.obs_names[::4], "other"] = "b"
+    counts.layers["doubled"] = (counts.X.power(2)).tocsr()
+    return counts
+
+
+def test_every_keyword_is_covered():
+    assert set(inspect.signature(tt.fit).parameters) == set(CHANGES) | ELSEWHERE
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_keyword_arrives(cells, name):
+    before, after = run(cells), run(cells, **{name: CHANGES[name]})
+    same = before.obsm["X_tt_metric"].shape == after.obsm["X_tt_metric"].shape and np.array_equal(
+        before.obsm["X_tt_metric"], after.obsm["X_tt_metric"]
+    )
+    same_map = before.obsm["X_tt"].shape == after.obsm["X_tt"].shape and np.array_equal(
+        before.obsm["X_tt"], after.obsm["X_tt"]
+    )
+    assert not same_map
+    assert same == (name in ("structure", "dim"))  # these act on the map alone
+    assert before.uns["X_tt"]["settings"][name] != after.uns["X_tt"]["settings"][name]
+
+
+def test_text_and_object_are_the_same_loss(cells):
+    text, thing = run(cells, loss="triplet:margin=0.5"), run(cells, loss=Triplet(margin=0.5))
+    np.testing.assert_array_equal(text.obsm["X_tt"], thing.obsm["X_tt"])
+    assert text.uns["X_tt"]["settings"]["loss"] == thing.uns["X_tt"]["settings"]["loss"] == "triplet:margin=0.5"
+
+
+def test_device_and_key_arrive(cells):
+    adata = run(cells, device="cpu", key_added="Z")
+    assert set(adata.obsm) == {"Z", "Z_metric"}
+    assert adata.uns["Z"]["settings"]["device"] == "cpu"
+    assert "Z_split" in adata.obs

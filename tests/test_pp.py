@@ -1,0 +1,77 @@
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from tripletomics import features, pp
+
+
+def obs(**columns):
+    n = len(next(iter(columns.values())))
+    return ad.AnnData(np.zeros((n, 1), dtype=np.float32), obs=pd.DataFrame(columns, index=map(str, range(n))))
+
+
+def test_fraction_is_drawn_within_types():
+    codes = np.repeat([0, 1, 2, 3, -1], [200, 40, 5, 1, 50])
+    held = pp.split(obs(a=codes), 0.1, codes, 0)
+    assert [int(held[codes == c].sum()) for c in (0, 1, 2, 3, -1)] == [20, 4, 1, 0, 5]
+    assert not np.array_equal(held, pp.split(obs(a=codes), 0.1, codes, 1))
+    np.testing.assert_array_equal(held, pp.split(obs(a=codes), 0.1, codes, 0))
+    assert not pp.split(obs(a=codes), 0, codes, 0).any()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_groups_are_held_out_whole_and_near_a_tenth(seed):
+    donor = np.repeat([f"d{i:02}" for i in range(20)], np.arange(20, 40))
+    held = pp.split(obs(donor=donor), "donor", np.zeros(len(donor), dtype=int), seed)
+    assert all(held[donor == d].all() or not held[donor == d].any() for d in np.unique(donor))
+    assert 0.03 < held.mean() <= 0.1
+
+
+def test_few_large_groups_give_one():
+    donor = np.repeat(["a", "b", "c"], [900, 100, 120])
+    chosen = {tuple(np.unique(donor[pp.split(obs(donor=donor), "donor", np.zeros(1120, int), s)])) for s in range(20)}
+    assert chosen == {("b",), ("c",)}
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "expected"),
+    [("g=x", [1, 0, 0, 0]), ("g=x,y", [1, 1, 0, 0]), ("flag", [0, 0, 1, 1]), ("a=b", [0, 1, 1, 1])],
+)
+def test_named_groups_and_boolean_columns(hold_out, expected):
+    adata = obs(g=["x", "y", "z", None], flag=[False, False, True, True], **{"a=b": [False, True, True, True]})
+    assert pp.split(adata, hold_out, np.zeros(4, int), 0).astype(int).tolist() == expected
+
+
+def test_genes_marked_by_the_user(pbmc):
+    pbmc.var["highly_variable"] = np.arange(pbmc.n_vars) % 3 == 0
+    assert pp.choose_genes(pbmc, pbmc.X, np.ones(700, bool), False).tolist() == list(range(0, pbmc.n_vars, 3))
+    pbmc.var["highly_variable"] = False
+    assert len(pp.choose_genes(pbmc, pbmc.X, np.ones(700, bool), False)) == pbmc.n_vars
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_most_variable_genes_of_the_training_cells(kind):
+    random = np.random.default_rng(0)
+    spread = random.permutation(np.linspace(0.1, 3, 2500))
+    x = random.normal(size=(400, 2500)) * spread
+    x[300:] *= 100 * random.random(2500)  # held-out cells vary elsewhere
+    adata, train = ad.AnnData(x.astype(np.float32)), np.arange(400) < 300
+    expected = np.sort(np.argsort(-x[:300].astype(np.float32).var(axis=0))[:2000])
+    np.testing.assert_array_equal(pp.choose_genes(adata, kind(x.astype(np.float32)), train, False), expected)
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_take_reorders_and_fills(kind):
+    x = np.arange(12.0).reshape(3, 4)
+    found = pp.take(kind(x), np.array([3, -1, 0]))
+    found = found.toarray() if sp.issparse(found) else found
+    np.testing.assert_array_equal(found, np.stack([x[:, 3], np.zeros(3), x[:, 0]], axis=1))
+
+
+def test_counts_are_decided_by_the_values(counts):
+    assert pp.decide_counts(counts.X, "auto")
+    assert not pp.decide_counts(features.normalise(counts.X, 1e4), "auto")
+    assert pp.decide_counts(features.normalise(counts.X, 1e4), True)
+    assert not pp.decide_counts(counts.X, False)

@@ -1,0 +1,74 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tripletomics.samplers import Balanced, Edges, shares
+
+
+def take(sampler, n):
+    return list(itertools.islice(iter(sampler), n))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 200))
+def test_shares_are_fair_and_use_everything(sizes, total):
+    given_ = shares(sizes, total)
+    assert sum(given_) == min(total, sum(sizes))
+    assert all(0 <= got <= size for got, size in zip(given_, sizes, strict=True))
+    wanting = [got for got, size in zip(given_, sizes, strict=True) if got < size]
+    if wanting:  # whoever could take more has as much as anybody, but for rounding
+        assert min(wanting) >= max(given_) - 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(4, 64), st.integers(0, 99))
+def test_no_copies_and_no_unlabelled_cells(sizes, batch_size, seed):
+    y = np.random.default_rng(seed).permutation(
+        np.concatenate([np.full(5, -1), np.repeat(np.arange(len(sizes)), sizes)])
+    )
+    for (rows,) in take(Balanced(y, batch_size, seed), 12):
+        assert len(set(rows.tolist())) == len(rows) <= batch_size
+        assert (y[rows] >= 0).all()
+
+
+def test_every_cell_of_a_type_comes_before_one_comes_again():
+    y = np.repeat([0, 1], [10, 300])
+    drawn = np.concatenate([rows for (rows,) in take(Balanced(y, 20, 0), 30)])
+    times = np.bincount(drawn, minlength=310)
+    assert times[:10].tolist() == [30] * 10  # a type smaller than its share is in every batch
+    assert times[10:].tolist() == [1] * 300
+
+
+def test_many_types_take_turns():
+    y = np.repeat(np.arange(100), 3)
+    batches = take(Balanced(y, 40, 0), 200)
+    assert all(len(np.unique(y[rows])) == 10 for (rows,) in batches)
+    assert len(np.unique(np.concatenate([y[rows] for (rows,) in batches]))) == 100
+
+
+def test_donors_take_turns_within_a_type():
+    y = np.repeat([0, 1], 100)
+    donor = np.where(np.arange(200) % 10 == 0, 1, 0)  # one cell in ten
+    (rows,) = take(Balanced(y, 20, 0, donor), 1)[0]
+    assert [(donor[rows] == 1)[y[rows] == code].sum() for code in (0, 1)] == [5, 5]
+
+
+def test_same_seed_same_batches():
+    y = np.arange(50) % 4
+    for a, b in zip(take(Balanced(y, 16, 5), 9), take(Balanced(y, 16, 5), 9), strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+
+
+@pytest.mark.parametrize("structure", [0.0, 0.3, 1.0])
+def test_edges_come_from_the_graphs_in_the_stated_share(structure):
+    n, k = 50, 4
+    data = (np.arange(n)[:, None] + 1 + np.arange(k)) % n
+    labels = (np.arange(n)[:, None] + 11 + np.arange(k)) % n
+    labels[7] = -1  # an unlabelled cell has neighbours in the data only
+    i, j = (np.concatenate(x) for x in zip(*take(Edges(data, labels, structure, 500, 0), 10), strict=True))
+    step = (j - i) % n
+    assert np.isin(step, [1, 2, 3, 4, 11, 12, 13, 14]).all()
+    assert (step[i == 7] <= 4).all()
+    assert (step[i != 7] <= 4).mean() == pytest.approx(structure, abs=0.03)

@@ -1,0 +1,196 @@
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy as sc
+
+import tripletomics as tt
+from tripletomics.metrics import knn_macro_f1
+
+FAST = {"steps": 30, "progress": False}
+
+
+def test_what_is_written(pbmc):
+    x, names = pbmc.X.copy(), list(pbmc.obs.columns)
+    model = tt.fit(pbmc, label="cell_type", dim=3, metric_dim=8, **FAST)
+    assert pbmc.obsm["X_tt"].shape == (700, 3)
+    assert pbmc.obsm["X_tt_metric"].shape == (700, 8)
+    assert pbmc.obsm["X_tt"].dtype == np.float32
+    assert list(pbmc.obs["tt_split"].cat.categories) == ["train", "held-out"]
+    assert (pbmc.obs["tt_split"] == "held-out").mean() == pytest.approx(0.1, abs=0.01)
+    assert list(pbmc.obs.columns) == [*names, "tt_split"]
+    assert (pbmc.X != x).nnz == 0
+    assert pbmc.uns["X_tt"]["settings"]["loss"] == "softmax"
+    assert pbmc.uns["X_tt"]["settings"]["steps"] == "30"
+    assert set(pbmc.uns["X_tt"]["history"]) == {"metric", "map"}
+    assert model.classes == sorted(pbmc.obs["cell_type"].unique())
+
+
+def test_another_key_overwrites_nothing(fitted):
+    adata = fitted[1].copy()
+    before = adata.obsm["X_tt"].copy()
+    tt.fit(adata, label="cell_type", key_added="X_other", hold_out=0.2, **FAST)
+    np.testing.assert_array_equal(adata.obsm["X_tt"], before)
+    assert {"X_other", "X_other_metric"} <= set(adata.obsm)
+    assert (adata.obs["X_other_split"] == "held-out").sum() != (adata.obs["tt_split"] == "held-out").sum()
+    assert "X_other" in adata.uns
+
+
+def test_scores_are_those_of_the_written_places(fitted):
+    model, adata = fitted
+    y = adata.obs["cell_type"].cat.codes.to_numpy()
+    held = (adata.obs["tt_split"] == "held-out").to_numpy()
+    for space, key in (("map", "X_tt"), ("metric", "X_tt_metric")):
+        z = adata.obsm[key]
+        assert model.scores["held-out"][space] == knn_macro_f1(z[~held], y[~held], z[held], y[held])
+        assert model.scores["train"][space] == knn_macro_f1(z[~held], y[~held])
+
+
+def test_held_out_cells_do_not_influence_the_model(pbmc):
+    """Scramble the held-out cells: everything that is fitted stays the same."""
+    pbmc.obs["held"] = np.arange(700) % 10 == 0
+    scrambled = pbmc.copy()
+    random = np.random.default_rng(0)
+    x = scrambled.X.toarray()
+    x[::10] = random.permuted(x[::10] * 3, axis=1)
+    scrambled.X = x
+    labels = scrambled.obs["cell_type"].to_numpy().astype(object)
+    labels[::10] = random.permutation(labels[::10])
+    scrambled.obs["cell_type"] = labels
+    pbmc.X = pbmc.X.toarray()
+    for adata in (pbmc, scrambled):
+        tt.fit(adata, label="cell_type", hold_out="held", **FAST)
+    train = ~pbmc.obs["held"].to_numpy()
+    np.testing.assert_array_equal(pbmc.obsm["X_tt"][train], scrambled.obsm["X_tt"][train])
+    np.testing.assert_array_equal(pbmc.obsm["X_tt_metric"][train], scrambled.obsm["X_tt_metric"][train])
+
+
+def test_same_seed_same_map_bit_for_bit(pbmc, fitted):
+    again = pbmc.copy()
+    tt.fit(again, label="cell_type", steps=40, progress=False)
+    np.testing.assert_array_equal(again.obsm["X_tt"], fitted[1].obsm["X_tt"])
+    tt.fit(again, label="cell_type", steps=40, progress=False, seed=1)
+    assert not np.array_equal(again.obsm["X_tt"], fitted[1].obsm["X_tt"])
+
+
+def test_real_cells_hold_on_cells_never_seen(pbmc):
+    scores = tt.fit(pbmc, label="cell_type", hold_out=0.3, steps=100, progress=False).scores
+    for space in ("map", "metric"):
+        assert scores["held-out"][space] > scores["null"][space] + 0.4
+
+
+def test_noise_does_not():
+    random = np.random.default_rng(0)
+    noise = ad.AnnData(random.normal(size=(1500, 50)).astype(np.float32))
+    noise.obs["kind"] = random.integers(5, size=1500).astype(str)
+    scores = tt.fit(noise, label="kind", hold_out=0.3, steps=100, progress=False).scores
+    for space in ("map", "metric"):
+        assert scores["held-out"][space] == pytest.approx(scores["null"][space], abs=0.07)
+
+
+def test_the_null_costs_less_than_a_quarter_of_the_fit(pbmc):
+    tt.fit(pbmc, label="cell_type", steps=5, progress=False)  # imports
+    model = tt.fit(pbmc, label="cell_type", progress=False)
+    assert int(model.settings["steps"]) // 6 > 30  # not so short that nothing is learned
+    assert model.seconds["null"] < 0.25 * model.seconds["fit"]
+
+
+def test_structure_is_a_dial(pbmc):
+    """Towards 1 the map keeps more of the data's neighbourhoods; at 1 labels do not matter at all."""
+    from sklearn.decomposition import PCA
+    from sklearn.neighbors import kneighbors_graph
+
+    reference = kneighbors_graph(PCA(50, random_state=0).fit_transform(pbmc.X.toarray()), 15).astype(bool)
+    recall = []
+    for structure in (0.0, 0.5, 1.0):
+        tt.fit(pbmc, label="cell_type", structure=structure, steps=100, hold_out=0.3, progress=False)
+        found = kneighbors_graph(pbmc.obsm["X_tt"], 15).astype(bool)
+        recall.append(found.multiply(reference).sum() / reference.sum())
+    assert recall[0] < recall[1] < recall[2]
+
+
+def test_structure_1_ignores_the_labels(pbmc):
+    pbmc.obs["held"] = np.arange(700) % 10 == 0
+    other = pbmc.copy()
+    other.obs["cell_type"] = np.random.default_rng(0).permutation(other.obs["cell_type"])
+    for adata in (pbmc, other):
+        tt.fit(adata, label="cell_type", structure=1, hold_out="held", **FAST)
+    np.testing.assert_array_equal(pbmc.obsm["X_tt"], other.obsm["X_tt"])
+    assert not np.array_equal(pbmc.obsm["X_tt_metric"], other.obsm["X_tt_metric"])
+
+
+def test_unlabelled_cells_are_placed_but_teach_no_type(pbmc):
+    labels = pbmc.obs["cell_type"].astype(object)
+    labels.iloc[:100] = ([None, np.nan, "", "Unknown", "nan"] * 20)[:100]
+    pbmc.obs["partly"] = labels
+    model = tt.fit(pbmc, label="partly", **FAST)
+    assert len(model.classes) == 10
+    assert np.isfinite(pbmc.obsm["X_tt"]).all()
+
+
+def test_hold_out_0_trains_on_all_and_says_so(pbmc):
+    model = tt.fit(pbmc, label="cell_type", hold_out=0, **FAST)
+    assert (pbmc.obs["tt_split"] == "train").all()
+    assert set(model.scores) == {"train"}
+    assert "nothing here says how the map does on new cells" in model.summary()
+
+
+def test_counts_are_normalised_inside(counts):
+    counts.layers["raw"] = counts.X.copy()
+    logged = counts.copy()
+    sc.pp.normalize_total(logged, target_sum=np.median(np.ravel(counts.X.sum(axis=1))))
+    sc.pp.log1p(logged)
+    counts.X = counts.X * 0
+    for adata, layer in ((counts, "raw"), (logged, None)):
+        tt.fit(adata, label="kind", layer=layer, hold_out=0, **FAST)
+    np.testing.assert_allclose(counts.obsm["X_tt"], logged.obsm["X_tt"], atol=0.02)
+
+
+def test_a_batch_column_and_groups_held_out(counts):
+    tt.fit(counts, label="kind", batch="donor", hold_out="donor=d1,d3", **FAST)
+    held = counts.obs["tt_split"] == "held-out"
+    assert set(counts.obs.loc[held, "donor"]) == {"d1", "d3"}
+    assert not counts.obs.loc[~held, "donor"].isin(["d1", "d3"]).any()
+
+
+def test_views_and_transform_of_a_subset(fitted):
+    model, adata = fitted
+    view = adata[100:120, ::-1]
+    tt.transform(view, model, key_added="X_again")
+    np.testing.assert_allclose(view.obsm["X_again"], adata.obsm["X_tt"][100:120], atol=1e-4)
+    part = adata[:400]
+    tt.fit(part, label="cell_type", **FAST)
+    assert part.obsm["X_tt"].shape == (400, 2)
+
+
+def test_missing_genes_may_be_zero(fitted):
+    model, adata = fitted
+    lacking, zeroed = adata[:50, 100:].copy(), adata[:50].copy()
+    zeroed.X = zeroed.X.multiply(np.arange(adata.n_vars) >= 100).tocsr()
+    tt.transform(lacking, model, missing="zero")
+    tt.transform(zeroed, model)
+    np.testing.assert_allclose(lacking.obsm["X_tt"], zeroed.obsm["X_tt"], atol=1e-5)
+
+
+def test_tiny_tables():
+    random = np.random.default_rng(0)
+    adata = ad.AnnData(random.normal(size=(12, 3)).astype(np.float32))
+    adata.obs["kind"] = ["a", "b"] * 6
+    model = tt.fit(adata, label="kind", hold_out=0.2, steps=5, progress=False)
+    assert np.isfinite(adata.obsm["X_tt"]).all()
+    tt.transform(adata[:1].copy(), model)
+
+
+def test_protein_panel(pbmc_file):
+    adata = ad.read_h5ad(pbmc_file.with_name("tissue_protein.h5ad"))[::8].copy()
+    model = tt.fit(adata, label="phenotype", **FAST)
+    assert "Unknown" not in model.classes
+    assert model.settings["counts"] == "False"
+    assert model.scores["held-out"]["map"] > model.scores["null"]["map"] + 0.2
+
+
+def test_scanpy_goes_on_from_the_metric_space_of_more_than_8192_cells(real_data):
+    adata = ad.read_h5ad(real_data / "cite_cbmc_rna.h5ad")
+    assert adata.n_obs > 8192
+    tt.fit(adata, label="cell_type", **FAST)
+    sc.pp.neighbors(adata, use_rep="X_tt_metric")
+    assert adata.obsp["connectivities"].shape == (adata.n_obs, adata.n_obs)

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tripletomics import augment, losses, training
+from tripletomics.samplers import Balanced
+from tripletomics.sources import Memory
+
+
+@pytest.fixture
+def fabric():
+    return training.start("cpu", "auto")
+
+
+@pytest.fixture
+def blobs():
+    random = np.random.default_rng(0)
+    y = np.arange(240) % 4
+    x = random.normal(size=(240, 8)).astype(np.float32)
+    x[:, :4] += 2 * np.eye(4, dtype=np.float32)[y]
+    return x, y
+
+
+def run(fabric, blobs, loss, network, steps=60, seed=0, **changes):
+    x, y = blobs
+    options = {"lr": 1e-2, "augment": augment.make(None), "seed": seed, "watch": lambda step, value: None} | changes
+    return training.train(
+        fabric, network, loss, Memory(x), Balanced(y, 64, seed), torch.from_numpy(y), steps=steps, **options
+    )
+
+
+def test_the_loss_falls(fabric, blobs):
+    torch.manual_seed(0)
+    values = run(fabric, blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))
+    assert values.shape == (60,)
+    assert values[-10:].mean() < 0.5 * values[:5].mean()
+
+
+def test_parameters_of_the_loss_are_trained_too(fabric, blobs):
+    loss = losses.make("softmax + 0.1*center")
+    loss.build(2, 4)
+    before = {name: p.clone() for name, p in loss.named_parameters()}
+    run(fabric, blobs, loss, nn.Linear(8, 2), steps=5)
+    assert all(not torch.equal(before[name], p) for name, p in loss.named_parameters())
+
+
+def test_any_module_is_a_loss(fabric, blobs):
+    class Spread(nn.Module):
+        def forward(self, z, y):
+            return z[y == 0].square().mean()
+
+    torch.manual_seed(0)
+    values = run(fabric, blobs, losses.make(Spread()), nn.Linear(8, 2))
+    assert values[-1] < 0.1 * values[0]
+
+
+def test_global_random_state_is_left_alone(fabric, blobs):
+    torch.manual_seed(5)
+    network = nn.Linear(8, 2)
+    before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    run(fabric, blobs, losses.make("triplet"), network, steps=3, augment=augment.make("mask"))
+    assert torch.equal(before, torch.get_rng_state())
+    np.testing.assert_array_equal(before_numpy, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_a_loss_that_diverges_says_so(fabric, blobs):
+    class Broken(nn.Module):
+        def forward(self, z, y):
+            return z.sum() * torch.nan
+
+    with pytest.raises(FloatingPointError, match=r"step 1 of 4: lower lr=0.01"):
+        run(fabric, blobs, losses.make(Broken()), nn.Linear(8, 2), steps=4)
+
+
+def test_learning_rate_warms_up_and_decays():
+    rates = [training.warm_up_then_decay(step, 100) for step in range(100)]
+    assert np.argmax(rates) in (9, 10)
+    assert max(rates) == 1
+    assert np.all(np.diff(rates[:10]) > 0)
+    assert np.all(np.diff(rates[10:]) < 0)
+    assert rates[-1] < 0.01
+    assert training.warm_up_then_decay(0, 1) == 1
+
+
+def test_steps_follow_the_data():
+    assert [training.default_steps(n) for n in (1, 50, 100, 800, 1_000_000)] == [100, 100, 100, 240, 857]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "message"),
+    [
+        ("gpu:7", "auto", "device='gpu:7' is not known"),
+        ("cuad", "auto", "Did you mean 'cuda'"),
+        ("cpu", "bf16-mixd", "Did you mean 'bf16-mixed'"),
+    ],
+)
+def test_unknown_device_or_precision(device, precision, message):
+    with pytest.raises(ValueError, match=message):
+        training.start(device, precision)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_absent_device_names_those_present():
+    with pytest.raises(ValueError, match=r"'cuda' is not on this machine. Allowed here: auto, cpu"):
+        training.start("cuda", "auto")
+
+
+def test_bfloat16_runs_through_the_same_loop(blobs):
+    fabric = training.start("cpu", "bf16-mixed")
+    torch.manual_seed(0)
+    values = run(fabric, blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))
+    assert values[-10:].mean() < 0.5 * values[:5].mean()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_runs_through_the_same_loop(blobs):
+    torch.manual_seed(0)
+    values = run(training.start("cuda", "auto"), blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))
+    assert values[-10:].mean() < 0.5 * values[:5].mean()

@@ -1,0 +1,336 @@
+"""The command line: one command per verb, its options read from the verb's signature and docstring.
+
+Nothing heavy is imported before a command runs, so that ``--help`` is fast.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import os
+import signal
+import sys
+import time
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from tripletomics import files, tl
+from tripletomics.parts import did_you_mean
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from cyclopts import Token
+
+HELP = """Maps of labelled single cells that hold on cells the model never saw.
+
+```
+tripletomics fit cells.h5ad --label cell_type --out map.h5ad --model map.tt
+tripletomics transform new.h5ad --model map.tt --out new-map.h5ad
+```
+"""
+DEMO_HOLD_OUT = 0.3  # 210 cells, at least 2 of the rarest of the 10 types
+
+Verb = Callable[..., Any]
+Input = Annotated[Path, Parameter(help="File of cells, .h5ad. It is only overwritten if `--out` names it.")]
+Out = Annotated[Path, Parameter(help="File to write, .h5ad: the cells of INPUT and what is added to them.")]
+
+app = App(
+    name="tripletomics", help=HELP, help_format="markdown", version=version("tripletomics"),
+    result_action="return_value", suppress_keyboard_interrupt=False,
+)  # fmt: skip
+
+
+def _options_of(verb: Verb) -> Callable[[Verb], Verb]:
+    """Give a command the keywords of a verb as options, with their defaults and help.
+
+    What the command names itself stands first and replaces the verb's; `adata` is what it reads and writes.
+    """
+
+    def decorate(command: Verb) -> Verb:
+        own = inspect.signature(command, eval_str=True).parameters
+        added = inspect.signature(verb, eval_str=True).parameters
+        parameters = [p for p in own.values() if p.kind is not p.VAR_KEYWORD]
+        parameters += [_option(p) for name, p in added.items() if name != "adata" and name not in own]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__doc__ = verb.__doc__
+        return command
+
+    return decorate
+
+
+def _option(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Say how the text of an option is read where cyclopts would read it otherwise."""
+    hint = parameter.annotation
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(hint) if is_union else (hint,)
+
+    def read(_: Any, tokens: Sequence[Token]) -> int | str | None:
+        text = tokens[0].value
+        if types.NoneType in kinds and text.lower() == "none":
+            return None
+        return int(text) if int in kinds else text  # cyclopts would round 1.5
+
+    if {*kinds} <= {int, str, types.NoneType}:
+        return parameter.replace(annotation=Annotated[hint, Parameter(converter=read)])
+    if is_union and bool in kinds:  # true, false or a word
+        words = [word for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
+        metavar = "|".join([*words, "true", "false"])
+        return parameter.replace(
+            annotation=Annotated[hint, Parameter(negative=(), metavar=metavar, show_choices=False)]
+        )
+    return parameter
+
+
+@app.command
+@_options_of(tl.fit)
+def fit(  # noqa: D103
+    input: Input,
+    /,
+    *,
+    label: str,
+    out: Out,
+    model: Annotated[Path | None, Parameter(help="File to write the model to, .tt.")] = None,
+    **settings: Any,
+) -> None:
+    files.check_writable(out, ".h5ad")
+    if model is not None:
+        files.check_writable(model, ".tt")
+    adata = _read(input)
+    fitted = tl.fit(adata, label, **settings)
+    with files.replacing(out) as draft:
+        adata.write_h5ad(draft)
+        if model is not None:
+            fitted.save(model)
+    print(fitted.summary())
+    _report_written(out, model)
+
+
+@app.command
+@_options_of(tl.transform)
+def transform(  # noqa: D103
+    input: Input,
+    /,
+    *,
+    model: Annotated[Path, Parameter(help="Model that `fit` wrote, .tt.")],
+    out: Out,
+    **settings: Any,
+) -> None:
+    files.check_writable(out, ".h5ad")
+    _check_h5ad(input)
+    from tripletomics.model import load
+
+    fitted = load(model)
+    adata = _read(input)
+    tl.transform(adata, fitted, **settings)
+    with files.replacing(out) as draft:
+        adata.write_h5ad(draft)
+    _report_written(out)
+
+
+@app.command
+def demo(*, out: Path = Path("tripletomics-demo")) -> None:
+    """Map 700 blood cells that come with scanpy, beside UMAP and PCA, and score every map on held-out cells.
+
+    Takes under a minute and downloads nothing.
+
+    Parameters
+    ----------
+    out
+        Folder to write `pbmc.h5ad`, `pbmc.png` and `pbmc.tt` to. It is created.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{str(out)!r} is a file: name a folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    table, figure, model = (files.check_writable(out / f"pbmc{end}", end) for end in (".h5ad", ".png", ".tt"))
+    os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
+
+    with _timed("reading"):
+        adata = _demo_cells()
+        print(f"{adata.n_obs} blood cells, {adata.n_vars} genes, {adata.obs['cell_type'].nunique()} types")
+    with _timed("tripletomics", spinner=False):  # fit has its own bar
+        fitted = tl.fit(adata, "cell_type", hold_out=DEMO_HOLD_OUT)
+    held, train, null = (fitted.scores[group] for group in ("held-out", "train", "null"))
+    with _timed("UMAP"):
+        umap = _add_baseline(adata, "umap")
+    with _timed("PCA"):
+        pca = _add_baseline(adata, "pca")
+    notes = {"X_tt": held["map"], "X_umap": umap[0], "X_pca": pca[0]}
+    with _timed("figure"), files.replacing(figure) as draft:
+        from tripletomics import pl
+
+        pl.compare(adata, "cell_type", scores={k: f"held-out F1 {f1:.2f}" for k, f1 in notes.items()}, save=draft)
+    with _timed("writing"), files.replacing(table) as draft:
+        adata.write_h5ad(draft)
+        fitted.save(model)
+
+    _print_scores(
+        {
+            "tripletomics, map": (held["map"], train["map"]),
+            "tripletomics, metric space": (held["metric"], train["metric"]),
+            "UMAP": umap,
+            "PCA, 2 components": pca,
+            "tripletomics, map, labels permuted": (null["map"],),
+            "tripletomics, metric space, labels permuted": (null["metric"],),
+        }
+    )
+    print(f"Trained on {1 - DEMO_HOLD_OUT:.0%} of the cells of every type. Only the held-out cells are evidence:")
+    print("on training cells a map that knows the labels scores high even where there is nothing to learn.")
+    _report_written(table, figure, model)
+
+
+def _demo_cells() -> AnnData:
+    """Take the log-normalised values and the labels of scanpy's blood cells, and nothing derived from them."""
+    import anndata
+    import scanpy
+
+    source = scanpy.datasets.pbmc68k_reduced()
+    adata = anndata.AnnData(source.raw.X.copy(), source.obs[[]].copy(), source.raw.var[[]].copy())
+    adata.obs["cell_type"] = source.obs["bulk_labels"].astype(str).astype("category")
+    return adata
+
+
+def _add_baseline(adata: AnnData, name: str) -> tuple[float, float]:
+    """Write a map that was fitted on the training cells to `obsm`; return its score on held-out and training cells."""
+    import numpy as np
+
+    from tripletomics import baselines, metrics
+
+    held_out = (adata.obs["tt_split"] == "held-out").to_numpy()
+    codes = adata.obs["cell_type"].cat.codes.to_numpy()
+    train, query = getattr(baselines, name)(adata.X[~held_out], adata.X[held_out])
+    places = np.empty((adata.n_obs, 2), dtype=np.float32)
+    places[~held_out], places[held_out] = train, query
+    adata.obsm[f"X_{name}"] = places
+    y, query_y = codes[~held_out], codes[held_out]
+    return metrics.knn_macro_f1(train, y, query, query_y), metrics.knn_macro_f1(train, y)
+
+
+@contextmanager
+def _timed(part: str, spinner: bool = True) -> Iterator[None]:
+    """Say how long a part took, and on a terminal that it is under way."""
+    from rich.console import Console
+
+    started = time.perf_counter()
+    with Console(stderr=True).status(part) if spinner else nullcontext():
+        yield
+    print(f"{part:<14}{time.perf_counter() - started:>6.1f} s")
+
+
+def _print_scores(rows: dict[str, tuple[float, ...]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("15-NN macro-F1", box=box.SIMPLE_HEAD)
+    for header in ("held-out cells", "training cells"):
+        table.add_column(header, justify="right")
+    for title, scores in rows.items():
+        table.add_row(title, *(f"{score:.3f}" for score in scores))
+    Console().print(table)
+
+
+def _report_written(*paths: Path | None) -> None:
+    print("Wrote " + ", ".join(str(path) for path in paths if path is not None))
+
+
+def _read(path: Path) -> AnnData:
+    """Read a file of cells, or say what is wrong with it."""
+    _check_h5ad(path)
+    import anndata
+
+    try:
+        return anndata.read_h5ad(path)
+    except Exception as error:  # whatever a damaged file makes of the reader
+        raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
+
+
+def _check_h5ad(path: Path) -> None:
+    """Raise unless a path is that of a readable AnnData file."""
+    import h5py  # type: ignore[import-untyped]
+
+    if path.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder: name an .h5ad file.")
+    if not path.exists():
+        near = did_you_mean(path.name, (other.name for other in path.parent.glob("*.h5ad")))
+        raise FileNotFoundError(f"There is no file {str(path)!r}.{near}")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{str(path)!r} may not be read: ask its owner.")
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"{str(path)!r} is not an .h5ad file (no HDF5): read it with scanpy and write an .h5ad.")
+    try:
+        with h5py.File(path) as file:
+            groups = list(file)
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be opened: {error}") from error
+    if not {"obs", "var"} <= set(groups):
+        raise ValueError(
+            f"{str(path)!r} is an HDF5 file but not an AnnData file: it lacks obs and var, and holds "
+            f"{', '.join(groups) or 'nothing'}."
+        )
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+    """Print a warning of tripletomics on one line; those of libraries are for developers."""
+    if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parent):
+        print("warning:", _one_line(message), file=sys.stderr)
+
+
+def _one_line(message: object) -> str:
+    if isinstance(message, KeyError):
+        message = message.args[0]  # str() puts it in quotes
+    return " ".join(str(message).split())
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Tell what tripletomics or the system refuses from a bug, whose traceback somebody needs.
+
+    A refusal is a `raise` in this package. An error of a library, or say an index out of range here, is a bug.
+    """
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None or not isinstance(error, (ValueError, KeyError, TypeError)):
+        return isinstance(error, OSError)
+    frame = place.tb_frame
+    raised = frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return raised and frame.f_globals["__name__"].startswith("tripletomics.")
+
+
+def _stop(number: int, _: Any) -> None:
+    """Leave by way of every `finally`, so that no half file stays."""
+    sys.exit(128 + number)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a refusal is one line on stderr and exit status 1, a wrong option 2, an interruption 130.
+
+    Parameters
+    ----------
+    arguments
+        Those of the terminal by default.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        try:
+            app(sys.argv[1:] if arguments is None else arguments, exit_on_error=False, print_error=False)
+            return
+        except CycloptsError as error:
+            message, status = str(error), 2
+        except KeyboardInterrupt:
+            message, status = "interrupted", 130
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            message, status = _one_line(error), 1
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
