@@ -56,7 +56,7 @@ def test_save_and_load_keep_everything(saved):
 
 
 def test_the_file_holds_no_cells(saved):
-    model, adata, path = saved
+    _, adata, path = saved
     with safe_open(path, framework="pt") as file:
         shapes = [tuple(file.get_tensor(name).shape) for name in file.keys()]  # noqa: SIM118
     assert not {700, 630, 70} & {size for shape in shapes for size in shape}

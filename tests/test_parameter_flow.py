@@ -26,13 +26,13 @@ CHANGES = {
     "batch_size": 32,
     "lr": 0.01,
     "seed": 7,
-    "precision": "64-true",
+    "precision": "bf16-mixed",
 }
 ELSEWHERE = {"adata", "device", "key_added", "progress"}  # tested by name below or in test_tl.py
 
 
-def run(counts, **given):
-    adata = counts.copy()
+def run(cells, /, **given):
+    adata = cells.copy()
     tt.fit(adata, **(BASE | given))
     return adata
 

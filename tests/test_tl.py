@@ -18,7 +18,7 @@ def test_what_is_written(pbmc):
     assert list(pbmc.obs["tt_split"].cat.categories) == ["train", "held-out"]
     assert (pbmc.obs["tt_split"] == "held-out").mean() == pytest.approx(0.1, abs=0.01)
     assert list(pbmc.obs.columns) == [*names, "tt_split"]
-    assert (pbmc.X != x).nnz == 0
+    assert (x != pbmc.X).nnz == 0
     assert pbmc.uns["X_tt"]["settings"]["loss"] == "softmax"
     assert pbmc.uns["X_tt"]["settings"]["steps"] == "30"
     assert set(pbmc.uns["X_tt"]["history"]) == {"metric", "map"}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tripletomics import parts
+from tripletomics.features import PANEL
 
 _AUGMENTATIONS: dict[str, type[Mask]] = {}
 
@@ -20,7 +21,8 @@ class Mask:
     Parameters
     ----------
     p
-        Share of the genes hidden in each cell, in [0, 1).
+        Share of the genes hidden in each cell, in [0, 1). None hides half the genes, but only a tenth of a panel of
+        fewer than 100 features, where no feature stands in for another.
 
     Notes
     -----
@@ -32,14 +34,18 @@ class Mask:
     al. 2025).
     """
 
-    p: float = 0.5
+    p: float | None = None
 
     def __post_init__(self) -> None:
-        parts.check_number(self, "p", "[0, 1)")
+        if self.p is not None:
+            parts.check_number(self, "p", "[0, 1)")
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return scaled rows (cells, genes) with genes hidden."""
-        return x * (torch.rand(x.shape, generator=generator, device=x.device) >= self.p)
+        p = self.p
+        if p is None:
+            p = 0.1 if x.shape[1] < PANEL else 0.5
+        return x * (torch.rand(x.shape, generator=generator, device=x.device) >= p)
 
 
 def make(augment: str | Mask | None) -> Mask:

@@ -115,10 +115,13 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int) -> Features:
     else:
         # one scale for all genes: how much a logged gene varies is signal, and a quiet one is mostly noise
         scale = np.full(len(deviation), np.sqrt(variance.mean()) or 1)
-    components = min(N_COMPONENTS, min(x.shape) - 1 if sp.issparse(x) else min(x.shape))
-    pca = PCA(max(components, 1), svd_solver="covariance_eigh", random_state=seed)
+    # in float64, so that sparse and dense give the same axes where two components are nearly as strong as each other
     scaled = x.multiply(1 / scale).tocsr() if sp.issparse(x) else x / scale
-    axes = pca.fit(scaled).components_
+    if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS:
+        scaled, solver, most = (scaled.toarray() if sp.issparse(x) else scaled), "full", min(x.shape)
+    else:
+        solver, most = "arpack", min(x.shape) - 1
+    axes = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed).fit(scaled).components_
     return Features(
         genes=genes,
         counts=counts,

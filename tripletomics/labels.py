@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNLABELLED = ("", "Unknown", "unknown", "unassigned", "NA", "None", "nan")
 
 
 def encode(values: pd.Series, unlabelled: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -27,8 +32,9 @@ def encode(values: pd.Series, unlabelled: Sequence[str]) -> tuple[np.ndarray, li
     """
     names = values.astype(object).where(values.notna(), None).map(lambda name: None if name is None else str(name))
     known = names.notna() & ~names.isin(list(unlabelled))
-    codes, classes = pd.factorize(names.where(known), sort=True)
-    return codes.astype(np.int64), [str(name) for name in classes]
+    codes = np.full(len(names), -1, dtype=np.int64)
+    classes, codes[known] = np.unique(names[known].to_numpy(dtype=str), return_inverse=True)
+    return codes, classes.tolist()
 
 
 def permute(codes: np.ndarray, random: np.random.Generator) -> np.ndarray:

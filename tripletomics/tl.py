@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
+from tripletomics.labels import UNLABELLED
+
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
@@ -24,7 +26,6 @@ else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = object
     Module = Mask = MLP = str
 
-UNLABELLED = ("", "Unknown", "unknown", "unassigned", "NA", "None", "nan")
 DEFAULT_LOSS = "softmax"  # the best or within noise of it wherever it was measured: see docs/how-it-works.md
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000

@@ -178,7 +178,7 @@ def start(device: str, precision: str) -> Fabric:
     if device not in allowed:
         why = "is not on this machine." if device in present else f"is not known.{did_you_mean(device, present)}"
         raise ValueError(f"device={device!r} {why} Allowed here: {', '.join(allowed)}.")
-    precisions = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true")
+    precisions = ("32-true", "16-mixed", "bf16-mixed")  # weights and kNN graphs are float32 throughout
     if precision not in ("auto", *precisions):
         near = did_you_mean(precision, precisions)
         raise ValueError(f"precision={precision!r} is not known.{near} Allowed: auto, {', '.join(precisions)}.")

@@ -1,0 +1,407 @@
+import inspect
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pytest
+
+import tripletomics as tt
+from tripletomics import cli, tl
+
+EVERY_OPTION = {
+    "label": ("cell_type", "cell_type"),
+    "loss": ("triplet:margin=0.3", "triplet:margin=0.3"),
+    "structure": ("0.25", 0.25),
+    "dim": ("3", 3),
+    "metric_dim": ("7", 7),
+    "batch": ("donor", "donor"),
+    "layer": ("logged", "logged"),
+    "counts": ("false", False),
+    "unlabelled": (("Dendritic", "CD34+"), ["Dendritic", "CD34+"]),
+    "hold_out": ("0.2", 0.2),
+    "encoder": ("mlp:hidden=16", "mlp:hidden=16"),
+    "augment": ("mask:p=0.1", "mask:p=0.1"),
+    "steps": ("6", 6),
+    "batch_size": ("40", 40),
+    "lr": ("2e-3", 2e-3),
+    "seed": ("5", 5),
+    "device": ("cpu", "cpu"),
+    "precision": ("32-true", "32-true"),
+    "key_added": ("X_other", "X_other"),
+    "progress": ((), False),
+}
+
+
+def kebab(name):
+    return "--" + name.replace("_", "-")
+
+
+def words(name, text):
+    if name == "progress":
+        return ["--no-progress"]
+    return [word for value in ([text] if isinstance(text, str) else text) for word in (kebab(name), value)]
+
+
+@pytest.fixture
+def source(pbmc, tmp_path):
+    """A file of 300 blood cells."""
+    adata = pbmc[::2][:300].copy()
+    adata.obs["donor"] = [f"d{i % 4}" for i in range(adata.n_obs)]
+    adata.layers["logged"] = adata.X.copy() * 2
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    return tmp_path / "cells.h5ad"
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line in this process; give its exit status, stdout and stderr."""
+
+    def run(*arguments):
+        status = 0
+        capsys.readouterr()
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as leave:
+            status = leave.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------------- options
+
+
+def bound(*arguments):
+    _, values, _ = cli.app.parse_args([*arguments], exit_on_error=False, print_error=False)
+    return values.arguments | values.arguments.pop("settings", {})
+
+
+def test_fit_has_every_keyword_of_the_function():
+    keywords = dict(inspect.signature(tl.fit).parameters)
+    del keywords["adata"]
+    assert set(keywords) == set(EVERY_OPTION)
+    options = inspect.signature(cli.fit).parameters
+    assert set(options) == {"input", "out", "model", *keywords}
+    for name in set(keywords) - {"label"}:
+        assert options[name].default == keywords[name].default, name
+    assert options["label"].default is inspect.Parameter.empty
+
+
+def test_transform_has_every_keyword_of_the_function():
+    assert set(inspect.signature(cli.transform).parameters) == {
+        "input", "out", *inspect.signature(tl.transform).parameters,
+    } - {"adata"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERY_OPTION)
+def test_a_value_arrives(name):
+    text, value = EVERY_OPTION[name]
+    label = [] if name == "label" else ["--label", "x"]
+    given = bound("fit", "in.h5ad", "--out", "out.h5ad", *label, *words(name, text))
+    assert given[name] == value
+    assert type(given[name]) is type(value)
+    assert set(given) == {"input", "label", "out", name}  # what is not given is left to the function
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("hold_out", "donor", "donor"),
+        ("hold_out", "donor=d3", "donor=d3"),
+        ("hold_out", "0", 0.0),
+        ("counts", "auto", "auto"),
+        ("counts", "True", True),
+        ("augment", "none", None),
+        ("loss", "none", None),
+        ("batch_size", "none", None),
+        ("loss", "softmax + 0.003*center", "softmax + 0.003*center"),
+        ("unlabelled", "", [""]),
+    ],
+)
+def test_texts_of_several_kinds(option, text, value):
+    given = bound("fit", "in.h5ad", "--out", "out.h5ad", "--label", "x", kebab(option), text)[option]
+    assert given == value
+    assert type(given) is type(value)
+
+
+def test_a_new_keyword_needs_no_change_here(capsys):
+    def verb(adata: object, *, sharpness: float = 0.5) -> None:
+        """Do it.
+
+        Parameters
+        ----------
+        adata
+            Cells.
+        sharpness
+            How sharp.
+        """
+
+    @cli._options_of(verb)
+    def command(input: cli.Input, /, *, out: cli.Out, **settings: object):
+        return settings
+
+    app = cli.App(result_action="return_value")
+    app.default(command)
+    assert app(["a", "--out", "b", "--sharpness", "0.7"]) == {"sharpness": 0.7}
+    app(["--help"])
+    assert re.search(r"--sharpness FLOAT +How sharp. \[default: 0.5\]", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("verb", ["fit", "transform"])
+def test_help_explains_every_option(run, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "400")
+    status, out, _ = run(verb, "--help")
+    assert status == 0
+    lines = [re.sub(r"\s+", " ", line) for line in out.splitlines()]
+    for name, parameter in inspect.signature(getattr(cli, verb)).parameters.items():
+        line = next((line for line in lines if f"{'INPUT' if name == 'input' else kebab(name)} " in line), None)
+        assert line is not None, name
+        if name in ("structure", "seed", "key_added", "missing"):
+            assert f"[default: {parameter.default}]" in line
+    said = inspect.getdoc(getattr(tl, verb))
+    for text in ("Layer to use in place of .X.", "Key of the map in obsm"):
+        assert text in said.replace("`", "")
+        assert text in " ".join(lines)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from tripletomics import cli; cli.main(['fit', '--help']);"
+        "sys.exit(' '.join(m for m in ('torch', 'scanpy', 'anndata', 'matplotlib') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+    assert "--metric-dim" in done.stdout
+
+
+def test_module_and_version():
+    done = subprocess.run([sys.executable, "-m", "tripletomics", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.strip() == tt.__version__
+
+
+# ---------------------------------------------------------------------------------------------------- work
+
+
+def same(a, b):
+    assert set(a.obsm) == set(b.obsm)
+    for key in b.obsm:
+        np.testing.assert_array_equal(a.obsm[key], b.obsm[key])
+    for name in b.obs:
+        assert (a.obs[name].astype(str) == b.obs[name].astype(str)).all()
+
+
+def test_fit_and_transform_are_those_of_python(run, source, tmp_path):
+    before = source.read_bytes()
+    out, model_file = tmp_path / "out.h5ad", tmp_path / "model.tt"
+    with h5py.File(source):  # a file that is being read elsewhere is no obstacle
+        status, said, error = run(
+            "fit", source, "--label", "cell_type", "--out", out, "--model", model_file, "--steps", 5
+        )
+    assert (status, error) == (0, "")
+    expected = ad.read_h5ad(source)
+    model = tt.fit(expected, "cell_type", steps=5)
+    written = ad.read_h5ad(out)
+    same(written, expected)
+    assert dict(written.uns["X_tt"]["settings"]) == model.settings
+    assert said.startswith(model.summary())
+    assert f"Wrote {out}, {model_file}" in said
+
+    again = tmp_path / "again.h5ad"
+    assert run("transform", source, "--model", model_file, "--out", again)[::2] == (0, "")
+    expected = ad.read_h5ad(source)
+    tt.transform(expected, tt.load(model_file))
+    same(ad.read_h5ad(again), expected)
+    assert source.read_bytes() == before
+    assert files(tmp_path) == ["again.h5ad", "cells.h5ad", "model.tt", "out.h5ad"]
+
+
+def test_all_options_at_once_are_those_of_python(run, source, tmp_path):
+    options = [word for name, (text, _) in EVERY_OPTION.items() for word in words(name, text)]
+    assert run("fit", source, "--out", tmp_path / "out.h5ad", *options)[::2] == (0, "")
+    expected = ad.read_h5ad(source)
+    model = tt.fit(expected, **{name: value for name, (_, value) in EVERY_OPTION.items()})
+    written = ad.read_h5ad(tmp_path / "out.h5ad")
+    same(written, expected)
+    assert dict(written.uns["X_other"]["settings"]) == model.settings
+
+
+def test_input_may_be_the_output(run, source, tmp_path):
+    assert run("fit", source, "--label", "cell_type", "--out", source, "--steps", 2)[0] == 0
+    assert "X_tt" in ad.read_h5ad(source).obsm
+    assert files(tmp_path) == ["cells.h5ad"]
+
+
+# ---------------------------------------------------------------------------------------------------- refusals
+
+
+def bad_inputs(folder, source):
+    """Files that cannot be read, by what is said of them."""
+    (folder / "text.h5ad").write_text("a,b\n1,2\n")
+    (folder / "cut.h5ad").write_bytes(source.read_bytes()[:20000])
+    with h5py.File(folder / "other.h5ad", "w") as file:
+        file["matrix"] = [1]
+    (folder / "odd.h5ad").write_bytes(source.read_bytes())
+    with h5py.File(folder / "odd.h5ad", "a") as file:
+        file["obs"].attrs["encoding-version"] = "9.9.9"
+    (folder / "folder.h5ad").mkdir()
+    return {
+        "no.h5ad": "There is no file '.*no.h5ad'",
+        "text.h5ad": "is not an .h5ad file",
+        "cut.h5ad": r"cannot be opened: .*truncated",
+        "other.h5ad": "not an AnnData file: it lacks obs and var, and holds matrix",
+        "odd.h5ad": "cannot be read as AnnData: ",
+        "folder.h5ad": "is a folder: name an .h5ad file",
+    }
+
+
+@pytest.mark.parametrize("verb", ["fit", "transform"])
+def test_bad_input_files(run, source, fitted, tmp_path, verb):
+    bad = bad_inputs(tmp_path, source)
+    fitted[0].save(tmp_path / "model.tt")
+    before = files(tmp_path)
+    rest = ["--label", "cell_type"] if verb == "fit" else ["--model", tmp_path / "model.tt"]
+    for name, message in bad.items():
+        status, out, error = run(verb, tmp_path / name, "--out", tmp_path / "out.h5ad", *rest)
+        assert (status, out) == (1, ""), name
+        assert re.fullmatch(f"error: .*{message}.*\n", error), error
+        assert files(tmp_path) == before
+
+
+def test_unreadable_input(run, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)  # root may read everything
+    status, _, error = run("fit", source, "--label", "cell_type", "--out", tmp_path / "out.h5ad")
+    assert status == 1
+    assert re.fullmatch("error: .*cells.h5ad' may not be read.*\n", error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "status"),
+    [
+        (["--label", "celltype", "--out", "o.h5ad"], "label='celltype' is not a column.*Did you mean 'cell_type'", 1),
+        (["--label", "cell_type", "--out", "o.csv"], "'.*o.csv' does not end in .h5ad", 1),
+        (["--label", "cell_type", "--out", "no/o.h5ad"], "The folder '.*no' of 'o.h5ad' does not exist", 1),
+        (["--label", "cell_type", "--out", "o.h5ad", "--model", "m.pt"], "does not end in .tt", 1),
+        (["--label", "cell_type", "--out", "o.h5ad", "--loss", "tripplet"], "Did you mean 'triplet'", 1),
+        (["--label", "cell_type", "--out", "o.h5ad", "--layer", "raw"], "layer='raw' is not a layer", 1),
+        (["--label", "cell_type", "--out", "o.h5ad", "--hold-out", "nan"], "hold_out=nan", 1),
+        (["--label", "cell_type", "--out", "o.h5ad", "--counts", "maybe"], "counts='maybe' is not known", 1),
+        (["--label", "cell_type", "--out", "o.h5ad", "--steps", "1.5"], "--steps: '1.5' is not a whole number", 2),
+        (["--label", "cell_type", "--out", "o.h5ad", "--lr", "fast"], '--lr: unable to convert "fast"', 2),
+        (["--label", "cell_type", "--out", "o.h5ad", "--stepps", "5"], "Did you mean --steps", 2),
+        (["--out", "o.h5ad"], "--label requires an argument", 2),
+        (["--label", "cell_type"], "--out requires an argument", 2),
+        (["more.h5ad", "--label", "cell_type", "--out", "o.h5ad"], "more.h5ad", 2),
+    ],
+)
+def test_refusals_of_fit(run, source, tmp_path, monkeypatch, arguments, message, status):
+    monkeypatch.chdir(tmp_path)
+    given = run("fit", source, *arguments)
+    assert given[:2] == (status, "")
+    assert re.fullmatch(f"error: .*{message}.*\n", given[2]), given[2]
+    assert files(tmp_path) == ["cells.h5ad"]
+
+
+def test_refusals_of_transform(run, source, fitted, tmp_path):
+    model, out = tmp_path / "model.tt", tmp_path / "out.h5ad"
+    assert run("transform", source, "--out", out)[::2] == (
+        2, 'error: Command "transform" parameter --model requires an argument.\n',
+    )  # fmt: skip
+    status, _, error = run("transform", source, "--model", model, "--out", out)
+    assert (status, error) == (1, f"error: There is no model file {str(model)!r}.\n")
+    fitted[0].save(model)
+    short = tmp_path / "short.h5ad"
+    ad.read_h5ad(source)[:, 5:].copy().write_h5ad(short)
+    status, _, error = run("transform", short, "--model", model, "--out", out)
+    assert status == 1
+    assert re.fullmatch("error: The query lacks 5 of the model's 765 genes .*\n", error)
+    assert run("transform", short, "--model", model, "--out", out, "--missing", "zero")[0] == 0
+    assert files(tmp_path) == ["cells.h5ad", "model.tt", "out.h5ad", "short.h5ad"]
+
+
+def test_unknown_verb(run):
+    status, _, error = run("fti")
+    assert status == 2
+    assert re.fullmatch('error: Unknown command "fti". Did you mean "fit".*\n', error)
+
+
+def test_a_bug_keeps_its_traceback(run, source, tmp_path, monkeypatch):
+    def refuse():
+        raise ValueError("no")
+
+    def library():
+        return np.zeros(3).reshape(2, 2)
+
+    for broken in (refuse, library, lambda: {}["key"]):  # not of this package, though some are called by it
+        monkeypatch.setattr(ad, "read_h5ad", lambda path: ad.AnnData(np.ones((3, 3))))
+        monkeypatch.setattr(tl, "fit", lambda *_, broken=broken, **__: broken())
+        with pytest.raises((ValueError, KeyError)):
+            cli.main(["fit", str(source), "--label", "x", "--out", str(tmp_path / "out.h5ad")])
+    assert files(tmp_path) == ["cells.h5ad"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_leaves_no_half_file(run, source, tmp_path, monkeypatch, number, status):
+    write = ad.AnnData.write_h5ad
+    before = source.read_bytes()
+
+    def interrupted(adata, path):
+        write(adata, path)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", interrupted)
+    given = run("fit", source, "--label", "cell_type", "--out", source, "--model", tmp_path / "m.tt", "--steps", 2)
+    assert given[0] == status
+    assert files(tmp_path) == ["cells.h5ad"]
+    assert source.read_bytes() == before
+
+
+def test_warnings_are_tidy(run, source, tmp_path, monkeypatch):
+    adata = ad.read_h5ad(source)
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str)
+    adata.obs.iloc[0, adata.obs.columns.get_loc("cell_type")] = "only one"
+    adata.write_h5ad(source)
+    warnings.simplefilter("default")
+    status, _, error = run("fit", source, "--label", "cell_type", "--out", tmp_path / "out.h5ad", "--steps", 2)
+    assert status == 0
+    assert re.fullmatch("warning: Types of one training cell: only one. .*\n", error)
+
+
+# ---------------------------------------------------------------------------------------------------- demo
+
+
+def test_demo(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "a" / "demo"
+    status, out, error = run("demo", "--out", folder)
+    assert (status, error) == (0, "")
+    assert files(folder) == ["pbmc.h5ad", "pbmc.png", "pbmc.tt"]
+    adata = ad.read_h5ad(folder / "pbmc.h5ad")
+    assert {"X_tt", "X_tt_metric", "X_umap", "X_pca"} <= set(adata.obsm)
+    assert (adata.obs["tt_split"] == "held-out").sum() > 200
+    scores = adata.uns["X_tt"]["scores"]
+    row = " +".join(f"{scores[group]['map']:.3f}" for group in ("held-out", "null", "train"))
+    assert re.search(f"tripletomics, map +{row}", out)
+    assert re.search(r"UMAP +0\.\d{3} +0\.\d{3}", out)
+    assert scores["held-out"]["map"] > scores["null"]["map"] + 0.2
+    assert (folder / "pbmc.png").read_bytes().startswith(b"\x89PNG")
+    assert len(tt.load(folder / "pbmc.tt").classes) == 10
+    assert files(tmp_path) == ["a"]
+
+
+def test_demo_refuses_a_file(run, tmp_path):
+    path = Path(tmp_path / "file")
+    path.touch()
+    assert run("demo", "--out", path) == (1, "", f"error: {str(path)!r} is a file: name a folder.\n")

@@ -1,0 +1,52 @@
+"""What the README shows runs as it stands there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder that has the data where the README looks for it."""
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_python(clone):
+    mpl.use("agg")
+    (code,) = blocks("python")
+    exec(compile(code, "README.md", "exec"), {})
+    assert (clone / "pbmc.tt").is_file()
+
+
+def test_terminal(clone):
+    (commands,) = (block for block in blocks("bash") if "tripletomics fit" in block)
+    for line in commands.strip().splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "tripletomics"
+        subprocess.run([sys.executable, "-m", "tripletomics", *arguments], check=True, capture_output=True)
+    assert {"map.h5ad", "again.h5ad", "pbmc.tt"} <= {path.name for path in clone.iterdir()}
+
+
+def test_the_two_commands_are_one_line_each():
+    setup = [block.strip() for block in blocks("bash") if block.startswith("pip")]
+    assert [line.split(" && ")[1] for line in setup] == ["tripletomics demo", "python -m pytest"]
+
+
+def test_links_of_the_documents_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

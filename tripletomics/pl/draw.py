@@ -1,0 +1,135 @@
+"""How a map is drawn: frame, layers of cells, numbers of types, legend, scale."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+from scipy import ndimage
+
+from tripletomics.pl.look import GREY, Look
+
+# fmt: off
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 6, "handlelength": 1.2, "handletextpad": 0.2,
+                          "labelspacing": 0.3, "columnspacing": 1.2, "borderpad": 0, "borderaxespad": 0.6}
+# fmt: on
+TITLES = {"X_tt": "tripletomics", "X_umap": "UMAP", "X_pca": "PCA", "X_tsne": "t-SNE", "X_lda": "LDA"}
+EDGE = "#1a1a1a"
+SMALL, TITLE = 6, 9  # points
+
+
+def frame(ax: Any, points: np.ndarray, basis: str) -> None:
+    """Square limits, equal aspect, no ticks."""
+    low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
+    half = 0.53 * float((high - low).max() or 1.0)
+    for i, axis in enumerate("xyz"[: points.shape[1]]):
+        middle = (low[i] + high[i]) / 2
+        ax.set(**{f"{axis}lim": (middle - half, middle + half), f"{axis}ticks": []})
+        label = getattr(ax, f"set_{axis}label")
+        label(f"{title_of(basis)} {i + 1}", fontsize=SMALL, labelpad=2 - 16 * (len(low) - 2))
+    ax.set_aspect("equal")
+    if len(low) == 3:
+        ax.computed_zorder = False
+    else:
+        ax.spines[:].set(linewidth=0.8, color=GREY)
+
+
+def draw(ax: Any, points: np.ndarray, look: Look, size: float | None, numbered: bool) -> None:
+    """Unlabelled cells below, then training cells, then held-out cells; in random order within each."""
+    finite = np.isfinite(points).all(axis=1)
+    held = np.zeros(len(points), bool) if look.held is None else look.held
+    width = side(ax)
+    small = float(np.clip(0.35 * width**2 / finite.sum(), 0.3, width / 20)) if size is None else size
+    large = float(np.clip(0.16 * width**2 / max(1, held.sum()), 1.6 * small, 2.3 * small))
+    pale = look.rgb if look.scale is not None or look.held is None else 0.45 * look.rgb + 0.55
+    grey = np.tile(to_rgb(GREY), (len(points), 1))
+    layers = (
+        ("unlabelled", ~look.known, grey, small, 0.0),
+        ("cells" if look.held is None else "train", look.known & ~held, pale, small, 0.0),
+        ("held-out", look.known & held, look.rgb, large, min(0.5, 0.13 * math.sqrt(large))),
+    )
+    flat = {"depthshade": False} if points.shape[1] == 3 else {}
+    order = np.random.default_rng(0).permutation(len(points))
+    for zorder, (label, mask, rgb, area, edge) in enumerate(layers, start=1):
+        rows = order[(mask & finite)[order]]
+        if len(rows):
+            ax.scatter(*points[rows].T, s=area, c=rgb[rows], linewidths=edge, edgecolors=EDGE if edge else "none",
+                       zorder=zorder, label=label, rasterized=True, **flat)  # fmt: skip
+    if numbered:
+        number(ax, points, look, 1.6 * SMALL / width)
+
+
+def number(ax: Any, points: np.ndarray, look: Look, room: float) -> None:
+    """Write the number of each type where it is densest, and push numbers apart that would overlap."""
+    limits = np.array([getattr(ax, f"get_{axis}lim")() for axis in "xyz"[: points.shape[1]]])
+    low, span = limits[:, 0], np.ptp(limits, axis=1)
+    codes = [code for code in look.types if np.isfinite(points[look.codes == code]).any()]
+    spots = np.empty((len(codes), len(limits)))  # 0 to 1 across the map
+    for spot, code in zip(spots, codes, strict=True):
+        members = (points[look.codes == code] - low) / span
+        density, _ = np.histogramdd(members, bins=40, range=[(0, 1)] * len(limits))
+        density = ndimage.gaussian_filter(density, 1.5)
+        spot[:] = (np.array(np.unravel_index(density.argmax(), density.shape)) + 0.5) / 40
+    spots += np.random.default_rng(0).normal(scale=room / 100, size=spots.shape)  # no two in the same place
+    for _ in range(200):
+        apart = spots[:, None] - spots
+        distance = np.linalg.norm(apart, axis=2, keepdims=True)
+        push = np.clip(room - distance, 0, None) / np.maximum(distance, room / 1000)
+        spots = np.clip(spots + 0.3 * (push * apart).sum(axis=1), room / 2, 1 - room / 2)
+    for spot, code in zip(spots, codes, strict=True):
+        chip = {"boxstyle": "circle,pad=0.08", "facecolor": (1, 1, 1, 0.8), "edgecolor": look.types[code][1]}
+        text = ax.text(*(low + spot * span), f"{code + 1}", ha="center", va="center", fontsize=SMALL, bbox=chip)
+        text.set(gid="number", zorder=4)
+
+
+def legend_entries(look: Look, numbered: bool) -> list[Line2D]:
+    """Legend entries: the types, then what pale, edged and grey points are, with the number of cells."""
+
+    def dot(color: Any, label: str, size: float = 5.0, edge: str = "none") -> Line2D:
+        return Line2D([], [], linestyle="", marker="o", color=color, label=label, markersize=size, markeredgecolor=edge,
+                      markeredgewidth=0.6)  # fmt: skip
+
+    digits = len(str(max(look.types, default=0) + 1))
+    handles = []
+    for code, (name, color) in look.types.items():
+        handles.append(dot(color, f"{code + 1:\u2007>{digits}}  {name}" if numbered else name))
+    if look.held is not None:
+        train, held = ((look.known & mask).sum() for mask in (~look.held, look.held))
+        handles.append(dot("#a9a9a9", f"training cells ({train:,})", 3.0))
+        handles.append(dot("#6f6f6f", f"held-out cells ({held:,})", 5.0, EDGE))
+    if grey := (~look.known).sum():
+        handles.append(dot(GREY, f"unlabelled ({grey:,})", 3.0))
+    return handles
+
+
+def shared_legend(figure: Any, handles: list[Line2D], width: float) -> float:
+    """Draw a legend at the foot of a figure in as many columns as fit; return its height in inches."""
+    trial = figure.legend(handles=handles, **LEGEND)
+    fit = max(1, int(width / (trial.get_window_extent().width / figure.dpi + 0.15)))
+    trial.remove()
+    columns = math.ceil(len(handles) / math.ceil(len(handles) / fit)) if handles else 1
+    legend = figure.legend(handles=handles, ncols=columns, loc="outside lower center", **LEGEND)
+    return legend.get_window_extent().height / figure.dpi
+
+
+def scale(ax: Any, look: Look, color: str | None) -> None:
+    """Draw the scale of numbers to the right of a map."""
+    if look.scale is not None:
+        bar = ax.figure.colorbar(look.scale, cax=ax.inset_axes((1.03, 0.5, 0.03, 0.5)))
+        bar.set_label(color or "", fontsize=SMALL)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=SMALL, length=2)
+
+
+def side(ax: Any) -> float:
+    """Side of a square map in points, once its figure is laid out."""
+    ax.figure.figure.draw_without_rendering()
+    return 72 * min(ax.bbox.width, ax.bbox.height) / ax.figure.dpi
+
+
+def title_of(basis: str) -> str:
+    """Return what a basis is called in a figure."""
+    return TITLES.get(basis, basis.removeprefix("X_"))
