@@ -25,11 +25,3 @@ print(model.summary())
 
 # %%
 figure = tt.pl.embedding(adata, color="phenotype").figure
-
-# %% [markdown]
-# The dial between labels and data: at 1 no label reaches the map.
-
-# %%
-tt.fit(adata, label="phenotype", hold_out=0.2, structure=1.0, key_added="X_data")
-data_only = adata.uns["X_data"]["scores"]["held-out"]["map"]
-print(f"held-out macro-F1 on the map: {model.scores['held-out']['map']:.3f}, without labels {data_only:.3f}")

@@ -1,4 +1,7 @@
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait starve shared cores
+
 from pathlib import Path
 
 import anndata as ad

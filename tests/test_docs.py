@@ -41,6 +41,13 @@ def test_terminal(clone):
     assert {"map.h5ad", "again.h5ad", "pbmc.tt"} <= {path.name for path in clone.iterdir()}
 
 
+def test_examples_run(monkeypatch):
+    mpl.use("agg")
+    for example in (ROOT / "examples").glob("*.py"):
+        monkeypatch.chdir(ROOT / "examples")
+        exec(compile(example.read_text(), example.name, "exec"), {"__file__": str(example)})
+
+
 def test_the_two_commands_are_one_line_each():
     setup = [block.strip() for block in blocks("bash") if block.startswith("pip")]
     assert [line.split(" && ")[1] for line in setup] == ["tripletomics demo", "python -m pytest"]

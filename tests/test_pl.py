@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
 from tripletomics import pl
+from tripletomics.pl.look import GREY
 
 HISTORY = {
     "metric": {"step": np.arange(200), "loss": np.exp(-np.arange(200) / 50), "held_out_f1": np.linspace(0.1, 0.9, 200)},
@@ -111,7 +112,7 @@ def test_names_that_mean_unlabelled_are_grey(word):
     grey = layers(ax)["unlabelled"]
     assert len(grey.get_offsets()) == 150
     assert "unlabelled (150)" in legend_texts(ax.get_legend())
-    np.testing.assert_allclose(grey.get_facecolors()[0, :3], to_rgb(pl.GREY))
+    np.testing.assert_allclose(grey.get_facecolors()[0, :3], to_rgb(GREY))
 
 
 @pytest.mark.parametrize("color", ["depth", "CD4"])

@@ -166,11 +166,11 @@ def demo(*, out: Path = Path("tripletomics-demo")) -> None:
     with _timed("PCA"):
         pca = _add_baseline(adata, "pca")
     notes = {"X_tt": held["map"], "X_umap": umap[0], "X_pca": pca[0]}
-    with _timed("figure"), files.replacing(figure) as draft:
+    with _timed("figure"):
         from tripletomics import pl
 
-        drawing = pl.compare(adata, "cell_type", scores={k: f"held-out F1 {f1:.2f}" for k, f1 in notes.items()})
-        drawing.savefig(draft, dpi=200, bbox_inches="tight")
+        scores = {basis: f"held-out F1 {f1:.2f}" for basis, f1 in notes.items()}
+        pl.save(pl.compare(adata, "cell_type", scores=scores), figure)
     with _timed("writing"), files.replacing(table) as draft:
         adata.write_h5ad(draft)
         fitted.save(model)
@@ -256,7 +256,7 @@ def _read(path: Path) -> AnnData:
 
 def _check_h5ad(path: Path) -> None:
     """Raise unless a path is that of a readable AnnData file."""
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder: name an .h5ad file.")

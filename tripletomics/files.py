@@ -38,7 +38,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
+        draft.touch()
+        mode = (path if path.exists() else draft).stat().st_mode  # some writers make files that only their owner reads
         yield draft
+        draft.chmod(mode)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
