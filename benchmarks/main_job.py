@@ -48,6 +48,8 @@ def scanpy_umap(adata: ad.AnnData, train: np.ndarray, seed: int, counts: bool) -
 
 
 def main(names: tuple[str, ...]) -> None:
+    if "TRIPLETOMICS_DATA" not in os.environ:
+        sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
     folder = Path(os.environ["TRIPLETOMICS_DATA"])
     warnings.simplefilter("ignore")
     sc.settings.verbosity = 0
