@@ -183,8 +183,8 @@ def demo(*, out: Path = Path("tripletomics-demo")) -> None:
             "PCA, 2 components": (pca[0], None, pca[1]),
         }
     )
-    print(f"All were fitted on {1 - DEMO_HOLD_OUT:.0%} of the cells. Only the held-out cells are evidence: on training")
-    print("cells, a map that knows the labels scores high even where there is nothing to learn.\n")
+    print(f"All were fitted on {1 - DEMO_HOLD_OUT:.0%} of the cells. Only the held-out cells are evidence:")
+    print("tripletomics has learned the labels of the training cells.\n")
     _report_written(table, figure, model)
 
 
