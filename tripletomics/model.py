@@ -126,21 +126,17 @@ class Model:
             "features.mean": torch.from_numpy(self.features.mean),
             "features.scale": torch.from_numpy(self.features.scale),
         }
-        header = {
+        header = self.record() | {
             "format": FORMAT,
             "genes": self.features.genes,
             "counts": self.features.counts,
             "depth": self.features.depth,
             "like_counts": self.features.like_counts,
             "classes": self.classes,
-            "settings": self.settings,
-            "scores": self.scores,
             "history": {
                 stage: {name: values.tolist() for name, values in columns.items()}
                 for stage, columns in self.history.items()
             },
-            "seconds": self.seconds,
-            "versions": self.versions,
         }
         whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         with files.replacing(path) as draft:

@@ -126,7 +126,7 @@ class Sum(Loss):
 class Foreign(Loss):
     """Any torch module called as ``module(z, y)``, such as a loss of pytorch-metric-learning.
 
-    It never sees unlabelled cells and must return a 0-d tensor. Its parameters are trained and saved like those of
+    It never sees unlabelled cells and must return a 0-d tensor. Its parameters are trained like those of
     other losses.
     """
 

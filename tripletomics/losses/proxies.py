@@ -94,7 +94,7 @@ class Center(ProxyLoss):
     Notes
     -----
     z is (n, dim), y (n,), `proxies` c (n_classes, dim). The centers follow their own rule, in training mode only and
-    after the value is computed; no optimiser moves them, but they are saved with the model. Alone it collapses: all
+    after the value is computed; no optimiser moves them, but `state_dict` has them. Alone it collapses: all
     cells and centers meet at one point, so `fit` refuses it without another loss. Cells with code -1 are ignored; a
     batch without labels gives 0 and moves nothing. Calling it before `build` is a RuntimeError, a code that is no
     class a ValueError. The paper sums over the batch, this takes the mean, so that the weight does not depend on the
