@@ -38,7 +38,11 @@ class Model:
     scores
         15-NN macro-F1 by group of cells (``"train"``, ``"held-out"``, ``"null"``) and space (``"map"``, ``"metric"``).
     history
-        For each stage (``"metric"``, ``"map"``): ``step``, ``loss`` and ``held_out_f1``, arrays of equal length.
+        For each stage (``"metric"``, ``"map"``): ``step``, ``loss``, ``held_out_f1`` and what the loss traces, such as
+        the ``scale`` of "adacos"; arrays of equal length.
+    findings
+        What the loss learned of the classes, in their order: ``surviving_centers`` (classes,) of "softtriple" and
+        "hardtriple", the ``tree`` of "hierarchical_triplet" (a linkage matrix of scipy). Empty for most losses.
     seconds
         Wall time of the ``"fit"`` and of its ``"null"``.
     versions
@@ -51,6 +55,7 @@ class Model:
     settings: dict[str, str]
     scores: dict[str, dict[str, float]]
     history: dict[str, dict[str, np.ndarray]]
+    findings: dict[str, np.ndarray]
     seconds: dict[str, float]
     versions: dict[str, str]
 
@@ -100,14 +105,19 @@ class Model:
                 lines.append(f"{title:<16} {score['map']:>6.3f} {score['metric']:>7.3f}   {remark}")
         if "held-out" not in self.scores:
             lines.append("No cell was held out: nothing here says how the map does on new cells.")
+        if "surviving_centers" in self.findings:
+            centers = zip(self.classes, self.findings["surviving_centers"], strict=True)
+            lines.append("Centers that survive: " + ", ".join(f"{name} {n}" for name, n in centers))
         return "\n".join(lines)
 
     def record(self) -> dict[str, object]:
-        """Return what is kept in `uns`: settings, versions, history, seconds and scores."""
+        """Return what is kept in `uns`, as in the attributes of the same names."""
         return {
             "settings": dict(self.settings),
             "versions": dict(self.versions),
             "history": {stage: dict(columns) for stage, columns in self.history.items()},
+            "classes": np.array(self.classes, dtype=object),
+            "findings": dict(self.findings),
             "seconds": dict(self.seconds),
             "scores": {group: dict(score) for group, score in self.scores.items()},
         }
@@ -137,6 +147,7 @@ class Model:
                 stage: {name: values.tolist() for name, values in columns.items()}
                 for stage, columns in self.history.items()
             },
+            "findings": {name: values.tolist() for name, values in self.findings.items()},
         }
         whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         with files.replacing(path) as draft:
@@ -205,6 +216,7 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
             stage: {name: np.array(values) for name, values in columns.items()}
             for stage, columns in known["history"].items()
         },
+        findings={name: np.array(values) for name, values in known["findings"].items()},
         seconds=known["seconds"],
         versions=known["versions"],
     )

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tripletomics.losses.base import Loss
+
+NEIGHBOURING = 4  # types a batch, where a loss wants neighbours together
+
 
 class Balanced:
     """P x K batches: as many cells of every type as it has, up to an equal share, and never a cell twice.
@@ -20,30 +24,44 @@ class Balanced:
         For the draw.
     batch
         Codes (cells,) of donors or runs; within a type they take turns.
+    guide
+        A loss, which may ask for more as training goes on: its `companions` (cells, k) of each cell are k further
+        views, and types that are near by its `nearness` (n_classes, n_classes) come together.
 
     Notes
     -----
     Every cell of a type is drawn before one comes again. With more types than a quarter of `batch_size`, each batch
-    takes that many types at random.
+    takes that many types at random. With a `nearness`, each batch takes a random type and its 3 nearest.
 
     References
     ----------
     P x K batches: Hermans, Beyer & Leibe 2017.
     """
 
-    def __init__(self, y: np.ndarray, batch_size: int, seed: int, batch: np.ndarray | None = None) -> None:
-        self.cells = [np.flatnonzero(y == code) for code in np.unique(y[y >= 0])]
+    def __init__(
+        self,
+        y: np.ndarray,
+        batch_size: int,
+        seed: int,
+        batch: np.ndarray | None = None,
+        guide: Loss | None = None,
+    ) -> None:
+        self.kinds = np.unique(y[y >= 0])
+        self.cells = [np.flatnonzero(y == kind) for kind in self.kinds]
         self.batch_size = min(batch_size, int((y >= 0).sum()))
         self.batch = batch
         self.seed = seed
+        self.guide = guide
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         random = np.random.default_rng(self.seed)
         queues = [np.empty(0, dtype=np.int64) for _ in self.cells]
         while True:
-            types = random.permutation(len(self.cells))[: max(self.batch_size // 4, 1)]
+            companions = None if self.guide is None else self.guide.companions
+            size = self.batch_size if companions is None else max(self.batch_size // (1 + companions.shape[1]), 1)
+            types = self._types(random, max(size // 4, 1))
             rows = []
-            for kind, n in zip(types, shares([len(self.cells[kind]) for kind in types], self.batch_size), strict=True):
+            for kind, n in zip(types, shares([len(self.cells[kind]) for kind in types], size), strict=True):
                 rest = queues[kind]
                 if len(rest) < n:
                     fresh = self._shuffle(self.cells[kind], random)
@@ -52,7 +70,14 @@ class Balanced:
                     rest = np.concatenate([rest, fresh[~repeated], fresh[repeated]])
                 rows.append(rest[:n])
                 queues[kind] = rest[n:]
-            yield (np.concatenate(rows),)
+            cells = np.concatenate(rows)
+            yield (cells,) if companions is None else (cells, *companions[cells].T)
+
+    def _types(self, random: np.random.Generator, n: int) -> np.ndarray:
+        types = random.permutation(len(self.cells))
+        if self.guide is None or self.guide.nearness is None:
+            return types[:n]
+        return self.guide.nearness[self.kinds[types[0]], self.kinds].argsort(kind="stable")[: min(n, NEIGHBOURING)]
 
     def _shuffle(self, cells: np.ndarray, random: np.random.Generator) -> np.ndarray:
         cells = random.permutation(cells)

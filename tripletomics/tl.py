@@ -138,14 +138,15 @@ def fit(
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
     objective = losses.make(DEFAULT_LOSS if loss is None else loss)
-    losses.check_alone(objective)
     mlp, mask = networks.make(encoder), augmentations.make(augment)
     pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed, key_added)
+    losses.check(objective, metric_dim)
     fabric = training.start(device, precision)
     x = pp.matrix(adata, layer)
     codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
     held_out = pp.split(adata, hold_out, codes, seed)
     pp.check_labels(codes, classes, held_out, label, batch_size)
+    training.check_terms(objective, codes[~held_out], batch_size, seed)
     groups = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]
     is_counts = pp.decide_counts(x, counts)
 
@@ -175,7 +176,7 @@ def fit(
         seconds["null"] = time.perf_counter() - started - seconds["fit"]
     used = {"loss": objective, "encoder": mlp, "augment": mask, "counts": is_counts, "steps": steps}
     settings = {name: _text(value) for name, value in (given | used).items() if name not in ("adata", "progress")}
-    model = Model(contract, trained, classes, settings, scores, history, seconds, _versions())
+    model = Model(contract, trained, classes, settings, scores, history, objective.findings(), seconds, _versions())
     _write(adata, key_added, z, m)
     split_key = "tt_split" if key_added == "X_tt" else f"{key_added}_split"
     adata.obs[split_key] = pd.Categorical(np.where(held_out, "held-out", "train"), ["train", "held-out"])

@@ -6,6 +6,7 @@ are a cell and one of its neighbours, and y holds the cell's principal component
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Literal, cast
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from tripletomics import metrics
 from tripletomics.augment import Mask
-from tripletomics.losses.base import Loss
+from tripletomics.losses.base import Loss, spec
 from tripletomics.losses.neighbours import Neighbours, data_graph, label_graph
 from tripletomics.networks import MLP, Encoder, MapHead, Networks, project
 from tripletomics.parts import did_you_mean
@@ -27,6 +28,7 @@ from tripletomics.sources import Memory
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, latest held-out score
 History = dict[str, dict[str, np.ndarray]]  # stage -> step, loss, held_out_f1
 BATCH_SIZE = 512
+TRIED_BATCHES = 20  # batches in which a loss must have something to compare
 CHECKS = 6  # times a stage that the held-out cells are scored, for the history alone
 CHECK_CELLS = 1000
 MAP_STEPS = 2  # steps of the map head for one of the encoder: with 2,000 genes they cost half as much
@@ -41,7 +43,7 @@ def silent(stage: str, step: int, steps: int, loss: float, score: float) -> None
 def train(
     fabric: Fabric,
     network: nn.Module,
-    loss: nn.Module,
+    loss: Loss,
     source: Memory,
     sampler: Iterable[tuple[np.ndarray, ...]],
     targets: Tensor,
@@ -51,8 +53,8 @@ def train(
     augment: Callable[[Tensor, torch.Generator], Tensor],
     seed: int,
     watch: Callable[[int, Tensor], None],
-) -> np.ndarray:
-    """Train `network`, and `loss` where it has parameters, in place; return the loss of each step.
+) -> dict[str, np.ndarray]:
+    """Train `network`, and `loss` where it has parameters, in place; return the loss of each step and its traces.
 
     Parameters
     ----------
@@ -71,16 +73,23 @@ def train(
         [
             {"params": [p for p in network.parameters() if p.dim() > 1], "weight_decay": 1e-4},
             {"params": [p for p in network.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-            {"params": [p for p in loss.parameters() if p.requires_grad], "weight_decay": 0.0},
+            *loss.train().to(fabric.device).groups(lr),
         ],
         lr=lr,
     )
     network, optimizer = fabric.setup(network.train(), optimizer)
-    loss = loss.train().to(fabric.device)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
     generator = torch.Generator(fabric.device).manual_seed(seed)
-    values = []
-    for step, rows in zip(range(steps), sampler, strict=False):
+    batches = iter(sampler)
+    values, traces = [], []
+    seen, due = 0, 0
+    for step in range(steps):
+        loss.pace(step, steps)
+        if loss.epochs and seen >= due:
+            loss.survey(project(network, source, fabric.device), fabric.to_device(targets))
+            due += loss.epochs * len(source)
+        rows = next(batches)
+        seen += len(rows[0])
         x = fabric.to_device(torch.cat([source.rows(view) for view in rows]))
         places = network(augment(x, generator)).float()
         value = loss(*places.chunk(len(rows)), fabric.to_device(targets[rows[0]]))
@@ -90,12 +99,13 @@ def train(
         optimizer.step()
         schedule.step()
         values.append(value.detach())
+        traces.append(loss.trace())
         watch(step + 1, values[-1])
     losses = torch.stack(values).cpu().numpy()
     if not np.isfinite(losses).all():
         first = int(np.flatnonzero(~np.isfinite(losses))[0])
         raise FloatingPointError(f"The loss became {losses[first]} at step {first + 1} of {steps}: lower lr={lr:g}.")
-    return losses
+    return {"loss": losses} | {name: torch.stack([trace[name] for trace in traces]).cpu().numpy() for name in traces[0]}
 
 
 def warm_up_then_decay(step: int, steps: int) -> float:
@@ -148,13 +158,14 @@ def learn(
         loss.build(metric_dim, int(y.max()) + 1)
         head = MapHead(axes.shape[1], axes.shape[0], metric_dim, dim).to(fabric.device)
     networks = Networks(encoder, head)
-    balanced = Balanced(y_train, batch_size or BATCH_SIZE, seed, None if groups is None else groups[train_rows])
+    donors = None if groups is None else groups[train_rows]
+    balanced = Balanced(y_train, batch_size or BATCH_SIZE, seed, donors, guide=loss)
     watch = Watch("metric", steps, report, encoder, cells, y, train_rows, held_out_rows, fabric)
-    losses = train(
+    curves = train(
         fabric, encoder, loss, source, balanced, torch.from_numpy(y_train),
         steps=steps, lr=lr, augment=augment, seed=seed, watch=watch,
     )  # fmt: skip
-    history = {"metric": watch.history(losses)}
+    history = {"metric": watch.history(curves)}
 
     z = project(encoder, source, fabric.device)
     scores = project(lambda x: x @ axes.T, source, fabric.device)
@@ -163,12 +174,25 @@ def learn(
     edges = Edges(data_graph(reference), label_graph(reference, y_train), structure, MAP_PAIRS, seed)
     steps *= MAP_STEPS
     watch = Watch("map", steps, report, lambda x: networks(x)[1], cells, y, train_rows, held_out_rows, fabric)
-    losses = train(
+    curves = train(
         fabric, head, Neighbours(), Memory(head.inputs(scores, z).cpu().numpy()), edges, scores,
         steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch,
     )  # fmt: skip
-    history["map"] = watch.history(losses)
+    history["map"] = watch.history(curves)
     return networks, history
+
+
+def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) -> None:
+    """Refuse batches in which a loss has nothing to compare; `y` are the training cells' codes."""
+    sampler = Balanced(y, batch_size or BATCH_SIZE, seed)
+    for (rows,) in itertools.islice(sampler, TRIED_BATCHES):
+        if not loss.has_terms(y[rows]):
+            size = np.unique(y[rows], return_counts=True)[1]
+            raise ValueError(
+                f"batch_size={sampler.batch_size} gives a batch of {len(size)} types, the largest with {size.max()} "
+                f"cells, in which loss={spec(loss)!r} has nothing to compare. Raise batch_size, at best to "
+                f"{4 * len(sampler.kinds)} or more, 4 for each type."
+            )
 
 
 def start(device: str, precision: str) -> Fabric:
@@ -224,6 +248,6 @@ class Watch:
         if step % 10 == 0 or step == self.steps:
             self.report(self.stage, step, self.steps, float(value), self.latest)
 
-    def history(self, losses: np.ndarray) -> dict[str, np.ndarray]:
-        """Return step, loss and held-out macro-F1 (NaN where it was not measured)."""
-        return {"step": np.arange(1, self.steps + 1), "loss": losses, "held_out_f1": self.scores}
+    def history(self, curves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return step, loss, held-out macro-F1 (NaN where it was not measured) and what the loss traces."""
+        return {"step": np.arange(1, self.steps + 1), **curves, "held_out_f1": self.scores}

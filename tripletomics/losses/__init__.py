@@ -4,7 +4,8 @@ from tripletomics.losses.base import (
     Foreign,
     Loss,
     Sum,
-    check_alone,
+    check,
+    family,
     labelled,
     make,
     names,
@@ -12,19 +13,45 @@ from tripletomics.losses.base import (
     spec,
     zero,
 )
-from tripletomics.losses.proxies import Center, ProxyLoss, Softmax
-from tripletomics.losses.tuples import Contrastive, Triplet
+from tripletomics.losses.batch import NCA, SupCon
+from tripletomics.losses.proxies import (
+    AdaCos,
+    ArcFace,
+    Center,
+    CosFace,
+    HardTriple,
+    NormSoftmax,
+    ProxyLoss,
+    ProxyNCA,
+    Softmax,
+    SoftTriple,
+)
+from tripletomics.losses.tuples import Angular, Contrastive, HierarchicalTriplet, Quadruplet, RankNet, Triplet
 
 __all__ = [
+    "NCA",
+    "AdaCos",
+    "Angular",
+    "ArcFace",
     "Center",
     "Contrastive",
+    "CosFace",
     "Foreign",
+    "HardTriple",
+    "HierarchicalTriplet",
     "Loss",
+    "NormSoftmax",
     "ProxyLoss",
+    "ProxyNCA",
+    "Quadruplet",
+    "RankNet",
+    "SoftTriple",
     "Softmax",
     "Sum",
+    "SupCon",
     "Triplet",
-    "check_alone",
+    "check",
+    "family",
     "labelled",
     "make",
     "names",

@@ -20,9 +20,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeVar, cast, dataclass_transform
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,11 +48,27 @@ class Loss(nn.Module):
     name
         The registered name.
     collapses
-        Whether training on this loss alone moves all cells to one point; see `check_alone`.
+        Whether training on this loss alone moves all cells to one point; see `check`.
+    normalised
+        Whether only the direction of z counts; see `check`.
+    parameter_lr, parameter_eps
+        Learning rate of the loss's own parameters, in units of the encoder's, and Adam's epsilon for them.
+    epochs
+        How many epochs after a survey of all training cells the next is due; 0 if the loss wants none.
+    companions
+        Row numbers (cells, k) of cells that a survey chose to come with each training cell, as further views.
+    nearness
+        Matrix (n_classes, n_classes) of class distances from a survey: near classes then share batches.
     """
 
     name: str = ""
     collapses: bool = False
+    normalised: bool = False
+    parameter_lr: float = 1.0
+    parameter_eps: float = 1e-8
+    epochs: int = 0
+    companions: np.ndarray | None = None
+    nearness: np.ndarray | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make an empty module, so that the dataclass can set its settings."""
@@ -60,6 +78,29 @@ class Loss(nn.Module):
 
     def build(self, dim: int, n_classes: int) -> None:
         """Create the parameters for `dim` columns of z and `n_classes` classes, in place; most losses have none."""
+
+    def groups(self, lr: float) -> list[dict[str, Any]]:
+        """Return the parameters as groups for torch.optim, given the encoder's learning rate."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [{"params": trained, "lr": self.parameter_lr * lr, "eps": self.parameter_eps, "weight_decay": 0.0}]
+
+    def pace(self, step: int, steps: int) -> None:
+        """Take note of how far training is; called before each step."""
+
+    def survey(self, z: Tensor, y: Tensor) -> None:
+        """Look at all training cells as they lie now; called every `epochs` epochs, from the first step on."""
+
+    def has_terms(self, y: np.ndarray) -> bool:
+        """Tell whether a batch with these codes has anything to compare: by default, whether a cell is labelled."""
+        return bool((y >= 0).any())
+
+    def trace(self) -> dict[str, Tensor]:
+        """Return numbers (0-d) to keep in the history of each step."""
+        return {}
+
+    def findings(self) -> dict[str, np.ndarray]:
+        """Return what the trained loss has learned about the classes, by name."""
+        return {}
 
     def __add__(self, other: nn.Module) -> Sum:
         return Sum([self, other])
@@ -104,6 +145,8 @@ class Sum(Loss):
         self.weights = tuple(float(weight) for weight, _ in terms)
         self.members = nn.ModuleList(member for _, member in terms)
         self.collapses = all(loss.collapses for loss in losses)
+        self.normalised = any(loss.normalised for loss in losses)
+        self.epochs = min((loss.epochs for loss in losses if loss.epochs), default=0)
 
     def terms(self) -> list[tuple[float, Loss]]:
         """List the weights with their losses."""
@@ -114,9 +157,43 @@ class Sum(Loss):
         for _, member in self.terms():
             member.build(dim, n_classes)
 
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the weighted sum of the members' values."""
-        return torch.stack([weight * member(z, y) for weight, member in self.terms()]).sum()
+    def groups(self, lr: float) -> list[dict[str, Any]]:
+        """Return every member's groups."""
+        return [group for _, member in self.terms() for group in member.groups(lr)]
+
+    def pace(self, step: int, steps: int) -> None:
+        """Tell every member."""
+        for _, member in self.terms():
+            member.pace(step, steps)
+
+    def survey(self, z: Tensor, y: Tensor) -> None:
+        """Let the members that want to look at all training cells; the first that guides batches does so."""
+        for _, member in self.terms():
+            if member.epochs:
+                member.survey(z, y)
+                self.companions = member.companions if self.companions is None else self.companions
+                self.nearness = member.nearness if self.nearness is None else self.nearness
+
+    def has_terms(self, y: np.ndarray) -> bool:
+        """Tell whether every member has something to compare."""
+        return all(member.has_terms(y) for _, member in self.terms())
+
+    def trace(self) -> dict[str, Tensor]:
+        """Return what all members trace."""
+        return {name: value for _, member in self.terms() for name, value in member.trace().items()}
+
+    def findings(self) -> dict[str, np.ndarray]:
+        """Return what all members found."""
+        return {name: value for _, member in self.terms() for name, value in member.findings().items()}
+
+    def forward(self, z: Tensor, *others: Tensor) -> Tensor:
+        """Return the weighted sum of the members' values; companions of z reach those that chose them."""
+        views, y = (z, *others[:-1]), others[-1]
+        values = [
+            weight * (member(z, y) if member.companions is None else member(*views, y))
+            for weight, member in self.terms()
+        ]
+        return torch.stack(values).sum()
 
     def extra_repr(self) -> str:
         """Return the sum as text."""
@@ -173,6 +250,11 @@ def names() -> list[str]:
     return sorted(_LOSSES)
 
 
+def family() -> dict[str, type[Loss]]:
+    """Return the classes of all losses by name."""
+    return dict(_LOSSES)
+
+
 def make(loss: str | nn.Module) -> Loss:
     """Turn what a user gives as ``loss=`` into a loss.
 
@@ -219,12 +301,25 @@ def spec(loss: Loss) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def check_alone(loss: Loss) -> None:
-    """Raise a ValueError if training on this loss alone would move all cells to one point."""
+def check(loss: Loss, metric_dim: int) -> None:
+    """Refuse a loss that moves all cells to one point, and warn about one that has too few dimensions.
+
+    Raises
+    ------
+    ValueError
+        If training on this loss alone would collapse.
+    """
     if loss.collapses:
         raise ValueError(
             f"loss={spec(loss)!r} alone moves all cells to one point. "
             "Add a loss that keeps the classes apart, such as 'softmax + 0.003*center'."
+        )
+    if loss.normalised and metric_dim <= 3:
+        shape = "circle" if metric_dim == 2 else "sphere"
+        warnings.warn(
+            f"loss={spec(loss)!r} sees directions alone, so metric_dim={metric_dim} puts all cells on a {shape}, where "
+            "many types leave no room for a margin. Take metric_dim=32, or a loss of distances such as 'triplet'.",
+            stacklevel=3,
         )
 
 

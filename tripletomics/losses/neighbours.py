@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
-from torch import Tensor, nn
+from torch import Tensor
+
+from tripletomics.losses.base import Loss
 
 NEIGHBOURS = 15
 
 
-class Neighbours(nn.Module):
+class Neighbours(Loss):
     r"""Neighbours lie close in the map, and far types stay far.
 
     .. math::

@@ -1,30 +1,32 @@
 """Losses that compare a cell with learned points, one for each class: its proxies.
 
 A proxy loss costs O(n * classes) and does not need two cells of a type in a batch, so rare types are no problem.
-`build` creates the proxies before training, when the classes are known.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tripletomics import parts
+from tripletomics.geometry import normalise
 from tripletomics.losses.base import Loss, labelled, register, zero
+
+_RANGES = {"temperature": "(0, inf)", "scale": "(0, inf)", "gamma": "(0, inf)", "tau": "[0, inf)", "margin": "[0, 1.5]"}
+_ADACOS = (0.4, 64.0)  # bounds of its scale; that of 3 or more well separated classes lies between
 
 
 class ProxyLoss(Loss):
-    """The base of losses with one proxy for each class.
+    """The base of losses with a proxy for each class: the parameter `proxies` (n_classes, dim), made by `build`.
 
-    Attributes
-    ----------
-    proxies
-        The parameter (n_classes, dim) that `build` creates.
+    Subclasses define ``_value(x, w, codes)`` for one or more labelled cells x and proxies w, unit rows if `normalised`.
     """
 
+    parameter_lr = 10.0  # at the encoder's rate the proxies lag behind the cells
     proxies: nn.Parameter
 
     def build(self, dim: int, n_classes: int) -> None:
@@ -32,20 +34,24 @@ class ProxyLoss(Loss):
         self.proxies = nn.Parameter(torch.empty(n_classes, dim))
         nn.init.kaiming_uniform_(self.proxies, a=math.sqrt(5))
 
-    def known(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Drop the unlabelled cells and check that the others fit the proxies."""
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of a batch."""
         if "proxies" not in self._parameters:
             raise RuntimeError(f"{self.name} has no proxies yet: call build(dim, n_classes) first.")
-        cells, codes = labelled(z, y)
+        x, codes = labelled(z, y)
         n_classes, dim = len(self.proxies), self.proxies.shape[-1]
         if z.shape[1] != dim:
             raise ValueError(f"{self.name} was built for dim={dim}, but z has {z.shape[1]} columns.")
-        if len(codes) and codes.max() >= n_classes:
-            raise ValueError(
-                f"{self.name} was built for n_classes={n_classes} (codes 0 to {n_classes - 1}), "
-                f"but y holds {int(codes.max())}."
-            )
-        return cells, codes
+        if not len(codes):
+            return zero(z)
+        if (top := int(codes.max())) >= n_classes:
+            allowed = f"n_classes={n_classes} (codes 0 to {n_classes - 1})"
+            raise ValueError(f"{self.name} was built for {allowed}, but y holds {top}.")
+        w = self.proxies.to(z.dtype)
+        return self._value(normalise(x), normalise(w), codes) if self.normalised else self._value(x, w, codes)
+
+    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 @register("softmax")
@@ -57,8 +63,8 @@ class Softmax(ProxyLoss):
     Notes
     -----
     z is (n, dim), y (n,), `proxies` w (n_classes, dim), `bias` b (n_classes,), which starts at 0. Cells with code -1
-    are ignored; a batch without labels gives 0. Calling it before `build` is a RuntimeError, a code that is no class
-    a ValueError.
+    are ignored; a batch without labels gives 0 and moves nothing. Calling it before `build` is a RuntimeError, a code
+    that is no class a ValueError.
 
     References
     ----------
@@ -70,13 +76,8 @@ class Softmax(ProxyLoss):
         super().build(dim, n_classes)
         self.bias = nn.Parameter(torch.zeros(n_classes))
 
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        cells, codes = self.known(z, y)
-        if not len(codes):
-            return zero(z)
-        logits = F.linear(cells, self.proxies.to(z.dtype), self.bias.to(z.dtype))
-        return F.cross_entropy(logits, codes)
+    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
+        return F.cross_entropy(F.linear(x, w, self.bias.to(x.dtype)), codes)
 
 
 @register("center")
@@ -93,12 +94,10 @@ class Center(ProxyLoss):
 
     Notes
     -----
-    z is (n, dim), y (n,), `proxies` c (n_classes, dim). The centers follow their own rule, in training mode only and
-    after the value is computed; no optimiser moves them, but `state_dict` has them. Alone it collapses: all
-    cells and centers meet at one point, so `fit` refuses it without another loss. Cells with code -1 are ignored; a
-    batch without labels gives 0 and moves nothing. Calling it before `build` is a RuntimeError, a code that is no
-    class a ValueError. The paper sums over the batch, this takes the mean, so that the weight does not depend on the
-    batch's size.
+    `proxies` are the centers c. They follow their own rule, in training mode only and after the value is computed; no
+    optimiser moves them, but `state_dict` has them. Alone it collapses: all cells and centers meet at one point, so
+    `fit` refuses it without another loss. The paper sums over the batch, this takes the mean, so that the weight does
+    not depend on the batch's size. Shapes, unlabelled cells and errors are as in `Softmax`.
 
     References
     ----------
@@ -116,18 +115,297 @@ class Center(ProxyLoss):
         super().build(dim, n_classes)
         self.proxies.requires_grad_(False)
 
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch; in training mode, then move the centers."""
-        cells, codes = self.known(z, y)
-        if not len(codes):
-            return zero(z)
-        away = cells - self.proxies.to(z.dtype)[codes]
+    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
+        away = x - w[codes]
         if self.training:
-            self._move(away.detach(), codes)
+            step = torch.zeros_like(self.proxies).index_add_(0, codes, away.detach().to(self.proxies.dtype))
+            size = torch.bincount(codes, minlength=len(self.proxies))
+            self.proxies.add_(self.alpha * step / (1 + size[:, None]))
         return away.square().sum() / (2 * len(codes))
 
-    @torch.no_grad()
-    def _move(self, away: Tensor, codes: Tensor) -> None:
-        step = torch.zeros_like(self.proxies).index_add_(0, codes, away.to(self.proxies.dtype))
-        size = torch.bincount(codes, minlength=len(self.proxies))
-        self.proxies.add_(self.alpha * step / (1 + size[:, None]))
+
+class CosineLoss(ProxyLoss):
+    """The base of proxy losses that see directions alone; it checks the settings that they share."""
+
+    normalised = True
+    parameter_lr = 10.0  # at the encoder's rate the proxies lag behind the cells
+
+    def __post_init__(self) -> None:
+        for setting in vars(self):
+            if setting in _RANGES:
+                parts.check_number(self, setting, _RANGES[setting])
+            elif setting == "centers":
+                parts.check_number(self, setting, "[1, inf)", whole=True)
+            elif setting in ("easy", "plus"):
+                parts.check_flag(self, setting)
+
+
+@register("normsoftmax")
+class NormSoftmax(CosineLoss):
+    r"""Classify each cell by its angles to the proxies: a softmax on cosines, without lengths and biases.
+
+    .. math:: L = -\frac1n \sum_i \log \frac{\exp(\cos\theta_{i y_i} / T)}{\sum_k \exp(\cos\theta_{ik} / T)}
+
+    Parameters
+    ----------
+    temperature
+        T in units of the cosine, above 0; useful from 0.02 to 0.5. Lower looks at the nearest wrong class alone.
+
+    Notes
+    -----
+    theta is the angle between cell and proxy. Shapes, unlabelled cells and errors are as in `Softmax`.
+
+    References
+    ----------
+    Zhai & Wu 2019, Classification is a strong baseline for deep metric learning.
+    """
+
+    temperature: float = 0.05
+
+    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
+        return F.cross_entropy(x @ w.T / self.temperature, codes)
+
+
+@register("arcface")
+class ArcFace(CosineLoss):
+    r"""Ask each cell to be nearer to its proxy than to any other by an angle.
+
+    .. math:: L = \frac1n \sum_i \log(1 + \sum_{k \ne y_i} e^{s (\cos\theta_{ik} - \cos(\theta_{i y_i} + m))})
+
+    Parameters
+    ----------
+    scale
+        s, from cosines to logits, above 0; useful from 8 to 64. In 2-D, 64 gives gradients of 10,000.
+    margin
+        m, an angle in radians, from 0 to 1.5; useful from 0.1 to 0.5. In 2-D, 0.5 has no room for over 12 classes.
+    easy
+        Ask only cells within 90 degrees of their proxy for the margin.
+
+    Notes
+    -----
+    Beyond theta = pi - m, cos(theta) - m sin(m) takes the place of cos(theta + m) and keeps falling. At theta = 0 the
+    margin's gradient is 0. Shapes, unlabelled cells and errors are as in `Softmax`.
+
+    References
+    ----------
+    Deng, Guo, Xue & Zafeiriou 2019, ArcFace: additive angular margin loss for deep face recognition.
+    """
+
+    scale: float = 64.0
+    margin: float = 0.5
+    easy: bool = False
+
+    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
+        scores = x @ w.T
+        cos = scores.gather(1, codes[:, None])
+        # exact near 0 and pi, where acos and sqrt(1 - cos^2) lose digits and have infinite gradients
+        sin = torch.linalg.vector_norm(x - cos * w[codes], dim=1, keepdim=True)
+        target = cos * math.cos(self.margin) - sin * math.sin(self.margin)
+        least, beyond = (0.0, 0.0) if self.easy else (-math.cos(self.margin), self.margin * math.sin(self.margin))
+        target = torch.where(cos > least, target, cos - beyond)
+        return F.cross_entropy(self.scale * scores.scatter(1, codes[:, None], target), codes)
+
+
+@register("cosface")
+class CosFace(CosineLoss):
+    r"""Ask each cell's cosine to its own proxy to exceed all others by a margin.
+
+    .. math:: L = \frac1n \sum_i \log(1 + \sum_{k \ne y_i} e^{s (\cos\theta_{ik} - \cos\theta_{i y_i} + m)})
+
+    Parameters
+    ----------
+    scale
+        s, from cosines to logits, above 0; useful from 8 to 64.
+    margin
+        m in units of the cosine, from 0 to 1.5; useful from 0.1 to 0.4, less for many classes in few dimensions.
+
+    Notes
+    -----
+    Shapes, unlabelled cells and errors are as in `Softmax`.
+
+    References
+    ----------
+    Wang et al. 2018, CosFace: large margin cosine loss for deep face recognition.
+    """
+
+    scale: float = 64.0
+    margin: float = 0.35
+
+    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
+        return _margin_cross_entropy(x @ w.T, codes, self.scale, self.margin)
+
+
+@register("adacos")
+class AdaCos(CosineLoss):
+    r"""Classify each cell by its angles to the proxies, with a scale that sets itself: nothing to tune.
+
+    .. math::
+        L = \frac1n \sum_i \log(1 + \sum_{k \ne y_i} e^{s (\cos\theta_{ik} - \cos\theta_{i y_i})}), \quad
+        s \leftarrow \frac{\log B}{\cos \min(\pi/4, \theta_{med})}, \quad
+        B = \frac1n \sum_i \sum_{k \ne y_i} e^{s \cos\theta_{ik}}
+
+    Notes
+    -----
+    The buffer `scale` s (0-d) starts at sqrt(2) log(n_classes - 1). In training mode each batch sets it, then uses it;
+    theta_med is the lower median of theta_iy. s stays within 0.4 and 64; the paper's is 0 for ever with 2 classes, and
+    can grow without end in few dimensions. Shapes, unlabelled cells and errors are as in `Softmax`.
+
+    References
+    ----------
+    Zhang et al. 2019, AdaCos: adaptively scaling cosine logits for effectively learning deep face representations.
+    """
+
+    def build(self, dim: int, n_classes: int) -> None:
+        """Draw the proxies as torch.nn.Linear draws its weights, and start the scale afresh."""
+        super().build(dim, n_classes)
+        self.register_buffer("scale", torch.tensor(2**0.5 * math.log(max(n_classes - 1, 1))).clamp(*_ADACOS))
+
+    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
+        cos, scale, own = x @ w.T, self.get_buffer("scale"), codes[:, None]
+        if self.training:
+            others = (scale.to(cos.dtype) * cos.detach()).scatter(1, own, -torch.inf)
+            log_b = others.flatten().logsumexp(0) - math.log(len(codes))
+            median = -(-cos.detach().gather(1, own)).median()  # the lower one of angles is the upper one of cosines
+            scale = (log_b / median.clamp(min=0.5**0.5)).clamp(*_ADACOS).to(scale.dtype)
+            self.scale = scale  # not in place: the backward pass of an earlier batch may need the old one
+        return F.cross_entropy(scale.to(cos.dtype) * cos, codes)
+
+    def trace(self) -> dict[str, Tensor]:
+        """Return the scale."""
+        return {"scale": self.get_buffer("scale").clone()}
+
+
+@register("proxynca")
+class ProxyNCA(CosineLoss):
+    r"""Pull each cell to its proxy and push it from the others, by squared distances of directions.
+
+    .. math:: L = -\frac1n \sum_i \log \frac{\exp(-d^2(x_i, p_{y_i}) / T)}{\sum_{k \ne y_i} \exp(-d^2(x_i, p_k) / T)}
+
+    Parameters
+    ----------
+    plus
+        The sum includes the cell's own proxy and T is 1/9 (ProxyNCA++); else T is 1, and the loss falls below 0.
+
+    Notes
+    -----
+    d^2 = 2 - 2 cos(theta), on vectors of length 1. With one class and without `plus` the sum is empty and the loss 0.
+    Shapes, unlabelled cells and errors are as in `Softmax`.
+
+    References
+    ----------
+    Movshovitz-Attias et al. 2017, No fuss distance metric learning using proxies. Teh et al. 2020, ProxyNCA++.
+    """
+
+    plus: bool = False
+
+    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
+        scores = 2 * x @ w.T  # -d^2 but for a constant
+        if self.plus or len(w) == 1:  # one class has no other: 0
+            return F.cross_entropy(9 * scores, codes)
+        others = scores.scatter(1, codes[:, None], -torch.inf)
+        return (others.logsumexp(1, keepdim=True) - scores.gather(1, codes[:, None])).mean()
+
+
+class CentersLoss(CosineLoss):
+    """The base of losses with several proxies for each class, its centers: `proxies` is (n_classes, centers, dim)."""
+
+    parameter_eps = 0.01  # centers that few cells reach stay nearly still
+    centers: int
+
+    def build(self, dim: int, n_classes: int) -> None:
+        """Draw the proxies (n_classes, centers, dim) as torch.nn.Linear draws its weights."""
+        super().build(dim, n_classes * self.centers)
+        self.proxies = nn.Parameter(self.proxies.detach().view(n_classes, self.centers, dim))
+
+    def surviving(self) -> Tensor:
+        """Count each class's centers (n_classes,), int64; those that steps below 0.1 radians (6°) join are one."""
+        w = normalise(self.proxies.detach())
+        joined = (w @ w.mT > math.cos(0.1)).to(w.dtype)
+        for _ in range(self.centers.bit_length()):  # each turn doubles the length of the chains
+            joined = (joined @ joined).clamp(max=1)
+        return (~joined.bool().tril(-1).any(2)).sum(1)  # the first center of each chain has no earlier one
+
+    def findings(self) -> dict[str, np.ndarray]:
+        """Return how many centers each class has left; see `surviving`."""
+        return {"surviving_centers": self.surviving().cpu().numpy()}
+
+
+@register("softtriple")
+class SoftTriple(CentersLoss):
+    r"""Give each class several centers, so that a type may keep its subtypes, and merge those that it does not need.
+
+    .. math::
+        L = \frac1n \sum_i \log(1 + \sum_{c \ne y_i} e^{s (S_{ic} - S_{iy_i} + m)})
+            + \tau \sum_c \sum_{k < l} \frac{\sqrt{2 + 10^{-5} - 2 w_{ck} \cdot w_{cl}}}{C K (K - 1)}, \quad
+        S_{ic} = \sum_k \operatorname{softmax}_k(x_i \cdot w_{ck} / \gamma) \; x_i \cdot w_{ck}
+
+    Parameters
+    ----------
+    centers
+        K, the centers of each class, at least 1; useful from 2 to 20.
+    scale
+        s, from cosines to logits, above 0; useful from 5 to 64.
+    gamma
+        Softness in units of the cosine, above 0; useful from 0.02 to 0.5. Lower counts the nearest center alone.
+    margin
+        m in units of the cosine, from 0 to 1.5; useful up to 0.2.
+    tau
+        How strongly the centers of a class attract each other, at least 0; useful up to 1.
+
+    Notes
+    -----
+    `proxies` w is (n_classes, centers, dim); see `surviving`. Other shapes, unlabelled cells and errors: `Softmax`.
+
+    References
+    ----------
+    Qian, Shang, Sun, Hu, Li & Jin 2019, SoftTriple loss: deep metric learning without triplet sampling.
+    """
+
+    centers: int = 10
+    scale: float = 20.0
+    gamma: float = 0.1
+    margin: float = 0.01
+    tau: float = 0.2
+
+    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
+        cos = torch.einsum("nd,ckd->nck", x, w)
+        value = _margin_cross_entropy((F.softmax(cos / self.gamma, 2) * cos).sum(2), codes, self.scale, self.margin)
+        one, other = torch.triu_indices(self.centers, self.centers, 1, device=w.device)
+        apart = ((w[:, one] - w[:, other]).square().sum(2) + 1e-5).sqrt()  # 2 - 2 cos as a square is never below 0
+        return value + self.tau * apart.sum() / (len(w) * self.centers * max(self.centers - 1, 1))
+
+
+@register("hardtriple")
+class HardTriple(CentersLoss):
+    r"""Give each class several centers, and compare each cell with the nearest center of every class.
+
+    .. math:: L = \frac1n \sum_i \log(1 + \sum_{c \ne y_i} e^{s (S_{ic} - S_{iy_i} + m)}), S_{ic} = \max_k x_i w_{ck}
+
+    Parameters
+    ----------
+    centers
+        The centers of each class, at least 1; useful from 2 to 20.
+    scale
+        s, from cosines to logits, above 0; useful from 5 to 64.
+    margin
+        m in units of the cosine, from 0 to 1.5; useful up to 0.2.
+
+    Notes
+    -----
+    `proxies` w is (n_classes, centers, dim). Other shapes, unlabelled cells and errors are as in `Softmax`.
+
+    References
+    ----------
+    Qian, Shang, Sun, Hu, Li & Jin 2019, SoftTriple loss: deep metric learning without triplet sampling.
+    """
+
+    centers: int = 10
+    scale: float = 20.0
+    margin: float = 0.01
+
+    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
+        return _margin_cross_entropy(torch.einsum("nd,ckd->nck", x, w).amax(2), codes, self.scale, self.margin)
+
+
+def _margin_cross_entropy(scores: Tensor, codes: Tensor, scale: float, margin: float) -> Tensor:
+    return F.cross_entropy(scale * (scores - margin * F.one_hot(codes, scores.shape[1]).to(scores.dtype)), codes)

@@ -1,0 +1,238 @@
+"""Triplet, with every way to choose triplets: all of them, mined ones, bands, curricula, offline ones."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tripletomics import geometry, parts
+from tripletomics.losses.base import Loss, labelled, register, zero
+
+_MINERS = {
+    "hard": geometry.mine_hard,
+    "semihard": geometry.mine_semihard,
+    "easy_positive": geometry.mine_easy_positive,
+}
+_PACES: dict[str, Callable[[float], float]] = {
+    "linear": lambda t: t,
+    "root": math.sqrt,
+    "exponential": lambda t: math.expm1(10 * t) / math.expm1(10),
+    "step": lambda t: min(math.floor(4 * t), 3) / 3,
+}
+_CANDIDATES = 20_000  # cells among which offline triplets are chosen
+
+
+@register("triplet")
+class Triplet(Loss):
+    r"""Pull cells of a type together until every other type is farther away by a margin.
+
+    .. math:: \ell(a, p, n) = \max(0,\; d_{ap} - d_{an} + m)
+
+    Parameters
+    ----------
+    margin
+        How much farther a cell of another class must be, in units of `distance`; at least 0, useful from 0.05 to 1. A
+        margin tuned for one distance does not transfer to another.
+    distance
+        ``"euclidean"``, ``"sqeuclidean"``, ``"manhattan"``, ``"minkowski"``, ``"cosine"`` (0 to 2), ``"angular"``
+        (radians), ``"mahalanobis"`` (in units of the spread inside the classes of the batch) or ``"jaccard"`` (0 to
+        1). Squared distances have vanishing gradients once cells are close, and collapse under hard mining.
+    p
+        The power of ``"minkowski"``, above 0; below 1 it is no metric. Unused by other distances.
+    mining
+        Which triplets count. ``"all"``: every one, exactly. ``"hard"``: per anchor the farthest positive and the
+        nearest negative. ``"semihard"``: for every anchor and positive the nearest negative that is farther than the
+        positive, else the farthest negative. ``"easy_positive"``: per anchor the nearest positive and the nearest
+        negative, which lets a type keep several clusters. ``"band"``: those whose gap d_ap - d_an is in (`lo`, `hi`].
+        ``"curriculum"``: a band that moves as training goes on. ``"offline"``: one triplet an anchor, chosen among all
+        training cells every `every` epochs: the positive of middle distance and the nearest negative.
+    soft
+        Use log(1 + exp(d_ap - d_an)) instead of the hinge; the margin is then unused.
+    reduction
+        For mining ``"all"``, ``"band"`` and ``"curriculum"``: ``"nonzero"`` averages the triplets above 0, ``"all"``
+        averages every triplet (of the band), ``"sum"`` adds them up. The other minings always average, satisfied
+        triplets included.
+    lo, hi
+        The band, in units of `distance`. From -margin to 0 it holds the triplets that are in the right order but too
+        close; above 0 those in the wrong order.
+    start, end
+        Hardness at the beginning and the end of a curriculum, from 0 (the easiest triplets that still count) to 1 (the
+        hardest of the batch). ``start=1, end=0`` is an anti-curriculum.
+    pacing
+        How hardness goes from one to the other: ``"linear"``, ``"root"`` (fast, then slow), ``"exponential"`` (slow,
+        then fast) or ``"step"`` (four levels).
+    shuffled
+        Take the same hardnesses in random order: the control that tells whether the order matters.
+    every
+        Epochs between two choices of offline triplets.
+
+    Notes
+    -----
+    z is (n, dim), y (n,). Cells with code -1 are ignored. A batch without a triplet (one class, or no class with two
+    cells) gives 0. The gradient at coinciding points is 0. No triplet is ever listed: ``"all"`` and bands take O(n^2)
+    memory and, for the hinge, O(n^2 log n) time; soft, their time grows with the number of triplets. With `soft`,
+    ``"nonzero"`` equals ``"all"``. Unlike FaceNet, embeddings are not scaled to length 1 unless the distance does it,
+    and distances are not squared.
+
+    A curriculum's band is half as wide as the range from the easiest triplet above 0 to the hardest of the batch, and
+    hardness h sets where in that range it lies; called outside training, h is `start`. Offline, `fit` passes anchors,
+    positives and negatives as three views, ``loss(a, p, n, y)``; called ``loss(z, y)`` it chooses within the batch. A
+    setting out of range is a ValueError.
+
+    References
+    ----------
+    Schroff, Kalenichenko & Philbin 2015, FaceNet (semihard). Hermans, Beyer & Leibe 2017, In defense of the triplet
+    loss (hard, soft, nonzero). Xuan, Stylianou & Pless 2020, Improved embeddings with easy positive triplet mining.
+    Bengio, Louradour, Collobert & Weston 2009, Curriculum learning. Wu, Dyer & Neyshabur 2021, When do curricula work?
+    (pacing, random order).
+    """
+
+    margin: float = 0.2
+    distance: str = "euclidean"
+    p: float = 2.0
+    mining: str = "all"
+    soft: bool = False
+    reduction: str = "nonzero"
+    lo: float = -0.2
+    hi: float = 0.0
+    start: float = 0.0
+    end: float = 1.0
+    pacing: str = "linear"
+    shuffled: bool = False
+    every: int = 5
+
+    def __post_init__(self) -> None:
+        parts.check_number(self, "margin", "[0, inf)")
+        check_distance(self)
+        parts.check_word(self, "mining", ["all", *_MINERS, "band", "curriculum", "offline"])
+        parts.check_flag(self, "soft")
+        parts.check_word(self, "reduction", ["nonzero", "all", "sum"])
+        if not self.lo < self.hi:  # also of NaN
+            raise ValueError(f"triplet: lo={self.lo!r} is not below hi={self.hi!r}.")
+        parts.check_number(self, "start", "[0, 1]")
+        parts.check_number(self, "end", "[0, 1]")
+        parts.check_word(self, "pacing", _PACES)
+        parts.check_flag(self, "shuffled")
+        parts.check_number(self, "every", "[1, inf)", whole=True)
+        self.normalised = self.distance in ("cosine", "angular")
+        if self.mining == "offline":
+            if self.distance == "mahalanobis":
+                raise ValueError("triplet: distance='mahalanobis' needs whole batches, which offline mining has not.")
+            self.epochs = self.every
+        if self.mining == "curriculum":
+            self.register_buffer("hardness", torch.tensor(float(self.start)))
+
+    def pace(self, step: int, steps: int) -> None:
+        """Set the hardness of a curriculum."""
+        if self.mining == "curriculum":
+            order = np.random.default_rng(0).permutation(steps) if self.shuffled else np.arange(steps)
+            share = _PACES[self.pacing](order[step] / max(steps - 1, 1))
+            self.get_buffer("hardness").fill_(self.start + (self.end - self.start) * share)
+
+    def survey(self, z: Tensor, y: Tensor) -> None:
+        """Choose the offline triplets."""
+        chosen = _choose(z, y, self.distance, self.p)
+        self.companions = torch.stack(chosen, dim=1).cpu().numpy()
+
+    def has_terms(self, y: np.ndarray) -> bool:
+        """Tell whether the codes make a triplet; offline, the batch need not hold it."""
+        return super().has_terms(y) if self.mining == "offline" else has_triplets(y)
+
+    def forward(self, z: Tensor, *others: Tensor) -> Tensor:
+        """Return the loss of a batch: ``loss(z, y)``, or ``loss(anchors, positives, negatives, y)`` for offline."""
+        if len(others) == 3:
+            positives, negatives, y = others
+            known = y >= 0
+            return self._chosen(z[known], positives[known], negatives[known])
+        cells, codes = labelled(z, *others)
+        if len(codes) < 3:
+            return zero(z)
+        if self.mining == "offline":
+            positive, negative = _choose(cells.detach(), codes, self.distance, self.p)
+            both = (positive != torch.arange(len(codes), device=z.device)) & (codes != codes[negative])
+            return self._chosen(cells[both], cells[positive[both]], cells[negative[both]]) + zero(z)
+        d = geometry.distances(cells, distance=self.distance, p=self.p, y=codes)
+        if self.mining in _MINERS:
+            d_ap, d_an = _MINERS[self.mining](d, codes)
+            return self._terms(d_ap, d_an).mean() if len(d_ap) else zero(z)
+        return self._summed(d, codes).to(z.dtype)
+
+    def _terms(self, d_ap: Tensor, d_an: Tensor) -> Tensor:
+        return geometry.softplus(d_ap - d_an) if self.soft else torch.relu(d_ap - d_an + self.margin)
+
+    def _chosen(self, anchors: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        if not len(anchors):
+            return zero(anchors)
+        d_ap, d_an = (
+            geometry.distances(anchors[:, None], cells[:, None], self.distance, self.p)[:, 0, 0]
+            for cells in (positives, negatives)
+        )
+        return self._terms(d_ap, d_an).mean()
+
+    def _summed(self, d: Tensor, y: Tensor) -> Tensor:
+        lo, hi = self._band(d.detach(), y)
+        if self.soft:
+            total, count = geometry.soft_triplet_sum(d, y, lo, hi)
+        else:
+            total, count = geometry.triplet_sum(d, y, self.margin, lo, None if self.mining == "all" else hi)
+        if self.reduction == "sum":
+            return total
+        if self.reduction == "all" and not self.soft:
+            count = geometry.count_band(d, y, lo, hi)
+        return total / count.clamp(min=1)
+
+    def _band(self, d: Tensor, y: Tensor) -> tuple[float, float]:
+        if self.mining == "all":
+            return -math.inf, math.inf
+        if self.mining == "band":
+            return self.lo, self.hi
+        d_ap, d_an = geometry.mine_hard(d, y)
+        easiest = -float(d.max()) if self.soft else -self.margin
+        width = max(float((d_ap - d_an).max()) - easiest, 0.0) / 2 if len(d_ap) else 0.0
+        lo = easiest + float(self.get_buffer("hardness")) * width
+        return lo, math.nextafter(lo + width, math.inf)  # the hardest triplet is in the hardest band
+
+
+def has_triplets(y: np.ndarray) -> bool:
+    """Tell whether codes hold two classes, one of them with two cells."""
+    size = np.unique(y[y >= 0], return_counts=True)[1]
+    return len(size) > 1 and bool(size.max() > 1)
+
+
+def check_distance(loss: Loss) -> None:
+    """Check the settings `distance` and, where there is one, `p`."""
+    parts.check_word(loss, "distance", geometry.DISTANCES)
+    p = getattr(loss, "p", None)
+    if p is not None:
+        parts.check_number(loss, "p", "(0, inf)")
+    if p is not None and p < 1 and loss.distance == "minkowski":
+        warnings.warn(
+            f"{loss.name}: with p={p:g}, below 1, minkowski is no metric (a detour can be shorter), and its gradient "
+            "is very steep where a coordinate is equal. From 1 on it is one.",
+            stacklevel=4,
+        )
+
+
+@torch.no_grad()
+def _choose(z: Tensor, y: Tensor, distance: str, p: float) -> tuple[Tensor, Tensor]:
+    """Choose every cell's positive of middle distance and nearest negative: row numbers (n,), its own if none."""
+    positive = torch.arange(len(y), device=z.device)
+    negative = positive.clone()
+    known = (y >= 0).nonzero()[:, 0]
+    among = known[:: max(1, math.ceil(len(known) / _CANDIDATES))]
+    for rows in known.split(max(1, 2**22 // max(1, len(among)))):
+        d = geometry.distances(z[rows], z[among], distance, p)
+        same = y[rows, None] == y[among]
+        others = same & (rows[:, None] != among)
+        ordered = d.masked_fill(~others, torch.inf).argsort(1)
+        count = others.sum(1)
+        middle = ordered.gather(1, ((count - 1) // 2).clamp(min=0)[:, None])[:, 0]
+        positive[rows] = torch.where(count > 0, among[middle], rows)
+        nearest = d.masked_fill(same, torch.inf).argmin(1)
+        negative[rows] = torch.where(same.all(1), rows, among[nearest])
+    return positive, negative
