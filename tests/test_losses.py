@@ -7,13 +7,11 @@ import torch
 import torch.nn.functional as F
 from pytorch_metric_learning import distances as pml_distances
 from pytorch_metric_learning import losses as pml
-from pytorch_metric_learning import reducers
 from torch import nn
 
 from tripletomics import geometry, losses
 from tripletomics.losses import Center, Contrastive, Foreign, Loss, Softmax, Sum, Triplet, base
 
-P = 3.0
 KNOWN = ", ".join(losses.names())
 
 
@@ -23,150 +21,10 @@ def batch(n=22, dim=3, classes=4, seed=0):
     return z, torch.randint(-1, classes, (n,), generator=draw)
 
 
-def distance(name, a, b):
-    """Compute one distance by its definition."""
-    gap = a - b
-    cosine = (a @ b) / (a.norm() * b.norm())
-    return {
-        "euclidean": lambda: gap.norm(),
-        "sqeuclidean": lambda: gap @ gap,
-        "manhattan": lambda: gap.abs().sum(),
-        "minkowski": lambda: (gap.abs() ** P).sum() ** (1 / P),
-        "cosine": lambda: 1 - cosine,
-        "angular": lambda: torch.arccos(cosine),
-    }[name]()
-
-
-def triplet_loops(z, y, loss):
-    """Compute the triplet loss with plain loops over anchors, positives and negatives."""
-    cells = [i for i in range(len(y)) if y[i] >= 0]
-    d = {(i, j): distance(loss.distance, z[i], z[j]) for i in cells for j in cells if i != j}
-    pairs = []
-    for a in cells:
-        positives = [d[a, p] for p in cells if p != a and y[p] == y[a]]
-        negatives = [d[a, m] for m in cells if y[m] != y[a]]
-        if not positives or not negatives:
-            continue
-        if loss.mining == "all":
-            pairs += [(positive, negative) for positive in positives for negative in negatives]
-        elif loss.mining == "hard":
-            pairs.append((max(positives), min(negatives)))
-        elif loss.mining == "easy_positive":
-            pairs.append((min(positives), min(negatives)))
-        else:
-            for positive in positives:
-                farther = [negative for negative in negatives if negative > positive]
-                pairs.append((positive, min(farther) if farther else max(negatives)))
-    if loss.soft:
-        terms = [torch.log(1 + torch.exp(positive - negative)) for positive, negative in pairs]
-    else:
-        terms = [torch.relu(positive - negative + loss.margin) for positive, negative in pairs]
-    total = sum(terms)
-    if loss.mining == "all" and loss.reduction == "sum":
-        return total
-    if loss.mining == "all" and loss.reduction == "nonzero":
-        return total / sum(term > 0 for term in terms)
-    return total / len(terms)
-
-
 def assert_same(found, expected, z):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     got, wanted = (torch.autograd.grad(value, z, retain_graph=True)[0] for value in (found, expected))
     torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
-
-
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("name", geometry.DISTANCES)
-@pytest.mark.parametrize(
-    ("mining", "reduction"),
-    [
-        ("all", "nonzero"),
-        ("all", "all"),
-        ("all", "sum"),
-        ("hard", "sum"),
-        ("semihard", "sum"),
-        ("easy_positive", "sum"),
-    ],
-)
-def test_triplet_against_loops(mining, reduction, name, soft):
-    z, y = batch(14)
-    loss = Triplet(margin=0.3, distance=name, p=P, mining=mining, soft=soft, reduction=reduction)
-    assert_same(loss(z, y), triplet_loops(z, y, loss), z)
-
-
-@pytest.mark.parametrize("margin", [0.0, 0.2, 5.0])
-@pytest.mark.parametrize(
-    ("name", "theirs"),
-    [
-        ("euclidean", pml_distances.LpDistance(normalize_embeddings=False)),
-        ("sqeuclidean", pml_distances.LpDistance(normalize_embeddings=False, power=2)),
-        ("manhattan", pml_distances.LpDistance(normalize_embeddings=False, p=1)),
-    ],
-)
-def test_triplet_against_pytorch_metric_learning(name, theirs, margin):
-    z, y = batch(40, classes=5)
-    known = y >= 0
-    for reduction, reducer in (("nonzero", reducers.AvgNonZeroReducer()), ("all", reducers.MeanReducer())):
-        expected = pml.TripletMarginLoss(margin=margin, distance=theirs, reducer=reducer)(z[known], y[known])
-        assert_same(Triplet(margin=margin, distance=name, reduction=reduction)(z, y), expected, z)
-
-
-def test_triplet_in_float32_against_float64():
-    z, y = batch(300, 32, 6)
-    for text in ("triplet", "triplet:reduction=sum", "triplet:soft=true", "triplet:mining=hard"):
-        loss = losses.make(text)
-        assert loss(z.float(), y).item() == pytest.approx(loss(z, y).item(), rel=1e-5)
-
-
-def test_squared_distances_collapse_where_plain_ones_do_not():
-    z, y = batch(30, 2)
-    strength = {}
-    for name in ("euclidean", "sqeuclidean"):
-        leaf = (z.detach() * 1e-3).requires_grad_()
-        Triplet(mining="hard", distance=name)(leaf, y).backward()
-        strength[name] = leaf.grad.norm().item()
-    assert strength["euclidean"] > 100 * strength["sqeuclidean"]
-
-
-def test_hard_counts_satisfied_anchors():
-    z = torch.tensor([[0.0], [1.0], [1.1], [100.0], [101.0]])
-    y = torch.tensor([0, 0, 1, 1, 2])
-    # anchors: 0 -> 1 - 1.1, 1 -> 1 - .1, 2 -> 98.9 - .1, 3 -> 98.9 - 1; the last has no positive
-    assert Triplet(margin=0.0, mining="hard")(z, y).item() == pytest.approx((0 + 0.9 + 98.8 + 97.9) / 4)
-
-
-@pytest.mark.parametrize("name", geometry.DISTANCES)
-def test_contrastive_against_loops(name):
-    z, y = batch(15)
-    margin = 1.7
-    cells = [i for i in range(len(y)) if y[i] >= 0]
-    terms = []
-    for i in cells:
-        for j in cells:
-            if i < j:
-                d = distance(name.replace("minkowski", "euclidean"), z[i], z[j])
-                terms.append(d**2 / 2 if y[i] == y[j] else torch.relu(margin - d) ** 2 / 2)
-    assert_same(Contrastive(margin=margin, distance=name)(z, y), sum(terms) / len(terms), z)
-
-
-def test_contrastive_against_pytorch_metric_learning():
-    """Theirs averages the two kinds of pairs on their own: put our mean back together."""
-    z, y = batch(30)
-    z = z.detach()[y >= 0].requires_grad_()
-    y = y[y >= 0]
-    same = (y[:, None] == y)[tuple(torch.triu_indices(len(y), len(y), 1))]
-    squared = pml_distances.LpDistance(normalize_embeddings=False, power=2)
-    plain = pml_distances.LpDistance(normalize_embeddings=False)
-    far = (torch.cdist(z, z)[tuple(torch.triu_indices(len(y), len(y), 1))][~same].detach() < 1).sum()
-    mean = {"pos_loss": reducers.MeanReducer(), "neg_loss": reducers.MeanReducer()}
-    pull = pml.ContrastiveLoss(0, 0, distance=squared, reducer=reducers.MultipleReducers(mean))(z, y) * same.sum()
-    assert far > 0
-    value = Contrastive(margin=1e-9)(z, y)  # no pair of different types is that near
-    assert_same(value * len(same), pull / 2, z)
-    linear = pml.ContrastiveLoss(0, 1.0, distance=plain, reducer=reducers.AvgNonZeroReducer())
-    one, two = z[:2], torch.tensor([0, 1])
-    one = (one.detach() / 10).requires_grad_()
-    assert Contrastive()(one, two).item() == pytest.approx(linear(one, two).item() ** 2 / 2)
 
 
 def test_softmax_against_torch():
@@ -286,7 +144,7 @@ def test_make_and_spec(given, expected):
         (
             "triplet:margn=0.3",
             "triplet has no setting 'margn'. Did you mean 'margin'? "
-            "Settings: margin, distance, p, mining, soft, reduction.",
+            "Settings: margin, distance, p, mining, soft, reduction, lo, hi, start, end, pacing, shuffled, every.",
         ),
         ("softmax:margin=1", "softmax has no setting 'margin'. Settings: none."),
         ("triplet:margin=wide", "triplet: margin='wide' is not a number."),
@@ -294,16 +152,30 @@ def test_make_and_spec(given, expected):
         ("triplet:margin=-1", "triplet: margin=-1.0 is not a number in [0, inf)."),
         ("triplet:margin=inf", "triplet: margin=inf is not a number in [0, inf)."),
         ("triplet:margin=nan", "triplet: margin=nan is not a number in [0, inf)."),
-        ("triplet:p=0.5", "triplet: p=0.5 is not a number in [1, inf)."),
+        ("triplet:p=0", "triplet: p=0.0 is not a number in (0, inf)."),
+        ("triplet:lo=0.5", "triplet: lo=0.5 is not below hi=0.0."),
+        ("triplet:start=2", "triplet: start=2.0 is not a number in [0, 1]."),
+        ("triplet:every=0", "triplet: every=0 is not a whole number in [1, inf)."),
+        (
+            "triplet:pacing=linar",
+            "triplet: pacing='linar' is not known. Did you mean 'linear'? Allowed: linear, root, exponential, step.",
+        ),
+        (
+            "triplet:mining=offline,distance=mahalanobis",
+            "triplet: distance='mahalanobis' needs whole batches, which offline mining has not.",
+        ),
+        ("quadruplet:margin2=-1", "quadruplet: margin2=-1.0 is not a number in [0, inf)."),
+        ("angular:alpha=90", "angular: alpha=90.0 is not a number in (0, 80]."),
+        ("hierarchical_triplet:levels=0", "hierarchical_triplet: levels=0 is not a whole number in [1, inf)."),
+        ("ranknet:distance=l2", f"ranknet: distance='l2' is not known. Allowed: {', '.join(geometry.DISTANCES)}."),
         (
             "triplet:mining=smihard",
             "triplet: mining='smihard' is not known. Did you mean 'semihard'? "
-            "Allowed: all, hard, semihard, easy_positive.",
+            "Allowed: all, hard, semihard, easy_positive, band, curriculum, offline.",
         ),
         (
             "triplet:distance=cosin",
-            "triplet: distance='cosin' is not known. Did you mean 'cosine'? "
-            "Allowed: euclidean, sqeuclidean, manhattan, minkowski, cosine, angular.",
+            f"triplet: distance='cosin' is not known. Did you mean 'cosine'? Allowed: {', '.join(geometry.DISTANCES)}.",
         ),
         ("triplet:reduction=mean", "triplet: reduction='mean' is not known. Allowed: nonzero, all, sum."),
         ("contrastive:margin=0", "contrastive: margin=0.0 is not a number in (0, inf)."),
@@ -379,15 +251,28 @@ def test_sum():
 def test_center_alone_is_refused():
     for text in ("center", "center:alpha=0.1", "center + 2*center", "2*center"):
         with pytest.raises(ValueError, match="alone moves all cells to one point"):
-            losses.check_alone(losses.make(text))
+            losses.check(losses.make(text), 32)
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        losses.check_alone(Center())
+        losses.check(Center(), 32)
     assert str(error.value) == (
         "loss='center' alone moves all cells to one point. "
         "Add a loss that keeps the classes apart, such as 'softmax + 0.003*center'."
     )
     for loss in ("triplet", "softmax", "contrastive", "softmax + 0.003*center", nn.CrossEntropyLoss()):
-        losses.check_alone(losses.make(loss))
+        losses.check(losses.make(loss), 32)
+
+
+@pytest.mark.parametrize("text", ["arcface", "supcon", "triplet:distance=cosine", "softmax + angular", "softtriple"])
+def test_directions_alone_need_more_than_three_dimensions(text):
+    for dim, shape in ((2, "circle"), (3, "sphere")):
+        with pytest.warns(UserWarning, match=f"metric_dim={dim} puts all cells on a {shape}.* Take metric_dim=32"):
+            losses.check(losses.make(text), dim)
+
+
+@pytest.mark.parametrize(("text", "dim"), [("arcface", 4), ("triplet", 2), ("softmax", 2), ("contrastive", 3)])
+def test_no_warning_without_need(text, dim, recwarn):
+    losses.check(losses.make(text), dim)
+    assert not recwarn
 
 
 def test_foreign_module():
@@ -464,7 +349,7 @@ def test_register_errors():
         class Plain:
             pass
 
-    with pytest.raises(ValueError, match=r"^'triplet' already names tripletomics\.losses\.tuples\.Triplet"):
+    with pytest.raises(ValueError, match=r"^'triplet' already names tripletomics\.losses\.tuples\.triplet\.Triplet"):
 
         @losses.register("triplet")
         class Other(Loss):

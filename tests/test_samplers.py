@@ -1,4 +1,5 @@
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,6 +54,30 @@ def test_donors_take_turns_within_a_type():
     donor = np.where(np.arange(200) % 10 == 0, 1, 0)  # one cell in ten
     (rows,) = take(Balanced(y, 20, 0, donor), 1)[0]
     assert [(donor[rows] == 1)[y[rows] == code].sum() for code in (0, 1)] == [5, 5]
+
+
+def test_companions_are_further_views():
+    y = np.repeat([0, 1], 30)
+    guide = SimpleNamespace(companions=None, nearness=None)
+    batches = iter(Balanced(y, 24, 0, guide=guide))
+    assert [view.shape for view in next(batches)] == [(24,)]
+    guide.companions = np.stack([np.arange(60) + 100, np.arange(60) + 200], axis=1)
+    cells, first, second = next(batches)  # from the next batch on
+    assert len(cells) == 8  # 24 cells in all
+    np.testing.assert_array_equal(first, cells + 100)
+    np.testing.assert_array_equal(second, cells + 200)
+
+
+def test_near_types_come_together():
+    kinds = np.array([0, 1, 2, 4, 5, 6, 7, 9])  # 3 and 8 have no cells here
+    y = np.repeat(kinds, 10)
+    place = np.arange(10.0)
+    guide = SimpleNamespace(companions=None, nearness=np.abs(place[:, None] - place))
+    drawn = [tuple(np.unique(y[rows])) for (rows,) in take(Balanced(y, 40, 0, guide=guide), 50)]
+    assert {len(types) for types in drawn} == {4}
+    assert {(0, 1, 2, 4), (5, 6, 7, 9), (4, 5, 6, 7)} <= set(drawn)
+    assert all(np.ptp(types) <= 5 for types in drawn)
+    assert {kind for types in drawn for kind in types} == set(kinds)
 
 
 def test_same_seed_same_batches():

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from tripletomics import augment, losses, training
+from tripletomics import augment, losses, metrics, training
 from tripletomics.samplers import Balanced
 from tripletomics.sources import Memory
 
@@ -25,14 +25,13 @@ def blobs():
 def run(fabric, blobs, loss, network, steps=60, seed=0, **changes):
     x, y = blobs
     options = {"lr": 1e-2, "augment": augment.make(None), "seed": seed, "watch": lambda step, value: None} | changes
-    return training.train(
-        fabric, network, loss, Memory(x), Balanced(y, 64, seed), torch.from_numpy(y), steps=steps, **options
-    )
+    sampler = Balanced(y, 64, seed, guide=loss)
+    return training.train(fabric, network, loss, Memory(x), sampler, torch.from_numpy(y), steps=steps, **options)
 
 
 def test_the_loss_falls(fabric, blobs):
     torch.manual_seed(0)
-    values = run(fabric, blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))
+    values = run(fabric, blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))["loss"]
     assert values.shape == (60,)
     assert values[-10:].mean() < 0.5 * values[:5].mean()
 
@@ -51,8 +50,82 @@ def test_any_module_is_a_loss(fabric, blobs):
             return z[y == 0].square().mean()
 
     torch.manual_seed(0)
-    values = run(fabric, blobs, losses.make(Spread()), nn.Linear(8, 2))
+    values = run(fabric, blobs, losses.make(Spread()), nn.Linear(8, 2))["loss"]
     assert values[-1] < 0.1 * values[0]
+
+
+class Diary(losses.Loss):
+    """Takes note of what training tells a loss."""
+
+    epochs = 2
+
+    def __init__(self):
+        super().__init__()
+        self.paces, self.surveys, self.batches = [], [], []
+
+    def pace(self, step, steps):
+        self.paces.append((step, steps))
+
+    def survey(self, z, y):
+        self.surveys.append((len(self.batches), z.clone(), y))
+        self.companions = np.arange(len(y))[:, None][::-1]
+
+    def trace(self):
+        return {"cells": torch.tensor(self.batches[-1][0])}
+
+    def forward(self, *views_and_y):
+        self.batches.append([len(view) for view in views_and_y])
+        return views_and_y[0].square().mean()
+
+
+def test_a_loss_is_told_and_asked(fabric, blobs):
+    loss, network = Diary(), nn.Linear(8, 2)
+    first = network(torch.from_numpy(blobs[0])).detach()
+    curves = run(fabric, blobs, loss, network, steps=40)
+    assert loss.paces == [(step, 40) for step in range(40)]
+    # 240 cells, 32 anchors a batch with a companion each: two epochs take 15 batches
+    assert [seen for seen, _, _ in loss.surveys] == [0, 15, 30]
+    torch.testing.assert_close(loss.surveys[0][1], first)  # of all cells, before the first step
+    np.testing.assert_array_equal(loss.surveys[0][2], blobs[1])
+    assert loss.batches == [[32, 32, 32]] * 40
+    assert curves["cells"].tolist() == [32] * 40
+
+
+@pytest.mark.parametrize(
+    "text", ["triplet:mining=offline,every=1", "hierarchical_triplet", "softmax + triplet:mining=offline"]
+)
+def test_losses_with_surveys_separate_the_blobs(fabric, blobs, text):
+    torch.manual_seed(0)
+    loss, network = losses.make(text), nn.Linear(8, 4)
+    loss.build(4, 4)
+    x, y = blobs
+    before = metrics.knn_macro_f1(network(torch.from_numpy(x)).detach().numpy(), y)
+    run(fabric, blobs, loss, network, steps=120)
+    assert metrics.knn_macro_f1(network(torch.from_numpy(x)).detach().numpy(), y) > before + 0.05
+
+
+def test_parameters_have_the_rate_that_their_loss_asks_for():
+    loss = losses.make("triplet + softmax + 0.1*softtriple")
+    loss.build(3, 4)
+    groups = loss.groups(1e-3)
+    assert [len(group["params"]) for group in groups] == [0, 2, 1]
+    assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-2, 1e-2])
+    assert [group["eps"] for group in groups] == [1e-8, 1e-8, 0.01]
+    assert all(group["weight_decay"] == 0 for group in groups)
+
+
+@pytest.mark.parametrize("text", ["triplet", "nca", "quadruplet", "softmax + 0.1*triplet"])
+def test_a_batch_without_a_term_is_refused(text):
+    y = np.repeat(np.arange(6), 20)
+    message = (
+        f"batch_size=4 gives a batch with 1 of 6 types and at most 4 cells of one, in which loss={text!r} has nothing "
+        "to compare. Raise batch_size, at best to 24 or more, 4 for each type."
+    )
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        training.check_terms(losses.make(text), y, 4, 0)
+    assert str(error.value) == message
+    training.check_terms(losses.make(text), y, 24, 0)
+    training.check_terms(losses.make("softmax"), y, 4, 0)
 
 
 def test_global_random_state_is_left_alone(fabric, blobs):
@@ -109,7 +182,7 @@ def test_absent_device_names_those_present():
 def test_bfloat16_runs_through_the_same_loop(blobs):
     fabric = training.start("cpu", "bf16-mixed")
     torch.manual_seed(0)
-    values = run(fabric, blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))
+    values = run(fabric, blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))["loss"]
     assert values[-10:].mean() < 0.5 * values[:5].mean()
 
 
@@ -117,5 +190,5 @@ def test_bfloat16_runs_through_the_same_loop(blobs):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_runs_through_the_same_loop(blobs):
     torch.manual_seed(0)
-    values = run(training.start("cuda", "auto"), blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))
+    values = run(training.start("cuda", "auto"), blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))["loss"]
     assert values[-10:].mean() < 0.5 * values[:5].mean()

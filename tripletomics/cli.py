@@ -15,7 +15,7 @@ import time
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from tripletomics import files, tl
+from tripletomics import files, parts, tl
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from cyclopts import Token
+    from rich.console import Console
+    from rich.text import Text
 
 HELP = """Maps of labelled single cells that hold on cells the model never saw.
 
@@ -36,6 +38,7 @@ tripletomics fit cells.h5ad --label cell_type --out map.h5ad --model map.tt
 tripletomics transform new.h5ad --model map.tt --out new-map.h5ad
 ```
 """
+WIDEST = 100  # columns of text that are easy to read
 DEMO_HOLD_OUT = 0.3  # 210 cells, at least 2 of the rarest of the 10 types
 
 Verb = Callable[..., Any]
@@ -186,6 +189,81 @@ def demo(*, out: Path = Path("tripletomics-demo")) -> None:
     print(f"All were fitted on {1 - DEMO_HOLD_OUT:.0%} of the cells. Only the held-out cells are evidence:")
     print("tripletomics has learned the labels of the training cells.\n")
     _report_written(table, figure, model)
+
+
+@app.command(name="losses")
+def list_losses(name: str | None = None, /) -> None:
+    """List the losses that `fit --loss` takes, with their settings and defaults, or explain one.
+
+    Parameters
+    ----------
+    name
+        The loss to explain; without it, all are listed.
+    """
+    from rich.console import Console
+
+    from tripletomics.losses import family
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.width = min(console.width, WIDEST)
+    losses = dict(sorted(family().items()))
+    if name is None:
+        _print_losses(console, losses)
+    else:
+        _print_loss(console, name, parts.find(name, losses, "loss"))
+
+
+def _print_losses(console: Console, losses: dict[str, type]) -> None:
+    """Print each loss under the first line of its module's docstring, the module of the default loss first."""
+    from rich.text import Text
+
+    home = {name: ".".join(cls.__module__.split(".")[:3]) for name, cls in losses.items()}
+    for module in sorted(set(home.values()), key=lambda module: (module != home[tl.DEFAULT_LOSS], module)):
+        console.print((sys.modules[module].__doc__ or module).splitlines()[0], style="bold", end="\n\n")
+        members = {name: cls for name, cls in losses.items() if home[name] == module}
+        first = {name: (inspect.getdoc(cls) or "").partition("\n")[0] for name, cls in members.items()}
+        _print_terms(
+            console, {name: Text.assemble(first[name], (f"\n{_settings(cls)}", "dim")) for name, cls in members.items()}
+        )
+    console.print('Use one as --loss "triplet:margin=0.3", or a sum as --loss "softmax + 0.003*center".')
+    console.print(f"Without --loss, fit takes {tl.DEFAULT_LOSS}. To have one explained: tripletomics losses NAME")
+
+
+def _print_loss(console: Console, name: str, cls: type) -> None:
+    """Print the settings of a loss and its docstring, each paragraph as wide as fits and formulas as they are."""
+    from rich.padding import Padding
+
+    console.print(name, style="bold cyan")
+    console.print(_settings(cls), style="dim", end="\n\n")
+    text = re.sub(r":math:`(.*?)`", r"\1", inspect.getdoc(cls) or "").replace("``", "`")
+    intro, *sections = re.split(r"^(.+)\n-+\n", text, flags=re.MULTILINE)
+    for heading, body in zip(["", *sections[::2]], [intro, *sections[1::2]], strict=True):
+        if heading:
+            console.print(heading, style="bold")
+        if heading == "Parameters":
+            settings = re.findall(r"^(\S.*)\n((?: .*\n*)+)", body, re.MULTILINE)
+            _print_terms(console, {setting: " ".join(said.split()) for setting, said in settings})
+            continue
+        for block in re.split(r"\n\n+", body.strip()):
+            formula = block.startswith(".. math::")
+            said = inspect.cleandoc(block.removeprefix(".. math::")) if formula else " ".join(block.split())
+            console.print(Padding(said, (0, 0, 1, 4 if formula else 2 if heading else 0)))
+
+
+def _print_terms(console: Console, terms: Mapping[str, str | Text]) -> None:
+    """Print names and beside each what is said of it."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 1, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    for name, said in terms.items():
+        table.add_row(name, said)
+    console.print(table)
+
+
+def _settings(cls: type) -> str:
+    pairs = (name if default is None else f"{name}={default}" for name, default in parts.defaults(cls).items())
+    return ", ".join(pairs) or "no settings"
 
 
 def _demo_cells() -> AnnData:

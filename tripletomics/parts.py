@@ -82,10 +82,7 @@ def make(text: str, registry: Mapping[str, type[T]], kind: str) -> T:
         For an unknown name or setting, or a value that is not of the setting's type.
     """
     name, colon, rest = (piece.strip() for piece in text.partition(":"))
-    if name not in registry:
-        known = ", ".join(sorted(registry))
-        raise ValueError(f"{kind}={name!r} is not known.{did_you_mean(name, registry)} Known: {known}.")
-    cls = registry[name]
+    cls = find(name, registry, kind)
     hints = _setting_types(cls)
     settings: dict[str, Any] = {}
     for pair in rest.split(",") if colon else ():
@@ -107,6 +104,19 @@ def make(text: str, registry: Mapping[str, type[T]], kind: str) -> T:
     if lacking:
         raise ValueError(f"{name} needs a value for {', '.join(lacking)}: write {name}:{lacking[0]}=value.")
     return cls(**settings)
+
+
+def find(name: str, registry: Mapping[str, type[T]], kind: str) -> type[T]:
+    """Return the class of a part; an unknown name is a ValueError, as in `make`."""
+    if name not in registry:
+        known = ", ".join(sorted(registry))
+        raise ValueError(f"{kind}={name!r} is not known.{did_you_mean(name, registry)} Known: {known}.")
+    return registry[name]
+
+
+def defaults(cls: type) -> dict[str, str | None]:
+    """List the settings of a part with their defaults as `make` reads them; None if there is none or no text for it."""
+    return {field.name: _write(_default(field)) for field in _fields(cls)}
 
 
 def spec(part: object) -> str:

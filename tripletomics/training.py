@@ -189,9 +189,9 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
         if not loss.has_terms(y[rows]):
             size = np.unique(y[rows], return_counts=True)[1]
             raise ValueError(
-                f"batch_size={sampler.batch_size} gives a batch of {len(size)} types, the largest with {size.max()} "
-                f"cells, in which loss={spec(loss)!r} has nothing to compare. Raise batch_size, at best to "
-                f"{4 * len(sampler.kinds)} or more, 4 for each type."
+                f"batch_size={sampler.batch_size} gives a batch with {len(size)} of {len(sampler.kinds)} types and at "
+                f"most {size.max()} cells of one, in which loss={spec(loss)!r} has nothing to compare. Raise "
+                f"batch_size, at best to {4 * len(sampler.kinds)} or more, 4 for each type."
             )
 
 

@@ -25,6 +25,7 @@ _PACES: dict[str, Callable[[float], float]] = {
     "step": lambda t: min(math.floor(4 * t), 3) / 3,
 }
 _CANDIDATES = 20_000  # cells among which offline triplets are chosen
+_ELEMENTS = 2**22  # of a temporary matrix of distances
 
 
 @register("triplet")
@@ -225,7 +226,7 @@ def _choose(z: Tensor, y: Tensor, distance: str, p: float) -> tuple[Tensor, Tens
     negative = positive.clone()
     known = (y >= 0).nonzero()[:, 0]
     among = known[:: max(1, math.ceil(len(known) / _CANDIDATES))]
-    for rows in known.split(max(1, 2**22 // max(1, len(among)))):
+    for rows in known.split(max(1, _ELEMENTS // max(1, len(among)))):
         d = geometry.distances(z[rows], z[among], distance, p)
         same = y[rows, None] == y[among]
         others = same & (rows[:, None] != among)
