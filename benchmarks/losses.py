@@ -167,7 +167,7 @@ def main(path: Path) -> None:
     if "TRIPLETOMICS_DATA" not in os.environ:
         sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
-    tasks = [(loss, name, seed) for name, seed in itertools.product(SETS, SEEDS) for loss in FAMILY]
+    tasks = [(loss, name, seed) for seed, name in itertools.product(SEEDS, SETS) for loss in FAMILY]
     tasks += [(loss, CHOICES_SET, seed) for seed in SEEDS for loss in CHOICES]
     done = set(pd.read_csv(path)[list(KEY)].itertuples(index=False, name=None)) if path.exists() else set()
     pool([task for task in tasks if task not in done], path)

@@ -65,6 +65,8 @@ TABLE = {
     "loss": (options(loss="tripelt"), ValueError, "loss='tripelt' is not known. Did you mean 'triplet'?"),
     "loss setting": (options(loss="triplet:margn=1"), ValueError, "triplet has no setting 'margn'. Did you mean"),
     "center alone": (options(loss="center"), ValueError, "loss='center' alone moves all cells to one point."),
+    "no loss term": (options(loss="triplet", batch_size=4), ValueError, "batch_size=4 gives a batch with 1 of 3 types"),
+    "p": (options(loss="triplet:p=0"), ValueError, "triplet: p=0.0 is not a number in (0, inf)."),
     "loss object": (options(loss=3), TypeError, "loss=3 is neither text"),
     "encoder": (options(encoder="mlq"), ValueError, "encoder='mlq' is not known. Did you mean 'mlp'?"),
     "augment": (options(augment="mask:p=2"), ValueError, "p=2.0 is not a number in [0, 1)"),

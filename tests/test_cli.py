@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 import os
 import re
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import tripletomics as tt
-from tripletomics import cli, tl
+from tripletomics import cli, losses, parts, tl
 
 EVERY_OPTION = {
     "label": ("cell_type", "cell_type"),
@@ -175,14 +176,17 @@ def test_help_explains_every_option(run, monkeypatch, verb):
         assert text in " ".join(lines)
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize(
+    ("arguments", "says"), [(["--help"], "losses"), (["fit", "--help"], "--metric-dim"), (["losses", "-h"], "NAME")]
+)
+def test_help_imports_nothing_heavy(arguments, says):
     code = (
-        "import sys; from tripletomics import cli; cli.main(['fit', '--help']);"
+        f"import sys; from tripletomics import cli; cli.main({arguments});"
         "sys.exit(' '.join(m for m in ('torch', 'scanpy', 'anndata', 'matplotlib') if m in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == ""
-    assert "--metric-dim" in done.stdout
+    assert says in done.stdout
 
 
 def test_module_and_version():
@@ -376,6 +380,119 @@ def test_warnings_are_tidy(run, source, tmp_path, monkeypatch):
     status, _, error = run("fit", source, "--label", "cell_type", "--out", tmp_path / "out.h5ad", "--steps", 2)
     assert status == 0
     assert re.fullmatch("warning: Types of one training cell: only one. .*\n", error)
+
+
+# ---------------------------------------------------------------------------------------------------- losses
+
+FAMILY = {name: cls for name, cls in losses.family().items() if cls.__module__.startswith("tripletomics.")}
+
+
+@dataclasses.dataclass
+class Toy:
+    r"""Pull and push.
+
+    .. math::
+        L = \sum_i x_i
+            + 1
+
+    with :math:`x_i` a number and ``a b`` the rest, in a sentence that is longer than a line of 60 columns.
+
+    Parameters
+    ----------
+    weight
+        How much, in [0, 1], which takes so many words that they go on below.
+
+        It may have a second paragraph.
+    lo, hi
+        The ``"band"``.
+
+    Notes
+    -----
+    One.
+
+    Two `three`.
+    """
+
+    weight: float
+    lo: float = -0.5
+    hi: float | None = None
+
+
+TOY = r"""toy
+weight, lo=-0.5, hi=none
+
+Pull and push.
+
+    L = \sum_i x_i
+        + 1
+
+with x_i a number and `a b` the rest, in a sentence that is
+longer than a line of 60 columns.
+
+Parameters
+  weight  How much, in [0, 1], which takes so many words
+          that they go on below. It may have a second
+          paragraph.
+  lo, hi  The "band".
+
+Notes
+  One.
+
+  Two `three`.
+"""
+
+
+def test_losses_lists_the_family(run, monkeypatch):
+    monkeypatch.setattr(losses, "family", lambda: FAMILY)
+    status, out, error = run("losses")
+    assert (status, error) == (0, "")
+    said = " ".join(out.split())
+    for name, cls in FAMILY.items():
+        settings = ", ".join(f"{setting}={text}" for setting, text in parts.defaults(cls).items())
+        assert f" {name} {cls.__doc__.splitlines()[0]} {settings or 'no settings'} " in said
+        assert losses.spec(losses.make(f"{name}:{settings}" if settings else name)) == name
+    assert [line for line in out.splitlines() if line.startswith("Losses ")] == [
+        "Losses that compare a cell with learned points, one for each class: its proxies.",
+        "Losses that compare each cell with its whole batch at once, by a softmax over",
+        "Losses that compare the cells of a batch in pairs and triplets.",
+    ]
+    assert out.endswith(
+        'Usage: --loss "triplet:margin=0.3"; a sum: --loss "softmax + 0.003*center".\n'
+        "Without --loss, fit takes softmax. tripletomics losses NAME explains a loss.\n"
+    )
+
+
+def test_losses_explains_one(run, monkeypatch):
+    monkeypatch.setattr(losses, "family", lambda: {"toy": Toy})
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run("losses", "toy") == (0, TOY, "")
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_losses_loses_no_word(run, name):
+    status, out, error = run("losses", name)
+    assert (status, error) == (0, "")
+    doc = re.sub(r"^-+$|^\.\. math::|:math:|`", "", inspect.getdoc(FAMILY[name]), flags=re.MULTILINE)
+    settings = ",".join(f"{setting}={text}" for setting, text in parts.defaults(FAMILY[name]).items())
+    said = "".join(out.split()).replace("`", "")
+    assert said == "".join((name + (settings or "no settings") + doc).split())
+
+
+@pytest.mark.parametrize(("columns", "width"), [(0, 40), (50, 50), (80, 80), (300, 100)])
+def test_losses_fit_the_terminal(run, monkeypatch, columns, width):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for arguments in (["losses"], ["losses", "triplet"], ["losses", "softtriple"]):
+        lines = run(*arguments)[1].splitlines()
+        assert 0.7 * width < max(map(len, lines)) <= width
+        assert width < 80 or all(line == line.rstrip() for line in lines)
+
+
+def test_losses_of_an_unknown_name(run):
+    known = ", ".join(losses.names())
+    assert run("losses", "tripelt") == (
+        1, "", f"error: loss='tripelt' is not known. Did you mean 'triplet'? Known: {known}.\n",
+    )  # fmt: skip
+    assert run("losses", "triplet", "softmax")[0] == 2
 
 
 # ---------------------------------------------------------------------------------------------------- demo

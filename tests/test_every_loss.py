@@ -11,7 +11,8 @@ from tripletomics.metrics import knn_macro_f1, recall_at_1
 from tripletomics.samplers import Balanced
 from tripletomics.sources import Memory
 
-PARTNER = {"center": "softmax + 0.003*center"}  # what cannot stand alone
+# center cannot stand alone
+FAMILY = [name.replace("center", "softmax + 0.003*center") for name in losses.names()] + ["triplet:mining=offline"]
 
 VARIANTS = {
     "triplet": [
@@ -184,19 +185,20 @@ def test_loss_falls_in_2d(text):
     assert value.item() < 0.9 * start
 
 
+@pytest.mark.parametrize("text", FAMILY)
 def test_two_classes(text):
     loss, (z, y) = build(text, 8, 2, dtype=torch.float32), batch(40, 8, 2, dtype=torch.float32)
     z = z.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([{"params": [z], "lr": 0.05}, *loss.groups(0.005)])
-    for _ in range(150):
+    for _ in range(300):
         optimizer.zero_grad()
         loss(z, y).backward()
         optimizer.step()
     assert z.isfinite().all()
-    assert loss.collapses or recall_at_1(z.detach().numpy(), y.numpy()) > 0.9
+    assert recall_at_1(z.detach().numpy(), y.numpy()) > 0.9
 
 
-@pytest.mark.parametrize("text", [PARTNER.get(name, name) for name in losses.names()] + ["triplet:mining=offline"])
+@pytest.mark.parametrize("text", FAMILY)
 def test_training_improves_held_out_cells(text):
     random = np.random.default_rng(0)
     y = np.arange(400) % 4

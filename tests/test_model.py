@@ -1,5 +1,6 @@
 import json
 
+import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -53,6 +54,37 @@ def test_save_and_load_keep_everything(saved):
     tt.transform(query, loaded)
     np.testing.assert_allclose(query.obsm["X_tt"], adata.obsm["X_tt"], atol=1e-5)
     np.testing.assert_allclose(query.obsm["X_tt_metric"], adata.obsm["X_tt_metric"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "finding", "shape"),
+    [("softtriple:centers=4", "surviving_centers", (3,)), ("softmax + hierarchical_triplet", "tree", (2, 4))],
+)
+def test_what_the_loss_found_is_kept(counts, tmp_path, loss, finding, shape):
+    model = tt.fit(counts, "kind", loss=loss, steps=15, progress=False)
+    assert model.findings[finding].shape == shape
+    model.save(tmp_path / "m.tt")
+    loaded = tt.load(tmp_path / "m.tt")
+    counts.write_h5ad(tmp_path / "cells.h5ad")
+    record = ad.read_h5ad(tmp_path / "cells.h5ad").uns["X_tt"]
+    assert record["classes"].tolist() == ["a", "b", "c"]
+    for found in (loaded.findings, record["findings"]):
+        np.testing.assert_array_equal(found[finding], model.findings[finding])
+        assert found[finding].dtype == model.findings[finding].dtype
+    line = "Centers that survive: " + ", ".join(
+        f"{k} {n}" for k, n in zip("abc", model.findings[finding], strict=False)
+    )
+    assert (line in loaded.summary()) == (finding == "surviving_centers")
+
+
+def test_the_scale_of_adacos_is_in_the_history(counts, tmp_path):
+    model = tt.fit(counts, "kind", loss="softmax + adacos", steps=15, progress=False)
+    scale = model.history["metric"]["scale"]
+    assert scale.shape == (15,)
+    assert (scale > 0).all()
+    assert np.ptp(scale) > 0
+    model.save(tmp_path / "m.tt")
+    np.testing.assert_allclose(tt.load(tmp_path / "m.tt").history["metric"]["scale"], scale)
 
 
 def test_the_file_holds_no_cells(saved):

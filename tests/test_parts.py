@@ -108,6 +108,22 @@ def test_spec_names_only_what_differs():
     assert parts.spec(part) == "mlp:layers=64-8,dropout=0.25,norm=false,width=7"
 
 
+def test_defaults_are_the_text_that_make_reads():
+    assert parts.defaults(MLP) == {
+        "layers": "256-128", "dropout": "0.1", "depth": "2", "norm": "true", "activation": "gelu", "width": "none",
+        "rate": "auto", "scale": "1.5",
+    }  # fmt: skip
+    assert make("mlp:" + ",".join(f"{name}={text}" for name, text in parts.defaults(MLP).items())) == MLP()
+    assert parts.defaults(Linear) == {}
+    assert parts.defaults(Table) == {"rows": None, "columns": "3"}  # rows has no default
+
+
+def test_find():
+    assert parts.find("mlp", ENCODERS, "encoder") is MLP
+    with pytest.raises(ValueError, match=r"^encoder='mlp:depth=3' is not known\. Known: linear, mlp, table\.$"):
+        parts.find("mlp:depth=3", ENCODERS, "encoder")
+
+
 @given(
     st.builds(
         MLP,

@@ -203,3 +203,21 @@ def test_scanpy_goes_on_from_the_metric_space_of_more_than_8192_cells(real_data)
     tt.fit(adata, label="cell_type", **FAST)
     sc.pp.neighbors(adata, use_rep="X_tt_metric")
     assert adata.obsp["connectivities"].shape == (adata.n_obs, adata.n_obs)
+
+
+@pytest.mark.parametrize("metric_dim", [2, 3])
+def test_a_circle_is_warned_about(counts, metric_dim):
+    with pytest.warns(UserWarning, match=f"sees directions alone, so metric_dim={metric_dim} puts all cells on a"):
+        tt.fit(counts, "kind", loss="arcface", metric_dim=metric_dim, steps=2, hold_out=0, progress=False)
+    assert counts.obsm["X_tt"].shape == (300, 2)
+
+
+@pytest.mark.parametrize(
+    "loss", ["triplet:mining=offline,every=1", "triplet:mining=curriculum", "hierarchical_triplet"]
+)
+def test_a_loss_that_looks_at_all_cells_gives_the_same_map_twice(counts, loss):
+    first, second = counts.copy(), counts.copy()
+    for adata in (first, second):
+        adata.obs.loc[adata.obs_names[:30], "kind"] = np.nan  # unlabelled cells are surveyed but teach nothing
+        tt.fit(adata, "kind", loss=loss, steps=12, progress=False)
+    np.testing.assert_array_equal(first.obsm["X_tt"], second.obsm["X_tt"])

@@ -11,11 +11,12 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import time
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from cyclopts import Token
     from rich.console import Console
-    from rich.text import Text
 
 HELP = """Maps of labelled single cells that hold on cells the model never saw.
 
@@ -38,7 +38,7 @@ tripletomics fit cells.h5ad --label cell_type --out map.h5ad --model map.tt
 tripletomics transform new.h5ad --model map.tt --out new-map.h5ad
 ```
 """
-WIDEST = 100  # columns of text that are easy to read
+NARROWEST, WIDEST = 40, 100  # columns of text that are easy to read
 DEMO_HOLD_OUT = 0.3  # 210 cells, at least 2 of the rarest of the 10 types
 
 Verb = Callable[..., Any]
@@ -205,7 +205,7 @@ def list_losses(name: str | None = None, /) -> None:
     from tripletomics.losses import family
 
     console = Console(highlight=False, markup=False, emoji=False)
-    console.width = min(console.width, WIDEST)
+    console.width = min(max(console.width, NARROWEST), WIDEST)
     losses = dict(sorted(family().items()))
     if name is None:
         _print_losses(console, losses)
@@ -215,50 +215,51 @@ def list_losses(name: str | None = None, /) -> None:
 
 def _print_losses(console: Console, losses: dict[str, type]) -> None:
     """Print each loss under the first line of its module's docstring, the module of the default loss first."""
-    from rich.text import Text
-
     home = {name: ".".join(cls.__module__.split(".")[:3]) for name, cls in losses.items()}
     for module in sorted(set(home.values()), key=lambda module: (module != home[tl.DEFAULT_LOSS], module)):
-        console.print((sys.modules[module].__doc__ or module).splitlines()[0], style="bold", end="\n\n")
+        console.print(_wrapped(console, (sys.modules[module].__doc__ or module).partition("\n")[0]), style="bold")
         members = {name: cls for name, cls in losses.items() if home[name] == module}
-        first = {name: (inspect.getdoc(cls) or "").partition("\n")[0] for name, cls in members.items()}
-        _print_terms(
-            console, {name: Text.assemble(first[name], (f"\n{_settings(cls)}", "dim")) for name, cls in members.items()}
-        )
-    console.print('Use one as --loss "triplet:margin=0.3", or a sum as --loss "softmax + 0.003*center".')
-    console.print(f"Without --loss, fit takes {tl.DEFAULT_LOSS}. To have one explained: tripletomics losses NAME")
+        for name, cls in members.items():
+            indent = max(map(len, members)) + 4
+            _print_term(console, name, (inspect.getdoc(cls) or "").partition("\n")[0], indent)
+            console.print(_wrapped(console, _settings(cls), indent), style="dim")
+        console.print()
+    console.print('Usage: --loss "triplet:margin=0.3"; a sum: --loss "softmax + 0.003*center".')
+    console.print(f"Without --loss, fit takes {tl.DEFAULT_LOSS}. tripletomics losses NAME explains a loss.")
 
 
 def _print_loss(console: Console, name: str, cls: type) -> None:
-    """Print the settings of a loss and its docstring, each paragraph as wide as fits and formulas as they are."""
-    from rich.padding import Padding
-
+    """Print the settings of a loss and its docstring, without its markup but with formulas as they are."""
     console.print(name, style="bold cyan")
-    console.print(_settings(cls), style="dim", end="\n\n")
-    text = re.sub(r":math:`(.*?)`", r"\1", inspect.getdoc(cls) or "").replace("``", "`")
-    intro, *sections = re.split(r"^(.+)\n-+\n", text, flags=re.MULTILINE)
+    console.print(_wrapped(console, _settings(cls)), style="dim")
+    text = re.sub(r':math:`(.*?)`|``(".*?")``', r"\1\2", inspect.getdoc(cls) or "").replace("``", "`")
+    intro, *sections = re.split(r"\s*^(.+)\n-+\n", text, flags=re.MULTILINE)
     for heading, body in zip(["", *sections[::2]], [intro, *sections[1::2]], strict=True):
-        if heading:
-            console.print(heading, style="bold")
+        console.print(f"\n{heading}" if heading else "", style="bold")
         if heading == "Parameters":
             settings = re.findall(r"^(\S.*)\n((?: .*\n*)+)", body, re.MULTILINE)
-            _print_terms(console, {setting: " ".join(said.split()) for setting, said in settings})
+            for setting, said in settings:
+                _print_term(console, setting, said, max(len(name) for name, _ in settings) + 4)
             continue
-        for block in re.split(r"\n\n+", body.strip()):
-            formula = block.startswith(".. math::")
-            said = inspect.cleandoc(block.removeprefix(".. math::")) if formula else " ".join(block.split())
-            console.print(Padding(said, (0, 0, 1, 4 if formula else 2 if heading else 0)))
+        for i, block in enumerate(re.split(r"\n\n+", body)):
+            if block.startswith(".. math::"):
+                lines = inspect.cleandoc(block.removeprefix(".. math::")).splitlines()
+                said = "\n".join(_wrapped(console, line, 4 + len(line) - len(line.lstrip()), hang=4) for line in lines)
+            else:
+                said = _wrapped(console, block, 2 if heading else 0)
+            console.print("\n" * (i > 0) + said)
 
 
-def _print_terms(console: Console, terms: Mapping[str, str | Text]) -> None:
-    """Print names and beside each what is said of it."""
-    from rich.table import Table
+def _print_term(console: Console, name: str, said: str, indent: int) -> None:
+    """Print a name and beside it what is said of it."""
+    console.print(f"  {name}".ljust(indent), style="cyan", end="")
+    console.print(_wrapped(console, said, indent)[indent:])
 
-    table = Table.grid(padding=(0, 2, 1, 2))
-    table.add_column(style="cyan", no_wrap=True)
-    for name, said in terms.items():
-        table.add_row(name, said)
-    console.print(table)
+
+def _wrapped(console: Console, text: str, indent: int = 0, hang: int = 0) -> str:
+    first, rest = " " * indent, " " * (indent + hang)
+    return textwrap.fill(" ".join(text.split()), console.width, initial_indent=first, subsequent_indent=rest,
+                         break_long_words=False, break_on_hyphens=False)  # fmt: skip
 
 
 def _settings(cls: type) -> str:

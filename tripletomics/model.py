@@ -216,7 +216,7 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
             stage: {name: np.array(values) for name, values in columns.items()}
             for stage, columns in known["history"].items()
         },
-        findings={name: np.array(values) for name, values in known["findings"].items()},
+        findings={name: np.array(values) for name, values in known.get("findings", {}).items()},
         seconds=known["seconds"],
         versions=known["versions"],
     )

@@ -1,4 +1,4 @@
-"""Figures: a map with its held-out cells marked, maps side by side, and the training curves.
+"""Figures: a map with its held-out cells marked, maps side by side, the training curves, and the class tree.
 
 Nothing here computes an embedding or changes ``adata`` or matplotlib's settings. Held-out cells are drawn on top in
 full colour with a dark edge, training cells pale beneath them: only the former show how good a supervised map is.
@@ -15,10 +15,24 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.collections import LineCollection
+from scipy.cluster.hierarchy import dendrogram
 
 from tripletomics.files import replacing
 from tripletomics.parts import did_you_mean
-from tripletomics.pl.draw import LEGEND, SMALL, TITLE, draw, frame, legend_entries, scale, shared_legend, side, title_of
+from tripletomics.pl.draw import (
+    EDGE,
+    LEGEND,
+    SMALL,
+    TITLE,
+    draw,
+    frame,
+    legend_entries,
+    scale,
+    shared_legend,
+    side,
+    title_of,
+)
 from tripletomics.pl.look import PALETTE, Palette, held_out, look_of, obsm_keys, points_of, some
 
 if TYPE_CHECKING:
@@ -26,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["compare", "embedding", "history", "save"]
+__all__ = ["compare", "embedding", "history", "save", "tree"]
 
 MANY = 8  # types that colours alone tell apart; more of them are numbered on the map
 
@@ -220,6 +234,61 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
         for panel in (upper, lower):
             panel.spines[["top", "right"]].set_visible(False)
             panel.tick_params(labelsize=SMALL, length=2.5)
+    return ax
+
+
+def tree(model: Any, ax: Axes | None = None) -> Axes:
+    """Draw the class tree that ``loss="hierarchical_triplet"`` learned.
+
+    Two branches meet at the mean squared distance between the cells of their two nearest types, in the metric space
+    scaled to length 1, where opposite directions are 4 apart.
+
+    Parameters
+    ----------
+    model
+        A :class:`tripletomics.Model` with a ``"tree"`` among its findings.
+    ax
+        Where to draw. The names stand to its left: a figure made with ``layout="constrained"`` makes room for them.
+        Without `ax`, a new figure is made, as tall as the types need.
+
+    Returns
+    -------
+    Axes
+        One line collection, the branches; the tick labels of y are the names of the types, similar ones side by side.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no model.
+    ValueError
+        If it was trained with a loss that learns no tree.
+    """
+    findings, classes = getattr(model, "findings", None), getattr(model, "classes", None)
+    if findings is None or classes is None:
+        raise TypeError(f"tree needs a fitted tt.Model, not {type(model).__name__}.")
+    if "tree" not in findings:
+        loss = model.settings["loss"]
+        raise ValueError(
+            f"This model has no class tree: it was trained with loss={loss!r}. Fit with loss='hierarchical_triplet'."
+        )
+    plan = dendrogram(findings["tree"], labels=classes, count_sort="descending", no_plot=True)
+    own = ax is None
+    if ax is None:
+        figure = plt.figure(figsize=(4.6, 0.6 + 0.13 * len(classes)), dpi=150, layout="constrained")
+        ax = figure.add_subplot()
+    x, y = np.array(plan["dcoord"]), np.array(plan["icoord"]) / 10 - 0.5  # the i-th leaf of scipy is at 5 + 10 i
+    branches = list(np.stack([x, y], axis=2))
+    ax.add_collection(LineCollection(branches, colors=EDGE, linewidths=0.8, capstyle="projecting"), autolim=False)
+    ax.set(xlim=(0, 1.03 * x.max() or 1), ylim=(len(classes) - 0.5, -0.5))
+    ax.set_yticks(range(len(classes)), plan["ivl"])
+    ax.tick_params(labelsize=SMALL, length=2.5)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["left", "top", "right"]].set_visible(False)
+    ax.set_xlabel("squared distance in the metric space", fontsize=SMALL)
+    ax.set_title("class tree", fontsize=TITLE, loc="left")
+    if own:
+        names: Any = ax.yaxis.get_tightbbox()
+        figure.set_figwidth(2.8 + names.width / figure.dpi)
     return ax
 
 

@@ -196,7 +196,7 @@ class Triplet(Loss):
         easiest = -float(d.max()) if self.soft else -self.margin
         width = max(float((d_ap - d_an).max()) - easiest, 0.0) / 2 if len(d_ap) else 0.0
         lo = easiest + float(self.get_buffer("hardness")) * width
-        return lo, math.nextafter(lo + width, math.inf)  # the hardest triplet is in the hardest band
+        return lo, lo + width * (1 + 1e-6)  # with room for rounding: the hardest triplet is in the hardest band
 
 
 def has_triplets(y: np.ndarray) -> bool:

@@ -1,0 +1,143 @@
+"""What the drawing of the class tree shows, asserted on its data."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import anndata as ad
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+from scipy.cluster.hierarchy import linkage
+
+import tripletomics as tt
+from tripletomics import pl
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def model_of(places, names=None):
+    """A stand-in for a model: a tree of points on a line."""
+    names = [f"type {i}" for i in range(len(places))] if names is None else names
+    tree = linkage(np.array(places, dtype=float)[:, None], "single")
+    return SimpleNamespace(findings={"tree": tree}, classes=names, settings={"loss": "hierarchical_triplet"})
+
+
+def names_of(ax):
+    return [label.get_text() for label in ax.get_yticklabels()]
+
+
+def branches(ax):
+    (lines,) = ax.collections
+    return np.array(lines.get_segments())  # (merges, 4, 2): child, corner, corner, child
+
+
+def leaves_under(ax):
+    """The names that hang below each branch, from the lines alone."""
+    names, found = names_of(ax), {}
+    for segment in sorted(branches(ax).tolist(), key=lambda s: s[1][0]):
+        below = set()
+        for x, y in (segment[0], segment[3]):
+            below |= {names[round(y)]} if x == 0 else found[x, y]
+        found[segment[1][0], (segment[0][1] + segment[3][1]) / 2] = below
+    return sorted(map(sorted, found.values()))
+
+
+@pytest.fixture(scope="module")
+def grown():
+    """A model of three types with the tree that it learned."""
+    random = np.random.default_rng(0)
+    kinds = np.arange(90) % 3
+    x = random.normal(size=(90, 20)).astype(np.float32)
+    x[:, 0] += 8 * (kinds == 2)
+    x[:, 1] += 2 * (kinds == 1)
+    adata = ad.AnnData(x)
+    adata.obs["kind"] = np.array(["CD4 T cell", "CD8 T cell", "B cell"])[kinds]
+    return tt.fit(adata, label="kind", loss="hierarchical_triplet", counts=False, steps=20, progress=False)
+
+
+def test_a_learned_tree_is_drawn_with_the_names_of_the_classes(grown):
+    ax = pl.tree(grown)
+    assert sorted(names_of(ax)) == grown.classes == ["B cell", "CD4 T cell", "CD8 T cell"]
+    np.testing.assert_array_equal(ax.get_yticks(), [0, 1, 2])
+    heights = grown.findings["tree"][:, 2]
+    assert (heights > 0).all()
+    np.testing.assert_array_equal(sorted(branches(ax)[:, 1, 0]), heights)
+    first = sorted(grown.classes[int(i)] for i in grown.findings["tree"][0, :2])
+    assert leaves_under(ax) == sorted([first, grown.classes])
+
+
+def test_a_saved_model_keeps_its_tree(grown, tmp_path):
+    grown.save(tmp_path / "model.tt")
+    np.testing.assert_array_equal(branches(pl.tree(tt.load(tmp_path / "model.tt"))), branches(pl.tree(grown)))
+
+
+def test_branches_meet_at_the_heights_of_the_linkage_and_names_stand_at_their_leaves():
+    ax = pl.tree(model_of([0, 10, 1, 13], ["a", "c", "b", "d"]))
+    assert leaves_under(ax) == [["a", "b"], ["a", "b", "c", "d"], ["c", "d"]]
+    drawn = branches(ax)
+    np.testing.assert_array_equal(sorted(drawn[:, 1, 0]), [1, 3, 9])
+    np.testing.assert_array_equal(drawn[:, 1, 0], drawn[:, 2, 0])  # an upright where two meet
+    np.testing.assert_array_equal(drawn[:, [0, 3], 1], drawn[:, [1, 2], 1])  # and level arms
+    assert ax.get_xlim()[0] == 0
+    assert 9 < ax.get_xlim()[1] < 10
+    assert ax.get_ylim() == (3.5, -0.5)
+    assert ax.get_xlabel() == "squared distance in the metric space"
+
+
+def test_no_lines_cross_and_the_largest_branch_is_on_top():
+    ax = pl.tree(model_of([0, 100, 1, 103, 2.5, 4.7, 300]))
+    for members in leaves_under(ax):
+        rows = sorted(names_of(ax).index(name) for name in members)
+        assert rows == list(range(rows[0], rows[0] + len(members)))
+    assert set(names_of(ax)[:4]) == {"type 0", "type 2", "type 4", "type 5"}
+    assert names_of(ax)[-1] == "type 6"
+
+
+def test_the_figure_is_as_tall_as_the_types_need_and_holds_long_names():
+    few = pl.tree(model_of([0, 1, 3])).figure
+    ax = pl.tree(model_of(np.arange(40.0) ** 2, [f"a rather long name of a rare type of cell {i}" for i in range(40)]))
+    figure = ax.figure
+    assert figure.get_figheight() > few.get_figheight() + 3
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+    assert min(box.x0 for box in boxes) >= 0
+    assert max(box.x1 for box in boxes) < ax.get_window_extent().x0
+    assert all(upper.y0 >= lower.y1 - 1 for upper, lower in pairwise(boxes))
+    assert ax.get_window_extent().width / figure.dpi > 2
+
+
+def test_a_given_ax_is_used_and_nothing_else_changes():
+    _, axes = plt.subplots(1, 2)
+    before, sizes = dict(mpl.rcParams), axes[0].figure.get_size_inches().tolist()
+    assert pl.tree(model_of([0, 1, 3]), axes[1]) is axes[1]
+    assert len(branches(axes[1])) == 2
+    assert not axes[0].collections
+    assert dict(mpl.rcParams) == before
+    assert axes[0].figure.get_size_inches().tolist() == sizes
+    assert len(plt.get_fignums()) == 1
+
+
+def test_two_types_and_types_in_one_place():
+    assert branches(pl.tree(model_of([0, 2]))).shape == (1, 4, 2)
+    ax = pl.tree(model_of([1, 1, 1]))
+    assert not branches(ax)[:, :, 0].any()
+    assert ax.get_xlim() == (0, 1)
+
+
+def test_errors_draw_nothing(fitted):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        pl.tree(fitted[0])
+    assert str(error.value) == (
+        "This model has no class tree: it was trained with loss='softmax'. Fit with loss='hierarchical_triplet'."
+    )
+    with pytest.raises(TypeError, match=r"^tree needs a fitted tt\.Model, not int\.$"):
+        pl.tree(3)
+    assert not plt.get_fignums()
