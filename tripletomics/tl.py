@@ -65,7 +65,7 @@ def fit(
         Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled.
     loss
         What shapes the metric space: a name, "triplet:margin=0.3", a sum "softmax + 0.003*center", or (in Python) an
-        object. By default "softmax".
+        object. By default "softmax"; `tripletomics losses` lists and explains all.
     structure
         Dial of the map between labels (0) and data (1), in [0, 1]. At 1 no label reaches the map.
     dim

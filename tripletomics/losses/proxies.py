@@ -128,7 +128,6 @@ class CosineLoss(ProxyLoss):
     """The base of proxy losses that see directions alone; it checks the settings that they share."""
 
     normalised = True
-    parameter_lr = 10.0  # at the encoder's rate the proxies lag behind the cells
 
     def __post_init__(self) -> None:
         for setting in vars(self):
