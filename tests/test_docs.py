@@ -9,6 +9,8 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
+from tripletomics import losses
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -57,3 +59,11 @@ def test_links_of_the_documents_lead_somewhere():
     for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_loss_is_in_the_comparison():
+    page = (ROOT / "docs" / "choose-a-loss.md").read_text()
+    rows = re.findall(r"^\| `(.*?)` \| [\d.]+ ± .* \|$", page, re.MULTILINE)
+    for name in losses.names():
+        assert any(name in re.split(r"[ *+]+", row) for row in rows), f"{name}: run benchmarks/losses.py"
+        assert page.count(name) > 3, f"{name}: say when to choose it"

@@ -26,7 +26,7 @@ else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = object
     Module = Mask = MLP = str
 
-DEFAULT_LOSS = "softmax"  # the best or within noise of it wherever it was measured: see docs/how-it-works.md
+DEFAULT_LOSS = "softmax"  # within noise of the best, and the simplest: see docs/choose-a-loss.md
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
 
