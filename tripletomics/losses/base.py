@@ -346,6 +346,12 @@ def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return z[known], y[known].long()
 
 
+def has_triplets(y: np.ndarray) -> bool:
+    """Tell whether codes hold two classes, one of them with two cells."""
+    size = np.unique(y[y >= 0], return_counts=True)[1]
+    return len(size) > 1 and bool(size.max() > 1)
+
+
 def zero(z: Tensor) -> Tensor:
     """Return 0 connected to `z` (0-d, the dtype of `z`): the value of a batch that has nothing to compare."""
     return z[:0].sum()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, labelled, register, zero
+from tripletomics.losses.base import Loss, has_triplets, labelled, register, zero
 
 
 @register("nca")
@@ -51,8 +51,7 @@ class NCA(Loss):
 
     def has_terms(self, y: np.ndarray) -> bool:
         """Tell whether the codes hold two classes, one of them with two cells."""
-        size = np.unique(y[y >= 0], return_counts=True)[1]
-        return len(size) > 1 and bool(size.max() > 1)
+        return has_triplets(y)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch."""

@@ -9,8 +9,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, labelled, register, zero
-from tripletomics.losses.tuples.triplet import has_triplets
+from tripletomics.losses.base import Loss, has_triplets, labelled, register, zero
 
 _FARTHEST = 4.0  # squared distance of two opposite unit vectors
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, labelled, register, zero
-from tripletomics.losses.tuples.triplet import check_distance, has_triplets
+from tripletomics.losses.base import Loss, has_triplets, labelled, register, zero
+from tripletomics.losses.tuples.triplet import check_distance
 
 
 @register("contrastive")

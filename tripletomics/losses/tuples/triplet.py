@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, labelled, register, zero
+from tripletomics.losses.base import Loss, has_triplets, labelled, register, zero
 
 _MINERS = {
     "hard": geometry.mine_hard,
@@ -197,12 +197,6 @@ class Triplet(Loss):
         width = max(float((d_ap - d_an).max()) - easiest, 0.0) / 2 if len(d_ap) else 0.0
         lo = easiest + float(self.get_buffer("hardness")) * width
         return lo, lo + width * (1 + 1e-6)  # with room for rounding: the hardest triplet is in the hardest band
-
-
-def has_triplets(y: np.ndarray) -> bool:
-    """Tell whether codes hold two classes, one of them with two cells."""
-    size = np.unique(y[y >= 0], return_counts=True)[1]
-    return len(size) > 1 and bool(size.max() > 1)
 
 
 def check_distance(loss: Loss) -> None:
