@@ -279,6 +279,11 @@ def test_offline_in_a_sum_and_in_blocks(monkeypatch):
     monkeypatch.setattr("tripletomics.losses.tuples.triplet._ELEMENTS", 50)
     both.survey(z.detach(), y)
     np.testing.assert_array_equal(both.companions, whole)
+    both.survey(z.detach().flip(0), y)  # a later survey replaces what an earlier one chose
+    np.testing.assert_array_equal(both.companions, triplet.companions)
+    assert not np.array_equal(both.companions, whole)
+    both.survey(z.detach()[:20], y[:20])  # and so does that of a fit on fewer cells
+    assert both.companions.shape == (20, 2)
 
 
 def test_p_below_one_warns():

@@ -245,7 +245,9 @@ def count_quadruplets(y: Tensor) -> Tensor:
 
 def count_band(d: Tensor, y: Tensor, above: float, up_to: float) -> Tensor:
     """Count the triplets with above < d_ap - d_an <= up_to (0-d, int64)."""
-    lower, upper = (count_triplets(y) if end == -torch.inf else triplet_sum(d, y, -end)[1] for end in (above, up_to))
+    total = count_triplets(y)
+    known = {-torch.inf: total, torch.inf: torch.zeros_like(total)}
+    lower, upper = (known[end] if end in known else triplet_sum(d, y, -end)[1] for end in (above, up_to))
     return (lower - upper).clamp(min=0)
 
 

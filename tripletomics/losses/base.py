@@ -171,8 +171,9 @@ class Sum(Loss):
         for _, member in self.terms():
             if member.epochs:
                 member.survey(z, y)
-                self.companions = member.companions if self.companions is None else self.companions
-                self.nearness = member.nearness if self.nearness is None else self.nearness
+        members = [member for _, member in self.terms()]
+        self.companions = next((m.companions for m in members if m.companions is not None), None)
+        self.nearness = next((m.nearness for m in members if m.nearness is not None), None)
 
     def has_terms(self, y: np.ndarray) -> bool:
         """Tell whether every member has something to compare."""
