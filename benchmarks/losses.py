@@ -153,14 +153,16 @@ def pool(tasks: list[tuple[str, str, int]], path: Path) -> None:
 
 
 def table(rows: pd.DataFrame, columns: list[str], order: list[str]) -> str:
-    """Write mean ± sd over seeds, the last column the mean over the others."""
+    """Write mean ± sd over seeds; of several sets, the last column is the mean."""
     mean, sd = (rows.groupby(["loss", "set"], sort=False)[columns].agg(f).unstack("set") for f in ("mean", "std"))
     names = [(column, name) for column in columns for name in SETS if (column, name) in mean]
-    lines = ["| loss | " + " | ".join(name for _, name in names) + " | mean |", "|---" * (len(names) + 2) + "|"]
+    several = len(names) > 1
+    lines = [["loss", *(name for _, name in names), *["mean"] * several], ["---"] * (1 + len(names) + several)]
     for loss in order:
         cells = [f"{mean.loc[loss, key]:.3f} ± {sd.loc[loss, key]:.3f}" for key in names]
-        lines.append(f"| `{loss}` | " + " | ".join(cells) + f" | {np.mean([mean.loc[loss, k] for k in names]):.3f} |")
-    return "\n".join(lines)
+        average = f"{np.mean([mean.loc[loss, key] for key in names]):.3f}"
+        lines.append([f"`{loss}`", *cells, *[average] * several])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def main(path: Path) -> None:

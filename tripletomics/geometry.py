@@ -112,7 +112,7 @@ def normalise(z: Tensor) -> Tensor:
 
 
 def triplet_sum(
-    d: Tensor, y: Tensor, margin: float, above: float | Tensor | None = None, up_to: float | Tensor | None = None
+    d: Tensor, y: Tensor, margin: float, above: float | None = None, up_to: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sum [d_ap - d_an + margin]+ over every triplet of the batch, exactly, without listing them.
 
@@ -138,7 +138,7 @@ def triplet_sum(
     band is the difference of two such counts.
     """
     columns, valid = _positives(y)
-    bottom = -margin if above is None else _larger(above, -margin)
+    bottom = -margin if above is None else max(above, -margin)
     with torch.no_grad():
         weight = torch.empty_like(d)
         total = torch.zeros((), dtype=torch.float64, device=d.device)
@@ -147,7 +147,7 @@ def triplet_sum(
             block, different = d[rows].contiguous(), y[rows, None] != y
             counts = _active_counts(block, different, columns[rows], valid[rows], -bottom)
             if up_to is not None:
-                counts -= _active_counts(block, different, columns[rows], valid[rows], -_larger(up_to, bottom))
+                counts -= _active_counts(block, different, columns[rows], valid[rows], -max(up_to, bottom))
             weight[rows] = counts
             total += (counts.double() * block.double()).sum()
             active -= torch.where(different, counts, 0).sum(dtype=torch.float64).long()
@@ -156,7 +156,7 @@ def triplet_sum(
 
 
 def soft_triplet_sum(
-    d: Tensor, y: Tensor, above: float | Tensor = -torch.inf, up_to: float | Tensor = torch.inf
+    d: Tensor, y: Tensor, above: float = -torch.inf, up_to: float = torch.inf
 ) -> tuple[Tensor, Tensor]:
     """Sum log(1 + exp(d_ap - d_an)) over every triplet of the batch, in O(n^2) memory.
 
@@ -329,16 +329,12 @@ def _positives(y: Tensor) -> tuple[Tensor, Tensor]:
     return columns, valid
 
 
-def _larger(a: float | Tensor, b: float | Tensor) -> float | Tensor:
-    return max(a, b) if not isinstance(a, Tensor) else a.clamp(min=b)
-
-
 def _row_blocks(n: int) -> list[slice]:
     step = max(1, _BLOCK // max(1, n))
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
-def _active_counts(d: Tensor, different: Tensor, columns: Tensor, valid: Tensor, margin: float | Tensor) -> Tensor:
+def _active_counts(d: Tensor, different: Tensor, columns: Tensor, valid: Tensor, margin: float) -> Tensor:
     """Count each distance's active triplets, + as a positive and - as a negative, for a block of anchors."""
     reach, order = torch.where(valid, d.gather(1, columns) + margin, torch.inf).sort(1)
     positives = valid.sum(1, keepdim=True, dtype=torch.int32)

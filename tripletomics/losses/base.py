@@ -111,6 +111,26 @@ class Loss(nn.Module):
     __mul__ = __rmul__
 
 
+class TripletLoss(Loss):
+    """The base of losses that need an anchor, a cell of its class and a cell of another class.
+
+    Subclasses define ``_value(z, y)`` for three or more labelled cells.
+    """
+
+    def has_terms(self, y: np.ndarray) -> bool:
+        """Tell whether the codes hold two classes, one of them with two cells."""
+        size = np.unique(y[y >= 0], return_counts=True)[1]
+        return len(size) > 1 and bool(size.max() > 1)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        cells, codes = labelled(z, y)
+        return zero(z) if len(codes) < 3 else self._value(cells, codes).to(z.dtype)
+
+    def _value(self, z: Tensor, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
 class Sum(Loss):
     r"""A weighted sum of losses.
 
@@ -345,12 +365,6 @@ def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"y holds {y.dtype}: pass class codes as whole numbers, -1 for unlabelled.")
     known = y >= 0
     return z[known], y[known].long()
-
-
-def has_triplets(y: np.ndarray) -> bool:
-    """Tell whether codes hold two classes, one of them with two cells."""
-    size = np.unique(y[y >= 0], return_counts=True)[1]
-    return len(size) > 1 and bool(size.max() > 1)
 
 
 def zero(z: Tensor) -> Tensor:

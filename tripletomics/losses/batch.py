@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, has_triplets, labelled, register, zero
+from tripletomics.losses.base import Loss, TripletLoss, labelled, register, zero
 
 
 @register("nca")
-class NCA(Loss):
+class NCA(TripletLoss):
     r"""Make each cell choose a neighbour of its own type when it chooses near cells more often than far ones.
 
     .. math::
@@ -49,18 +49,12 @@ class NCA(Loss):
     def __post_init__(self) -> None:
         parts.check_number(self, "scale", "(0, inf)")
 
-    def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether the codes hold two classes, one of them with two cells."""
-        return has_triplets(y)
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        cells, codes = labelled(z, y)
-        same, different = _positives(codes), codes[:, None] != codes
+    def _value(self, z: Tensor, y: Tensor) -> Tensor:
+        same, different = _positives(y), y[:, None] != y
         anchors = same.any(1)
         if not anchors.any() or not different.any():
             return zero(z)
-        logits = -self.scale * geometry.distances(cells, distance="sqeuclidean")
+        logits = -self.scale * geometry.distances(z, distance="sqeuclidean")
         own = logits.masked_fill(~same, -torch.inf)[anchors].logsumexp(1)
         other = logits.masked_fill(~different, -torch.inf)[anchors].logsumexp(1)
         # -log(P / (P + N)) = log(1 + N / P) keeps its digits when nearly all of the mass is right

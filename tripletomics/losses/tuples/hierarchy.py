@@ -9,13 +9,13 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, has_triplets, labelled, register, zero
+from tripletomics.losses.base import TripletLoss, labelled, register
 
 _FARTHEST = 4.0  # squared distance of two opposite unit vectors
 
 
 @register("hierarchical_triplet")
-class HierarchicalTriplet(Loss):
+class HierarchicalTriplet(TripletLoss):
     r"""Ask for wide gaps between distant types and for narrow ones between sister types, after a tree of the types.
 
     .. math::
@@ -74,27 +74,19 @@ class HierarchicalTriplet(Loss):
         """Return the tree, a linkage matrix (n_classes - 1, 4) of scipy over the squared distances of the classes."""
         return {"tree": self.get_buffer("tree").cpu().numpy()}
 
-    def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether the codes make a triplet."""
-        return has_triplets(y)
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        cells, codes = labelled(z, y)
-        if len(codes) < 3:
-            return zero(z)
-        unit = geometry.normalise(cells)
+    def _value(self, z: Tensor, y: Tensor) -> Tensor:
+        unit = geometry.normalise(z)
         margins = self._buffers.get("margins")
         if margins is not None and not margins.isnan().any():
-            if codes.max() >= len(margins):
-                raise ValueError(f"{self.name} has a tree of {len(margins)} classes, but y holds {int(codes.max())}.")
+            if y.max() >= len(margins):
+                raise ValueError(f"{self.name} has a tree of {len(margins)} classes, but y holds {int(y.max())}.")
         else:
-            codes = torch.unique(codes, return_inverse=True)[1]
-            margins = torch.from_numpy(self._grow(*_class_distances(unit, codes, int(codes.max()) + 1))[1])
+            y = torch.unique(y, return_inverse=True)[1]
+            margins = torch.from_numpy(self._grow(*_class_distances(unit, y, int(y.max()) + 1))[1])
         d = geometry.distances(unit, distance="sqeuclidean")
         # a margin of 0 once the own margin of each pair of classes is taken off
-        total, _ = geometry.triplet_sum(d - margins.to(d)[codes[:, None], codes], codes, 0.0)
-        return (total / (2 * geometry.count_triplets(codes).clamp(min=1))).to(z.dtype)
+        total, _ = geometry.triplet_sum(d - margins.to(d)[y[:, None], y], y, 0.0)
+        return total / (2 * geometry.count_triplets(y).clamp(min=1))
 
     def _grow(self, apart: np.ndarray, within: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the linkage matrix and the margin of every pair of classes (0 on the diagonal)."""

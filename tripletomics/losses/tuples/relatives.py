@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, has_triplets, labelled, register, zero
+from tripletomics.losses.base import Loss, TripletLoss, labelled, register, zero
 from tripletomics.losses.tuples.triplet import check_distance
 
 
@@ -47,7 +47,6 @@ class Contrastive(Loss):
     def __post_init__(self) -> None:
         parts.check_number(self, "margin", "(0, inf)")
         check_distance(self)
-        self.normalised = self.distance in ("cosine", "angular")
 
     def has_terms(self, y: np.ndarray) -> bool:
         """Tell whether two cells are labelled."""
@@ -66,7 +65,7 @@ class Contrastive(Loss):
 
 
 @register("ranknet")
-class RankNet(Loss):
+class RankNet(TripletLoss):
     r"""Rank the cells of a type before all others, with a logistic penalty that never reaches 0.
 
     .. math:: L = \operatorname{mean}_{a, p, n} \log(1 + \exp(d_{ap} - d_{an}))
@@ -91,24 +90,14 @@ class RankNet(Loss):
 
     def __post_init__(self) -> None:
         check_distance(self)
-        self.normalised = self.distance in ("cosine", "angular")
 
-    def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether the codes make a triplet."""
-        return has_triplets(y)
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        cells, codes = labelled(z, y)
-        if len(codes) < 3:
-            return zero(z)
-        d = geometry.distances(cells, distance=self.distance, y=codes)
-        total, count = geometry.soft_triplet_sum(d, codes)
-        return (total / count.clamp(min=1)).to(z.dtype)
+    def _value(self, z: Tensor, y: Tensor) -> Tensor:
+        total, count = geometry.soft_triplet_sum(geometry.distances(z, distance=self.distance, y=y), y)
+        return total / count.clamp(min=1)
 
 
 @register("quadruplet")
-class Quadruplet(Loss):
+class Quadruplet(TripletLoss):
     r"""Pull types together until they are tighter than the gaps between any two other types.
 
     .. math::
@@ -144,28 +133,20 @@ class Quadruplet(Loss):
         parts.check_number(self, "margin2", "[0, inf)")
         parts.check_word(self, "reduction", ["nonzero", "all", "sum"])
 
-    def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether the codes make a triplet."""
-        return has_triplets(y)
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        cells, codes = labelled(z, y)
-        if len(codes) < 3:
-            return zero(z)
-        d = geometry.distances(cells, distance="sqeuclidean")
+    def _value(self, z: Tensor, y: Tensor) -> Tensor:
+        d = geometry.distances(z, distance="sqeuclidean")
         value = torch.zeros((), dtype=torch.float64, device=z.device)
         for (total, count), every in (
-            (geometry.triplet_sum(d, codes, self.margin1), geometry.count_triplets(codes)),
-            (geometry.quadruplet_sum(d, codes, self.margin2), geometry.count_quadruplets(codes)),
+            (geometry.triplet_sum(d, y, self.margin1), geometry.count_triplets(y)),
+            (geometry.quadruplet_sum(d, y, self.margin2), geometry.count_quadruplets(y)),
         ):
             terms = {"nonzero": count, "all": every, "sum": count.new_ones(())}[self.reduction]
             value = value + total / terms.clamp(min=1)
-        return value.to(z.dtype)
+        return value
 
 
 @register("angular")
-class Angular(Loss):
+class Angular(TripletLoss):
     r"""Bound the angle under which two cells of a type are seen from a cell of another type.
 
     .. math::
@@ -195,24 +176,18 @@ class Angular(Loss):
     def __post_init__(self) -> None:
         parts.check_number(self, "alpha", "(0, 80]")
 
-    def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether the codes make a triplet."""
-        return has_triplets(y)
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        cells, codes = labelled(z, y)
-        kinds, size = torch.unique(codes, return_counts=True)
+    def _value(self, z: Tensor, y: Tensor) -> Tensor:
+        kinds, size = torch.unique(y, return_counts=True)
         kinds = kinds[size > 1]
         if not len(kinds) or len(size) < 2:
             return zero(z)
-        unit = geometry.normalise(cells.double())
+        unit = geometry.normalise(z.double())
         slope = math.tan(math.radians(self.alpha)) ** 2
         terms = []
         for kind in kinds.tolist():
-            own, others = unit[codes == kind], unit[codes != kind]
+            own, others = unit[y == kind], unit[y != kind]
             reach = torch.exp(4 * slope * own @ others.T)
             exponent = torch.log(reach @ reach.T) - 2 * (1 + slope) * own @ own.T
             pairs = ~torch.eye(len(own), dtype=torch.bool, device=z.device)
             terms.append(geometry.softplus(exponent[pairs]))
-        return torch.cat(terms).mean().to(z.dtype)
+        return torch.cat(terms).mean()

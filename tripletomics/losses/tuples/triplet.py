@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, has_triplets, labelled, register, zero
+from tripletomics.losses.base import Loss, TripletLoss, register, zero
 
 _MINERS = {
     "hard": geometry.mine_hard,
@@ -29,7 +29,7 @@ _ELEMENTS = 2**22  # of a temporary matrix of distances
 
 
 @register("triplet")
-class Triplet(Loss):
+class Triplet(TripletLoss):
     r"""Pull cells of a type together until every other type is farther away by a margin.
 
     .. math:: \ell(a, p, n) = \max(0,\; d_{ap} - d_{an} + m)
@@ -120,7 +120,6 @@ class Triplet(Loss):
         parts.check_word(self, "pacing", _PACES)
         parts.check_flag(self, "shuffled")
         parts.check_number(self, "every", "[1, inf)", whole=True)
-        self.normalised = self.distance in ("cosine", "angular")
         if self.mining == "offline":
             if self.distance == "mahalanobis":
                 raise ValueError("triplet: distance='mahalanobis' needs whole batches, which offline mining has not.")
@@ -131,8 +130,9 @@ class Triplet(Loss):
     def pace(self, step: int, steps: int) -> None:
         """Set the hardness of a curriculum."""
         if self.mining == "curriculum":
-            order = np.random.default_rng(0).permutation(steps) if self.shuffled else np.arange(steps)
-            share = _PACES[self.pacing](order[step] / max(steps - 1, 1))
+            if self.shuffled:
+                step = np.random.default_rng(0).permutation(steps)[step]
+            share = _PACES[self.pacing](step / max(steps - 1, 1))
             self.get_buffer("hardness").fill_(self.start + (self.end - self.start) * share)
 
     def survey(self, z: Tensor, y: Tensor) -> None:
@@ -142,7 +142,7 @@ class Triplet(Loss):
 
     def has_terms(self, y: np.ndarray) -> bool:
         """Tell whether the codes make a triplet; offline, the batch need not hold it."""
-        return super().has_terms(y) if self.mining == "offline" else has_triplets(y)
+        return Loss.has_terms(self, y) if self.mining == "offline" else super().has_terms(y)
 
     def forward(self, z: Tensor, *others: Tensor) -> Tensor:
         """Return the loss of a batch: ``loss(z, y)``, or ``loss(anchors, positives, negatives, y)`` for offline."""
@@ -150,18 +150,18 @@ class Triplet(Loss):
             positives, negatives, y = others
             known = y >= 0
             return self._chosen(z[known], positives[known], negatives[known])
-        cells, codes = labelled(z, *others)
-        if len(codes) < 3:
-            return zero(z)
+        return super().forward(z, *others)
+
+    def _value(self, z: Tensor, y: Tensor) -> Tensor:
         if self.mining == "offline":
-            positive, negative = _choose(cells.detach(), codes, self.distance, self.p)
-            both = (positive != torch.arange(len(codes), device=z.device)) & (codes != codes[negative])
-            return self._chosen(cells[both], cells[positive[both]], cells[negative[both]]) + zero(z)
-        d = geometry.distances(cells, distance=self.distance, p=self.p, y=codes)
+            positive, negative = _choose(z.detach(), y, self.distance, self.p)
+            both = (positive != torch.arange(len(y), device=z.device)) & (y != y[negative])
+            return self._chosen(z[both], z[positive[both]], z[negative[both]]) + zero(z)
+        d = geometry.distances(z, distance=self.distance, p=self.p, y=y)
         if self.mining in _MINERS:
-            d_ap, d_an = _MINERS[self.mining](d, codes)
+            d_ap, d_an = _MINERS[self.mining](d, y)
             return self._terms(d_ap, d_an).mean() if len(d_ap) else zero(z)
-        return self._summed(d, codes).to(z.dtype)
+        return self._summed(d, y)
 
     def _terms(self, d_ap: Tensor, d_an: Tensor) -> Tensor:
         return geometry.softplus(d_ap - d_an) if self.soft else torch.relu(d_ap - d_an + self.margin)
@@ -200,8 +200,9 @@ class Triplet(Loss):
 
 
 def check_distance(loss: Loss) -> None:
-    """Check the settings `distance` and, where there is one, `p`."""
+    """Check the settings `distance` and, where there is one, `p`; note whether only directions count."""
     parts.check_word(loss, "distance", geometry.DISTANCES)
+    loss.normalised = loss.distance in ("cosine", "angular")
     p = getattr(loss, "p", None)
     if p is not None:
         parts.check_number(loss, "p", "(0, inf)")
