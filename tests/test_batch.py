@@ -3,23 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from oracles import assert_same, batch
 from pytorch_metric_learning import distances as pml_distances
 from pytorch_metric_learning import losses as pml
 
 from tripletomics import losses
 from tripletomics.losses.batch import NCA, SupCon
-
-
-def batch(n=22, dim=3, classes=4, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    z = torch.randn(n, dim, generator=draw, dtype=torch.float64, requires_grad=True)
-    return z, torch.randint(-1, classes, (n,), generator=draw)
-
-
-def assert_same(found, expected, z):
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-    got, wanted = (torch.autograd.grad(value, z, retain_graph=True)[0] for value in (found, expected))
-    torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
 
 
 def loops(z, y, loss):

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import assert_same, batch
 from pytorch_metric_learning import distances as pml_distances
 from pytorch_metric_learning import losses as pml
 from torch import nn
@@ -13,18 +14,6 @@ from tripletomics import geometry, losses
 from tripletomics.losses import Center, Contrastive, Foreign, Loss, Softmax, Sum, Triplet, base
 
 KNOWN = ", ".join(losses.names())
-
-
-def batch(n=22, dim=3, classes=4, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    z = torch.randn(n, dim, generator=draw, dtype=torch.float64, requires_grad=True)
-    return z, torch.randint(-1, classes, (n,), generator=draw)
-
-
-def assert_same(found, expected, z):
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-    got, wanted = (torch.autograd.grad(value, z, retain_graph=True)[0] for value in (found, expected))
-    torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
 
 
 def test_softmax_against_torch():

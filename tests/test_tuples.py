@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from oracles import assert_same, batch
 from pytorch_metric_learning import distances as pml_distances
 from pytorch_metric_learning import losses as pml
 from pytorch_metric_learning import reducers
@@ -14,12 +15,6 @@ from tripletomics.losses import Angular, Contrastive, HierarchicalTriplet, Quadr
 
 P = 3.0
 METRICS = [name for name in geometry.DISTANCES if name != "mahalanobis"]  # tested with whitened cells
-
-
-def batch(n=22, dim=3, classes=4, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    z = torch.randn(n, dim, generator=draw, dtype=torch.float64, requires_grad=True)
-    return z, torch.randint(-1, classes, (n,), generator=draw)
 
 
 def distance(name, a, b):
@@ -74,12 +69,6 @@ def triplet_loops(z, y, loss):
     if loss.mining in ("all", "band") and loss.reduction == "nonzero":
         return total / sum(term > 0 for term in terms)
     return total / len(terms)
-
-
-def assert_same(found, expected, z):
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-    got, wanted = (torch.autograd.grad(value, z, retain_graph=True)[0] for value in (found, expected))
-    torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("soft", [False, True])

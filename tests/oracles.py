@@ -1,0 +1,16 @@
+"""What the tests of the losses share: a batch with unlabelled cells, and sameness of values and gradients."""
+
+import torch
+
+
+def batch(n=22, dim=3, classes=4, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, dim, generator=draw, dtype=torch.float64, requires_grad=True)
+    return z, torch.randint(-1, classes, (n,), generator=draw)
+
+
+def assert_same(found, expected, *leaves):
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    got, wanted = (torch.autograd.grad(value, leaves, retain_graph=True) for value in (found, expected))
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
