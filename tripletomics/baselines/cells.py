@@ -1,0 +1,106 @@
+"""What every method is given: cells on a common scale, and how it treats the chatter and the state of libraries."""
+
+from __future__ import annotations
+
+import logging
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from tripletomics.features import Features
+from tripletomics.sources import Matrix
+
+Places = dict[str, tuple[np.ndarray, np.ndarray]]  # "map", "metric" or both -> training cells, query cells; float32
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Training cells, which methods are fitted on, and query cells, which they place.
+
+    Attributes
+    ----------
+    train_pca, query_pca
+        Up to 50 principal components of the scaled training cells (cells, components), float32.
+    y
+        Codes of the training cells, -1 for unlabelled.
+    train_counts, query_counts
+        The cells as they came where they are counts, else None.
+    """
+
+    train_pca: np.ndarray
+    query_pca: np.ndarray
+    y: np.ndarray
+    train_counts: Matrix | None = None
+    query_counts: Matrix | None = None
+
+
+def prepare(contract: Features, x_train: Matrix, x_query: Matrix, y: np.ndarray) -> Cells:
+    """Bring cells to what methods are given, by a gene contract that was fitted on the training cells.
+
+    Parameters
+    ----------
+    contract
+        Of ``features.fit(x_train, ...)``.
+    x_train, x_query
+        Cells by the contract's genes, as they are in AnnData, dense or sparse.
+    y
+        Codes of the training cells, -1 for unlabelled.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two principal components, from which nothing can draw a map.
+    """
+    # as many components as cells would hold one along which the training cells do not vary and others may
+    axes = contract.components[: max(x_train.shape[0] - 1, 2)].T
+    if axes.shape[1] < 2:
+        raise ValueError(
+            f"A map needs two principal components, and {x_train.shape[0]} training cells with {x_train.shape[1]} "
+            f"features have {axes.shape[1]}: give more."
+        )
+    train_pca, query_pca = (_project(contract, axes, x) for x in (x_train, x_query))
+    counts = (x_train, x_query) if contract.counts else (None, None)
+    return Cells(train_pca, query_pca, y, *counts)
+
+
+def _project(contract: Features, axes: np.ndarray, x: Matrix) -> np.ndarray:
+    rows = contract.normalise(x)
+    if not sp.issparse(rows):
+        return contract.standardise(rows) @ axes
+    axes = axes / contract.scale[:, None]  # scaled and centred by way of the axes, sparse cells stay sparse
+    return rows @ axes - contract.mean @ axes
+
+
+@contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Silence warnings, and the named loggers below errors, of what runs inside."""
+    before = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for category in (UserWarning, FutureWarning, DeprecationWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Put the global generators of Python, numpy and torch back as they were, for libraries that seed them."""
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
