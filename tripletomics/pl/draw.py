@@ -1,24 +1,30 @@
-"""How a map is drawn: frame, layers of cells, numbers of types, legend, scale."""
+"""How a map is drawn: frame, layers of cells, numbers of types, legend, scale, the stamp of one without signal."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_rgb
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 from scipy import ndimage
 
+from tripletomics.files import replacing
 from tripletomics.pl.look import GREY, Look
+from tripletomics.pl.tables import title_of
 
 # fmt: off
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 6, "handlelength": 1.2, "handletextpad": 0.2,
                           "labelspacing": 0.3, "columnspacing": 1.2, "borderpad": 0, "borderaxespad": 0.6}
 # fmt: on
-TITLES = {"X_tt": "tripletomics", "X_umap": "UMAP", "X_pca": "PCA", "X_tsne": "t-SNE", "X_lda": "LDA"}
-EDGE = "#1a1a1a"
+EDGE, ALARM = "#1a1a1a", "#c4001a"
 SMALL, TITLE = 6, 9  # points
+MARGIN = 0.02  # inches left and right of what fills the width of a figure
 
 
 def frame(ax: Any, points: np.ndarray, basis: str) -> None:
@@ -29,7 +35,7 @@ def frame(ax: Any, points: np.ndarray, basis: str) -> None:
         middle = (low[i] + high[i]) / 2
         ax.set(**{f"{axis}lim": (middle - half, middle + half), f"{axis}ticks": []})
         label = getattr(ax, f"set_{axis}label")
-        label(f"{title_of(basis)} {i + 1}", fontsize=SMALL, labelpad=2 - 16 * (len(low) - 2))
+        label(f"{title_of(basis.partition(':')[0])} {i + 1}", fontsize=SMALL, labelpad=2 - 16 * (len(low) - 2))
     ax.set_aspect("equal")
     if len(low) == 3:
         ax.computed_zorder = False
@@ -105,14 +111,29 @@ def legend_entries(look: Look, numbered: bool) -> list[Line2D]:
     return handles
 
 
-def shared_legend(figure: Any, handles: list[Line2D], width: float) -> float:
-    """Draw a legend at the foot of a figure in as many columns as fit; return its height in inches."""
-    trial = figure.legend(handles=handles, **LEGEND)
-    fit = max(1, int(width / (trial.get_window_extent().width / figure.dpi + 0.15)))
-    trial.remove()
+def shared_legend(figure: Any, handles: list[Line2D], width: float, blank: tuple[float, float]) -> tuple[Any, bool]:
+    """Draw the legend of several maps: in the blank place beside the last ones, in inches, if it fits, else for a foot.
+
+    Returns
+    -------
+    The legend, which is still to be placed, and whether it fits the blank.
+    """
+
+    def trial(columns: int) -> tuple[Any, float, float]:
+        legend = figure.legend(handles=handles, ncols=columns, **LEGEND)
+        box = legend.get_window_extent()
+        return legend, box.width / figure.dpi, box.height / figure.dpi
+
+    for columns in (1, 2, 3):
+        legend, wide, high = trial(columns)
+        if wide <= blank[0] and high <= blank[1]:
+            return legend, True
+        legend.remove()
+        if columns == 1:
+            one = wide
+    fit = max(1, int(width / (one + 0.15)))
     columns = math.ceil(len(handles) / math.ceil(len(handles) / fit)) if handles else 1
-    legend = figure.legend(handles=handles, ncols=columns, loc="outside lower center", **LEGEND)
-    return legend.get_window_extent().height / figure.dpi
+    return trial(columns)[0], False
 
 
 def scale(ax: Any, look: Look, color: str | None) -> None:
@@ -126,10 +147,50 @@ def scale(ax: Any, look: Look, color: str | None) -> None:
 
 def side(ax: Any) -> float:
     """Side of a square map in points, once its figure is laid out."""
-    ax.figure.figure.draw_without_rendering()
+    page = ax.figure.figure
+    if page.get_layout_engine() is None:
+        ax.apply_aspect()
+    else:
+        page.draw_without_rendering()
     return 72 * min(ax.bbox.width, ax.bbox.height) / ax.figure.dpi
 
 
-def title_of(basis: str) -> str:
-    """Return what a basis is called in a figure."""
-    return TITLES.get(basis, basis.removeprefix("X_"))
+def stamp(ax: Any, words: str, width: float) -> None:
+    """Write across a map, `width` points wide, that it shows nothing; no reader may overlook it."""
+    large = float(np.clip(width / 18, SMALL, 13))
+    head, _, rest = words.partition(": ")
+    lines = [f"{head}:", *wrap(rest, 0.9 * width / 72, large, "bold")]
+    plate = {"boxstyle": "square,pad=0.4", "facecolor": (1, 1, 1, 0.88), "edgecolor": ALARM, "linewidth": 1.2}
+    write = ax.text2D if ax.name == "3d" else ax.text
+    write(0.5, 0.5, "\n".join(lines), transform=ax.transAxes, ha="center", va="center", fontsize=large, color=ALARM,
+          weight="bold", linespacing=1.25, bbox=plate, gid="no signal", zorder=9)  # fmt: skip
+
+
+def inches(figure: Any, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+    """Return a place in inches from the upper left corner of a figure as one in its own coordinates."""
+    wide, high = figure.get_size_inches()
+    return left / wide, 1 - (top + height) / high, width / wide, height / high
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width of a line of text in inches; a little is added because screens round each letter up."""
+    font = FontProperties(size=size, weight=weight)
+    return 1.04 / 72 * float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) if text else 0.0
+
+
+def wrap(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
+    """Break a text at its spaces, not at hard ones, into lines of at most so many inches where its words allow it."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        if lines and text_width(f"{lines[-1]} {word}", size, weight) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [line.replace("\u00a0", " ") for line in lines]
+
+
+def save(figure: Any, path: str | Path) -> None:
+    """Write a figure whole or not at all, at 300 dpi and with text as text; the name's ending is the format."""
+    fonts: Any = {"pdf.fonttype": 42, "svg.fonttype": "none"}
+    with replacing(path) as draft, mpl.rc_context(fonts):
+        figure.savefig(draft, dpi=300, format=Path(path).suffix[1:] or "png")

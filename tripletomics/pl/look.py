@@ -28,6 +28,7 @@ PALETTE = (
 )
 # fmt: on
 GREY = "#d4d4d4"
+SIGNAL = 0.01  # held-out labels that are found no better than permuted ones at this p are no signal
 Palette = str | Sequence[str] | Mapping[str, str]
 
 
@@ -45,11 +46,7 @@ class Look:
 
 def points_of(adata: AnnData, basis: str) -> np.ndarray:
     """Coordinates (n, 2 or 3) of a basis; rows that are not finite become NaN in full."""
-    present = obsm_keys(adata)
-    if basis not in present:
-        hint = " tt.fit writes it." if basis == "X_tt" else did_you_mean(basis, present)
-        raise KeyError(f"basis={basis!r} is not in adata.obsm.{hint} Present: {some(present)}.")
-    points = np.array(adata.obsm[basis], dtype=float)
+    points = coordinates_of(adata, basis)
     if points.ndim == 2 and points.shape[1] > 3 and any(word in basis.lower() for word in ("pca", "lda", "svd")):
         points = points[:, :2]
     if points.ndim != 2 or points.shape[1] not in (2, 3):
@@ -64,10 +61,20 @@ def points_of(adata: AnnData, basis: str) -> np.ndarray:
     return points
 
 
+def coordinates_of(adata: AnnData, basis: str) -> np.ndarray:
+    """Coordinates (n, any) of a basis as they are."""
+    present = obsm_keys(adata)
+    if basis not in present:
+        hint = " tt.fit writes it." if basis == "X_tt" else did_you_mean(basis, present)
+        raise KeyError(f"basis={basis!r} is not in adata.obsm.{hint} Present: {some(present)}.")
+    return np.array(adata.obsm[basis], dtype=float)
+
+
 def held_out(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None:
     """Which cells are held out, or None."""
     if split == "auto":
-        split = "tt_split" if basis == "X_tt" else f"{basis}_split"
+        key = basis.removesuffix("_metric")
+        split = "tt_split" if key == "X_tt" else f"{key}_split"
         split = split if split in adata.obs else None
     if split is None:
         return None
@@ -80,6 +87,32 @@ def held_out(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None
     if odd := sorted(set(values.dropna().astype(str)) - {"train", "held-out"}):
         raise ValueError(f"split={split!r} holds {some(odd)}; allowed are 'train' and 'held-out', or booleans.")
     return (values.astype(str) == "held-out").to_numpy()
+
+
+def no_signal(adata: AnnData, basis: str) -> str | None:
+    """Say that a basis has no signal, where ``uns`` says so; else None."""
+    key, space = (basis.removesuffix("_metric"), "metric") if basis.endswith("_metric") else (basis, "map")
+    record = getattr(adata, "uns", {}).get(key)
+    known = record if isinstance(record, Mapping) else {}
+    p = _number(known, "p_value", space)
+    if not p > SIGNAL:
+        return None
+    held, null = (_number(known.get("scores"), split, space) for split in ("held-out", "null"))
+    return silence(held, null)
+
+
+def silence(held: float, null: float) -> str:
+    """Say in words that there is no signal, with both scores where they are known."""
+    if not np.isfinite([held, null]).all():
+        return "no signal: held-out cells score no better than permuted labels"
+    return f"no signal: held-out F1 {held:.2f}, permuted\u00a0labels\u00a0{null:.2f}"
+
+
+def _number(record: Any, *keys: str) -> float:
+    """Return the number at the end of some keys; NaN if there is none."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, Mapping) else None
+    return float(record) if isinstance(record, (int, float, np.number)) else float("nan")
 
 
 def look_of(adata: AnnData, color: str | None, held: np.ndarray | None, palette: Palette | None) -> Look:

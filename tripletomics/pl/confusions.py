@@ -1,0 +1,202 @@
+"""Which types are taken for which: held-out cells by their true type and by that of their nearest training cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from tripletomics.labels import UNLABELLED, encode
+from tripletomics.parts import did_you_mean
+from tripletomics.pl.draw import ALARM, EDGE, SMALL, TITLE, inches, side, text_width, wrap
+from tripletomics.pl.look import GREY, PALETTE, SIGNAL, coordinates_of, held_out, some
+from tripletomics.pl.tables import title_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+SQUARE, READABLE = 0.24, 0.15  # inches: side of a square where types are few; from this side on it holds a number
+SMALLEST, LARGEST = 1.5, 4.6  # inches, side of the matrix
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Held-out cells by true (rows) and predicted type."""
+
+    counts: np.ndarray  # (types, types)
+    names: list[str]  # of the rows, with what a type lacks
+    classes: list[str]
+    f1: float
+    p: float
+
+    def ordered(self) -> Confusion:
+        """Put types that are taken for each other side by side; where none is, keep the order of the classes."""
+        shares = np.nan_to_num(self.shares())
+        alike = (shares + shares.T) / 2
+        np.fill_diagonal(alike, 0)
+        if len(self.classes) < 3 or not alike.any():
+            return self
+        tree = linkage(squareform(1 - alike - np.eye(len(alike))), "average", optimal_ordering=True)
+        order = leaves_list(tree)
+        order = order if order[0] < order[-1] else order[::-1]
+        names, classes = ([words[i] for i in order] for words in (self.names, self.classes))
+        return Confusion(self.counts[np.ix_(order, order)], names, classes, self.f1, self.p)
+
+    def shares(self) -> np.ndarray:
+        """Rows that sum to 1; NaN for a type without held-out cells."""
+        sizes = self.counts.sum(axis=1, keepdims=True)
+        return np.where(sizes > 0, self.counts / np.maximum(sizes, 1), np.nan)
+
+
+def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "auto", ax: Axes | None = None) -> Axes:
+    """Draw which types held-out cells are taken for: the type of most of their 15 nearest training cells.
+
+    Types that are taken for each other stand side by side; where none is, they keep the order of their names. The words
+    "no signal" are written above where the labels of the held-out cells agree with their neighbours no better than
+    permuted ones do (p > 0.01).
+
+    Parameters
+    ----------
+    adata
+        Cells with coordinates in ``obsm[basis]``. It is not changed.
+    label
+        Column of ``obs`` with the types. Unlabelled cells (as in :func:`tripletomics.fit`) are left out.
+    basis
+        A key of ``obsm`` of any dimension; distances are Euclidean.
+    split
+        The ``obs`` column that marks held-out cells, as in :func:`embedding`. ``"auto"`` takes the one that ``tt.fit``
+        wrote for this basis, else ``"tt_split"``: it says nothing about a basis that was computed from all cells with
+        their labels.
+    ax
+        Where to draw. Without it, a new figure is made, as large as the types need.
+
+    Returns
+    -------
+    Axes
+        One mesh with a row for each true type, which sums to 1, and a column for each predicted type; at the right the
+        number of held-out cells. A type without training or without held-out cells says so.
+
+    Raises
+    ------
+    KeyError
+        If there is no such basis or column.
+    ValueError
+        If `split` is no split, one of its sides has no labelled cell, a labelled cell has no finite coordinates, or
+        there is one type only.
+    """
+    found = _count(adata, label, basis, split).ordered()
+    title = title_of(basis)
+    if ax is None:
+        n = len(found.classes)
+        square = float(np.clip(SQUARE, SMALLEST / n, LARGEST / n))
+        names, foot = (max(text_width(name, SMALL) for name in words) + 0.28 for words in (found.names, found.classes))
+        head = 0.24 + 0.1 * len(_remark(found, square * n))
+        right = 0.36 if square >= READABLE else 0.95
+        figure = plt.figure(figsize=(names + square * n + right, head + square * n + foot), dpi=150)
+        ax = figure.add_axes(inches(figure, names, head, square * n, square * n))
+    _paint(ax, found, title)
+    return ax
+
+
+def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
+    """Name the held-out cells by their neighbours."""
+    from tripletomics import metrics
+
+    z = coordinates_of(adata, basis)
+    if label not in adata.obs:
+        near = did_you_mean(label, adata.obs.columns)
+        raise KeyError(f"label={label!r} is not a column of adata.obs.{near} Columns: {some(adata.obs.columns)}.")
+    held = held_out(adata, basis, split)
+    if held is None:
+        held = held_out(adata, "X_tt", split)
+    if held is None:
+        raise ValueError(
+            "adata.obs marks no held-out cells. Pass split=, a column with 'train' and 'held-out' or booleans; tt.fit "
+            "writes 'tt_split'."
+        )
+    codes, classes = encode(adata.obs[label], UNLABELLED)
+    if len(classes) < 2:
+        raise ValueError(f"label={label!r} holds {len(classes)} type ({some(classes)}); a confusion needs two.")
+    known = codes >= 0
+    for side_of, cells in (("training", known & ~held), ("held-out", known & held)):
+        if not cells.any():
+            raise ValueError(f"No {side_of} cell has a label in {label!r}: nothing to compare. Pass another split.")
+    bad = known & ~np.isfinite(z).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{bad.sum()} of {known.sum()} labelled cells have no finite coordinates in {basis!r}. Leave them out: "
+            f"adata[np.isfinite(adata.obsm[{basis!r}]).all(axis=1)]."
+        )
+    train, n = known & ~held, len(classes)
+    truth = codes[known & held]
+    predicted = metrics.knn_votes(z[train], codes[train], z[known & held], n).argmax(axis=1)
+    counts = np.bincount(truth * n + predicted, minlength=n * n).reshape(n, n)
+    seen, taught = (np.bincount(codes[cells], minlength=n) > 0 for cells in (known & held, train))
+    lacks = [" (no held-out cell)" * (not seen[i]) + " (no training cell)" * (not taught[i]) for i in range(n)]
+    names = [name + lack for name, lack in zip(classes, lacks, strict=True)]
+    return Confusion(
+        counts, names, classes, metrics.macro_f1(truth, predicted), metrics.permutation_p(truth, predicted, seed=0)
+    )
+
+
+def _remark(found: Confusion, width: float) -> list[str]:
+    """Say below the title how good it is, or that there is no signal."""
+    if found.p > SIGNAL:
+        words = f"no signal: held-out F1 {found.f1:.2f}, no better than permuted labels (p\u00a0=\u00a0{found.p:.2g})"
+        return wrap(words, width, 1.1 * SMALL)
+    return wrap(f"held-out macro-F1 {found.f1:.2f}; percent of each row", width + 0.3, SMALL)
+
+
+def _paint(ax: Axes, found: Confusion, title: str) -> None:
+    """Draw the matrix with its numbers and names."""
+    n, silent, shares = len(found.classes), found.p > SIGNAL, found.shares()
+    dark = "#5a5a5a" if silent else PALETTE[0]
+    colors = LinearSegmentedColormap.from_list("tt", ["white", dark])
+    edges = np.arange(n + 1) - 0.5
+    mesh = ax.pcolormesh(edges, edges, np.ma.masked_invalid(shares), cmap=colors, norm=Normalize(0, 1),
+                         edgecolors="#ececec", linewidth=0.4)  # fmt: skip
+    ax.set_facecolor("#ececec")
+    ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), aspect="equal")
+    ax.set_xticks(range(n), found.classes, rotation=90, fontsize=SMALL)
+    ax.set_yticks(range(n), found.names, fontsize=SMALL)
+    ax.tick_params(length=0, pad=2)
+    ax.spines[:].set(color=GREY, linewidth=0.6)
+    ax.set_xlabel("named by 15 nearest training cells", fontsize=SMALL, labelpad=2)
+    ax.set_ylabel("true type", fontsize=SMALL, labelpad=4)
+    for i, size in enumerate(found.counts.sum(axis=1)):
+        ax.annotate(f"{size:,}", (1, i), (3, 0), ax.get_yaxis_transform(), "offset points", va="center_baseline",
+                    fontsize=SMALL, color=EDGE, gid="cells", annotation_clip=False)  # fmt: skip
+    ax.annotate("cells", (1, 1), (3, 2), "axes fraction", "offset points", fontsize=SMALL - 1, color="#8c8c8c")
+    width = side(ax)
+    if width / n >= 72 * READABLE:
+        _number(ax, shares, min(SMALL, 0.42 * width / n))
+    else:
+        _scale(ax, mesh, 1 + 28 / width)
+    lines = _remark(found, width / 72)
+    style: dict[str, Any] = {"color": ALARM, "weight": "bold"} if silent else {"color": "#404040"}
+    ax.annotate("\n".join(lines), (0, 1), (0, 3), "axes fraction", "offset points", fontsize=SMALL, linespacing=1.1,
+                va="bottom", gid="remark", **style)  # fmt: skip
+    ax.set_title(title, fontsize=TITLE, loc="left", pad=5 + 7.2 * len(lines))
+
+
+def _number(ax: Axes, shares: np.ndarray, size: float) -> None:
+    """Write the percentage into each square that holds half a percent or more."""
+    for i, j in zip(*np.nonzero(np.nan_to_num(shares) >= 0.005), strict=True):
+        color = "white" if shares[i, j] > 0.5 else EDGE
+        ax.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center_baseline", fontsize=size, color=color,
+                gid="percent")  # fmt: skip
+
+
+def _scale(ax: Axes, mesh: Any, left: float) -> None:
+    """Draw a scale in place of numbers."""
+    bar = ax.figure.colorbar(ScalarMappable(mesh.norm, mesh.cmap), cax=ax.inset_axes((left, 0.75, 0.02, 0.25)))
+    bar.set_label("share of the row", fontsize=SMALL)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=SMALL, length=2)

@@ -1,0 +1,225 @@
+"""Maps: one with its held-out cells marked, or several side by side, with their scores below."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from tripletomics.parts import did_you_mean
+from tripletomics.pl import panel, tables
+from tripletomics.pl.draw import (
+    LEGEND,
+    SMALL,
+    TITLE,
+    draw,
+    frame,
+    inches,
+    legend_entries,
+    scale,
+    shared_legend,
+    side,
+    stamp,
+)
+from tripletomics.pl.look import Palette, held_out, look_of, no_signal, obsm_keys, points_of, some
+from tripletomics.pl.sheet import Sheet, add_map, caption_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MANY = 8  # types that colours alone tell apart; more of them are numbered on the map
+GAP = 0.12  # inches above the panel of scores
+
+
+def embedding(
+    adata: AnnData,
+    color: str | None = None,
+    *,
+    basis: str = "X_tt",
+    split: str | None = "auto",
+    ax: Axes | None = None,
+    size: float | None = None,
+    legend: bool = True,
+    title: str | None = None,
+    palette: Palette | None = None,
+) -> Axes:
+    """Draw a map of the cells, with held-out cells in full colour on top of pale training cells.
+
+    Parameters
+    ----------
+    adata
+        Cells with coordinates in ``obsm[basis]``. It is not changed.
+    color
+        A column of ``obs`` or a gene. Unlabelled cells (as in :func:`tripletomics.fit`) are light grey, below the
+        others. Numbers keep their colour in training cells, so that it can be read off the scale.
+    basis
+        A key of ``obsm`` with 2 or 3 columns; of an ordered basis such as ``"X_pca"`` the first two are drawn.
+    split
+        The ``obs`` column that marks held-out cells ("train" / "held-out", or True for held out). ``"auto"`` takes the
+        one that ``tt.fit`` wrote for this basis, if any; None marks nothing.
+    ax
+        Where to draw. The legend stands to its right: a figure made with ``layout="constrained"`` makes room for it.
+        Without `ax`, a new figure is made.
+    size
+        Area of a training cell in square points; by default it follows the number of cells and the size of the map.
+    legend
+        Whether to explain the colours beside the map. More than 8 types are also numbered on the map.
+    title
+        The text above the map; by default ``color``.
+    palette
+        Colours of the types, a list or a dict; for numbers the name of a matplotlib colormap.
+
+    Returns
+    -------
+    Axes
+        Up to three collections labelled "unlabelled", "train" (or "cells" without a split) and "held-out". Where
+        ``uns`` says that the labels of held-out cells are found no better than permuted ones (p > 0.01), "no signal"
+        is written across the map.
+
+    Raises
+    ------
+    KeyError
+        If there is no such basis, column or gene.
+    ValueError
+        If `basis` is no map, `split` no split, or `palette` does not suit `color`.
+    """
+    points = points_of(adata, basis)
+    look = look_of(adata, color, held_out(adata, basis, split), palette)
+    solid = points.shape[1] == 3
+    if ax is not None and solid != (ax.name == "3d"):
+        need = "projection='3d'" if solid else "2-D axes"
+        raise ValueError(f"basis={basis!r} has {points.shape[1]} dimensions: pass an ax made with {need}, or none.")
+    own = ax is None
+    if ax is None:
+        figure = plt.figure(figsize=(4.6, 4.6), dpi=150, layout="compressed")
+        ax = figure.add_subplot(projection="3d" if solid else None)
+    frame(ax, points, basis)
+    ax.set_title((color or "") if title is None else title, fontsize=TITLE, loc="left", pad=4)
+    numbered = legend and len(look.types) > MANY
+    if legend and (entries := legend_entries(look, numbered)):
+        place: Any = ("upper left", (1, 1)) if look.scale is None else ("lower left", (1, 0))
+        columns = math.ceil(1.31 * SMALL * len(entries) / side(ax))
+        ax.legend(handles=entries, ncols=columns, loc=place[0], bbox_to_anchor=place[1], **LEGEND)
+    if legend:
+        scale(ax, look, color)
+    if own:
+        box: Any = ax.get_tightbbox()
+        figure.set_figwidth(4.6 + (box.width - box.height) / figure.dpi)
+    draw(ax, points, look, size, numbered)
+    if words := no_signal(adata, basis):
+        stamp(ax, words, side(ax))
+    return ax
+
+
+def compare(
+    adata: AnnData,
+    color: str,
+    *,
+    bases: Sequence[str] | None = None,
+    scores: Mapping[str, str] | None = None,
+    palette: Palette | None = None,
+    width: float = 7.1,
+    table: pd.DataFrame | None = None,
+    titles: Mapping[str, str] | None = None,
+) -> Figure:
+    """Draw maps of the same cells side by side, with the same colours, one legend, and held-out cells marked in each.
+
+    The split is the one that ``tt.fit`` wrote for the first of the bases that has one, or for ``X_tt``. A map that was
+    computed on all cells has seen the held-out ones; the maps of ``tt.compare`` have not.
+
+    Parameters
+    ----------
+    adata
+        Cells with several maps in ``obsm``. It is not changed.
+    color
+        A column of ``obs`` or a gene, as in :func:`embedding`.
+    bases
+        Keys of ``obsm``; by default those of ``X_tt``, ``X_umap`` and ``X_pca`` that are there, or with a `table` the
+        maps of its methods.
+    scores
+        A short text per basis, drawn under its title, such as ``{"X_tt": "held-out F1 0.91"}``; by default from
+        `table`.
+    palette
+        Colours of the types, or a colormap, as in :func:`embedding`.
+    width
+        Width of the figure in inches; 7.1 is a page, 3.5 a column.
+    table
+        Scores as :func:`scores` takes them. Their panel is drawn below the maps, and each map says its held-out F1 with
+        the null, or that it has no signal. The basis ``"X_umap"`` belongs to the method ``"umap"``.
+    titles
+        What to call methods (or bases) in the figure.
+
+    Returns
+    -------
+    Figure
+        One Axes per basis, in order, then one for each score. Maps stand in one row where each can be 1.1 in wide, else
+        in balanced rows.
+
+    Raises
+    ------
+    KeyError
+        If there is no such basis, column or gene.
+    ValueError
+        If there is nothing to compare, `table` has no scores of any basis, or `scores` and `titles` name others.
+    """
+    checked = None if table is None else tables.read(table)
+    maps = _maps(adata, bases, checked)
+    if unknown := [basis for basis in scores or () if basis not in maps]:
+        near = did_you_mean(unknown[0], maps)
+        raise ValueError(f"scores has {unknown[0]!r}, which is not drawn.{near} Drawn: {some(maps)}.")
+    tables.check_titles(titles, [*maps, *([] if checked is None else checked["method"].unique())])
+    splits = (held_out(adata, basis, "auto") for basis in (*maps, "X_tt"))
+    look = look_of(adata, color, next((held for held in splits if held is not None), None), palette)
+    sheet = Sheet.of(len(maps), width, numbers=look.scale is not None)
+    captions = [caption_of(adata, basis, checked, (scores or {}).get(basis), titles, sheet) for basis in maps]
+    plan = None
+    if checked is not None:
+        plan = panel.plan_of(checked, None, titles, width, tables.CHOICE if width >= 5 else tables.CHOICE_NARROW)
+
+    figure = plt.figure(figsize=(width, width), dpi=150)
+    numbered = len(look.types) > MANY
+    head = max(caption.height for caption in captions)
+    tall = sheet.rows * (head + sheet.side + sheet.foot)
+    legend, beside = shared_legend(figure, legend_entries(look, numbered), width, sheet.blank(head))
+    foot = 0.0 if beside else legend.get_window_extent().height / figure.dpi + 0.08
+    figure.set_figheight(tall + foot + (GAP + plan.height if plan else 0.04))
+    spot = sheet.place(len(maps), head) if beside else (width / 2, tall + 0.02)
+    legend.set_loc("upper left" if beside else "upper center")
+    legend.set_bbox_to_anchor(inches(figure, *spot, 0, 0)[:2], figure.transFigure)
+    for i, (basis, points) in enumerate(maps.items()):
+        left, top = sheet.place(i, head)
+        add_map(figure, inches(figure, left, top + head, sheet.side, sheet.side), basis, points, sheet, captions[i])
+    panels = list(figure.axes)
+    scale(panels[-1], look, color)
+    if plan:
+        panel.paint(figure, plan, tall + foot + GAP)
+    for ax, points, caption in zip(panels, maps.values(), captions, strict=True):
+        draw(ax, points, look, None, numbered)
+        if caption.silence:
+            stamp(ax, caption.silence, 72 * sheet.side)
+    return figure
+
+
+def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | None) -> dict[str, np.ndarray]:
+    """Coordinates of each basis to draw."""
+    present = obsm_keys(adata)
+    if bases is None and table is not None:
+        methods = table.loc[~table["space"].str.endswith("metric"), "method"].unique()
+        bases = [key for key in (f"X_{tables.method_of(method)}" for method in methods) if key in present]
+    elif bases is None:
+        bases = [basis for basis in ("X_tt", "X_umap", "X_pca") if basis in present]
+    if not bases:
+        raise ValueError(f"No bases to compare. Pass bases=[...]. Present: {some(present)}.")
+    if table is not None and not any(tables.headline(table, basis) for basis in bases):
+        known = table["method"].unique()
+        raise ValueError(
+            f"table has no scores of the maps {some(bases)}. The basis 'X_umap' belongs to the method 'umap'. "
+            f"In the table: {some(known)}."
+        )
+    return {basis: points_of(adata, basis) for basis in bases}

@@ -1,0 +1,180 @@
+"""What a figure takes from a table of scores: which rows, how far above their null, and whether there is any signal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tripletomics.parts import did_you_mean
+from tripletomics.pl.look import SIGNAL, some
+
+NEEDED = ("space", "metric", "type", "split", "value", "sd", "n_seeds")
+CHOICE = ("knn_macro_f1", "map_at_r", "knn_recall_within_types", "trustworthiness", "centroid_spearman")
+CHOICE_NARROW = ("knn_macro_f1", "knn_recall_within_types", "centroid_spearman")
+# fmt: off
+TITLES = {"tt": "tripletomics", "pca": "PCA", "pca2": "PCA", "pca50": "PCA-50", "lda": "LDA", "nca": "NCA",
+          "umap": "UMAP", "umap_supervised": "supervised UMAP", "tsne": "t-SNE", "pacmap": "PaCMAP", "mlp": "MLP"}
+# fmt: on
+
+
+def read(table: Any) -> pd.DataFrame:
+    """Check a table of scores and return the rows that are not of a single type, each with a `method`.
+
+    In a table of one method, as :func:`tripletomics.evaluate` returns it, the key of each space is its method.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table must be a DataFrame, not {type(table).__name__}. tt.evaluate returns one.")
+    if lacks := [name for name in NEEDED if name not in table]:
+        raise ValueError(
+            f"table lacks the columns {some(lacks)}. Pass what tt.evaluate returns, or the .table of tt.compare. "
+            f"Columns: {some(table.columns)}."
+        )
+    table = table.assign(**{name: table[name].fillna("").astype(str) for name in ("space", "metric", "type", "split")})
+    table["method"] = table["method"].astype(str) if "method" in table else table["space"]
+    table = table[table["type"] == ""]
+    twice = table.duplicated(["method", "space", "metric", "split"])
+    if twice.any():
+        method, metric, split = table.loc[twice, ["method", "metric", "split"]].iloc[0]
+        raise ValueError(
+            f"table has two rows for {metric!r} of {method!r} ({split}); one row is one number. Draw one table at a "
+            "time."
+        )
+    return table
+
+
+def choose(table: pd.DataFrame, metrics: Sequence[str] | None, choice: Sequence[str] = CHOICE) -> list[str]:
+    """Return the metrics to draw: those that are wanted, or a short choice of what is there."""
+    there = table["split"].isin(("held-out", "null"))
+    compared = table[there].groupby("metric", sort=False)["split"].nunique()
+    present = list(compared.index[compared == 2])
+    if isinstance(metrics, str):
+        metrics = [metrics]
+    for metric in metrics or ():
+        if metric not in present:
+            if metric in set(table["metric"]):
+                raise ValueError(f"metric {metric!r} has no null to compare it with. With one: {some(present)}.")
+            near = did_you_mean(metric, present)
+            raise ValueError(f"metric {metric!r} is not in the table.{near} Present: {some(present)}.")
+    wanted = list(dict.fromkeys(metrics or [metric for metric in choice if metric in present] or present[:5]))
+    if not wanted:
+        raise ValueError(
+            "table has no metric with both held-out and null rows, so nothing to draw. If it was read from a file with "
+            "pandas, pass keep_default_na=False, na_values={'value': '', 'sd': ''}: else it takes 'null' for missing."
+        )
+    return wanted
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less is better; of an unknown metric more is."""
+    from tripletomics.evaluation import METRICS
+
+    return metric in METRICS and not METRICS[metric].higher
+
+
+def title_of_metric(metric: str) -> str:
+    """Return the title of a metric."""
+    from tripletomics.evaluation import METRICS
+
+    return METRICS[metric].title if metric in METRICS else metric
+
+
+def circular(table: pd.DataFrame, metric: str) -> bool:
+    """Whether a metric rises with how hard the labels were used, whether they mean anything or not."""
+    from tripletomics.evaluation import METRICS
+
+    if metric in METRICS and METRICS[metric].circular:
+        return True
+    rows = table[(table["metric"] == metric) & (table["split"] == "held-out")]
+    return "label_circular" in rows and bool(rows["label_circular"].astype(bool).any())
+
+
+def differences(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """How far each (method, space) is on the better side of its null.
+
+    Returns
+    -------
+    Indexed by method and space, in the order of the table: ``value`` held out, its ``gain`` over the null, and the
+    ``error`` of the gain, the root of the sum of both squared sd; NaN where one is not known.
+    """
+    rows = table[table["metric"] == metric].set_index(["method", "space"])
+    held, null = (rows.loc[rows["split"] == split, ["value", "sd"]].astype(float) for split in ("held-out", "null"))
+    null = null.reindex(held.index)
+    sign = -1 if lower_is_better(metric) else 1
+    gain = sign * (held["value"] - null["value"])
+    return pd.DataFrame({"value": held["value"], "gain": gain, "error": np.hypot(held["sd"], null["sd"])})
+
+
+def no_signal(table: pd.DataFrame) -> set[tuple[str, str]]:
+    """Return each (method, space) whose held-out labels are found no better than permuted ones."""
+    rows = table[(table["metric"] == "permutation_p") & (table["split"] == "held-out")]
+    rows = rows[rows["value"].astype(float) > SIGNAL]
+    return set(zip(rows["method"], rows["space"], strict=True))
+
+
+def ranked(table: pd.DataFrame, metric: str, silent: set[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Return the methods with their spaces, the best first.
+
+    The best space of a method counts. Methods that are `silent` in all their spaces come after all others, and those
+    that were not measured last, both in the same way; ties keep the order of the table.
+    """
+    spaces: dict[str, list[str]] = {}
+    for method, space in zip(table["method"], table["space"], strict=True):
+        if space not in spaces.setdefault(method, []):
+            spaces[method].append(space)
+    gains = differences(table, metric)["gain"].dropna()
+
+    def rank(method: str) -> tuple[bool, bool, float]:
+        own = [gains[method, space] for space in spaces[method] if (method, space) in gains.index]
+        return not own, all((method, space) in silent for space in spaces[method]), -max(own, default=0.0)
+
+    return [(method, sorted(spaces[method], key=lambda s: s != "map")) for method in sorted(spaces, key=rank)]
+
+
+def seeds(table: pd.DataFrame, metrics: Iterable[str]) -> int:
+    """Return how many seeds the held-out scores are the mean of; the fewest, if they differ."""
+    rows = table[table["metric"].isin(list(metrics)) & (table["split"] == "held-out")]
+    return int(rows["n_seeds"].astype(float).min()) if len(rows) else 1
+
+
+def headline(table: pd.DataFrame, basis: str) -> tuple[str, float, float, bool] | None:
+    """Return space, held-out macro-F1, its null, and whether there is no signal, of the map in a basis; None if absent.
+
+    A basis ``"X_umap"`` is the map of the method ``"umap"``, or in a table of one method the space ``"X_umap"``.
+    """
+    for key in ((method_of(basis), "map"), (basis, basis)):
+        rows = table[(table["method"] == key[0]) & (table["space"] == key[1])]
+        if len(rows):
+            scores = rows[rows["metric"] == "knn_macro_f1"].set_index("split")["value"]
+            held, null = (float(scores.get(split, np.nan)) for split in ("held-out", "null"))
+            return key[1], held, null, key in no_signal(table)
+    return None
+
+
+def method_of(basis: str) -> str:
+    """Return the method whose map a basis holds."""
+    return basis.removeprefix("X_")
+
+
+def title_of(method: str, titles: Mapping[str, str] | None = None) -> str:
+    """Return what a method or a basis is called in a figure."""
+    method = method_of(method)
+    for key in (method, f"X_{method}"):
+        if titles and key in titles:
+            return titles[key]
+    if method.endswith("_metric"):
+        return f"{title_of(method.removesuffix('_metric'), titles)}, metric space"
+    name, colon, settings = method.partition(":")
+    return TITLES.get(name, name) + (f" ({settings})" if colon else "")
+
+
+def check_titles(titles: Mapping[str, str] | None, methods: Iterable[str]) -> None:
+    """Raise a ValueError for the title of a method that is not there."""
+    known = [method_of(method) for method in methods]
+    for name in titles or ():
+        if method_of(name) not in known:
+            raise ValueError(
+                f"titles has {name!r}, which is not drawn.{did_you_mean(name, known)} Drawn: {some(known)}."
+            )

@@ -1,0 +1,136 @@
+"""What a model learned and how: the training curves and the class tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from scipy.cluster.hierarchy import dendrogram
+
+from tripletomics.pl.draw import ALARM, EDGE, LEGEND, SMALL, TITLE
+from tripletomics.pl.look import PALETTE, SIGNAL
+
+
+def history(model: Any, ax: Axes | None = None) -> Axes:
+    """Draw how the loss fell and how the held-out macro-F1 rose, for each training stage.
+
+    Parameters
+    ----------
+    model
+        A :class:`tripletomics.Model`.
+    ax
+        Where to draw; its place is divided into panels. Without it, a new figure is made.
+
+    Returns
+    -------
+    Axes
+        The empty frame; ``child_axes`` holds the panels: for each stage its loss and below it the held-out macro-F1.
+        The pale line is the loss of each step, the dark line its running mean. The dashed line is the null: what
+        held-out cells score in a fit on permuted labels. A stage without signal (p > 0.01) says so.
+    """
+    stages = getattr(model, "history", None)
+    if not stages:
+        raise TypeError(f"history needs a fitted tt.Model, not {type(model).__name__}.")
+    null = getattr(model, "scores", {}).get("null", {})
+    p_value = getattr(model, "p_value", {})
+    if ax is None:
+        ax = plt.figure(figsize=(2.5 * len(stages) + 1.0, 3.8), dpi=150).add_axes((0.11, 0.11, 0.87, 0.82))
+    ax.set_axis_off()
+    wide = 1 / (1.28 * len(stages) - 0.28)
+    for i, (name, curves) in enumerate(stages.items()):
+        upper, lower = (ax.inset_axes((1.28 * wide * i, y, wide, 0.46)) for y in (0.54, 0.0))
+        step, loss, f1 = (np.asarray(curves[key], dtype=float) for key in ("step", "loss", "held_out_f1"))
+        mean = pd.Series(loss).rolling(max(1, len(loss) // 40), center=True, min_periods=1).mean()
+        upper.plot(step, loss, color=PALETTE[0], alpha=0.25, linewidth=0.6, label="each step")
+        upper.plot(step, mean, color=PALETTE[0], linewidth=1.4, label="running mean")
+        lower.sharex(upper)
+        _held_out(lower, step, f1, null.get(name, np.nan), p_value.get(name, 0.0) > SIGNAL)
+        upper.set_title("metric space" if name == "metric" else name, fontsize=TITLE, loc="left")
+        upper.tick_params(labelbottom=False)
+        lower.set_xlabel("step", fontsize=SMALL)
+        if i == 0:
+            upper.set_ylabel("loss", fontsize=SMALL)
+            upper.legend(loc="upper right", **LEGEND)
+            lower.set_ylabel("held-out macro-F1", fontsize=SMALL)
+        for panel in (upper, lower):
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.tick_params(labelsize=SMALL, length=2.5)
+    return ax
+
+
+def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, null: float, silent: bool) -> None:
+    """Draw the held-out macro-F1 of a stage where it was measured, and its null."""
+    seen = np.isfinite(f1)
+    ax.plot(step[seen], f1[seen], "o-", color=PALETTE[2], linewidth=1.2, markersize=2.5)
+    ax.set_ylim(0, 1.05)
+    foot = 0.05
+    if np.isfinite(null):
+        ax.axhline(null, color=EDGE, linewidth=0.8, linestyle=(0, (4, 3)), label="null", zorder=1)
+        words: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": SMALL, "color": EDGE}
+        ax.annotate("null", (0.98, null), (0, 1.5), ax.get_yaxis_transform(), **words)
+        if null < 0.15:  # the line would cross the words below
+            foot = null / 1.05 + 0.09
+    final = f"last: {f1[seen][-1]:.2f}" if seen.any() else "not measured"
+    ax.text(0.98, foot, final, transform=ax.transAxes, ha="right", fontsize=SMALL, color=PALETTE[2])
+    if silent:
+        ax.text(0.5, 0.5, "no signal", transform=ax.transAxes, ha="center", fontsize=TITLE, color=ALARM, weight="bold",
+                gid="no signal")  # fmt: skip
+
+
+def tree(model: Any, ax: Axes | None = None) -> Axes:
+    """Draw the class tree that ``loss="hierarchical_triplet"`` learned.
+
+    Two branches meet at the mean squared distance between the cells of their two nearest types, in the metric space
+    scaled to length 1, where opposite directions are 4 apart.
+
+    Parameters
+    ----------
+    model
+        A :class:`tripletomics.Model` with a ``"tree"`` among its findings.
+    ax
+        Where to draw. The names stand to its left: a figure made with ``layout="constrained"`` makes room for them.
+        Without `ax`, a new figure is made, as tall as the types need.
+
+    Returns
+    -------
+    Axes
+        One line collection, the branches; the tick labels of y are the names of the types, similar ones side by side.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no model.
+    ValueError
+        If it was trained with a loss that learns no tree.
+    """
+    findings, classes = getattr(model, "findings", None), getattr(model, "classes", None)
+    if findings is None or classes is None:
+        raise TypeError(f"tree needs a fitted tt.Model, not {type(model).__name__}.")
+    if "tree" not in findings:
+        loss = model.settings["loss"]
+        raise ValueError(
+            f"This model has no class tree: it was trained with loss={loss!r}. Fit with loss='hierarchical_triplet'."
+        )
+    plan = dendrogram(findings["tree"], labels=classes, count_sort="descending", no_plot=True)
+    own = ax is None
+    if ax is None:
+        figure = plt.figure(figsize=(4.6, 0.6 + 0.13 * len(classes)), dpi=150, layout="constrained")
+        ax = figure.add_subplot()
+    x, y = np.array(plan["dcoord"]), np.array(plan["icoord"]) / 10 - 0.5  # the i-th leaf of scipy is at 5 + 10 i
+    branches = list(np.stack([x, y], axis=2))
+    ax.add_collection(LineCollection(branches, colors=EDGE, linewidths=0.8, capstyle="projecting"), autolim=False)
+    ax.set(xlim=(0, 1.03 * x.max() or 1), ylim=(len(classes) - 0.5, -0.5))
+    ax.set_yticks(range(len(classes)), plan["ivl"])
+    ax.tick_params(labelsize=SMALL, length=2.5)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["left", "top", "right"]].set_visible(False)
+    ax.set_xlabel("squared distance in the metric space", fontsize=SMALL)
+    ax.set_title("class tree", fontsize=TITLE, loc="left")
+    if own:
+        names: Any = ax.yaxis.get_tightbbox()
+        figure.set_figwidth(2.8 + names.width / figure.dpi)
+    return ax
