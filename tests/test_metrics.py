@@ -1,14 +1,18 @@
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
-from sklearn.metrics import f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score, silhouette_score
+from sklearn.neighbors import KNeighborsClassifier
 
 from tripletomics import metrics
-from tripletomics.metrics import NEIGHBOURS, knn_macro_f1, map_at_r, nmi, recall_at_1
+from tripletomics.metrics import NEIGHBOURS, blocks, knn_macro_f1, map_at_r, nmi, r_precision, recall_at_k, retrieval
 
 
 def plain_knn(z, y, query, exclude_self):
@@ -59,19 +63,21 @@ def test_nothing_to_score_is_nan(cells):
 
 
 def plain_retrieval(z, y, query=None, query_y=None):
-    """R@1 and MAP@R by their definitions, one query cell at a time; at equal distances the own type comes last."""
+    """R@1, R@10, R-Precision and MAP@R by their definitions; at equal distances the own type comes last."""
     z, y = z[y >= 0], y[y >= 0]
     itself = query is None
     query, query_y = (z, y) if itself else (query[query_y >= 0], query_y[query_y >= 0])
-    first, precision = [], []
+    first, tenth, share, precision = [], [], [], []
     for i, (cell, code) in enumerate(zip(query, query_y, strict=True)):
         others = [j for j in range(len(y)) if not (itself and j == i)]
         ranked = sorted(others, key=lambda j: (((z[j] - cell) ** 2).sum(), y[j] == code))
         right = [y[j] == code for j in ranked]
         r = sum(right)
         first.append(right[0])
+        tenth.append(any(right[:10]))
+        share.append(sum(right[:r]) / r if r else 0)
         precision.append(sum(right[k] * sum(right[: k + 1]) / (k + 1) for k in range(r)) / r if r else 0)
-    return np.mean(first), np.mean(precision)
+    return np.mean(first), np.mean(tenth), np.mean(share), np.mean(precision)
 
 
 def exact_neighbours(query, k, reference, ref_includes_query):
@@ -83,14 +89,14 @@ def exact_neighbours(query, k, reference, ref_includes_query):
 
 @pytest.mark.parametrize("block", [1, 300, 2**23])
 def test_retrieval_against_plain_loops(cells, block, monkeypatch):
-    monkeypatch.setattr(metrics, "_BLOCK", block)
+    monkeypatch.setattr(blocks, "BLOCK", block)
     z, y = cells
-    first, precision = plain_retrieval(z, y)
-    assert recall_at_1(z, y) == pytest.approx(first)
-    assert map_at_r(z, y) == pytest.approx(precision)
-    first, precision = plain_retrieval(z[:200], y[:200], z[200:], y[200:])
-    assert recall_at_1(z[:200], y[:200], z[200:], y[200:]) == pytest.approx(first)
-    assert map_at_r(z[:200], y[:200], z[200:], y[200:]) == pytest.approx(precision)
+    for args in ((z, y), (z[:200], y[:200], z[200:], y[200:])):
+        scores = retrieval(*args)
+        assert list(scores) == ["recall_at_1", "recall_at_10", "r_precision", "map_at_r"]
+        assert tuple(scores.values()) == pytest.approx(plain_retrieval(*args))
+        single = recall_at_k(*args), recall_at_k(*args, k=10), r_precision(*args), map_at_r(*args)
+        assert single == tuple(scores.values())
 
 
 @pytest.mark.parametrize("places", [1, 2, 5])
@@ -99,8 +105,23 @@ def test_retrieval_with_ties_against_plain_loops(classes, places):
     random = np.random.default_rng(classes)
     z, y = random.integers(places, size=(60, 2)).astype(np.float32), random.integers(-1, classes, size=60)
     for query in ((), (z[:25], y[:25]), (z[:0] + 0, y[:0])):
-        expected = plain_retrieval(z, y, *query) if not query or len(query[0]) else (np.nan, np.nan)
-        assert (recall_at_1(z, y, *query), map_at_r(z, y, *query)) == pytest.approx(expected, nan_ok=True)
+        expected = plain_retrieval(z, y, *query) if not query or len(query[0]) else [np.nan] * 4
+        assert tuple(retrieval(z, y, *query).values()) == pytest.approx(tuple(expected), nan_ok=True)
+
+
+def test_retrieval_of_drawn_cells(cells, monkeypatch):
+    """Above the limit a draw by seed is scored, against all reference cells; at the limit all are."""
+    z, y = cells
+    exact = retrieval(z, y)
+    monkeypatch.setattr(blocks, "SAMPLE", 240)
+    assert retrieval(z, y, seed=1) == exact
+    monkeypatch.setattr(blocks, "SAMPLE", 50)
+    assert retrieval(z, y, seed=1) == retrieval(z, y, seed=1) != exact
+    rows = blocks.drawn(240, 1)
+    assert len(np.unique(rows)) == 50
+    parts = [plain_retrieval(np.delete(z, i, axis=0), np.delete(y, i), z[[i]], y[[i]]) for i in rows]
+    assert tuple(retrieval(z, y, seed=1).values()) == pytest.approx(np.mean(parts, axis=0))
+    assert np.mean([map_at_r(z, y, seed=seed) for seed in range(40)]) == pytest.approx(exact["map_at_r"], abs=0.02)
 
 
 def test_against_pytorch_metric_learning(cells):
@@ -111,17 +132,18 @@ def test_against_pytorch_metric_learning(cells):
         return torch.from_numpy(KMeans(k, n_init=4, random_state=3).fit_predict(query.numpy()))
 
     theirs = AccuracyCalculator(
-        include=("mean_average_precision_at_r", "precision_at_1", "NMI"),
+        include=("mean_average_precision_at_r", "precision_at_1", "r_precision", "NMI"),
         knn_func=exact_neighbours,
         kmeans_func=cluster,
         device=torch.device("cpu"),
     )
     expected = theirs.get_accuracy(z, y)
-    assert recall_at_1(z, y) == pytest.approx(expected["precision_at_1"])
+    assert recall_at_k(z, y) == pytest.approx(expected["precision_at_1"])
     assert map_at_r(z, y) == pytest.approx(expected["mean_average_precision_at_r"])
+    assert r_precision(z, y) == pytest.approx(expected["r_precision"])
     assert nmi(z, y, 3) == pytest.approx(expected["NMI"])
     expected = theirs.get_accuracy(z[200:], y[200:], z[:200], y[:200])
-    assert recall_at_1(z[:200], y[:200], z[200:], y[200:]) == pytest.approx(expected["precision_at_1"])
+    assert recall_at_k(z[:200], y[:200], z[200:], y[200:]) == pytest.approx(expected["precision_at_1"])
     assert map_at_r(z[:200], y[:200], z[200:], y[200:]) == pytest.approx(expected["mean_average_precision_at_r"])
 
 
@@ -136,7 +158,7 @@ def test_one_place_for_all_is_no_better_than_chance():
     y = np.repeat([0, 1, 2], [60, 25, 15])
     z = np.full((100, 2), 0.1, dtype=np.float32)
     noise = np.random.default_rng(0).normal(size=(100, 2))
-    assert recall_at_1(z, y) == 0
+    assert recall_at_k(z, y) == 0
     assert 0 < map_at_r(z, y) < 0.2 * map_at_r(noise, y)  # the 40 other cells come first: of 59 places, 19 are left
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -146,15 +168,15 @@ def test_one_place_for_all_is_no_better_than_chance():
 def test_separate_types_score_one(cells):
     _, y = cells
     z = np.random.default_rng(0).normal(size=(len(y), 2)) + 1000 * np.eye(4)[y][:, :2] - 1000 * np.eye(4)[y][:, 2:]
-    assert recall_at_1(z, y) == map_at_r(z, y) == 1
+    assert recall_at_k(z, y) == map_at_r(z, y) == 1
     assert nmi(z, y, 0) == pytest.approx(1)
-    assert recall_at_1(z[:200], y[:200], z[200:], y[200:]) == map_at_r(z[:200], y[:200], z[200:], y[200:]) == 1
+    assert recall_at_k(z[:200], y[:200], z[200:], y[200:]) == map_at_r(z[:200], y[:200], z[200:], y[200:]) == 1
 
 
 def test_ranked_noise_scores_chance():
     random = np.random.default_rng(1)
     z, y = random.normal(size=(2000, 2)), random.integers(5, size=2000)
-    assert recall_at_1(z, y) == pytest.approx(0.2, abs=0.03)
+    assert recall_at_k(z, y) == pytest.approx(0.2, abs=0.03)
     assert map_at_r(z, y) == pytest.approx(0.2**2, abs=0.02)
     assert nmi(z, y, 0) < 0.01
 
@@ -165,7 +187,7 @@ def test_ranked_scores_leave_unlabelled_cells_out(cells):
     holes[[3, 50, 210, 230]] = -1
     known = holes >= 0
     a, b = slice(200), slice(200, None)
-    for score in (recall_at_1, map_at_r):
+    for score in (recall_at_k, r_precision, map_at_r):
         assert score(z, holes) == score(z[known], y[known])
         expected = score(z[a][known[a]], y[a][known[a]], z[b][known[b]], y[b][known[b]])
         assert score(z[a], holes[a], z[b], holes[b]) == expected
@@ -174,7 +196,7 @@ def test_ranked_scores_leave_unlabelled_cells_out(cells):
 
 def test_a_type_without_reference_scores_zero(cells):
     z, y = cells
-    for score in (recall_at_1, map_at_r):
+    for score in (recall_at_k, r_precision, map_at_r):
         seen = score(z[:200], y[:200], z[200:], y[200:])
         both = score(z[:200], y[:200], z[200:].repeat(2, axis=0), np.stack([y[200:], np.full(40, 9)], axis=1).ravel())
         assert both == pytest.approx(seen / 2)
@@ -184,7 +206,7 @@ def test_a_type_without_reference_scores_zero(cells):
 
 def test_nothing_to_rank_is_nan(cells):
     z, y = cells
-    for score in (recall_at_1, map_at_r):
+    for score in (recall_at_k, r_precision, map_at_r):
         assert np.isnan(score(z, y, z[:0], y[:0]))
         assert np.isnan(score(z, y, z, np.full_like(y, -1)))
         assert np.isnan(score(z[:0], y[:0], z, y))
@@ -198,3 +220,125 @@ def test_nmi_follows_its_seed(cells):
     z, y = cells
     assert nmi(z, y, 5) == nmi(z, y, 5)
     assert 0 < nmi(z, y, 5) < 1
+
+
+def test_votes_against_scikit_learn(cells):
+    z, y = cells
+    oracle = KNeighborsClassifier(NEIGHBOURS).fit(z[:200], y[:200])
+    votes = metrics.knn_votes(z[:200], y[:200], z[200:])
+    np.testing.assert_allclose(votes, oracle.predict_proba(z[200:]))
+    np.testing.assert_array_equal(votes.argmax(axis=1), oracle.predict(z[200:]))
+    alone = metrics.knn_votes(z, y)
+    np.testing.assert_array_equal(alone.argmax(axis=1), KNeighborsClassifier(NEIGHBOURS).fit(z, y).predict(None))
+    wide = metrics.knn_votes(z, y, classes=7)
+    np.testing.assert_array_equal(wide, np.pad(alone, ((0, 0), (0, 3))))
+
+
+def test_votes_of_few_and_of_no_cells(cells):
+    z, _ = cells
+    y = np.array([0, 2, -1])
+    np.testing.assert_array_equal(metrics.knn_votes(z[:3], y, z[:5]), [[0.5, 0, 0.5]] * 5)
+    np.testing.assert_array_equal(metrics.knn_votes(z[:3], y), [[0, 0, 1], [1, 0, 0]])
+    assert np.isnan(metrics.knn_votes(z[:1], y[:1], classes=3)).all()
+    assert metrics.knn_votes(z[:3], y, z[:0]).shape == (0, 3)
+    assert metrics.knn_votes(z[:0], y[:0], z[:4], 2).shape == (4, 2)
+
+
+def test_scores_of_predictions_against_scikit_learn(cells):
+    z, y = cells
+    predicted = metrics.knn_votes(z[:200], y[:200], z[200:]).argmax(axis=1)
+    truth = y[200:].copy()
+    truth[:3] = 5, 6, -1  # two types that were never predicted, one unlabelled
+    kept = truth >= 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = recall_score(truth[kept], predicted[kept], average=None, labels=range(8), zero_division=np.nan)
+        balanced = balanced_accuracy_score(truth[kept], predicted[kept])
+    recalls = metrics.recall_per_type(truth, predicted, 8)
+    np.testing.assert_allclose(recalls, expected)
+    assert recalls[5] == 0
+    assert np.isnan(recalls[[4, 7]]).all()
+    assert metrics.balanced_accuracy(truth, predicted) == pytest.approx(balanced)
+    assert metrics.macro_f1(truth, predicted) == pytest.approx(f1_score(truth[kept], predicted[kept], average="macro"))
+    score = metrics.knn_balanced_accuracy(z[:200], y[:200], z[200:], truth)
+    assert score == metrics.balanced_accuracy(truth, predicted)
+    for score in (metrics.macro_f1, metrics.balanced_accuracy):
+        assert np.isnan(score(truth[:0], predicted[:0]))
+        assert score(truth * 0, predicted * 0) == 1
+
+
+def test_permutation_p():
+    random = np.random.default_rng(0)
+    truth = random.integers(3, size=200)
+    assert metrics.permutation_p(truth, truth, 0) == 1 / 200
+    assert metrics.permutation_p(truth, truth, 0, permutations=9) == 1 / 10
+    assert metrics.permutation_p(truth * 0, truth * 0, 0) == 1
+    assert metrics.permutation_p(truth, truth * 0, 0) == 1  # one type for all says nothing
+    assert np.isnan(metrics.permutation_p(truth[:0], truth[:0], 0))
+    noise = [metrics.permutation_p(truth, random.integers(3, size=200), seed, 39) for seed in range(200)]
+    assert np.mean(np.array(noise) <= 0.25) == pytest.approx(0.25, abs=0.1)
+    predicted, order = random.integers(3, size=200), np.random.default_rng(4)
+    scores = [f1_score(order.permutation(truth), predicted, average="macro") for _ in range(19)]
+    expected = (1 + np.sum(np.array(scores) >= f1_score(truth, predicted, average="macro") - 1e-12)) / 20
+    assert metrics.permutation_p(truth, predicted, 4, 19) == pytest.approx(expected)
+
+
+def test_verification_against_scikit_learn(cells):
+    z, y = cells
+    d = cdist(z[200:], z[:200])
+    same = y[200:, None] == y[:200]
+    area, accepted = metrics.verification(z[:200], y[:200], z[200:], y[200:])  # fewer pairs than drawn: all of them
+    assert area == pytest.approx(roc_auc_score(same.ravel(), -d.ravel()))
+    threshold = np.sort(d[~same])[np.count_nonzero(~same) // 1000]
+    assert accepted == pytest.approx(np.mean(d[same] < threshold))
+    alone = ~np.eye(240, dtype=bool)
+    area, _ = metrics.verification(z, y)
+    assert area == pytest.approx(roc_auc_score((y[:, None] == y)[alone], -cdist(z, z)[alone]))
+    drawn = metrics.verification(z, y, seed=1, pairs=20_000)
+    assert drawn == metrics.verification(z, y, seed=1, pairs=20_000) != (area, _)
+    assert drawn[0] == pytest.approx(area, abs=0.02)
+
+
+def test_verification_of_noise_ties_and_nothing(cells):
+    z, y = cells
+    random = np.random.default_rng(0)
+    noise = metrics.verification(random.normal(size=(3000, 2)), random.integers(5, size=3000))
+    assert noise == pytest.approx((0.5, 0.001), abs=0.005)
+    assert metrics.verification(np.ones((50, 2)), y[:50]) == (0.5, 0)
+    assert metrics.verification(100.0 * y[:, None], y) == (1, 1)
+    for args in ((z, y, z[:0], y[:0]), (z, np.zeros_like(y)), (z[:1], y[:1]), (z, np.full_like(y, -1))):
+        assert np.isnan(metrics.verification(*args)).all()
+
+
+def test_silhouette_against_scikit_learn(cells, monkeypatch):
+    z, y = cells
+    holes = np.where(np.arange(240) < 9, -1, y)
+    assert metrics.silhouette(z, holes, 0) == pytest.approx(silhouette_score(z[9:], y[9:]))
+    monkeypatch.setattr(blocks, "SAMPLE", 100)
+    rows = blocks.drawn(240, 3)
+    assert metrics.silhouette(z, y, 3) == pytest.approx(silhouette_score(z[rows], y[rows]))
+    assert metrics.silhouette(np.ones((20, 2)), y[:20], 0) == 0
+    assert np.isnan(metrics.silhouette(z, y * 0, 0))
+    assert np.isnan(metrics.silhouette(z[:4], np.arange(4), 0))
+
+
+def test_the_order_of_cells_rotation_and_scale_change_nothing(cells):
+    z, y = cells
+    order = np.random.default_rng(0).permutation(200)
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0] * 7
+    other = z[:200][order] @ turn, y[:200][order], z[200:] @ turn, y[200:]
+    assert retrieval(*other) == pytest.approx(retrieval(z[:200], y[:200], z[200:], y[200:]))
+    assert metrics.verification(*other) == pytest.approx(metrics.verification(z[:200], y[:200], z[200:], y[200:]))
+    np.testing.assert_allclose(metrics.knn_votes(*other[:3]), metrics.knn_votes(z[:200], y[:200], z[200:]))
+
+
+def test_half_a_query_is_an_error(cells):
+    z, y = cells
+    for score in (knn_macro_f1, retrieval, metrics.verification):
+        with pytest.raises(ValueError, match="query and query_y belong together"):
+            score(z, y, z)
+
+
+def test_import_is_light():
+    code = "import sys, tripletomics.metrics; print([m for m in ('torch', 'jax', 'scib_metrics') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,92 @@
+"""Scores of an embedding: arrays in, numbers out.
+
+Most take reference cells ``(z, y)``, an embedding and the codes of its types (-1 is unlabelled and left out), and the
+cells to score, ``(query, query_y)``. Without the latter every reference cell is scored against all the others, which
+says nothing about a map that was trained with its labels. Distances are Euclidean.
+
+- What the neighbours know: `knn_votes` finds the 15 nearest labelled cells once, and everything else follows from the
+  true and the predicted codes: `macro_f1`, `balanced_accuracy`, `recall_per_type`, `permutation_p`, `brier`, `ece`.
+- Who comes first: `retrieval` ranks the reference cells of each cell once, for `recall_at_k`, `r_precision` and
+  `map_at_r`; `verification` asks of pairs whether they are of one type. `nmi` and `silhouette` are about clusters.
+- What is kept of the data, against a label-free space r of the same cells: `neighbourhoods` for `knn_recall`,
+  `trustworthiness` and `continuity`; `knn_recall_within_types`, `triplet_accuracy`, `centroid_spearman`, `scgraph`,
+  `within_between`, `pseudotime_spearman`. Labels alone cannot raise these.
+- Whether to trust a prediction: `ece`, `brier`, `risk_coverage`, `aurc`; `novelty`, `auroc`, `fpr_at_95`.
+- Batches: `batch_scores`, with the extra ``tripletomics[batch]``.
+
+Ties are counted pessimistically: of cells at the same distance, those that would lower the score come first. A map that
+puts all cells at one point then scores no better than chance, where ties broken by row number would reward sorted rows.
+AUROC, risk-coverage and triplets count a tie as one half, which is chance too.
+
+All distances of 100,000 cells to each other would take 80 GB, and never exist. Nearest neighbours are exact, of all
+cells. Scores that need complete rankings are of at most 2,000 cells, drawn by `seed` (exact where there are no more),
+against all reference cells, in blocks of 8 MB. Their standard error is below 0.5 / sqrt(2000) = 0.011.
+"""
+
+from tripletomics.metrics.arrangement import (
+    centroid_spearman,
+    pseudotime_spearman,
+    scgraph,
+    within_between,
+)
+from tripletomics.metrics.batches import batch_scores
+from tripletomics.metrics.labels import (
+    NEIGHBOURS,
+    balanced_accuracy,
+    knn_balanced_accuracy,
+    knn_macro_f1,
+    knn_votes,
+    macro_f1,
+    nmi,
+    permutation_p,
+    recall_per_type,
+    silhouette,
+)
+from tripletomics.metrics.prediction import aurc, auroc, brier, ece, fpr_at_95, novelty, risk_coverage
+from tripletomics.metrics.ranking import map_at_r, r_precision, recall_at_k, retrieval, verification
+from tripletomics.metrics.structure import (
+    continuity,
+    knn_recall,
+    knn_recall_within_types,
+    neighbourhoods,
+    triplet_accuracy,
+    trustworthiness,
+)
+
+__all__ = [
+    "NEIGHBOURS",
+    "aurc",
+    "auroc",
+    "balanced_accuracy",
+    "batch_scores",
+    "brier",
+    "centroid_spearman",
+    "continuity",
+    "ece",
+    "fpr_at_95",
+    "knn_balanced_accuracy",
+    "knn_macro_f1",
+    "knn_recall",
+    "knn_recall_within_types",
+    "knn_votes",
+    "macro_f1",
+    "map_at_r",
+    "neighbourhoods",
+    "nmi",
+    "novelty",
+    "permutation_p",
+    "pseudotime_spearman",
+    "r_precision",
+    "recall_at_k",
+    "recall_per_type",
+    "retrieval",
+    "risk_coverage",
+    "scgraph",
+    "silhouette",
+    "triplet_accuracy",
+    "trustworthiness",
+    "verification",
+    "within_between",
+]
+
+recall_at_1 = recall_at_k  # tests/test_every_loss.py still calls it so
