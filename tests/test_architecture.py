@@ -14,11 +14,11 @@ LEVELS = (  # each may import from its own and from later ones
     {"cli"},
     {"tl"},
     {"pp", "pl", "report"},
-    {"model", "training", "labels", "metrics", "baselines"},
+    {"model", "training", "evaluation", "labels", "metrics", "baselines"},
     {"losses", "samplers", "networks", "features", "augment", "sources"},
     {"parts", "geometry", "files"},
 )
-ANNDATA = {"cli", "tl", "pp", "pl", "report", "sources"}
+ANNDATA = {"cli", "tl", "pp", "pl", "report", "sources", "baselines"}
 MATPLOTLIB = {"pl", "report"}
 
 

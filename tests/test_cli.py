@@ -15,6 +15,7 @@ import pytest
 
 import tripletomics as tt
 from tripletomics import cli, losses, parts, tl
+from tripletomics.cli.options import Input, Out, options_of
 
 EVERY_OPTION = {
     "label": ("cell_type", "cell_type"),
@@ -148,8 +149,8 @@ def test_a_new_keyword_needs_no_change_here(capsys):
             How sharp.
         """
 
-    @cli._options_of(verb)
-    def command(input: cli.Input, /, *, out: cli.Out, **settings: object):
+    @options_of(verb)
+    def command(input: Input, /, *, out: Out, **settings: object):
         return settings
 
     app = cli.App(result_action="return_value")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tripletomics import losses, pl
     from tripletomics.model import Model, load
-    from tripletomics.tl import fit, transform
+    from tripletomics.tl import Comparison, compare, evaluate, fit, transform
 
-__all__ = ["Model", "fit", "load", "losses", "pl", "transform"]
+__all__ = ["Comparison", "Model", "compare", "evaluate", "fit", "load", "losses", "pl", "transform"]
 
 # Everything is imported on first use: torch and scanpy take seconds, and `--help` needs neither.
-_HOMES = {"fit": "tl", "transform": "tl", "Model": "model", "load": "model", "losses": "", "pl": ""}
+_HOMES = dict.fromkeys(("Comparison", "compare", "evaluate", "fit", "transform"), "tl")
+_HOMES |= {"Model": "model", "load": "model", "losses": "", "pl": ""}
 
 
 def __getattr__(name: str) -> Any:

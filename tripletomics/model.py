@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tripletomics import files, metrics
+from tripletomics.evaluation import NO_SIGNAL
 from tripletomics.features import Features
 from tripletomics.networks import Encoder, MapHead, Networks, make, project
 from tripletomics.sources import Matrix, Memory
@@ -37,6 +38,9 @@ class Model:
         What `fit` was given, as text.
     scores
         15-NN macro-F1 by group of cells (``"train"``, ``"held-out"``, ``"null"``) and space (``"map"``, ``"metric"``).
+    p_value
+        By space: how often the held-out score is reached when the labels of the held-out cells are permuted. Empty if
+        no cell was held out.
     history
         For each stage (``"metric"``, ``"map"``): ``step``, ``loss``, ``held_out_f1`` and what the loss traces, such as
         the ``scale`` of "adacos"; arrays of equal length.
@@ -54,6 +58,7 @@ class Model:
     classes: list[str]
     settings: dict[str, str]
     scores: dict[str, dict[str, float]]
+    p_value: dict[str, float]
     history: dict[str, dict[str, np.ndarray]]
     findings: dict[str, np.ndarray]
     seconds: dict[str, float]
@@ -89,7 +94,8 @@ class Model:
                 f"x has shape {x.shape}: pass cells by the model's {len(self.features.genes)} genes, in the order of "
                 "model.features.genes."
             )
-        return place(self.networks, Memory(self.features.normalise(x), self.features.standardise))
+        places = place(self.networks, Memory(self.features.normalise(x), self.features.standardise))
+        return places["metric"], places["map"]
 
     def summary(self) -> str:
         """Say in a few lines how the map does on cells that it never saw."""
@@ -103,6 +109,8 @@ class Model:
             if key in self.scores:
                 score = self.scores[key]
                 lines.append(f"{title:<16} {score['map']:>6.3f} {score['metric']:>7.3f}   {remark}")
+        if self.p_value and min(self.p_value.values()) > NO_SIGNAL:
+            lines.append("No signal: the held-out cells score no better than with permuted labels.")
         if "held-out" not in self.scores:
             lines.append("No cell was held out: nothing here says how the map does on new cells.")
         if "surviving_centers" in self.findings:
@@ -120,6 +128,7 @@ class Model:
             "findings": dict(self.findings),
             "seconds": dict(self.seconds),
             "scores": {group: dict(score) for group, score in self.scores.items()},
+            "p_value": dict(self.p_value),
         }
 
     def save(self, path: str | Path) -> None:
@@ -212,6 +221,7 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
         classes=known["classes"],
         settings=settings,
         scores=known["scores"],
+        p_value=known.get("p_value", {}),
         history={
             stage: {name: np.array(values) for name, values in columns.items()}
             for stage, columns in known["history"].items()
@@ -222,21 +232,34 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
     )
 
 
-def place(networks: Networks, source: Memory) -> tuple[np.ndarray, np.ndarray]:
-    """Place all rows of a source in the metric space and on the map."""
+def place(networks: Networks, source: Memory) -> dict[str, np.ndarray]:
+    """Place all rows of a source on the ``"map"`` and in the ``"metric"`` space."""
     device = networks.map_head.spread.device
     places = project(lambda x: torch.cat(networks(x), dim=1), source, device).cpu().numpy()
     width = networks.encoder.metric_head.out_features
-    return places[:, :width].copy(), places[:, width:].copy()
+    return {"map": places[:, width:].copy(), "metric": places[:, :width].copy()}
 
 
-def score(z: np.ndarray, m: np.ndarray, y: np.ndarray, held_out: np.ndarray) -> dict[str, dict[str, float]]:
-    """Score metric space and map on the held-out cells, and for comparison on the training cells among themselves."""
-    train = ~held_out
-    spaces = {"map": m, "metric": z}
-    scores = {"train": {name: metrics.knn_macro_f1(s[train], y[train]) for name, s in spaces.items()}}
+def score(
+    places: dict[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Score every space on the held-out cells, and for comparison on the training cells among themselves.
+
+    Returns
+    -------
+    scores
+        Macro-F1 by group of cells and space.
+    p_value
+        By space: how often permuted labels of the held-out cells score as well.
+    """
+    train, classes = ~held_out, int(y.max()) + 1
+    scores = {"train": {space: metrics.knn_macro_f1(z[train], y[train]) for space, z in places.items()}}
+    p_value = {}
     if held_out.any():
-        scores["held-out"] = {
-            name: metrics.knn_macro_f1(s[train], y[train], s[held_out], y[held_out]) for name, s in spaces.items()
-        }
-    return scores
+        scores["held-out"] = {}
+        for space, z in places.items():
+            known = held_out & (y >= 0)
+            truth, predicted = y[known], metrics.knn_votes(z[train], y[train], z[known], classes).argmax(axis=1)
+            scores["held-out"][space] = metrics.macro_f1(truth, predicted)
+            p_value[space] = metrics.permutation_p(truth, predicted, seed)
+    return scores, p_value

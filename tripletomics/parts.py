@@ -94,10 +94,7 @@ def make(text: str, registry: Mapping[str, type[T]], kind: str) -> T:
             raise ValueError(f"{name} has no setting {key!r}.{did_you_mean(key, hints)} Settings: {allowed}.")
         if key in settings:
             raise ValueError(f"{name}: {key} is given twice.")
-        try:
-            settings[key] = _read(value, hints[key])
-        except ValueError:
-            raise ValueError(f"{name}: {key}={value!r} is not {_expected(hints[key])}.") from None
+        settings[key] = read(value, hints[key], f"{name}: {key}")
     lacking = [
         field.name for field in _fields(cls) if _default(field) is dataclasses.MISSING and field.name not in settings
     ]
@@ -112,6 +109,14 @@ def find(name: str, registry: Mapping[str, type[T]], kind: str) -> type[T]:
         known = ", ".join(sorted(registry))
         raise ValueError(f"{kind}={name!r} is not known.{did_you_mean(name, registry)} Known: {known}.")
     return registry[name]
+
+
+def read(text: str, hint: Any, what: str) -> Any:
+    """Turn text into a value of a type; a ValueError names `what` it is for."""
+    try:
+        return _read(text, hint)
+    except ValueError:
+        raise ValueError(f"{what}={text!r} is not {_expected(hint)}.") from None
 
 
 def defaults(cls: type) -> dict[str, str | None]:

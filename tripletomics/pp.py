@@ -35,6 +35,16 @@ def column(adata: AnnData, name: str | None, argument: str) -> pd.Series:
     return adata.obs[name]
 
 
+def numbers(adata: AnnData, name: str | None) -> np.ndarray | None:
+    """Return the numbers of an obs column, NaN where one is missing."""
+    if name is None:
+        return None
+    values = column(adata, name, "pseudotime")
+    if not pd.api.types.is_numeric_dtype(values):
+        raise TypeError(f"pseudotime={name!r} holds {values.dtype}, not numbers.")
+    return values.to_numpy(dtype=float, na_value=np.nan)
+
+
 def matrix(adata: AnnData, layer: str | None) -> Matrix:
     """Return `.X` or a layer after checking that its values can be used.
 
@@ -96,7 +106,6 @@ def check_settings(
     batch_size: int | None,
     lr: float,
     seed: int,
-    key_added: str,
 ) -> None:
     """Raise a ValueError that names the first setting out of its range."""
     for name, value, low, high in (
@@ -106,13 +115,17 @@ def check_settings(
         ("batch_size", 4 if batch_size is None else batch_size, 4, math.inf),
         ("seed", seed, 0, 2**32 - 1),
     ):
-        if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
-            raise ValueError(f"{name}={value!r} is not a whole number {_range(low, high)}.")
+        check_whole(name, value, low, high)
     if isinstance(structure, bool) or not isinstance(structure, Real) or not 0 <= structure <= 1:
         raise ValueError(f"structure={structure!r} is not a number from 0 (labels) to 1 (data).")
     if isinstance(lr, bool) or not isinstance(lr, Real) or not 0 < lr < math.inf:
         raise ValueError(f"lr={lr!r} is not a number above 0; 0.001 is usual.")
-    check_key(key_added)
+
+
+def check_whole(name: str, value: object, low: float, high: float = math.inf) -> None:
+    """Raise a ValueError unless a setting is a whole number in a range."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r} is not a whole number {_range(low, high)}.")
 
 
 def check_key(key_added: str) -> None:
@@ -146,13 +159,13 @@ def check_labels(
         warnings.warn(
             f"Types of one training cell: {_first(named[train == 1])}. They are kept apart from the others but have "
             "nothing to come close to.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if (train == 0).any():
         warnings.warn(
             f"Types that only held-out cells have: {_first(named[train == 0])}. The model cannot know them; they count "
             "as wrong in the scores.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -212,7 +225,7 @@ def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> 
     return np.sort(np.argsort(-variance, kind="stable")[:N_GENES])
 
 
-def split(adata: AnnData, hold_out: float | str, codes: np.ndarray, seed: int) -> np.ndarray:
+def split(adata: AnnData, hold_out: float | str | np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
     """Choose the cells that the model must not see.
 
     Parameters
@@ -221,7 +234,8 @@ def split(adata: AnnData, hold_out: float | str, codes: np.ndarray, seed: int) -
         Holds the column that `hold_out` may name.
     hold_out
         A fraction in [0, 1) drawn within every type; a column whose groups are held out whole (about 10 % of the
-        cells); ``"column=group"`` or ``"column=group,group"``; or a boolean column.
+        cells); ``"column=group"`` or ``"column=group,group"``; a boolean column, or one of "train" and "held-out"; or
+        the split itself, boolean (cells,).
     codes
         Class codes (cells,), -1 for unlabelled.
     seed
@@ -232,7 +246,9 @@ def split(adata: AnnData, hold_out: float | str, codes: np.ndarray, seed: int) -
     Boolean (cells,), True for held-out.
     """
     random = np.random.default_rng(seed)
-    if isinstance(hold_out, str):
+    if isinstance(hold_out, np.ndarray):
+        held_out = hold_out
+    elif isinstance(hold_out, str):
         held_out = _held_out_groups(adata, hold_out, random)
     elif isinstance(hold_out, bool) or not isinstance(hold_out, (int, float)) or not 0 <= hold_out < 1:
         raise ValueError(f"hold_out={hold_out!r} is neither a fraction in [0, 1) nor a column of adata.obs.")
@@ -266,6 +282,8 @@ def _held_out_groups(adata: AnnData, hold_out: str, random: np.random.Generator)
         return values.to_numpy(dtype=bool)
     groups = values.astype(object).where(values.notna(), None).map(lambda g: None if g is None else str(g))
     sizes = groups.value_counts().sort_index()
+    if not wanted and set(sizes.index) == {"train", "held-out"}:
+        return (groups == "held-out").to_numpy()
     if len(sizes) < 2:
         raise ValueError(f"hold_out={hold_out!r}: the column has one group, so holding it out leaves no training cell.")
     if wanted:

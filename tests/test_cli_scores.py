@@ -1,0 +1,127 @@
+import inspect
+import re
+
+import anndata as ad
+import pandas as pd
+import pytest
+
+import tripletomics as tt
+from tripletomics import cli, tl
+
+QUICK = ["--methods", "pca2", "tt:steps=10", "--seeds", "1", "--cache", "none", "--no-progress"]
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line in this process; give its exit status, stdout and stderr."""
+
+    def run(*arguments):
+        status = 0
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as leave:
+            status = leave.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def source(counts, tmp_path):
+    counts.obs["one"] = "same"
+    counts.write_h5ad(tmp_path / "cells.h5ad")
+    return tmp_path / "cells.h5ad"
+
+
+@pytest.fixture
+def mapped(counts, tmp_path):
+    tt.fit(counts, "kind", hold_out=0.3, steps=20, progress=False)
+    counts.obsm["X_pca"] = counts.X[:, :3].toarray()
+    counts.write_h5ad(tmp_path / "map.h5ad")
+    return tmp_path / "map.h5ad"
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_every_keyword_is_an_option_with_its_help(run, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "400")
+    keywords = dict(inspect.signature(getattr(tl, verb)).parameters)
+    del keywords["adata"]
+    options = inspect.signature(getattr(cli, verb)).parameters
+    assert set(options) == {"input", "out", *keywords}
+    for name in set(keywords) - {"label"}:
+        assert options[name].default == keywords[name].default, name
+    lines = [re.sub(r"\s+", " ", line) for line in run(verb, "--help")[1].splitlines()]
+    for name in keywords:
+        assert any(re.search(rf"--{name.replace('_', '-')} .*[a-z]{{3}}", line) for line in lines), name
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "given"),
+    [
+        ("evaluate", ["--basis", "X_umap", "X_tt"], {"basis": ["X_umap", "X_tt"]}),
+        ("evaluate", ["--splits", "donor", "0.3"], {"splits": ["donor", 0.3]}),
+        ("evaluate", ["--refits", "3", "--cache", "none"], {"refits": 3, "cache": None}),
+        ("compare", ["--methods", "umap", "tt:loss=triplet:margin=0.3,mining=hard"],
+         {"methods": ["umap", "tt:loss=triplet:margin=0.3,mining=hard"]}),
+        ("compare", ["--hold-out", "donor=d1", "--unseen"], {"hold_out": "donor=d1", "unseen": True}),
+    ],
+)  # fmt: skip
+def test_values_arrive(verb, words, given):
+    _, bound, _ = cli.app.parse_args(
+        [verb, "in.h5ad", "--label", "x", "--out", "a.html", *words], exit_on_error=False, print_error=False
+    )
+    settings = bound.arguments.pop("settings", {}) | bound.arguments
+    assert {name: settings[name] for name in given} == given
+
+
+def test_evaluate_prints_and_writes_what_python_returns(run, mapped, tmp_path):
+    expected = tt.evaluate(ad.read_h5ad(mapped), "kind", basis=["X_tt", "X_pca"])
+    out = tmp_path / "scores.csv"
+    status, said, error = run("evaluate", mapped, "--label", "kind", "--basis", "X_tt", "X_pca", "--out", out)
+    assert (status, error) == (0, "")
+    written = pd.read_csv(out, keep_default_na=False, na_values=[""])
+    pd.testing.assert_series_equal(written["value"], expected["value"], check_exact=False, rtol=1e-6)
+    assert f"{expected['value'].iloc[0]:.3f}"[:3] in said
+    assert expected.attrs["summary"] in said
+    assert f"Wrote {out}" in said
+
+
+def test_compare_writes_a_page(run, source, tmp_path):
+    page = tmp_path / "report.html"
+    status, said, error = run("compare", source, "--label", "kind", "--out", page, *QUICK)
+    assert (status, error) == (0, "")
+    assert "tt:steps=10, map: held-out macro-F1" in said
+    assert page.read_text().lower().startswith("<!doctype html>")
+    assert {path.name for path in tmp_path.iterdir()} == {"cells.h5ad", "report.html"}
+
+
+def test_compare_writes_a_folder(run, source, tmp_path):
+    status, said, _ = run("compare", source, "--label", "kind", "--out", tmp_path / "paper", *QUICK)
+    assert status == 0
+    assert {"report.html", "figure.pdf", "table.csv", "methods.md"} <= {p.name for p in (tmp_path / "paper").iterdir()}
+    assert f"Wrote {tmp_path / 'paper'}" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "--label", "kind", "--out", "r.html", "--methods", "umpa"], "Did you mean 'umap'"),
+        (["compare", "--label", "knd", "--out", "r.html"], "Did you mean 'kind'"),
+        (["compare", "--label", "one", "--out", "r.html"], "one type"),
+        (["compare", "--label", "kind", "--out", "cells.h5ad"], "is a file: name a folder, or a page"),
+        (["compare", "--label", "kind", "--out", "no/r.html"], "does not exist"),
+        (
+            ["evaluate", "--label", "kind"],
+            "basis='X_tt' is not in adata.obsm. Run tripletomics.fit first. Present: none.",
+        ),
+        (["evaluate", "--label", "kind", "--out", "scores.txt"], "does not end in .csv"),
+    ],
+)
+def test_refusals_are_one_line_and_write_nothing(run, source, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    status, _, error = run(words[0], source, *words[1:])
+    assert status == 1
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert {path.name for path in tmp_path.iterdir()} == {"cells.h5ad"}

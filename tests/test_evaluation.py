@@ -1,0 +1,166 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import confusion_matrix, f1_score, recall_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from tripletomics import evaluation
+from tripletomics.evaluation import METRICS, Truth
+
+TYPES = ["a", "b", "c", "d"]
+
+
+@pytest.fixture
+def cells():
+    """400 cells of four types in 5 dimensions, of which 100 are held out and 20 are unlabelled."""
+    random = np.random.default_rng(0)
+    y = random.integers(4, size=400)
+    z = random.normal(size=(400, 5)) + 1.2 * y[:, None]
+    y[:20] = -1
+    held_out = np.arange(400) % 4 == 0
+    return z[:, :2], Truth(y, TYPES, held_out, z)
+
+
+def value(table, metric, split="held-out", kind=""):
+    rows = table[(table["metric"] == metric) & (table["split"] == split) & (table["type"] == kind)]
+    (number,) = rows["value"]
+    return number
+
+
+def test_labels_against_sklearn(cells):
+    z, truth = cells
+    train, held = ~truth.held_out & (truth.codes >= 0), truth.held_out & (truth.codes >= 0)
+    predicted = KNeighborsClassifier(15).fit(z[train], truth.codes[train]).predict(z[held])
+    known = truth.codes[held]
+    table = evaluation.score(z, truth, seed=0)
+    assert value(table, "knn_macro_f1") == pytest.approx(f1_score(known, predicted, average="macro"))
+    recalls = recall_score(known, predicted, average=None)
+    assert [value(table, "recall", kind=kind) for kind in TYPES] == pytest.approx(recalls.tolist())
+    assert value(table, "knn_balanced_accuracy") == pytest.approx(recalls.mean())
+    np.testing.assert_array_equal(evaluation.confusion(z, truth), confusion_matrix(known, predicted))
+
+
+def test_every_score_is_listed_once_and_in_range(cells):
+    z, truth = cells
+    table = evaluation.score(z, truth, seed=0)
+    assert set(table["metric"]) <= set(METRICS)
+    assert not table.duplicated(["metric", "type", "split"]).any()
+    assert list(table.columns) == evaluation.COLUMNS
+    assert set(table["split"]) == {"train", "held-out"}
+    shares = table[~table["metric"].isin(["within_between", "brier"])]["value"]
+    assert shares.between(-1, 1).all()
+
+
+def test_held_out_cells_do_not_change_the_training_figures(cells):
+    z, truth = cells
+    other = z.copy()
+    other[truth.held_out] = 0
+    first, second = (evaluation.score(places, truth, seed=0).query("split == 'train'") for places in (z, other))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_permuted_labels_score_chance(cells):
+    z, truth = cells
+    table = evaluation.null_of_labels(z, truth.permuted(1), 0, evaluation.PERMUTED)
+    assert value(table, "knn_macro_f1", "null") == pytest.approx(0.25, abs=0.12)
+    assert value(table, "verification_auroc", "null") == pytest.approx(0.5, abs=0.1)
+    assert set(table["null"]) == {evaluation.PERMUTED}
+    assert "permutation_p" not in set(table["metric"])
+
+
+def test_shuffled_places_score_chance(cells):
+    truth = cells[1]
+    assert value(evaluation.score(truth.reference, truth, 0), "knn_recall_10") == 1
+    table = evaluation.null_of_places(truth.reference, truth, seed=0)
+    assert value(table, "knn_recall_30", "null") == pytest.approx(30 / 300, abs=0.1)
+    assert value(table, "trustworthiness", "null") == pytest.approx(0.5, abs=0.15)
+    assert value(table, "triplet_accuracy", "null") == pytest.approx(0.5, abs=0.15)
+
+
+def test_finer_labels_pseudotime_and_batches_are_scored_when_given(cells):
+    z, truth = cells
+    random = np.random.default_rng(5)
+    fine = np.where(truth.codes >= 0, 2 * truth.codes + random.integers(2, size=400), -1)
+    told = Truth(truth.codes, TYPES, truth.held_out, truth.reference, fine, pseudotime=z[:, 0])
+    table = evaluation.score(z, told, seed=0)
+    assert value(table, "pseudotime_spearman") > 0.9
+    assert value(table, "fine_knn_macro_f1") < value(table, "knn_macro_f1")  # halves of types, drawn at random
+    assert value(evaluation.null_of_places(z, told, 0), "pseudotime_spearman", "null") < 0.3
+
+
+def test_what_is_left_out_as_unseen():
+    """Types at 0, 1, 10 and 30 on a line: 0 and 1 are siblings, 30 is far from all."""
+    y = np.repeat(np.arange(4), 10)
+    line = np.array([0.0, 1, 10, 30])[y][:, None]
+    truth = Truth(y, TYPES, np.arange(40) % 10 == 0, line)
+    half, near, far = evaluation.unseen_types(truth, seed=0)
+    assert len(half) == 2
+    assert near in (0, 1)
+    assert far == 3
+    with pytest.raises(ValueError, match="needs four or more, not 3"):
+        evaluation.unseen_types(Truth(np.minimum(y, 2), TYPES, truth.held_out, line), seed=0)
+
+
+def test_a_far_type_is_novel_and_a_twin_is_not():
+    random = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2, 3], 100)
+    z = random.normal(size=(400, 2)) + np.array([0.0, 8, 0, 50])[y][:, None]  # 2 lies where 0 lies
+    left_out = (y >= 2) | (np.arange(400) % 5 == 0)
+    table = evaluation.score_novel(z, y, left_out, near=2, far=3, seed=0)
+    assert value(table, "novelty_auroc_far") == 1
+    assert value(table, "novelty_fpr95_far") == 0
+    assert value(table, "novelty_auroc_near") == pytest.approx(0.5, abs=0.12)
+    assert value(table, "novelty_auroc_far", "null") == pytest.approx(0.5, abs=0.12)
+
+
+def test_unseen_types_are_retrieved_among_each_other():
+    random = np.random.default_rng(0)
+    y = np.repeat([0, 1, -1], [40, 40, 5])
+    apart = random.normal(size=(85, 3)) + 30 * y[:, None]
+    table = evaluation.score_unseen(apart, y, seed=0)
+    for metric in ("unseen_recall_at_1", "unseen_map_at_r", "unseen_nmi"):
+        assert value(table, metric) == 1
+        assert value(table, metric, "null") < 0.7
+
+
+def runs_of(values, metric="knn_macro_f1", split="held-out", method="tt"):
+    columns = ["method", "space", *evaluation.COLUMNS]
+    return pd.DataFrame([(method, "map", metric, "", split, v, "") for v in values], columns=columns)
+
+
+def test_mean_and_sd_over_seeds():
+    runs = pd.concat([runs_of([0.5, 0.7, 0.9]), runs_of([0.2, 0.2, 0.2], split="null"), runs_of([1.0], split="train")])
+    table = evaluation.collect(runs, ["method", "space"])
+    assert table["value"].tolist() == pytest.approx([0.7, 0.2, 1.0])
+    assert table["sd"].tolist() == pytest.approx([0.2, 0.0, np.nan], nan_ok=True)
+    assert table["n_seeds"].tolist() == [3, 3, 1]
+    assert table["label_circular"].tolist() == [False, False, True]  # training cells' labels were learned
+    assert evaluation.collect(runs_of([0.4], "silhouette"), ["method", "space"])["label_circular"].tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [(0.3, "NO SIGNAL. Held-out macro-F1 0.21, permuted labels 0.20 (p = 0.3)"), (0.005, "0.01 above permuted labels")],
+)
+def test_the_verdict_is_in_words(p, words):
+    runs = [runs_of([0.21]), runs_of([0.2], split="null"), runs_of([p], "permutation_p")]
+    (line,) = evaluation.verdicts(evaluation.collect(pd.concat(runs), ["method", "space"]), "method")
+    assert line.startswith("tt, map: ")
+    assert words in line
+
+
+def test_the_overview_has_a_row_a_space():
+    runs = pd.concat([runs_of([0.5, 0.7]), runs_of([0.2, 0.2], split="null"), runs_of([0.9], method="pca2")])
+    table = evaluation.overview(evaluation.collect(runs, ["method", "space"]), ["method", "space"])
+    assert table.loc[("tt", "map"), "knn_macro_f1"] == "0.600 ± 0.141 (0.200)"
+    assert table.loc[("pca2", "map"), "knn_macro_f1"] == "0.900 (nan)"
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "words"), [("0.3", "30% of each type, at random). That is optimistic"), ("donor", "by donor.")]
+)
+def test_how_cells_were_held_out_is_said(hold_out, words):
+    splits = [np.arange(1000) < 300, np.arange(1000) < 310]
+    sentence = evaluation.split_sentence(hold_out, splits)
+    assert words in sentence
+    assert "300 to 310 of 1,000 cells" in sentence

@@ -1,0 +1,187 @@
+import warnings
+
+import anndata as ad
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+import tripletomics as tt
+from tripletomics import evaluation
+from tripletomics.metrics import knn_macro_f1
+
+FAST = {"steps": 30, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def mapped(pbmc_file):
+    """A fitted table with a map that this package did not make."""
+    adata = ad.read_h5ad(pbmc_file)
+    tt.fit(adata, "cell_type", hold_out=0.3, **FAST)
+    adata.obsm["X_pca"] = PCA(5, random_state=0).fit_transform(adata.X.toarray())
+    adata.obs["donor"] = [f"d{i % 4}" for i in range(700)]
+    adata.obs["score"] = adata.obsm["X_pca"][:, 0]
+    return adata
+
+
+def value(table, space, metric, split, kind=""):
+    rows = table[(table["space"] == space) & (table["metric"] == metric) & (table["split"] == split)]
+    (number,) = rows[rows["type"] == kind]["value"]
+    return number
+
+
+def test_the_map_and_its_metric_space(mapped):
+    before = mapped.copy()
+    table = tt.evaluate(mapped, "cell_type")
+    assert list(table.columns) == [
+        "hold_out", "space", "metric", "type", "split", "value", "sd", "n_seeds", "family", "label_circular", "null",
+    ]  # fmt: skip
+    assert set(table["space"]) == {"X_tt", "X_tt_metric"}
+    assert set(table["split"]) == {"train", "held-out", "null"}
+    for space, key in (("X_tt", "map"), ("X_tt_metric", "metric")):
+        for split in ("train", "held-out", "null"):  # what fit reported, the null included
+            expected = mapped.uns["X_tt"]["scores"][split][key]
+            assert value(table, space, "knn_macro_f1", split) == pytest.approx(expected), (space, split)
+        assert value(table, space, "permutation_p", "held-out") == mapped.uns["X_tt"]["p_value"][key]
+    nulls = table[table["split"] == "null"].groupby("family")["null"].unique()
+    assert nulls["labels"].tolist() == [evaluation.REFITTED]
+    assert nulls["structure"].tolist() == [evaluation.SHUFFLED]
+    assert "optimistic" in table.attrs["summary"]
+    assert set(mapped.obsm) == set(before.obsm)
+    assert list(mapped.obs) == list(before.obs)
+
+
+def test_a_basis_from_elsewhere_of_any_dimension(mapped):
+    mapped = mapped.copy()
+    mapped.obsm["X_noise"] = np.random.default_rng(0).normal(size=(700, 2))
+    with pytest.warns(UserWarning, match="X_noise: NO SIGNAL"):
+        table = tt.evaluate(mapped, "cell_type", basis=["X_pca", "X_noise"])
+    held = (mapped.obs["tt_split"] == "held-out").to_numpy()
+    y, z = mapped.obs["cell_type"].cat.codes.to_numpy(), mapped.obsm["X_pca"]
+    assert value(table, "X_pca", "knn_macro_f1", "held-out") == knn_macro_f1(z[~held], y[~held], z[held], y[held])
+    labels = table[(table["split"] == "null") & (table["family"] == "labels")]
+    assert set(labels["null"]) == {evaluation.PERMUTED}
+    assert value(table, "X_noise", "trustworthiness", "held-out") == pytest.approx(0.5, abs=0.05)
+    assert value(table, "X_pca", "trustworthiness", "held-out") > 0.9
+
+
+def test_another_reference(mapped):
+    table = tt.evaluate(mapped, "cell_type", basis="X_pca", reference="X_pca")
+    for metric in ("knn_recall_10", "trustworthiness", "triplet_accuracy", "centroid_spearman", "scgraph"):
+        assert value(table, "X_pca", metric, "held-out") == pytest.approx(1), metric
+
+
+@pytest.mark.parametrize("splits", ["donor=d1", 0.2, "tt_split"])
+def test_another_split(mapped, splits):
+    table = tt.evaluate(mapped, "cell_type", basis="X_pca", splits=splits)
+    assert set(table["hold_out"]) == {str(splits)}
+
+
+def test_several_splits_and_what_was_fitted_on_their_cells(mapped):
+    with pytest.warns(UserWarning, match="X_tt was fitted on cells that splits='donor=d1' holds out") as said:
+        table = tt.evaluate(mapped, "cell_type", splits=["donor=d1", "tt_split"])
+    assert len(said) == 1
+    assert list(table["hold_out"].unique()) == ["donor=d1", "tt_split"]
+    assert table["hold_out"].value_counts().nunique() == 1
+
+
+def test_finer_types_and_pseudotime(mapped):
+    table = tt.evaluate(mapped, "cell_type", basis="X_pca", fine="donor", pseudotime="score")
+    assert value(table, "X_pca", "pseudotime_spearman", "held-out") > 0.9
+    assert value(table, "X_pca", "fine_knn_macro_f1", "held-out") == pytest.approx(
+        0.25, abs=0.08
+    )  # donors mean nothing
+
+
+def test_a_type_on_one_side_only_is_reported(mapped):
+    mapped = mapped.copy()
+    rare = mapped.obs["cell_type"] == "Dendritic"
+    mapped.obs["rare"] = rare | (np.arange(700) % 5 == 0) & (mapped.obs["cell_type"] != "CD56+ NK")
+    with pytest.warns(UserWarning, match="Types that only held-out cells have: Dendritic"):
+        table = tt.evaluate(mapped, "cell_type", basis="X_pca", splits="rare")
+    assert value(table, "X_pca", "recall", "held-out", "Dendritic") == 0
+    assert np.isnan(value(table, "X_pca", "recall", "held-out", "CD56+ NK"))
+    assert np.isfinite(value(table, "X_pca", "knn_macro_f1", "held-out"))
+
+
+def test_refits_give_deviations_and_types_that_were_never_seen(counts):
+    counts.obs["four"] = np.where(np.arange(300) % 6 == 0, "d", counts.obs["kind"])
+    tt.fit(counts, "four", hold_out=0.3, structure=0.2, **FAST)
+    table = tt.evaluate(counts, "four", refits=2, unseen=True, progress=False)
+    assert set(table["n_seeds"]) == {2}
+    assert set(table["hold_out"]) == {"0.3"}
+    held = table[(table["metric"] == "knn_macro_f1") & (table["split"] == "held-out")]
+    assert (held["sd"] > 0).all()
+    for metric in ("unseen_recall_at_1", "novelty_auroc_far"):
+        assert value(table, "X_tt_metric", metric, "held-out") > value(table, "X_tt_metric", metric, "null")
+    assert set(table["space"]) == {"X_tt", "X_tt_metric"}
+
+
+def test_a_table_that_was_written_and_read(mapped, tmp_path):
+    mapped.write_h5ad(tmp_path / "cells.h5ad")
+    again = ad.read_h5ad(tmp_path / "cells.h5ad")
+    first, second = (tt.evaluate(adata, "cell_type", basis="X_tt") for adata in (mapped, again))
+    np.testing.assert_allclose(first["value"], second["value"])
+
+
+def test_other_labels_than_those_of_the_fit_are_permuted(mapped):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # donors mean nothing
+        table = tt.evaluate(mapped, "donor")
+    assert evaluation.REFITTED not in set(table["null"])
+
+
+def test_noise_shows_nothing_and_says_so():
+    random = np.random.default_rng(0)
+    noise = ad.AnnData(random.normal(size=(1500, 50)).astype(np.float32))
+    noise.obs["kind"] = random.integers(5, size=1500).astype(str)
+    model = tt.fit(noise, "kind", hold_out=0.3, steps=100, progress=False)
+    assert "No signal" in model.summary()
+    with pytest.warns(UserWarning, match="NO SIGNAL"):
+        table = tt.evaluate(noise, "kind")
+    assert table.attrs["summary"].count("NO SIGNAL") == 2
+    for space in ("X_tt", "X_tt_metric"):
+        for metric in ("knn_macro_f1", "knn_balanced_accuracy", "recall_at_1", "r_precision", "map_at_r", "nmi",
+                       "verification_auroc", "tar_at_far", "silhouette"):  # fmt: skip
+            gap = value(table, space, metric, "held-out") - value(table, space, metric, "null")
+            assert abs(gap) < 0.07, (space, metric, gap)
+
+
+BAD = {
+    "no such basis": ({"basis": "X_umpa"}, KeyError, r"basis='X_umpa' is not in adata.obsm. .*Present: .*X_pca"),
+    "no such reference": (
+        {"reference": "X_pac"},
+        KeyError,
+        "reference='X_pac' is not in adata.obsm. Did you mean 'X_pca'",
+    ),
+    "no such label": ({"label": "celltype"}, KeyError, "Did you mean 'cell_type'"),
+    "one class": ({"label": "one"}, ValueError, "label='one' has one type|has 1 types"),
+    "one group": ({"splits": "one"}, ValueError, "the column has one group"),
+    "one batch": ({"batch": "one"}, ValueError, "batch='one' has one group"),
+    "text as time": ({"pseudotime": "donor"}, TypeError, "pseudotime='donor' holds .*, not numbers"),
+    "nothing held out": ({"splits": 0}, ValueError, "holds no cell out"),
+    "refits of another": ({"basis": "X_pca", "refits": 1}, ValueError, "was not written by tripletomics.fit"),
+    "unseen without a fit": ({"unseen": True}, ValueError, "pass refits=1"),
+    "half a refit": ({"refits": 0.5}, ValueError, "refits=0.5 is not a whole number"),
+    "rows with NaN": ({"basis": "X_holes"}, ValueError, "X_holes' has NaN or infinite values in 2 of 700 rows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(mapped, case):
+    given, error, message = BAD[case]
+    adata = mapped.copy()
+    adata.obs["one"] = "same"
+    adata.obsm["X_holes"] = adata.obsm["X_pca"].copy()
+    adata.obsm["X_holes"][[3, 5], 0] = [np.nan, np.inf]
+    with pytest.raises(error, match=message):
+        tt.evaluate(adata, **({"label": "cell_type"} | given))
+
+
+def test_without_a_split_it_says_what_to_do(mapped):
+    adata = mapped.copy()
+    del adata.obs["tt_split"]
+    with pytest.raises(ValueError, match="Pass splits='donor'"):
+        tt.evaluate(adata, "cell_type", basis="X_pca")
+    adata.uns.clear()
+    with pytest.raises(TypeError, match="not AnnData"):
+        tt.evaluate("cells.h5ad", "cell_type")

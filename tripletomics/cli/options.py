@@ -1,0 +1,71 @@
+"""Options of a command, read from the signature and docstring of its verb."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from cyclopts import Token
+
+Verb = Callable[..., Any]
+Input = Annotated[Path, Parameter(help="File of cells, .h5ad. It is only overwritten if `--out` names it.")]
+Out = Annotated[Path, Parameter(help="File to write, .h5ad: the cells of INPUT and what is added to them.")]
+
+
+def options_of(verb: Verb) -> Callable[[Verb], Verb]:
+    """Give a command the keywords of a verb as options, with their defaults and help.
+
+    What the command names itself stands first and replaces the verb's; `adata` is what it reads and writes.
+    """
+
+    def decorate(command: Verb) -> Verb:
+        own = inspect.signature(command, eval_str=True).parameters
+        added = inspect.signature(verb, eval_str=True).parameters
+        parameters = [p for p in own.values() if p.kind is not p.VAR_KEYWORD]
+        parameters += [_option(p) for name, p in added.items() if name != "adata" and name not in own]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__doc__ = verb.__doc__
+        return command
+
+    return decorate
+
+
+def _option(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Say how the text of an option is read where cyclopts would read it otherwise."""
+    parameter = parameter.replace(kind=parameter.KEYWORD_ONLY)
+    hint = parameter.annotation
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(hint) if is_union else (hint,)
+
+    def read(_: Any, tokens: Sequence[Token]) -> bool | int | str | None:
+        text = tokens[0].value
+        if types.NoneType in kinds and text.lower() == "none":
+            return None
+        if bool in kinds:
+            return {"true": True, "false": False}.get(text.lower(), text)
+        if int in kinds and not re.fullmatch(r"-?\d+", text):  # cyclopts would round 1.5
+            raise ValueError(f"{text!r} is not a whole number.")
+        return int(text) if int in kinds else text
+
+    several = [kind for kind in kinds if typing.get_origin(kind) is collections.abc.Sequence]
+    if several and parameter.name != "unlabelled":  # one or more words after the option
+        many: Any = types.GenericAlias(list, typing.get_args(several[0]))
+        many = many | None if types.NoneType in kinds else many
+        return parameter.replace(annotation=Annotated[many, Parameter(consume_multiple=True, negative=())])
+    if {*kinds} <= {int, str, types.NoneType}:
+        return parameter.replace(annotation=Annotated[hint, Parameter(converter=read)])
+    if is_union and bool in kinds:  # true, false or a word
+        words = [word for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
+        look = Parameter(converter=read, negative=(), n_tokens=1, metavar="|".join([*words, "true", "false"]))
+        return parameter.replace(annotation=Annotated[hint, look, Parameter(show_choices=False)])
+    return parameter

@@ -1,0 +1,129 @@
+"""Commands of the verbs: files in, files out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tripletomics import files, tl
+from tripletomics.cli.options import Input, Out, options_of
+from tripletomics.cli.reading import check_h5ad, read
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@options_of(tl.fit)
+def fit(  # noqa: D103
+    input: Input,
+    /,
+    *,
+    label: str,
+    out: Out,
+    model: Annotated[Path | None, Parameter(help="File to write the model to, .tt.")] = None,
+    **settings: Any,
+) -> None:
+    files.check_writable(out, ".h5ad")
+    if model is not None:
+        files.check_writable(model, ".tt")
+    adata = read(input)
+    fitted = tl.fit(adata, label, **settings)
+    with files.replacing(out) as draft:
+        adata.write_h5ad(draft)
+        if model is not None:
+            fitted.save(model)
+    print(fitted.summary())
+    _report_written(out, model)
+
+
+@options_of(tl.transform)
+def transform(  # noqa: D103
+    input: Input,
+    /,
+    *,
+    model: Annotated[Path, Parameter(help="Model that `fit` wrote, .tt.")],
+    out: Out,
+    **settings: Any,
+) -> None:
+    files.check_writable(out, ".h5ad")
+    check_h5ad(input)
+    from tripletomics.model import load
+
+    fitted = load(model)
+    adata = read(input)
+    tl.transform(adata, fitted, **settings)
+    with files.replacing(out) as draft:
+        adata.write_h5ad(draft)
+    _report_written(out)
+
+
+@options_of(tl.evaluate)
+def evaluate(  # noqa: D103
+    input: Input,
+    /,
+    *,
+    label: str,
+    out: Annotated[Path | None, Parameter(help="File to write the whole table to, .csv.")] = None,
+    **settings: Any,
+) -> None:
+    if out is not None:
+        files.check_writable(out, ".csv")
+    table = tl.evaluate(read(input), label, **settings)
+    _print_table(table, ["hold_out", "space"])
+    print(table.attrs["summary"])
+    if out is not None:
+        with files.replacing(out) as draft:
+            table.to_csv(draft, index=False)
+        _report_written(out)
+
+
+@options_of(tl.compare)
+def compare(  # noqa: D103
+    input: Input,
+    /,
+    *,
+    label: str,
+    out: Annotated[
+        Path,
+        Parameter(help="Page to write, .html; or a folder for the page, the figures, the tables and the methods text."),
+    ],
+    **settings: Any,
+) -> None:
+    page = out if out.suffix == ".html" else out / "report.html"
+    if out.suffix == ".html":
+        files.check_writable(out, ".html")
+    elif out.exists() and not out.is_dir():
+        raise ValueError(f"{str(out)!r} is a file: name a folder, or a page that ends in .html.")
+    os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files
+    result = tl.compare(read(input), label, **settings)
+    if out != page:
+        result.save(out)
+    result.to_html(page)
+    _print_table(result.table, ["method", "space"])
+    print(result.summary())
+    _report_written(out)
+
+
+def _print_table(table: pd.DataFrame, by: list[str]) -> None:
+    """Print the main scores, a line a space."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from tripletomics.evaluation import METRICS, overview
+
+    rows = overview(table, by)
+    shown = Table(*by, box=box.SIMPLE_HEAD)
+    for metric in rows.columns:
+        shown.add_column(METRICS[metric].title, justify="right")
+    for key, row in rows.iterrows():
+        shown.add_row(*(key if isinstance(key, tuple) else (key,)), *row)
+    Console().print(shown)
+    print("Held-out cells, mean ± sd over seeds, and in brackets the null.")
+
+
+def _report_written(*paths: Path | None) -> None:
+    print("Wrote " + ", ".join(str(path) for path in paths if path is not None))

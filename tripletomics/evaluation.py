@@ -1,0 +1,365 @@
+"""The battery: every score of an embedding, with what it means and when it proves nothing.
+
+`METRICS` lists the scores by the names that tables use. Held-out cells are scored against the training cells, by
+labels and by a label-free reference; the null says what the same score is when there is nothing to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.spatial.distance import cdist
+
+from tripletomics import labels, metrics
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a score is called, what it measures, and how to read it."""
+
+    title: str
+    family: str  # labels, retrieval, verification, prediction, unseen, structure, collapse, batches, cost
+    higher: bool = True  # whether more is better
+    circular: bool = False  # rises with how hard the labels were used, whether they mean anything or not
+
+
+MAIN = (
+    "knn_macro_f1", "map_at_r", "knn_recall_30", "knn_recall_within_types", "trustworthiness", "centroid_spearman",
+)  # fmt: skip
+NO_SIGNAL = 0.01  # a permutation p above this: the labels' score is one that permuted labels give, too
+
+METRICS = {
+    "knn_macro_f1": Metric("15-NN macro-F1", "labels"),
+    "knn_balanced_accuracy": Metric("15-NN balanced accuracy", "labels"),
+    "recall": Metric("15-NN recall of a type", "labels"),
+    "permutation_p": Metric("p of macro-F1, labels of the scored cells permuted", "labels", higher=False),
+    "recall_at_1": Metric("Recall@1 (P@1)", "retrieval"),
+    "recall_at_10": Metric("Recall@10", "retrieval"),
+    "r_precision": Metric("R-Precision", "retrieval"),
+    "map_at_r": Metric("MAP@R", "retrieval"),
+    "nmi": Metric("NMI of k-means", "retrieval", circular=True),
+    "silhouette": Metric("silhouette of the labels", "retrieval", circular=True),
+    "verification_auroc": Metric("AUROC of same-type pairs", "verification"),
+    "tar_at_far": Metric("TAR at FAR = 0.001", "verification"),
+    "ece": Metric("calibration error (ECE)", "prediction", higher=False),
+    "brier": Metric("Brier score", "prediction", higher=False),
+    "aurc": Metric("area under risk-coverage", "prediction", higher=False),
+    "unseen_recall_at_1": Metric("Recall@1 of unseen types", "unseen"),
+    "unseen_map_at_r": Metric("MAP@R of unseen types", "unseen"),
+    "unseen_nmi": Metric("NMI of unseen types", "unseen"),
+    "novelty_auroc_near": Metric("AUROC of a novel sibling type", "unseen"),
+    "novelty_auroc_far": Metric("AUROC of a novel distant type", "unseen"),
+    "novelty_fpr95_near": Metric("FPR@95 of a novel sibling type", "unseen", higher=False),
+    "novelty_fpr95_far": Metric("FPR@95 of a novel distant type", "unseen", higher=False),
+    "knn_recall_10": Metric("recall of 10 neighbours", "structure"),
+    "knn_recall_30": Metric("recall of 30 neighbours", "structure"),
+    "knn_recall_100": Metric("recall of 100 neighbours", "structure"),
+    "knn_recall_within_types": Metric("recall of 30 neighbours within types, minus chance", "structure"),
+    "trustworthiness": Metric("trustworthiness", "structure"),
+    "continuity": Metric("continuity", "structure"),
+    "centroid_spearman": Metric("Spearman of centroid distances", "structure"),
+    "triplet_accuracy": Metric("random-triplet accuracy", "structure"),
+    "scgraph": Metric("scGraph (favours PCA)", "structure"),
+    "within_between": Metric("variance within / between types", "collapse", circular=True),
+    "fine_knn_macro_f1": Metric("15-NN macro-F1 of finer labels", "collapse"),
+    "pseudotime_spearman": Metric("Spearman of pseudotime", "collapse"),
+    "ilisi": Metric("iLISI", "batches"),
+    "clisi": Metric("cLISI", "batches", circular=True),
+    "kbet": Metric("kBET", "batches"),
+    "graph_connectivity": Metric("graph connectivity", "batches"),
+    "seconds": Metric("seconds", "cost", higher=False),
+    "peak_mb": Metric("peak memory, MB", "cost", higher=False),
+    "cells_per_second": Metric("cells per second", "cost"),
+}
+
+PERMUTED, SHUFFLED, REFITTED = (
+    "labels of the scored cells permuted",
+    "places of the scored cells shuffled",
+    "fit on permuted labels",
+)
+COLUMNS = ["metric", "type", "split", "value", "null"]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What an embedding is scored against, an entry for each cell.
+
+    Attributes
+    ----------
+    codes
+        Types, -1 for unlabelled.
+    classes
+        Their names.
+    held_out
+        True for the cells that nothing was fitted on.
+    reference
+        A label-free space, by default 50 principal components of the training cells.
+    fine, batch
+        Codes of finer labels that nobody trained on, and of batches.
+    pseudotime
+        Numbers, NaN where there is none.
+    """
+
+    codes: np.ndarray
+    classes: list[str]
+    held_out: np.ndarray
+    reference: np.ndarray
+    fine: np.ndarray | None = None
+    batch: np.ndarray | None = None
+    pseudotime: np.ndarray | None = None
+
+    def of(self, rows: np.ndarray, codes: np.ndarray) -> Truth:
+        """Return the truth of some cells, with other codes."""
+        parts = (None if part is None else part[rows] for part in (self.fine, self.batch, self.pseudotime))
+        return Truth(codes, self.classes, self.held_out[rows], self.reference[rows], *parts)
+
+    def permuted(self, seed: int) -> Truth:
+        """Return the truth with the labels dealt out again."""
+        return replace(self, codes=labels.permute(self.codes, np.random.default_rng(seed)))
+
+
+def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
+    """Score a space on training cells among themselves, and on held-out cells against the training cells.
+
+    Returns
+    -------
+    One row a number, with the columns metric, type, split, value and null.
+    """
+    tables = []
+    for split in ("train", "held-out"):
+        if split == "train" or truth.held_out.any():
+            rows = _by_labels(z, truth, split, seed) + _by_places(z, truth, split, seed)
+            tables.append(_table(rows, split))
+    return pd.concat(tables, ignore_index=True)
+
+
+def null_of_labels(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataFrame:
+    """Score the held-out cells by labels that mean nothing: `truth` has permuted ones."""
+    rows = [row for row in _by_labels(z, truth, "held-out", seed) if row[0] != "permutation_p"]
+    return _table(rows, "null", how)
+
+
+def null_of_places(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
+    """Score the structure of held-out cells whose places are dealt out again among them."""
+    shuffled = z.copy()
+    shuffled[truth.held_out] = np.random.default_rng(seed).permutation(z[truth.held_out])
+    return _table(_by_places(shuffled, replace(truth, batch=None), "held-out", seed), "null", SHUFFLED)
+
+
+def confusion(z: np.ndarray, truth: Truth) -> np.ndarray:
+    """Count held-out cells by true type (rows) and by the type of most of their 15 nearest training cells."""
+    n = len(truth.classes)
+    known, votes = _votes(_sides(z, truth.codes, truth.held_out, "held-out"), n)
+    return np.bincount(known * n + votes.argmax(axis=1), minlength=n * n).reshape(n, n)
+
+
+def unseen_types(truth: Truth, seed: int) -> tuple[np.ndarray, int, int]:
+    """Choose half of the types; the type that is nearest to another one, and the one that is farthest from all.
+
+    Distances are those of the centroids of training cells in the reference.
+
+    Raises
+    ------
+    ValueError
+        For fewer than four types.
+    """
+    types = check_unseen(truth.codes, truth.held_out)
+    centroids = np.stack([truth.reference[(truth.codes == code) & ~truth.held_out].mean(axis=0) for code in types])
+    apart = cdist(centroids, centroids)
+    np.fill_diagonal(apart, np.inf)
+    nearest = apart.min(axis=1)
+    half = np.random.default_rng(seed).permutation(types)[: len(types) // 2]
+    return half, int(types[nearest.argmin()]), int(types[nearest.argmax()])
+
+
+def check_unseen(codes: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Return the types of the training cells if there are enough to leave some out."""
+    types = np.unique(codes[(codes >= 0) & ~held_out])
+    if len(types) < 4:
+        raise ValueError(f"unseen=True leaves half of the types out and needs four or more, not {len(types)}.")
+    return types
+
+
+def score_unseen(z: np.ndarray, codes: np.ndarray, seed: int) -> pd.DataFrame:
+    """Score the retrieval among cells of types that were left out of training."""
+
+    def rows(y: np.ndarray) -> list[Row]:
+        found = metrics.retrieval(z, y, seed=seed)
+        return [
+            ("unseen_recall_at_1", "", found["recall_at_1"]),
+            ("unseen_map_at_r", "", found["map_at_r"]),
+            ("unseen_nmi", "", metrics.nmi(z, y, seed)),
+        ]
+
+    null = labels.permute(codes, np.random.default_rng(seed))
+    return pd.concat([_table(rows(codes), "held-out"), _table(rows(null), "null", PERMUTED)], ignore_index=True)
+
+
+def score_novel(z: np.ndarray, codes: np.ndarray, left_out: np.ndarray, near: int, far: int, seed: int) -> pd.DataFrame:
+    """Score how well the distance to the training cells tells a type that was left out from held-out cells."""
+    novelty = metrics.novelty(z[~left_out], z[left_out])
+    known = ~np.isin(codes[left_out], (-1, near, far))
+
+    def rows(novelty: np.ndarray) -> list[Row]:
+        found: list[Row] = []
+        for name, code in (("near", near), ("far", far)):
+            among = known | (codes[left_out] == code)
+            scores, is_novel = novelty[among], ~known[among]
+            found.append((f"novelty_auroc_{name}", "", metrics.auroc(scores, is_novel)))
+            found.append((f"novelty_fpr95_{name}", "", metrics.fpr_at_95(scores, is_novel)))
+        return found
+
+    null = np.random.default_rng(seed).permutation(novelty)
+    return pd.concat([_table(rows(novelty), "held-out"), _table(rows(null), "null", PERMUTED)], ignore_index=True)
+
+
+def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Take the mean and the sd over runs; the rows keep their order.
+
+    Parameters
+    ----------
+    runs
+        Rows as of `score` of one or more seeds, with the columns in `by`.
+    by
+        What besides metric, type and split makes a row, such as method and space.
+    """
+    keys = [*by, "metric", "type", "split"]
+    groups = runs.groupby(keys, sort=False)
+    table = groups["value"].agg(value="mean", sd="std", n_seeds="size").reset_index()
+    known = table["metric"].map(METRICS)
+    table["family"] = [metric.family for metric in known]
+    taught = (table["split"] == "train") & table["family"].isin(["labels", "retrieval", "verification", "prediction"])
+    table["label_circular"] = [metric.circular for metric in known] | taught.to_numpy()
+    table["null"] = groups["null"].first().to_numpy()
+    return table
+
+
+def split_sentence(hold_out: str, splits: Sequence[np.ndarray]) -> str:
+    """Say how cells were held out, and when that is optimistic."""
+    cells = " to ".join(
+        f"{n:,}" for n in sorted({int(held_out.sum()) for held_out in splits})[:: max(len(splits) - 1, 1)]
+    )
+    try:
+        share = f"{float(hold_out):.0%} of each type, at random"
+    except ValueError:
+        return f"Held out: {cells} of {len(splits[0]):,} cells, by {hold_out}."
+    return (
+        f"Held out: {cells} of {len(splits[0]):,} cells ({share}). That is optimistic: they come from the same donors "
+        "and runs as the training cells. Hold out a donor or batch where there is one."
+    )
+
+
+def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Write the main scores as text, "held-out ± sd (null)", a row for each method and space."""
+    main = table[(table["type"] == "") & (table["space"] != "") & table["metric"].isin(MAIN)]
+
+    def words(rows: pd.DataFrame) -> str:
+        values, sds = (dict(zip(rows["split"], rows[column], strict=True)) for column in ("value", "sd"))
+        if np.isnan(values.get("held-out", np.nan)):
+            return "-"
+        spread = "" if np.isnan(sds["held-out"]) else f" ± {sds['held-out']:.3f}"
+        return f"{values['held-out']:.3f}{spread} ({values.get('null', np.nan):.3f})"
+
+    cells = {key: words(rows) for key, rows in main.groupby([*by, "metric"], sort=False)}
+    wide = pd.Series(cells).rename_axis([*by, "metric"]).unstack("metric", sort=False)
+    return wide[[metric for metric in MAIN if metric in wide]]
+
+
+def verdicts(table: pd.DataFrame, by: str) -> list[str]:
+    """Say in a sentence for each method and space whether its held-out cells hold the labels."""
+    held = table[(table["type"] == "") & table["metric"].isin(["knn_macro_f1", "permutation_p"])]
+    lines = []
+    keys = [by] if by == "space" else [by, "space"]
+    for key, rows in held.groupby(keys, sort=False, observed=True):
+        value = rows.set_index(["metric", "split"])["value"]
+        f1, p = value.get(("knn_macro_f1", "held-out"), np.nan), value.get(("permutation_p", "held-out"), np.nan)
+        null = value.get(("knn_macro_f1", "null"), np.nan)
+        name = ", ".join(map(str, key))
+        if np.isnan(f1):
+            lines.append(f"{name}: no held-out cell could be scored.")
+        elif p > NO_SIGNAL:
+            lines.append(f"{name}: NO SIGNAL. Held-out macro-F1 {f1:.2f}, permuted labels {null:.2f} (p = {p:.2g}).")
+        else:
+            lines.append(f"{name}: held-out macro-F1 {f1:.2f}, {f1 - null:.2f} above permuted labels ({null:.2f}).")
+    return lines
+
+
+Row = tuple[str, str, float]  # metric, type, value
+Sides = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
+
+
+def _table(rows: list[Row], split: str, null: str = "") -> pd.DataFrame:
+    return pd.DataFrame([(metric, kind, split, value, null) for metric, kind, value in rows], columns=COLUMNS)
+
+
+def _sides(z: np.ndarray, y: np.ndarray, held_out: np.ndarray, split: str) -> Sides:
+    """Return the training cells and, unless they are scored among themselves, the held-out cells."""
+    query = (z[held_out], y[held_out]) if split == "held-out" else (None, None)
+    return z[~held_out], y[~held_out], *query
+
+
+def _votes(sides: Sides, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes of the labelled cells to score, and the votes of their neighbours."""
+    z, y, query, query_y = sides
+    if query is None or query_y is None:
+        return y[y >= 0], metrics.knn_votes(z, y, classes=classes)
+    known = query_y >= 0
+    return query_y[known], metrics.knn_votes(z, y, query[known], classes)
+
+
+def _by_labels(z: np.ndarray, truth: Truth, split: str, seed: int) -> list[Row]:
+    """Score how well neighbours, retrieval and distances agree with the labels."""
+    sides = _sides(z, truth.codes, truth.held_out, split)
+    known, votes = _votes(sides, len(truth.classes))
+    predicted, confidence = votes.argmax(axis=1), votes.max(axis=1, initial=0)
+    rows: list[Row] = [
+        ("knn_macro_f1", "", metrics.macro_f1(known, predicted)),
+        ("knn_balanced_accuracy", "", metrics.balanced_accuracy(known, predicted)),
+    ]
+    if split == "held-out":
+        rows.append(("permutation_p", "", metrics.permutation_p(known, predicted, seed)))
+    recalls = metrics.recall_per_type(known, predicted, len(truth.classes))
+    rows += [("recall", name, value) for name, value in zip(truth.classes, recalls, strict=True)]
+    rows += [(name, "", value) for name, value in metrics.retrieval(*sides, seed=seed).items()]
+    here = truth.held_out if split == "held-out" else ~truth.held_out
+    rows.append(("nmi", "", metrics.nmi(z[here], truth.codes[here], seed)))
+    rows.append(("silhouette", "", metrics.silhouette(z[here], truth.codes[here], seed)))
+    auroc, tar = metrics.verification(*sides, seed=seed)
+    rows += [("verification_auroc", "", auroc), ("tar_at_far", "", tar)]
+    rows += [
+        ("ece", "", metrics.ece(confidence, predicted == known)),
+        ("brier", "", metrics.brier(votes, known)),
+        ("aurc", "", metrics.aurc(confidence, predicted == known)),
+    ]
+    rows.append(("within_between", "", metrics.within_between(z[here], truth.codes[here])))
+    return rows
+
+
+def _by_places(z: np.ndarray, truth: Truth, split: str, seed: int) -> list[Row]:
+    """Score how well places agree with the label-free reference, and with what else is known of the cells."""
+    here = truth.held_out if split == "held-out" else ~truth.held_out
+    batch = None if truth.batch is None else truth.batch[here]
+    z_train, y_train, z_query, y_query = _sides(z, truth.codes, truth.held_out, split)
+    r_train, _, r_query, _ = _sides(truth.reference, truth.codes, truth.held_out, split)
+    sides = (z_train, r_train, z_query, r_query)
+    rows: list[Row] = [(name, "", value) for name, value in metrics.neighbourhoods(*sides, seed=seed).items()]
+    within = metrics.knn_recall_within_types(z_train, r_train, y_train, z_query, r_query, y_query, seed=seed)
+    rows += [
+        ("knn_recall_within_types", "", within),
+        ("centroid_spearman", "", metrics.centroid_spearman(z[here], truth.reference[here], truth.codes[here])),
+        ("triplet_accuracy", "", metrics.triplet_accuracy(*sides, seed=seed)),
+        ("scgraph", "", metrics.scgraph(z[here], truth.reference[here], truth.codes[here], batch)),
+    ]
+    if truth.fine is not None:
+        rows.append(("fine_knn_macro_f1", "", metrics.knn_macro_f1(*_sides(z, truth.fine, truth.held_out, split))))
+    if truth.pseudotime is not None:
+        times = _sides(z, truth.pseudotime, truth.held_out, split)
+        rows.append(("pseudotime_spearman", "", metrics.pseudotime_spearman(*times)))
+    if truth.batch is not None:
+        rows += [
+            (name, "", v) for name, v in metrics.batch_scores(z[here], truth.codes[here], truth.batch[here]).items()
+        ]
+    return rows

@@ -1,0 +1,61 @@
+"""Progress bars: in a terminal or notebook, on stderr, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tripletomics.training import Report
+
+
+@contextmanager
+def training_bar(wanted: bool) -> Iterator[Report]:
+    """Show stage, loss, held-out score and time left."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console, hidden = _console(wanted)
+    columns = (
+        TextColumn("{task.description:>12}"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("held-out F1 {task.fields[score]:.3f}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=hidden) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, step: int, steps: int, loss: float, score: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=steps, loss=loss, score=score)
+            bar.update(tasks[stage], completed=step, loss=loss, score=score)
+
+        yield report
+
+
+@contextmanager
+def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
+    """Show which of some steps is under way; call what is yielded at the start of each."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console, hidden = _console(wanted)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, disable=hidden) as bar:
+        task = bar.add_task("", total=steps)
+        begun = 0
+
+        def step(name: str) -> None:
+            nonlocal begun
+            bar.update(task, completed=begun, description=name)
+            begun += 1
+
+        yield step
+        bar.update(task, completed=steps, description="")
+
+
+def _console(wanted: bool) -> tuple[Console, bool]:
+    """Return where to write, and whether to be silent."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console, not wanted or not (console.is_terminal or console.is_jupyter)
