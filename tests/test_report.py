@@ -1,0 +1,413 @@
+import json
+import re
+import shutil
+import time
+from html.parser import HTMLParser
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from tripletomics import report
+from tripletomics.evaluation import METRICS
+from tripletomics.pl.look import PALETTE
+from tripletomics.report import cells
+
+NASTY = 'CD4+ <T> & "x"</script><script>alert(1)</script>'
+METHODS = ["pca2", "umap", "mlp", "tt"]
+TITLES = {"pca2": "PCA", "umap": "UMAP", "mlp": "MLP", "tt": "tripletomics"}
+SPACES = {"pca2": ["map"], "umap": ["map"], "mlp": ["metric"], "tt": ["map", "metric"]}
+
+
+def table(methods, types, silent=()):
+    """Made-up numbers for every metric: held-out 0.8, null 0.1, training 0.99."""
+    rows = []
+    for method in methods:
+        for space in SPACES[method]:
+            for metric, info in METRICS.items():
+                for name in types if metric == "recall" else [""]:
+                    row = {"method": method, "space": space, "metric": metric, "type": name, "sd": 0.011, "n_seeds": 3,
+                           "family": info.family, "label_circular": info.circular, "null": ""}  # fmt: skip
+                    if info.family == "cost":
+                        rows.append({**row, "split": "", "value": 1234.5})
+                    elif metric == "permutation_p":
+                        rows.append({**row, "split": "held-out", "value": 0.43 if method in silent else 0.001})
+                    else:
+                        value = np.nan if metric == "pseudotime_spearman" else 0.8123
+                        rows.append({**row, "split": "train", "value": 0.99})
+                        rows.append({**row, "split": "held-out", "value": value})
+                        rows.append({**row, "split": "null", "value": 0.1357, "null": "fit on permuted labels"})
+    return pd.DataFrame(rows)
+
+
+def parts(adata, methods=METHODS, label="cell_type", silent=()):
+    """What a comparison gives to the report, with made-up numbers; maps are columns of a projection."""
+    random = np.random.default_rng(0)
+    adata = adata.copy()
+    adata.obs["tt_split"] = pd.Categorical(np.where(random.random(adata.n_obs) < 0.2, "held-out", "train"))
+    places = np.asarray(adata.X @ random.normal(size=(adata.n_vars, 4)) / 20)
+    for i, method in enumerate(m for m in methods if "map" in SPACES[m]):
+        adata.obsm[f"X_{method}"] = places[:, [i, i + 1]]
+    types = sorted(adata.obs[label].dropna().astype(str).unique())
+    counts = pd.DataFrame(np.eye(len(types), dtype=int) * 9 + 1, index=types, columns=types)
+    steps = np.arange(20.0)
+    curves = {"step": steps, "loss": 1 / (1 + steps), "held_out_f1": np.where(steps % 5 == 0, 0.8, np.nan)}
+    return {
+        "adata": adata, "label": label, "methods": list(methods), "titles": {m: TITLES[m] for m in methods},
+        "table": table(methods, types, silent), "confusions": dict.fromkeys(methods, counts),
+        "histories": {"tt": {"metric": curves, "map": curves}} if "tt" in methods else {},
+        "settings": {"hold_out": "0.2 <of all>"}, "versions": {"torch": "2.x"},
+        "summary": "UMAP & <b>tt</b> find the types.\n\nMore words.",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def awkward(pbmc_file):
+    """Real cells with every kind of column, an unlabelled part, a type that breaks HTML, and a place that is none."""
+    adata = ad.read_h5ad(pbmc_file)
+    kind = adata.obs["cell_type"].astype(str)
+    kind[kind == "CD4+/CD25 T Reg"] = NASTY
+    kind.iloc[:20], kind.iloc[20:40] = "Unknown", np.nan
+    adata.obs["cell_type"] = kind.astype("category").cat.add_categories("nobody")
+    adata.obs["CD79A"] = np.where(np.arange(700) % 9, adata.obs["n_counts"], np.nan)  # as a gene is called
+    adata.obs["alive"] = np.arange(700) % 2 == 0
+    adata.obs["barcode"] = adata.obs_names
+    given = parts(adata, silent=["umap"])
+    given["adata"].obsm["X_umap"][3] = np.inf
+    return given
+
+
+@pytest.fixture(scope="module")
+def page(awkward, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "page.html"
+    report.write(path, **awkward)
+    return path
+
+
+class Reader(HTMLParser):
+    """Collects the elements, the addresses that a browser would fetch, the scripts and the text outside them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.fetched, self.scripts, self.text, self.inside = [], [], {}, [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.inside = dict(attrs).get("id", "script") if tag in ("script", "style") else None
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "srcset", "data") and not v.startswith("data:")]
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside:
+            self.scripts[self.inside] = data
+        else:
+            self.text.append(data)
+
+
+def test_page_is_self_contained_and_escaped(page):
+    text = page.read_text()
+    read = Reader(text)
+    assert read.fetched == []
+    assert "link" not in read.tags
+    assert "@import" not in text.split("</style>")[0]
+    assert "default-src 'none'" in text
+    assert "connect-src" not in text
+    assert "<script>alert(1)" not in text
+    assert "<b>tt</b>" not in text
+    words = " ".join(read.text)
+    assert NASTY in words  # as a row of the recall table
+    assert "UMAP & <b>tt</b> find the types." in words
+    assert json.loads(read.scripts["page"])["columns"][0]["names"].count(NASTY) == 1
+
+
+def test_numbers_of_the_table_appear(page):
+    words = re.sub(r"\s+", " ", " ".join(Reader(page.read_text()).text))
+    assert "held-out F1 0.812 · null 0.136" in words
+    assert "no signal (p = 0.43)" in words
+    assert "silhouette of the labels † " in words
+    assert "seconds lower is better" in words
+    assert "1,234" in words
+    assert "– " in words  # a score of nothing
+    assert words.index("Scores of training cells: no evidence") < words.index("0.990")
+    assert "Genes: 765 of 765" in words
+    assert "Columns with too many names to colour by: barcode" in words
+    assert "1 cell has no place here" in words
+
+
+def test_methods_without_signal_are_not_coloured(awkward, tmp_path):
+    given = {**awkward, "table": table(METHODS, ["a"], silent=METHODS)}
+    report.write(tmp_path / "noise.html", **given)
+    text = (tmp_path / "noise.html").read_text()
+    assert "--tint" not in text.split("</style>")[1]
+    assert "No signal: no method finds the types" in text
+    assert text.count('class="stamp"') == 3
+    assert '"warning":""' not in text
+
+
+def test_colours_are_those_of_the_figures_and_unused_categories_keep_theirs(pbmc):
+    kind = pbmc.obs["cell_type"].astype("category")
+    types = cells.types_of(kind[kind != kind.cat.categories[0]], "cell_type")
+    assert types.colours == list(PALETTE[:10])
+    assert 0 not in types.codes
+    many = cells.types_of(pd.Series([f"type {i:02}" for i in range(40)]), "many")
+    assert many.colours[30] == PALETTE[0]
+    assert cells.types_of(pd.Series([1, 2, np.nan]), "cluster").codes.tolist() == [0, 1, -1]
+    assert cells.types_of(pd.Series([True, False]), "flag").names == ["False", "True"]
+
+
+def test_subsample_follows_types_and_keeps_rare_ones(monkeypatch):
+    monkeypatch.setattr(cells, "MOST_CELLS", 20_000)
+    codes = np.repeat([0, 1, 2, -1], [48_000, 24_000, 40, 8_000])
+    held = np.arange(len(codes)) % 10 == 0
+    rows = cells.chosen(codes, held, seed=0)
+    assert 19_900 <= len(rows) <= 20_000
+    assert len(set(rows)) == len(rows)
+    assert (codes[rows] == 2).sum() == 40
+    assert (codes[rows] == 0).sum() == pytest.approx(2 * (codes[rows] == 1).sum(), rel=0.02)
+    assert held[rows].mean() == pytest.approx(0.1, abs=0.01)
+    assert np.array_equal(rows, cells.chosen(codes, held, seed=0))
+    layers = np.where(codes[rows] < 0, 0, 1 + held[rows])
+    assert (np.diff(layers) >= 0).all()  # held-out cells are drawn last
+
+
+def test_page_says_what_it_leaves_out(monkeypatch, pbmc, tmp_path):
+    monkeypatch.setattr(cells, "MOST_CELLS", 300)
+    monkeypatch.setattr(cells, "GENE_BYTES", 2000)
+    report.write(tmp_path / "small.html", **parts(pbmc, methods=["pca2"]))
+    text = re.sub(r"\s+", " ", (tmp_path / "small.html").read_text())
+    shown = int(re.search(r"<b>(\d+) cells are shown</b>", text)[1])
+    assert 250 <= shown <= 300
+    stored = int(re.search(r"Genes: (\d+) of 765 are in this page, the most variable ones", text)[1])
+    assert 1 <= stored < 20
+    assert "<h2>Training</h2>" not in text  # no method with a history
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "dense"])
+def test_genes_come_by_variance_in_255_steps(kind):
+    x = np.array([[0, 1, 5.0], [0, 2, 0], [0, 1, np.nan], [0, 2, 2.5]])
+    given = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": np.asarray}[kind](x)
+    adata = ad.AnnData(given, var=pd.DataFrame(index=["none", "low", "odd"]))
+    rows = np.array([3, 2, 1, 0])
+    found = dict(cells.by_variance(adata, rows))
+    assert list(found) == ["low", "none", "odd"]
+    assert found["odd"].tolist()[::2] == [2.5, 0]
+    store = cells.Store()
+    entry = cells.number_entry("odd", "gene", found["odd"], store)
+    assert (entry["low"], entry["at"]) == (0.0, 0)
+    steps = cells.zlib.decompress(cells.base64.b64decode(store.blocks[0]))
+    assert list(steps) == [128, 255, 0, 254]
+
+
+def test_errors_come_before_work(awkward, tmp_path):
+    with pytest.raises(ValueError, match=r"does not end in \.html"):
+        report.write(tmp_path / "page.htm", **awkward)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        report.write(tmp_path / "none" / "page.html", **awkward)
+    with pytest.raises(KeyError, match="Did you mean 'cell_type'"):
+        report.write(tmp_path / "page.html", **{**awkward, "label": "celltype"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def start(*flags):
+    """A headless Chromium, or a skip that says what is missing."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("chromium and chromedriver are not installed (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1440,1000", *flags):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+
+def wait(driver, script, seconds=30.0):
+    """Wait until a script returns something true; return it."""
+    end = time.monotonic() + seconds
+    while not (found := driver.execute_script(f"return {script}")):
+        assert time.monotonic() < end, (script, driver.get_log("browser"))
+        time.sleep(0.05)
+    return found
+
+
+def load(driver, path):
+    driver.get(path.as_uri())
+    wait(driver, "document.body && document.body.dataset.ready")
+    wait(driver, "document.querySelectorAll('.plot > div > *').length > 0")
+
+
+SOURCE = "Bokeh.documents[0].get_model_by_name('cells')"
+FLAGS = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+
+
+@pytest.fixture(scope="module")
+def browser(page):
+    driver = start(*FLAGS)
+    try:
+        load(driver, page)
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture
+def fresh(browser):
+    """The page with nothing selected or hidden, coloured by type."""
+    browser.execute_script("document.getElementById('reset').click()")
+    wait(browser, f"{SOURCE}.selected.indices.length === 0")
+    return browser
+
+
+def pixels(driver, number=0):
+    """One map as an image (height, width, 3)."""
+    import io
+
+    from PIL import Image
+
+    time.sleep(0.3)  # until it is painted
+    png = driver.find_elements("css selector", ".plot")[number].screenshot_as_png
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=float)
+
+
+def draw_lasso(driver, number):
+    """Drag around all of one map but its left third."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    plot = driver.find_elements("css selector", ".plot")[number]
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+    half = plot.size["width"] // 2 - 4
+    drag = ActionChains(driver, duration=30)
+    drag.move_to_element_with_offset(plot, -half // 3, -half).click_and_hold()
+    for x, y in ((half, -half), (half, half), (-half // 3, half), (-half // 3, -half + 2)):
+        drag.move_to_element_with_offset(plot, x, y)
+    drag.release().perform()
+
+
+def test_page_loads_without_errors_and_draws(fresh):
+    bad = [entry for entry in fresh.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    assert bad == []
+    assert fresh.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert fresh.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    assert fresh.execute_script("return window.alerted") is None
+    for number in range(3):
+        assert pixels(fresh, number).std() > 5
+
+
+def test_lasso_selects_the_same_cells_in_all_maps(fresh, awkward):
+    before = pixels(fresh, 2)
+    draw_lasso(fresh, 0)
+    chosen = wait(fresh, f"{SOURCE}.selected.indices.length && [...{SOURCE}.selected.indices]")
+    x = np.array(fresh.execute_script(f"return Array.from({SOURCE}.data.x0)"))
+    assert 50 < len(chosen) < 650
+    assert x[chosen].min() > np.setdiff1d(x, x[chosen]).min()
+    shared = "Bokeh.documents[0].roots().map((plot) => plot.renderers.at(-1).data_source.id)"
+    assert len(set(fresh.execute_script(f"return {shared}"))) == 1
+    assert f"{len(chosen)} cells selected" in fresh.find_element("id", "selection").text
+    assert np.abs(pixels(fresh, 2) - before).max() > 50  # the others fade elsewhere, too
+    shares = [int(share) for share in re.findall(r"(\d+) ·", fresh.find_element("id", "selection").text)]
+    assert sum(shares) == len(chosen)
+
+
+def test_legend_click_hides_a_type_in_all_maps(fresh, awkward):
+    before = pixels(fresh, 1)
+    items = fresh.find_elements("css selector", "#legend .type")
+    names = [item.find_element("css selector", "span").text for item in items]
+    assert NASTY in names
+    assert "unlabelled" in names
+    assert "nobody" not in names
+    fresh.execute_script("arguments[0].click()", items[names.index("CD14+ Monocyte")])
+    count = int((awkward["adata"].obs["cell_type"] == "CD14+ Monocyte").sum())
+    kept = "Bokeh.documents[0].roots().map((plot) => plot.renderers.at(-1).view.indices.count)"
+    assert fresh.execute_script(f"return {kept}") == [700 - count] * 3
+    assert np.abs(pixels(fresh, 1) - before).max() > 50
+    fresh.execute_script("document.getElementById('held').click()")
+    held = (awkward["adata"].obs["tt_split"] == "held-out") & (awkward["adata"].obs["cell_type"] != "CD14+ Monocyte")
+    assert fresh.execute_script(f"return {kept}") == [int(held.sum())] * 3
+
+
+def colour_by(driver, name, kind):
+    """Choose a column or a gene as a user does; return the colours of the cells."""
+    box = driver.find_element("id", "colour")
+    driver.execute_script("arguments[0].focus()", box)
+    box.send_keys(name)
+    item = f"[...document.querySelectorAll('#found li')].find((li) => li.innerText.startsWith('{name}') && " \
+           f"li.innerText.endsWith('{kind}'))"  # fmt: skip
+    before = driver.execute_script(f"return {SOURCE}.data.colour[0] + ',' + {SOURCE}.data.colour[699]")
+    wait(driver, item)
+    driver.execute_script(f"{item}.dispatchEvent(new PointerEvent('pointerdown'))")
+    wait(driver, f"{SOURCE}.data.colour[0] + ',' + {SOURCE}.data.colour[699] !== '{before}'")
+    return np.array(driver.execute_script(f"return Array.from({SOURCE}.data.colour)"))
+
+
+def test_a_gene_and_a_column_of_the_same_name_colour_the_cells(fresh, page, awkward):
+    types = np.array(fresh.execute_script(f"return Array.from({SOURCE}.data.colour)"))
+    assert len(set(types)) > 15  # pale and full, and grey
+    before = pixels(fresh, 0)
+    gene = colour_by(fresh, "CD79A", "gene")
+    assert np.abs(pixels(fresh, 0) - before).max() > 50
+    held = awkward["adata"].obs["tt_split"].to_numpy() == "held-out"
+    rows = cells.chosen(cells.types_of(awkward["adata"].obs["cell_type"], "").codes, held, seed=0)
+    values = awkward["adata"][:, "CD79A"].X.toarray()[rows, 0]
+    assert len(set(gene[values == 0])) == 1
+    assert gene[values > 3].max() < gene[values == 0][0]  # more is darker
+    column = colour_by(fresh, "CD79A", "column")
+    grey = 0xD4D4D4FF
+    assert np.array_equal(column == grey, np.isnan(awkward["adata"].obs["CD79A"].to_numpy()[rows]))
+    colour_by(fresh, "alive", "column")
+    legend = fresh.find_elements("css selector", "#legend .type span")
+    assert [item.text for item in legend] == ["False", "True"]
+
+
+def test_hover_says_what_a_cell_is(fresh, awkward):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    plot = fresh.find_elements("css selector", ".plot")[0]
+    fresh.execute_script("scrollTo(0, 0)")
+    x, y = fresh.execute_script(  # of the cell that is drawn last, from the middle of the map
+        f"const [s, {{x_range, y_range}}] = [{SOURCE}, Bokeh.documents[0].roots()[0]];"
+        "const part = (range, at) => (at - range.start) / (range.end - range.start) - 0.5;"
+        "return [part(x_range, s.data.x0[699]), -part(y_range, s.data.y0[699])]"
+    )
+    side = plot.size["width"]
+    for shift in (3, 0):
+        ActionChains(fresh).move_to_element_with_offset(plot, round(x * side) + shift, round(y * side)).perform()
+    wait(fresh, "!document.getElementById('tip').hidden")
+    kind, split, name = re.split(r"\n| · ", fresh.find_element("id", "tip").text)
+    cell = awkward["adata"].obs.loc[name]
+    assert (kind, split) == (str(cell["cell_type"]), "held-out")
+    rings = fresh.find_elements("css selector", ".ring")
+    assert [ring.value_of_css_property("visibility") for ring in rings] == ["visible"] * 3
+
+
+def test_tables_sort_and_confusions_change(fresh):
+    heads = fresh.find_elements("css selector", ".scores .sort")
+    fresh.execute_script("arguments[0].click()", heads[0])
+    first = "document.querySelector('.scores tbody tr:nth-child(2) th').textContent"
+    assert fresh.execute_script(f"return {first}").startswith("PCA")
+    fresh.execute_script("arguments[0].click()", heads[0])
+    assert fresh.execute_script(f"return {first}").startswith("UMAP")
+    assert len(fresh.find_elements("css selector", "#matrix tbody tr")) == 11
+    fresh.execute_script("const w = document.getElementById('which'); w.value = 1; w.onchange()")
+    assert "no signal" in fresh.find_element("id", "warning").text
+
+
+def test_page_works_without_webgl(page, browser):
+    backend = "Bokeh.documents[0].roots()[0].output_backend"
+    driver = start("--disable-3d-apis")
+    try:
+        load(driver, page)
+        assert driver.execute_script(f"return {backend}") == "canvas"
+        assert pixels(driver).std() > 5
+        draw_lasso(driver, 1)
+        wait(driver, f"{SOURCE}.selected.indices.length")
+        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+    finally:
+        driver.quit()
+    if browser.execute_script(f"return {backend}") != "webgl":
+        pytest.skip("this Chromium has no WebGL, not even an emulated one: the other tests ran without it, too")

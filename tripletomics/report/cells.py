@@ -1,0 +1,193 @@
+"""What the page holds of each cell: its places, its columns, its genes; each packed on its own and read when needed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from tripletomics.labels import UNLABELLED, encode
+from tripletomics.pl.look import GREY, colour_scale, colours
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+MOST_CELLS = 100_000
+RARE = 250  # cells of a type that no subsample takes away
+MOST_NAMES = 100  # a text column with more names is an identifier, not a grouping
+GENE_BYTES = 40e6
+LEVELS = 255  # of a number; the 256th byte means that there is none
+
+
+@dataclass(frozen=True)
+class Types:
+    """Names of a column as codes, with the colours that figures give them."""
+
+    codes: np.ndarray  # (n,), -1 for unlabelled
+    names: list[str]
+    colours: list[str]  # "#rrggbb"
+
+
+def types_of(values: pd.Series, name: str) -> Types:
+    """Codes, names and colours of a column, as in :mod:`tripletomics.pl`; numbers are taken as their text."""
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        codes, names = encode(values, UNLABELLED)
+    else:
+        values = values.astype("category")
+        wanted = [category for category in values.cat.categories if str(category) not in UNLABELLED]
+        names = [str(category) for category in wanted]
+        codes = values.cat.set_categories(wanted).cat.codes.to_numpy(dtype=np.int64)
+    return Types(codes, names, [hexadecimal(rgb) for rgb in colours(name, names, None)])
+
+
+def hexadecimal(rgb: Sequence[float]) -> str:
+    """Colour as ``#rrggbb``."""
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in rgb)
+
+
+def chosen(codes: np.ndarray, held: np.ndarray, seed: int) -> np.ndarray:
+    """Rows to show: all, or `MOST_CELLS` in proportion to types and splits, rare ones whole; in drawing order.
+
+    Unlabelled cells lie below training cells and these below held-out ones; the order within each is random, so that
+    no type covers the others.
+    """
+    random = np.random.default_rng(seed)
+    rows = random.permutation(len(codes))
+    if len(rows) > MOST_CELLS:
+        group = np.unique(2 * codes + held, return_inverse=True)[1]
+        sizes = np.bincount(group)
+        floor = np.minimum(sizes, min(RARE, MOST_CELLS // len(sizes)))
+        low, high = 0.0, 1.0  # the share of each group that fills the page
+        for _ in range(40):
+            share = (low + high) / 2
+            quota = np.maximum(floor, np.floor(share * sizes)).astype(int)
+            low, high = (share, high) if quota.sum() <= MOST_CELLS else (low, share)
+        quota = np.maximum(floor, np.floor(low * sizes)).astype(int)
+        rank = pd.Series(group[rows]).groupby(group[rows]).cumcount().to_numpy()
+        rows = rows[rank < quota[group[rows]]]
+    layer = np.where(codes[rows] < 0, 0, 1 + held[rows])
+    return rows[np.argsort(layer, kind="stable")]
+
+
+class Store:
+    """Blocks of bytes in one text, each compressed on its own."""
+
+    def __init__(self) -> None:
+        self.blocks: list[str] = []
+        self.length = 0
+
+    def put(self, block: bytes) -> dict[str, int]:
+        """Add a block; return where it stands."""
+        text = base64.b64encode(zlib.compress(block)).decode()
+        place = {"at": self.length, "length": len(text)}
+        self.blocks.append(text)
+        self.length += len(text)
+        return place
+
+
+def columns(adata: AnnData, label: str, types: Types, rows: np.ndarray, store: Store) -> tuple[list[dict], list[str]]:
+    """Store the label and the other columns of obs; return their entries and the names of those left out."""
+    entries, left_out = [type_entry(label, types, rows, store)], []
+    for name in adata.obs.columns:
+        values = adata.obs[name]
+        if name == label or isinstance(values, pd.DataFrame):  # two columns of one name cannot be told apart
+            continue
+        if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+            numbers = values.to_numpy(dtype=float, na_value=np.nan)[rows]
+            entries.append(number_entry(str(name), "number", numbers, store))
+        elif values.astype(str).nunique() > MOST_NAMES:
+            left_out.append(str(name))
+        else:
+            entries.append(type_entry(str(name), types_of(values, str(name)), rows, store))
+    return entries, left_out
+
+
+def type_entry(name: str, types: Types, rows: np.ndarray, store: Store) -> dict[str, Any]:
+    """Store codes as unsigned 16-bit numbers, 65535 for unlabelled."""
+    place = store.put(types.codes[rows].astype("<u2").tobytes())
+    return {"name": name, "kind": "type", "names": types.names, "colours": types.colours, **place}
+
+
+def number_entry(name: str, kind: str, numbers: np.ndarray, store: Store) -> dict[str, Any]:
+    """Store numbers in `LEVELS` steps from the least to the 0.995 quantile, as the scale of figures; 255 for none."""
+    known = np.isfinite(numbers)
+    low, high = np.quantile(numbers[known], (0, 0.995)) if known.any() else (0.0, 1.0)
+    if low == high:  # a gene that few cells express
+        high = numbers[known].max()
+    steps = (np.clip(np.where(known, numbers, low), low, high) - low) / (high - low or 1.0) * (LEVELS - 1)
+    place = store.put(np.where(known, np.rint(steps), LEVELS).astype(np.uint8).tobytes())
+    return {"name": name, "kind": kind, "low": float(low), "high": float(high), **place}
+
+
+def genes(adata: AnnData, rows: np.ndarray, store: Store) -> list[dict[str, Any]]:
+    """Store genes, the most variable first, until `GENE_BYTES` are reached; return their entries by name."""
+    entries: list[dict[str, Any]] = []
+    end = store.length + GENE_BYTES
+    for name, numbers in by_variance(adata, rows):
+        if store.length >= end:
+            break
+        entries.append(number_entry(name, "gene", numbers, store))
+    return sorted(entries, key=lambda entry: entry["name"].lower())
+
+
+def by_variance(adata: AnnData, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and values of the genes in the chosen cells, the most variable first."""
+    if adata.X is None:
+        return
+    if sparse.issparse(adata.X):
+        x = sparse.csc_array(adata.X[rows])
+        x.sum_duplicates()
+        gene = np.repeat(np.arange(x.shape[1]), np.diff(x.indptr))
+        mean, square = (np.bincount(gene, x.data.astype(float) ** k, x.shape[1]) / len(rows) for k in (1, 2))
+        variance = square - mean**2
+    else:
+        x, blocks = np.asarray(adata.X), range(0, adata.n_vars, 256)
+        variance = np.concatenate([x[:, i : i + 256][rows].var(axis=0, dtype=float) for i in blocks] or [np.empty(0)])
+    for j in np.argsort(-np.nan_to_num(variance, nan=-1.0), kind="stable"):
+        if isinstance(x, np.ndarray):
+            values = x[rows, j].astype(float)
+        else:
+            values, here = np.zeros(len(rows)), slice(x.indptr[j], x.indptr[j + 1])
+            values[x.indices[here]] = x.data[here]
+        yield str(adata.var_names[j]), values
+
+
+def places(adata: AnnData, method: str, rows: np.ndarray) -> np.ndarray:
+    """Return the map of a method (cells, 2) as float32; a row that is not finite becomes NaN in full."""
+    points = np.array(adata.obsm[f"X_{method}"], dtype=np.float32)[rows]
+    if points.ndim != 2 or points.shape[1] < 2:
+        raise ValueError(f"obsm['X_{method}'] has shape {points.shape}; a map has 2 columns.")
+    points = points[:, :2]
+    points[~np.isfinite(points).all(axis=1)] = np.nan
+    return points
+
+
+def scale_colours() -> list[str]:
+    """Colours of the levels of a number."""
+    return [hexadecimal(rgb) for rgb in colour_scale("", np.empty(0), None).to_rgba(np.linspace(0, 1, LEVELS))[:, :3]]
+
+
+def first_colours(types: Types, rows: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Colours (cells,) as 0xRRGGBBAA: of training cells pale, of unlabelled ones grey."""
+    text = [*types.colours, GREY]
+    rgb = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in text])[types.codes[rows]]
+    pale = (types.codes[rows] >= 0) & ~held[rows]
+    rgb = np.where(pale[:, None], np.rint(0.45 * rgb + 0.55 * 255), rgb).astype(np.uint32)
+    return (rgb[:, 0] << 24) | (rgb[:, 1] << 16) | (rgb[:, 2] << 8) | 255
+
+
+def as_json(value: object) -> str:
+    """JSON that can stand in a script element."""
+    return safe(json.dumps(value, separators=(",", ":"), allow_nan=False))
+
+
+def safe(text: str) -> str:
+    """Write JSON without the signs that could end the script element around it."""
+    return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")

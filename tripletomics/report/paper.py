@@ -1,0 +1,99 @@
+"""What a paper needs of a comparison besides its figure: tables, settings, and a paragraph for the methods section."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from tripletomics import baselines, files, pl
+from tripletomics.evaluation import METRICS, overview
+
+SOURCES = {
+    "map_at_r": "Musgrave, Belongie & Lim 2020, A metric learning reality check (MAP@R)",
+    "trustworthiness": "Venna & Kaski 2001, Neighborhood preservation in nonlinear projection methods "
+    "(trustworthiness)",
+    "centroid_spearman": "Heiser & Lau 2020, A quantitative framework for evaluating single-cell data structure "
+    "preservation by dimensionality reduction techniques (distances between types)",
+}
+
+
+def write(
+    folder: Path,
+    *,
+    figures: dict[str, Figure],
+    table: pd.DataFrame,
+    methods: Sequence[str],
+    titles: dict[str, str],
+    settings: dict[str, str],
+    versions: dict[str, str],
+) -> None:
+    """Write the figures, the tables, the settings and the methods text to a folder, and close the figures."""
+    for name, figure in figures.items():
+        for ending in ("pdf", "png"):
+            pl.save(figure, folder / f"{name}.{ending}")
+        plt.close(figure)
+    shown = overview(table, ["method", "space"]).reset_index()
+    shown["method"] = shown["method"].map(titles)
+    shown = shown.rename(columns={name: metric.title for name, metric in METRICS.items()})
+    texts = {
+        "table.csv": table.to_csv(index=False),
+        "table.md": markdown(shown),
+        "table.tex": shown.to_latex(index=False, escape=True).replace("±", r"$\pm$"),
+        "settings.json": json.dumps({"settings": settings, "versions": versions}, indent=2) + "\n",
+        "methods.md": methods_text(methods, titles, settings, versions, list(table["metric"].unique())),
+    }
+    for name, text in texts.items():
+        with files.replacing(folder / name) as draft:
+            draft.write_text(text, encoding="utf-8")
+
+
+def markdown(shown: pd.DataFrame) -> str:
+    """Write a table in Markdown."""
+    rows = [list(shown.columns), ["---"] * shown.shape[1], *shown.astype(str).to_numpy().tolist()]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |\n" for row in rows)
+
+
+def methods_text(
+    methods: Sequence[str],
+    titles: dict[str, str],
+    settings: dict[str, str],
+    versions: dict[str, str],
+    metrics: Sequence[str],
+) -> str:
+    """Say in a paragraph what was done, with versions, and list the references."""
+    own = [method for method in methods if method not in baselines.METHODS]
+    others = [baselines.METHODS[method] for method in methods if method in baselines.METHODS]
+    said = [f"{other.title} ({other.sentence}; {other.package} {versions[other.package]})" for other in others]
+    if own:
+        version = versions["tripletomics"]
+        names = ", ".join(titles[method] for method in own)
+        said.insert(0, f"{names} (version {version}, PyTorch {versions['torch']})")
+    seeds = settings["seeds"].split(", ")
+    repeats = f"{len(seeds)} times, with the seeds {settings['seeds']}" if len(seeds) > 1 else "once, with the seed 0"
+    text = [
+        f"Maps were compared by how they hold the labels in `{settings['label']}` on cells that no method had seen.",
+        f"The cells were split {repeats}. {settings['split']}",
+        "The choice of genes, normalisation, scaling, principal components and every method were fitted on the "
+        "training cells alone, and the held-out cells were projected.",
+        f"Methods: {'; '.join(said)}.",
+        "Held-out cells were scored with the training cells as reference: labels by the macro-averaged F1 of the 15 "
+        "nearest neighbours and by MAP@R; structure by neighbour recall (within types minus chance), trustworthiness "
+        "and the Spearman correlation of distances between type centroids, against 50 principal components found "
+        "without labels.",
+        "Each label score stands beside its null: the same fit on permuted labels"
+        + (" (for tripletomics of a sixth of the steps and at most 4,000 cells)" if own else "")
+        + ", or for methods that use no labels the same places scored by permuted ones. The null of structure shuffles "
+        "the places of the scored cells.",
+        f"Values are means ± standard deviations over {len(seeds)} seeds." if len(seeds) > 1 else "",
+        f"Python {versions['python']}, {versions['cores']} CPU cores.",
+    ]
+    cited = [other.citation for other in others] + [source for name, source in SOURCES.items() if name in metrics]
+    references = dict.fromkeys(part.strip() for entry in cited for part in entry.split(";"))
+    lines = [re.sub(r"\s+", " ", " ".join(filter(None, text))), "", "References", ""]
+    return "\n".join([*lines, *(f"- {reference}" for reference in sorted(references))]) + "\n"

@@ -1,0 +1,205 @@
+"""The numbers of the table as the page shows them: a value, its null beneath, and a tint only where there is signal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tripletomics.evaluation import METRICS
+from tripletomics.pl.look import SIGNAL
+
+MAIN = (
+    "knn_macro_f1", "knn_balanced_accuracy", "map_at_r", "silhouette", "knn_recall_30", "knn_recall_within_types",
+    "trustworthiness", "centroid_spearman", "seconds",
+)  # fmt: skip
+SPACES = {"map": "maps (2-D)", "metric": "spaces of more dimensions"}
+FAMILIES = {
+    "labels": "Labels", "retrieval": "Retrieval", "verification": "Verification", "prediction": "Prediction",
+    "unseen": "Types that were never seen", "structure": "Structure of the data", "collapse": "Collapse",
+    "batches": "Batches", "cost": "Cost",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One score."""
+
+    text: str
+    value: float | None = None
+    sd: str = ""
+    null: str = ""
+    how: str = ""  # how the null was made
+    tint: float = 0.0  # 0 to 1: how far above the null, beside the best of the column
+
+
+@dataclass(frozen=True)
+class Row:
+    """The scores of a method in one space."""
+
+    title: str
+    verdict: str  # "" where labels are found again, else why not
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A metric above its column."""
+
+    title: str
+    higher: bool
+    circular: bool
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One table: metrics by methods, those of 2-D maps apart from the others."""
+
+    title: str
+    heads: list[Head]
+    groups: dict[str, list[Row]]
+    nulls: list[str] = field(default_factory=list)
+
+
+class Table:
+    """Looks up numbers of the tidy table."""
+
+    def __init__(self, table: pd.DataFrame, titles: dict[str, str], methods: Sequence[str]) -> None:
+        self.table, self.titles = table, titles
+        plain = table[table["type"].fillna("").astype(str) == ""]
+        self.numbers: dict[tuple, Any] = {
+            (row.method, row.space, row.metric, row.split): row for row in plain.itertuples(index=False)
+        }
+        self.cost = {(row.method, row.metric): row for row in plain.itertuples(index=False) if row.family == "cost"}
+        self.metrics = [metric for metric in METRICS if metric in set(plain["metric"])]
+        measured = table[table["family"] != "cost"]
+        scored = set(zip(measured["method"], measured["space"], strict=True))
+        self.pairs = [(method, space) for space in SPACES for method in methods if (method, space) in scored]
+
+    def number(self, method: str, space: str, metric: str, split: str) -> Any:
+        """One row of the table, or None."""
+        if METRICS[metric].family == "cost":
+            return self.cost.get((method, metric))
+        return self.numbers.get((method, space, metric, split))
+
+    def verdict(self, method: str, space: str) -> str:
+        """Say what the permutation test found; nothing where there is signal."""
+        row = self.numbers.get((method, space, "permutation_p", "held-out"))
+        if row is None or not np.isfinite(row.value):
+            return "not tested"
+        return f"no signal (p = {row.value:.2g})" if row.value > SIGNAL else ""
+
+    def scores(self, title: str, metrics: Sequence[str], split: str) -> Scores | None:
+        """Return the table of some metrics; None if none of them was measured."""
+        metrics = [
+            metric
+            for metric in metrics
+            if any(self.number(method, space, metric, split) is not None for method, space in self.pairs)
+        ]
+        if not metrics:
+            return None
+        rows = {pair: [self.cell(*pair, metric, split) for metric in metrics] for pair in self.pairs}
+        heads = [Head(METRICS[m].title, METRICS[m].higher, self.circular(m, split)) for m in metrics]
+        groups: dict[str, list[Row]] = {}
+        for (method, space), cells in rows.items():
+            if any(cell.text for cell in cells):
+                row = Row(self.titles.get(method, method), self.verdict(method, space), cells)
+                groups.setdefault(SPACES[space], []).append(row)
+        nulls = sorted({cell.how for cells in rows.values() for cell in cells if cell.how})
+        return Scores(title, heads, groups, nulls)
+
+    def circular(self, metric: str, split: str) -> bool:
+        """Whether a score rises with how hard the labels were used."""
+        same = self.table[(self.table["metric"] == metric) & (self.table["split"] == split)]
+        return bool(METRICS[metric].circular or same["label_circular"].fillna(False).astype(bool).any())
+
+    def cell(self, method: str, space: str, metric: str, split: str) -> Cell:
+        """One score with its null, tinted by its part of the best gain over the null in this column."""
+        row = self.number(method, space, metric, split)
+        if row is None:
+            return Cell("")
+        if not np.isfinite(row.value):
+            return Cell("–", how="")
+        null = self.number(method, space, metric, "null") if split == "held-out" and row.family != "cost" else None
+        null = null if null is not None and np.isfinite(null.value) else None
+        tint = 0.0
+        if split == "held-out" and not self.circular(metric, split):
+            best = max((self.gain(*pair, metric) for pair in self.pairs if pair[1] == space), default=0.0)
+            tint = max(0.0, self.gain(method, space, metric)) / best if best > 0 else 0.0
+        return Cell(
+            text=written(row.value, metric),
+            value=float(row.value),
+            sd=written(row.sd, metric) if np.isfinite(row.sd) else "",
+            null=written(null.value, metric) if null is not None else "",
+            how=str(null.null) if null is not None else "",
+            tint=round(tint, 2),
+        )
+
+    def gain(self, method: str, space: str, metric: str) -> float:
+        """How far a held-out score lies above its null; 0 without signal."""
+        row, null = (self.number(method, space, metric, split) for split in ("held-out", "null"))
+        if METRICS[metric].family == "cost" or self.verdict(method, space) or row is None or null is None:
+            return 0.0
+        gain = (row.value - null.value) * (1 if METRICS[metric].higher else -1)
+        return float(gain) if np.isfinite(gain) else 0.0
+
+    def best_verdict(self, method: str) -> str:
+        """Say it of the space that has more dimensions, where there is one."""
+        return self.verdict(method, "metric" if (method, "metric") in self.pairs else "map")
+
+    def nulls(self, method: str) -> dict[str, float]:
+        """Return the null of the held-out macro-F1 in each space of a method."""
+        found = {space: self.numbers.get((method, space, "knn_macro_f1", "null")) for space in SPACES}
+        return {space: float(row.value) for space, row in found.items() if row is not None}
+
+    def caption(self, method: str) -> str:
+        """Say under a map what its held-out macro-F1 and the null are."""
+        cell = self.cell(method, "map", "knn_macro_f1", "held-out")
+        words = f"held-out F1 {cell.text}" if cell.value is not None else "held-out F1 not measured"
+        return words + (f" · null {cell.null}" if cell.null else "")
+
+    def recall(self) -> tuple[list[dict[str, str]], dict[str, list[Cell]]]:
+        """Recall of each type: the methods with their verdicts, and for each type one cell a method."""
+        rows = self.table[(self.table["metric"] == "recall") & (self.table["type"].fillna("") != "")]
+        numbers = {(row.method, row.space, str(row.type), row.split): row for row in rows.itertuples(index=False)}
+        pairs = [pair for pair in self.pairs if any(key[:2] == pair for key in numbers)]
+        heads = [
+            {
+                "title": self.titles.get(m, m),
+                "space": "2-D" if space == "map" else "",
+                "verdict": self.verdict(m, space),
+            }
+            for m, space in pairs
+        ]
+        cells: dict[str, list[Cell]] = {}
+        for name in dict.fromkeys(rows.loc[rows["split"] == "held-out", "type"].astype(str)):
+            for pair in pairs:
+                score, null = (numbers.get((*pair, name, split)) for split in ("held-out", "null"))
+                cells.setdefault(name, []).append(recall_cell(score, null, bool(self.verdict(*pair))))
+        return heads, cells
+
+    def families(self, split: str) -> Iterator[Scores]:
+        """One table a family."""
+        for family, title in FAMILIES.items():
+            names = [m for m in self.metrics if METRICS[m].family == family and m != "recall"]
+            if (family != "cost" or split == "held-out") and (scores := self.scores(title, names, split)):
+                yield scores
+
+
+def recall_cell(score: Any, null: Any, no_signal: bool) -> Cell:
+    """Recall of one type, tinted by itself."""
+    if score is None or not np.isfinite(score.value):
+        return Cell("–")
+    chance = f"{null.value:.2f}" if null is not None and np.isfinite(null.value) else ""
+    tint = 0.0 if no_signal else round(float(score.value), 2)
+    return Cell(f"{score.value:.2f}", float(score.value), null=chance, tint=tint)
+
+
+def written(value: float, metric: str) -> str:
+    """Three decimals of a score; seconds, megabytes and cells in whole numbers from 100 on."""
+    if METRICS[metric].family == "cost":
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+    return f"{value:.1e}" if metric == "permutation_p" and 0 < value < 0.001 else f"{value:.3f}"
