@@ -88,5 +88,3 @@ __all__ = [
     "verification",
     "within_between",
 ]
-
-recall_at_1 = recall_at_k  # tests/test_every_loss.py still calls it so

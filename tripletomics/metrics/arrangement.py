@@ -55,8 +55,7 @@ def scgraph(z: np.ndarray, r: np.ndarray, y: np.ndarray, batch: np.ndarray | Non
 
     the mean over types t of the weighted Pearson correlation over the other types s. D are distances between the
     trimmed means of types (5 % of the cells left out at either end of each coordinate), divided by the largest of
-    their column. Those of r are taken in each batch alone, averaged over the batches that have both types, and divided
-    by their largest again.
+    their column. Those of r are taken in each batch alone and averaged over the batches that have both types.
 
     Parameters
     ----------
@@ -95,7 +94,6 @@ def scgraph(z: np.ndarray, r: np.ndarray, y: np.ndarray, batch: np.ndarray | Non
     every = np.stack([_between(r[group], y[group], types) for group in groups])
     known = np.isfinite(every)
     theirs = np.where(known, every, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
-    theirs = _by_largest(theirs)
     scores = [_weighted_correlation(ours[:, t], theirs[:, t]) for t in range(len(types))]
     found = [score for score in scores if not np.isnan(score)]
     return float(np.mean(found)) if found else float("nan")

@@ -270,7 +270,8 @@ def _compared(
         return np.full(len(ks), np.nan), float("nan"), float("nan")
     for d, e in _distances(z, r, query, query_r, rows):  # in the embedding, in the reference space
         near = _nearest(e, wanted, d)
-        recalls += [_shared(d, near[:, :one]).sum() for one in possible]
+        smallest = np.sort(np.partition(d, wanted - 1, axis=1)[:, :wanted], axis=1)
+        recalls += [_shared(d, near[:, :one], smallest[:, one - 1 : one]).sum() for one in possible]
         if rank:
             errors += _intruders(d, e, rank), _missing(d, near[:, :rank])
     found = dict(zip(possible, recalls / len(rows), strict=True))
@@ -309,10 +310,9 @@ def _counts(d: np.ndarray, ascending: np.ndarray, equal: bool) -> np.ndarray:
     return np.stack([np.bincount(place, minlength=k + 1)[:k].cumsum() for place in places])
 
 
-def _shared(d: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Return which share (rows,) of the k cells `near` is among the k nearest, where others come first at ties."""
+def _shared(d: np.ndarray, near: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Return the share (rows,) of the k cells `near` among the k nearest, up to `last`; others come first at ties."""
     k = near.shape[1]
-    last = np.partition(d, k - 1, axis=1)[:, k - 1 : k]
     own = np.take_along_axis(d, near, axis=1)
     others = np.count_nonzero(d <= last, axis=1) - np.count_nonzero(own <= last, axis=1)
     return np.maximum(np.count_nonzero(own < last, axis=1), k - others) / k
