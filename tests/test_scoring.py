@@ -116,6 +116,18 @@ def test_refits_give_deviations_and_types_that_were_never_seen(counts):
     assert set(table["space"]) == {"X_tt", "X_tt_metric"}
 
 
+def test_refits_keep_the_settings_of_each_fit_apart(counts):
+    found = []
+    for steps in (5, 30):
+        tt.fit(counts, "kind", hold_out=0.3, steps=steps, progress=False)
+        found.append(tt.evaluate(counts, "kind", refits=1, progress=False))
+    first, second = (value(table, "X_tt", "trustworthiness", "held-out") for table in found)
+    assert first != second
+    keys = ["space", "metric", "type", "split"]
+    own, refit = (table.set_index(keys)["value"] for table in (tt.evaluate(counts, "kind"), found[1]))
+    np.testing.assert_allclose(own, refit.loc[own.index], atol=1e-6)  # the same split, settings and seed
+
+
 def test_a_table_that_was_written_and_read(mapped, tmp_path):
     mapped.write_h5ad(tmp_path / "cells.h5ad")
     again = ad.read_h5ad(tmp_path / "cells.h5ad")

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 from tripletomics import labels, metrics
+from tripletomics.labels import NO_SIGNAL
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,6 @@ class Metric:
 MAIN = (
     "knn_macro_f1", "map_at_r", "knn_recall_30", "knn_recall_within_types", "trustworthiness", "centroid_spearman",
 )  # fmt: skip
-NO_SIGNAL = 0.01  # a permutation p above this: the labels' score is one that permuted labels give, too
 
 METRICS = {
     "knn_macro_f1": Metric("15-NN macro-F1", "labels"),

@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
+NO_SIGNAL = 0.01  # a permutation p above this: permuted labels of the held-out cells score as well
 UNLABELLED = ("", "Unknown", "unknown", "unassigned", "NA", "None", "nan")
 
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tripletomics import files, metrics
-from tripletomics.evaluation import NO_SIGNAL
 from tripletomics.features import Features
+from tripletomics.labels import NO_SIGNAL
 from tripletomics.networks import Encoder, MapHead, Networks, make, project
 from tripletomics.sources import Matrix, Memory
 

@@ -124,7 +124,7 @@ def check_settings(
 
 def check_whole(name: str, value: object, low: float, high: float = math.inf) -> None:
     """Raise a ValueError unless a setting is a whole number in a range."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
         raise ValueError(f"{name}={value!r} is not a whole number {_range(low, high)}.")
 
 

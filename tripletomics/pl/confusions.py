@@ -12,10 +12,10 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from tripletomics.labels import UNLABELLED, encode
+from tripletomics.labels import NO_SIGNAL, UNLABELLED, encode
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.draw import ALARM, EDGE, SMALL, TITLE, inches, side, text_width, wrap
-from tripletomics.pl.look import GREY, PALETTE, SIGNAL, coordinates_of, held_out, some
+from tripletomics.pl.look import GREY, PALETTE, coordinates_of, held_out, some
 from tripletomics.pl.tables import title_of
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
 
 def _remark(found: Confusion, width: float) -> list[str]:
     """Say below the title how good it is, or that there is no signal."""
-    if found.p > SIGNAL:
+    if found.p > NO_SIGNAL:
         words = f"no signal: held-out F1 {found.f1:.2f}, no better than permuted labels (p\u00a0=\u00a0{found.p:.2g})"
         return wrap(words, width, 1.1 * SMALL)
     return wrap(f"held-out macro-F1 {found.f1:.2f}; percent of each row", width + 0.3, SMALL)
@@ -156,7 +156,7 @@ def _remark(found: Confusion, width: float) -> list[str]:
 
 def _paint(ax: Axes, found: Confusion, title: str) -> None:
     """Draw the matrix with its numbers and names."""
-    n, silent, shares = len(found.classes), found.p > SIGNAL, found.shares()
+    n, silent, shares = len(found.classes), found.p > NO_SIGNAL, found.shares()
     dark = "#5a5a5a" if silent else PALETTE[0]
     colors = LinearSegmentedColormap.from_list("tt", ["white", dark])
     edges = np.arange(n + 1) - 0.5

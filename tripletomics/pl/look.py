@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
 
-from tripletomics.labels import UNLABELLED
+from tripletomics.labels import NO_SIGNAL, UNLABELLED
 from tripletomics.parts import did_you_mean
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ PALETTE = (
 )
 # fmt: on
 GREY = "#d4d4d4"
-SIGNAL = 0.01  # held-out labels that are found no better than permuted ones at this p are no signal
 Palette = str | Sequence[str] | Mapping[str, str]
 
 
@@ -95,7 +94,7 @@ def no_signal(adata: AnnData, basis: str) -> str | None:
     record = getattr(adata, "uns", {}).get(key)
     known = record if isinstance(record, Mapping) else {}
     p = _number(known, "p_value", space)
-    if not p > SIGNAL:
+    if not p > NO_SIGNAL:
         return None
     held, null = (_number(known.get("scores"), split, space) for split in ("held-out", "null"))
     return silence(held, null)

@@ -13,9 +13,10 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from tripletomics.labels import NO_SIGNAL
 from tripletomics.pl import tables
 from tripletomics.pl.draw import ALARM, EDGE, LEGEND, MARGIN, SMALL, inches, text_width, wrap
-from tripletomics.pl.look import PALETTE, SIGNAL
+from tripletomics.pl.look import PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -199,7 +200,8 @@ def _notes(table: pd.DataFrame, metrics: Sequence[str], rows: Sequence[Row]) -> 
             notes.append(f"Null: {'; '.join(kinds)}.")
     if any(row.silent for row in rows):
         notes.append(
-            f"Grey, no signal: held-out cells are named no better than with permuted labels (p\u00a0>\u00a0{SIGNAL:g})."
+            "Grey, no signal: held-out cells are named no better than with permuted labels "
+            f"(p\u00a0>\u00a0{NO_SIGNAL:g})."
         )
     if any(tables.circular(table, metric) for metric in metrics):
         notes.append("† Rises with how hard the labels were used, whether they mean anything or not.")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tripletomics.labels import NO_SIGNAL
 from tripletomics.parts import did_you_mean
-from tripletomics.pl.look import SIGNAL, some
+from tripletomics.pl.look import some
 
 NEEDED = ("space", "metric", "type", "split", "value", "sd", "n_seeds")
 CHOICE = ("knn_macro_f1", "map_at_r", "knn_recall_within_types", "trustworthiness", "centroid_spearman")
@@ -110,7 +111,7 @@ def differences(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 def no_signal(table: pd.DataFrame) -> set[tuple[str, str]]:
     """Return each (method, space) whose held-out labels are found no better than permuted ones."""
     rows = table[(table["metric"] == "permutation_p") & (table["split"] == "held-out")]
-    rows = rows[rows["value"].astype(float) > SIGNAL]
+    rows = rows[rows["value"].astype(float) > NO_SIGNAL]
     return set(zip(rows["method"], rows["space"], strict=True))
 
 

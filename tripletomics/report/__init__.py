@@ -19,12 +19,13 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from tripletomics.files import check_writable, replacing
+from tripletomics.labels import NO_SIGNAL
 from tripletomics.parts import did_you_mean
 from tripletomics.pl import history
 from tripletomics.pl.draw import EDGE
-from tripletomics.pl.look import GREY, PALETTE, SIGNAL
+from tripletomics.pl.look import GREY, PALETTE
 from tripletomics.report import cells
-from tripletomics.report.scores import MAIN, Table
+from tripletomics.report.scores import SHOWN, Table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -146,12 +147,12 @@ def write(
             }
             for i, m in enumerate(shown)
         ],
-        main=numbers.scores("Scores of held-out cells", MAIN, "held-out"),
+        main=numbers.scores("Scores of held-out cells", SHOWN, "held-out"),
         families=list(numbers.families("held-out")),
         training=list(numbers.families("train")),
         tested=[numbers.verdict(*pair) for pair in numbers.pairs],
         n_seeds=int(table["n_seeds"].max()) if len(table) else 0,
-        signal=SIGNAL,
+        signal=NO_SIGNAL,
         recall_heads=recall_heads,
         recall=recall,
         colours=dict(zip(types.names, types.colours, strict=True)),

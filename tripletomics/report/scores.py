@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tripletomics.evaluation import METRICS
-from tripletomics.pl.look import SIGNAL
+from tripletomics.evaluation import MAIN, METRICS
+from tripletomics.labels import NO_SIGNAL
 
-MAIN = (
-    "knn_macro_f1", "knn_balanced_accuracy", "map_at_r", "silhouette", "knn_recall_30", "knn_recall_within_types",
-    "trustworthiness", "centroid_spearman", "seconds",
-)  # fmt: skip
+SHOWN = (*MAIN, "silhouette", "seconds")
 SPACES = {"map": "maps (2-D)", "metric": "spaces of more dimensions"}
 FAMILIES = {
     "labels": "Labels", "retrieval": "Retrieval", "verification": "Verification", "prediction": "Prediction",
@@ -90,7 +87,7 @@ class Table:
         row = self.numbers.get((method, space, "permutation_p", "held-out"))
         if row is None or not np.isfinite(row.value):
             return "not tested"
-        return f"no signal (p = {row.value:.2g})" if row.value > SIGNAL else ""
+        return f"no signal (p = {row.value:.2g})" if row.value > NO_SIGNAL else ""
 
     def scores(self, title: str, metrics: Sequence[str], split: str) -> Scores | None:
         """Return the table of some metrics; None if none of them was measured."""

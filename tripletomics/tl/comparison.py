@@ -269,7 +269,7 @@ def perform(
         for stage in stages:
             for method, settings in plan.items():
                 step(f"{method}, seed {stage.seed}")
-                path = kept.path(stage, method)
+                path = kept.path(stage, method, settings)
                 result = kept.read(path)
                 if result is None:
                     result = runs.run(stage, method, settings)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 import tripletomics
 from tripletomics import baselines, evaluation, features, files, labels, pp
@@ -52,13 +53,13 @@ class Question:
     def digest(self) -> bytes:
         """Of everything that a result depends on, the code of this package included."""
         content = hashlib.blake2b(digest_size=16)
-        x = self.x
-        arrays = [x] if isinstance(x, np.ndarray) else [x.tocsr().data, x.tocsr().indices, x.tocsr().indptr]
+        rows = sp.csr_matrix(self.x) if sp.issparse(self.x) else None
+        arrays = [self.x] if rows is None else [rows.data, rows.indices, rows.indptr]
         for array in (*arrays, self.codes, self.fine, self.batch, self.pseudotime):
             content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         marked = self.adata.var.get("highly_variable", pd.Series(dtype=bool)).to_numpy().astype(str).tolist()
-        content.update(repr((x.shape, list(self.adata.var_names), marked, self.classes, self.common)).encode())
-        content.update(repr((self.is_counts, self.unseen, dependencies())).encode())
+        content.update(repr((self.x.shape, list(self.adata.var_names), marked, self.classes, self.common)).encode())
+        content.update(repr((self.is_counts, self.unseen)).encode())
         for path in sorted(Path(tripletomics.__file__).parent.rglob("*.py")):
             content.update(path.read_bytes())
         return content.digest()
@@ -273,12 +274,13 @@ class Cache:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def path(self, stage: Stage, method: str) -> Path | None:
+    def path(self, stage: Stage, method: str, settings: dict[str, Any] | None) -> Path | None:
         """Return where a result lies or would lie."""
         if self.folder is None:
             return None
         asked = hashlib.blake2b(stage.question.digest, digest_size=16)
-        asked.update(repr((method, stage.seed)).encode() + np.packbits(stage.held_out).tobytes())
+        asked.update(repr((method, settings, stage.seed, dependencies([method]))).encode())
+        asked.update(np.packbits(stage.held_out).tobytes())
         return self.folder / f"{asked.hexdigest()}.npz"
 
     def read(self, path: Path | None) -> Run | None:
@@ -305,7 +307,7 @@ class Cache:
                 old.unlink(missing_ok=True)
 
 
-def dependencies(methods: Sequence[str] = ()) -> dict[str, str]:
+def dependencies(methods: Sequence[str]) -> dict[str, str]:
     """Return the versions of what computes, and of the packages of some methods."""
     names = ["tripletomics", "torch", "numpy", "scipy", "scikit-learn", "anndata"]
     names += [baselines.METHODS[method].package for method in methods if method in baselines.METHODS]
