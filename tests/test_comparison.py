@@ -16,12 +16,27 @@ LINEAR = ["pca2", "pca50", "lda"]
 QUICK = ["tt:steps=20", *LINEAR]
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
 @pytest.fixture
-def ask(counts, tmp_path):
-    """Compare quickly, remembering results in a folder of the test."""
+def ask(counts, shared):
+    """Compare quickly; the same cells are compared once in this file."""
 
     def compare(methods=QUICK, adata=counts, label="kind", **given):
-        return tt.compare(adata, label, methods, **({"cache": str(tmp_path / "cache"), "seeds": 2} | given))
+        return tt.compare(adata, label, methods, **({"cache": str(shared), "seeds": 2} | given))
+
+    return compare
+
+
+@pytest.fixture
+def remembering(ask, tmp_path):
+    """Compare with a cache of the test's own."""
+
+    def compare(methods, **given):
+        return ask(methods, **({"cache": str(tmp_path / "cache")} | given))
 
     return compare
 
@@ -101,7 +116,7 @@ def test_held_out_cells_influence_no_method(ask, counts):
         assert not np.allclose(first.obsm[basis][~train], second.obsm[basis][~train])
 
 
-def test_a_second_call_computes_only_what_changed(ask, counts, monkeypatch):
+def test_a_second_call_computes_only_what_changed(remembering, counts, monkeypatch):
     computed = []
 
     def count(stage, method, settings):
@@ -110,38 +125,38 @@ def test_a_second_call_computes_only_what_changed(ask, counts, monkeypatch):
 
     run = runs.run
     monkeypatch.setattr(runs, "run", count)
-    first = ask(LINEAR)
+    first = remembering(LINEAR)
     assert len(computed) == 6
-    second = ask(LINEAR)
+    second = remembering(LINEAR)
     assert len(computed) == 6
     pd.testing.assert_frame_equal(first.table, second.table)
     pd.testing.assert_frame_equal(first.confusions["lda"], second.confusions["lda"])
     np.testing.assert_array_equal(first.adata.obsm["X_lda"], second.adata.obsm["X_lda"])
     computed.clear()
-    ask([*LINEAR, "tt:steps=5"], seeds=1)
+    remembering([*LINEAR, "tt:steps=5"], seeds=1)
     assert computed == [("tt:steps=5", 0)]
     computed.clear()
-    third = ask([*LINEAR, "tt:steps=5"], seeds=1)
+    third = remembering([*LINEAR, "tt:steps=5"], seeds=1)
     assert computed == []
     assert len(third.histories["tt:steps=5"]["map"]["loss"]) == 10
     counts.obs.loc[counts.obs_names[0], "kind"] = "b"
-    ask(["pca2"], seeds=1)
+    remembering(["pca2"], seeds=1)
     assert computed == [("pca2", 0)]
 
 
-def test_a_damaged_result_is_computed_again_and_none_keeps_nothing(ask, tmp_path):
-    first = ask(["pca2"], seeds=1)
+def test_a_damaged_result_is_computed_again_and_none_keeps_nothing(remembering, tmp_path):
+    first = remembering(["pca2"], seeds=1)
     (kept,) = (tmp_path / "cache").iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
-    assert of(ask(["pca2"], seeds=1), "pca2", "map")[:6] == of(first, "pca2", "map")[:6]
+    assert of(remembering(["pca2"], seeds=1), "pca2", "map")[:6] == of(first, "pca2", "map")[:6]
     kept.unlink()
-    ask(["pca2"], seeds=1, cache=None)
+    remembering(["pca2"], seeds=1, cache=None)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_old_results_give_way(ask, tmp_path, monkeypatch):
+def test_old_results_give_way(remembering, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "CACHE_BYTES", 1)
-    ask(LINEAR, seeds=1)
+    remembering(LINEAR, seeds=1)
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -258,6 +273,27 @@ def test_an_extra_that_is_missing_names_itself(ask, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "tripletomics\[scanvi\]"'):
         ask(["scanvi"])
+
+
+def test_batches_without_the_extra_are_not_scored(ask, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match=r'pip install "tripletomics\[batch\]"'):
+        result = ask(["pca2"], batch="donor", seeds=1)
+    assert "ilisi" not in set(result.table["metric"])
+
+
+def test_noise_is_called_noise(ask):
+    random = np.random.default_rng(0)
+    noise = ad.AnnData(random.normal(size=(600, 30)).astype(np.float32))
+    noise.obs["kind"] = random.integers(4, size=600).astype(str)
+    result = ask(["pca2", "lda", "tt:steps=40"], adata=noise, seeds=1)
+    assert result.summary().startswith("NO SIGNAL: no map names the types")
+    assert result.summary().count("NO SIGNAL") == 6
+    for method, space in (("tt:steps=40", "map"), ("tt:steps=40", "metric"), ("lda", "metric")):
+        gap = of(result, method, space).value - of(result, method, space, split="null").value
+        assert abs(gap) < 0.1, (method, space)
+    texts = [text.get_text() for text in result.plot().findobj(lambda artist: hasattr(artist, "get_text"))]
+    assert sum(text.startswith("no signal:") for text in texts) == 3  # across every map
 
 
 def test_a_file_is_no_folder(ask, tmp_path):

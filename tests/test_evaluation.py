@@ -149,6 +149,22 @@ def test_the_verdict_is_in_words(p, words):
     assert words in line
 
 
+def test_the_headline_names_the_best_map_or_none():
+    def table(p, other):
+        runs = [runs_of([0.8, 0.9]), runs_of([0.2, 0.2], split="null"), runs_of([p], "permutation_p"),
+                runs_of(other, method="umap"), runs_of([0.1], split="null", method="umap"),
+                runs_of([p], "permutation_p", method="umap")]  # fmt: skip
+        return evaluation.collect(pd.concat(runs), ["method", "space"])
+
+    titles = {"tt": "tripletomics", "umap": "UMAP"}
+    assert evaluation.headline(table(0.005, [0.5, 0.5]), titles) == (
+        "tripletomics is the map that names the types of held-out cells best: macro-F1 0.85, then UMAP, 0.50. Permuted "
+        "labels give 0.20."
+    )
+    assert "then UMAP, 0.84, within the spread" in evaluation.headline(table(0.005, [0.84]), titles)
+    assert evaluation.headline(table(0.5, [0.5]), titles).startswith("NO SIGNAL: no map names")
+
+
 def test_the_overview_has_a_row_a_space():
     runs = pd.concat([runs_of([0.5, 0.7]), runs_of([0.2, 0.2], split="null"), runs_of([0.9], method="pca2")])
     table = evaluation.overview(evaluation.collect(runs, ["method", "space"]), ["method", "space"])

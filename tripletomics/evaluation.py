@@ -6,7 +6,7 @@ labels and by a label-free reference; the null says what the same score is when 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -266,6 +266,23 @@ def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     cells = {key: words(rows) for key, rows in main.groupby([*by, "metric"], sort=False)}
     wide = pd.Series(cells).rename_axis([*by, "metric"]).unstack("metric", sort=False)
     return wide[[metric for metric in MAIN if metric in wide]]
+
+
+def headline(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
+    """Say which map names the types of held-out cells best, and by how much, or that none does."""
+    rows = table[(table["metric"] == "knn_macro_f1") & (table["space"] == "map")].set_index(["method", "split"])
+    p = table[(table["metric"] == "permutation_p") & (table["space"] == "map")].set_index("method")["value"]
+    found = [(method, *rows.loc[(method, "held-out"), ["value", "sd"]]) for method in p.index[p <= NO_SIGNAL]]
+    if not found:
+        return "NO SIGNAL: no map names the types of held-out cells better than with permuted labels." if len(p) else ""
+    (best, f1, sd), *others = sorted(found, key=lambda row: -row[1])
+    words = f"{titles[best]} is the map that names the types of held-out cells best: macro-F1 {f1:.2f}"
+    null = rows.loc[(best, "null"), "value"]
+    if others:
+        second, other, spread = others[0]
+        close = f1 - other <= np.nanmax([sd, spread, 0.01])
+        words += f", then {titles[second]}, {other:.2f}" + (", within the spread over seeds" if close else "")
+    return f"{words}. Permuted labels give {null:.2f}."
 
 
 def verdicts(table: pd.DataFrame, by: str) -> list[str]:

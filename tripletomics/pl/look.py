@@ -172,10 +172,15 @@ def colour_scale(color: str, numbers: np.ndarray, palette: Palette | None) -> Sc
             near = did_you_mean(palette, mpl.colormaps)
             raise ValueError(f"palette={palette!r} is not a matplotlib colormap; color={color!r} holds numbers.{near}")
         colormap = mpl.colormaps[palette]
-    low, high = np.quantile(numbers, (0, 0.995)) if len(numbers) else (0, 1)
-    if low == high:  # a gene that few cells express
-        high = numbers.max()
-    return ScalarMappable(Normalize(low, high, clip=True), colormap)
+    return ScalarMappable(Normalize(*limits(numbers), clip=True), colormap)
+
+
+def limits(numbers: np.ndarray) -> tuple[float, float]:
+    """Least number and 0.995 quantile; the largest number where these are the same: a gene that few cells express."""
+    if not len(numbers):
+        return 0.0, 1.0
+    low, high = np.quantile(numbers, (0, 0.995))
+    return float(low), float(high if low < high else numbers.max())
 
 
 def obsm_keys(adata: AnnData) -> list[str]:

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import sparse
 
 from tripletomics.labels import UNLABELLED, encode
-from tripletomics.pl.look import GREY, colour_scale, colours
+from tripletomics.pl.look import GREY, colour_scale, colours, limits
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -118,12 +118,10 @@ def type_entry(name: str, types: Types, rows: np.ndarray, store: Store) -> dict[
 def number_entry(name: str, kind: str, numbers: np.ndarray, store: Store) -> dict[str, Any]:
     """Store numbers in `LEVELS` steps from the least to the 0.995 quantile, as the scale of figures; 255 for none."""
     known = np.isfinite(numbers)
-    low, high = np.quantile(numbers[known], (0, 0.995)) if known.any() else (0.0, 1.0)
-    if low == high:  # a gene that few cells express
-        high = numbers[known].max()
+    low, high = limits(numbers[known])
     steps = (np.clip(np.where(known, numbers, low), low, high) - low) / (high - low or 1.0) * (LEVELS - 1)
     place = store.put(np.where(known, np.rint(steps), LEVELS).astype(np.uint8).tobytes())
-    return {"name": name, "kind": kind, "low": float(low), "high": float(high), **place}
+    return {"name": name, "kind": kind, "low": low, "high": high, **place}
 
 
 def genes(adata: AnnData, rows: np.ndarray, store: Store) -> list[dict[str, Any]]:

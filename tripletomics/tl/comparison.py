@@ -76,10 +76,11 @@ class Comparison:
         return f"<tripletomics.Comparison: {len(self.methods)} methods, seeds {seeds}, {self.adata.n_obs} cells>"
 
     def summary(self) -> str:
-        """Say what the held-out cells show, a line a method and space, and how they were held out."""
-        from tripletomics.evaluation import verdicts
+        """Say what the held-out cells show, on the whole and for each method and space, and how they were held out."""
+        from tripletomics.evaluation import headline, verdicts
 
-        return "\n".join([*verdicts(self.table, "method"), self.settings["split"]])
+        lines = "\n".join(verdicts(self.table, "method"))
+        return "\n\n".join(filter(None, [headline(self.table, self.titles), lines, self.settings["split"]]))
 
     def plot(self, color: str | None = None, *, width: float = 7.1) -> Figure:
         """Draw the maps side by side with held-out cells marked, and below them the scores minus the null.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import threading
 import time
 import warnings
@@ -84,6 +85,11 @@ def ask(
     groups = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]
     if groups is not None and len(np.unique(groups)) < 2:
         raise ValueError(f"batch={batch!r} has one group: there is nothing to mix. Leave it out.")
+    if groups is not None and importlib.util.find_spec("scib_metrics") is None:
+        warnings.warn(
+            'Without scores of batches, which need scib-metrics: pip install "tripletomics[batch]".', stacklevel=3
+        )
+        groups = None
     finer = None if fine is None else labels.encode(pp.column(adata, fine, "fine"), unlabelled)[0]
     is_counts = pp.decide_counts(x, counts)
     common = {"batch": batch, "layer": layer, "counts": counts, "unlabelled": tuple(unlabelled), "device": device}
