@@ -243,12 +243,12 @@ def split_sentence(hold_out: str, splits: Sequence[np.ndarray]) -> str:
         f"{n:,}" for n in sorted({int(held_out.sum()) for held_out in splits})[:: max(len(splits) - 1, 1)]
     )
     try:
-        share = f"{float(hold_out):.0%} of each type, at random"
+        share = f"{float(hold_out):.0%} of each type"
     except ValueError:
         return f"Held out: {cells} of {len(splits[0]):,} cells, by {hold_out}."
     return (
-        f"Held out: {cells} of {len(splits[0]):,} cells ({share}). That is optimistic: they come from the same donors "
-        "and runs as the training cells. Hold out a donor or batch where there is one."
+        f"Held out: {cells} of {len(splits[0]):,} cells, {share} at random, which is optimistic: they come from the "
+        "same donors and runs as the training cells."
     )
 
 
@@ -280,7 +280,7 @@ def headline(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
     null = rows.loc[(best, "null"), "value"]
     if others:
         second, other, spread = others[0]
-        close = f1 - other <= np.nanmax([sd, spread, 0.01])
+        close = f1 - other <= max(sd, spread)  # False for one seed, whose sd is NaN
         words += f", then {titles[second]}, {other:.2f}" + (", within the spread over seeds" if close else "")
     return f"{words}. Permuted labels give {null:.2f}."
 

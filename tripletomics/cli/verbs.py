@@ -120,9 +120,9 @@ def _print_table(table: pd.DataFrame, by: list[str]) -> None:
     for metric in rows.columns:
         shown.add_column(METRICS[metric].title, justify="right")
     for key, row in rows.iterrows():
-        shown.add_row(*(key if isinstance(key, tuple) else (key,)), *row)
+        shown.add_row(*(key if isinstance(key, tuple) else (key,)), *(score.replace(" (", "\n(") for score in row))
     Console().print(shown)
-    print("Held-out cells, mean ± sd over seeds, and in brackets the null.")
+    print("Scores of held-out cells, mean ± sd over seeds; in brackets the null.")
 
 
 def _report_written(*paths: Path | None) -> None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from tripletomics import baselines, files, pl
 from tripletomics.evaluation import METRICS, overview
 
+CAPTION = "Scores of held-out cells, mean ± sd over seeds; in brackets the null."
 SOURCES = {
     "map_at_r": "Musgrave, Belongie & Lim 2020, A metric learning reality check (MAP@R)",
     "trustworthiness": "Venna & Kaski 2001, Neighborhood preservation in nonlinear projection methods "
@@ -43,8 +44,8 @@ def write(
     shown = shown.rename(columns={name: metric.title for name, metric in METRICS.items()})
     texts = {
         "table.csv": table.to_csv(index=False),
-        "table.md": markdown(shown),
-        "table.tex": shown.to_latex(index=False, escape=True).replace("±", r"$\pm$"),
+        "table.md": f"{markdown(shown)}\n{CAPTION}\n",
+        "table.tex": shown.to_latex(index=False, escape=True, caption=CAPTION).replace("±", r"$\pm$"),
         "settings.json": json.dumps({"settings": settings, "versions": versions}, indent=2) + "\n",
         "methods.md": methods_text(methods, titles, settings, versions, list(table["metric"].unique())),
     }
@@ -71,9 +72,13 @@ def methods_text(
     others = [baselines.METHODS[method] for method in methods if method in baselines.METHODS]
     said = [f"{other.title} ({other.sentence}; {other.package} {versions[other.package]})" for other in others]
     if own:
-        version = versions["tripletomics"]
         names = ", ".join(titles[method] for method in own)
-        said.insert(0, f"{names} (version {version}, PyTorch {versions['torch']})")
+        said.insert(
+            0,
+            f"{names} (an encoder trained on the labels with a metric-learning loss, and a map head trained on "
+            f"neighbours; settings that are not named are the defaults of version {versions['tripletomics']}; PyTorch "
+            f"{versions['torch']})",
+        )
     seeds = settings["seeds"].split(", ")
     repeats = f"{len(seeds)} times, with the seeds {settings['seeds']}" if len(seeds) > 1 else "once, with the seed 0"
     text = [
