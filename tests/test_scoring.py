@@ -189,6 +189,24 @@ def test_bad_input(mapped, case):
         tt.evaluate(adata, **({"label": "cell_type"} | given))
 
 
+def test_a_fit_on_a_layer_is_fitted_again_on_that_layer(counts):
+    counts.layers["raw"] = counts.X.copy()
+    counts.X = np.random.default_rng(0).permuted(counts.X.toarray(), axis=0)  # says nothing of the types
+    tt.fit(counts, "kind", layer="raw", batch="donor", hold_out=0.3, **FAST)
+    own = tt.evaluate(counts, "kind")
+    refit = tt.evaluate(counts, "kind", refits=1, progress=False)
+    for table in (own, refit):
+        assert value(table, "X_tt", "knn_macro_f1", "held-out") > 0.8
+        assert value(table, "X_tt", "knn_recall_30", "held-out") > value(table, "X_tt", "knn_recall_30", "null") + 0.2
+    assert evaluation.REFITTED in set(own["null"])
+
+
+def test_a_table_that_fit_never_saw(mapped):
+    adata = ad.AnnData(mapped.X, mapped.obs[["cell_type", "donor"]].copy(), obsm={"X_pca": mapped.obsm["X_pca"]})
+    table = tt.evaluate(adata, "cell_type", basis="X_pca", splits=["donor=d1", 0.3])
+    assert list(table["hold_out"].unique()) == ["donor=d1", "0.3"]
+
+
 def test_without_a_split_it_says_what_to_do(mapped):
     adata = mapped.copy()
     del adata.obs["tt_split"]

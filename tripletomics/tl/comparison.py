@@ -322,9 +322,10 @@ def settings_of(method: str) -> dict[str, Any] | None:
 
 
 def settings_written(settings: dict[str, str]) -> dict[str, Any]:
-    """Read the settings that `fit` wrote to `uns`."""
+    """Read the settings that `fit` wrote to `uns`, those that say what it read included."""
     parameters = inspect.signature(fit, eval_str=True).parameters
-    return {key: read(str(settings[key]), parameters[key].annotation, key) for key in OWN}
+    names = (*OWN, "layer", "counts", "batch")
+    return {key: read(str(settings[key]), parameters[key].annotation, key) for key in names}
 
 
 def _methods(methods: Sequence[str]) -> list[str]:

@@ -47,8 +47,10 @@ class Question:
     common: dict[str, Any]  # keywords of `fit` that all runs of tripletomics share
     fine: np.ndarray | None
     batch: np.ndarray | None
+    score_batches: bool
     pseudotime: np.ndarray | None
     unseen: bool
+    reference: np.ndarray | None  # the user's own, in place of the principal components
 
     @functools.cached_property
     def digest(self) -> bytes:
@@ -56,11 +58,11 @@ class Question:
         content = hashlib.blake2b(digest_size=16)
         rows = sp.csr_matrix(self.x) if sp.issparse(self.x) else None
         arrays = [self.x] if rows is None else [rows.data, rows.indices, rows.indptr]
-        for array in (*arrays, self.codes, self.fine, self.batch, self.pseudotime):
+        for array in (*arrays, self.codes, self.fine, self.batch, self.pseudotime, self.reference):
             content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         marked = self.adata.var.get("highly_variable", pd.Series(dtype=bool)).to_numpy().astype(str).tolist()
         content.update(repr((self.x.shape, list(self.adata.var_names), marked, self.classes, self.common)).encode())
-        content.update(repr((self.is_counts, self.unseen)).encode())
+        content.update(repr((self.is_counts, self.unseen, self.score_batches)).encode())
         for path in sorted(Path(tripletomics.__file__).parent.rglob("*.py")):
             content.update(path.read_bytes())
         return content.digest()
@@ -78,6 +80,7 @@ def ask(
     pseudotime: str | None,
     unseen: bool,
     device: str,
+    reference: np.ndarray | None = None,
 ) -> Question:
     """Check what the user gave, and read the columns."""
     x = pp.matrix(adata, layer)
@@ -85,17 +88,16 @@ def ask(
     groups = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]
     if groups is not None and len(np.unique(groups)) < 2:
         raise ValueError(f"batch={batch!r} has one group: there is nothing to mix. Leave it out.")
-    if groups is not None and importlib.util.find_spec("scib_metrics") is None:
-        warnings.warn(
-            'Without scores of batches, which need scib-metrics: pip install "tripletomics[batch]".', stacklevel=3
-        )
-        groups = None
+    score_batches = groups is not None and importlib.util.find_spec("scib_metrics") is not None
+    if groups is not None and not score_batches:
+        warnings.warn('Batches are not scored without scib-metrics: pip install "tripletomics[batch]".', stacklevel=3)
     finer = None if fine is None else labels.encode(pp.column(adata, fine, "fine"), unlabelled)[0]
     is_counts = pp.decide_counts(x, counts)
     common = {"batch": batch, "layer": layer, "counts": counts, "unlabelled": tuple(unlabelled), "device": device}
+    times = pp.numbers(adata, pseudotime)
     return Question(
-        adata, x, label, codes, classes, is_counts, common, finer, groups, pp.numbers(adata, pseudotime), unseen
-    )  # fmt: skip
+        adata, x, label, codes, classes, is_counts, common, finer, groups, score_batches, times, unseen, reference
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +157,11 @@ class Stage:
     @functools.cached_property
     def truth(self) -> Truth:
         """Return what the places are scored against."""
-        cells, _ = self.prepared
-        return self.truth_beside(self.merge(cells.train_pca, cells.query_pca))
-
-    def truth_beside(self, reference: np.ndarray) -> Truth:
-        """Return what the places are scored against, with a reference of the user's."""
-        asked = self.question
-        return Truth(asked.codes, asked.classes, self.held_out, reference, asked.fine, asked.batch, asked.pseudotime)
+        asked, reference = self.question, self.question.reference
+        if reference is None:
+            reference = self.merge(self.prepared[0].train_pca, self.prepared[0].query_pca)
+        batch = asked.batch if asked.score_batches else None
+        return Truth(asked.codes, asked.classes, self.held_out, reference, asked.fine, batch, asked.pseudotime)
 
     def merge(self, train: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Put training and held-out cells in the order of the table."""
@@ -201,8 +201,7 @@ def run(stage: Stage, method: str, settings: dict[str, Any] | None) -> Run:
     tables = []
     for space, z in places.items():
         tables.append(evaluation.score(z, stage.truth, stage.seed).assign(space=space))
-    if stage.held_out.any():
-        tables += _nulls(stage, method, places, None if settings is None else task)
+    tables += _nulls(stage, method, places, None if settings is None else task)
     if asked.unseen:
         tables += _unseen(stage, method, settings)
     for metric, value in (

@@ -61,7 +61,7 @@ def evaluate(
     batch
         Column of `obs` with donors or runs, for the batch scores of scib-metrics (the extra "batch").
     layer
-        Layer to use in place of `.X`.
+        Layer to use in place of `.X`; by default the one that the basis was fitted on.
     unlabelled
         Names that mean unlabelled.
     fine
@@ -101,18 +101,20 @@ def evaluate(
     import pandas as pd
 
     from tripletomics import evaluation, pp
-    from tripletomics.tl import runs
+    from tripletomics.tl import comparison, runs
 
     pp.check_anndata(adata)
     pp.check_whole("refits", refits, 0)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
     bases = [basis] if isinstance(basis, str) else list(basis)
     spaces = {key: places(adata, key) for name in bases for key in _spaces(adata, name)}
-    if reference is not None:
-        places(adata, reference, "reference")
+    structure = None if reference is None else places(adata, reference, "reference")
+    record = _record(adata, bases[0])
+    if layer is None and record is not None:
+        layer = comparison.settings_written(record["settings"])["layer"]
     question = runs.ask(
         adata, label, batch=batch, layer=layer, counts="auto", unlabelled=unlabelled, fine=fine, pseudotime=pseudotime,
-        unseen=unseen, device=device,
+        unseen=unseen, device=device, reference=structure,
     )  # fmt: skip
     if len(question.classes) < 2:
         raise ValueError(f"label={label!r} has {len(question.classes)} types: there is nothing to tell apart.")
@@ -124,7 +126,7 @@ def evaluate(
         if refits:
             found = _refitted(question, bases, wanted, refits, cache, progress)
         else:
-            found = _as_they_are(question, spaces, reference, wanted, seed)
+            found = _as_they_are(question, spaces, wanted, seed)
         for hold_out, rows, sentence in found:
             table = evaluation.collect(rows, ["space"])
             lines = evaluation.verdicts(table, "space")
@@ -171,20 +173,14 @@ def _record(adata: AnnData, key: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "settings" in record else None
 
 
-def _split_of(adata: AnnData, key: str) -> str:
-    """Return the column that says which cells were held out from a basis."""
-    own = f"{key.removesuffix('_metric')}_split"
-    for column in (own, "tt_split"):
-        if column in adata.obs:
-            return column
-    raise ValueError(
-        f"Nothing says which cells were held out: adata.obs has no 'tt_split'. Pass splits='donor' (a column whose "
-        f"groups were held out), splits='column=group', or splits=0.3; columns: {', '.join(adata.obs.columns)}."
-    )
+def _split_of(adata: AnnData, key: str) -> str | None:
+    """Return the column that says which cells were held out from a basis, if there is one."""
+    columns = (f"{key.removesuffix('_metric')}_split", "tt_split")
+    return next((column for column in columns if column in adata.obs), None)
 
 
 def _as_they_are(
-    question: Question, spaces: dict[str, np.ndarray], reference: str | None, wanted: float | str | None, seed: int
+    question: Question, spaces: dict[str, np.ndarray], wanted: float | str | None, seed: int
 ) -> list[tuple[str, DataFrame, str]]:
     """Score bases as they lie in `adata`, grouped by how cells were held out from them."""
     import pandas as pd
@@ -195,20 +191,26 @@ def _as_they_are(
     adata, found = question.adata, []
     by_split: dict[str | float, list[str]] = {}
     for key in spaces:
-        by_split.setdefault(_split_of(adata, key) if wanted is None else wanted, []).append(key)
+        hold_out = _split_of(adata, key) if wanted is None else wanted
+        if hold_out is None:
+            raise ValueError(
+                "Nothing says which cells were held out: adata.obs has no 'tt_split'. Pass splits='donor' (a column "
+                f"whose groups were held out), 'column=group', or 0.3; columns: {', '.join(adata.obs.columns)}."
+            )
+        by_split.setdefault(hold_out, []).append(key)
     for hold_out, keys in by_split.items():
         held_out = pp.split(adata, hold_out, question.codes, seed)
         if not held_out.any():
             raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
         pp.check_labels(question.codes, question.classes, held_out, question.label, None)
         stage = runs.Stage(question, held_out, seed)
-        truth = stage.truth if reference is None else stage.truth_beside(places(adata, reference))
+        truth = stage.truth
         nulls: dict[str, Any] = {}
         tables = []
         for key in keys:
             base = key.removesuffix("_metric")
             if base not in nulls:
-                own = wanted is None or hold_out == _split_of(adata, key)
+                own = hold_out == _split_of(adata, key)
                 nulls[base] = _null_fit(stage, base) if own else None
                 if not own and _record(adata, base) is not None:
                     warnings.warn(
