@@ -160,6 +160,52 @@ def test_old_results_give_way(remembering, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+def test_the_users_own_files_stay(remembering, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "CACHE_BYTES", 1)
+    (tmp_path / "cache").mkdir()
+    np.savez(tmp_path / "cache" / "mine.npz", x=np.ones(3))
+    remembering(LINEAR, seeds=1)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert (tmp_path / "cache" / "mine.npz").exists()
+
+
+def test_a_cache_that_cannot_be_written(remembering, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(runs, "run", lambda *_: pytest.fail("a method was fitted"))
+    with pytest.raises(PermissionError, match="is no folder that can be written to"):
+        remembering(["pca2"], cache=str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert comparison.folder_of("auto") is None  # a home that is read-only or full
+
+
+def test_what_balances_the_batches_is_part_of_the_key(counts):
+    given = {"batch": None, "layer": None, "counts": "auto", "unlabelled": (), "fine": None, "pseudotime": None,
+             "unseen": False, "device": "cpu"}  # fmt: skip
+
+    def key(**changed):
+        return runs.ask(counts, "kind", **(given | changed)).digest
+
+    without, before = key(), key(batch="donor")
+    counts.obs["donor"] = np.random.default_rng(1).permutation(counts.obs["donor"])
+    assert key() == without
+    assert key(batch="donor") != before
+
+
+def test_names_that_mean_unlabelled_are_so_in_figures(ask, counts):
+    result = ask(["pca2"], unlabelled=("a",), seeds=1)
+    assert list(result.adata.obs["kind"].cat.categories) == ["b", "c"]
+    assert result.adata.obs["kind"].isna().sum() == 100
+
+
+def test_a_donor_of_one_type_is_not_called_noise(ask, counts):
+    counts.obs["small"] = np.where((counts.obs["kind"] == "a") & (np.arange(300) < 40), "x", "y")
+    result = ask(["pca2"], hold_out="small=x", seeds=2)
+    assert "NO SIGNAL" not in result.summary()
+    assert "not tested" in result.summary()
+    assert "the same in every fit" in result.summary()
+    result.plot()
+
+
 def test_a_group_held_out_whole(ask, counts):
     result = ask(["pca2"], hold_out="donor=d1,d2", seeds=1)
     held = result.adata.obs["tt_split"] == "held-out"

@@ -61,7 +61,10 @@ def test_held_out_cells_do_not_change_the_training_figures(cells):
 
 def test_permuted_labels_score_chance(cells):
     z, truth = cells
-    table = evaluation.null_of_labels(z, truth.permuted(1), 0, evaluation.PERMUTED)
+    seen = truth.permuted(1, truth.held_out)
+    np.testing.assert_array_equal(seen.codes[~truth.held_out], truth.codes[~truth.held_out])
+    np.testing.assert_array_equal(np.sort(seen.codes), np.sort(truth.codes))
+    table = evaluation.null_of_labels(z, seen, 0, evaluation.PERMUTED)
     assert value(table, "knn_macro_f1", "null") == pytest.approx(0.25, abs=0.12)
     assert value(table, "verification_auroc", "null") == pytest.approx(0.5, abs=0.1)
     assert set(table["null"]) == {evaluation.PERMUTED}
@@ -149,6 +152,17 @@ def test_the_verdict_is_in_words(p, words):
     assert words in line
 
 
+def test_p_values_are_joined_by_twice_their_median():
+    runs = [runs_of([0.9, 0.9, 0.8]), runs_of([0.3] * 3, split="null"), runs_of([0.005, 0.005, 0.3], "permutation_p")]
+    table = evaluation.collect(pd.concat(runs), ["method", "space"])
+    assert value(table, "permutation_p") == pytest.approx(0.01)
+    assert "NO SIGNAL" not in evaluation.verdicts(table, "method")[0]
+    runs[2] = runs_of([np.nan] * 3, "permutation_p")
+    untested = evaluation.collect(pd.concat(runs), ["method", "space"])
+    assert "not tested: the held-out cells are of one type" in evaluation.verdicts(untested, "method")[0]
+    assert evaluation.headline(untested, {"tt": "tripletomics"}) == ""
+
+
 def test_the_headline_names_the_best_map_or_none():
     def table(p, other, own=(0.8, 0.9)):
         runs = [runs_of(own), runs_of([0.2, 0.2], split="null"), runs_of([p], "permutation_p"),
@@ -181,3 +195,6 @@ def test_how_cells_were_held_out_is_said(hold_out, words):
     sentence = evaluation.split_sentence(hold_out, splits)
     assert words in sentence
     assert "300 to 310 of 1,000 cells" in sentence
+    sizes = [np.arange(1000) < n for n in (10, 30, 10)]
+    assert "10 to 30 of" in evaluation.split_sentence("donor", sizes)
+    assert "the same in every fit" in evaluation.split_sentence("donor=d1", sizes[:1] * 3)

@@ -267,12 +267,24 @@ def test_scores_of_predictions_against_scikit_learn(cells):
         assert score(truth * 0, predicted * 0) == 1
 
 
+def test_tied_neighbours_share_their_votes():
+    """At one point, and at two rings around a query: the order of the rows decides nothing."""
+    z, y = np.zeros((100, 2)), np.repeat([0, 1], 50)
+    np.testing.assert_allclose(metrics.knn_votes(z, y, z[:3]), 0.5)
+    np.testing.assert_allclose(metrics.knn_votes(z, y)[0], [49 / 99, 50 / 99])
+    ring = np.array([[1.0, 0]] * 10 + [[0, 2.0]] * 10)
+    kinds = np.array([0] * 10 + [1] * 6 + [2] * 4)
+    expected = [10 / 15, 5 * 0.6 / 15, 5 * 0.4 / 15]
+    for order in (np.arange(20), np.arange(20)[::-1]):
+        np.testing.assert_allclose(metrics.knn_votes(ring[order], kinds[order], np.zeros((1, 2)))[0], expected)
+
+
 def test_permutation_p():
     random = np.random.default_rng(0)
     truth = random.integers(3, size=200)
     assert metrics.permutation_p(truth, truth, 0) == 1 / 200
     assert metrics.permutation_p(truth, truth, 0, permutations=9) == 1 / 10
-    assert metrics.permutation_p(truth * 0, truth * 0, 0) == 1
+    assert np.isnan(metrics.permutation_p(truth * 0, truth * 0, 0))  # nothing to permute
     assert metrics.permutation_p(truth, truth * 0, 0) == 1  # one type for all says nothing
     assert np.isnan(metrics.permutation_p(truth[:0], truth[:0], 0))
     noise = [metrics.permutation_p(truth, random.integers(3, size=200), seed, 39) for seed in range(200)]

@@ -158,7 +158,38 @@ def test_noise_shows_nothing_and_says_so():
             assert abs(gap) < 0.07, (space, metric, gap)
 
 
+def test_the_same_cells_held_out_under_another_name(counts):
+    tt.fit(counts, "kind", hold_out="donor=d1", **FAST)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second = (tt.evaluate(counts, "kind", splits=splits) for splits in ("donor=d1", None))
+    assert evaluation.REFITTED in set(first["null"])
+    np.testing.assert_array_equal(first["value"], second["value"])
+
+
+def test_the_order_of_bases_changes_nothing(mapped):
+    first = tt.evaluate(mapped, "cell_type", basis=["X_pca", "X_tt"])
+    second = tt.evaluate(mapped, "cell_type", basis=["X_tt", "X_tt_metric", "X_pca"])
+    keys = ["space", "metric", "type", "split"]
+    one, two = (table.set_index(keys)["value"] for table in (first, second))
+    np.testing.assert_array_equal(one, two.loc[one.index])
+    assert all("optimistic" in table.attrs["summary"] for table in (first, second))
+
+
+def test_a_map_of_all_cells_is_no_evidence(counts):
+    tt.fit(counts, "kind", hold_out=0, **FAST)
+    with pytest.raises(ValueError, match=r"X_tt was fitted on all cells, .*refits=1 and splits=0\.3"):
+        tt.evaluate(counts, "kind")
+
+
 BAD = {
+    "no basis": ({"basis": []}, ValueError, "basis is an empty list"),
+    "no split": ({"splits": []}, ValueError, "splits is an empty list"),
+    "the metric space alone": (
+        {"basis": "X_tt_metric", "refits": 1},
+        ValueError,
+        "is scored with its map: basis='X_tt'",
+    ),
     "no such basis": ({"basis": "X_umpa"}, KeyError, r"basis='X_umpa' is not in adata.obsm. .*Present: .*X_pca"),
     "no such reference": (
         {"reference": "X_pac"},

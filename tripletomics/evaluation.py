@@ -71,7 +71,7 @@ METRICS = {
     "kbet": Metric("kBET", "batches"),
     "graph_connectivity": Metric("graph connectivity", "batches"),
     "seconds": Metric("seconds", "cost", higher=False),
-    "peak_mb": Metric("peak memory, MB", "cost", higher=False),
+    "peak_mb": Metric("growth of memory, MB", "cost", higher=False),
     "cells_per_second": Metric("cells per second", "cost"),
 }
 
@@ -98,7 +98,7 @@ class Truth:
     reference
         A label-free space, by default 50 principal components of the training cells.
     fine, batch
-        Codes of finer labels that nobody trained on, and of batches.
+        Codes of finer labels that nobody trained on, and of batches, which are scored if `score_batches`.
     pseudotime
         Numbers, NaN where there is none.
     """
@@ -110,15 +110,21 @@ class Truth:
     fine: np.ndarray | None = None
     batch: np.ndarray | None = None
     pseudotime: np.ndarray | None = None
+    score_batches: bool = True
 
     def of(self, rows: np.ndarray, codes: np.ndarray) -> Truth:
         """Return the truth of some cells, with other codes."""
-        parts = (None if part is None else part[rows] for part in (self.fine, self.batch, self.pseudotime))
-        return Truth(codes, self.classes, self.held_out[rows], self.reference[rows], *parts)
+        fine, batch, times = (part if part is None else part[rows] for part in (self.fine, self.batch, self.pseudotime))
+        return replace(
+            self, codes=codes, held_out=self.held_out[rows], reference=self.reference[rows], fine=fine, batch=batch,
+            pseudotime=times,
+        )  # fmt: skip
 
-    def permuted(self, seed: int) -> Truth:
-        """Return the truth with the labels dealt out again."""
-        return replace(self, codes=labels.permute(self.codes, np.random.default_rng(seed)))
+    def permuted(self, seed: int, among: np.ndarray) -> Truth:
+        """Return the truth with the labels of some cells dealt out again among them."""
+        codes = self.codes.copy()
+        codes[among] = labels.permute(codes[among], np.random.default_rng(seed))
+        return replace(self, codes=codes)
 
 
 def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
@@ -132,6 +138,10 @@ def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
     for split in ("train", "held-out"):
         if split == "train" or truth.held_out.any():
             rows = _by_labels(z, truth, split, seed) + _by_places(z, truth, split, seed)
+            if truth.score_batches and truth.batch is not None and split == "held-out":
+                held = truth.held_out
+                found = metrics.batch_scores(z[held], truth.codes[held], truth.batch[held], seed)
+                rows += [(name, "", value) for name, value in found.items()]
             tables.append(_table(rows, split))
     return pd.concat(tables, ignore_index=True)
 
@@ -144,9 +154,15 @@ def null_of_labels(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataF
 
 def null_of_places(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
     """Score the structure of held-out cells whose places are dealt out again among them."""
-    shuffled = z.copy()
-    shuffled[truth.held_out] = np.random.default_rng(seed).permutation(z[truth.held_out])
-    return _table(_by_places(shuffled, replace(truth, batch=None), "held-out", seed), "null", SHUFFLED)
+    shuffled, within = z.copy(), z.copy()
+    random, held = np.random.default_rng(seed), truth.held_out
+    shuffled[held] = random.permutation(z[held])
+    for code in np.unique(truth.codes[held]):
+        cells = held & (truth.codes == code)
+        within[cells] = random.permutation(z[cells])
+    rows = [row for row in _by_places(shuffled, truth, "held-out", seed) if row[0] != "knn_recall_within_types"]
+    rows.append(("knn_recall_within_types", "", _within_types(within, truth, "held-out", seed)))
+    return _table(rows, "null", SHUFFLED)
 
 
 def confusion(z: np.ndarray, truth: Truth) -> np.ndarray:
@@ -219,6 +235,9 @@ def score_novel(z: np.ndarray, codes: np.ndarray, left_out: np.ndarray, near: in
 def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Take the mean and the sd over runs; the rows keep their order.
 
+    The mean of p-values is none; twice the median is (Meinshausen, Meier & Bühlmann 2009, p-Values for high-dimensional
+    regression).
+
     Parameters
     ----------
     runs
@@ -228,7 +247,9 @@ def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """
     keys = [*by, "metric", "type", "split"]
     groups = runs.groupby(keys, sort=False)
-    table = groups["value"].agg(value="mean", sd="std", n_seeds="size").reset_index()
+    table = groups["value"].agg(value="mean", sd="std", n_seeds="count").reset_index()
+    tests = ((table["metric"] == "permutation_p") & (table["n_seeds"] > 1)).to_numpy()
+    table.loc[tests, "value"] = np.minimum(1, 2 * groups["value"].median().to_numpy()[tests])
     known = table["metric"].map(METRICS)
     table["family"] = [metric.family for metric in known]
     taught = (table["split"] == "train") & table["family"].isin(["labels", "retrieval", "verification", "prediction"])
@@ -239,13 +260,14 @@ def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 def split_sentence(hold_out: str, splits: Sequence[np.ndarray]) -> str:
     """Say how cells were held out, and when that is optimistic."""
-    cells = " to ".join(
-        f"{n:,}" for n in sorted({int(held_out.sum()) for held_out in splits})[:: max(len(splits) - 1, 1)]
-    )
+    sizes = [int(held_out.sum()) for held_out in splits]
+    cells = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+    same = len(splits) > 1 and all(np.array_equal(held_out, splits[0]) for held_out in splits)
     try:
         share = f"{float(hold_out):.0%} of each type"
     except ValueError:
-        return f"Held out: {cells} of {len(splits[0]):,} cells, by {hold_out}."
+        again = ", the same in every fit" if same else ""
+        return f"Held out: {cells} of {len(splits[0]):,} cells, by {hold_out}{again}."
     return (
         f"Held out: {cells} of {len(splits[0]):,} cells, {share} at random, which is optimistic: they come from the "
         "same donors and runs as the training cells."
@@ -274,7 +296,8 @@ def headline(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
     p = table[(table["metric"] == "permutation_p") & (table["space"] == "map")].set_index("method")["value"]
     found = [(method, *rows.loc[(method, "held-out"), ["value", "sd"]]) for method in p.index[p <= NO_SIGNAL]]
     if not found:
-        return "NO SIGNAL: no map names the types of held-out cells better than with permuted labels." if len(p) else ""
+        tested = len(p) > 0 and p.notna().all()
+        return "NO SIGNAL: no map names the types of held-out cells better than with permuted labels." if tested else ""
     (best, f1, sd), *others = sorted(found, key=lambda row: -row[1])
     words = f"{titles[best]} is the map that names the types of held-out cells best: macro-F1 {f1:.2f}"
     null = rows.loc[(best, "null"), "value"]
@@ -297,6 +320,8 @@ def verdicts(table: pd.DataFrame, by: str) -> list[str]:
         name = ", ".join(map(str, key))
         if np.isnan(f1):
             lines.append(f"{name}: no held-out cell could be scored.")
+        elif np.isnan(p):
+            lines.append(f"{name}: held-out macro-F1 {f1:.2f}, not tested: the held-out cells are of one type.")
         elif p > NO_SIGNAL:
             lines.append(f"{name}: NO SIGNAL. Held-out macro-F1 {f1:.2f}, permuted labels {null:.2f} (p = {p:.2g}).")
         else:
@@ -359,13 +384,12 @@ def _by_places(z: np.ndarray, truth: Truth, split: str, seed: int) -> list[Row]:
     """Score how well places agree with the label-free reference, and with what else is known of the cells."""
     here = truth.held_out if split == "held-out" else ~truth.held_out
     batch = None if truth.batch is None else truth.batch[here]
-    z_train, y_train, z_query, y_query = _sides(z, truth.codes, truth.held_out, split)
+    z_train, _, z_query, _ = _sides(z, truth.codes, truth.held_out, split)
     r_train, _, r_query, _ = _sides(truth.reference, truth.codes, truth.held_out, split)
     sides = (z_train, r_train, z_query, r_query)
     rows: list[Row] = [(name, "", value) for name, value in metrics.neighbourhoods(*sides, seed=seed).items()]
-    within = metrics.knn_recall_within_types(z_train, r_train, y_train, z_query, r_query, y_query, seed=seed)
     rows += [
-        ("knn_recall_within_types", "", within),
+        ("knn_recall_within_types", "", _within_types(z, truth, split, seed)),
         ("centroid_spearman", "", metrics.centroid_spearman(z[here], truth.reference[here], truth.codes[here])),
         ("triplet_accuracy", "", metrics.triplet_accuracy(*sides, seed=seed)),
         ("scgraph", "", metrics.scgraph(z[here], truth.reference[here], truth.codes[here], batch)),
@@ -375,8 +399,10 @@ def _by_places(z: np.ndarray, truth: Truth, split: str, seed: int) -> list[Row]:
     if truth.pseudotime is not None:
         times = _sides(z, truth.pseudotime, truth.held_out, split)
         rows.append(("pseudotime_spearman", "", metrics.pseudotime_spearman(*times)))
-    if truth.batch is not None:
-        rows += [
-            (name, "", v) for name, v in metrics.batch_scores(z[here], truth.codes[here], truth.batch[here]).items()
-        ]
     return rows
+
+
+def _within_types(z: np.ndarray, truth: Truth, split: str, seed: int) -> float:
+    z_train, y_train, z_query, y_query = _sides(z, truth.codes, truth.held_out, split)
+    r_train, _, r_query, _ = _sides(truth.reference, truth.codes, truth.held_out, split)
+    return metrics.knn_recall_within_types(z_train, r_train, y_train, z_query, r_query, y_query, seed=seed)

@@ -279,7 +279,7 @@ def _held_out_groups(adata: AnnData, hold_out: str, random: np.random.Generator)
     if not wanted and pd.api.types.is_bool_dtype(values):
         if not values.any():
             raise ValueError(f"hold_out={hold_out!r} marks no cell.")
-        return values.to_numpy(dtype=bool)
+        return values.fillna(False).to_numpy(dtype=bool)
     groups = values.astype(object).where(values.notna(), None).map(lambda g: None if g is None else str(g))
     sizes = groups.value_counts().sort_index()
     if not wanted and set(sizes.index) == {"train", "held-out"}:

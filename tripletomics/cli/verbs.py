@@ -97,6 +97,8 @@ def compare(  # noqa: D103
         files.check_writable(out, ".html")
     elif out.exists() and not out.is_dir():
         raise ValueError(f"{str(out)!r} is a file: name a folder, or a page that ends in .html.")
+    elif not os.access(next(place for place in (out, *out.absolute().parents) if place.exists()), os.W_OK):
+        raise PermissionError(f"{str(out)!r} cannot be written: choose another place.")
     os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files
     result = tl.compare(read(input), label, **settings)
     if out != page:

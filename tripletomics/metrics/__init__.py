@@ -16,7 +16,7 @@ says nothing about a map that was trained with its labels. Distances are Euclide
 
 Ties are counted pessimistically: of cells at the same distance, those that would lower the score come first. A map that
 puts all cells at one point then scores no better than chance, where ties broken by row number would reward sorted rows.
-AUROC, risk-coverage and triplets count a tie as one half, which is chance too.
+AUROC, risk-coverage and triplets count a tie as one half, and tied neighbours share their votes: that is chance too.
 
 All distances of 100,000 cells to each other would take 80 GB, and never exist. Nearest neighbours are exact, of all
 cells. Scores that need complete rankings are of at most 2,000 cells, drawn by `seed` (exact where there are no more),

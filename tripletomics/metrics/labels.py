@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score, silhouette_score
 
-from tripletomics.metrics.blocks import drawn, labelled, neighbours
+from tripletomics.metrics.blocks import blocks, drawn, labelled, neighbours, to_references
 
 NEIGHBOURS = 15
 
@@ -30,7 +30,7 @@ def knn_votes(z: np.ndarray, y: np.ndarray, query: np.ndarray | None = None, cla
     -------
     Shares (queries, classes) of the neighbours, of which there are fewer than 15 where there are fewer other labelled
     cells; NaN where there is none. ``.argmax(axis=1)`` is the predicted type, at equal votes the one of the smaller
-    code.
+    code. Cells that are as far away as the 15th share the votes that are left: the order of the rows decides nothing.
     """
     z, y = z[y >= 0], y[y >= 0]
     classes = int(y.max(initial=-1)) + 1 if classes is None else classes
@@ -38,9 +38,20 @@ def knn_votes(z: np.ndarray, y: np.ndarray, query: np.ndarray | None = None, cla
     k = min(NEIGHBOURS, len(y) - (query is None))
     if k < 1:
         return np.full((queries, classes), np.nan)
-    _, near = neighbours(z, query, k)
-    cells = np.arange(queries)[:, None] * classes + y[near]
-    return np.bincount(cells.ravel(), minlength=queries * classes).reshape(queries, classes) / k
+    more = min(k + 1, len(y) - (query is None))
+    distance, near = neighbours(z, query, more)
+    cells = np.arange(queries)[:, None] * classes + y[near[:, :k]]
+    votes = np.bincount(cells.ravel(), minlength=queries * classes).reshape(queries, classes) / k
+    tied = np.flatnonzero(distance[:, -1] == distance[:, k - 1]) if more > k else np.empty(0, dtype=int)
+    for block in blocks(len(tied), len(y)):
+        rows = tied[block]
+        d = to_references(z, query, rows)
+        last = np.partition(d, k - 1, axis=1)[:, k - 1 : k]
+        closer, level = d < last, d == last
+        share = (k - closer.sum(axis=1)) / level.sum(axis=1)
+        weights = closer + level * share[:, None]
+        votes[rows] = weights @ (y[:, None] == np.arange(classes)) / k
+    return votes
 
 
 def knn_macro_f1(
@@ -169,7 +180,7 @@ def permutation_p(truth: np.ndarray, predicted: np.ndarray, seed: int, permutati
 
     Returns
     -------
-    A number in (0, 1], 1 for a single type, NaN without cells.
+    A number in (0, 1]; NaN for a single type, which leaves nothing to permute, and without cells.
 
     Notes
     -----
@@ -180,7 +191,7 @@ def permutation_p(truth: np.ndarray, predicted: np.ndarray, seed: int, permutati
     Ojala & Garriga 2010, Permutation tests for studying classifier performance.
     """
     truth, predicted, classes = _coded(truth, predicted)
-    if not len(truth):
+    if len(np.unique(truth)) < 2:
         return float("nan")
     random, observed = np.random.default_rng(seed), _macro_f1(truth, predicted, classes)
     scores = (_macro_f1(random.permutation(truth), predicted, classes) for _ in range(permutations))

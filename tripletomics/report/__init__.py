@@ -139,7 +139,7 @@ def write(
         columns=len(shown) if len(shown) <= WIDE else min(WIDE, math.ceil(len(shown) / 2)),
         maps=[
             {
-                "title": titles.get(m, m),
+                "title": titles.get(m, m) + " (2 of 3 axes)" * (adata.obsm[f"X_{m}"].shape[1] > 2),
                 "id": list(items[0]["roots"].values())[i],
                 "caption": numbers.caption(m),
                 "verdict": numbers.verdict(m, "map"),

@@ -83,7 +83,7 @@ def methods_text(
     repeats = f"{len(seeds)} times, with the seeds {settings['seeds']}" if len(seeds) > 1 else "once, with the seed 0"
     text = [
         f"Maps were compared by how they hold the labels in `{settings['label']}` on cells that no method had seen.",
-        f"The cells were split {repeats}. {settings['split']}",
+        f"Splits and fits were made {repeats}. {settings['split']}",
         "The choice of genes, normalisation, scaling, principal components and every method were fitted on the "
         "training cells alone, and the held-out cells were projected.",
         f"Methods: {'; '.join(said)}.",

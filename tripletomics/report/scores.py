@@ -13,7 +13,7 @@ from tripletomics.evaluation import MAIN, METRICS
 from tripletomics.labels import NO_SIGNAL
 
 SHOWN = (*MAIN, "silhouette", "seconds")
-SPACES = {"map": "maps (2-D)", "metric": "spaces of more dimensions"}
+SPACES = {"map": "maps", "metric": "spaces of more dimensions"}
 FAMILIES = {
     "labels": "Labels", "retrieval": "Retrieval", "verification": "Verification", "prediction": "Prediction",
     "unseen": "Types that were never seen", "structure": "Structure of the data", "collapse": "Collapse",
@@ -53,7 +53,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Scores:
-    """One table: metrics by methods, those of 2-D maps apart from the others."""
+    """One table: metrics by methods, those of maps apart from the others."""
 
     title: str
     heads: list[Head]
@@ -166,7 +166,7 @@ class Table:
         heads = [
             {
                 "title": self.titles.get(m, m),
-                "space": "2-D" if space == "map" else "",
+                "space": "map" if space == "map" else "",
                 "verdict": self.verdict(m, space),
             }
             for m, space in pairs

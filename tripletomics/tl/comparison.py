@@ -322,10 +322,9 @@ def settings_of(method: str) -> dict[str, Any] | None:
 
 
 def settings_written(settings: dict[str, str]) -> dict[str, Any]:
-    """Read the settings that `fit` wrote to `uns`, those that say what it read included."""
+    """Read the settings that `fit` wrote to `uns`."""
     parameters = inspect.signature(fit, eval_str=True).parameters
-    names = (*OWN, "layer", "counts", "batch")
-    return {key: read(str(settings[key]), parameters[key].annotation, key) for key in names}
+    return {key: read(str(settings[key]), parameters[key].annotation, key) for key in OWN}
 
 
 def _methods(methods: Sequence[str]) -> list[str]:
@@ -348,12 +347,20 @@ def _methods(methods: Sequence[str]) -> list[str]:
 
 
 def folder_of(cache: str | Path | None) -> Path | None:
-    """Return the folder that keeps results, if they are kept."""
+    """Return the folder that keeps results, if they are kept, after checking that it can be written to."""
     import platformdirs
 
     if cache is None:
         return None
-    return platformdirs.user_cache_path("tripletomics") / "compare" if cache == "auto" else Path(cache)
+    folder = platformdirs.user_cache_path("tripletomics") / "compare" if cache == "auto" else Path(cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable and cache != "auto":
+        raise PermissionError(f"cache={str(cache)!r} is no folder that can be written to: name another, or None.")
+    return folder if writable else None
 
 
 def _title(method: str) -> str:
@@ -374,9 +381,9 @@ def _cells(question: Question, held_out: np.ndarray, first: dict[str, Run]) -> A
     from tripletomics import features
 
     x = question.x
-    if question.is_counts:
-        x = features.normalise(x, features.median_depth(x))
+    x = features.normalise(x, features.median_depth(x)) if question.is_counts else x.copy()
     cells = anndata.AnnData(x, question.adata.obs.copy(), question.adata.var[[]].copy())
+    cells.obs[question.label] = pd.Categorical.from_codes(question.codes, pd.Index(question.classes))
     cells.obs["tt_split"] = pd.Categorical(np.where(held_out, "held-out", "train"), ["train", "held-out"])
     for method, run in first.items():
         if "map" in run.places:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import re
 import threading
 import time
 import warnings
@@ -58,7 +59,9 @@ class Question:
         content = hashlib.blake2b(digest_size=16)
         rows = sp.csr_matrix(self.x) if sp.issparse(self.x) else None
         arrays = [self.x] if rows is None else [rows.data, rows.indices, rows.indptr]
-        for array in (*arrays, self.codes, self.fine, self.batch, self.pseudotime, self.reference):
+        name = self.common["batch"]  # balances training
+        teams = None if name is None else labels.encode(self.adata.obs[name], ())[0]
+        for array in (*arrays, teams, self.codes, self.fine, self.batch, self.pseudotime, self.reference):
             content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         marked = self.adata.var.get("highly_variable", pd.Series(dtype=bool)).to_numpy().astype(str).tolist()
         content.update(repr((self.x.shape, list(self.adata.var_names), marked, self.classes, self.common)).encode())
@@ -160,8 +163,10 @@ class Stage:
         asked, reference = self.question, self.question.reference
         if reference is None:
             reference = self.merge(self.prepared[0].train_pca, self.prepared[0].query_pca)
-        batch = asked.batch if asked.score_batches else None
-        return Truth(asked.codes, asked.classes, self.held_out, reference, asked.fine, batch, asked.pseudotime)
+        return Truth(
+            asked.codes, asked.classes, self.held_out, reference, asked.fine, asked.batch, asked.pseudotime,
+            asked.score_batches,
+        )  # fmt: skip
 
     def merge(self, train: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Put training and held-out cells in the order of the table."""
@@ -219,10 +224,9 @@ def _nulls(stage: Stage, method: str, places: dict[str, np.ndarray], task: fitti
         null = task.null()
         other, seen, how = null.places, truth.of(null.rows, null.codes), REFITTED
     else:
-        seen = truth.permuted(stage.seed)
-        other, how = places, PERMUTED
-        if baselines.METHODS[method].uses_labels:
-            other, how = stage.place(method, seen.codes), REFITTED
+        taught = baselines.METHODS[method].uses_labels
+        seen = truth.permuted(stage.seed, np.full(len(truth.codes), True) if taught else truth.held_out)
+        other, how = (stage.place(method, seen.codes), REFITTED) if taught else (places, PERMUTED)
     tables = [evaluation.null_of_labels(other[space], seen, stage.seed, how).assign(space=space) for space in places]
     tables += [evaluation.null_of_places(z, truth, stage.seed).assign(space=space) for space, z in places.items()]
     return tables
@@ -283,7 +287,7 @@ class Cache:
         """Return where a result lies or would lie."""
         if self.folder is None:
             return None
-        asked = hashlib.blake2b(stage.question.digest, digest_size=16)
+        asked = hashlib.blake2b(stage.question.digest, digest_size=32)
         asked.update(repr((method, settings, stage.seed, dependencies([method]))).encode())
         asked.update(np.packbits(stage.held_out).tobytes())
         return self.folder / f"{asked.hexdigest()}.npz"
@@ -299,17 +303,20 @@ class Cache:
             return None
 
     def write(self, path: Path | None, result: Run) -> None:
-        """Keep a result; the oldest go when the folder is full."""
+        """Keep a result; the oldest go when the folder is full. Files that are no results stay."""
         if path is None or self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with files.replacing(path) as draft:
-            np.savez(draft, **result.pack())  # type: ignore[arg-type]
-        kept = sorted(self.folder.glob("*.npz"), key=lambda old: old.stat().st_mtime, reverse=True)
-        total = np.cumsum([old.stat().st_size for old in kept])
-        for old, size in zip(kept[1:], total[1:], strict=True):
-            if size > CACHE_BYTES:
-                old.unlink(missing_ok=True)
+        try:
+            with files.replacing(path) as draft:
+                np.savez(draft, **result.pack())  # type: ignore[arg-type]
+            known = [old for old in self.folder.iterdir() if re.fullmatch(r"[0-9a-f]{64}\.npz", old.name)]
+            kept = sorted(((old.stat(), old) for old in known), key=lambda entry: -entry[0].st_mtime)
+            total = np.cumsum([state.st_size for state, _ in kept])
+            for (_, old), size in zip(kept[1:], total[1:], strict=True):
+                if size > CACHE_BYTES:
+                    old.unlink(missing_ok=True)
+        except OSError as error:  # a full disk, or another process that tidies up: the result is not lost
+            warnings.warn(f"A result was not kept for the next call: {error}.", stacklevel=2)
 
 
 def dependencies(methods: Sequence[str]) -> dict[str, str]:

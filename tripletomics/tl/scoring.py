@@ -101,33 +101,40 @@ def evaluate(
     import pandas as pd
 
     from tripletomics import evaluation, pp
-    from tripletomics.tl import comparison, runs
+    from tripletomics.tl import runs
 
     pp.check_anndata(adata)
     pp.check_whole("refits", refits, 0)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
-    bases = [basis] if isinstance(basis, str) else list(basis)
-    spaces = {key: places(adata, key) for name in bases for key in _spaces(adata, name)}
+    bases = [basis] if isinstance(basis, str) else list(dict.fromkeys(basis))
+    bases = [name for name in bases if not (name.endswith("_metric") and name.removesuffix("_metric") in bases)]
+    given = [splits] if splits is None or isinstance(splits, (str, float, int)) else list(splits)
+    if not bases or not given:
+        raise ValueError(f"{'splits' if bases else 'basis'} is an empty list: leave it out, or name one.")
+    spaces = {name: {key: places(adata, key) for key in _spaces(adata, name)} for name in bases}
     structure = None if reference is None else places(adata, reference, "reference")
-    record = _record(adata, bases[0])
-    if layer is None and record is not None:
-        layer = comparison.settings_written(record["settings"])["layer"]
-    question = runs.ask(
-        adata, label, batch=batch, layer=layer, counts="auto", unlabelled=unlabelled, fine=fine, pseudotime=pseudotime,
-        unseen=unseen, device=device, reference=structure,
-    )  # fmt: skip
-    if len(question.classes) < 2:
-        raise ValueError(f"label={label!r} has {len(question.classes)} types: there is nothing to tell apart.")
     if unseen and not refits:
         raise ValueError("unseen=True leaves types out of training, which needs a fit: pass refits=1 or more.")
-    given = [splits] if splits is None or isinstance(splits, (str, float, int)) else list(splits)
+    questions = {}
+    for name in bases:
+        written = _written(adata, name)
+        own = written["layer"] if layer is None and written["layer"] in adata.layers else layer
+        question = runs.ask(
+            adata, label, batch=batch, layer=own, counts=written["counts"], unlabelled=unlabelled, fine=fine,
+            pseudotime=pseudotime, unseen=unseen, device=device, reference=structure,
+        )  # fmt: skip
+        if batch is None:  # that of the fit balances a refit, and is not scored
+            question.common["batch"] = written["batch"] if written["batch"] in adata.obs else None
+        questions[name] = question
+    if len(question.classes) < 2:
+        raise ValueError(f"label={label!r} has {len(question.classes)} types: there is nothing to tell apart.")
     tables, words = [], []
     for wanted in given:
-        if refits:
-            found = _refitted(question, bases, wanted, refits, cache, progress)
-        else:
-            found = _as_they_are(question, spaces, wanted, seed)
-        for hold_out, rows, sentence in found:
+        for name, question in questions.items():
+            if refits:
+                hold_out, rows, sentence = _refitted(question, name, wanted, refits, cache, progress)
+            else:
+                hold_out, rows, sentence = _as_it_is(question, name, spaces[name], wanted, seed)
             table = evaluation.collect(rows, ["space"])
             lines = evaluation.verdicts(table, "space")
             for line in lines:
@@ -136,7 +143,7 @@ def evaluate(
             words += [*lines, sentence]
             tables.append(table.assign(hold_out=hold_out)[["hold_out", *table.columns]])
     table = pd.concat(tables, ignore_index=True)
-    table.attrs["summary"] = "\n".join(words)
+    table.attrs["summary"] = "\n".join(dict.fromkeys(words))
     return table
 
 
@@ -173,90 +180,96 @@ def _record(adata: AnnData, key: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "settings" in record else None
 
 
+def _written(adata: AnnData, basis: str) -> dict[str, Any]:
+    """Return what `fit` read to make a basis; what is usual, if it did not make it."""
+    record = _record(adata, basis)
+    if record is None:
+        return {"layer": None, "counts": "auto", "batch": None}
+    texts = {key: str(record["settings"][key]) for key in ("layer", "counts", "batch")}
+    none = {key: None if text == "None" else text for key, text in texts.items()}
+    return none | {"counts": {"True": True, "False": False}.get(texts["counts"], "auto")}
+
+
 def _split_of(adata: AnnData, key: str) -> str | None:
     """Return the column that says which cells were held out from a basis, if there is one."""
     columns = (f"{key.removesuffix('_metric')}_split", "tt_split")
     return next((column for column in columns if column in adata.obs), None)
 
 
-def _as_they_are(
-    question: Question, spaces: dict[str, np.ndarray], wanted: float | str | None, seed: int
-) -> list[tuple[str, DataFrame, str]]:
-    """Score bases as they lie in `adata`, grouped by how cells were held out from them."""
+def _as_it_is(
+    question: Question, basis: str, spaces: dict[str, np.ndarray], wanted: float | str | None, seed: int
+) -> tuple[str, DataFrame, str]:
+    """Score a basis and its metric space as they lie in `adata`."""
     import pandas as pd
 
     from tripletomics import evaluation, pp
     from tripletomics.tl import runs
 
-    adata, found = question.adata, []
-    by_split: dict[str | float, list[str]] = {}
-    for key in spaces:
-        hold_out = _split_of(adata, key) if wanted is None else wanted
-        if hold_out is None:
-            raise ValueError(
-                "Nothing says which cells were held out: adata.obs has no 'tt_split'. Pass splits='donor' (a column "
-                f"whose groups were held out), 'column=group', or 0.3; columns: {', '.join(adata.obs.columns)}."
-            )
-        by_split.setdefault(hold_out, []).append(key)
-    for hold_out, keys in by_split.items():
-        held_out = pp.split(adata, hold_out, question.codes, seed)
-        if not held_out.any():
-            raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
-        pp.check_labels(question.codes, question.classes, held_out, question.label, None)
-        stage = runs.Stage(question, held_out, seed)
-        truth = stage.truth
-        nulls: dict[str, Any] = {}
-        tables = []
-        for key in keys:
-            base = key.removesuffix("_metric")
-            if base not in nulls:
-                own = hold_out == _split_of(adata, key)
-                nulls[base] = _null_fit(stage, base) if own else None
-                if not own and _record(adata, base) is not None:
-                    warnings.warn(
-                        f"{base} was fitted on cells that splits={hold_out!r} holds out, so their scores are no "
-                        "evidence. Pass refits=1 to fit again on the others.",
-                        stacklevel=3,
-                    )
-            tables.append(evaluation.score(spaces[key], truth, seed).assign(space=key))
-            if nulls[base] is None:
-                null = evaluation.null_of_labels(spaces[key], truth.permuted(seed), seed, evaluation.PERMUTED)
-            else:
-                other = nulls[base].places["metric" if key.endswith("_metric") else "map"]
-                null = evaluation.null_of_labels(
-                    other, truth.of(nulls[base].rows, nulls[base].codes), seed, evaluation.REFITTED
-                )
-            tables += [null.assign(space=key), evaluation.null_of_places(spaces[key], truth, seed).assign(space=key)]
-        sentence = evaluation.split_sentence(_drawn(adata, hold_out, keys), [held_out])
-        found.append((str(hold_out), pd.concat(tables, ignore_index=True), sentence))
-    return found
+    adata, column = question.adata, _split_of(question.adata, basis)
+    hold_out = column if wanted is None else wanted
+    if hold_out is None:
+        raise ValueError(
+            "Nothing says which cells were held out: adata.obs has no 'tt_split'. Pass splits='donor' (a column "
+            f"whose groups were held out), 'column=group', or 0.3; columns: {', '.join(adata.obs.columns)}."
+        )
+    hidden = None if column is None else (adata.obs[column].astype(str) == "held-out").to_numpy()
+    if wanted is None and hidden is not None and not hidden.any():
+        raise ValueError(
+            f"obs[{column!r}] holds no cell out: {basis} was fitted on all cells, and without others there is no "
+            "evidence. Pass refits=1 and splits=0.3, or a column, to fit again on some of them."
+        )
+    held_out = pp.split(adata, hold_out, question.codes, seed)
+    if not held_out.any():
+        raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
+    pp.check_labels(question.codes, question.classes, held_out, question.label, None)
+    stage = runs.Stage(question, held_out, seed)
+    known = _record(adata, basis) is not None
+    clean = hidden is not None and not (held_out & ~hidden).any()
+    if known and not clean:
+        warnings.warn(
+            f"{basis} was fitted on cells that splits={hold_out!r} holds out, so their scores are no evidence. Pass "
+            "refits=1 to fit again on the others.",
+            stacklevel=3,
+        )
+    null = _null_fit(stage, basis) if known and clean else None
+    tables = []
+    for key, z in spaces.items():
+        seen, other, how = stage.truth.permuted(seed, held_out), z, evaluation.PERMUTED
+        if null is not None:
+            other, how = null.places["metric" if key.endswith("_metric") else "map"], evaluation.REFITTED
+            seen = stage.truth.of(null.rows, null.codes)
+        for rows in (
+            evaluation.score(z, stage.truth, seed),
+            evaluation.null_of_labels(other, seen, seed, how),
+            evaluation.null_of_places(z, stage.truth, seed),
+        ):
+            tables.append(rows.assign(space=key))
+    sentence = evaluation.split_sentence(_drawn(adata, hold_out), [held_out])
+    return str(hold_out), pd.concat(tables, ignore_index=True), sentence
 
 
 def _refitted(
-    question: Question, bases: list[str], wanted: float | str | None, refits: int, cache: str | None, progress: bool
-) -> list[tuple[str, DataFrame, str]]:
-    """Fit each basis again with several seeds and score the fits."""
+    question: Question, basis: str, wanted: float | str | None, refits: int, cache: str | None, progress: bool
+) -> tuple[str, DataFrame, str]:
+    """Fit a basis again with several seeds and score the fits."""
     from tripletomics import evaluation
     from tripletomics.tl import comparison
 
-    found = []
-    for basis in bases:
-        record = _record(question.adata, basis)
-        if record is None or basis.endswith("_metric"):
-            raise ValueError(
-                f"basis={basis!r} was not written by tripletomics.fit, so it cannot be fitted again: refits=0, or use "
-                "tripletomics.compare."
-            )
-        settings = comparison.settings_written(record["settings"])
-        hold_out = _hold_out(record["settings"]["hold_out"]) if wanted is None else wanted
-        if hold_out == 0:
-            raise ValueError(f"{basis} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")
-        plan: dict[str, dict[str, Any] | None] = {"tt": settings}
-        stages, done = comparison.perform(question, plan, hold_out, refits, comparison.folder_of(cache), progress)
-        rows = comparison.tidy(done).replace({"space": {"map": basis, "metric": f"{basis}_metric", "": basis}})
-        sentence = evaluation.split_sentence(str(hold_out), [stage.held_out for stage in stages])
-        found.append((str(hold_out), rows.drop(columns=["method", "seed"]), sentence))
-    return found
+    record = _record(question.adata, basis)
+    if record is None or basis.endswith("_metric"):
+        why = (
+            "is scored with its map" if record else "was not written by tripletomics.fit, so it cannot be fitted again"
+        )
+        what = f"basis={basis.removesuffix('_metric')!r}" if record else "refits=0, or use tripletomics.compare"
+        raise ValueError(f"basis={basis!r} {why}: {what}.")
+    hold_out = _hold_out(record["settings"]["hold_out"]) if wanted is None else wanted
+    if hold_out == 0:
+        raise ValueError(f"{basis} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")
+    plan: dict[str, dict[str, Any] | None] = {"tt": comparison.settings_written(record["settings"])}
+    stages, done = comparison.perform(question, plan, hold_out, refits, comparison.folder_of(cache), progress)
+    rows = comparison.tidy(done).replace({"space": {"map": basis, "metric": f"{basis}_metric", "": basis}})
+    sentence = evaluation.split_sentence(str(hold_out), [stage.held_out for stage in stages])
+    return str(hold_out), rows.drop(columns=["method", "seed"]), sentence
 
 
 def _hold_out(text: str) -> str | float:
@@ -267,15 +280,15 @@ def _hold_out(text: str) -> str | float:
         return text
 
 
-def _drawn(adata: AnnData, hold_out: str | float, keys: list[str]) -> str:
-    """Say how the cells in a split were chosen, as far as `fit` wrote it down."""
-    record = _record(adata, keys[0])
-    own = record is not None and hold_out == _split_of(adata, keys[0])
-    return record["settings"]["hold_out"] if record is not None and own else str(hold_out)
+def _drawn(adata: AnnData, hold_out: str | float) -> str:
+    """Say how the cells of a split were chosen, as far as `fit` wrote it down."""
+    column = str(hold_out)
+    record = _record(adata, "X_tt" if column == "tt_split" else column.removesuffix("_split"))
+    return record["settings"]["hold_out"] if record is not None and column.endswith("_split") else column
 
 
 def _null_fit(stage: Stage, basis: str) -> Null | None:
-    """Fit a basis on permuted labels, if `fit` wrote it for these labels and the table is still the one it saw."""
+    """Fit a basis again on permuted labels, if it was fitted on these labels and the table still allows it."""
     from tripletomics.tl import comparison
 
     record = _record(stage.question.adata, basis)
@@ -283,5 +296,9 @@ def _null_fit(stage: Stage, basis: str) -> Null | None:
         return None
     try:
         return stage.task(comparison.settings_written(record["settings"])).null()
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError) as error:
+        warnings.warn(
+            f"{basis} cannot be fitted again, so its null permutes the labels of the scored cells: {error}",
+            stacklevel=4,
+        )
         return None
