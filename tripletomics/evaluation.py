@@ -75,10 +75,11 @@ METRICS = {
     "cells_per_second": Metric("cells per second", "cost"),
 }
 
-PERMUTED, SHUFFLED, REFITTED = (
+PERMUTED, SHUFFLED, REFITTED, UNUSED = (
     "labels of the scored cells permuted",
     "places of the scored cells shuffled",
     "fit on permuted labels",
+    "labels permuted, of which the fit uses none",
 )
 COLUMNS = ["metric", "type", "split", "value", "null"]
 

@@ -93,8 +93,8 @@ def methods_text(
         "without labels.",
         "Each label score stands beside its null: the same fit on permuted labels"
         + (" (for tripletomics of a sixth of the steps and at most 4,000 cells)" if own else "")
-        + ", or for methods that use no labels the same places scored by permuted ones. The null of structure shuffles "
-        "the places of the scored cells.",
+        + ", or for methods that use no labels the same places scored by permuted ones, those of the reference "
+        "included. The null of structure shuffles the places of the scored cells.",
         f"Values are means ± standard deviations over {len(seeds)} seeds." if len(seeds) > 1 else "",
         f"Python {versions['python']}, {versions['cores']} CPU cores.",
     ]

@@ -23,7 +23,7 @@ import scipy.sparse as sp
 
 import tripletomics
 from tripletomics import baselines, evaluation, features, files, labels, pp
-from tripletomics.evaluation import PERMUTED, REFITTED, Truth
+from tripletomics.evaluation import REFITTED, UNUSED, Truth
 from tripletomics.tl import fitting
 
 if TYPE_CHECKING:
@@ -224,9 +224,10 @@ def _nulls(stage: Stage, method: str, places: dict[str, np.ndarray], task: fitti
         null = task.null()
         other, seen, how = null.places, truth.of(null.rows, null.codes), REFITTED
     else:
-        taught = baselines.METHODS[method].uses_labels
-        seen = truth.permuted(stage.seed, np.full(len(truth.codes), True) if taught else truth.held_out)
-        other, how = (stage.place(method, seen.codes), REFITTED) if taught else (places, PERMUTED)
+        seen = truth.permuted(stage.seed, np.full(len(truth.codes), True))
+        other, how = places, UNUSED
+        if baselines.METHODS[method].uses_labels:
+            other, how = stage.place(method, seen.codes), REFITTED
     tables = [evaluation.null_of_labels(other[space], seen, stage.seed, how).assign(space=space) for space in places]
     tables += [evaluation.null_of_places(z, truth, stage.seed).assign(space=space) for space, z in places.items()]
     return tables
