@@ -14,6 +14,7 @@ import scipy.sparse as sp
 import torch
 
 import tripletomics as tt
+from tripletomics import cli
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -69,3 +70,19 @@ def counts():
     adata.obs["kind"] = np.array(["a", "b", "c"])[kinds]
     adata.obs["donor"] = [f"d{i}" for i in random.integers(5, size=300)]
     return adata
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line in this process; give its exit status, stdout and stderr."""
+
+    def run(*arguments):
+        status = 0
+        capsys.readouterr()
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as leave:
+            status = leave.code
+        return status, *capsys.readouterr()
+
+    return run

@@ -61,22 +61,6 @@ def source(pbmc, tmp_path):
     return tmp_path / "cells.h5ad"
 
 
-@pytest.fixture
-def run(capsys):
-    """Run a command line in this process; give its exit status, stdout and stderr."""
-
-    def run(*arguments):
-        status = 0
-        capsys.readouterr()
-        try:
-            cli.main([str(argument) for argument in arguments])
-        except SystemExit as leave:
-            status = leave.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
 def files(folder):
     return sorted(path.name for path in folder.iterdir())
 

@@ -12,21 +12,6 @@ QUICK = ["--methods", "pca2", "tt:steps=10", "--seeds", "1", "--cache", "none", 
 
 
 @pytest.fixture
-def run(capsys):
-    """Run a command line in this process; give its exit status, stdout and stderr."""
-
-    def run(*arguments):
-        status = 0
-        try:
-            cli.main([str(argument) for argument in arguments])
-        except SystemExit as leave:
-            status = leave.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def source(counts, tmp_path):
     counts.obs["one"] = "same"
     counts.write_h5ad(tmp_path / "cells.h5ad")

@@ -35,10 +35,10 @@ def knn_votes(z: np.ndarray, y: np.ndarray, query: np.ndarray | None = None, cla
     z, y = z[y >= 0], y[y >= 0]
     classes = int(y.max(initial=-1)) + 1 if classes is None else classes
     queries = len(y) if query is None else len(query)
-    k = min(NEIGHBOURS, len(y) - (query is None))
+    others = len(y) - (query is None)
+    k, more = min(NEIGHBOURS, others), min(NEIGHBOURS + 1, others)
     if k < 1:
         return np.full((queries, classes), np.nan)
-    more = min(k + 1, len(y) - (query is None))
     distance, near = neighbours(z, query, more)
     cells = np.arange(queries)[:, None] * classes + y[near[:, :k]]
     votes = np.bincount(cells.ravel(), minlength=queries * classes).reshape(queries, classes) / k
