@@ -62,8 +62,8 @@ METRIC_DIM, LR = 32, 1e-3
 
 
 @functools.lru_cache(maxsize=2)
-def prepare(name: str, seed: int, unseen: bool) -> tuple[Memory, features.Features, np.ndarray, np.ndarray]:
-    """Return scaled cells, the gene contract, codes and which cells are held out (those of unseen types)."""
+def prepare(name: str, seed: int, unseen: bool) -> tuple[Memory, np.ndarray, np.ndarray, np.ndarray]:
+    """Return scaled cells, principal components, codes and which cells are held out (those of unseen types)."""
     adata = ad.read_h5ad(Path(os.environ["TRIPLETOMICS_DATA"]) / f"{name}.h5ad")
     x = pp.matrix(adata, None)
     codes, classes = labels.encode(pp.column(adata, "cell_type", "label"), labels.UNLABELLED)
@@ -73,10 +73,10 @@ def prepare(name: str, seed: int, unseen: bool) -> tuple[Memory, features.Featur
     else:
         held_out = pp.split(adata, SETS[name], codes, seed)
     counts = pp.decide_counts(x, "auto")
-    genes = pp.choose_genes(adata, x, ~held_out, counts)
-    x = pp.take(x, genes)
-    contract = features.fit(x[~held_out], adata.var_names[genes].tolist(), counts, seed)
-    return Memory(contract.normalise(x), contract.standardise), contract, codes, held_out
+    choice = pp.choose_genes(adata, x, ~held_out, counts)
+    x = pp.take(x, choice.columns)
+    contract = features.fit(x[~held_out], adata.var_names[choice.columns].tolist(), counts, seed, choice)
+    return Memory(contract.normalise(x), contract.standardise), contract.project(x), codes, held_out
 
 
 def encode(cells: Memory, y: np.ndarray, text: str, seed: int, steps: int) -> networks.Encoder:
@@ -97,23 +97,24 @@ def score(text: str, name: str, seed: int) -> dict[str, object]:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     row: dict[str, object] = dict(zip(KEY, (text, name, seed), strict=True))
-    cells, contract, y, held_out = prepare(name, seed, unseen=False)
+    cells, scores, y, held_out = prepare(name, seed, unseen=False)
     train, held = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     if text not in FAMILY:
         encoder = encode(cells.subset(train), y[train], text, seed, training.default_steps(len(train)))
         z = networks.project(encoder, cells, torch.device("cpu")).numpy()
         return row | {"metric_f1": metrics.knn_macro_f1(z[train], y[train], z[held], y[held])}
     trained, _ = training.learn(
-        training.start("cpu", "auto"), cells, y, train, held, components=contract.components, groups=None,
+        training.start("cpu", "auto"), cells, y, train, held, scores=scores, groups=None,
         loss=losses.make(text), mlp=networks.MLP(), augment=augment.make("mask"), structure=0.5, dim=2,
         metric_dim=METRIC_DIM, batch_size=None, steps=training.default_steps(len(train)), lr=LR, seed=seed,
     )  # fmt: skip
-    z, m = place(trained, cells)
+    places = place(trained, cells, scores)
+    z, m = places["metric"], places["map"]
     row["metric_f1"] = metrics.knn_macro_f1(z[train], y[train], z[held], y[held])
     row["map_f1"] = metrics.knn_macro_f1(m[train], y[train], m[held], y[held])
     row["map_at_r"] = metrics.map_at_r(z[train], y[train], z[held], y[held])
 
-    cells, contract, y, unseen = prepare(name, seed, unseen=True)
+    cells, _, y, unseen = prepare(name, seed, unseen=True)
     seen, others = np.flatnonzero(~unseen & (y >= 0)), np.flatnonzero(unseen)
     encoder = encode(cells.subset(seen), y[seen], text, seed, training.default_steps(len(seen)))
     z = networks.project(encoder, cells.subset(others), torch.device("cpu")).numpy()

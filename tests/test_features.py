@@ -37,20 +37,42 @@ def test_the_input_is_not_changed(counts):
 def test_kinds_of_matrix_agree(counts, kind, dtype):
     dense = counts.X.toarray()
     expected = features.fit(dense, counts.var_names.tolist(), counts=True, seed=0)
-    found = features.fit(kind(dense.astype(dtype)), counts.var_names.tolist(), counts=True, seed=0)
-    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5)
-    np.testing.assert_allclose(found.scale, expected.scale, rtol=1e-5)
-    np.testing.assert_allclose(np.abs(found.components[:2]), np.abs(expected.components[:2]), atol=1e-4)
+    given = kind(dense.astype(dtype))
+    found = features.fit(given, counts.var_names.tolist(), counts=True, seed=0)
+    for name in ("mean", "scale", "cap"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5)
+    projected = found.project(given)
+    assert type(projected) is np.ndarray
+    assert projected.dtype == np.float32
+    np.testing.assert_allclose(np.abs(projected[:, :2]), np.abs(expected.project(dense)[:, :2]), atol=2e-3)
 
 
-def test_components_are_those_of_the_scaled_rows(counts):
+def test_components_are_those_of_scanpys_usual_steps(counts):
     contract = features.fit(counts.X, counts.var_names.tolist(), counts=True, seed=0)
-    rows = contract.standardise(contract.normalise(counts.X).toarray())
-    expected = PCA(50, svd_solver="full").fit(rows)
-    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-5)
-    np.testing.assert_allclose(
-        (rows @ contract.components.T).var(axis=0)[:10], expected.explained_variance_[:10] * 299 / 300, rtol=1e-3
-    )
+    usual = ad.AnnData(counts.X.copy())
+    sc.pp.normalize_total(usual, target_sum=1e4)
+    sc.pp.log1p(usual)
+    x = usual.X.toarray().astype(float)
+    x = np.minimum((x - x.mean(axis=0)) / np.where(x.std(axis=0) > 0, x.std(axis=0), 1), 10)
+    expected = PCA(50, svd_solver="full").fit_transform(x)
+    found = contract.project(counts.X)
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(np.abs(found[:, :3]), np.abs(expected[:, :3]), atol=0.02)
+    np.testing.assert_allclose(found.var(axis=0), expected.var(axis=0), rtol=1e-3)
+
+
+def test_each_use_has_its_genes(counts):
+    choice = features.Choice(np.arange(150), 100, np.arange(150) >= 50, 0.8)
+    contract = features.fit(counts.X[:, :150], counts.var_names[:150].tolist(), True, 0, choice)
+    assert contract.usual_depth == 8000
+    assert contract.normalise(counts.X[:, :150]).shape == (counts.n_obs, 100)
+    assert (contract.axes[:, :50] == 0).all()
+    changed = counts.X[:, :150].toarray()
+    expected = contract.project(changed)
+    total = changed.sum(axis=1)
+    changed[:, :50] = 0
+    changed[:, 0] = total - changed.sum(axis=1)  # the same depth
+    np.testing.assert_allclose(contract.project(changed), expected, atol=1e-3)
 
 
 def test_a_panel_has_unit_variance_and_genes_share_a_scale(counts):
@@ -64,7 +86,7 @@ def test_a_panel_has_unit_variance_and_genes_share_a_scale(counts):
 def test_constant_features_are_finite():
     contract = features.fit(np.ones((10, 3)), ["a", "b", "c"], counts=False, seed=0)
     assert np.isfinite(contract.standardise(np.ones((10, 3), dtype=np.float32))).all()
-    assert np.isfinite(contract.components).all()
+    assert np.isfinite(contract.project(np.ones((10, 3), dtype=np.float32))).all()
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ def test_the_summary_and_the_record_show_the_null(fitted):
         (lambda p: p.write_bytes(b""), "is damaged or not a model file"),
         (lambda p: save_file({"a": torch.zeros(3)}, p), "safetensors file of another program"),
         (lambda p: rewrite(p, format=99), r"written by a newer tripletomics, in format 99"),
+        (lambda p: rewrite(p, format=1), r"written by an older tripletomics, in format 1: fit the model again"),
         (lambda p: rewrite(p, format="?"), "is damaged"),
         (lambda p: rewrite(p, settings={}), "is damaged"),
         (lambda p: rewrite(p, genes=["a"]), "is damaged"),

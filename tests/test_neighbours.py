@@ -3,45 +3,101 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.neighbors import kneighbors_graph
+from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 
+from tripletomics.losses import neighbours
 from tripletomics.losses.neighbours import NEIGHBOURS, Neighbours, data_graph, label_graph
 
 
-def plain_loss(a, b, reference, weight):
-    """The formula of the docstring, one cell at a time."""
-    n = len(a)
-    q = lambda u, v: 1 / (1 + sum((s - t) ** 2 for s, t in zip(u, v, strict=True)))  # noqa: E731
-    total = 0.0
-    for i in range(n):
-        spread = sum(q(a[i], a[j]) for j in range(n) if j != i) + sum(q(a[i], b[j]) for j in range(n))
-        total -= math.log(q(a[i], b[i]) / spread) / n
-    pairs = [(i, j) for i in range(n) for j in range(i)]
-    near = [math.dist(a[i], a[j]) for i, j in pairs]
-    far = [math.dist(reference[i], reference[j]) for i, j in pairs]
-    return total + weight * (1 - np.corrcoef(near, far)[0, 1])
+@pytest.fixture
+def small():
+    """Twelve of twenty cells, with a graph that has gaps, and two groupings."""
+    random = np.random.default_rng(0)
+    graph = np.stack([random.permutation(20)[:5] for _ in range(20)])
+    graph[3] = -1
+    codes = [random.integers(-1, 6, size=20), random.integers(5, size=20)]
+    distances = [abs(random.normal(size=(n, n))) for n in (6, 5)]
+    groupings = [(1.5, codes[0], distances[0] + distances[0].T), (0.5, codes[1], distances[1] + distances[1].T)]
+    return graph, np.array([0.4, 0.3, 0.1, 0.1, 0.1]), groupings, random.permutation(20)[:12]
+
+
+def plain_loss(places, rows, graph, weights, groupings):
+    """The formula of the docstring, one pair at a time."""
+    at = dict(zip(rows.tolist(), places, strict=True))
+    edges = [(w, i, j) for i in at for j, w in zip(graph[i].tolist(), weights, strict=True) if j in at]
+    near = sum(w * math.log1p(math.dist(at[i], at[j]) ** 2) for w, i, j in edges) / sum(w for w, _, _ in edges)
+    apart = [math.log(sum(1 / (1 + math.dist(at[i], at[j]) ** 2) for j in at if j != i)) for i in at]
+    value = near + sum(apart) / len(apart)
+    for importance, codes, distances in groupings:
+        groups = [g for g in range(len(distances)) if any(codes[i] == g for i in at)]
+        centre = {g: np.mean([at[i] for i in at if codes[i] == g], axis=0) for g in groups}
+        rs = []
+        for g in groups:
+            others = [h for h in groups if h != g]
+            in_map = [math.dist(centre[g], centre[h]) for h in others]
+            rs.append(np.corrcoef(in_map, [distances[g, h] for h in others])[0, 1])
+        value += importance * (1 - np.mean(rs))
+    return value
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-@pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_against_a_plain_loop(dim, weight):
-    random = np.random.default_rng(0)
-    a, b, reference = random.normal(size=(12, dim)), random.normal(size=(12, dim)), random.normal(size=(12, 5))
-    value = Neighbours(weight)(*map(torch.from_numpy, (a, b, reference)))
-    assert value.item() == pytest.approx(plain_loss(a.tolist(), b.tolist(), reference.tolist(), weight), rel=1e-9)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_against_a_plain_loop(small, dim, grouped):
+    graph, weights, groupings, rows = small
+    groupings = groupings if grouped else []
+    a = 3 * np.random.default_rng(1).normal(size=(12, dim))
+    loss = Neighbours(graph, weights, groupings).double()
+    value = loss(torch.from_numpy(a), torch.from_numpy(rows))
+    assert value.item() == pytest.approx(plain_loss(a.tolist(), rows, graph, weights, groupings), rel=1e-5)
 
 
-def test_gradient():
-    random = np.random.default_rng(1)
-    a, b, reference = (torch.from_numpy(random.normal(size=(6, d))) for d in (2, 2, 4))
-    a.requires_grad_(), b.requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, b: Neighbours()(a, b, reference), (a, b))
+@pytest.mark.parametrize("dim", [2, 3])
+def test_gradient(small, dim):
+    graph, weights, groupings, rows = small
+    loss = Neighbours(graph, weights, groupings).double()
+    a = torch.from_numpy(np.random.default_rng(1).normal(size=(12, dim))).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a: loss(a, torch.from_numpy(rows)), (a,))
 
 
-def test_coinciding_places_have_a_finite_gradient():
-    a = torch.zeros(8, 2, requires_grad=True)
-    Neighbours()(a, a, torch.randn(8, 3)).backward()
+def test_it_does_not_hang_on_where_the_map_lies_or_on_the_order_of_the_batch(small):
+    graph, weights, groupings, rows = small
+    loss = Neighbours(graph, weights, groupings)
+    a, rows = torch.randn(12, 2, generator=torch.Generator().manual_seed(0)), torch.from_numpy(rows)
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]])
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    for other in (loss(a @ turn + 100, rows), loss(a[order], rows[order])):
+        torch.testing.assert_close(other, loss(a, rows), rtol=1e-3, atol=1e-3)
+
+
+def test_coinciding_places_and_absent_edges_have_a_finite_gradient(small):
+    _, weights, groupings, rows = small
+    a = torch.zeros(12, 2, requires_grad=True)
+    Neighbours(np.full((20, 5), -1), weights, groupings)(a, torch.from_numpy(rows)).backward()
     assert torch.isfinite(a.grad).all()
+
+
+def test_the_graph_of_the_data_alone_at_structure_1():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(90, 4)).astype(np.float32), random.integers(4, size=90)
+    one, other = (neighbours.fit(x, codes, 1.0, 0) for codes in (y, random.permutation(y)))
+    assert one.state_dict().keys() == other.state_dict().keys()
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
+    np.testing.assert_array_equal(one.graph, data_graph(x))
+
+
+@pytest.mark.parametrize("structure", [0.0, 0.25, 0.5])
+def test_the_dial_weighs_the_graphs(structure):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(90, 4)).astype(np.float32), random.integers(-1, 4, size=90)
+    loss = neighbours.fit(x, y, structure, 0)
+    of_data, of_labels = loss.weights[:-NEIGHBOURS], loss.weights[-NEIGHBOURS:]
+    assert of_data.sum() == pytest.approx(math.sqrt(structure))
+    assert of_labels.sum() == pytest.approx(1 - math.sqrt(structure))
+    same = loss.graph[:, -NEIGHBOURS:].numpy()
+    assert (y[same[y >= 0]] == y[y >= 0, None]).all()
+    np.testing.assert_array_equal(same[y < 0], data_graph(x)[y < 0])  # an unlabelled cell has the data's
+    assert loss.importance == [1.0, 2 * (1 - structure)]
 
 
 def test_data_graph_against_scikit_learn():
@@ -50,6 +106,12 @@ def test_data_graph_against_scikit_learn():
     found = np.zeros_like(expected)
     found[np.arange(60)[:, None], data_graph(x)] = True
     np.testing.assert_array_equal(found, expected)
+
+
+def test_radius_is_the_distance_to_the_last_neighbour():
+    x = np.random.default_rng(0).normal(size=(60, 4))
+    distances, _ = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(x).kneighbors()
+    assert neighbours.radius(x, 0) == pytest.approx(np.median(distances[:, -1]))
 
 
 def test_label_graph_stays_within_types():
@@ -63,5 +125,20 @@ def test_label_graph_stays_within_types():
     assert {len(set(row)) for row in graph[73:76].tolist()} == {2}  # a small type: everybody else of it
 
 
-def test_tiny_tables_have_fewer_neighbours():
-    assert data_graph(np.random.default_rng(0).normal(size=(4, 2))).shape == (4, 3)
+@pytest.mark.parametrize("n", [2, 4, 12])
+def test_tiny_tables_have_fewer_neighbours_and_clusters(n):
+    x = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    assert data_graph(x).shape == (n, min(n - 1, NEIGHBOURS))
+    loss = neighbours.fit(x, np.arange(n) % 2, 0.5, 0)
+    a = torch.randn(n, 2, requires_grad=True)
+    loss(a, torch.arange(n)).backward()
+    assert torch.isfinite(a.grad).all()
+
+
+def test_clusters_find_blobs_without_labels():
+    random = np.random.default_rng(0)
+    y = np.repeat(np.arange(5), 100)
+    x = random.normal(size=(500, 3)).astype(np.float32) + 40 * random.normal(size=(5, 3)).astype(np.float32)[y]
+    codes = neighbours.clusters(x, 0)
+    assert 5 < len(np.unique(codes)) <= 30
+    assert all(len(np.unique(y[codes == code])) == 1 for code in np.unique(codes))

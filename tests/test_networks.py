@@ -10,9 +10,9 @@ from tripletomics.sources import Memory
 @pytest.fixture
 def head():
     torch.manual_seed(0)
-    head = MapHead(n_genes=9, n_components=6, metric_dim=4, dim=2)
+    head = MapHead(n_components=6, metric_dim=4, dim=2)
     scores, z = torch.randn(50, 6) * torch.tensor([5.0, 3, 2, 1, 1, 1]), torch.randn(50, 4)
-    head.fit_inputs(torch.linalg.qr(torch.randn(9, 6))[0].T, scores, z, structure=0.5)
+    head.fit_inputs(scores, z, structure=0.5, radius=1.0)
     return head, scores, z
 
 
@@ -26,16 +26,27 @@ def test_the_map_starts_as_the_first_principal_components(head):
 
 def test_labels_do_not_reach_the_map_at_structure_1(head):
     head, scores, z = head
-    head.fit_inputs(head.components, scores, z, structure=1)
+    head.fit_inputs(scores, z, structure=1, radius=1.0)
     assert torch.equal(head(head.inputs(scores, z)), head(head.inputs(scores, torch.randn(50, 4))))
 
 
+def test_the_blur_is_a_share_of_the_way_to_a_neighbour(head):
+    head, scores, z = head
+    inputs = head.inputs(scores, z).repeat(200, 1)
+    moved = head.jitter(inputs, torch.Generator().manual_seed(0)) - inputs
+    # in units of the components: 0.4 of the radius (1), which holds all six of them together
+    assert (moved[:, :6] * head.spread / 10).square().sum(dim=1).mean().sqrt() == pytest.approx(0.4, rel=0.02)
+    assert moved[:, 6:].std() == pytest.approx(0.5 * 2, rel=0.02)  # half the spread of z, at its weight
+
+
 def test_a_cell_does_not_hang_on_the_cells_beside_it(head):
-    head, _, _ = head
+    head, scores, _ = head
     both = Networks(Encoder(MLP(), 9, 4), head)
-    x = torch.randn(20, 9)
-    for together, alone in zip(both(x), zip(*(both(x[i : i + 1]) for i in range(20)), strict=True), strict=True):
-        torch.testing.assert_close(together, torch.cat(alone))
+    x = np.random.default_rng(0).normal(size=(20, 9)).astype(np.float32)
+    together = both.place(Memory(x), scores[:20])
+    alone = [both.place(Memory(x[i : i + 1]), scores[i : i + 1]) for i in range(20)]
+    for a, b in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(a, torch.cat(b))
 
 
 def test_project_is_the_network_in_chunks():

@@ -2,6 +2,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scipy.sparse as sp
 
 from tripletomics import features, pp
@@ -46,9 +47,11 @@ def test_named_groups_and_boolean_columns(hold_out, expected):
 
 def test_genes_marked_by_the_user(pbmc):
     pbmc.var["highly_variable"] = np.arange(pbmc.n_vars) % 3 == 0
-    assert pp.choose_genes(pbmc, pbmc.X, np.ones(700, bool), False).tolist() == list(range(0, pbmc.n_vars, 3))
+    choice = pp.choose_genes(pbmc, pbmc.X, np.ones(700, bool), False)
+    assert choice.columns.tolist() == list(range(0, pbmc.n_vars, 3))
+    assert choice.n_seen == choice.dispersed.sum() == len(choice.columns)
     pbmc.var["highly_variable"] = False
-    assert len(pp.choose_genes(pbmc, pbmc.X, np.ones(700, bool), False)) == pbmc.n_vars
+    assert len(pp.choose_genes(pbmc, pbmc.X, np.ones(700, bool), False).columns) == pbmc.n_vars
 
 
 @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, np.asarray])
@@ -59,7 +62,27 @@ def test_most_variable_genes_of_the_training_cells(kind):
     x[300:] *= 100 * random.random(2500)  # held-out cells vary elsewhere
     adata, train = ad.AnnData(x.astype(np.float32)), np.arange(400) < 300
     expected = np.sort(np.argsort(-x[:300].astype(np.float32).var(axis=0))[:2000])
-    np.testing.assert_array_equal(pp.choose_genes(adata, kind(x.astype(np.float32)), train, False), expected)
+    choice = pp.choose_genes(adata, kind(x.astype(np.float32)), train, False)
+    np.testing.assert_array_equal(choice.columns, expected)
+    assert choice.n_seen == choice.dispersed.sum() == 2000
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_of_counts_the_dispersed_genes_are_scanpys(kind):
+    random = np.random.default_rng(0)
+    x = random.negative_binomial(1, 0.5, size=(300, 3000)) * (random.random((300, 3000)) < random.random(3000))
+    train = np.arange(300) < 200
+    choice = pp.choose_genes(ad.AnnData(x), kind(x), train, True)
+    usual = ad.AnnData(sp.csr_matrix(x[train].astype(np.float32)))
+    sc.pp.normalize_total(usual, target_sum=1e4)
+    sc.pp.log1p(usual)
+    expected = sc.pp.highly_variable_genes(usual, n_top_genes=2000, inplace=False)["highly_variable"].to_numpy()
+    assert set(choice.columns[choice.dispersed]) == set(np.flatnonzero(expected))
+    seen = choice.columns[: choice.n_seen]
+    assert choice.n_seen == 2000
+    assert set(seen) == set(np.argsort(-usual.X.toarray().var(axis=0))[:2000])
+    share = x[train][:, choice.columns].sum(axis=1) / x[train].sum(axis=1)
+    assert choice.share == pytest.approx(np.median(share))
 
 
 @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, np.asarray])

@@ -2,11 +2,10 @@ import itertools
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tripletomics.samplers import Balanced, Edges, shares
+from tripletomics.samplers import Balanced, Neighbourhoods, shares
 
 
 def take(sampler, n):
@@ -86,14 +85,20 @@ def test_same_seed_same_batches():
         np.testing.assert_array_equal(a[0], b[0])
 
 
-@pytest.mark.parametrize("structure", [0.0, 0.3, 1.0])
-def test_edges_come_from_the_graphs_in_the_stated_share(structure):
-    n, k = 50, 4
-    data = (np.arange(n)[:, None] + 1 + np.arange(k)) % n
-    labels = (np.arange(n)[:, None] + 11 + np.arange(k)) % n
-    labels[7] = -1  # an unlabelled cell has neighbours in the data only
-    i, j = (np.concatenate(x) for x in zip(*take(Edges(data, labels, structure, 500, 0), 10), strict=True))
-    step = (j - i) % n
-    assert np.isin(step, [1, 2, 3, 4, 11, 12, 13, 14]).all()
-    assert (step[i == 7] <= 4).all()
-    assert (step[i != 7] <= 4).mean() == pytest.approx(structure, abs=0.03)
+def test_a_small_table_gives_random_cells():
+    graph = (np.arange(60)[:, None] + 1 + np.arange(4)) % 60
+    drawn = [rows for (rows,) in take(Neighbourhoods(graph, 40, 0), 50)]
+    assert all(len(set(rows)) == 40 for rows in drawn)
+    assert np.bincount(np.concatenate(drawn)).min() > 20
+    assert len(next(iter(Neighbourhoods(graph, 500, 0)))[0]) == 60
+
+
+def test_in_a_large_table_cells_bring_neighbours():
+    n = 5000
+    graph = (np.arange(n)[:, None] + 1 + np.arange(4)) % n
+    graph[7] = -1
+    for (rows,) in take(Neighbourhoods(graph, 100, 0), 50):
+        assert len(set(rows)) == len(rows) <= 100
+        assert rows.min() >= 0
+        edges = np.isin(graph[rows], rows).sum()
+        assert edges > 40  # of 75 drawn; of random cells there would be 8

@@ -16,6 +16,35 @@ from tripletomics.sources import Matrix
 
 N_COMPONENTS = 50
 PANEL = 100  # fewer features than this are a panel of proteins, each on a scale of its own
+DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
+CUT = 10  # standard deviations above the mean at which a value is cut
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which genes of a table a model takes.
+
+    Attributes
+    ----------
+    columns
+        Numbers of the columns; those that the encoder sees come first.
+    n_seen
+        How many the encoder sees.
+    dispersed
+        Boolean (columns,): the genes of the principal components.
+    share
+        Median share of a training cell's counts that these genes hold.
+    """
+
+    columns: np.ndarray
+    n_seen: int
+    dispersed: np.ndarray
+    share: float
+
+    @classmethod
+    def every(cls, columns: np.ndarray, share: float = 1.0) -> Choice:
+        """Take the columns for everything."""
+        return cls(columns, len(columns), np.ones(len(columns), dtype=bool), share)
 
 
 @dataclass(frozen=True)
@@ -28,31 +57,45 @@ class Features:
         Names in the model's order.
     counts
         Whether values are counts, which are normalised to `depth` and log-transformed.
-    depth
-        Median counts of a training cell over `genes`; 1 without counts.
+    n_seen
+        The encoder sees so many of the genes, the first ones.
+    counts
+        Whether values are counts, which are scaled to a depth and log-transformed.
     like_counts
         Whether the training matrix looked like counts; a query must look the same.
-    mean, scale
-        float32 (genes,): a network sees ``(x - mean) / scale``.
-    components
-        float32 (components, genes): principal axes of the scaled training cells.
+    depth, mean, scale
+        For the encoder: the median counts of a training cell over `genes` (1 without counts), and what its rows are
+        scaled by, float32 (n_seen,): it sees ``(x - mean) / scale``.
+    usual_depth, cap, axes, offset
+        For the principal components, which are scanpy's: counts of a cell over `genes` that are 10,000 over all genes
+        of the table; where larger values are cut, float32 (genes,), 10 standard deviations above the mean; and what
+        takes the cut rows to their components, float32 (components, genes) and (components,).
     """
 
     genes: list[str]
+    n_seen: int
     counts: bool
-    depth: float
     like_counts: bool
+    depth: float
     mean: np.ndarray
     scale: np.ndarray
-    components: np.ndarray
+    usual_depth: float
+    cap: np.ndarray
+    axes: np.ndarray
+    offset: np.ndarray
 
     def normalise(self, x: Matrix) -> Matrix:
-        """Return float32 rows, counts normalised and logged; sparse stays sparse and becomes CSR."""
-        return normalise(x, self.depth) if self.counts else _float32(x)
+        """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse, becoming CSR."""
+        return (normalise(x, self.depth) if self.counts else _float32(x))[:, : self.n_seen]
 
     def standardise(self, rows: np.ndarray) -> np.ndarray:
         """Scale dense normalised rows."""
         return (rows - self.mean) / self.scale
+
+    def project(self, x: Matrix) -> np.ndarray:
+        """Return principal components: float32 (cells, components)."""
+        rows = cut(normalise(x, self.usual_depth) if self.counts else _float32(x), self.cap)
+        return rows @ self.axes.T - self.offset
 
 
 def normalise(x: Matrix, depth: float) -> Matrix:
@@ -74,6 +117,15 @@ def median_depth(x: Matrix) -> float:
     return float(np.median(total[total > 0])) if (total > 0).any() else 1.0
 
 
+def cut(x: Matrix, cap: np.ndarray) -> Matrix:
+    """Lower the values of every column that are above its cap; of a sparse matrix the stored ones."""
+    if not sp.issparse(x):
+        return np.minimum(x, cap)
+    lowered = x.copy()
+    np.minimum(lowered.data, cap[lowered.indices], out=lowered.data)
+    return lowered
+
+
 def looks_like_counts(x: Matrix) -> bool:
     """Tell counts, of molecules or (non-integer) of reads, from log-transformed values and protein intensities.
 
@@ -91,7 +143,7 @@ def looks_like_counts(x: Matrix) -> bool:
     return wide and bool(values.max() > 30)  # log1p of 1e13
 
 
-def fit(x: Matrix, genes: list[str], counts: bool, seed: int) -> Features:
+def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | None = None) -> Features:
     """Fit normalisation, scaling and principal components on training rows.
 
     Parameters
@@ -104,33 +156,56 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int) -> Features:
         Whether to normalise and log-transform.
     seed
         For the solver of the principal components.
+    choice
+        What the genes are for; by default all of them for everything.
+
+    References
+    ----------
+    The principal components are those of the usual pipeline (dispersed genes, unit variance, cut at 10 standard
+    deviations): Satija, Farrell, Gennert, Schier & Regev 2015; Wolf, Angerer & Theis 2018.
     """
-    like_counts = looks_like_counts(x)
-    depth = median_depth(x) if counts else 1.0
-    x = normalise(x, depth) if counts else _float32(x)
-    mean, variance = mean_and_variance(x)
-    deviation = np.sqrt(variance)
+    choice = Choice.every(np.arange(x.shape[1])) if choice is None else choice
+    depth, usual_depth = (median_depth(x), DEPTH * choice.share) if counts else (1.0, 1.0)
+    seen = (normalise(x, depth) if counts else _float32(x))[:, : choice.n_seen]
+    mean, variance = mean_and_variance(seen)
     if x.shape[1] < PANEL:
-        scale = np.where(deviation > 0, deviation, 1)
+        scale = np.where(variance > 0, np.sqrt(variance), 1)
     else:
         # one scale for all genes: how much a logged gene varies is signal, and a quiet one is mostly noise
-        scale = np.full(len(deviation), np.sqrt(variance.mean()) or 1)
-    # in float64, so that sparse and dense give the same axes where two components are nearly as strong as each other
-    scaled = x.multiply(1 / scale).tocsr() if sp.issparse(x) else x / scale
-    if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS:
-        scaled, solver, most = (scaled.toarray() if sp.issparse(x) else scaled), "full", min(x.shape)
-    else:
-        solver, most = "arpack", min(x.shape) - 1
-    axes = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed).fit(scaled).components_
+        scale = np.full(len(variance), np.sqrt(variance.mean()) or 1)
+    cap, axes, offset = _principal(normalise(x, usual_depth) if counts else _float32(x), choice.dispersed, seed)
     return Features(
         genes=genes,
+        n_seen=choice.n_seen,
         counts=counts,
+        like_counts=looks_like_counts(x),
         depth=depth,
-        like_counts=like_counts,
         mean=mean.astype(np.float32),
         scale=scale.astype(np.float32),
-        components=axes.astype(np.float32),
+        usual_depth=usual_depth,
+        cap=cap,
+        axes=axes,
+        offset=offset,
     )
+
+
+def _principal(x: Matrix, dispersed: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit principal components of the dispersed genes with unit variance: caps, axes and offset for rows of all."""
+    mean, variance = mean_and_variance(x)
+    cap = (mean + CUT * np.sqrt(variance)).astype(np.float32)
+    columns = np.flatnonzero(dispersed)
+    unit = np.where(variance > 0, np.sqrt(variance), 1)[columns]
+    # in float64, so that sparse and dense give the same axes where two components are nearly as strong as each other
+    x = cut(x, cap)[:, columns]
+    x = x.multiply(1 / unit).tocsr() if sp.issparse(x) else x / unit
+    if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS:
+        x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
+    else:
+        solver, most = "arpack", min(x.shape) - 1
+    pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed).fit(x)
+    axes = np.zeros((len(pca.components_), len(dispersed)), dtype=np.float32)
+    axes[:, columns] = pca.components_ / unit
+    return cap, axes, (pca.components_ @ pca.mean_).astype(np.float32)
 
 
 def mean_and_variance(x: Matrix) -> tuple[np.ndarray, np.ndarray]:

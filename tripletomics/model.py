@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from tripletomics import files, metrics
 from tripletomics.features import Features
 from tripletomics.labels import NO_SIGNAL
-from tripletomics.networks import Encoder, MapHead, Networks, make, project
+from tripletomics.networks import Encoder, MapHead, Networks, make
 from tripletomics.sources import Matrix, Memory
 
-FORMAT = 1  # of the file; raised when an older program could not read it
+FORMAT = 2  # of the file; raised when an older program could not read it
 SUFFIX = ".tt"
+ARRAYS = ("mean", "scale", "cap", "axes", "offset")  # of the features
 
 
 @dataclass
@@ -94,7 +95,8 @@ class Model:
                 f"x has shape {x.shape}: pass cells by the model's {len(self.features.genes)} genes, in the order of "
                 "model.features.genes."
             )
-        places = place(self.networks, Memory(self.features.normalise(x), self.features.standardise))
+        source = Memory(self.features.normalise(x), self.features.standardise)
+        places = place(self.networks, source, self.features.project(x))
         return places["metric"], places["map"]
 
     def summary(self) -> str:
@@ -142,14 +144,15 @@ class Model:
         path = files.check_writable(path, SUFFIX)
         tensors = {
             **self.networks.state_dict(),
-            "features.mean": torch.from_numpy(self.features.mean),
-            "features.scale": torch.from_numpy(self.features.scale),
+            **{f"features.{name}": torch.from_numpy(getattr(self.features, name)) for name in ARRAYS},
         }
         header = self.record() | {
             "format": FORMAT,
             "genes": self.features.genes,
+            "n_seen": self.features.n_seen,
             "counts": self.features.counts,
             "depth": self.features.depth,
+            "usual_depth": self.features.usual_depth,
             "like_counts": self.features.like_counts,
             "classes": self.classes,
             "history": {
@@ -186,14 +189,13 @@ def load(path: str | Path) -> Model:
         raise ValueError(f"{str(path)!r} is a safetensors file of another program, not a tripletomics model.")
     try:
         header = json.loads(text)
-        newer = header["format"] > FORMAT
-        model = None if newer else _assemble(header, tensors)
+        age = int(header["format"]) - FORMAT
+        model = None if age else _assemble(header, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{str(path)!r} is damaged: {error}") from None
     if model is None:
-        raise ValueError(
-            f"{str(path)!r} was written by a newer tripletomics, in format {header['format']}: update this one."
-        )
+        which, cure = ("a newer", "update this one") if age > 0 else ("an older", "fit the model again")
+        raise ValueError(f"{str(path)!r} was written by {which} tripletomics, in format {header['format']}: {cure}.")
     return model
 
 
@@ -201,18 +203,20 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
     """Build a model from the header and the tensors of its file."""
     features = Features(
         genes=known["genes"],
+        n_seen=known["n_seen"],
         counts=known["counts"],
-        depth=known["depth"],
         like_counts=known["like_counts"],
-        mean=tensors["features.mean"].numpy(),
-        scale=tensors["features.scale"].numpy(),
-        components=tensors["map_head.components"].numpy(),
+        depth=known["depth"],
+        usual_depth=known["usual_depth"],
+        **{name: tensors[f"features.{name}"].numpy() for name in ARRAYS},
     )
+    if features.axes.shape[1] != len(features.genes):
+        raise ValueError(f"{len(features.genes)} genes, but values for {features.axes.shape[1]}")
     settings = known["settings"]
     metric_dim, dim = int(settings["metric_dim"]), int(settings["dim"])
     networks = Networks(
-        Encoder(make(settings["encoder"]), len(features.genes), metric_dim),
-        MapHead(len(features.genes), len(features.components), metric_dim, dim),
+        Encoder(make(settings["encoder"]), features.n_seen, metric_dim),
+        MapHead(len(features.axes), metric_dim, dim),
     )
     networks.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("features.")})
     return Model(
@@ -232,12 +236,10 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
     )
 
 
-def place(networks: Networks, source: Memory) -> dict[str, np.ndarray]:
-    """Place all rows of a source on the ``"map"`` and in the ``"metric"`` space."""
-    device = networks.map_head.spread.device
-    places = project(lambda x: torch.cat(networks(x), dim=1), source, device).cpu().numpy()
-    width = networks.encoder.metric_head.out_features
-    return {"map": places[:, width:].copy(), "metric": places[:, :width].copy()}
+def place(networks: Networks, source: Memory, scores: np.ndarray) -> dict[str, np.ndarray]:
+    """Place all rows of a source, with their principal components, on the ``"map"`` and in the ``"metric"`` space."""
+    z, m = networks.place(source, torch.from_numpy(scores))
+    return {"map": m.cpu().numpy(), "metric": z.cpu().numpy()}
 
 
 def score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -68,25 +69,25 @@ class MapHead(nn.Module):
 
     Parameters
     ----------
-    n_genes, n_components, metric_dim
-        Widths of the scaled genes, their principal components and the metric space.
+    n_components, metric_dim
+        Widths of the principal components and of the metric space.
     dim
         2 or 3.
     """
 
-    def __init__(self, n_genes: int, n_components: int, metric_dim: int, dim: int) -> None:
+    def __init__(self, n_components: int, metric_dim: int, dim: int) -> None:
         super().__init__()
-        self.components: Tensor
+        self.n_components = n_components
+        self.blur = 0.0  # of the principal components in training
         self.spread: Tensor
         self.z_mean: Tensor
         self.z_scale: Tensor
         self.z_weight: Tensor
-        self.register_buffer("components", torch.zeros(n_components, n_genes))
         self.register_buffer("spread", torch.ones(()))
         self.register_buffer("z_mean", torch.zeros(metric_dim))
         self.register_buffer("z_scale", torch.ones(()))
         self.register_buffer("z_weight", torch.zeros(()))
-        self.mlp = MLP(hidden=(128, 64)).build(n_components + metric_dim)
+        self.mlp = MLP(hidden=(128, 128, 64)).build(n_components + metric_dim)
         self.out = nn.Linear(64, dim)
         self.linear = nn.Linear(n_components + metric_dim, dim)
         with torch.no_grad():
@@ -96,33 +97,36 @@ class MapHead(nn.Module):
             axes = min(dim, n_components)
             self.linear.weight[:axes, :axes] = torch.eye(axes) / 3
 
-    def fit_inputs(self, components: Tensor, scores: Tensor, z: Tensor, structure: float) -> None:
+    def fit_inputs(self, scores: Tensor, z: Tensor, structure: float, radius: float) -> None:
         """Take the scales of the two inputs from the training cells.
 
         Parameters
         ----------
-        components
-            Principal axes (components, genes) of the scaled training cells.
         scores, z
-            Their scores (cells, components) and metric space (cells, metric_dim).
+            Principal components (cells, components) and metric space (cells, metric_dim).
         structure
             In [0, 1].
+        radius
+            Distance of the principal components to a cell's neighbours.
         """
-        self.components = components
         self.spread = scores[:, 0].std(correction=0).clamp(min=1e-6)
         self.z_mean = z.mean(dim=0)
         self.z_scale = (z - self.z_mean).std(correction=0).clamp(min=1e-6)
         self.z_weight = z.new_tensor(4 * (1 - structure))
+        self.blur = 0.4 * 10 * radius / float(self.spread) / math.sqrt(self.n_components)
 
     def inputs(self, scores: Tensor, z: Tensor) -> Tensor:
-        """Return what `forward` takes, from principal component scores and the metric space."""
-        return torch.cat([3 * scores / self.spread, self.z_weight * (z - self.z_mean) / self.z_scale], dim=1)
+        """Return what `forward` takes, from principal components and the metric space."""
+        return torch.cat([10 * scores / self.spread, self.z_weight * (z - self.z_mean) / self.z_scale], dim=1)
 
     def jitter(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Blur the inputs of training: a new cell's z is less sure of its type than that of a cell trained on."""
+        """Blur the inputs of training: a new cell's z is less sure of its type than that of a cell trained on.
+
+        The principal components move by less than half the way to a neighbour: more would hide it.
+        """
         noise = torch.randn(inputs.shape, generator=generator, device=inputs.device)
-        n_components = len(self.components)
-        return inputs + torch.cat([0.3 * noise[:, :n_components], 0.5 * self.z_weight * noise[:, n_components:]], dim=1)
+        n = self.n_components
+        return inputs + torch.cat([self.blur * noise[:, :n], 0.5 * self.z_weight * noise[:, n:]], dim=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return map places."""
@@ -136,10 +140,12 @@ class Networks(nn.Module):
         super().__init__()
         self.encoder, self.map_head = encoder, map_head
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z (cells, metric_dim) and map places (cells, dim)."""
-        z = self.encoder(x)
-        return z, self.map_head(self.map_head.inputs(x @ self.map_head.components.T, z))
+    def place(self, source: Memory, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z (cells, metric_dim) and map places (cells, dim) of a source and its principal components."""
+        device = self.map_head.spread.device
+        z = project(self.encoder, source, device)
+        inputs = self.map_head.inputs(scores.to(device), z)
+        return z, project(self.map_head, Memory(inputs.cpu().numpy()), device)
 
 
 @torch.no_grad()

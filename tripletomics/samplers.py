@@ -9,6 +9,7 @@ import numpy as np
 from tripletomics.losses.base import Loss
 
 NEIGHBOURING = 4  # types a batch, where a loss wants neighbours together
+COMPANIONS = 3  # neighbours that a cell of a large table brings along
 
 
 class Balanced:
@@ -100,33 +101,36 @@ def shares(sizes: list[int], total: int) -> list[int]:
     return given
 
 
-class Edges:
-    """Pairs of neighbours: a cell drawn at random, and one of its neighbours in one of two graphs.
+class Neighbourhoods:
+    """Random cells, each once; from a large table, a quarter of them with three of their neighbours each.
 
     Parameters
     ----------
-    data, labels
-        Neighbours (cells, k) in the data and within the cell's type; -1 where there is none.
-    structure
-        Probability of taking the pair from `data`.
+    graph
+        Neighbours (cells, k); -1 where there is none.
     batch_size
-        Pairs a batch.
+        Cells a batch, at most.
     seed
         For the draw.
+
+    Notes
+    -----
+    Neighbours are drawn where a cell of a random batch would have fewer than two of them in it.
     """
 
-    def __init__(self, data: np.ndarray, labels: np.ndarray, structure: float, batch_size: int, seed: int) -> None:
-        self.data, self.labels = data, labels
-        self.structure = structure
-        self.batch_size = batch_size
+    def __init__(self, graph: np.ndarray, batch_size: int, seed: int) -> None:
+        self.graph = graph
+        self.batch_size = min(batch_size, len(graph))
         self.seed = seed
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[np.ndarray]]:
         random = np.random.default_rng(self.seed)
-        n, k = self.data.shape
+        n, k = self.graph.shape
+        if k * self.batch_size >= 2 * n:
+            while True:
+                yield (random.permutation(n)[: self.batch_size],)
         while True:
-            i = random.integers(n, size=self.batch_size)
-            slot = random.integers(k, size=self.batch_size)
-            from_labels = random.random(self.batch_size) >= self.structure
-            j = np.where(from_labels, self.labels[i, slot], self.data[i, slot])
-            yield i, np.where(j >= 0, j, self.data[i, slot])
+            cells = random.integers(n, size=self.batch_size // (1 + COMPANIONS))
+            slots = random.integers(k, size=(len(cells), COMPANIONS))
+            rows = np.unique(np.concatenate([cells, self.graph[cells[:, None], slots].ravel()]))
+            yield (rows[rows >= 0],)

@@ -1,7 +1,7 @@
 """The training loop, and its two uses: the metric space, then the map.
 
-A batch is ``(views, y)``. For the metric space there is one view and y holds class codes. For the map the two views
-are a cell and one of its neighbours, and y holds the cell's principal components.
+A batch is ``(views, y)``. For the metric space there is one view and y holds class codes. For the map y says which
+cells the view shows.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from tripletomics import metrics
 from tripletomics.augment import Mask
+from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
-from tripletomics.losses.neighbours import Neighbours, data_graph, label_graph
 from tripletomics.networks import MLP, Encoder, MapHead, Networks, project
 from tripletomics.parts import did_you_mean
-from tripletomics.samplers import Balanced, Edges
+from tripletomics.samplers import Balanced, Neighbourhoods
 from tripletomics.sources import Memory
 
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, latest held-out score
@@ -31,9 +31,9 @@ BATCH_SIZE = 512
 TRIED_BATCHES = 20  # batches in which a loss must have something to compare
 CHECKS = 6  # times a stage that the held-out cells are scored, for the history alone
 CHECK_CELLS = 1000
-MAP_STEPS = 2  # steps of the map head for one of the encoder: with 2,000 genes they cost half as much
-MAP_LR = 3.0
-MAP_PAIRS = 512
+MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes they cost a quarter
+MAP_LR = 20.0
+MAP_CELLS = 1024
 
 
 def silent(stage: str, step: int, steps: int, loss: float, score: float) -> None:
@@ -76,6 +76,7 @@ def train(
             *loss.train().to(fabric.device).groups(lr),
         ],
         lr=lr,
+        fused=True,
     )
     network, optimizer = fabric.setup(network.train(), optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
@@ -123,7 +124,7 @@ def learn(
     train_rows: np.ndarray,
     held_out_rows: np.ndarray,
     *,
-    components: np.ndarray,
+    scores: np.ndarray,
     groups: np.ndarray | None,
     loss: Loss,
     mlp: MLP,
@@ -145,18 +146,17 @@ def learn(
         Scaled rows of all cells and their codes.
     train_rows, held_out_rows
         Which to train on, and which to score for the history and for nothing else.
-    components
-        Principal axes (components, genes) of the training cells.
+    scores
+        Principal components (cells, components) of all cells.
     groups
         Codes (cells,) of donors or runs.
     """
     source, y_train = cells.subset(train_rows), y[train_rows]
-    axes = torch.from_numpy(components).to(fabric.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = Encoder(mlp, axes.shape[1], metric_dim).to(fabric.device)
+        encoder = Encoder(mlp, len(source.rows(slice(1))[0]), metric_dim).to(fabric.device)
         loss.build(metric_dim, int(y.max()) + 1)
-        head = MapHead(axes.shape[1], axes.shape[0], metric_dim, dim).to(fabric.device)
+        head = MapHead(scores.shape[1], metric_dim, dim).to(fabric.device)
     networks = Networks(encoder, head)
     donors = None if groups is None else groups[train_rows]
     balanced = Balanced(y_train, batch_size or BATCH_SIZE, seed, donors, guide=loss)
@@ -167,15 +167,17 @@ def learn(
     )  # fmt: skip
     history = {"metric": watch.history(curves)}
 
-    z = project(encoder, source, fabric.device)
-    scores = project(lambda x: x @ axes.T, source, fabric.device)
-    head.fit_inputs(axes, scores, z, structure)
-    reference = scores.cpu().numpy()
-    edges = Edges(data_graph(reference), label_graph(reference, y_train), structure, MAP_PAIRS, seed)
+    z, known = project(encoder, cells, fabric.device), torch.from_numpy(scores).to(fabric.device)
+    train_on = torch.from_numpy(train_rows).to(fabric.device)
+    radius = structure_term.radius(scores[train_rows], seed)
+    head.fit_inputs(known[train_on], z[train_on], structure, radius)
+    inputs = Memory(head.inputs(known, z).cpu().numpy())
+    neighbours = structure_term.fit(scores[train_rows], y_train, structure, seed)
     steps *= MAP_STEPS
-    watch = Watch("map", steps, report, lambda x: networks(x)[1], cells, y, train_rows, held_out_rows, fabric)
+    watch = Watch("map", steps, report, head, inputs, y, train_rows, held_out_rows, fabric)
     curves = train(
-        fabric, head, Neighbours(), Memory(head.inputs(scores, z).cpu().numpy()), edges, scores,
+        fabric, head, neighbours, inputs.subset(train_rows),
+        Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(source)),
         steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch,
     )  # fmt: skip
     history["map"] = watch.history(curves)
@@ -211,8 +213,8 @@ def start(device: str, precision: str) -> Fabric:
 
 
 def default_steps(n: int) -> int:
-    """Return the encoder's training steps for `n` training cells: 60 for every doubling beyond 50."""
-    return max(100, round(60 * math.log2(max(n, 1) / 50)))
+    """Return the encoder's training steps for `n` training cells: 30 for every doubling beyond 50."""
+    return max(100, round(30 * math.log2(max(n, 1) / 50)))
 
 
 class Watch:

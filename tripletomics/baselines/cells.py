@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 
 from tripletomics.features import Features
 from tripletomics.sources import Matrix
@@ -57,23 +56,15 @@ def prepare(contract: Features, x_train: Matrix, x_query: Matrix, y: np.ndarray)
         If there are fewer than two principal components, from which nothing can draw a map.
     """
     # as many components as cells would hold one along which the training cells do not vary and others may
-    axes = contract.components[: max(x_train.shape[0] - 1, 2)].T
-    if axes.shape[1] < 2:
+    most = min(len(contract.axes), max(x_train.shape[0] - 1, 2))
+    if most < 2:
         raise ValueError(
             f"A map needs two principal components, and {x_train.shape[0]} training cells with {x_train.shape[1]} "
-            f"features have {axes.shape[1]}: give more."
+            f"features have {most}: give more."
         )
-    train_pca, query_pca = (_project(contract, axes, x) for x in (x_train, x_query))
+    train_pca, query_pca = (contract.project(x)[:, :most] for x in (x_train, x_query))
     counts = (x_train, x_query) if contract.counts else (None, None)
     return Cells(train_pca, query_pca, y, *counts)
-
-
-def _project(contract: Features, axes: np.ndarray, x: Matrix) -> np.ndarray:
-    rows = contract.normalise(x)
-    if not sp.issparse(rows):
-        return contract.standardise(rows) @ axes
-    axes = axes / contract.scale[:, None]  # scaled and centred by way of the axes, sparse cells stay sparse
-    return rows @ axes - contract.mean @ axes
 
 
 @contextmanager

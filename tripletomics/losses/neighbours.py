@@ -1,62 +1,176 @@
-"""The map's structure term: neighbours close, the whole in proportion."""
+"""The map's structure term: neighbours close, everybody else apart, the whole in proportion."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from tripletomics.losses.base import Loss
 
 NEIGHBOURS = 15
+CLUSTERS = 30
+CLUSTERED = 20_000  # cells that the clusters are found on
 
 
 class Neighbours(Loss):
-    r"""Neighbours lie close in the map, and far types stay far.
+    r"""Neighbours lie close in the map, all others apart, and groups of cells at the distances that they have.
 
     .. math::
-        L = -\frac{1}{n} \sum_i \log \frac{q(a_i, b_i)}{\sum_{j \ne i} q(a_i, a_j) + \sum_j q(a_i, b_j)}
-            + w \, (1 - r), \qquad q(a, b) = \frac{1}{1 + |a - b|^2}
+        L = \sum_{ij} v_{ij} \log(1 + d_{ij}^2) + \frac1n \sum_i \log \sum_{j \ne i} \frac1{1 + d_{ij}^2}
+            + \sum_g w_g \Big(1 - \frac1{|g|} \sum_{k \in g} r_k\Big)
 
-    with map places a (cells) and b (a neighbour of each); r is the Pearson correlation of the distances among the a
-    in the map with those in the reference.
+    with the distances d of the n cells of a batch in the map. v is the weight of an edge of the neighbour graph that
+    has both ends in the batch, and sums to 1. For each grouping g of the cells, r_k is the Pearson correlation, over
+    the other groups, of the distances between the centre of group k and theirs, in the map with those in the reference.
 
     Parameters
     ----------
-    weight
-        w, weight of the proportions, in [0, inf); 0 leaves the arrangement of the types free.
+    graph
+        Neighbours (cells, k) of each cell; -1 where there is none.
+    weights
+        Weight (k,) of a column of the graph.
+    groupings
+        Of each grouping its weight, codes (cells,) with -1 for none, and distances (groups, groups) of the reference.
+
+    Notes
+    -----
+    ``loss(a, rows)`` takes the places (n, dim) of a batch and which cells they are, each once. The second term, with a
+    sum for every cell in place of t-SNE's single one, gives a cell of a small dense type as much room as one of a
+    large type: a network shares its capacity, where t-SNE moves each cell on its own. Groups without a cell in
+    the batch have no say in the third term, and fewer than four groups have no proportions.
 
     References
     ----------
-    Contrastive neighbour embedding with a Cauchy kernel: Damrich, Böhm, Hamprecht & Kobak 2023; Böhm, Berens & Kobak
-    2023 (t-SimCNE). The correlation term: Sammon-like stress of distances, as a correlation since scale is free.
+    The Cauchy kernel: van der Maaten & Hinton 2008. Sums by cell, and batches: Damrich, Böhm, Hamprecht & Kobak 2023;
+    Böhm, Berens & Kobak 2023 (t-SimCNE). The third term is a stress of distances, as a correlation since scale is free.
     """
 
-    def __init__(self, weight: float = 0.5) -> None:
+    def __init__(
+        self, graph: np.ndarray, weights: np.ndarray, groupings: Sequence[tuple[float, np.ndarray, np.ndarray]] = ()
+    ) -> None:
         super().__init__()
-        self.weight = weight
+        self.graph: Tensor
+        self.weights: Tensor
+        self.place: Tensor
+        self.register_buffer("graph", torch.from_numpy(graph))
+        self.register_buffer("weights", torch.from_numpy(weights).float())
+        self.register_buffer("place", torch.full((len(graph),), -1))
+        self.importance = [importance for importance, _, _ in groupings]
+        for number, (_, codes, distances) in enumerate(groupings):
+            self.register_buffer(f"codes_{number}", torch.from_numpy(codes))
+            self.register_buffer(f"distances_{number}", torch.from_numpy(distances).float())
 
-    def forward(self, a: Tensor, b: Tensor, reference: Tensor) -> Tensor:
-        """Return the loss of places `a` and `b` (pairs, dim) with the reference places (pairs, components) of `a`."""
-        n = len(a)
-        both = torch.cat([a, b])
-        squared = torch.stack([(a[:, None, c] - both[None, :, c]).square() for c in range(a.shape[1])]).sum(dim=0)
-        similarity = -torch.log1p(squared)
-        positive = similarity.diagonal(n)
-        oneself = torch.eye(n, 2 * n, dtype=torch.bool, device=a.device)
-        spread = similarity.masked_fill(oneself, -torch.inf).logsumexp(dim=1)
-        value = (spread - positive).mean()
-        if self.weight:
-            some = slice(256)  # distances of 256 cells are 32,640 pairs, enough for a correlation
-            value = value + self.weight * (1 - _correlation(torch.pdist(a[some]), torch.pdist(reference[some])))
+    def forward(self, a: Tensor, rows: Tensor) -> Tensor:
+        """Return the loss of the places `a` (n, dim) of the cells `rows` (n,)."""
+        value = self._attraction(a, rows) + _Repulsion.apply(a)
+        for number, importance in enumerate(self.importance):
+            codes, distances = getattr(self, f"codes_{number}"), getattr(self, f"distances_{number}")
+            value = value + importance * _disproportion(a, codes[rows], distances)
         return value
+
+    def _attraction(self, a: Tensor, rows: Tensor) -> Tensor:
+        self.place[rows] = torch.arange(len(rows), device=a.device)
+        near = self.graph[rows]
+        ends = torch.where(near >= 0, self.place[near.clamp(min=0)], -1)
+        self.place[rows] = -1
+        weights = self.weights * (ends >= 0)
+        squared = (a[:, None] - a[ends.clamp(min=0)]).square().sum(dim=2)
+        return (weights * squared.log1p()).sum() / weights.sum().clamp(min=1e-12)
+
+
+class _Repulsion(torch.autograd.Function):
+    """The second term and its gradient in closed form, 4 times as fast as autograd's."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor) -> Tensor:
+        centred = a - a.mean(dim=0)
+        norms = centred.square().sum(dim=1)
+        similarity = torch.addmm(norms[:, None] + norms, centred, centred.T, alpha=-2).clamp_(min=0).add_(1)
+        similarity.reciprocal_().fill_diagonal_(0)
+        total = similarity.sum(dim=1).clamp(min=torch.finfo(a.dtype).tiny)
+        ctx.save_for_backward(centred, similarity, total)
+        return total.log().mean()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        a, similarity, total = ctx.saved_tensors
+        share = (1 / total)[:, None]
+        # a cell is pushed by its own sum and by those of all others
+        squares = similarity.square()
+        sums = squares @ torch.cat([torch.ones_like(share), share, a, a * share], dim=1)
+        dim = a.shape[1]
+        pushed = a * (share * sums[:, :1] + sums[:, 1:2]) - share * sums[:, 2 : 2 + dim] - sums[:, 2 + dim :]
+        return gradients[0] * (-2 / len(a)) * pushed
+
+
+def _disproportion(a: Tensor, codes: Tensor, reference: Tensor) -> Tensor:
+    """Return 1 - the mean correlation, over groups, of their distances to the others in the map and the reference."""
+    member = (codes[:, None] == torch.arange(len(reference), device=a.device)).to(a.dtype)
+    sizes = member.sum(dim=0)
+    present = (sizes > 0).to(a.dtype)
+    centres = member.T @ a / sizes.clamp(min=1)[:, None]
+    squared = (centres[:, None] - centres).square().sum(dim=2)
+    others = present[:, None] * present * (1 - torch.eye(len(reference), dtype=a.dtype, device=a.device))
+    n = others.sum(dim=1, keepdim=True).clamp(min=1)
+
+    def deviations(d: Tensor) -> Tensor:
+        return others * (d - (others * d).sum(dim=1, keepdim=True) / n)
+
+    # the tiny number keeps the gradient of the root finite where two centres coincide
+    x, y = deviations((squared + 1e-6).sqrt()), deviations(reference.to(a.dtype))
+    r = (x * y).sum(dim=1) / (x.norm(dim=1) * y.norm(dim=1)).clamp(min=1e-6)
+    enough = (present.sum() > 3).to(a.dtype)
+    return enough * (present * (1 - r)).sum() / present.sum().clamp(min=1)
+
+
+def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int) -> Neighbours:
+    """Make the loss of a map of training cells.
+
+    Parameters
+    ----------
+    reference
+        Principal components (cells, components).
+    y
+        Codes (cells,), -1 for unlabelled.
+    structure
+        The dial: the share of the data's graph is its square root, 0.71 in the middle, and at 1 nothing depends on y.
+    seed
+        Of the clusters.
+    """
+    data = structure**0.5
+    near = data_graph(reference)
+    graph, weights = [], []
+    if data > 0:
+        graph.append(near)
+        weights.append(np.full(near.shape[1], data / near.shape[1]))
+    if data < 1:
+        same = label_graph(reference, y)
+        graph.append(np.where(same >= 0, same, near))
+        weights.append(np.full(near.shape[1], (1 - data) / near.shape[1]))
+    groupings = [(1.0, *_grouping(reference, clusters(reference, seed)))]
+    if structure < 1:
+        groupings.append((2 * (1 - structure), *_grouping(reference, y)))
+    return Neighbours(np.concatenate(graph, axis=1), np.concatenate(weights), groupings)
 
 
 def data_graph(reference: np.ndarray) -> np.ndarray:
     """Find the 15 nearest cells of every cell (fewer in a tiny table): int64 (cells, k)."""
     k = min(NEIGHBOURS, len(reference) - 1)
     return NearestNeighbors(n_neighbors=k).fit(reference).kneighbors(return_distance=False)
+
+
+def radius(reference: np.ndarray, seed: int) -> float:
+    """Return the median distance of up to 1,000 cells to their 15th neighbour."""
+    some = np.random.default_rng(seed).permutation(len(reference))[:1000]
+    k = min(NEIGHBOURS, len(reference) - 1)
+    distances, _ = NearestNeighbors(n_neighbors=k + 1).fit(reference).kneighbors(reference[some])
+    return float(np.median(distances[:, -1]))
 
 
 def label_graph(reference: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -74,6 +188,16 @@ def label_graph(reference: np.ndarray, y: np.ndarray) -> np.ndarray:
     return graph
 
 
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    a, b = a - a.mean(), b - b.mean()
-    return (a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-12)
+def clusters(reference: np.ndarray, seed: int) -> np.ndarray:
+    """Divide cells into up to 30 clusters without labels: codes (cells,)."""
+    some = np.random.default_rng(seed).permutation(len(reference))[:CLUSTERED]
+    n = max(min(CLUSTERS, len(np.unique(reference[some], axis=0)) // 10), 1)
+    return KMeans(n, n_init=1, random_state=seed).fit(reference[some]).predict(reference).astype(np.int64)
+
+
+def _grouping(reference: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes without gaps, and the distances between the centres of their groups in the reference."""
+    kinds = np.unique(codes[codes >= 0])
+    centres = np.stack([reference[codes == kind].mean(axis=0) for kind in kinds]) if len(kinds) else reference[:0]
+    dense = np.where(codes >= 0, np.searchsorted(kinds, codes), -1)
+    return dense, np.linalg.norm(centres[:, None] - centres, axis=2)

@@ -381,7 +381,7 @@ def _cells(question: Question, held_out: np.ndarray, first: dict[str, Run]) -> A
     from tripletomics import features
 
     x = question.x
-    x = features.normalise(x, features.median_depth(x)) if question.is_counts else x.copy()
+    x = features.normalise(x, features.DEPTH) if question.is_counts else x.copy()
     cells = anndata.AnnData(x, question.adata.obs.copy(), question.adata.var[[]].copy())
     cells.obs[question.label] = pd.Categorical.from_codes(question.codes, pd.Index(question.classes))
     cells.obs["tt_split"] = pd.Categorical(np.where(held_out, "held-out", "train"), ["train", "held-out"])

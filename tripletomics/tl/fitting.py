@@ -92,7 +92,7 @@ def fit(
     augment
         What is done to a training cell: "mask", "mask:p=0.2", or none.
     steps
-        Training steps of the encoder; the map head takes twice as many. By default set by the number of cells.
+        Training steps of the encoder; the map head takes four times as many. By default set by the number of cells.
     batch_size
         Cells a training step, by default 512 or all.
     lr
@@ -219,6 +219,7 @@ class Task:
 
     features: Features
     cells: Memory
+    scores: np.ndarray  # principal components
     codes: np.ndarray
     classes: list[str]
     held_out: np.ndarray
@@ -239,7 +240,7 @@ class Task:
         """Place all cells on the "map" and in the "metric" space."""
         from tripletomics.model import place
 
-        return place(networks, self.cells)
+        return place(networks, self.cells, self.scores)
 
     def null(self) -> Null:
         """Train on permuted labels, for a sixth of the steps and on at most 4,000 cells, and place these cells."""
@@ -256,7 +257,8 @@ class Task:
         steps = max(self.used["steps"] // NULL_SHARE, 1)
         networks, _ = self._learn(self.cells, codes, train, held, loss=copy.deepcopy(self.loss), steps=steps)
         rows = np.concatenate([train, held])
-        return Null(rows, place(networks, self.cells.subset(rows)), codes[rows], self.held_out[rows])
+        places = place(networks, self.cells.subset(rows), self.scores[rows])
+        return Null(rows, places, codes[rows], self.held_out[rows])
 
 
 @dataclass(frozen=True)
@@ -309,17 +311,17 @@ def prepare(
     groups = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]
     is_counts = pp.decide_counts(x, counts)
 
-    genes = pp.choose_genes(adata, x, ~held_out, is_counts)
-    x = pp.take(x, genes)
-    contract = features.fit(x[~held_out], adata.var_names[genes].tolist(), is_counts, seed)
-    cells = Memory(contract.normalise(x), contract.standardise)
+    choice = pp.choose_genes(adata, x, ~held_out, is_counts)
+    x = pp.take(x, choice.columns)
+    contract = features.fit(x[~held_out], adata.var_names[choice.columns].tolist(), is_counts, seed, choice)
+    cells, scores = Memory(contract.normalise(x), contract.standardise), contract.project(x)
     steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
     learn = functools.partial(
-        training.learn, fabric, components=contract.components, groups=groups, mlp=mlp, augment=mask,
-        structure=structure, dim=dim, metric_dim=metric_dim, batch_size=batch_size, lr=lr, seed=seed,
+        training.learn, fabric, scores=scores, groups=groups, mlp=mlp, augment=mask, structure=structure, dim=dim,
+        metric_dim=metric_dim, batch_size=batch_size, lr=lr, seed=seed,
     )  # fmt: skip
     used = {"loss": objective, "encoder": mlp, "augment": mask, "counts": is_counts, "steps": steps}
-    return Task(contract, cells, codes, classes, held_out, objective, used, seed, learn)
+    return Task(contract, cells, scores, codes, classes, held_out, objective, used, seed, learn)
 
 
 def _write(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:

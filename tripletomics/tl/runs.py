@@ -151,9 +151,9 @@ class Stage:
         """Genes, scaling and principal components of the training cells, and the seconds that they took."""
         started = time.perf_counter()
         asked, train = self.question, ~self.held_out
-        genes = pp.choose_genes(asked.adata, asked.x, train, asked.is_counts)
-        x = pp.take(asked.x, genes)
-        contract = features.fit(x[train], asked.adata.var_names[genes].tolist(), asked.is_counts, self.seed)
+        choice = pp.choose_genes(asked.adata, asked.x, train, asked.is_counts)
+        x, names = pp.take(asked.x, choice.columns), asked.adata.var_names[choice.columns].tolist()
+        contract = features.fit(x[train], names, asked.is_counts, self.seed, choice)
         cells = baselines.prepare(contract, x[train], x[self.held_out], asked.codes[train])
         return cells, time.perf_counter() - started
 
