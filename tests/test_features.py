@@ -13,10 +13,24 @@ def test_normalise_is_scanpys(counts):
     expected = ad.AnnData(counts.X.copy())
     sc.pp.normalize_total(expected)  # to the median by default
     sc.pp.log1p(expected)
-    found = features.normalise(counts.X, depth)
-    assert sp.issparse(found)
-    np.testing.assert_allclose(found.toarray(), expected.X.toarray(), rtol=1e-5)
-    np.testing.assert_allclose(features.normalise(counts.X.toarray(), depth), found.toarray(), rtol=1e-5)
+    for x in (counts.X, counts.X.toarray()):
+        np.testing.assert_allclose(features.normalise(x, depth), expected.X.toarray(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array, np.asarray])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_equal_tables_become_the_same_whatever_their_kind(kind, dtype):
+    dense = np.random.default_rng(0).poisson(0.3, size=(50, 20))
+    expected = features.normalise(sp.csr_matrix(dense), 100.0)
+    found = features.normalise(kind(dense.astype(dtype)), 100.0)
+    for name in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_sparse_stays_sparse_where_that_is_smaller():
+    few, many = (sp.random(50, 20, density, random_state=0, format="csr") for density in (0.2, 0.7))
+    assert sp.issparse(features.normalise(few, 100.0))
+    assert not sp.issparse(features.normalise(many, 100.0))
 
 
 def test_a_cell_without_counts_stays_zero():
@@ -80,7 +94,7 @@ def test_a_panel_has_unit_variance_and_genes_share_a_scale(counts):
     assert panel.standardise(counts.X[:, :20].toarray()).std(axis=0) == pytest.approx(1, abs=1e-5)
     genes = features.fit(counts.X, counts.var_names.tolist(), counts=True, seed=0)
     assert np.ptp(genes.scale) == 0
-    assert genes.standardise(genes.normalise(counts.X).toarray()).var(axis=0).mean() == pytest.approx(1, abs=1e-4)
+    assert genes.standardise(genes.normalise(counts.X)).var(axis=0).mean() == pytest.approx(1, abs=1e-4)
 
 
 def test_constant_features_are_finite():

@@ -5,6 +5,7 @@ import scanpy as sc
 
 import tripletomics as tt
 from tripletomics import training
+from tripletomics.labels import NO_SIGNAL
 from tripletomics.metrics import knn_macro_f1
 
 FAST = {"steps": 30, "progress": False}
@@ -80,12 +81,15 @@ def test_real_cells_hold_on_cells_never_seen(pbmc):
 
 
 def test_noise_does_not():
-    random = np.random.default_rng(0)
-    noise = ad.AnnData(random.normal(size=(1500, 50)).astype(np.float32))
-    noise.obs["kind"] = random.integers(5, size=1500).astype(str)
-    scores = tt.fit(noise, label="kind", hold_out=0.3, steps=100, progress=False).scores
-    for space in ("map", "metric"):
-        assert scores["held-out"][space] == pytest.approx(scores["null"][space], abs=0.07)
+    gaps = []
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        noise = ad.AnnData(random.normal(size=(1500, 50)).astype(np.float32))
+        noise.obs["kind"] = random.integers(5, size=1500).astype(str)
+        model = tt.fit(noise, label="kind", hold_out=0.3, steps=100, progress=False)
+        assert min(model.p_value.values()) > NO_SIGNAL
+        gaps.append([model.scores["held-out"][space] - model.scores["null"][space] for space in ("map", "metric")])
+    np.testing.assert_allclose(np.mean(gaps, axis=0), 0, atol=0.07)  # the sd of one is .03
 
 
 def test_the_null_costs_less_than_a_quarter_of_the_fit(pbmc, monkeypatch):
@@ -151,7 +155,8 @@ def test_counts_are_normalised_inside(counts):
     counts.X = counts.X * 0
     for adata, layer in ((counts, "raw"), (logged, None)):
         tt.fit(adata, label="kind", layer=layer, hold_out=0, **FAST)
-    np.testing.assert_allclose(counts.obsm["X_tt"], logged.obsm["X_tt"], atol=0.02)
+    # the map's components are of 10,000 counts a cell, and of logged values as they come
+    np.testing.assert_allclose(counts.obsm["X_tt_metric"], logged.obsm["X_tt_metric"], atol=0.02)
 
 
 def test_a_batch_column_and_groups_held_out(counts):

@@ -85,7 +85,7 @@ class Features:
     offset: np.ndarray
 
     def normalise(self, x: Matrix) -> Matrix:
-        """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse, becoming CSR."""
+        """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse."""
         return (normalise(x, self.depth) if self.counts else _float32(x))[:, : self.n_seen]
 
     def standardise(self, rows: np.ndarray) -> np.ndarray:
@@ -165,20 +165,22 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
     deviations): Satija, Farrell, Gennert, Schier & Regev 2015; Wolf, Angerer & Theis 2018.
     """
     choice = Choice.every(np.arange(x.shape[1])) if choice is None else choice
+    like_counts = looks_like_counts(x)
+    x = _float32(x)
     depth, usual_depth = (median_depth(x), DEPTH * choice.share) if counts else (1.0, 1.0)
-    seen = (normalise(x, depth) if counts else _float32(x))[:, : choice.n_seen]
+    seen = (normalise(x, depth) if counts else x)[:, : choice.n_seen]
     mean, variance = mean_and_variance(seen)
     if x.shape[1] < PANEL:
         scale = np.where(variance > 0, np.sqrt(variance), 1)
     else:
         # one scale for all genes: how much a logged gene varies is signal, and a quiet one is mostly noise
         scale = np.full(len(variance), np.sqrt(variance.mean()) or 1)
-    cap, axes, offset = _principal(normalise(x, usual_depth) if counts else _float32(x), choice.dispersed, seed)
+    cap, axes, offset = _principal(normalise(x, usual_depth) if counts else x, choice.dispersed, seed)
     return Features(
         genes=genes,
         n_seen=choice.n_seen,
         counts=counts,
-        like_counts=looks_like_counts(x),
+        like_counts=like_counts,
         depth=depth,
         mean=mean.astype(np.float32),
         scale=scale.astype(np.float32),
@@ -223,4 +225,16 @@ def stored(x: Matrix) -> np.ndarray:
 
 
 def _float32(x: Matrix) -> Matrix:
-    return sp.csr_matrix(x, dtype=np.float32) if sp.issparse(x) else np.asarray(x, dtype=np.float32)
+    """Return float32 rows: CSR if less than half of the values differ from 0, else dense, however they came.
+
+    So equal tables take the same sums in the same order: a map of neighbours carries the least difference far.
+    """
+    stored = x.count_nonzero() if sp.issparse(x) else np.count_nonzero(x)
+    if 2 * stored < x.shape[0] * x.shape[1]:
+        x = sp.csr_matrix(x, dtype=np.float32)
+        if not x.has_canonical_format or x.nnz > stored:
+            x = x.copy()
+            x.sum_duplicates()
+            x.eliminate_zeros()
+        return x
+    return np.asarray(x.toarray() if sp.issparse(x) else x, dtype=np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
-from torch import Tensor
+from torch import Tensor, nn
 
 from tripletomics.losses.base import Loss
 
@@ -80,7 +80,8 @@ class Neighbours(Loss):
         ends = torch.where(near >= 0, self.place[near.clamp(min=0)], -1)
         self.place[rows] = -1
         weights = self.weights * (ends >= 0)
-        squared = (a[:, None] - a[ends.clamp(min=0)]).square().sum(dim=2)
+        # as an embedding, whose gradient adds up in a fixed order; that of an index does not
+        squared = (a[:, None] - nn.functional.embedding(ends.clamp(min=0), a)).square().sum(dim=2)
         return (weights * squared.log1p()).sum() / weights.sum().clamp(min=1e-12)
 
 
