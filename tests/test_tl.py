@@ -89,7 +89,7 @@ def test_noise_does_not():
         model = tt.fit(noise, label="kind", hold_out=0.3, steps=100, progress=False)
         assert min(model.p_value.values()) > NO_SIGNAL
         gaps.append([model.scores["held-out"][space] - model.scores["null"][space] for space in ("map", "metric")])
-    np.testing.assert_allclose(np.mean(gaps, axis=0), 0, atol=0.07)  # the sd of one is .03
+    np.testing.assert_allclose(np.mean(gaps, axis=0), 0, atol=0.07)  # one strays by .04
 
 
 def test_the_null_costs_less_than_a_quarter_of_the_fit(pbmc, monkeypatch):
