@@ -76,7 +76,6 @@ def train(
             *loss.train().to(fabric.device).groups(lr),
         ],
         lr=lr,
-        fused=True,
     )
     network, optimizer = fabric.setup(network.train(), optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))

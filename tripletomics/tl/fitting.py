@@ -223,6 +223,7 @@ class Task:
     codes: np.ndarray
     classes: list[str]
     held_out: np.ndarray
+    groups: np.ndarray | None  # codes of donors or runs
     loss: Loss
     used: dict[str, Any]  # settings as they were settled
     seed: int
@@ -232,9 +233,11 @@ class Task:
         """Train on the labels of the training cells."""
         import numpy as np
 
-        train, held = np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out)
         told = {} if report is None else {"report": report}
-        return self._learn(self.cells, self.codes, train, held, loss=self.loss, steps=self.used["steps"], **told)
+        return self._learn(
+            self.cells, self.codes, np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out), scores=self.scores,
+            groups=self.groups, loss=self.loss, steps=self.used["steps"], **told,
+        )  # fmt: skip
 
     def place(self, networks: Networks) -> dict[str, np.ndarray]:
         """Place all cells on the "map" and in the "metric" space."""
@@ -253,12 +256,14 @@ class Task:
         train, held = (
             random.permutation(np.flatnonzero(rows))[:NULL_CELLS] for rows in (~self.held_out, self.held_out)
         )
-        codes = labels.permute(self.codes, random)
-        steps = max(self.used["steps"] // NULL_SHARE, 1)
-        networks, _ = self._learn(self.cells, codes, train, held, loss=copy.deepcopy(self.loss), steps=steps)
         rows = np.concatenate([train, held])
-        places = place(networks, self.cells.subset(rows), self.scores[rows])
-        return Null(rows, places, codes[rows], self.held_out[rows])
+        cells, scores, codes = self.cells.subset(rows), self.scores[rows], labels.permute(self.codes, random)[rows]
+        networks, _ = self._learn(
+            cells, codes, np.arange(len(train)), np.arange(len(train), len(rows)), scores=scores,
+            groups=None if self.groups is None else self.groups[rows], loss=copy.deepcopy(self.loss),
+            steps=max(self.used["steps"] // NULL_SHARE, 1),
+        )  # fmt: skip
+        return Null(rows, place(networks, cells, scores), codes, self.held_out[rows])
 
 
 @dataclass(frozen=True)
@@ -317,11 +322,11 @@ def prepare(
     cells, scores = Memory(contract.normalise(x), contract.standardise), contract.project(x)
     steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
     learn = functools.partial(
-        training.learn, fabric, scores=scores, groups=groups, mlp=mlp, augment=mask, structure=structure, dim=dim,
-        metric_dim=metric_dim, batch_size=batch_size, lr=lr, seed=seed,
+        training.learn, fabric, mlp=mlp, augment=mask, structure=structure, dim=dim, metric_dim=metric_dim,
+        batch_size=batch_size, lr=lr, seed=seed,
     )  # fmt: skip
     used = {"loss": objective, "encoder": mlp, "augment": mask, "counts": is_counts, "steps": steps}
-    return Task(contract, cells, scores, codes, classes, held_out, objective, used, seed, learn)
+    return Task(contract, cells, scores, codes, classes, held_out, groups, objective, used, seed, learn)
 
 
 def _write(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:
