@@ -75,6 +75,17 @@ def test_components_are_those_of_scanpys_usual_steps(counts):
     np.testing.assert_allclose(found.var(axis=0), expected.var(axis=0), rtol=1e-3)
 
 
+def test_components_of_some_cells_are_no_mirror_image(counts):
+    names = counts.var_names.tolist()
+    all_cells, most = (
+        features.fit(counts.X[rows], names, True, seed) for rows, seed in ((slice(None), 0), (slice(270), 1))
+    )
+    found, again = (contract.project(counts.X) for contract in (all_cells, most))
+    assert ((found**3).sum(axis=0) >= 0).all()
+    for axis in range(2):
+        assert np.corrcoef(found[:, axis], again[:, axis])[0, 1] > 0.9
+
+
 def test_each_use_has_its_genes(counts):
     choice = features.Choice(np.arange(150), 100, np.arange(150) >= 50, 0.8)
     contract = features.fit(counts.X[:, :150], counts.var_names[:150].tolist(), True, 0, choice)

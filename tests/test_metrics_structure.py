@@ -72,8 +72,44 @@ def test_the_worst_map_scores_zero():
         e, far = np.where(rank == 0, np.inf, rank), np.where(rank == 0, np.inf, n - rank)
         width = n - 1
         worst = n * sum(width - k - i for i in range(min(k, width - k)))
-        assert structure._intruders(far, e, k) == worst
-        assert structure._missing(far, structure._nearest(e, k, far)) == worst
+        assert structure._intruders(far, e, k).sum() == worst
+        assert structure._missing(far, structure._nearest(e, k, far)).sum() == worst
+
+
+def test_distortion_by_its_definition(cells):
+    z, r, y = cells
+    for among in (np.full(300, True), y < 2):
+        found = metrics.distortion(z, r, among)
+        for i in range(0, 300, 17):
+            others = [j for j in np.flatnonzero(among) if j != i]
+            ours, theirs = (sorted(others, key=lambda j, x=x: np.linalg.norm(x[j] - x[i])) for x in (z, r))
+            off = sum(max(0, theirs.index(j) - 14) for j in ours[:15])
+            off += sum(max(0, ours.index(j) - 14) for j in theirs[:15])
+            m = len(others)
+            chance = 2 * np.mean(np.maximum(np.arange(1, m + 1) - 15, 0)) * 15  # of 15 ranks that may be any
+            assert found[i] == pytest.approx(off / chance)
+
+
+def test_distortion_goes_from_0_to_chance(cells):
+    z, r, _ = cells
+    np.testing.assert_array_equal(metrics.distortion(r, r), 0)
+    shuffled = np.random.default_rng(0).permutation(z)
+    assert metrics.distortion(shuffled, r).mean() == pytest.approx(1, abs=0.03)
+    own = 15 * (2 * 299 - 3 * 15 + 1) / 2  # the divisor of trustworthiness
+    lost = 2 - manifold.trustworthiness(r, z, n_neighbors=15) - manifold.trustworthiness(z, r, n_neighbors=15)
+    assert metrics.distortion(z, r).mean() == pytest.approx(lost * own * 299 / (15 * 284 * 285))
+
+
+def test_distortion_of_many_cells_is_that_among_some():
+    random = np.random.default_rng(0)
+    r = random.normal(size=(5000, 3))
+    z = r[:, :2]
+    drawn = np.isin(np.arange(5000), blocks.drawn(5000, 0))
+    np.testing.assert_array_equal(metrics.distortion(z, r), metrics.distortion(z, r, drawn))
+    assert np.isnan(metrics.distortion(z[:16], r[:16])).all()
+    assert np.isfinite(metrics.distortion(z[:17], r[:17])).all()
+    with pytest.raises(ValueError, match="r has 17 cells, its embedding 16"):
+        metrics.distortion(z[:16], r[:17])
 
 
 def test_a_perfect_map_scores_one(cells):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import orthogonal_procrustes
 
 from tripletomics import networks, parts
 from tripletomics.networks import MLP, Encoder, MapHead, Networks, project
@@ -22,6 +23,22 @@ def test_the_map_starts_as_the_first_principal_components(head):
         m = head(head.inputs(scores, z))
     for axis in range(2):
         assert np.corrcoef(m[:, axis], scores[:, axis])[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_map_is_turned_to_lie_as_the_first_principal_components(dim):
+    torch.manual_seed(0)
+    head, scores, z = MapHead(6, 4, dim), torch.randn(50, 6), torch.randn(50, 4)
+    inputs = head.inputs(scores, z)
+    with torch.no_grad():
+        head.linear.weight.normal_()
+        before = head(inputs)
+        head.orient(before, scores)
+        after = head(inputs)
+    wanted = (scores - scores.mean(dim=0))[:, :dim].numpy()
+    turn, _ = orthogonal_procrustes((before - before.mean(dim=0)).numpy(), wanted)
+    np.testing.assert_allclose(after, (before - before.mean(dim=0)).numpy() @ turn, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(torch.pdist(after), torch.pdist(before))
 
 
 def test_labels_do_not_reach_the_map_at_structure_1(head):

@@ -14,7 +14,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
-from tripletomics import pl
+from tripletomics import metrics, pl
 from tripletomics.pl.look import GREY
 
 HISTORY = {
@@ -74,6 +74,34 @@ def test_each_cell_is_drawn_once_in_its_layer_and_held_out_cells_lie_on_top():
         assert rows(drawn[label].get_offsets()) == rows(adata.obsm["X_tt"][mask])
         assert drawn[label].get_rasterized()
     assert drawn["unlabelled"].get_zorder() < drawn["train"].get_zorder() < drawn["held-out"].get_zorder()
+
+
+def test_distortion_darkens_each_cell_by_its_own():
+    adata = cells()
+    adata.obsm["X_tt"][7] = np.nan
+    with pytest.warns(UserWarning, match="no finite coordinates"):
+        ax = pl.embedding(adata, "cell_type", distortion=True)
+    there = np.arange(300) != 7
+    train = (adata.obs["tt_split"] == "train").to_numpy()
+    wanted = metrics.distortion(adata.obsm["X_tt"][there], adata.obsm["X_pca"][there], train[there])
+    shades = layers(ax)["distortion"]
+    drawn = sorted(zip(map(tuple, shades.get_offsets().round(9)), shades.get_array(), strict=True))
+    places = map(tuple, adata.obsm["X_tt"][there].round(9))
+    assert drawn == sorted(zip(places, np.minimum(wanted, 1), strict=True))
+    assert shades.get_zorder() > layers(ax)["held-out"].get_zorder()
+    assert shades.get_facecolor()[:, 3].max() > 0.9
+    assert any(bar.get_ylabel() == "distortion" for bar in ax.child_axes)
+    assert "distortion" not in layers(pl.embedding(adata[there], "cell_type"))
+
+
+def test_distortion_is_against_the_components_of_the_fit_and_needs_some():
+    adata = cells(dim=3)
+    adata.obsm["X_tt_pca"] = adata.obsm["X_tt"].copy()
+    assert (layers(pl.embedding(adata, "depth", distortion=True, split=None))["distortion"].get_array() == 0).all()
+    assert layers(pl.embedding(adata, basis="X_umap", distortion=True))["distortion"].get_array().mean() > 0.8
+    del adata.obsm["X_tt_pca"], adata.obsm["X_pca"]
+    with pytest.raises(KeyError, match=r"obsm\['X_tt_pca'\], which tt.fit writes, or obsm\['X_pca'\] of sc.pp.pca"):
+        pl.embedding(adata, distortion=True)
 
 
 def test_held_out_cells_are_larger_full_in_colour_and_edged():

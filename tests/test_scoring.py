@@ -143,24 +143,19 @@ def test_other_labels_than_those_of_the_fit_are_permuted(mapped):
 
 
 def test_noise_shows_nothing_and_says_so():
-    gaps = []
-    for seed in range(3):
-        random = np.random.default_rng(seed)
-        noise = ad.AnnData(random.normal(size=(1500, 50)).astype(np.float32))
-        noise.obs["kind"] = random.integers(5, size=1500).astype(str)
-        model = tt.fit(noise, "kind", hold_out=0.3, steps=100, progress=False)
-        assert "No signal" in model.summary()
-        with pytest.warns(UserWarning, match="NO SIGNAL"):
-            table = tt.evaluate(noise, "kind")
-        assert table.attrs["summary"].count("NO SIGNAL") == 2
-        gaps.append({
-            (space, metric): value(table, space, metric, "held-out") - value(table, space, metric, "null")
-            for space in ("X_tt", "X_tt_metric")
-            for metric in ("knn_macro_f1", "knn_balanced_accuracy", "recall_at_1", "r_precision", "map_at_r", "nmi",
-                           "verification_auroc", "tar_at_far", "silhouette")
-        })  # fmt: skip
-    for key in gaps[0]:  # cells of a place share their neighbours, so one draw of labels strays by .04
-        assert abs(np.mean([gap[key] for gap in gaps])) < 0.07, key
+    random = np.random.default_rng(0)
+    noise = ad.AnnData(random.normal(size=(1500, 50)).astype(np.float32))
+    noise.obs["kind"] = random.integers(5, size=1500).astype(str)
+    model = tt.fit(noise, "kind", hold_out=0.3, steps=100, progress=False)
+    assert "No signal" in model.summary()
+    with pytest.warns(UserWarning, match="NO SIGNAL"):
+        table = tt.evaluate(noise, "kind")
+    assert table.attrs["summary"].count("NO SIGNAL") == 2
+    for space in ("X_tt", "X_tt_metric"):
+        for metric in ("knn_macro_f1", "knn_balanced_accuracy", "recall_at_1", "r_precision", "map_at_r", "nmi",
+                       "verification_auroc", "tar_at_far", "silhouette"):  # fmt: skip
+            gap = value(table, space, metric, "held-out") - value(table, space, metric, "null")
+            assert abs(gap) < 0.07, (space, metric, gap)
 
 
 def test_the_same_cells_held_out_under_another_name(counts):

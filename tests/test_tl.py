@@ -81,15 +81,13 @@ def test_real_cells_hold_on_cells_never_seen(pbmc):
 
 
 def test_noise_does_not():
-    gaps = []
-    for seed in range(3):
-        random = np.random.default_rng(seed)
-        noise = ad.AnnData(random.normal(size=(1500, 50)).astype(np.float32))
-        noise.obs["kind"] = random.integers(5, size=1500).astype(str)
-        model = tt.fit(noise, label="kind", hold_out=0.3, steps=100, progress=False)
-        assert min(model.p_value.values()) > NO_SIGNAL
-        gaps.append([model.scores["held-out"][space] - model.scores["null"][space] for space in ("map", "metric")])
-    np.testing.assert_allclose(np.mean(gaps, axis=0), 0, atol=0.07)  # one strays by .04
+    random = np.random.default_rng(0)
+    noise = ad.AnnData(random.normal(size=(1500, 50)).astype(np.float32))
+    noise.obs["kind"] = random.integers(5, size=1500).astype(str)
+    model = tt.fit(noise, label="kind", hold_out=0.3, steps=100, progress=False)
+    assert min(model.p_value.values()) > NO_SIGNAL
+    for space in ("map", "metric"):
+        assert model.scores["held-out"][space] == pytest.approx(model.scores["null"][space], abs=0.07)
 
 
 def test_the_null_costs_less_than_a_quarter_of_the_fit(pbmc, monkeypatch):

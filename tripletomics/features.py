@@ -204,10 +204,13 @@ def _principal(x: Matrix, dispersed: np.ndarray, seed: int) -> tuple[np.ndarray,
         x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
     else:
         solver, most = "arpack", min(x.shape) - 1
-    pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed).fit(x)
-    axes = np.zeros((len(pca.components_), len(dispersed)), dtype=np.float32)
-    axes[:, columns] = pca.components_ / unit
-    return cap, axes, (pca.components_ @ pca.mean_).astype(np.float32)
+    pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed)
+    # an axis has no direction of its own: its long tail points up, so that a map of other cells is no mirror image
+    tail = (pca.fit_transform(x) ** 3).sum(axis=0)
+    components = pca.components_ * np.where(tail < 0, -1, 1)[:, None]
+    axes = np.zeros((len(components), len(dispersed)), dtype=np.float32)
+    axes[:, columns] = components / unit
+    return cap, axes, (components @ pca.mean_).astype(np.float32)
 
 
 def mean_and_variance(x: Matrix) -> tuple[np.ndarray, np.ndarray]:

@@ -63,9 +63,9 @@ class Encoder(nn.Module):
 class MapHead(nn.Module):
     """The map head: principal components and z -> map places (cells, dim).
 
-    It starts as a plot of the first principal components, so that maps of two seeds have the same orientation, and
-    learns what to add. `structure` weighs its two inputs as it weighs the two neighbour graphs: at 1 no label
-    reaches the map.
+    It starts as a plot of the first principal components and learns what to add; in the end it is turned to lie as they
+    do, so that maps of two seeds have the same orientation. `structure` weighs its two inputs as it weighs the two
+    neighbour graphs: at 1 no label reaches the map.
 
     Parameters
     ----------
@@ -127,6 +127,23 @@ class MapHead(nn.Module):
         noise = torch.randn(inputs.shape, generator=generator, device=inputs.device)
         n = self.n_components
         return inputs + torch.cat([self.blur * noise[:, :n], 0.5 * self.z_weight * noise[:, n:]], dim=1)
+
+    @torch.no_grad()
+    def orient(self, m: Tensor, scores: Tensor) -> None:
+        """Turn (or mirror) the map, and centre it, so that the places `m` of cells lie as their `scores` do.
+
+        It is the rotation of orthogonal Procrustes analysis (Schönemann 1966) to the first principal components.
+        """
+        wanted = torch.zeros_like(m)
+        axes = min(m.shape[1], scores.shape[1])
+        wanted[:, :axes] = (scores - scores.mean(dim=0))[:, :axes]
+        middle = m.mean(dim=0)
+        u, _, v = torch.linalg.svd(wanted.T @ (m - middle))
+        turn = u @ v
+        self.linear.bias.sub_(middle)
+        for layer in (self.out, self.linear):
+            layer.weight.copy_(turn @ layer.weight)
+            layer.bias.copy_(turn @ layer.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return map places."""

@@ -180,6 +180,7 @@ def learn(
         steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch,
     )  # fmt: skip
     history["map"] = watch.history(curves)
+    head.orient(project(head, inputs.subset(train_rows), fabric.device), known[train_on])
     return networks, history
 
 

@@ -10,7 +10,7 @@ says nothing about a map that was trained with its labels. Distances are Euclide
   `map_at_r`; `verification` asks of pairs whether they are of one type. `nmi` and `silhouette` are about clusters.
 - What is kept of the data, against a label-free space r of the same cells: `neighbourhoods` for `knn_recall`,
   `trustworthiness` and `continuity`; `knn_recall_within_types`, `triplet_accuracy`, `centroid_spearman`, `scgraph`,
-  `within_between`, `pseudotime_spearman`. Labels alone cannot raise these.
+  `within_between`, `pseudotime_spearman`; `distortion` of each cell. Labels alone cannot raise these.
 - Whether to trust a prediction: `ece`, `brier`, `risk_coverage`, `aurc`; `novelty`, `auroc`, `fpr_at_95`.
 - Batches: `batch_scores`, with the extra ``tripletomics[batch]``.
 
@@ -39,6 +39,7 @@ from tripletomics.metrics.labels import (
     macro_f1,
     nmi,
     permutation_p,
+    permuted_macro_f1,
     recall_per_type,
     silhouette,
 )
@@ -46,6 +47,7 @@ from tripletomics.metrics.prediction import aurc, auroc, brier, ece, fpr_at_95, 
 from tripletomics.metrics.ranking import map_at_r, r_precision, recall_at_k, retrieval, verification
 from tripletomics.metrics.structure import (
     continuity,
+    distortion,
     knn_recall,
     knn_recall_within_types,
     neighbourhoods,
@@ -62,6 +64,7 @@ __all__ = [
     "brier",
     "centroid_spearman",
     "continuity",
+    "distortion",
     "ece",
     "fpr_at_95",
     "knn_balanced_accuracy",
@@ -75,6 +78,7 @@ __all__ = [
     "nmi",
     "novelty",
     "permutation_p",
+    "permuted_macro_f1",
     "pseudotime_spearman",
     "r_precision",
     "recall_at_k",

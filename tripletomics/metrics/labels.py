@@ -190,12 +190,20 @@ def permutation_p(truth: np.ndarray, predicted: np.ndarray, seed: int, permutati
     ----------
     Ojala & Garriga 2010, Permutation tests for studying classifier performance.
     """
-    truth, predicted, classes = _coded(truth, predicted)
-    if len(np.unique(truth)) < 2:
+    if len(np.unique(truth[truth >= 0])) < 2:
         return float("nan")
-    random, observed = np.random.default_rng(seed), _macro_f1(truth, predicted, classes)
-    scores = (_macro_f1(random.permutation(truth), predicted, classes) for _ in range(permutations))
-    return (1 + sum(score >= observed for score in scores)) / (1 + permutations)
+    reached = permuted_macro_f1(truth, predicted, seed, permutations) >= macro_f1(truth, predicted)
+    return (1 + int(np.count_nonzero(reached))) / (1 + permutations)
+
+
+def permuted_macro_f1(truth: np.ndarray, predicted: np.ndarray, seed: int, permutations: int = 199) -> np.ndarray:
+    """Score predictions by random orders of the true types: the macro-F1 (permutations,) that chance gives.
+
+    Parameters as in `permutation_p`.
+    """
+    truth, predicted, classes = _coded(truth, predicted)
+    random = np.random.default_rng(seed)
+    return np.array([_macro_f1(random.permutation(truth), predicted, classes) for _ in range(permutations)])
 
 
 def nmi(z: np.ndarray, y: np.ndarray, seed: int) -> float:

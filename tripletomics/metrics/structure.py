@@ -198,6 +198,57 @@ def knn_recall_within_types(
     return float(np.mean(above)) if above else float("nan")
 
 
+def distortion(
+    z: np.ndarray, r: np.ndarray, among: np.ndarray | None = None, seed: int = 0, k: int = NEIGHBOURS
+) -> np.ndarray:
+    r"""Score each cell by how far its neighbours in the embedding are from being those of the data.
+
+    .. math:: D_i = \frac{m}{k(m - k)(m - k + 1)} \Big( \sum_{j \in N^z_k(i)} \max(0, \text{rank}^r_i(j) - k)
+        + \sum_{j \in N^r_k(i)} \max(0, \text{rank}^z_i(j) - k) \Big)
+
+    with the k nearest N of the m reference cells (without oneself) and their ranks 1 to m.
+
+    Parameters
+    ----------
+    z, r
+        All cells in the embedding (cells, dim) and in the reference space (cells, features).
+    among
+        Boolean (cells,): which are reference cells, such as the training cells; by default all.
+    seed
+        Of the draw of 2,000 reference cells, where there are more: their neighbourhoods are wider then.
+    k
+        Number of neighbours.
+
+    Returns
+    -------
+    Numbers (cells,): 0 where both neighbourhoods are the same, on average 1 where one has nothing to do with the
+    other. NaN if there are no more than k + 1 reference cells.
+
+    Notes
+    -----
+    The two sums are those that `trustworthiness` and `continuity` take over all cells, here divided by what chance
+    gives.
+    """
+    if len(z) != len(r):
+        raise ValueError(f"r has {len(r)} cells, its embedding {len(z)}. Pass the same cells in both spaces.")
+    known = np.arange(len(z)) if among is None else np.flatnonzero(among)
+    known = known[drawn(len(known), seed)]
+    if len(known) <= k + 1:
+        return np.full(len(z), np.nan)
+    place = np.full(len(z), -1)
+    place[known] = np.arange(len(known))
+    spaces = [(space[known].astype(float), space.astype(float)) for space in (z, r)]
+    errors = np.empty(len(z))
+    for block in blocks(len(z), len(known)):
+        rows = np.arange(len(z))[block]
+        own = np.flatnonzero(place[rows] >= 0)
+        d, e = (to_references(*spaces[i], rows, exact=i == 0) for i in (0, 1))
+        d[own, place[rows[own]]] = e[own, place[rows[own]]] = np.inf
+        errors[block] = _intruders(d, e, k) + _missing(d, _nearest(e, k, d))
+    m = len(known) - (place >= 0)
+    return errors * m / (k * (m - k) * (m - k + 1))
+
+
 def triplet_accuracy(
     z: np.ndarray,
     r: np.ndarray,
@@ -273,7 +324,7 @@ def _compared(
         smallest = np.sort(np.partition(d, wanted - 1, axis=1)[:, :wanted], axis=1)
         recalls += [_shared(d, near[:, :one], smallest[:, one - 1 : one]).sum() for one in possible]
         if rank:
-            errors += _intruders(d, e, rank), _missing(d, near[:, :rank])
+            errors += _intruders(d, e, rank).sum(), _missing(d, near[:, :rank]).sum()
     found = dict(zip(possible, recalls / len(rows), strict=True))
     worst = rank and sum(width - rank - i for i in range(min(rank, width - rank))) * len(rows)
     shares = errors / worst if worst else np.full(2, np.nan)
@@ -318,15 +369,15 @@ def _shared(d: np.ndarray, near: np.ndarray, last: np.ndarray) -> np.ndarray:
     return np.maximum(np.count_nonzero(own < last, axis=1), k - others) / k
 
 
-def _intruders(d: np.ndarray, e: np.ndarray, k: int) -> int:
-    """Sum by how much the places in e of the k smallest d exceed k; the worst are taken where d has ties."""
+def _intruders(d: np.ndarray, e: np.ndarray, k: int) -> np.ndarray:
+    """Sum (rows,) by how much the places in e of the k smallest d exceed k; the worst are taken where d has ties."""
     own = np.sort(np.take_along_axis(e, _nearest(d, k, -e), axis=1), axis=1)
-    return int(np.maximum(1 + _counts(e, own, equal=False) - k, 0).sum())
+    return np.maximum(1 + _counts(e, own, equal=False) - k, 0).sum(axis=1)
 
 
-def _missing(d: np.ndarray, near: np.ndarray) -> int:
-    """Sum by how much the places in d of the k cells `near` exceed k, where others come first at ties."""
+def _missing(d: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Sum (rows,) by how much the places in d of the k cells `near` exceed k, where others come first at ties."""
     k = near.shape[1]
     own = np.sort(np.take_along_axis(d, near, axis=1), axis=1)
     others = _counts(d, own, equal=True) - _counts(own, own, equal=True)
-    return int(np.maximum(others + np.arange(1, k + 1) - k, 0).sum())
+    return np.maximum(others + np.arange(1, k + 1) - k, 0).sum(axis=1)

@@ -6,10 +6,11 @@ or score without signal says so in words.
 """
 
 from tripletomics.pl.confusions import confusion
+from tripletomics.pl.dial import dial
 from tripletomics.pl.draw import save
 from tripletomics.pl.look import PALETTE
 from tripletomics.pl.maps import compare, embedding
 from tripletomics.pl.panel import scores
 from tripletomics.pl.training import history, tree
 
-__all__ = ["PALETTE", "compare", "confusion", "embedding", "history", "save", "scores", "tree"]
+__all__ = ["PALETTE", "compare", "confusion", "dial", "embedding", "history", "save", "scores", "tree"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import to_rgb
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
@@ -24,6 +25,7 @@ LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 6, "handlelength": 1.2, 
 # fmt: on
 EDGE, ALARM = "#1a1a1a", "#c4001a"
 SMALL, TITLE = 6, 9  # points
+SHADES = LinearSegmentedColormap.from_list("distortion", [(0, 0, 0, 0), (0, 0, 0, 1)])
 MARGIN = 0.02  # inches left and right of what fills the width of a figure
 
 
@@ -43,8 +45,10 @@ def frame(ax: Any, points: np.ndarray, basis: str) -> None:
         ax.spines[:].set(linewidth=0.8, color=GREY)
 
 
-def draw(ax: Any, points: np.ndarray, look: Look, size: float | None, numbered: bool) -> None:
-    """Unlabelled cells below, then training cells, then held-out cells; in random order within each."""
+def draw(
+    ax: Any, points: np.ndarray, look: Look, size: float | None, numbered: bool, dark: np.ndarray | None = None
+) -> None:
+    """Unlabelled cells below, then training cells, then held-out cells, in random order; shades (n,) on top."""
     finite = np.isfinite(points).all(axis=1)
     held = np.zeros(len(points), bool) if look.held is None else look.held
     width = side(ax)
@@ -64,6 +68,10 @@ def draw(ax: Any, points: np.ndarray, look: Look, size: float | None, numbered: 
         if len(rows):
             ax.scatter(*points[rows].T, s=area, c=rgb[rows], linewidths=edge, edgecolors=EDGE if edge else "none",
                        zorder=zorder, label=label, rasterized=True, **flat)  # fmt: skip
+    if dark is not None:
+        rows = order[(finite & np.isfinite(dark))[order]]
+        ax.scatter(*points[rows].T, s=np.where(held, large, small)[rows], c=dark[rows], cmap=SHADES, vmin=0, vmax=1,
+                   linewidths=0, zorder=3.5, label="distortion", rasterized=True, **flat)  # fmt: skip
     if numbered:
         number(ax, points, look, 1.6 * SMALL / width)
 
@@ -143,6 +151,16 @@ def scale(ax: Any, look: Look, color: str | None) -> None:
         bar.set_label(color or "", fontsize=SMALL)
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=SMALL, length=2)
+
+
+def shade(ax: Any) -> None:
+    """Draw the scale of distortion to the right of a map, below that of numbers."""
+    tones = ScalarMappable(Normalize(0, 1), LinearSegmentedColormap.from_list("on white", ["#ffffff", "#000000"]))
+    bar = ax.figure.colorbar(tones, cax=ax.inset_axes((1.03, 0.0, 0.03, 0.22)), ticks=[0, 1])
+    bar.ax.set_yticklabels(["the data's neighbours", "chance"])
+    bar.set_label("distortion", fontsize=SMALL, labelpad=-2)
+    bar.outline.set(linewidth=0.4, edgecolor=GREY)
+    bar.ax.tick_params(labelsize=SMALL, length=2)
 
 
 def side(ax: Any) -> float:

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
 
+from tripletomics import metrics
 from tripletomics.labels import NO_SIGNAL, UNLABELLED
 from tripletomics.parts import did_you_mean
 
@@ -67,6 +68,23 @@ def coordinates_of(adata: AnnData, basis: str) -> np.ndarray:
         hint = " tt.fit writes it." if basis == "X_tt" else did_you_mean(basis, present)
         raise KeyError(f"basis={basis!r} is not in adata.obsm.{hint} Present: {some(present)}.")
     return np.array(adata.obsm[basis], dtype=float)
+
+
+def distortion_of(adata: AnnData, basis: str, held: np.ndarray | None) -> np.ndarray:
+    """Distortion (n,) of a basis against principal components, NaN for cells without a place; chance is cut at 1."""
+    present = obsm_keys(adata)
+    key = next((key for key in (f"{basis}_pca", "X_tt_pca", "X_pca") if key in present), None)
+    if key is None:
+        raise KeyError(
+            "distortion=True compares the map with principal components: obsm['X_tt_pca'], which tt.fit writes, or "
+            f"obsm['X_pca'] of sc.pp.pca. Present: {some(present)}."
+        )
+    z, r = coordinates_of(adata, basis), coordinates_of(adata, key)
+    there = np.isfinite(z).all(axis=1) & np.isfinite(r).all(axis=1)
+    among = None if held is None or held.all() else ~held[there]
+    found = np.full(len(z), np.nan)
+    found[there] = np.minimum(metrics.distortion(z[there], r[there], among), 1)
+    return found
 
 
 def held_out(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None:

@@ -20,11 +20,12 @@ from tripletomics.pl.draw import (
     inches,
     legend_entries,
     scale,
+    shade,
     shared_legend,
     side,
     stamp,
 )
-from tripletomics.pl.look import Palette, held_out, look_of, no_signal, obsm_keys, points_of, some
+from tripletomics.pl.look import Palette, distortion_of, held_out, look_of, no_signal, obsm_keys, points_of, some
 from tripletomics.pl.sheet import Sheet, add_map, caption_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def embedding(
     *,
     basis: str = "X_tt",
     split: str | None = "auto",
+    distortion: bool = False,
     ax: Axes | None = None,
     size: float | None = None,
     legend: bool = True,
@@ -63,6 +65,10 @@ def embedding(
     split
         The ``obs`` column that marks held-out cells ("train" / "held-out", or True for held out). ``"auto"`` takes the
         one that ``tt.fit`` wrote for this basis, if any; None marks nothing.
+    distortion
+        Whether to darken each cell by how far its neighbours on the map are from being those of the data, the more the
+        less its place is to be trusted: black is chance. See :func:`tripletomics.metrics.distortion`. The data are
+        ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells.
     ax
         Where to draw. The legend stands to its right: a figure made with ``layout="constrained"`` makes room for it.
         Without `ax`, a new figure is made.
@@ -78,7 +84,8 @@ def embedding(
     Returns
     -------
     Axes
-        Up to three collections labelled "unlabelled", "train" (or "cells" without a split) and "held-out". Where
+        Up to three collections labelled "unlabelled", "train" (or "cells" without a split) and "held-out", and one
+        "distortion" on top, whose array holds it. Where
         ``uns`` says that the labels of held-out cells are found no better than permuted ones (p > 0.01), "no signal"
         is written across the map.
 
@@ -90,7 +97,9 @@ def embedding(
         If `basis` is no map, `split` no split, or `palette` does not suit `color`.
     """
     points = points_of(adata, basis)
-    look = look_of(adata, color, held_out(adata, basis, split), palette)
+    held = held_out(adata, basis, split)
+    look = look_of(adata, color, held, palette)
+    dark = distortion_of(adata, basis, held) if distortion else None
     solid = points.shape[1] == 3
     if ax is not None and solid != (ax.name == "3d"):
         need = "projection='3d'" if solid else "2-D axes"
@@ -108,10 +117,12 @@ def embedding(
         ax.legend(handles=entries, ncols=columns, loc=place[0], bbox_to_anchor=place[1], **LEGEND)
     if legend:
         scale(ax, look, color)
+        if distortion:
+            shade(ax)
     if own:
         box: Any = ax.get_tightbbox()
         figure.set_figwidth(4.6 + (box.width - box.height) / figure.dpi)
-    draw(ax, points, look, size, numbered)
+    draw(ax, points, look, size, numbered, dark)
     if words := no_signal(adata, basis):
         stamp(ax, words, side(ax))
     return ax

@@ -116,6 +116,9 @@ def fit(
         The map, float32 (cells, dim).
     ``obsm["X_tt_metric"]``
         The metric space, float32 (cells, metric_dim).
+    ``obsm["X_tt_pca"]``
+        Principal components of the training cells, whose neighbourhoods the map is asked to keep, float32 (cells, 50)
+        or fewer.
     ``obs["tt_split"]``
         Categorical, "train" or "held-out" (``obs["<key_added>_split"]`` with another `key_added`).
     ``uns["X_tt"]``
@@ -135,7 +138,7 @@ def fit(
     import pandas as pd
 
     from tripletomics import pp
-    from tripletomics.model import Model, score
+    from tripletomics.model import Model, score, score_null
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
@@ -152,7 +155,7 @@ def fit(
     seconds = {"fit": time.perf_counter() - started}
     if task.held_out.any():
         null = task.null()
-        scores["null"] = score(null.places, null.codes, null.held_out, seed)[0]["held-out"]
+        scores["null"] = score_null(null.places, null.codes, null.held_out, seed)
         seconds["null"] = time.perf_counter() - started - seconds["fit"]
     settings = {name: text(value) for name, value in (given | task.used).items() if name not in ("adata", "progress")}
     model = Model(
@@ -160,6 +163,7 @@ def fit(
         _versions(),
     )  # fmt: skip
     _write(adata, key_added, places["metric"], places["map"])
+    adata.obsm[f"{key_added}_pca"] = task.scores
     split_key = "tt_split" if key_added == "X_tt" else f"{key_added}_split"
     adata.obs[split_key] = pd.Categorical(np.where(task.held_out, "held-out", "train"), ["train", "held-out"])
     adata.uns[key_added] = model.record()

@@ -1,0 +1,65 @@
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+
+from tripletomics import pl
+from tripletomics.pl.dial import CHOICE
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def table(methods, sd=0.02, more=()):
+    rows = [
+        (method, space, metric, "", split, 0.1 * i + 0.05 * (split == "held-out"), sd, 3)
+        for i, method in enumerate(methods)
+        for space in ("map", "metric")
+        for metric in CHOICE
+        for split in ("held-out", "null")
+    ]
+    columns = ["method", "space", "metric", "type", "split", "value", "sd", "n_seeds"]
+    return pd.DataFrame([*rows, *more], columns=columns)
+
+
+def test_each_score_of_the_map_along_the_dial():
+    given = table(["umap", "tt:structure=1", "tt:structure=0", "tt:structure=0.25", "tt", "tt:structure=0,lr=1"])
+    figure = pl.dial(given)
+    assert len(figure.axes) == 4
+    for ax in figure.axes:
+        lines = {line.get_label(): line.get_xydata() for line in ax.lines}
+        np.testing.assert_allclose(lines["held-out"], [[0, 0.25], [0.25, 0.35], [1, 0.15]])
+        np.testing.assert_allclose(lines["null"][:, 1], [0.2, 0.3, 0.1])
+        band = ax.collections[0].get_paths()[0].vertices
+        assert band[:, 1].max() == pytest.approx(0.35 + 2 * 0.02)
+        assert ax.get_ylim()[0] <= 0 < 1 <= ax.get_ylim()[1]
+
+
+def test_one_metric_and_one_seed():
+    given = table(["tt:structure=0", "tt:structure=1"], sd=np.nan)
+    before = given.copy()
+    figure = pl.dial(given, metrics=["knn_recall_30"])
+    assert [ax.get_title() for ax in figure.axes] == ["recall of 30 neighbours"]
+    pd.testing.assert_frame_equal(given, before)
+
+
+@pytest.mark.parametrize(
+    "methods", [["tt:structure=0"], ["umap", "tt"], ["tt:structure=0", "tt:structure=0.0"], ["tt:structure=a", "tt"]]
+)
+def test_a_table_without_a_dial(methods):
+    with pytest.raises(ValueError, match="two or more settings of structure, each once"):
+        pl.dial(table(methods))
+
+
+def test_bad_tables():
+    with pytest.raises(TypeError, match="must be a DataFrame"):
+        pl.dial({"value": 1})
+    with pytest.raises(ValueError, match="metric 'recal' is not in the table"):
+        pl.dial(table(["tt:structure=0", "tt:structure=1"]), metrics=["recal"])

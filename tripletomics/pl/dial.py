@@ -1,0 +1,85 @@
+"""What a map gives up and gains as its dial goes from the labels to the data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from tripletomics.pl import tables
+from tripletomics.pl.draw import EDGE, LEGEND, SMALL, wrap
+from tripletomics.pl.look import PALETTE, some
+
+CHOICE = ("knn_macro_f1", "knn_recall_30", "knn_recall_within_types", "centroid_spearman")
+WIDTH, SIDE = 1.75, 1.35  # inches of a panel with its labels, and its height
+
+
+def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure:
+    """Draw the held-out scores of the map along `structure`, from the labels (0) to the data (1).
+
+    Parameters
+    ----------
+    table
+        The ``table`` of a comparison whose methods differ in `structure` alone, such as
+        ``tt.compare(adata, label, [f"tt:structure={s}" for s in (0, 0.25, 0.5, 0.75, 1)]).table``. It is not changed.
+    metrics
+        Which scores to draw, a panel each; by default one of the labels (macro-F1) and three of the structure
+        (neighbours, neighbours within types, distances between types).
+
+    Returns
+    -------
+    Figure
+        One Axes a metric, all from 0 to 1 unless a score leaves it. The band is two sd over seeds either way, the
+        dashed line the null.
+
+    Raises
+    ------
+    TypeError
+        If `table` is no DataFrame.
+    ValueError
+        If it lacks columns or a metric, or has fewer than two settings of `structure`.
+    """
+    table = tables.read(table)
+    at = {method: _structure(method) for method in table["method"].unique()}
+    at = {method: structure for method, structure in at.items() if structure is not None}
+    if len(set(at.values())) < 2 or len(set(at.values())) < len(at):
+        raise ValueError(
+            "table must hold two or more settings of structure, each once: compare 'tt:structure=0', "
+            f"'tt:structure=0.5' and 'tt:structure=1'. Methods: {some(table['method'].unique())}."
+        )
+    table = table[(table["space"] == "map") & table["method"].isin(at)]
+    table = table.assign(structure=table["method"].map(at)).sort_values("structure", kind="stable")
+    chosen = tables.choose(table, metrics, CHOICE)
+    figure, axes = plt.subplots(
+        1, len(chosen), figsize=(WIDTH * len(chosen) + 0.15, SIDE + 0.6), dpi=150, layout="constrained", squeeze=False
+    )
+    for ax, metric in zip(axes[0], chosen, strict=True):
+        rows = table[table["metric"] == metric]
+        held, null = (rows[rows["split"] == split] for split in ("held-out", "null"))
+        x, value = held["structure"].to_numpy(), held["value"].to_numpy(dtype=float)
+        spread = 2 * held["sd"].to_numpy(dtype=float, na_value=np.nan)
+        ax.fill_between(x, value - spread, value + spread, color=PALETTE[0], alpha=0.18, linewidth=0, label="± 2 sd")
+        ax.plot(x, value, "o-", color=PALETTE[0], linewidth=1.2, markersize=3, label="held-out")
+        ax.plot(null["structure"], null["value"].astype(float), "--", color=EDGE, linewidth=0.8, label="null")
+        low, high = ax.get_ylim()
+        ax.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xticklabels=["labels\n0", "0.5", "data\n1"])
+        ax.set_ylim(min(low, 0), max(high, 1))
+        ax.set_title("\n".join(wrap(tables.title_of_metric(metric), WIDTH - 0.35, SMALL + 1)), fontsize=SMALL + 1)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=SMALL, length=2.5)
+    axes[0, 0].set_xlabel("structure", fontsize=SMALL)
+    axes[0, 0].legend(loc="lower left", **LEGEND)
+    return figure
+
+
+def _structure(method: str) -> float | None:
+    """Return what a method sets `structure` to, if it sets nothing else."""
+    found = re.fullmatch(r"tt:\s*structure\s*=([^,=]+)", method)
+    try:
+        return float(found[1]) if found else None
+    except ValueError:
+        return None
