@@ -3,10 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cosine
 from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 
 from tripletomics.losses import neighbours
-from tripletomics.losses.neighbours import NEIGHBOURS, Neighbours, data_graph, label_graph
+from tripletomics.losses.neighbours import NEIGHBOURS, ORDER, Neighbours, data_graph, label_graph
 
 
 @pytest.fixture
@@ -16,8 +17,8 @@ def small():
     graph = np.stack([random.permutation(20)[:5] for _ in range(20)])
     graph[3] = -1
     codes = [random.integers(-1, 6, size=20), random.integers(5, size=20)]
-    distances = [abs(random.normal(size=(n, n))) for n in (6, 5)]
-    groupings = [(1.5, codes[0], distances[0] + distances[0].T), (0.5, codes[1], distances[1] + distances[1].T)]
+    ranks = [np.stack([random.permutation(n) + 1.0 for _ in range(n)]) for n in (6, 5)]
+    groupings = [(1.5, codes[0], ranks[0]), (0.5, codes[1], ranks[1])]
     return graph, np.array([0.4, 0.3, 0.1, 0.1, 0.1]), groupings, random.permutation(20)[:12]
 
 
@@ -28,14 +29,14 @@ def plain_loss(places, rows, graph, weights, groupings):
     near = sum(w * math.log1p(math.dist(at[i], at[j]) ** 2) for w, i, j in edges) / sum(w for w, _, _ in edges)
     apart = [math.log(sum(1 / (1 + math.dist(at[i], at[j]) ** 2) for j in at if j != i)) for i in at]
     value = near + sum(apart) / len(apart)
-    for importance, codes, distances in groupings:
-        groups = [g for g in range(len(distances)) if any(codes[i] == g for i in at)]
+    for importance, codes, ranks in groupings:
+        groups = [g for g in range(len(ranks)) if any(codes[i] == g for i in at)]
         centre = {g: np.mean([at[i] for i in at if codes[i] == g], axis=0) for g in groups}
         rs = []
         for g in groups:
             others = [h for h in groups if h != g]
             in_map = [math.dist(centre[g], centre[h]) for h in others]
-            rs.append(np.corrcoef(in_map, [distances[g, h] for h in others])[0, 1])
+            rs.append(1 - cosine(in_map, [ranks[g, h] for h in others]))
         value += importance * (1 - np.mean(rs))
     return value
 
@@ -97,7 +98,7 @@ def test_the_dial_weighs_the_graphs(structure):
     same = loss.graph[:, -NEIGHBOURS:].numpy()
     assert (y[same[y >= 0]] == y[y >= 0, None]).all()
     np.testing.assert_array_equal(same[y < 0], data_graph(x)[y < 0])  # an unlabelled cell has the data's
-    assert loss.importance == [1.0, 2 * (1 - structure)]
+    assert loss.importance == [ORDER, 2 * ORDER * (1 - structure)]
 
 
 def test_data_graph_against_scikit_learn():

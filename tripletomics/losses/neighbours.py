@@ -1,4 +1,4 @@
-"""The map's structure term: neighbours close, everybody else apart, the whole in proportion."""
+"""The map's structure term: neighbours close, everybody else apart, far groups farther than near ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
@@ -15,19 +16,21 @@ from tripletomics.losses.base import Loss
 
 NEIGHBOURS = 15
 CLUSTERS = 30
+ORDER = 6.0  # weight of the order of the clusters; that of the types is twice as much at structure=0
 CLUSTERED = 20_000  # cells that the clusters are found on
 
 
 class Neighbours(Loss):
-    r"""Neighbours lie close in the map, all others apart, and groups of cells at the distances that they have.
+    r"""Neighbours lie close in the map, all others apart, and groups of cells in the order of their distances.
 
     .. math::
         L = \sum_{ij} v_{ij} \log(1 + d_{ij}^2) + \frac1n \sum_i \log \sum_{j \ne i} \frac1{1 + d_{ij}^2}
             + \sum_g w_g \Big(1 - \frac1{|g|} \sum_{k \in g} r_k\Big)
 
     with the distances d of the n cells of a batch in the map. v is the weight of an edge of the neighbour graph that
-    has both ends in the batch, and sums to 1. For each grouping g of the cells, r_k is the Pearson correlation, over
-    the other groups, of the distances between the centre of group k and theirs, in the map with those in the reference.
+    has both ends in the batch, and sums to 1. For each grouping g of the cells, r_k is the congruence coefficient (the
+    cosine), over the other groups, of the distances between the centre of group k and theirs in the map with the ranks
+    that these distances have in the reference.
 
     Parameters
     ----------
@@ -36,19 +39,23 @@ class Neighbours(Loss):
     weights
         Weight (k,) of a column of the graph.
     groupings
-        Of each grouping its weight, codes (cells,) with -1 for none, and distances (groups, groups) of the reference.
+        Of each grouping its weight, codes (cells,) with -1 for none, and the rank (groups, groups) of each other group
+        by its distance from one in the reference.
 
     Notes
     -----
     ``loss(a, rows)`` takes the places (n, dim) of a batch and which cells they are, each once. The second term, with a
     sum for every cell in place of t-SNE's single one, gives a cell of a small dense type as much room as one of a
     large type: a network shares its capacity, where t-SNE moves each cell on its own. Groups without a cell in
-    the batch have no say in the third term, and fewer than four groups have no proportions.
+    the batch have no say in the third term, and fewer than three groups have no order. With the distances of the
+    reference in place of their ranks, a few outlying cells squeeze all others into a corner of the map; with a
+    correlation, which does not mind an offset, near groups lie on each other.
 
     References
     ----------
     The Cauchy kernel: van der Maaten & Hinton 2008. Sums by cell, and batches: Damrich, Böhm, Hamprecht & Kobak 2023;
-    Böhm, Berens & Kobak 2023 (t-SimCNE). The third term is a stress of distances, as a correlation since scale is free.
+    Böhm, Berens & Kobak 2023 (t-SimCNE). Ranks: nonmetric scaling, Kruskal 1964.
+    Congruence of distances: Borg & Groenen 2005.
     """
 
     def __init__(
@@ -62,16 +69,16 @@ class Neighbours(Loss):
         self.register_buffer("weights", torch.from_numpy(weights).float())
         self.register_buffer("place", torch.full((len(graph),), -1))
         self.importance = [importance for importance, _, _ in groupings]
-        for number, (_, codes, distances) in enumerate(groupings):
+        for number, (_, codes, ranks) in enumerate(groupings):
             self.register_buffer(f"codes_{number}", torch.from_numpy(codes))
-            self.register_buffer(f"distances_{number}", torch.from_numpy(distances).float())
+            self.register_buffer(f"ranks_{number}", torch.from_numpy(ranks).float())
 
     def forward(self, a: Tensor, rows: Tensor) -> Tensor:
         """Return the loss of the places `a` (n, dim) of the cells `rows` (n,)."""
         value = self._attraction(a, rows) + _Repulsion.apply(a)
         for number, importance in enumerate(self.importance):
-            codes, distances = getattr(self, f"codes_{number}"), getattr(self, f"distances_{number}")
-            value = value + importance * _disproportion(a, codes[rows], distances)
+            codes, ranks = getattr(self, f"codes_{number}"), getattr(self, f"ranks_{number}")
+            value = value + importance * _disorder(a, codes[rows], ranks)
         return value
 
     def _attraction(self, a: Tensor, rows: Tensor) -> Tensor:
@@ -110,23 +117,18 @@ class _Repulsion(torch.autograd.Function):
         return gradients[0] * (-2 / len(a)) * pushed
 
 
-def _disproportion(a: Tensor, codes: Tensor, reference: Tensor) -> Tensor:
-    """Return 1 - the mean correlation, over groups, of their distances to the others in the map and the reference."""
-    member = (codes[:, None] == torch.arange(len(reference), device=a.device)).to(a.dtype)
+def _disorder(a: Tensor, codes: Tensor, ranks: Tensor) -> Tensor:
+    """Return 1 - the mean congruence, over groups, of their distances to the others in the map with the ranks."""
+    member = (codes[:, None] == torch.arange(len(ranks), device=a.device)).to(a.dtype)
     sizes = member.sum(dim=0)
     present = (sizes > 0).to(a.dtype)
     centres = member.T @ a / sizes.clamp(min=1)[:, None]
     squared = (centres[:, None] - centres).square().sum(dim=2)
-    others = present[:, None] * present * (1 - torch.eye(len(reference), dtype=a.dtype, device=a.device))
-    n = others.sum(dim=1, keepdim=True).clamp(min=1)
-
-    def deviations(d: Tensor) -> Tensor:
-        return others * (d - (others * d).sum(dim=1, keepdim=True) / n)
-
+    others = present[:, None] * present * (1 - torch.eye(len(ranks), dtype=a.dtype, device=a.device))
     # the tiny number keeps the gradient of the root finite where two centres coincide
-    x, y = deviations((squared + 1e-6).sqrt()), deviations(reference.to(a.dtype))
+    x, y = others * (squared + 1e-6).sqrt(), others * ranks
     r = (x * y).sum(dim=1) / (x.norm(dim=1) * y.norm(dim=1)).clamp(min=1e-6)
-    enough = (present.sum() > 3).to(a.dtype)
+    enough = (present.sum() > 2).to(a.dtype)
     return enough * (present * (1 - r)).sum() / present.sum().clamp(min=1)
 
 
@@ -154,9 +156,9 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int) -> Ne
         same = label_graph(reference, y)
         graph.append(np.where(same >= 0, same, near))
         weights.append(np.full(near.shape[1], (1 - data) / near.shape[1]))
-    groupings = [(1.0, *_grouping(reference, clusters(reference, seed)))]
+    groupings = [(ORDER, *_grouping(reference, clusters(reference, seed)))]
     if structure < 1:
-        groupings.append((2 * (1 - structure), *_grouping(reference, y)))
+        groupings.append((2 * ORDER * (1 - structure), *_grouping(reference, y)))
     return Neighbours(np.concatenate(graph, axis=1), np.concatenate(weights), groupings)
 
 
@@ -197,8 +199,8 @@ def clusters(reference: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _grouping(reference: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return codes without gaps, and the distances between the centres of their groups in the reference."""
+    """Return codes without gaps, and the rank of each group by the distance of its centre from another's."""
     kinds = np.unique(codes[codes >= 0])
     centres = np.stack([reference[codes == kind].mean(axis=0) for kind in kinds]) if len(kinds) else reference[:0]
     dense = np.where(codes >= 0, np.searchsorted(kinds, codes), -1)
-    return dense, np.linalg.norm(centres[:, None] - centres, axis=2)
+    return dense, rankdata(np.linalg.norm(centres[:, None] - centres, axis=2), axis=1)

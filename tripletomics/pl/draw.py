@@ -25,7 +25,6 @@ LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 6, "handlelength": 1.2, 
 # fmt: on
 EDGE, ALARM = "#1a1a1a", "#c4001a"
 SMALL, TITLE = 6, 9  # points
-SHADES = LinearSegmentedColormap.from_list("distortion", [(0, 0, 0, 0), (0, 0, 0, 1)])
 MARGIN = 0.02  # inches left and right of what fills the width of a figure
 
 
@@ -48,7 +47,7 @@ def frame(ax: Any, points: np.ndarray, basis: str) -> None:
 def draw(
     ax: Any, points: np.ndarray, look: Look, size: float | None, numbered: bool, dark: np.ndarray | None = None
 ) -> None:
-    """Unlabelled cells below, then training cells, then held-out cells, in random order; shades (n,) on top."""
+    """Unlabelled cells below, then training cells, then held-out cells, in random order; darkened by `dark` (n,)."""
     finite = np.isfinite(points).all(axis=1)
     held = np.zeros(len(points), bool) if look.held is None else look.held
     width = side(ax)
@@ -61,17 +60,14 @@ def draw(
         ("cells" if look.held is None else "train", look.known & ~held, pale, small, 0.0),
         ("held-out", look.known & held, look.rgb, large, min(0.5, 0.13 * math.sqrt(large))),
     )
+    light = 1 - (np.zeros(len(points)) if dark is None else dark)[:, None]
     flat = {"depthshade": False} if points.shape[1] == 3 else {}
     order = np.random.default_rng(0).permutation(len(points))
     for zorder, (label, mask, rgb, area, edge) in enumerate(layers, start=1):
         rows = order[(mask & finite)[order]]
         if len(rows):
-            ax.scatter(*points[rows].T, s=area, c=rgb[rows], linewidths=edge, edgecolors=EDGE if edge else "none",
-                       zorder=zorder, label=label, rasterized=True, **flat)  # fmt: skip
-    if dark is not None:
-        rows = order[(finite & np.isfinite(dark))[order]]
-        ax.scatter(*points[rows].T, s=np.where(held, large, small)[rows], c=dark[rows], cmap=SHADES, vmin=0, vmax=1,
-                   linewidths=0, zorder=3.5, label="distortion", rasterized=True, **flat)  # fmt: skip
+            ax.scatter(*points[rows].T, s=area, c=(light * rgb)[rows], linewidths=edge, zorder=zorder, label=label,
+                       edgecolors=EDGE if edge else "none", rasterized=True, **flat)  # fmt: skip
     if numbered:
         number(ax, points, look, 1.6 * SMALL / width)
 
@@ -155,10 +151,10 @@ def scale(ax: Any, look: Look, color: str | None) -> None:
 
 def shade(ax: Any) -> None:
     """Draw the scale of distortion to the right of a map, below that of numbers."""
-    tones = ScalarMappable(Normalize(0, 1), LinearSegmentedColormap.from_list("on white", ["#ffffff", "#000000"]))
-    bar = ax.figure.colorbar(tones, cax=ax.inset_axes((1.03, 0.0, 0.03, 0.22)), ticks=[0, 1])
-    bar.ax.set_yticklabels(["the data's neighbours", "chance"])
-    bar.set_label("distortion", fontsize=SMALL, labelpad=-2)
+    tones = ScalarMappable(Normalize(0, 1), LinearSegmentedColormap.from_list("light", ["#ffffff", "#000000"]))
+    bar = ax.figure.colorbar(tones, cax=ax.inset_axes((1.03, 0.0, 0.03, 0.2)), ticks=[0, 1])
+    bar.ax.set_yticklabels(["as in the data", "chance"])
+    bar.ax.set_title("distortion", fontsize=SMALL, loc="left", pad=3)
     bar.outline.set(linewidth=0.4, edgecolor=GREY)
     bar.ax.tick_params(labelsize=SMALL, length=2)
 

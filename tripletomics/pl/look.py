@@ -71,7 +71,7 @@ def coordinates_of(adata: AnnData, basis: str) -> np.ndarray:
 
 
 def distortion_of(adata: AnnData, basis: str, held: np.ndarray | None) -> np.ndarray:
-    """Distortion (n,) of a basis against principal components, NaN for cells without a place; chance is cut at 1."""
+    """Distortion (n,) of a basis against principal components, at most 1 (chance); 0 for cells without a place."""
     present = obsm_keys(adata)
     key = next((key for key in (f"{basis}_pca", "X_tt_pca", "X_pca") if key in present), None)
     if key is None:
@@ -82,8 +82,8 @@ def distortion_of(adata: AnnData, basis: str, held: np.ndarray | None) -> np.nda
     z, r = coordinates_of(adata, basis), coordinates_of(adata, key)
     there = np.isfinite(z).all(axis=1) & np.isfinite(r).all(axis=1)
     among = None if held is None or held.all() else ~held[there]
-    found = np.full(len(z), np.nan)
-    found[there] = np.minimum(metrics.distortion(z[there], r[there], among), 1)
+    found = np.zeros(len(z))
+    found[there] = np.fmin(metrics.distortion(z[there], r[there], among), 1)
     return found
 
 

@@ -66,9 +66,9 @@ def embedding(
         The ``obs`` column that marks held-out cells ("train" / "held-out", or True for held out). ``"auto"`` takes the
         one that ``tt.fit`` wrote for this basis, if any; None marks nothing.
     distortion
-        Whether to darken each cell by how far its neighbours on the map are from being those of the data, the more the
-        less its place is to be trusted: black is chance. See :func:`tripletomics.metrics.distortion`. The data are
-        ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells.
+        Whether to darken each cell by how far its neighbours on the map are from being those of the data: the darker,
+        the less its place is to be trusted, and black is chance. See :func:`tripletomics.metrics.distortion`. The data
+        are ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells.
     ax
         Where to draw. The legend stands to its right: a figure made with ``layout="constrained"`` makes room for it.
         Without `ax`, a new figure is made.
@@ -84,8 +84,7 @@ def embedding(
     Returns
     -------
     Axes
-        Up to three collections labelled "unlabelled", "train" (or "cells" without a split) and "held-out", and one
-        "distortion" on top, whose array holds it. Where
+        Up to three collections labelled "unlabelled", "train" (or "cells" without a split) and "held-out". Where
         ``uns`` says that the labels of held-out cells are found no better than permuted ones (p > 0.01), "no signal"
         is written across the map.
 
