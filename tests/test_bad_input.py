@@ -76,6 +76,7 @@ TABLE = {
     "hold_out group": (options(hold_out="donor=d9"), ValueError, "'d9' is not a group of 'donor'."),
     "hold_out everything": (options(hold_out="donor=d0,d1,d2,d3,d4"), ValueError, "leaves no training cell"),
     "device": (options(device="cud"), ValueError, "device='cud' is not known. Did you mean 'cuda'?"),
+    "key of scanpy": (options(key_added="X"), ValueError, "would write over obsm['X_pca'], which is scanpy's"),
     "key": (options(key_added="a/b"), ValueError, "key_added='a/b' is not a name without '/'"),
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score, recall_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from tripletomics import evaluation
+from tripletomics import evaluation, metrics
 from tripletomics.evaluation import METRICS, Truth
 
 TYPES = ["a", "b", "c", "d"]
@@ -66,6 +66,14 @@ def test_permuted_labels_score_chance(cells):
     np.testing.assert_array_equal(np.sort(seen.codes), np.sort(truth.codes))
     table = evaluation.null_of_labels(z, seen, 0, evaluation.PERMUTED)
     assert value(table, "knn_macro_f1", "null") == pytest.approx(0.25, abs=0.12)
+    train, held = ~truth.held_out & (truth.codes >= 0), truth.held_out & (truth.codes >= 0)
+    predicted = KNeighborsClassifier(15).fit(z[train], truth.codes[train]).predict(z[held])
+    random = np.random.default_rng(0)
+    orders = [random.permutation(seen.codes[held]) for _ in range(metrics.ORDERS)]
+    expected = np.mean([f1_score(order, predicted, average="macro") for order in orders])
+    assert value(table, "knn_macro_f1", "null") == pytest.approx(expected)
+    chance = np.bincount(predicted, minlength=4) / len(predicted)  # of a type: how often it is predicted
+    assert [value(table, "recall", "null", kind) for kind in TYPES] == pytest.approx(chance.tolist(), abs=0.03)
     assert value(table, "verification_auroc", "null") == pytest.approx(0.5, abs=0.1)
     assert set(table["null"]) == {evaluation.PERMUTED}
     assert "permutation_p" not in set(table["metric"])

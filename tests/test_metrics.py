@@ -279,6 +279,20 @@ def test_tied_neighbours_share_their_votes():
         np.testing.assert_allclose(metrics.knn_votes(ring[order], kinds[order], np.zeros((1, 2)))[0], expected)
 
 
+def test_macro_f1_of_random_orders():
+    random = np.random.default_rng(0)
+    truth, predicted = random.integers(-1, 3, size=60), random.integers(3, size=60)
+    found = metrics.permuted_macro_f1(truth, predicted, 7, orders=5)
+    random = np.random.default_rng(7)
+    known = truth >= 0
+    orders = [random.permutation(truth[known]) for _ in range(5)]
+    expected = [f1_score(order, predicted[known], average="macro") for order in orders]
+    np.testing.assert_allclose(found, expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(metrics.permuted_macro_f1(truth[:0], predicted[:0], 0)).all()
+
+
 def test_permutation_p():
     random = np.random.default_rng(0)
     truth = random.integers(3, size=200)

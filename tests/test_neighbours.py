@@ -101,6 +101,13 @@ def test_the_dial_weighs_the_graphs(structure):
     assert loss.importance == [ORDER, 2 * ORDER * (1 - structure)]
 
 
+def test_groups_are_ranked_by_the_distance_of_their_centres():
+    x = np.array([[0.0], [0.2], [1.0], [3.0], [7.0], [50.0]])
+    codes, ranks = neighbours._grouping(x, np.array([0, 0, 2, 5, 3, -1]))
+    assert codes.tolist() == [0, 0, 1, 3, 2, -1]
+    assert ranks.tolist() == [[1, 2, 4, 3], [2, 1, 4, 3], [4, 3, 1, 2], [3, 2, 4, 1]]
+
+
 def test_data_graph_against_scikit_learn():
     x = np.random.default_rng(0).normal(size=(60, 4))
     expected = kneighbors_graph(x, NEIGHBOURS).toarray().astype(bool)

@@ -94,18 +94,41 @@ def test_distortion_darkens_each_cell_by_its_own():
     assert any(bar.get_title(loc="left") == "distortion" for bar in ax.child_axes)
 
 
-def test_distortion_is_against_the_components_of_the_fit_and_needs_some():
-    def shades(adata, **more):
-        plain, dark = (layers(pl.embedding(adata, distortion=d, split=None, **more))["cells"] for d in (False, True))
-        return (dark.get_facecolor()[:, :3] / plain.get_facecolor()[:, :3].clip(1e-9)).mean(axis=1)
+def shades(adata, **more):
+    plain, dark = (layers(pl.embedding(adata, distortion=d, split=None, **more))["cells"] for d in (False, True))
+    return (dark.get_facecolor()[:, :3] / plain.get_facecolor()[:, :3].clip(1e-9)).mean(axis=1)
 
+
+def test_distortion_is_against_the_components_of_the_fit_and_needs_some():
     adata = cells(dim=3)
     adata.obsm["X_tt_pca"] = adata.obsm["X_tt"].copy()
     np.testing.assert_allclose(shades(adata), 1)
     assert shades(adata, basis="X_umap").mean() < 0.2
-    del adata.obsm["X_tt_pca"], adata.obsm["X_pca"]
+    assert shades(adata, basis="X_pca").min() < 0.5  # of the two that are drawn
+    adata.obsm["X_b_pca"] = adata.obsm["X_b_metric"] = adata.obsm["X_umap"]
+    np.testing.assert_allclose(shades(adata, basis="X_b_metric"), 1)
+    for key in ("X_tt_pca", "X_pca"):
+        del adata.obsm[key]
     with pytest.raises(KeyError, match=r"which tt.fit writes, or .*X_pca.* of sc.pp.pca"):
         pl.embedding(adata, distortion=True)
+
+
+def test_distortion_of_every_basis_is_among_the_training_cells():
+    adata = cells()
+    adata.obsm["X_umap"] = adata.obsm["X_tt"]
+    np.testing.assert_array_equal(shades(adata), shades(adata, basis="X_umap"))
+    adata.obs["tt_split"] = ["train"] * 16 + ["held-out"] * 284
+    with pytest.raises(
+        ValueError, match="needs 17 or more cells to seek neighbours among, and 16 training cells of 300"
+    ):
+        pl.embedding(adata, distortion=True)
+
+
+def test_the_legend_and_the_scales_stand_apart():
+    ax = pl.embedding(cells(), "depth", distortion=True)
+    ax.figure.draw_without_rendering()
+    boxes = [ax.get_legend().get_window_extent(), *(bar.get_tightbbox() for bar in ax.child_axes)]
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
 
 
 def test_held_out_cells_are_larger_full_in_colour_and_edged():

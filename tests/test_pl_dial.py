@@ -30,7 +30,7 @@ def table(methods, sd=0.02, more=()):
 
 
 def test_each_score_of_the_map_along_the_dial():
-    given = table(["umap", "tt:structure=1", "tt:structure=0", "tt:structure=0.25", "tt", "tt:structure=0,lr=1"])
+    given = table(["umap", "tt:structure=1", "tt:structure=0", "tt:structure=0.25", "tt"])
     figure = pl.dial(given)
     assert len(figure.axes) == 4
     for ax in figure.axes:
@@ -39,7 +39,21 @@ def test_each_score_of_the_map_along_the_dial():
         np.testing.assert_allclose(lines["null"][:, 1], [0.2, 0.3, 0.1])
         band = ax.collections[0].get_paths()[0].vertices
         assert band[:, 1].max() == pytest.approx(0.35 + 2 * 0.02)
-        assert ax.get_ylim()[0] <= 0 < 1 <= ax.get_ylim()[1]
+        assert ax.get_ylim() == (0, 1)
+        assert "no signal" not in lines
+
+
+def test_settings_without_signal_have_open_markers_and_other_settings_may_be_shared():
+    methods = ["tt:lr=0.1,structure=0", "tt:structure=1,lr=0.1"]
+    p = [
+        (m, "map", "permutation_p", "", "held-out", value, 0.0, 3)
+        for m, value in zip(methods, (0.5, 0.005), strict=True)
+    ]
+    figure = pl.dial(table(methods, sd=1.0, more=p))
+    for ax in figure.axes:
+        lines = {line.get_label(): line.get_xydata() for line in ax.lines}
+        np.testing.assert_allclose(lines["no signal"], [[0, 0.05]])
+        assert ax.get_ylim() == (0.05 - 2, 0.15 + 2)
 
 
 def test_one_metric_and_one_seed():
@@ -51,7 +65,13 @@ def test_one_metric_and_one_seed():
 
 
 @pytest.mark.parametrize(
-    "methods", [["tt:structure=0"], ["umap", "tt"], ["tt:structure=0", "tt:structure=0.0"], ["tt:structure=a", "tt"]]
+    "methods",
+    [
+        ["tt:structure=0"],
+        ["umap", "tt"],
+        ["tt:structure=0", "tt:structure=0.0"],
+        ["tt:structure=0", "tt:structure=1,lr=0.1"],
+    ],
 )
 def test_a_table_without_a_dial(methods):
     with pytest.raises(ValueError, match="two or more settings of structure, each once"):

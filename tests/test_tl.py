@@ -1,12 +1,14 @@
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
+from scipy.spatial import procrustes
 
 import tripletomics as tt
 from tripletomics import training
 from tripletomics.labels import NO_SIGNAL
-from tripletomics.metrics import knn_macro_f1
+from tripletomics.metrics import knn_macro_f1, knn_recall, knn_recall_within_types
 
 FAST = {"steps": 30, "progress": False}
 
@@ -16,7 +18,8 @@ def test_what_is_written(pbmc):
     model = tt.fit(pbmc, label="cell_type", dim=3, metric_dim=8, **FAST)
     assert pbmc.obsm["X_tt"].shape == (700, 3)
     assert pbmc.obsm["X_tt_metric"].shape == (700, 8)
-    assert pbmc.obsm["X_tt"].dtype == np.float32
+    assert pbmc.obsm["X_tt_pca"].shape == (700, 50)
+    assert {pbmc.obsm[key].dtype for key in ("X_tt", "X_tt_metric", "X_tt_pca")} == {np.dtype(np.float32)}
     assert list(pbmc.obs["tt_split"].cat.categories) == ["train", "held-out"]
     assert (pbmc.obs["tt_split"] == "held-out").mean() == pytest.approx(0.1, abs=0.01)
     assert list(pbmc.obs.columns) == [*names, "tt_split"]
@@ -106,17 +109,33 @@ def test_the_null_costs_less_than_a_quarter_of_the_fit(pbmc, monkeypatch):
 
 
 def test_structure_is_a_dial(pbmc):
-    """Towards 1 the map keeps more of the data's neighbourhoods; at 1 labels do not matter at all."""
-    from sklearn.decomposition import PCA
-    from sklearn.neighbors import kneighbors_graph
+    """Towards 1 held-out cells keep more of the data's neighbours, also inside types; at 0.5 no fewer labels."""
+    y = pbmc.obs["cell_type"].cat.codes.to_numpy()
+    scores = np.empty((3, 3, 3))
+    for i, structure in enumerate((0.0, 0.5, 1.0)):
+        for seed in range(3):
+            model = tt.fit(pbmc, "cell_type", structure=structure, steps=30, hold_out=0.3, seed=seed, progress=False)
+            train = (pbmc.obs["tt_split"] == "train").to_numpy()
+            m, r = pbmc.obsm["X_tt"], pbmc.obsm["X_tt_pca"]
+            recall = knn_recall(m[train], r[train], m[~train], r[~train], k=(30,))[0]
+            within = knn_recall_within_types(m[train], r[train], y[train], m[~train], r[~train], y[~train])
+            scores[i, seed] = recall, within, model.scores["held-out"]["map"]
+    mean, spread = scores.mean(axis=1), 2 * scores.std(axis=1, ddof=1).max(axis=0)
+    assert (np.diff(mean[:, :2], axis=0) > -spread[:2]).all()
+    assert (mean[2, :2] > mean[0, :2]).all()
+    assert mean[1, 2] > mean[0, 2] - spread[2]
 
-    reference = kneighbors_graph(PCA(50, random_state=0).fit_transform(pbmc.X.toarray()), 15).astype(bool)
-    recall = []
-    for structure in (0.0, 0.5, 1.0):
-        tt.fit(pbmc, label="cell_type", structure=structure, steps=60, hold_out=0.3, progress=False)
-        found = kneighbors_graph(pbmc.obsm["X_tt"], 15).astype(bool)
-        recall.append(found.multiply(reference).sum() / reference.sum())
-    assert recall[0] < recall[1] < recall[2]
+
+def test_maps_of_another_seed_and_of_fewer_cells_lie_alike(pbmc):
+    part = pbmc[np.random.default_rng(0).random(700) < 0.9].copy()
+    maps = {}
+    for name, adata, seed in (("first", pbmc, 0), ("seed", pbmc, 1), ("part", part, 0)):
+        tt.fit(adata, "cell_type", steps=60, seed=seed, progress=False)
+        maps[name] = pd.DataFrame(adata.obsm["X_tt"].copy(), index=adata.obs_names)
+    for other in ("seed", "part"):
+        first = maps["first"].loc[maps[other].index]
+        assert procrustes(first, maps[other])[2] < 0.2  # 1 - r² after the best rotation and scale
+        assert (first.corrwith(maps[other]) > 0.8).all()  # and without a rotation
 
 
 def test_structure_1_ignores_the_labels(pbmc):

@@ -82,7 +82,6 @@ PERMUTED, SHUFFLED, REFITTED, UNUSED = (
     "labels permuted, of which the fit uses none",
 )
 COLUMNS = ["metric", "type", "split", "value", "null"]
-ORDERS = 100  # random orders of the scored labels that a null of neighbours' votes is the mean of
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def null_of_labels(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataF
     rows = {row[:2]: row for row in _by_labels(z, truth, "held-out", seed) if row[0] != "permutation_p"}
     known, votes = _votes(_sides(z, truth.codes, truth.held_out, "held-out"), len(truth.classes))
     random = np.random.default_rng(seed)
-    orders = [_by_votes(random.permutation(known), votes, truth.classes) for _ in range(ORDERS)]
+    orders = [_by_votes(random.permutation(known), votes, truth.classes) for _ in range(metrics.ORDERS)]
     for scores in zip(*orders, strict=True):
         metric, kind, _ = scores[0]
         rows[metric, kind] = (metric, kind, float(np.mean([value for _, _, value in scores])))

@@ -133,6 +133,10 @@ def check_key(key_added: str) -> None:
     """Raise a ValueError unless a file can hold the key."""
     if not isinstance(key_added, str) or not key_added or "/" in key_added:
         raise ValueError(f"key_added={key_added!r} is not a name without '/', such as 'X_tt'.")
+    if key_added == "X":
+        raise ValueError(
+            "key_added='X' would write over obsm['X_pca'], which is scanpy's: choose another, such as 'X_tt'."
+        )
 
 
 def check_labels(

@@ -39,8 +39,8 @@ class Neighbours(Loss):
     weights
         Weight (k,) of a column of the graph.
     groupings
-        Of each grouping its weight, codes (cells,) with -1 for none, and the rank (groups, groups) of each other group
-        by its distance from one in the reference.
+        Of each grouping its weight, codes (cells,) with -1 for none, and the rank (groups, groups) of each group by
+        its distance from one in the reference: 1 for that one, 2 for the nearest other.
 
     Notes
     -----
@@ -199,7 +199,7 @@ def clusters(reference: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _grouping(reference: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return codes without gaps, and the rank of each group by the distance of its centre from another's."""
+    """Return codes without gaps, and the rank of each group by the distance of its centre from one's: 1 is that one."""
     kinds = np.unique(codes[codes >= 0])
     centres = np.stack([reference[codes == kind].mean(axis=0) for kind in kinds]) if len(kinds) else reference[:0]
     dense = np.where(codes >= 0, np.searchsorted(kinds, codes), -1)

@@ -5,12 +5,14 @@ cells to score, ``(query, query_y)``. Without the latter every reference cell is
 says nothing about a map that was trained with its labels. Distances are Euclidean.
 
 - What the neighbours know: `knn_votes` finds the 15 nearest labelled cells once, and everything else follows from the
-  true and the predicted codes: `macro_f1`, `balanced_accuracy`, `recall_per_type`, `permutation_p`, `brier`, `ece`.
+  true and the predicted codes: `macro_f1`, `balanced_accuracy`, `recall_per_type`, `brier`, `ece`; `permutation_p` and
+  `permuted_macro_f1` say what chance gives.
 - Who comes first: `retrieval` ranks the reference cells of each cell once, for `recall_at_k`, `r_precision` and
   `map_at_r`; `verification` asks of pairs whether they are of one type. `nmi` and `silhouette` are about clusters.
 - What is kept of the data, against a label-free space r of the same cells: `neighbourhoods` for `knn_recall`,
   `trustworthiness` and `continuity`; `knn_recall_within_types`, `triplet_accuracy`, `centroid_spearman`, `scgraph`,
-  `within_between`, `pseudotime_spearman`; `distortion` of each cell. Labels alone cannot raise these.
+  `within_between`, `pseudotime_spearman`; of each cell its `distortion`, which is better the less it is. Labels alone
+  improve none of these.
 - Whether to trust a prediction: `ece`, `brier`, `risk_coverage`, `aurc`; `novelty`, `auroc`, `fpr_at_95`.
 - Batches: `batch_scores`, with the extra ``tripletomics[batch]``.
 
@@ -32,6 +34,7 @@ from tripletomics.metrics.arrangement import (
 from tripletomics.metrics.batches import batch_scores
 from tripletomics.metrics.labels import (
     NEIGHBOURS,
+    ORDERS,
     balanced_accuracy,
     knn_balanced_accuracy,
     knn_macro_f1,
@@ -57,6 +60,7 @@ from tripletomics.metrics.structure import (
 
 __all__ = [
     "NEIGHBOURS",
+    "ORDERS",
     "aurc",
     "auroc",
     "balanced_accuracy",

@@ -12,6 +12,7 @@ from sklearn.metrics import normalized_mutual_info_score, silhouette_score
 from tripletomics.metrics.blocks import blocks, drawn, labelled, neighbours, to_references
 
 NEIGHBOURS = 15
+ORDERS = 100  # random orders of the scored labels that a null is the mean of
 
 
 def knn_votes(z: np.ndarray, y: np.ndarray, query: np.ndarray | None = None, classes: int | None = None) -> np.ndarray:
@@ -196,14 +197,25 @@ def permutation_p(truth: np.ndarray, predicted: np.ndarray, seed: int, permutati
     return (1 + int(np.count_nonzero(reached))) / (1 + permutations)
 
 
-def permuted_macro_f1(truth: np.ndarray, predicted: np.ndarray, seed: int, permutations: int = 199) -> np.ndarray:
-    """Score predictions by random orders of the true types: the macro-F1 (permutations,) that chance gives.
+def permuted_macro_f1(truth: np.ndarray, predicted: np.ndarray, seed: int, orders: int = ORDERS) -> np.ndarray:
+    """Score predictions by random orders of the true types: what chance gives.
 
-    Parameters as in `permutation_p`.
+    Parameters
+    ----------
+    truth, predicted
+        As in `macro_f1`.
+    seed, orders
+        Of the orders, and their number.
+
+    Returns
+    -------
+    The macro-F1 (orders,) of each; NaN without cells.
     """
     truth, predicted, classes = _coded(truth, predicted)
+    if not len(truth):
+        return np.full(orders, np.nan)
     random = np.random.default_rng(seed)
-    return np.array([_macro_f1(random.permutation(truth), predicted, classes) for _ in range(permutations)])
+    return np.array([_macro_f1(random.permutation(truth), predicted, classes) for _ in range(orders)])
 
 
 def nmi(z: np.ndarray, y: np.ndarray, seed: int) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,8 +23,9 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
     Parameters
     ----------
     table
-        The ``table`` of a comparison whose methods differ in `structure` alone, such as
-        ``tt.compare(adata, label, [f"tt:structure={s}" for s in (0, 0.25, 0.5, 0.75, 1)]).table``. It is not changed.
+        The ``table`` of a comparison with methods that differ in `structure` alone, such as
+        ``tt.compare(adata, label, [f"tt:structure={s}" for s in (0, 0.25, 0.5, 0.75, 1)]).table``. Methods that do not
+        set it are left out. It is not changed.
     metrics
         Which scores to draw, a panel each; by default one of the labels (macro-F1) and three of the structure
         (neighbours, neighbours within types, distances between types).
@@ -34,7 +34,7 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
     -------
     Figure
         One Axes a metric, all from 0 to 1 unless a score leaves it. The band is two sd over seeds either way, the
-        dashed line the null.
+        dashed line the null. A setting without signal (p > 0.01 against permuted labels) has an open marker.
 
     Raises
     ------
@@ -44,16 +44,11 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
         If it lacks columns or a metric, or has fewer than two settings of `structure`.
     """
     table = tables.read(table)
-    at = {method: _structure(method) for method in table["method"].unique()}
-    at = {method: structure for method, structure in at.items() if structure is not None}
-    if len(set(at.values())) < 2 or len(set(at.values())) < len(at):
-        raise ValueError(
-            "table must hold two or more settings of structure, each once: compare 'tt:structure=0', "
-            f"'tt:structure=0.5' and 'tt:structure=1'. Methods: {some(table['method'].unique())}."
-        )
+    chosen = tables.choose(table, metrics, CHOICE)
+    at = _settings(table["method"].unique())
     table = table[(table["space"] == "map") & table["method"].isin(at)]
     table = table.assign(structure=table["method"].map(at)).sort_values("structure", kind="stable")
-    chosen = tables.choose(table, metrics, CHOICE)
+    silent = {at[method] for method, _ in tables.no_signal(table)}
     figure, axes = plt.subplots(
         1, len(chosen), figsize=(WIDTH * len(chosen) + 0.15, SIDE + 0.6), dpi=150, layout="constrained", squeeze=False
     )
@@ -64,11 +59,17 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
         spread = 2 * held["sd"].to_numpy(dtype=float, na_value=np.nan)
         ax.fill_between(x, value - spread, value + spread, color=PALETTE[0], alpha=0.18, linewidth=0, label="± 2 sd")
         ax.plot(x, value, "o-", color=PALETTE[0], linewidth=1.2, markersize=3, label="held-out")
+        quiet = np.isin(x, list(silent))
+        if quiet.any():
+            ax.plot(x[quiet], value[quiet], "o", color=PALETTE[0], markersize=3, markerfacecolor="white",
+                    label="no signal")  # fmt: skip
         ax.plot(null["structure"], null["value"].astype(float), "--", color=EDGE, linewidth=0.8, label="null")
-        low, high = ax.get_ylim()
+        ends = [value - np.nan_to_num(spread), value + np.nan_to_num(spread), null["value"].astype(float)]
+        ax.set_ylim(*(limit(0 if limit is min else 1, *map(limit, ends)) for limit in (min, max)))
         ax.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xticklabels=["labels\n0", "0.5", "data\n1"])
-        ax.set_ylim(min(low, 0), max(high, 1))
-        ax.set_title("\n".join(wrap(tables.title_of_metric(metric), WIDTH - 0.35, SMALL + 1)), fontsize=SMALL + 1)
+        worse = ", less is better" * tables.lower_is_better(metric)
+        title = wrap(tables.title_of_metric(metric) + worse, WIDTH - 0.35, SMALL + 1)
+        ax.set_title("\n".join(title), fontsize=SMALL + 1)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=SMALL, length=2.5)
     axes[0, 0].set_xlabel("structure", fontsize=SMALL)
@@ -76,10 +77,18 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
     return figure
 
 
-def _structure(method: str) -> float | None:
-    """Return what a method sets `structure` to, if it sets nothing else."""
-    found = re.fullmatch(r"tt:\s*structure\s*=([^,=]+)", method)
-    try:
-        return float(found[1]) if found else None
-    except ValueError:
-        return None
+def _settings(methods: Iterable[str]) -> dict[str, float]:
+    """Return the methods that set `structure`, and to what, or say that they do not make a dial."""
+    at, others = {}, set()
+    for method in methods:
+        pieces = method.removeprefix("tt:").split(",") if method.startswith("tt:") else []
+        own = [piece.partition("=")[2] for piece in pieces if piece.partition("=")[0].strip() == "structure"]
+        if own:
+            at[method] = float(own[-1])
+            others.add(tuple(piece for piece in pieces if piece.partition("=")[0].strip() != "structure"))
+    if len(at) < 2 or len(set(at.values())) < len(at) or len(others) > 1:
+        raise ValueError(
+            "table must hold two or more settings of structure, each once and with all else the same: compare "
+            f"'tt:structure=0', 'tt:structure=0.5' and 'tt:structure=1'. Methods: {some(methods)}."
+        )
+    return at

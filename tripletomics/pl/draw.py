@@ -154,7 +154,7 @@ def shade(ax: Any) -> None:
     tones = ScalarMappable(Normalize(0, 1), LinearSegmentedColormap.from_list("light", ["#ffffff", "#000000"]))
     bar = ax.figure.colorbar(tones, cax=ax.inset_axes((1.03, 0.0, 0.03, 0.2)), ticks=[0, 1])
     bar.ax.set_yticklabels(["as in the data", "chance"])
-    bar.ax.set_title("distortion", fontsize=SMALL, loc="left", pad=3)
+    bar.ax.set_title("distortion", fontsize=SMALL, loc="left", pad=5)
     bar.outline.set(linewidth=0.4, edgecolor=GREY)
     bar.ax.tick_params(labelsize=SMALL, length=2)
 

@@ -70,20 +70,31 @@ def coordinates_of(adata: AnnData, basis: str) -> np.ndarray:
     return np.array(adata.obsm[basis], dtype=float)
 
 
-def distortion_of(adata: AnnData, basis: str, held: np.ndarray | None) -> np.ndarray:
-    """Distortion (n,) of a basis against principal components, at most 1 (chance); 0 for cells without a place."""
+def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
+    """Distortion (n,) of the points (n, dim) of a basis, at most 1 (chance); 0 for cells without a place.
+
+    It is against the principal components of a fit, of its own if `fit` wrote the basis, among the training cells.
+    """
     present = obsm_keys(adata)
-    key = next((key for key in (f"{basis}_pca", "X_tt_pca", "X_pca") if key in present), None)
+    own = basis.removesuffix("_metric")
+    key = next((key for key in (f"{own}_pca", "X_tt_pca", "X_pca") if key in present), None)
     if key is None:
         raise KeyError(
             "distortion=True compares the map with principal components: obsm['X_tt_pca'], which tt.fit writes, or "
             f"obsm['X_pca'] of sc.pp.pca. Present: {some(present)}."
         )
-    z, r = coordinates_of(adata, basis), coordinates_of(adata, key)
-    there = np.isfinite(z).all(axis=1) & np.isfinite(r).all(axis=1)
-    among = None if held is None or held.all() else ~held[there]
-    found = np.zeros(len(z))
-    found[there] = np.fmin(metrics.distortion(z[there], r[there], among), 1)
+    r = coordinates_of(adata, key)
+    there = np.isfinite(points).all(axis=1) & np.isfinite(r).all(axis=1)
+    splits = (held_out(adata, fit, "auto") for fit in (key.removesuffix("_pca"), "X_tt"))
+    held = next((held for held in splits if held is not None), np.zeros(len(points), dtype=bool))
+    dark = metrics.distortion(points[there], r[there], None if held[there].all() else ~held[there])
+    if np.isnan(dark).any():
+        raise ValueError(
+            f"distortion=True needs 17 or more cells to seek neighbours among, and {np.count_nonzero(there & ~held)} "
+            f"training cells of {len(points)} cells have places in {basis!r} and {key!r}."
+        )
+    found = np.zeros(len(points))
+    found[there] = np.minimum(dark, 1)
     return found
 
 

@@ -68,7 +68,8 @@ def embedding(
     distortion
         Whether to darken each cell by how far its neighbours on the map are from being those of the data: the darker,
         the less its place is to be trusted, and black is chance. See :func:`tripletomics.metrics.distortion`. The data
-        are ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells.
+        are ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells. The
+        colours of numbers can no longer be read off their scale.
     ax
         Where to draw. The legend stands to its right: a figure made with ``layout="constrained"`` makes room for it.
         Without `ax`, a new figure is made.
@@ -98,7 +99,7 @@ def embedding(
     points = points_of(adata, basis)
     held = held_out(adata, basis, split)
     look = look_of(adata, color, held, palette)
-    dark = distortion_of(adata, basis, held) if distortion else None
+    dark = distortion_of(adata, basis, points) if distortion else None
     solid = points.shape[1] == 3
     if ax is not None and solid != (ax.name == "3d"):
         need = "projection='3d'" if solid else "2-D axes"
@@ -111,8 +112,9 @@ def embedding(
     ax.set_title((color or "") if title is None else title, fontsize=TITLE, loc="left", pad=4)
     numbered = legend and len(look.types) > MANY
     if legend and (entries := legend_entries(look, numbered)):
-        place: Any = ("upper left", (1, 1)) if look.scale is None else ("lower left", (1, 0))
-        columns = math.ceil(1.31 * SMALL * len(entries) / side(ax))
+        above = 0.3 * distortion  # of its scale
+        place: Any = ("upper left", (1, 1)) if look.scale is None else ("lower left", (1, above))
+        columns = math.ceil(1.31 * SMALL * len(entries) / (side(ax) * (0.7 if distortion else 1)))
         ax.legend(handles=entries, ncols=columns, loc=place[0], bbox_to_anchor=place[1], **LEGEND)
     if legend:
         scale(ax, look, color)

@@ -162,8 +162,7 @@ def fit(
         task.features, trained, task.classes, settings, scores, p_value, history, task.loss.findings(), seconds,
         _versions(),
     )  # fmt: skip
-    _write(adata, key_added, places["metric"], places["map"])
-    adata.obsm[f"{key_added}_pca"] = task.scores
+    _write(adata, key_added, places["metric"], places["map"], task.scores)
     split_key = "tt_split" if key_added == "X_tt" else f"{key_added}_split"
     adata.obs[split_key] = pd.Categorical(np.where(task.held_out, "held-out", "train"), ["train", "held-out"])
     adata.uns[key_added] = model.record()
@@ -201,6 +200,8 @@ def transform(
         The map, float32 (cells, dim).
     ``obsm["X_tt_metric"]``
         The metric space, float32 (cells, metric_dim).
+    ``obsm["X_tt_pca"]``
+        Their principal components, float32 (cells, 50) or fewer.
 
     Raises
     ------
@@ -214,7 +215,7 @@ def transform(
     x = pp.matrix(adata, layer)
     x = pp.take(x, pp.match_genes(adata, model.features.genes, missing))
     pp.check_scale(x, model.features)
-    _write(adata, key_added, *model.place(x))
+    _write(adata, key_added, *model.place(x), model.features.project(x))
 
 
 @dataclass(frozen=True)
@@ -333,9 +334,10 @@ def prepare(
     return Task(contract, cells, scores, codes, classes, held_out, groups, objective, used, seed, learn)
 
 
-def _write(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:
+def _write(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray, scores: np.ndarray) -> None:
     adata.obsm[key] = m
     adata.obsm[f"{key}_metric"] = z
+    adata.obsm[f"{key}_pca"] = scores
 
 
 def text(value: object) -> str:
