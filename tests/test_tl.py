@@ -188,9 +188,12 @@ def test_views_and_transform_of_a_subset(fitted):
     view = adata[100:120, ::-1]
     tt.transform(view, model, key_added="X_again")
     np.testing.assert_allclose(view.obsm["X_again"], adata.obsm["X_tt"][100:120], atol=1e-4)
+    assert "X_again_pca" not in view.obsm
     part = adata[:400]
     tt.fit(part, label="cell_type", **FAST)
     assert part.obsm["X_tt"].shape == (400, 2)
+    tt.transform(part, model)  # places and components of one model
+    np.testing.assert_allclose(part.obsm["X_tt_pca"], adata.obsm["X_tt_pca"][:400], atol=1e-3)
 
 
 def test_missing_genes_may_be_zero(fitted):

@@ -150,16 +150,14 @@ def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
 def null_of_labels(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataFrame:
     """Score the held-out cells by labels that mean nothing: `truth` has permuted ones.
 
-    Cells of a place share their neighbours, so that one order of the labels may score far from chance; what follows
-    from the neighbours' votes is the mean over many.
+    One order of them may score far from chance; what follows from the neighbours' votes is the mean over many.
     """
     rows = {row[:2]: row for row in _by_labels(z, truth, "held-out", seed) if row[0] != "permutation_p"}
     known, votes = _votes(_sides(z, truth.codes, truth.held_out, "held-out"), len(truth.classes))
     random = np.random.default_rng(seed)
     orders = [_by_votes(random.permutation(known), votes, truth.classes) for _ in range(metrics.ORDERS)]
-    for scores in zip(*orders, strict=True):
-        metric, kind, _ = scores[0]
-        rows[metric, kind] = (metric, kind, float(np.mean([value for _, _, value in scores])))
+    means = np.mean([[value for _, _, value in scores] for scores in orders], axis=0)
+    rows |= {row[:2]: (*row[:2], float(mean)) for row, mean in zip(orders[0], means, strict=True)}
     return _table(list(rows.values()), "null", how)
 
 

@@ -73,7 +73,7 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=SMALL, length=2.5)
     axes[0, 0].set_xlabel("structure", fontsize=SMALL)
-    axes[0, 0].legend(loc="lower left", **LEGEND)
+    axes[0, 0].legend(loc="best", **LEGEND)
     return figure
 
 

@@ -162,7 +162,8 @@ def fit(
         task.features, trained, task.classes, settings, scores, p_value, history, task.loss.findings(), seconds,
         _versions(),
     )  # fmt: skip
-    _write(adata, key_added, places["metric"], places["map"], task.scores)
+    _write(adata, key_added, places["metric"], places["map"])
+    adata.obsm[f"{key_added}_pca"] = task.scores
     split_key = "tt_split" if key_added == "X_tt" else f"{key_added}_split"
     adata.obs[split_key] = pd.Categorical(np.where(task.held_out, "held-out", "train"), ["train", "held-out"])
     adata.uns[key_added] = model.record()
@@ -201,7 +202,7 @@ def transform(
     ``obsm["X_tt_metric"]``
         The metric space, float32 (cells, metric_dim).
     ``obsm["X_tt_pca"]``
-        Their principal components, float32 (cells, 50) or fewer.
+        Only if it is there: their principal components, in place of those of an earlier fit.
 
     Raises
     ------
@@ -215,7 +216,9 @@ def transform(
     x = pp.matrix(adata, layer)
     x = pp.take(x, pp.match_genes(adata, model.features.genes, missing))
     pp.check_scale(x, model.features)
-    _write(adata, key_added, *model.place(x), model.features.project(x))
+    _write(adata, key_added, *model.place(x))
+    if f"{key_added}_pca" in adata.obsm:  # what an earlier fit wrote no longer belongs to these places
+        adata.obsm[f"{key_added}_pca"] = model.features.project(x)
 
 
 @dataclass(frozen=True)
@@ -334,10 +337,9 @@ def prepare(
     return Task(contract, cells, scores, codes, classes, held_out, groups, objective, used, seed, learn)
 
 
-def _write(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray, scores: np.ndarray) -> None:
+def _write(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:
     adata.obsm[key] = m
     adata.obsm[f"{key}_metric"] = z
-    adata.obsm[f"{key}_pca"] = scores
 
 
 def text(value: object) -> str:
