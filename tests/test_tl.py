@@ -121,8 +121,7 @@ def test_structure_is_a_dial(pbmc):
             within = knn_recall_within_types(m[train], r[train], y[train], m[~train], r[~train], y[~train])
             scores[i, seed] = recall, within, model.scores["held-out"]["map"]
     mean, spread = scores.mean(axis=1), 2 * scores.std(axis=1, ddof=1).max(axis=0)
-    assert (np.diff(mean[:, :2], axis=0) > -spread[:2]).all()
-    assert (mean[2, :2] > mean[0, :2]).all()
+    assert (np.diff(mean[:, :2], axis=0) > 0).all()
     assert mean[1, 2] > mean[0, 2] - spread[2]
 
 
@@ -166,14 +165,17 @@ def test_hold_out_0_trains_on_all_and_says_so(pbmc):
 
 def test_counts_are_normalised_inside(counts):
     counts.layers["raw"] = counts.X.copy()
-    logged = counts.copy()
-    sc.pp.normalize_total(logged, target_sum=np.median(np.ravel(counts.X.sum(axis=1))))
-    sc.pp.log1p(logged)
+    to_median, usual = counts.copy(), counts.copy()
+    sc.pp.normalize_total(to_median, target_sum=np.median(np.ravel(counts.X.sum(axis=1))))
+    sc.pp.normalize_total(usual, target_sum=1e4)
     counts.X = counts.X * 0
-    for adata, layer in ((counts, "raw"), (logged, None)):
+    for adata, layer in ((counts, "raw"), (to_median, None), (usual, None)):
+        if layer is None:
+            sc.pp.log1p(adata)
         tt.fit(adata, label="kind", layer=layer, hold_out=0, **FAST)
-    # the map's components are of 10,000 counts a cell, and of logged values as they come
-    np.testing.assert_allclose(counts.obsm["X_tt_metric"], logged.obsm["X_tt_metric"], atol=0.02)
+    # the encoder sees the median depth, the components of the map are of 10,000 counts a cell
+    np.testing.assert_allclose(counts.obsm["X_tt_metric"], to_median.obsm["X_tt_metric"], atol=0.02)
+    np.testing.assert_allclose(counts.obsm["X_tt_pca"][:, :3], usual.obsm["X_tt_pca"][:, :3], atol=0.02)
 
 
 def test_a_batch_column_and_groups_held_out(counts):

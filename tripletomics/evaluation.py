@@ -148,17 +148,13 @@ def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
 
 
 def null_of_labels(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataFrame:
-    """Score the held-out cells by labels that mean nothing: `truth` has permuted ones.
-
-    One order of them may score far from chance; what follows from the neighbours' votes is the mean over many.
-    """
-    rows = {row[:2]: row for row in _by_labels(z, truth, "held-out", seed) if row[0] != "permutation_p"}
+    """Score the held-out cells by labels that mean nothing: those of `truth`, and for votes many orders of them."""
     known, votes = _votes(_sides(z, truth.codes, truth.held_out, "held-out"), len(truth.classes))
     random = np.random.default_rng(seed)
     orders = [_by_votes(random.permutation(known), votes, truth.classes) for _ in range(metrics.ORDERS)]
-    means = np.mean([[value for _, _, value in scores] for scores in orders], axis=0)
-    rows |= {row[:2]: (*row[:2], float(mean)) for row, mean in zip(orders[0], means, strict=True)}
-    return _table(list(rows.values()), "null", how)
+    means = np.mean([[value for _, _, value in scores] for scores in orders], axis=0)  # one order alone may stray
+    rows = [(metric, kind, float(mean)) for (metric, kind, _), mean in zip(orders[0], means, strict=True)]
+    return _table(rows + _by_distances(z, truth, "held-out", seed), "null", how)
 
 
 def null_of_places(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
@@ -363,19 +359,23 @@ def _votes(sides: Sides, classes: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _by_labels(z: np.ndarray, truth: Truth, split: str, seed: int) -> list[Row]:
     """Score how well neighbours, retrieval and distances agree with the labels."""
-    sides = _sides(z, truth.codes, truth.held_out, split)
-    known, votes = _votes(sides, len(truth.classes))
+    known, votes = _votes(_sides(z, truth.codes, truth.held_out, split), len(truth.classes))
     rows = _by_votes(known, votes, truth.classes)
     if split == "held-out":
         rows.append(("permutation_p", "", metrics.permutation_p(known, votes.argmax(axis=1), seed)))
-    rows += [(name, "", value) for name, value in metrics.retrieval(*sides, seed=seed).items()]
+    return rows + _by_distances(z, truth, split, seed)
+
+
+def _by_distances(z: np.ndarray, truth: Truth, split: str, seed: int) -> list[Row]:
+    """Score how well retrieval, clusters and pairs of cells agree with the labels."""
+    sides = _sides(z, truth.codes, truth.held_out, split)
+    rows: list[Row] = [(name, "", value) for name, value in metrics.retrieval(*sides, seed=seed).items()]
     here = truth.held_out if split == "held-out" else ~truth.held_out
     rows.append(("nmi", "", metrics.nmi(z[here], truth.codes[here], seed)))
     rows.append(("silhouette", "", metrics.silhouette(z[here], truth.codes[here], seed)))
     auroc, tar = metrics.verification(*sides, seed=seed)
     rows += [("verification_auroc", "", auroc), ("tar_at_far", "", tar)]
-    rows.append(("within_between", "", metrics.within_between(z[here], truth.codes[here])))
-    return rows
+    return [*rows, ("within_between", "", metrics.within_between(z[here], truth.codes[here]))]
 
 
 def _by_votes(known: np.ndarray, votes: np.ndarray, classes: list[str]) -> list[Row]:

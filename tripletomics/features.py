@@ -17,6 +17,7 @@ from tripletomics.sources import Matrix
 N_COMPONENTS = 50
 PANEL = 100  # fewer features than this are a panel of proteins, each on a scale of its own
 DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
+LOGGED = 30  # log1p of 1e13: no logged value is above
 CUT = 10  # standard deviations above the mean at which a value is cut
 
 
@@ -55,8 +56,6 @@ class Features:
     ----------
     genes
         Names in the model's order.
-    counts
-        Whether values are counts, which are normalised to `depth` and log-transformed.
     n_seen
         The encoder sees so many of the genes, the first ones.
     counts
@@ -140,7 +139,7 @@ def looks_like_counts(x: Matrix) -> bool:
     wide = x.shape[1] >= PANEL
     if np.array_equal(values, np.round(values)):
         return wide or bool(np.count_nonzero(values) < 0.9 * x.shape[0] * x.shape[1])
-    return wide and bool(values.max() > 30)  # log1p of 1e13
+    return wide and bool(values.max() > LOGGED)
 
 
 def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | None = None) -> Features:

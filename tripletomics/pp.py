@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 N_GENES = 2000
-LOGGED = 30  # log1p of 1e13: no logged value is above
 
 
 def column(adata: AnnData, name: str | None, argument: str) -> pd.Series:
@@ -228,7 +227,7 @@ def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> 
     varying = np.zeros(adata.n_vars, dtype=bool)
     varying[np.argsort(-variance, kind="stable")[:N_GENES]] = True
     values = features.stored(logged)
-    if values.min(initial=0) < 0 or values.max(initial=0) > LOGGED:
+    if values.min(initial=0) < 0 or values.max(initial=0) > features.LOGGED:
         return features.Choice.every(np.flatnonzero(varying))
     dispersed = _dispersed(logged)
     columns = np.flatnonzero(varying | dispersed)

@@ -64,8 +64,8 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
             ax.plot(x[quiet], value[quiet], "o", color=PALETTE[0], markersize=3, markerfacecolor="white",
                     label="no signal")  # fmt: skip
         ax.plot(null["structure"], null["value"].astype(float), "--", color=EDGE, linewidth=0.8, label="null")
-        ends = [value - np.nan_to_num(spread), value + np.nan_to_num(spread), null["value"].astype(float)]
-        ax.set_ylim(*(limit(0 if limit is min else 1, *map(limit, ends)) for limit in (min, max)))
+        ends = np.concatenate([value, value - spread, value + spread, null["value"].to_numpy(dtype=float), [0, 1]])
+        ax.set_ylim(np.nanmin(ends), np.nanmax(ends))
         ax.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xticklabels=["labels\n0", "0.5", "data\n1"])
         worse = ", less is better" * tables.lower_is_better(metric)
         title = wrap(tables.title_of_metric(metric) + worse, WIDTH - 0.35, SMALL + 1)
@@ -81,11 +81,11 @@ def _settings(methods: Iterable[str]) -> dict[str, float]:
     """Return the methods that set `structure`, and to what, or say that they do not make a dial."""
     at, others = {}, set()
     for method in methods:
-        pieces = method.removeprefix("tt:").split(",") if method.startswith("tt:") else []
-        own = [piece.partition("=")[2] for piece in pieces if piece.partition("=")[0].strip() == "structure"]
-        if own:
-            at[method] = float(own[-1])
-            others.add(tuple(piece for piece in pieces if piece.partition("=")[0].strip() != "structure"))
+        name, _, given = method.partition(":")
+        settings = {key.strip(): value for key, _, value in (piece.partition("=") for piece in given.split(","))}
+        if name == "tt" and "structure" in settings:
+            at[method] = float(settings.pop("structure"))
+            others.add(frozenset(settings.items()))
     if len(at) < 2 or len(set(at.values())) < len(at) or len(others) > 1:
         raise ValueError(
             "table must hold two or more settings of structure, each once and with all else the same: compare "

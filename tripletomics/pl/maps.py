@@ -92,9 +92,10 @@ def embedding(
     Raises
     ------
     KeyError
-        If there is no such basis, column or gene.
+        If there is no such basis, column or gene, or nothing to tell the distortion by.
     ValueError
-        If `basis` is no map, `split` no split, or `palette` does not suit `color`.
+        If `basis` is no map, `split` no split, or `palette` does not suit `color`, or there are fewer than 17 cells to
+        tell the distortion by.
     """
     points = points_of(adata, basis)
     held = held_out(adata, basis, split)
