@@ -14,7 +14,7 @@ LEVELS = (  # each may import from its own and from later ones
     {"cli"},
     {"tl"},
     {"pp", "pl", "report"},
-    {"model", "training", "evaluation", "labels", "metrics", "baselines"},
+    {"model", "training", "evaluation", "attribution", "labels", "index", "metrics", "baselines"},
     {"losses", "samplers", "networks", "features", "augment", "sources"},
     {"parts", "geometry", "files"},
 )

@@ -153,7 +153,7 @@ def test_help_explains_every_option(run, monkeypatch, verb):
     for name, parameter in inspect.signature(getattr(cli, verb)).parameters.items():
         line = next((line for line in lines if f"{'INPUT' if name == 'input' else kebab(name)} " in line), None)
         assert line is not None, name
-        if name in ("structure", "seed", "key_added", "missing"):
+        if name in ("structure", "seed", "key_added", "missing", "min_matched"):
             assert f"[default: {parameter.default}]" in line
     said = inspect.getdoc(getattr(tl, verb))
     for text in ("Layer to use in place of .X.", "Key of the map in obsm"):
@@ -315,7 +315,12 @@ def test_refusals_of_transform(run, source, fitted, tmp_path):
     status, _, error = run("transform", short, "--model", model, "--out", out)
     assert status == 1
     assert re.fullmatch("error: The query lacks 5 of the model's 765 genes .*\n", error)
-    assert run("transform", short, "--model", model, "--out", out, "--missing", "zero")[0] == 0
+    rest = ["--model", model, "--out", out]
+    assert run("transform", short, *rest, "--missing", "zero")[0] == 0
+    assert run("transform", short, *rest, "--missing", "impute", "--min-matched", "0.9")[0] == 0
+    assert run("transform", short, *rest, "--missing", "fill")[0] == 2
+    status, _, error = run("transform", short, *rest, "--alias", "ids")
+    assert (status, error) == (1, "error: alias='ids' is not a column of adata.var. Columns: none.\n")
     assert files(tmp_path) == ["cells.h5ad", "model.tt", "out.h5ad", "short.h5ad"]
 
 

@@ -8,6 +8,10 @@ from sklearn.decomposition import PCA
 from tripletomics import features
 
 
+def dense(x):
+    return x.toarray() if sp.issparse(x) else x
+
+
 def test_normalise_is_scanpys(counts):
     depth = features.median_depth(counts.X)
     expected = ad.AnnData(counts.X.copy())
@@ -114,6 +118,121 @@ def test_constant_features_are_finite():
     assert np.isfinite(contract.project(np.ones((10, 3), dtype=np.float32))).all()
 
 
+def test_shares_are_those_of_all_training_counts(counts):
+    contract = features.fit(counts.X, counts.var_names.tolist(), True, 0)
+    dense = counts.X.toarray()
+    np.testing.assert_allclose(contract.shares, dense.sum(axis=0) / dense.sum(), rtol=1e-5)
+    assert contract.shares.dtype == np.float32
+    for x, is_counts in ((counts.X, False), (sp.csr_matrix((5, 4)), True)):
+        equal = features.fit(x, ["g"] * x.shape[1], is_counts, 0).shares
+        np.testing.assert_allclose(equal, 1 / x.shape[1], rtol=1e-6)
+
+
+def test_negative_training_values_are_remembered(counts):
+    x = counts.X.toarray()
+    for values, negative in ((x, False), (x - 1, True)):
+        assert features.fit(values, counts.var_names.tolist(), False, 0).negative is negative
+
+
+@pytest.fixture(params=["counts", "logged", "panel"])
+def partly(request, counts):
+    """A contract, a table of its genes, and which of them are known."""
+    x = counts.X if request.param == "counts" else features.normalise(counts.X, 1e4)
+    n = 30 if request.param == "panel" else 150
+    choice = features.Choice(np.arange(n), n - 10, np.arange(n) >= 5, 1.0)
+    contract = features.fit(x[:200, :n], counts.var_names[:n].tolist(), request.param == "counts", 0, choice)
+    return contract, sp.csr_matrix(x[200:, :n]), np.random.default_rng(1).random(n) < 0.6
+
+
+def test_all_genes_present_changes_no_bit(partly):
+    contract, x, _ = partly
+    every = np.ones(x.shape[1], dtype=bool)
+    np.testing.assert_array_equal(contract.project(x, every), contract.project(x))
+    rows, same = (dense(contract.normalise(x, p)) for p in (None, every))
+    np.testing.assert_array_equal(rows, same)
+    np.testing.assert_array_equal(contract.standardise(rows, every), contract.standardise(rows))
+
+
+def test_a_hidden_gene_is_at_its_training_mean(partly):
+    contract, x, present = partly
+    rows = dense(contract.normalise(x, present))
+    scaled, seen = contract.standardise(rows, present), present[: contract.n_seen]
+    assert (scaled[:, ~seen] == 0).all()
+    known = x.toarray() * present
+    if contract.counts:
+        depth = contract.depth * contract.shares[present].sum()
+        known = np.log1p(known * depth / known.sum(axis=1, keepdims=True))
+    expected = (known[:, : contract.n_seen] - contract.mean) / contract.scale
+    np.testing.assert_allclose(scaled[:, seen], expected[:, seen], atol=1e-4)
+
+
+def test_what_is_there_is_not_inflated(counts):
+    """The same cell, measured with fewer genes, has nearly the same values in those."""
+    contract = features.fit(counts.X, counts.var_names.tolist(), True, 0)
+    present = np.arange(150) % 5 == 0
+    whole, part = (dense(contract.normalise(counts.X, p))[:, present] for p in (None, present))
+    zeroed = dense(contract.normalise(features.take(counts.X, np.where(present, np.arange(150), -1))))[:, present]
+    assert abs(part.mean() / whole.mean() - 1) < 0.1
+    assert zeroed.mean() > 1.5 * whole.mean()
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array, np.asarray])
+def test_values_of_hidden_genes_are_ignored_in_any_kind_of_matrix(partly, kind):
+    contract, x, present = partly
+    expected = contract.project(x, present), dense(contract.normalise(x, present))
+    other = x.toarray().astype(np.float32)
+    other[:, ~present] = np.nan
+    found = contract.project(kind(other), present), dense(contract.normalise(kind(other), present))
+    for one, another in zip(found, expected, strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_array_equal(one, another)
+    assert np.isnan(other[:, ~present]).all()  # and they are left alone
+
+
+def test_part_of_a_sparse_table_stays_sparse(counts):
+    contract = features.fit(counts.X, counts.var_names.tolist(), True, 0)
+    assert sp.issparse(contract.normalise(counts.X, np.arange(150) % 2 == 0))
+
+
+def test_components_of_partly_unknown_cells_follow_from_the_normal_distribution(partly):
+    """Fill the unknown genes with their means given the known ones, gene by gene, and project."""
+    contract, x, present = partly
+    total = contract.usual_depth * (contract.shares[present].sum() if contract.counts else 1)
+    known = x.toarray().astype(float) * present
+    rows = np.log1p(known * total / known.sum(axis=1, keepdims=True)) if contract.counts else known
+    rows = (np.minimum(rows, contract.cap) - contract.center) / contract.unit
+    v = (contract.axes * contract.unit).astype(float)
+    covariance = v.T @ np.diag(contract.variance - contract.noise) @ v + contract.noise * np.eye(len(present))
+    slope = covariance[np.ix_(~present, present)] @ np.linalg.inv(covariance[np.ix_(present, present)])
+    rows[:, ~present] = rows[:, present] @ slope.T
+    expected = rows @ v.T
+    found = contract.project(x, present)
+    np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_the_model_of_the_components_has_the_variance_of_the_genes(counts):
+    contract = features.fit(counts.X, counts.var_names.tolist(), True, 0)
+    np.testing.assert_allclose(contract.variance, contract.project(counts.X).var(axis=0), rtol=1e-3)
+    # a gene has a variance of 1, less what is cut
+    assert contract.variance.sum() + contract.noise * (150 - 50) == pytest.approx(150, rel=0.01)
+    panel = features.fit(counts.X[:, :20], counts.var_names[:20].tolist(), True, 0)
+    assert panel.noise == features.QUIET
+
+
+def test_imputed_components_are_nearer_to_the_whole_than_those_of_zeros(partly):
+    contract, x, present = partly
+    whole, imputed = contract.project(x), contract.project(x, present)
+    zeros = contract.project(features.take(x, np.where(present, np.arange(len(present)), -1)))
+    near, far = (np.median(np.linalg.norm(part - whole, axis=1)) for part in (imputed, zeros))
+    assert near < 0.8 * far
+
+
+def test_nothing_known_is_the_mean_cell(partly):
+    contract, x, present = partly
+    nothing = np.zeros_like(present)
+    np.testing.assert_allclose(contract.project(x, nothing), 0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "values", "expected"),
     [
@@ -130,3 +249,9 @@ def test_constant_features_are_finite():
 )
 def test_looks_like_counts(name, values, expected):
     assert features.looks_like_counts(values) is expected, name
+
+
+def test_part_of_a_wide_table_looks_like_the_whole():
+    reads = np.random.default_rng(0).exponential(100, (50, 60))
+    assert not features.looks_like_counts(reads)
+    assert features.looks_like_counts(reads, 200)

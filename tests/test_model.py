@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import re
 
 import anndata as ad
 import numpy as np
@@ -16,6 +18,11 @@ def saved(fitted, tmp_path):
     model, adata = fitted
     model.save(tmp_path / "m.tt")
     return model, adata, tmp_path / "m.tt"
+
+
+def read(path):
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["tripletomics"])
 
 
 def rewrite(path, **changes):
@@ -39,6 +46,39 @@ def test_arrays_in_arrays_out(fitted):
 def test_wrong_width_says_what_is_expected(fitted):
     with pytest.raises(ValueError, match=r"shape \(3, 5\): pass cells by the model's 765 genes"):
         fitted[0].embed(np.zeros((3, 5)))
+
+
+def test_genes_that_are_not_present_are_ignored(fitted):
+    model, adata = fitted
+    x = adata[:50, model.features.genes].X.toarray()
+    every, present = np.ones(765, dtype=bool), np.arange(765) % 3 > 0
+    for one in (model.embed, model.map):
+        np.testing.assert_array_equal(one(x, every), one(x))
+        assert not np.array_equal(one(x, present), one(x))
+    z, m = model.embed(x, present), model.map(x, present)
+    x[:, ~present] = np.nan
+    np.testing.assert_array_equal(model.embed(x, present), z)
+    np.testing.assert_array_equal(model.place(sp.csr_matrix(x), present)[1], m)
+    assert np.isfinite(m).all()
+
+
+@pytest.mark.parametrize("present", [np.ones(5, dtype=bool), np.arange(765)])
+def test_present_is_a_truth_for_each_gene(fitted, present):
+    message = f"present is {present.dtype} of shape ({len(present)},): pass True or False for each of the model's 765"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fitted[0].map(np.zeros((3, 765)), present)
+
+
+def test_save_and_load_keep_the_features(saved):
+    model, adata, path = saved
+    loaded = tt.load(path)
+    for field in dataclasses.fields(model.features):
+        found, expected = getattr(loaded.features, field.name), getattr(model.features, field.name)
+        np.testing.assert_array_equal(found, expected, err_msg=field.name)
+        assert type(found) is type(expected), field.name
+    x, present = adata[:, model.features.genes].X, np.arange(765) % 2 == 0
+    np.testing.assert_array_equal(loaded.map(x, present), model.map(x, present))
+    np.testing.assert_array_equal(loaded.gene_weights(), model.gene_weights())
 
 
 def test_save_and_load_keep_everything(saved):
@@ -87,11 +127,12 @@ def test_the_scale_of_adacos_is_in_the_history(counts, tmp_path):
     np.testing.assert_allclose(tt.load(tmp_path / "m.tt").history["metric"]["scale"], scale)
 
 
-def test_the_file_holds_no_cells(saved):
+def test_the_file_holds_landmarks_of_the_metric_space_and_no_expression(saved):
     _, adata, path = saved
     with safe_open(path, framework="pt") as file:
-        shapes = [tuple(file.get_tensor(name).shape) for name in file.keys()]  # noqa: SIM118
-    assert not {700, 630, 70} & {size for shape in shapes for size in shape}
+        shapes = {name: file.get_tensor(name).shape for name in file.keys()}  # noqa: SIM118
+    of_cells = {name: tuple(shape) for name, shape in shapes.items() if {700, 630, 70} & {*shape}}
+    assert of_cells == {"reference.z": (630, 32), "reference.map": (630, 2), "reference.codes": (630,)}
     assert not any(name.encode() in path.read_bytes() for name in adata.obs_names[:20])
 
 
@@ -113,10 +154,11 @@ def test_the_summary_and_the_record_show_the_null(fitted):
         (lambda p: p.write_bytes(b""), "is damaged or not a model file"),
         (lambda p: save_file({"a": torch.zeros(3)}, p), "safetensors file of another program"),
         (lambda p: rewrite(p, format=99), r"written by a newer tripletomics, in format 99"),
-        (lambda p: rewrite(p, format=1), r"written by an older tripletomics, in format 1: fit the model again"),
+        (lambda p: rewrite(p, format=2), r"written by an older tripletomics, in format 2: fit the model again"),
         (lambda p: rewrite(p, format="?"), "is damaged"),
         (lambda p: rewrite(p, settings={}), "is damaged"),
-        (lambda p: rewrite(p, genes=["a"]), "is damaged"),
+        (lambda p: rewrite(p, features=read(p)["features"] | {"genes": ["a"]}), "is damaged: 1 genes, but values for"),
+        (lambda p: rewrite(p, reference={}), "is damaged"),
         (lambda p: save_file({"a": torch.zeros(3)}, p, {"tripletomics": "{"}), "is damaged"),
     ],
 )
@@ -150,7 +192,7 @@ def test_an_interrupted_save_leaves_the_old_file(saved, monkeypatch):
         draft.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tripletomics.model.save_file", fail)
+    monkeypatch.setattr("tripletomics.model.storage.save_file", fail)
     with pytest.raises(KeyboardInterrupt):
         model.save(path)
     assert path.read_bytes() == before

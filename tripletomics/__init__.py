@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tripletomics import losses, pl
     from tripletomics.model import Model, load
-    from tripletomics.tl import Comparison, compare, evaluate, fit, transform
+    from tripletomics.tl import Comparison, compare, evaluate, explain, fit, predict, transform
 
-__all__ = ["Comparison", "Model", "compare", "evaluate", "fit", "load", "losses", "pl", "transform"]
+__all__ = [
+    "Comparison",
+    "Model",
+    "compare",
+    "evaluate",
+    "explain",
+    "fit",
+    "load",
+    "losses",
+    "pl",
+    "predict",
+    "transform",
+]
 
 # Everything is imported on first use: torch and scanpy take seconds, and `--help` needs neither.
-_HOMES = dict.fromkeys(("Comparison", "compare", "evaluate", "fit", "transform"), "tl")
+_HOMES = dict.fromkeys(("Comparison", "compare", "evaluate", "explain", "fit", "predict", "transform"), "tl")
 _HOMES |= {"Model": "model", "load": "model", "losses": "", "pl": ""}
 
 

@@ -6,6 +6,7 @@ Fitted on training rows and saved with the model, so that `transform` treats new
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,6 +20,7 @@ PANEL = 100  # fewer features than this are a panel of proteins, each on a scale
 DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
 LOGGED = 30  # log1p of 1e13: no logged value is above
 CUT = 10  # standard deviations above the mean at which a value is cut
+QUIET = 1e-3  # least noise of a gene of unit variance: a panel's components leave none, and nothing could be solved
 
 
 @dataclass(frozen=True)
@@ -60,41 +62,90 @@ class Features:
         The encoder sees so many of the genes, the first ones.
     counts
         Whether values are counts, which are scaled to a depth and log-transformed.
-    like_counts
-        Whether the training matrix looked like counts; a query must look the same.
+    like_counts, negative
+        Whether the training matrix looked like counts, and had negative values; a query must look the same.
     depth, mean, scale
         For the encoder: the median counts of a training cell over `genes` (1 without counts), and what its rows are
         scaled by, float32 (n_seen,): it sees ``(x - mean) / scale``.
+    shares
+        Share of the training cells' counts that each gene holds, float32 (genes,); equal without counts.
     usual_depth, cap, axes, offset
         For the principal components, which are scanpy's: counts of a cell over `genes` that are 10,000 over all genes
         of the table; where larger values are cut, float32 (genes,), 10 standard deviations above the mean; and what
         takes the cut rows to their components, float32 (components, genes) and (components,).
+    center, unit, variance, noise
+        For components of cells whose genes are partly unknown: mean of the cut rows and what scales them to unit
+        variance, float32 (genes,); on that scale the variance along each component, float32 (components,), and the mean
+        variance that a gene has beside them.
+
+    Notes
+    -----
+    The methods take `present`, boolean (genes,), None for all. The values of the other genes are ignored, for they are
+    *unknown*, not 0: the encoder sees their training means, as when a mask hides them in training, and counts are
+    scaled to the depth that the present genes have in the training cells.
     """
 
     genes: list[str]
     n_seen: int
     counts: bool
     like_counts: bool
+    negative: bool
     depth: float
     mean: np.ndarray
     scale: np.ndarray
+    shares: np.ndarray
     usual_depth: float
     cap: np.ndarray
     axes: np.ndarray
     offset: np.ndarray
+    center: np.ndarray
+    unit: np.ndarray
+    variance: np.ndarray
+    noise: float
 
-    def normalise(self, x: Matrix) -> Matrix:
+    def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse."""
-        return (normalise(x, self.depth) if self.counts else _float32(x))[:, : self.n_seen]
+        return self._log(x, self.depth, present)[:, : self.n_seen]
 
-    def standardise(self, rows: np.ndarray) -> np.ndarray:
+    def standardise(self, rows: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
         """Scale dense normalised rows."""
-        return (rows - self.mean) / self.scale
+        scaled = (rows - self.mean) / self.scale
+        if present is not None:
+            scaled[:, ~present[: self.n_seen]] = 0
+        return scaled
 
-    def project(self, x: Matrix) -> np.ndarray:
-        """Return principal components: float32 (cells, components)."""
-        rows = cut(normalise(x, self.usual_depth) if self.counts else _float32(x), self.cap)
-        return rows @ self.axes.T - self.offset
+    def project(self, x: Matrix, present: np.ndarray | None = None) -> np.ndarray:
+        """Return principal components, float32 (cells, components): of partly unknown cells those to be expected.
+
+        References
+        ----------
+        They follow from the posterior mean of probabilistic principal component analysis with missing values: Tipping
+        & Bishop 1999, Probabilistic principal component analysis, J. R. Stat. Soc. B 61(3).
+        """
+        rows = cut(self._log(x, self.usual_depth, present), self.cap)
+        if present is None or present.all():
+            return rows @ self.axes.T - self.offset
+        part = rows @ self.axes.T - self.axes[:, present] @ self.center[present]
+        return part @ self._completion(present).T
+
+    def _log(self, x: Matrix, depth: float, present: np.ndarray | None) -> Matrix:
+        """Return float32 rows of all genes, counts scaled to the depth and logged."""
+        if present is not None and not present.all():
+            x = take(x.tocsr() if sp.issparse(x) else x, np.where(present, np.arange(len(present)), -1))
+            depth *= float(self.shares[present].sum())  # the full depth would inflate the genes that are there
+        return normalise(x, depth) if self.counts else _float32(x)
+
+    def _completion(self, present: np.ndarray) -> np.ndarray:
+        """Return what takes the present genes' part of the components to the whole to be expected.
+
+        With V the present genes' rows of the components, the posterior mean of the signal along the components is
+        ``s = (VV' + noise / signal)^-1 part``, and the unknown genes add their expected part, ``(1 - VV') s``.
+        """
+        v = (self.axes * self.unit)[:, present].astype(np.float64)
+        inner, one = v @ v.T, np.eye(len(v))
+        root = np.sqrt(np.maximum(self.variance - self.noise, 0))  # symmetric, so that no signal is no division by 0
+        solved = np.linalg.solve(root[:, None] * inner * root + self.noise * one, np.diag(root))
+        return (one + (one - inner) @ (root[:, None] * solved)).astype(np.float32)
 
 
 def normalise(x: Matrix, depth: float) -> Matrix:
@@ -125,18 +176,33 @@ def cut(x: Matrix, cap: np.ndarray) -> Matrix:
     return lowered
 
 
-def looks_like_counts(x: Matrix) -> bool:
+def take(x: Matrix, columns: np.ndarray) -> Matrix:
+    """Take columns of a matrix in the given order; column -1 is filled with zeros."""
+    found = columns >= 0
+    if not sp.issparse(x):
+        out = np.zeros((x.shape[0], len(columns)), dtype=x.dtype)
+        out[:, found] = x[:, columns[found]]
+        return out
+    chosen = sp.csr_matrix(x[:, columns[found]])
+    if found.all():
+        return chosen
+    places = np.flatnonzero(found).astype(chosen.indices.dtype)
+    return sp.csr_matrix((chosen.data, places[chosen.indices], chosen.indptr), shape=(x.shape[0], len(columns)))
+
+
+def looks_like_counts(x: Matrix, width: int | None = None) -> bool:
     """Tell counts, of molecules or (non-integer) of reads, from log-transformed values and protein intensities.
 
     Counts are non-negative and either whole, or larger than any log-transformed value and spread over 100 genes or
-    more. Whole values of a short panel without zeros are intensities (the channels of a cytometer).
+    more. Whole values of a short panel without zeros are intensities (the channels of a cytometer). `width` is the
+    number of features that were measured, where `x` has a part of them.
     """
     values = stored(x)
     if not len(values):
         return True  # no value at all contradicts nothing
     if values.min() < 0:
         return False
-    wide = x.shape[1] >= PANEL
+    wide = (x.shape[1] if width is None else width) >= PANEL
     if np.array_equal(values, np.round(values)):
         return wide or bool(np.count_nonzero(values) < 0.9 * x.shape[0] * x.shape[1])
     return wide and bool(values.max() > LOGGED)
@@ -174,31 +240,38 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
     else:
         # one scale for all genes: how much a logged gene varies is signal, and a quiet one is mostly noise
         scale = np.full(len(variance), np.sqrt(variance.mean()) or 1)
-    cap, axes, offset = _principal(normalise(x, usual_depth) if counts else x, choice.dispersed, seed)
     return Features(
         genes=genes,
         n_seen=choice.n_seen,
         counts=counts,
         like_counts=like_counts,
+        negative=bool(stored(x).min(initial=0) < 0),
         depth=depth,
         mean=mean.astype(np.float32),
         scale=scale.astype(np.float32),
+        shares=_shares(x, counts),
         usual_depth=usual_depth,
-        cap=cap,
-        axes=axes,
-        offset=offset,
+        **_principal(normalise(x, usual_depth) if counts else x, choice.dispersed, seed),
     )
 
 
-def _principal(x: Matrix, dispersed: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit principal components of the dispersed genes with unit variance: caps, axes and offset for rows of all."""
+def _shares(x: Matrix, counts: bool) -> np.ndarray:
+    total = np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() if counts else np.ones(x.shape[1])
+    total = total if total.any() else np.ones(x.shape[1])
+    return (total / total.sum()).astype(np.float32)
+
+
+def _principal(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
+    """Fit principal components of the dispersed genes with unit variance, for rows of all genes."""
     mean, variance = mean_and_variance(x)
     cap = (mean + CUT * np.sqrt(variance)).astype(np.float32)
     columns = np.flatnonzero(dispersed)
-    unit = np.where(variance > 0, np.sqrt(variance), 1)[columns]
+    units = np.where(variance > 0, np.sqrt(variance), 1)
+    unit = units[columns]
     # in float64, so that sparse and dense give the same axes where two components are nearly as strong as each other
     x = cut(x, cap)[:, columns]
     x = x.multiply(1 / unit).tocsr() if sp.issparse(x) else x / unit
+    total = mean_and_variance(x)[1].sum()
     if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS:
         x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
     else:
@@ -209,7 +282,19 @@ def _principal(x: Matrix, dispersed: np.ndarray, seed: int) -> tuple[np.ndarray,
     components = pca.components_ * np.where(tail < 0, -1, 1)[:, None]
     axes = np.zeros((len(components), len(dispersed)), dtype=np.float32)
     axes[:, columns] = components / unit
-    return cap, axes, (components @ pca.mean_).astype(np.float32)
+    center = np.zeros(len(dispersed), dtype=np.float32)
+    center[columns] = pca.mean_ * unit
+    strength = pca.singular_values_**2 / x.shape[0]
+    rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
+    return {
+        "cap": cap,
+        "axes": axes,
+        "offset": (components @ pca.mean_).astype(np.float32),
+        "center": center,
+        "unit": units.astype(np.float32),
+        "variance": strength.astype(np.float32),
+        "noise": max(float(rest), QUIET),
+    }
 
 
 def mean_and_variance(x: Matrix) -> tuple[np.ndarray, np.ndarray]:

@@ -116,72 +116,97 @@ def warm_up_then_decay(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
 
 
-def learn(
+def learn_metric(
     fabric: Fabric,
     cells: Memory,
     y: np.ndarray,
-    train_rows: np.ndarray,
+    rows: np.ndarray,
     held_out_rows: np.ndarray,
     *,
-    scores: np.ndarray,
     groups: np.ndarray | None,
     loss: Loss,
     mlp: MLP,
     augment: Mask,
-    structure: float,
-    dim: int,
     metric_dim: int,
     batch_size: int | None,
     steps: int,
     lr: float,
     seed: int,
     report: Report = silent,
-) -> tuple[Networks, History]:
-    """Train the encoder on labels, then the map head on what it gives.
+) -> tuple[Encoder, History]:
+    """Train the encoder on labels.
 
     Parameters
     ----------
     cells, y
         Scaled rows of all cells and their codes.
-    train_rows, held_out_rows
+    rows, held_out_rows
         Which to train on, and which to score for the history and for nothing else.
-    scores
-        Principal components (cells, components) of all cells.
     groups
         Codes (cells,) of donors or runs.
     """
-    source, y_train = cells.subset(train_rows), y[train_rows]
+    source, y_train = cells.subset(rows), y[rows]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = Encoder(mlp, source.x.shape[1], metric_dim).to(fabric.device)
         loss.build(metric_dim, int(y.max()) + 1)
-        head = MapHead(scores.shape[1], metric_dim, dim).to(fabric.device)
-    networks = Networks(encoder, head)
-    donors = None if groups is None else groups[train_rows]
+    donors = None if groups is None else groups[rows]
     balanced = Balanced(y_train, batch_size or BATCH_SIZE, seed, donors, guide=loss)
-    watch = Watch("metric", steps, report, encoder, cells, y, train_rows, held_out_rows, fabric)
+    watch = Watch("metric", steps, report, encoder, cells, y, rows, held_out_rows, fabric)
     curves = train(
         fabric, encoder, loss, source, balanced, torch.from_numpy(y_train),
         steps=steps, lr=lr, augment=augment, seed=seed, watch=watch,
     )  # fmt: skip
-    history = {"metric": watch.history(curves)}
+    return encoder, {"metric": watch.history(curves)}
 
+
+def learn_map(
+    fabric: Fabric,
+    encoder: Encoder,
+    cells: Memory,
+    y: np.ndarray,
+    rows: np.ndarray,
+    held_out_rows: np.ndarray,
+    *,
+    scores: np.ndarray,
+    structure: float,
+    dim: int,
+    steps: int,
+    lr: float,
+    seed: int,
+    report: Report = silent,
+) -> tuple[Networks, History]:
+    """Train the map head on what the encoder gives.
+
+    Parameters
+    ----------
+    encoder
+        Trained.
+    cells, y, rows, held_out_rows
+        As for `learn_metric`.
+    scores
+        Principal components (cells, components) of all cells.
+    steps
+        Of the encoder, for each of which the map head takes four.
+    """
     z, known = project(encoder, cells, fabric.device), torch.from_numpy(scores).to(fabric.device)
-    train_on = torch.from_numpy(train_rows).to(fabric.device)
-    radius = structure_term.radius(scores[train_rows], seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = MapHead(scores.shape[1], z.shape[1], dim).to(fabric.device)
+    train_on = torch.from_numpy(rows).to(fabric.device)
+    radius = structure_term.radius(scores[rows], seed)
     head.fit_inputs(known[train_on], z[train_on], structure, radius)
     inputs = Memory(head.inputs(known, z).cpu().numpy())
-    neighbours = structure_term.fit(scores[train_rows], y_train, structure, seed)
+    neighbours = structure_term.fit(scores[rows], y[rows], structure, seed)
     steps *= MAP_STEPS
-    watch = Watch("map", steps, report, head, inputs, y, train_rows, held_out_rows, fabric)
+    watch = Watch("map", steps, report, head, inputs, y, rows, held_out_rows, fabric)
     curves = train(
-        fabric, head, neighbours, inputs.subset(train_rows),
-        Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(source)),
+        fabric, head, neighbours, inputs.subset(rows),
+        Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
         steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch,
     )  # fmt: skip
-    history["map"] = watch.history(curves)
-    head.orient(project(head, inputs.subset(train_rows), fabric.device), known[train_on])
-    return networks, history
+    head.orient(project(head, inputs.subset(rows), fabric.device), known[train_on])
+    return Networks(encoder, head), {"map": watch.history(curves)}
 
 
 def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) -> None:

@@ -18,13 +18,14 @@ from cyclopts import App, CycloptsError
 
 from tripletomics.cli.demo import demo
 from tripletomics.cli.explain import losses
-from tripletomics.cli.verbs import compare, evaluate, fit, transform
+from tripletomics.cli.verbs import compare, evaluate, fit, predict, transform
 
 HELP = """Maps of labelled single cells that hold on cells the model never saw.
 
 ```
 tripletomics fit cells.h5ad --label cell_type --out map.h5ad --model map.tt
 tripletomics transform new.h5ad --model map.tt --out new-map.h5ad
+tripletomics predict new.h5ad --model map.tt --out labels.h5ad --figure labels.png
 tripletomics evaluate map.h5ad --label cell_type
 tripletomics compare cells.h5ad --label cell_type --out report.html
 ```
@@ -34,7 +35,7 @@ app = App(
     name="tripletomics", help=HELP, help_format="markdown", version=version("tripletomics"),
     result_action="return_value", suppress_keyboard_interrupt=False,
 )  # fmt: skip
-for command in (fit, transform, evaluate, compare, losses, demo):
+for command in (fit, transform, predict, evaluate, compare, losses, demo):
     app.command(command)
 
 

@@ -14,6 +14,7 @@ from tripletomics.cli.reading import check_h5ad, read
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
 
 @options_of(tl.fit)
@@ -24,8 +25,13 @@ def fit(  # noqa: D103
     label: str,
     out: Out,
     model: Annotated[Path | None, Parameter(help="File to write the model to, .tt.")] = None,
+    index: Annotated[
+        bool, Parameter(negative=(), help="Keep all training cells in the model file, for `Model.search`.")
+    ] = False,
     **settings: Any,
 ) -> None:
+    if index and model is None:
+        raise ValueError("--index is kept in the model file: name it with --model.")
     files.check_writable(out, ".h5ad")
     if model is not None:
         files.check_writable(model, ".tt")
@@ -34,7 +40,7 @@ def fit(  # noqa: D103
     with files.replacing(out) as draft:
         adata.write_h5ad(draft)
         if model is not None:
-            fitted.save(model)
+            fitted.save(model, index=index)
     print(fitted.summary())
     _report_written(out, model)
 
@@ -58,6 +64,37 @@ def transform(  # noqa: D103
     with files.replacing(out) as draft:
         adata.write_h5ad(draft)
     _report_written(out)
+
+
+@options_of(tl.predict)
+def predict(  # noqa: D103
+    input: Input,
+    /,
+    *,
+    model: Annotated[Path, Parameter(help="Model that `fit` wrote, .tt.")],
+    out: Out,
+    figure: Annotated[Path | None, Parameter(help="File to draw the cells over the reference map to, .png.")] = None,
+    **settings: Any,
+) -> None:
+    files.check_writable(out, ".h5ad")
+    if figure is not None:
+        files.check_writable(figure, ".png")
+    check_h5ad(input)
+    from tripletomics.model import load
+
+    fitted = load(model)
+    adata = read(input)
+    tl.predict(adata, fitted, **settings)
+    key = settings.get("key_added", "X_tt")
+    with files.replacing(out) as draft:
+        adata.write_h5ad(draft)
+        if figure is not None:
+            os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
+            from tripletomics import pl
+
+            pl.save(pl.mapping(adata, fitted, basis=key), figure)
+    _print_mapping(adata, "tt" if key == "X_tt" else key)
+    _report_written(out, figure)
 
 
 @options_of(tl.evaluate)
@@ -107,6 +144,27 @@ def compare(  # noqa: D103
     _print_table(result.table, ["method", "space"])
     print(result.summary())
     _report_written(out)
+
+
+def _print_mapping(adata: AnnData, prefix: str) -> None:
+    """Print what the cells were taken for, and how the genes were matched."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    cells = adata.obs.groupby(f"{prefix}_label", observed=True)[f"{prefix}_confidence"].agg(["size", "median"])
+    shown = Table("predicted type", box=box.SIMPLE_HEAD)
+    for header in ("cells", "share", "median\nconfidence"):
+        shown.add_column(header, justify="right")
+    for name, (size, confidence) in cells.sort_values("size", ascending=False, kind="stable").iterrows():
+        shown.add_row(str(name), f"{size:,.0f}", f"{size / adata.n_obs:.1%}", f"{confidence:.2f}")
+    Console().print(shown)
+    record = adata.uns[f"{prefix}_mapping"]
+    genes = record["matched"] + record["missing"]
+    print(f"{record['matched']:,} of the model's {genes:,} genes were found ({record['weight']:.0%} of their weight).")
+    if record["missing"]:
+        print("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + ".")
+    print(f"{record['rejected']:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")
 
 
 def _print_table(table: pd.DataFrame, by: list[str]) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import inspect
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl.progress import training_bar
@@ -20,19 +17,15 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from tripletomics.augment import Mask
-    from tripletomics.features import Features
-    from tripletomics.losses import Loss
     from tripletomics.model import Model
-    from tripletomics.networks import MLP, Networks
-    from tripletomics.sources import Memory
-    from tripletomics.training import History, Report
+    from tripletomics.networks import MLP
+    from tripletomics.pp import Query
 else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = object
     Module = Mask = MLP = str
 
+
 DEFAULT_LOSS = "softmax"  # within noise of the best, and the simplest: see docs/choose-a-loss.md
-NULL_SHARE = 6  # the null takes one step for this many of the fit
-NULL_CELLS = 4000
 
 
 def fit(
@@ -77,7 +70,9 @@ def fit(
     metric_dim
         Dimensions of the metric space, 2 to 512.
     batch
-        Column of `obs` with donors or runs, which then take turns in the training batches.
+        Column of `obs` with donors or runs. The cells of a type in a training batch are then from all of them, so that
+        a cell is drawn to those of its type elsewhere; and predictions are calibrated on whole batches, each left out
+        by an encoder of its own (up to four), so that they hold for a new one. Hold one out with `hold_out` to see.
     layer
         Layer to use in place of `.X`.
     counts
@@ -138,7 +133,9 @@ def fit(
     import pandas as pd
 
     from tripletomics import pp
+    from tripletomics.index import Catalog
     from tripletomics.model import Model, score, score_null
+    from tripletomics.tl.tasks import prepare
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
@@ -150,19 +147,23 @@ def fit(
     )  # fmt: skip
     with training_bar(progress) as report:
         trained, history = task.learn(report)
-    places = task.place(trained)
+        places = task.place(trained)
+        reference, calibration = task.refer(places), task.calibrate(places["metric"], report)
     scores, p_value = score(places, task.codes, task.held_out, seed)
     seconds = {"fit": time.perf_counter() - started}
     if task.held_out.any():
         null = task.null()
         scores["null"] = score_null(null.places, null.codes, null.held_out, seed)
         seconds["null"] = time.perf_counter() - started - seconds["fit"]
+    train = ~task.held_out
     settings = {name: text(value) for name, value in (given | task.used).items() if name not in ("adata", "progress")}
     model = Model(
         task.features, trained, task.classes, settings, scores, p_value, history, task.loss.findings(), seconds,
-        _versions(),
+        _versions(), reference, calibration,
+        Catalog(places["metric"][train], adata.obs_names[train].to_numpy(str), task.codes[train]),
+        task.check(places["metric"], reference, calibration),
     )  # fmt: skip
-    _write(adata, key_added, places["metric"], places["map"])
+    _write_places(adata, key_added, places["metric"], places["map"])
     adata.obsm[f"{key_added}_pca"] = task.scores
     split_key = "tt_split" if key_added == "X_tt" else f"{key_added}_split"
     adata.obs[split_key] = pd.Categorical(np.where(task.held_out, "held-out", "train"), ["train", "held-out"])
@@ -175,7 +176,9 @@ def transform(
     model: Model,
     *,
     layer: str | None = None,
-    missing: Literal["error", "zero"] = "error",
+    missing: Literal["error", "zero", "impute"] = "error",
+    alias: str | None = None,
+    min_matched: float = 0.3,
     key_added: str = "X_tt",
 ) -> None:
     """Place new cells in the metric space and on the map of a model.
@@ -183,13 +186,19 @@ def transform(
     Parameters
     ----------
     adata
-        New cells with the model's genes, by name and in any order, on the scale that the model was trained on.
+        New cells with the model's genes, by name and in any order, on the scale that the model was trained on. Upper
+        and lower case and the version of an Ensembl id make no difference.
     model
         From `fit` or `load`.
     layer
         Layer to use in place of `.X`.
     missing
-        What to do about genes that the query lacks: "error", or "zero" to fill them with zeros.
+        What to do about genes that the query lacks: "error", "zero" to fill them with zeros, or "impute" to treat them
+        as unknown, as the genes that are hidden in training.
+    alias
+        Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
+    min_matched
+        Share of the encoder's weight that the genes at hand must hold if others are filled or imputed, in [0, 1].
     key_added
         Key of the map in `obsm`.
 
@@ -206,6 +215,8 @@ def transform(
 
     Raises
     ------
+    KeyError
+        If there is no such layer or column.
     ValueError
         If genes lack, or the values are on another scale than those of training. Nothing is written then.
     """
@@ -213,131 +224,18 @@ def transform(
 
     pp.check_key(key_added)
     pp.check_model(model)
-    x = pp.matrix(adata, layer)
-    x = pp.take(x, pp.match_genes(adata, model.features.genes, missing))
-    pp.check_scale(x, model.features)
-    _write(adata, key_added, *model.place(x))
-    if f"{key_added}_pca" in adata.obsm:  # what an earlier fit wrote no longer belongs to these places
-        adata.obsm[f"{key_added}_pca"] = model.features.project(x)
+    query = pp.take_query(adata, model.features, model.gene_weights(), layer, missing, alias, min_matched)
+    write_query(adata, key_added, model, query, *model.place(query.x, query.present))
 
 
-@dataclass(frozen=True)
-class Task:
-    """What `fit` was asked for: checked, and fitted to the training cells as far as no network is needed."""
-
-    features: Features
-    cells: Memory
-    scores: np.ndarray  # principal components
-    codes: np.ndarray
-    classes: list[str]
-    held_out: np.ndarray
-    groups: np.ndarray | None  # codes of donors or runs
-    loss: Loss
-    used: dict[str, Any]  # settings as they were settled
-    seed: int
-    _learn: Callable[..., tuple[Networks, History]]
-
-    def learn(self, report: Report | None = None) -> tuple[Networks, History]:
-        """Train on the labels of the training cells."""
-        import numpy as np
-
-        told = {} if report is None else {"report": report}
-        return self._learn(
-            self.cells, self.codes, np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out), scores=self.scores,
-            groups=self.groups, loss=self.loss, steps=self.used["steps"], **told,
-        )  # fmt: skip
-
-    def place(self, networks: Networks) -> dict[str, np.ndarray]:
-        """Place all cells on the "map" and in the "metric" space."""
-        from tripletomics.model import place
-
-        return place(networks, self.cells, self.scores)
-
-    def null(self) -> Null:
-        """Train on permuted labels, for a sixth of the steps and on at most 4,000 cells, and place these cells."""
-        import numpy as np
-
-        from tripletomics import labels
-        from tripletomics.model import place
-
-        random = np.random.default_rng(self.seed)
-        train, held = (
-            random.permutation(np.flatnonzero(rows))[:NULL_CELLS] for rows in (~self.held_out, self.held_out)
-        )
-        rows = np.concatenate([train, held])
-        cells, scores, codes = self.cells.subset(rows), self.scores[rows], labels.permute(self.codes, random)[rows]
-        networks, _ = self._learn(
-            cells, codes, np.arange(len(train)), np.arange(len(train), len(rows)), scores=scores,
-            groups=None if self.groups is None else self.groups[rows], loss=copy.deepcopy(self.loss),
-            steps=max(self.used["steps"] // NULL_SHARE, 1),
-        )  # fmt: skip
-        return Null(rows, place(networks, cells, scores), codes, self.held_out[rows])
+def write_query(adata: AnnData, key: str, model: Model, query: Query, z: np.ndarray, m: np.ndarray) -> None:
+    """Write the places of new cells."""
+    _write_places(adata, key, z, m)
+    if f"{key}_pca" in adata.obsm:  # what an earlier fit wrote no longer belongs to these places
+        adata.obsm[f"{key}_pca"] = model.features.project(query.x, query.present)
 
 
-@dataclass(frozen=True)
-class Null:
-    """Where cells lie when there was nothing to learn."""
-
-    rows: np.ndarray  # which cells
-    places: dict[str, np.ndarray]
-    codes: np.ndarray  # the permuted ones
-    held_out: np.ndarray
-
-
-def prepare(
-    adata: AnnData,
-    label: str | None,
-    *,
-    loss: str | Module | None,
-    structure: float,
-    dim: int,
-    metric_dim: int,
-    batch: str | None,
-    layer: str | None,
-    counts: bool | Literal["auto"],
-    unlabelled: Sequence[str],
-    hold_out: float | str | np.ndarray,
-    encoder: str | MLP,
-    augment: str | Mask | None,
-    steps: int | None,
-    batch_size: int | None,
-    lr: float,
-    seed: int,
-    device: str,
-    precision: str,
-) -> Task:
-    """Check everything that `fit` was given, choose and scale the genes on the training cells."""
-    from tripletomics import augment as augmentations
-    from tripletomics import features, labels, losses, networks, pp, training
-    from tripletomics.sources import Memory
-
-    objective = losses.make(DEFAULT_LOSS if loss is None else loss)
-    mlp, mask = networks.make(encoder), augmentations.make(augment)
-    pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed)
-    losses.check(objective, metric_dim)
-    fabric = training.start(device, precision)
-    x = pp.matrix(adata, layer)
-    codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
-    held_out = pp.split(adata, hold_out, codes, seed)
-    pp.check_labels(codes, classes, held_out, label, batch_size)
-    training.check_terms(objective, codes[~held_out], batch_size, seed)
-    groups = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]
-    is_counts = pp.decide_counts(x, counts)
-
-    choice = pp.choose_genes(adata, x, ~held_out, is_counts)
-    x = pp.take(x, choice.columns)
-    contract = features.fit(x[~held_out], adata.var_names[choice.columns].tolist(), is_counts, seed, choice)
-    cells, scores = Memory(contract.normalise(x), contract.standardise), contract.project(x)
-    steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
-    learn = functools.partial(
-        training.learn, fabric, mlp=mlp, augment=mask, structure=structure, dim=dim, metric_dim=metric_dim,
-        batch_size=batch_size, lr=lr, seed=seed,
-    )  # fmt: skip
-    used = {"loss": objective, "encoder": mlp, "augment": mask, "counts": is_counts, "steps": steps}
-    return Task(contract, cells, scores, codes, classes, held_out, groups, objective, used, seed, learn)
-
-
-def _write(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:
+def _write_places(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:
     adata.obsm[key] = m
     adata.obsm[f"{key}_metric"] = z
 

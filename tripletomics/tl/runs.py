@@ -24,7 +24,7 @@ import scipy.sparse as sp
 import tripletomics
 from tripletomics import baselines, evaluation, features, files, labels, pp
 from tripletomics.evaluation import REFITTED, UNUSED, Truth
-from tripletomics.tl import fitting
+from tripletomics.tl import tasks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -180,12 +180,12 @@ class Stage:
         places = baselines.METHODS[method].place(cells, self.seed)
         return {space: self.merge(*both) for space, both in places.items()}
 
-    def task(self, settings: dict[str, Any]) -> fitting.Task:
+    def task(self, settings: dict[str, Any]) -> tasks.Task:
         """Prepare a fit of tripletomics."""
         asked = self.question
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Types (of one|that only)")  # said once, or on purpose
-            return fitting.prepare(
+            return tasks.prepare(
                 asked.adata, asked.label, hold_out=self.held_out, seed=self.seed, **(asked.common | settings)
             )
 
@@ -217,7 +217,7 @@ def run(stage: Stage, method: str, settings: dict[str, Any] | None) -> Run:
     return Run(places, pd.concat(tables, ignore_index=True), confusion, history)
 
 
-def _nulls(stage: Stage, method: str, places: dict[str, np.ndarray], task: fitting.Task | None) -> list[pd.DataFrame]:
+def _nulls(stage: Stage, method: str, places: dict[str, np.ndarray], task: tasks.Task | None) -> list[pd.DataFrame]:
     """Score the same fit on permuted labels, and for the structure places that are shuffled among the cells."""
     truth = stage.truth
     if task is not None:

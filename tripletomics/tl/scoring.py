@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
-    from tripletomics.tl.fitting import Null
     from tripletomics.tl.runs import Question, Stage
+    from tripletomics.tl.tasks import Null
 else:  # the command line reads these annotations
     AnnData = DataFrame = object
 

@@ -1,0 +1,201 @@
+"""From evidence to probabilities, label sets and novelty that can be taken at their word.
+
+All is fitted on cells that nothing else was fitted on and that are not among the held-out cells either: a slice of the
+training cells, or whole batches in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit, log_softmax, logsumexp
+from sklearn.linear_model import LogisticRegression
+
+from tripletomics.labels.reference import Evidence
+from tripletomics.metrics import auroc
+
+START = np.array([0.5, 0.5, 0.5, 0.3])  # weights of the evidence before any cell is seen
+STIFFNESS = np.array([1, 1, 1, 10.0])  # of each, in cells: the prior hardly moves
+FARTHEST = 3.0  # standard deviations beyond the usual: a cell there is as likely of no known type
+LEVELS = 1001
+PAIRS = 5000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How evidence is weighed, and what is usual among cells of the known types.
+
+    Attributes
+    ----------
+    weights
+        Of the kinds of evidence (kinds,).
+    center, scale
+        Mean and standard deviation (3,) of the two distances that tell novelty, to the nearest cells of the metric
+        space and of the principal components to the nearest type, and of their weighted sum.
+    trust
+        Weight of the second of them, in [0, 1]: twice the AUROC above one half with which it tells each known type
+        from the others when that type is left out of it.
+    novelties, oddities
+        Quantiles over the calibration cells (levels,) of their novelty, and of the log odds against their true type.
+    pair
+        Intercept and slopes (3,) of the log odds that two cells are of one type, along their distances in the metric
+        space and of their principal components.
+    n_cells
+        Calibration cells.
+    """
+
+    weights: np.ndarray
+    center: np.ndarray
+    scale: np.ndarray
+    trust: float
+    novelties: np.ndarray
+    oddities: np.ndarray
+    pair: np.ndarray
+    n_cells: int
+
+    def novelty(self, evidence: Evidence) -> np.ndarray:
+        """Return how far cells are from all known types, in standard deviations of the calibration cells: (cells,)."""
+        return _novelty(evidence, self.center, self.scale, self.trust)
+
+    def odds(self, evidence: Evidence) -> np.ndarray:
+        """Return the log odds of each type (cells, classes) against all others and none of them."""
+        return _odds(evidence.logits @ self.weights, self.novelty(evidence))
+
+    def same(self, a: Evidence, b: Evidence) -> np.ndarray:
+        """Return the probability that the cells of a pair are of one type, if half of all pairs were: (pairs,)."""
+        return expit(_apart(a, b) @ self.pair[1:] + self.pair[0])
+
+    def novelty_limit(self, reject: float) -> float:
+        """Return the novelty that a share `reject` of the cells of known types exceed."""
+        return float(np.quantile(self.novelties, 1 - reject)) if reject > 0 else np.inf
+
+    def odds_limit(self, coverage: float) -> float:
+        r"""Return the least log odds of a type in label sets that hold the true type of a share `coverage` of cells.
+
+        It is the :math:`\lceil (n + 1) \cdot \text{coverage} \rceil / n` quantile of split conformal prediction
+        (Sadinle, Lei & Wasserman 2019); with too few calibration cells for it, every type belongs to every set.
+        """
+        level = np.ceil((self.n_cells + 1) * coverage) / self.n_cells
+        return -float(np.quantile(self.oddities, level, method="higher")) if level <= 1 else -np.inf
+
+
+def fit(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
+    """Fit on the evidence of cells that their reference did not see, and their codes.
+
+    The weights are those of a conditional logit (McFadden 1974): temperature scaling (Guo, Pleiss, Sun & Weinberger
+    2017) for several kinds of evidence, drawn to what is usual as long as there are few cells.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two cells.
+    """
+    folds = [_known(evidence, codes) for evidence, codes in folds]
+    codes = np.concatenate([codes for _, codes in folds])
+    if len(codes) < 2:
+        raise ValueError(f"{len(codes)} calibration cells are too few: two or more are needed.")
+    pooled = Evidence(
+        *(np.concatenate([getattr(evidence, field.name) for evidence, _ in folds]) for field in fields(Evidence))
+    )
+    weights = _weigh(pooled.logits, codes)
+    trust = max(0.0, 2 * _left_out_auroc(folds) - 1)
+    center = np.array([pooled.near.mean(), pooled.typical.mean(), 0.0])
+    scale = np.array([pooled.near.std() or 1.0, pooled.typical.std() or 1.0, 1.0])
+    sums = _novelty(pooled, center, scale, trust)
+    center[2], scale[2] = sums.mean(), sums.std() or 1.0
+    novelty = _novelty(pooled, center, scale, trust)
+    oddities = -_odds(pooled.logits @ weights, novelty)[np.arange(len(codes)), codes]
+    return Calibration(
+        weights, center, scale, trust, _levels(novelty), _levels(oddities), _fit_pairs(folds), len(codes)
+    )
+
+
+def _known(evidence: Evidence, codes: np.ndarray) -> tuple[Evidence, np.ndarray]:
+    """Leave out unlabelled cells and those of types that the fold's reference does not have."""
+    rows = np.flatnonzero(codes >= 0)
+    rows = rows[np.isfinite(evidence.logits[rows, codes[rows], 0])]
+    return evidence.of(rows), codes[rows]
+
+
+def _weigh(logits: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Minimise the log loss of the softmax of the weighed evidence."""
+    cells, finite = np.arange(len(codes)), np.where(np.isfinite(logits), logits, 0)
+    absent = np.where(np.isfinite(logits[:, :, 0]), 0, -np.inf)
+    stiffness = STIFFNESS / len(codes)
+
+    def log_loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        log_p = log_softmax(finite @ weights + absent, axis=1)
+        expected = np.einsum("ij,ijk->ik", np.exp(log_p), finite)
+        slope = (expected - finite[cells, codes]).mean(axis=0)
+        off = weights - START
+        return -log_p[cells, codes].mean() + stiffness @ off**2, slope + 2 * stiffness * off
+
+    return minimize(log_loss, START, jac=True, bounds=[(0, None)] * len(START), method="L-BFGS-B").x
+
+
+def _left_out_auroc(folds: Sequence[tuple[Evidence, np.ndarray]]) -> float:
+    """Score how well the distance of the principal components tells a type that is left out, the mean over types."""
+    found = []
+    for evidence, codes in folds:
+        d = -evidence.logits[:, :, 2]
+        for code in np.unique(codes):
+            of_type = codes == code
+            left_out = d.copy()
+            left_out[of_type, code] = np.inf
+            if of_type.sum() > 1 and np.isfinite(left_out.min(axis=1)).all():
+                found.append(auroc(left_out.min(axis=1), of_type))
+    found = [value for value in found if not np.isnan(value)]
+    return float(np.mean(found)) if found else 0.5
+
+
+def _fit_pairs(folds: Sequence[tuple[Evidence, np.ndarray]]) -> np.ndarray:
+    """Fit the log odds that a pair is of one type on random pairs of a fold, as many of one type as of two."""
+    random = np.random.default_rng(0)
+    apart, same = [], []
+    for evidence, codes in folds:
+        a, b = random.integers(len(codes), size=(2, PAIRS)) if len(codes) else np.zeros((2, 0), dtype=int)
+        # a second cell of the type of the first: the next one round the circle of its type
+        order, place = np.argsort(codes, kind="stable"), np.empty(len(codes), dtype=int)
+        place[order] = np.arange(len(codes))
+        first, size = np.searchsorted(codes[order], codes[a]), np.bincount(codes, minlength=1)[codes[a]]
+        mate = order[first + (place[a] - first + 1 + b % np.maximum(size - 1, 1)) % size]
+        for other in (b, mate):
+            kept = a != other
+            apart.append(_apart(evidence.of(a[kept]), evidence.of(other[kept])))
+            same.append(codes[a[kept]] == codes[other[kept]])
+    x, y = np.concatenate(apart), np.concatenate(same)
+    if len(np.unique(y)) < 2:
+        return np.array([0.0, -1.0, 0.0])
+    model = LogisticRegression(class_weight="balanced").fit(x, y)
+    return np.concatenate([model.intercept_, model.coef_[0]])
+
+
+def _apart(a: Evidence, b: Evidence) -> np.ndarray:
+    """Return the distances of pairs in the metric space and of their components: (pairs, 2)."""
+    return np.stack([np.linalg.norm(a.z - b.z, axis=1), np.linalg.norm(a.white - b.white, axis=1)], axis=1)
+
+
+def _novelty(evidence: Evidence, center: np.ndarray, scale: np.ndarray, trust: float) -> np.ndarray:
+    near, typical = ((d - c) / s for d, c, s in zip((evidence.near, evidence.typical), center, scale, strict=False))
+    return (near + trust * typical - center[2]) / scale[2]
+
+
+def _odds(logits: np.ndarray, novelty: np.ndarray) -> np.ndarray:
+    """Return log(p / (1 - p)) of p = softmax * P(known), exact where p is nearly 1."""
+    known, none = (log_expit(side * FARTHEST * (novelty - FARTHEST))[:, None] for side in (-1, 1))
+    log_p = log_softmax(logits, axis=1)
+    best = np.arange(log_p.shape[1]) == log_p.argmax(axis=1)[:, None]
+    with np.errstate(divide="ignore"):
+        rest = np.log1p(-np.where(best, 0, np.exp(log_p)))
+    rest = np.where(best, logsumexp(np.where(best, -np.inf, log_p), axis=1, keepdims=True), rest)
+    return log_p + known - np.logaddexp(rest, log_p + none)
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    """Return the sorted values, or 1,001 quantiles of them."""
+    if len(values) <= LEVELS:
+        return np.sort(values)
+    return np.quantile(values, np.linspace(0, 1, LEVELS))

@@ -1,0 +1,192 @@
+"""The labelled training cells as a reference: how near a new cell lies to each type, in the metric space and the data.
+
+The metric space was shaped to part the known types, so it can fold a type that it never saw into one of them. The
+principal components saw no label. Both are asked, about the label and about novelty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from scipy.spatial.distance import cdist
+from sklearn.covariance import ledoit_wolf
+
+from tripletomics.metrics.blocks import neighbours
+from tripletomics.samplers import shares
+
+LANDMARKS = 20_000  # cells kept to vote
+VOTERS = 15
+BAND = 5  # the kernel is as wide as the distance to the fifth neighbour
+FLOOR = 0.01  # of the votes are spread evenly, so that no type is impossible
+KINDS = ("votes", "prototypes", "components", "prior")  # of evidence
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the reference knows about cells.
+
+    Attributes
+    ----------
+    logits
+        (cells, classes, kinds), in the order of `KINDS`: log share of the distance-weighted neighbours, minus the
+        distance to the prototype, minus the Mahalanobis distance of the principal components, log prior. Higher is
+        nearer; -inf for a type that has no reference cell.
+    near
+        (cells,) log mean distance to the 5 nearest reference cells of the metric space.
+    typical
+        (cells,) log Mahalanobis distance of the principal components to the nearest type.
+    z, white
+        The cells in the metric space, in units of its spread (cells, metric_dim), and their whitened principal
+        components (cells, components).
+    """
+
+    logits: np.ndarray
+    near: np.ndarray
+    typical: np.ndarray
+    z: np.ndarray
+    white: np.ndarray
+
+    def of(self, rows: np.ndarray) -> Evidence:
+        """Return what is known about some of the cells."""
+        return Evidence(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Landmarks, and where the types lie.
+
+    Attributes
+    ----------
+    z, map, codes
+        Landmarks: labelled training cells in the metric space, float32 (landmarks, metric_dim), on the map, float32
+        (landmarks, dim), and their codes. At most 20,000, an equal share of each type.
+    spread
+        Standard deviation of the metric space, by which its distances are divided.
+    sizes
+        Reference cells of each type (classes,).
+    prior
+        Log share of each type among the reference cells (classes,).
+    prototypes
+        Mean z of each type (classes, metric_dim).
+    whiten
+        Makes the covariance of the principal components within types the identity (components, components).
+    means
+        Mean components of each type, whitened (classes, components).
+
+    References
+    ----------
+    Prototypes: Snell, Swersky & Zemel 2017. Covariance: Ledoit & Wolf 2004. Mahalanobis distance for novelty: Lee, Lee,
+    Lee & Shin 2018.
+    """
+
+    z: np.ndarray
+    map: np.ndarray
+    codes: np.ndarray
+    spread: float
+    sizes: np.ndarray
+    prior: np.ndarray
+    prototypes: np.ndarray
+    whiten: np.ndarray
+    means: np.ndarray
+
+    def evidence(self, z: np.ndarray, scores: np.ndarray) -> Evidence:
+        """Compare cells with the reference.
+
+        Parameters
+        ----------
+        z, scores
+            Metric space (cells, metric_dim) and principal components (cells, components).
+        """
+        d, rows = neighbours(self.z, z, min(VOTERS, len(self.z)))
+        d = d / self.spread
+        # a prototype of n cells is itself off by 1/n of their variance
+        doubt = np.sqrt(1 + 1 / np.maximum(self.sizes, 1))
+        to_prototypes = cdist(z, self.prototypes) / self.spread / doubt
+        white = scores @ self.whiten
+        to_means = cdist(white, self.means) / doubt
+        prior = np.broadcast_to(self.prior, to_means.shape)
+        logits = np.stack([self._votes(d, rows), -to_prototypes, -to_means, prior], axis=2)
+        logits[:, self.sizes == 0] = -np.inf
+        least = np.finfo(np.float32).tiny  # a cell may be a landmark
+        near = np.log(np.maximum(d[:, :BAND].mean(axis=1), least))
+        typical = np.log(np.maximum(to_means[:, self.sizes > 0].min(axis=1), least))
+        return Evidence(logits, near, typical, z / self.spread, white)
+
+    def _votes(self, d: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the log share of each type among the neighbours, weighted by a Gaussian of the distance."""
+        width = d[:, [min(BAND, d.shape[1]) - 1]]
+        weights = np.exp(-2 * np.square(d / np.where(width > 0, width, 1)))
+        n = len(self.sizes)
+        cells = np.arange(len(d))[:, None]
+        votes = np.bincount((cells * n + self.codes[rows]).ravel(), weights.ravel(), len(d) * n).reshape(len(d), n)
+        part = votes / votes.sum(axis=1, keepdims=True)
+        return np.log((part + FLOOR / (self.sizes > 0).sum()) / (1 + FLOOR))
+
+    def enroll(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, codes: np.ndarray, n: int) -> Reference:
+        """Add the cells of new types, whose codes follow those that are known and end before `n`.
+
+        Nothing is known of how common they are: each is taken to be as common as a type on average.
+        """
+        new = np.arange(len(self.sizes), n)
+        return replace(
+            self,
+            z=np.concatenate([self.z, z]),
+            map=np.concatenate([self.map, m]),
+            codes=np.concatenate([self.codes, codes]),
+            sizes=np.concatenate([self.sizes, [(codes == code).sum() for code in new]]),
+            prior=np.concatenate([self.prior, np.full(len(new), -np.log(n))]),
+            prototypes=np.concatenate([self.prototypes, _means(z, codes, new)]),
+            means=np.concatenate([self.means, _means(scores @ self.whiten, codes, new)]),
+        )
+
+
+def fit(z: np.ndarray, m: np.ndarray, scores: np.ndarray, codes: np.ndarray, n_classes: int, seed: int) -> Reference:
+    """Make a reference of training cells.
+
+    Parameters
+    ----------
+    z, m, scores
+        Metric space, map and principal components.
+    codes
+        -1 for unlabelled cells, which are left out.
+    n_classes
+        Number of types, of which some may have no cell.
+    seed
+        For the draw of landmarks.
+    """
+    known = codes >= 0
+    z, m, scores, codes = z[known], m[known], scores[known].astype(np.float64), codes[known]
+    sizes, types = np.bincount(codes, minlength=n_classes), np.arange(n_classes)
+    means = _means(scores, codes, types)
+    covariance, _ = ledoit_wolf(scores - means[codes], assume_centered=True)
+    covariance += 1e-6 * max(np.trace(covariance) / len(covariance), 1e-12) * np.eye(len(covariance))
+    whiten = np.linalg.cholesky(np.linalg.inv(covariance))
+    landmarks = _draw(codes, sizes, seed)
+    return Reference(
+        z=z[landmarks],
+        map=m[landmarks],
+        codes=codes[landmarks],
+        spread=float(z.std()) or 1.0,
+        sizes=sizes,
+        prior=np.log(np.maximum(sizes, 1) / sizes.sum()),
+        prototypes=_means(z, codes, types),
+        whiten=whiten,
+        means=means @ whiten,
+    )
+
+
+def _means(x: np.ndarray, codes: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """Return the mean of each type, 0 where it has no cell."""
+    zero = np.zeros(x.shape[1])
+    return np.stack([x[codes == code].mean(axis=0, dtype=np.float64) if (codes == code).any() else zero
+                     for code in types])  # fmt: skip
+
+
+def _draw(codes: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
+    """Draw landmarks: all cells, or an equal share of each type."""
+    if len(codes) <= LANDMARKS:
+        return np.arange(len(codes))
+    order = np.random.default_rng(seed).permutation(len(codes))
+    chosen = [order[codes[order] == code][:n] for code, n in enumerate(shares(sizes.tolist(), LANDMARKS))]
+    return np.sort(np.concatenate(chosen))

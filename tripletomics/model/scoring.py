@@ -1,0 +1,53 @@
+"""Where all cells lie, and how the labels of held-out cells can be read from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tripletomics import metrics
+from tripletomics.networks import Networks
+from tripletomics.sources import Memory
+
+
+def place(networks: Networks, source: Memory, scores: np.ndarray) -> dict[str, np.ndarray]:
+    """Place all rows of a source, with their principal components, on the ``"map"`` and in the ``"metric"`` space."""
+    z, m = networks.place(source, torch.from_numpy(scores))
+    return {"map": m.cpu().numpy(), "metric": z.cpu().numpy()}
+
+
+def score(
+    places: dict[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Score every space on the held-out cells, and for comparison on the training cells among themselves.
+
+    Returns
+    -------
+    scores
+        Macro-F1 by group of cells and space.
+    p_value
+        By space: how often permuted labels of the held-out cells score as well.
+    """
+    train = ~held_out
+    scores = {"train": {space: metrics.knn_macro_f1(z[train], y[train]) for space, z in places.items()}}
+    p_value = {}
+    if held_out.any():
+        scores["held-out"] = {}
+        for space, z in places.items():
+            truth, predicted = _found(z, y, held_out)
+            scores["held-out"][space] = metrics.macro_f1(truth, predicted)
+            p_value[space] = metrics.permutation_p(truth, predicted, seed)
+    return scores, p_value
+
+
+def score_null(places: dict[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int) -> dict[str, float]:
+    """Score every space on held-out cells whose codes mean nothing: macro-F1, the mean over random orders of them."""
+    found = {space: _found(z, y, held_out) for space, z in places.items()}
+    return {space: float(np.mean(metrics.permuted_macro_f1(*both, seed))) for space, both in found.items()}
+
+
+def _found(z: np.ndarray, y: np.ndarray, held_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes of the labelled held-out cells, and those of their nearest training cells."""
+    known = held_out & (y >= 0)
+    votes = metrics.knn_votes(z[~held_out], y[~held_out], z[known], int(y.max()) + 1)
+    return y[known], votes.argmax(axis=1)

@@ -1,0 +1,214 @@
+"""The genes that pull each group apart from another: a panel of bars a group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from tripletomics.parts import did_you_mean
+from tripletomics.pl.draw import EDGE, LEGEND, MARGIN, SMALL, inches, text_width, wrap
+from tripletomics.pl.look import GREY, Palette, colours, some
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NEEDED = ("group", "against", "gene", "share", "mean_group", "mean_against")
+BAR, LINE, TICKS = 0.115, 0.11, 0.3  # inches: a bar, a line of title, the scale below a panel
+GAP, LEAST, MOST = 0.14, 0.85, 2.4  # inches: between panels, narrowest and widest bars
+SPACE = 0.5  # bars, between the genes that pull toward a group and those that pull back
+FILLED, OPEN = "higher in the group that it pulls to", "lower there: its absence pulls"
+SHADE = "#7a7a7a"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The bars of a group."""
+
+    group: str
+    against: str
+    rows: pd.DataFrame  # from the top
+    back: np.ndarray  # (rows,) bool: pulls back
+
+    @property
+    def y(self) -> np.ndarray:
+        """Places of the bars, from 0."""
+        return np.arange(len(self.rows)) + SPACE * (self.back & ~self.back.all())
+
+    @property
+    def height(self) -> float:
+        """Inches of the bars."""
+        return BAR * (self.y.max(initial=0) + 1.3)
+
+    def title(self, width: float) -> list[tuple[str, bool]]:
+        """Lines of at most so many inches, and whether they name the group."""
+        names = _balanced(self.group, width, SMALL + 1, "bold"), _balanced(f"against {self.against}", width, SMALL)
+        return [(line, i == 0) for i, lines in enumerate(names) for line in lines]
+
+
+def genes(
+    table: pd.DataFrame,
+    *,
+    n: int = 10,
+    n_back: int = 3,
+    groups: Sequence[str] | None = None,
+    palette: Palette | None = None,
+    width: float = 7.1,
+) -> Figure:
+    """Draw the genes that pull each group apart from the one that it is compared with.
+
+    Parameters
+    ----------
+    table
+        What :func:`tripletomics.explain` returns. It is not changed.
+    n
+        Genes that pull toward the group, at most.
+    n_back
+        Genes below these that pull back, at most; 0 for none.
+    groups
+        Which groups to draw, in this order; by default all.
+    palette
+        Colours of the groups, a list or a dict, as in :func:`embedding`; by default those of a map of all groups.
+    width
+        Width of the figure in inches, at most; 7.1 is a page, 3.5 a column.
+
+    Returns
+    -------
+    Figure
+        One Axes a group. A bar is the share of a gene in the summed absolute attribution of all genes, on the same
+        scale in all panels and in the colour of the group that it pulls to. It is filled if the gene is higher in that
+        group than in the other, open if it is lower: then its absence pulls.
+
+    Raises
+    ------
+    TypeError
+        If `table` is no DataFrame.
+    ValueError
+        If it lacks columns, is empty or lacks a group, `n` is less than 1 or `n_back` less than 0.
+    """
+    _check(table, n, n_back)
+    names = _names(table)
+    colors = dict(zip(names, colours("group", names, palette), strict=True))
+    table = table.assign(**{name: table[name].astype(str) for name in ("group", "against", "gene")})
+    known = table["group"].unique()
+    chosen = [groups] if isinstance(groups, str) else list(known if groups is None else groups)
+    for group in chosen:
+        if group not in known:
+            raise ValueError(
+                f"groups has {group!r}, which is not in the table.{did_you_mean(group, known)} Groups: {some(known)}."
+            )
+    if not chosen:
+        raise ValueError(f"groups={groups!r} names no group to draw. Groups: {some(known)}.")
+    return _lay_out([_panel(table[table["group"] == group], n, n_back) for group in chosen], colors, width)
+
+
+def _check(table: pd.DataFrame, n: int, n_back: int) -> None:
+    """Raise an error unless this is a table of `explain`, and the numbers are counts."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table must be a DataFrame, not {type(table).__name__}. tt.explain returns one.")
+    if lacks := [name for name in NEEDED if name not in table]:
+        raise ValueError(
+            f"table lacks the columns {some(lacks)}. Pass what tt.explain returns. Columns: {some(table.columns)}."
+        )
+    if table.empty:
+        raise ValueError("table has no row, so nothing to draw. Pass what tt.explain returns.")
+    for name, value, least in (("n", n, 1), ("n_back", n_back, 0)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name}={value!r} is not a whole number of at least {least}.")
+
+
+def _names(table: pd.DataFrame) -> list[str]:
+    """Return all groups in the order in which a map gives them colours."""
+    ends = [table["group"], table["against"]]
+    if all(isinstance(end.dtype, pd.CategoricalDtype) for end in ends):
+        return list(dict.fromkeys(str(name) for end in ends for name in end.cat.categories))
+    return sorted({str(name) for end in ends for name in end})
+
+
+def _panel(rows: pd.DataFrame, n: int, n_back: int) -> Panel:
+    """Choose the genes that pull most toward a group, then those that pull back, the strongest last."""
+    group, against = rows[["group", "against"]].iloc[0]
+    rows = rows.sort_values("share", ascending=False, kind="stable")
+    toward, back = rows[rows["share"] > 0][:n], rows[rows["share"] < 0]
+    back = back[max(len(back) - n_back, 0) :]
+    return Panel(group, against, pd.concat([toward, back]), np.repeat([False, True], [len(toward), len(back)]))
+
+
+def _balanced(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
+    """Break a text into the fewest lines, of about the same length."""
+    lines = wrap(text, width, size, weight)
+    for narrower in np.linspace(0.95, 0.5, 10) * width:
+        tried = wrap(text, narrower, size, weight)
+        lines = tried if len(tried) == len(lines) else lines
+    return lines
+
+
+def _lay_out(panels: list[Panel], colors: dict[str, Any], width: float) -> Figure:
+    """Draw the panels in rows, and below them what filled and open bars are."""
+    label = 0.06 + max((text_width(gene, SMALL) for panel in panels for gene in panel.rows["gene"]), default=0.0)
+    most = max(1, int((width - 2 * MARGIN + GAP) / (label + LEAST + GAP)))
+    columns = math.ceil(len(panels) / math.ceil(len(panels) / most))
+    bars = min((width - 2 * MARGIN + GAP) / columns - GAP - label, MOST)
+    lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    titles = [[panel.title(label + bars) for panel in line] for line in lines]
+    heads = [0.07 + LINE * max(map(len, above)) for above in titles]
+    steps = [head + max(panel.height for panel in line) + TICKS for head, line in zip(heads, lines, strict=True)]
+    width = min(width, 2 * MARGIN + columns * (label + bars + GAP) - GAP)
+    across = 1 + (text_width(FILLED + OPEN, SMALL) + 0.75 < width)
+    foot = 0.1 + 2 * LINE / across
+    figure = plt.figure(figsize=(width, sum(steps) + foot), dpi=150)
+    scale = _scale(panels)
+    for k, line in enumerate(lines):
+        for i, panel in enumerate(line):
+            left, top = MARGIN + i * (label + bars + GAP) + label, sum(steps[:k]) + heads[k]
+            ax = figure.add_axes(inches(figure, left, top, bars, panel.height))
+            _paint(ax, panel, colors, scale)
+            _entitle(ax, titles[k][i], label)
+    shades = [Patch(facecolor=face, edgecolor=SHADE, linewidth=0.6) for face in (SHADE, "white")]
+    style = LEGEND | {"borderaxespad": 0.0, "handletextpad": 0.5}
+    figure.legend(shades, [FILLED, OPEN], ncols=across, loc="upper left",
+                  bbox_to_anchor=inches(figure, MARGIN, sum(steps) + 0.06, 0, 0)[:2], **style)  # fmt: skip
+    return figure
+
+
+def _scale(panels: list[Panel]) -> tuple[float, float]:
+    """Return limits in percent that hold all bars."""
+    ends = 100 * np.concatenate([[0.0], *(panel.rows["share"].to_numpy(dtype=float) for panel in panels)])
+    low, high = ends.min(), max(ends.max(), ends.min() + 1e-9)
+    return low - 0.03 * (high - low), high + 0.03 * (high - low)
+
+
+def _paint(ax: Axes, panel: Panel, colors: dict[str, Any], scale: tuple[float, float]) -> None:
+    """Draw the bars of a group with the names of their genes."""
+    rows, y, back = panel.rows, panel.y, panel.back
+    more = rows["mean_group"].to_numpy(dtype=float) > rows["mean_against"].to_numpy(dtype=float)
+    color = np.where(back[:, None], to_rgb(colors[panel.against]), to_rgb(colors[panel.group]))
+    face = np.where((more != back)[:, None], color, 1.0)
+    ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
+    ax.barh(y, 100 * rows["share"].to_numpy(dtype=float), height=0.62, color=face, edgecolor=color, linewidth=0.6)
+    ax.set(xlim=scale, ylim=(y.max(initial=0) + 0.65, -0.65))
+    ax.set_yticks(y, rows["gene"], fontsize=SMALL, color=EDGE)
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:.6g}".replace("-", "−"))
+    ax.tick_params(labelsize=SMALL, length=2, width=0.6, pad=1.5)
+    ax.tick_params(axis="y", length=0, pad=2)
+    ax.spines[["left", "top", "right"]].set_visible(False)
+    ax.spines["bottom"].set(linewidth=0.6, color=GREY)
+    ax.set_xlabel("% of the attribution", fontsize=SMALL, labelpad=1)
+
+
+def _entitle(ax: Axes, title: list[tuple[str, bool]], label: float) -> None:
+    """Write the lines of a title above the names and the bars."""
+    for i, (line, group) in enumerate(reversed(title)):
+        style: dict[str, Any] = {"weight": "bold", "color": EDGE} if group else {"color": "#404040"}
+        ax.annotate(line, (0, 1), (-72 * label, 3 + 72 * LINE * i), "axes fraction", "offset points",
+                    fontsize=SMALL + group, annotation_clip=False, gid="title", **style)  # fmt: skip

@@ -1,0 +1,323 @@
+"""New cells on the map of a model's reference, and what they were taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from mpl_toolkits.mplot3d import proj3d  # type: ignore[import-untyped]
+
+from tripletomics.labels import NO_SIGNAL, UNLABELLED
+from tripletomics.parts import did_you_mean
+from tripletomics.pl.draw import (
+    EDGE,
+    LEGEND,
+    MARGIN,
+    SMALL,
+    TITLE,
+    frame,
+    inches,
+    number,
+    side,
+    stamp,
+    text_width,
+    wrap,
+)
+from tripletomics.pl.look import GREY, Look, Palette, colours, obsm_keys, points_of, silence, some
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LINE, ROW, LEAST = 0.11, 0.17, 0.115  # inches: a line of text, a row of the bars, and where there are many
+LABEL, GAP, BARS = 0.13, 0.22, 0.5  # inches: for an axis label, between map and names, least width of the bars
+QUIET, NOTE = "#5a5a5a", "#404040"
+UNASSIGNED = "unassigned"
+CROWDED = 0.04  # share of the squared width of the figure that names of types may fill
+CELLS = 2000  # of the reference and of the new ones, that names try not to cover
+
+
+@dataclass(frozen=True)
+class Query:
+    """New cells, what they were taken for, and the reference."""
+
+    points: np.ndarray  # (cells, dim)
+    codes: np.ndarray  # (cells,) -1 for unassigned
+    types: list[str]
+    colors: list[Any]  # of the types
+    reference: np.ndarray  # (landmarks, dim)
+    reference_codes: np.ndarray  # (landmarks,)
+    record: Mapping[str, Any]
+    numbered: bool  # types have numbers on the map, where their names do not fit
+
+    def name(self, code: int) -> str:
+        """Return what a type is called beside the map."""
+        return f"{code + 1}  {self.types[code]}" if self.numbered else self.types[code]
+
+    def rows(self) -> list[tuple[str, int, Any]]:
+        """Name, cells and colour of each type that was found, most cells first; the unassigned ones last."""
+        sizes = np.bincount(self.codes[self.codes >= 0], minlength=len(self.types))
+        found = [code for code in np.argsort(-sizes, kind="stable") if sizes[code]]
+        rows: list[tuple[str, int, Any]] = [(self.name(code), int(sizes[code]), self.colors[code]) for code in found]
+        left = int((self.codes < 0).sum())
+        return rows + [(UNASSIGNED, left, "white")] * (left > 0)
+
+    def absent(self) -> list[str]:
+        """Types that no cell was taken for."""
+        return [self.name(code) for code in range(len(self.types)) if code not in self.codes]
+
+    def summary(self) -> str:
+        """Say how many cells and genes there are, and how many cells are unassigned; hard spaces hold units."""
+        n, matched, left = len(self.codes), int(self.record["matched"]), int((self.codes < 0).sum())
+        wanted = matched + int(self.record["missing"])
+        weight = f"{100 * self.record['weight']:.0f}\u00a0% of the weight"
+        cells, some_left = (f"{k:,} cell{'s' * (k > 1)}" for k in (n, left))
+        rest = f"{some_left} unassigned ({_percent(left, n)})" if left else "no cell unassigned"
+        rest = rest.replace(" ", "\u00a0")
+        return f"{cells}; {matched:,} of {wanted:,} genes found ({weight}); {rest}"
+
+
+def mapping(
+    adata: AnnData,
+    model: Any,
+    *,
+    basis: str = "X_tt",
+    palette: Palette | None = None,
+    size: float | None = None,
+    title: str = "New cells on the reference map",
+    width: float = 7.1,
+) -> Figure:
+    """Draw new cells over the greyed map of the reference, and beside it how many were taken for each type.
+
+    Parameters
+    ----------
+    adata
+        Cells that :func:`tripletomics.predict` has named. They are not changed.
+    model
+        The model that named them.
+    basis
+        Key of the map in ``obsm``, the ``key_added`` of the prediction.
+    palette
+        Colours of the model's types, a list or a dict; by default those of :func:`embedding`.
+    size
+        Area of a new cell in square points; by default it follows their number.
+    title
+        The text above the map.
+    width
+        Width of the figure in inches, more where names of types are long; 7.1 is a page.
+
+    Returns
+    -------
+    Figure
+        Two Axes. On the map the collections "reference" (grey, with the names of the types at their medians or near
+        and tied to them; their numbers where names do not fit), "new cells" (in the colour of the type that each was
+        taken for) and "unassigned" (hollow crosses). Beside it a bar for each type that was found, with its cells and
+        their share, most cells first and the unassigned ones last. The text above says how many of the model's genes
+        were found, the text below what was noted about the query. "No signal" is written across the map of a model
+        whose held-out cells scored no better than permuted labels (p > 0.01).
+
+    Raises
+    ------
+    KeyError
+        If a key lacks that the prediction writes.
+    TypeError
+        If `adata` is no AnnData or `model` no fitted model.
+    ValueError
+        If the model has no reference, or the places or the labels are not of this model.
+    """
+    query = _read(adata, model, basis, palette, width)
+    rows = query.rows()
+    counts = [(f"{n:,}", _percent(n, len(query.codes)).replace("\u00a0", " ")) for _, n, _ in rows]
+    names = 0.05 + max(text_width(name, SMALL) for name, _, _ in rows)
+    columns = [0.1 + max(text_width(text, SMALL) for text in column) for column in zip(*counts, strict=True)]
+    room = width - 2 * MARGIN - LABEL - GAP  # of the map and the bars with their text
+    large = float(np.clip(room - names - sum(columns) - 2 * BARS, 0.45 * width, 0.62 * width))
+    bars = max(room - large - names - sum(columns), BARS)
+    width = 2 * MARGIN + LABEL + large + GAP + names + bars + sum(columns)
+
+    above = wrap(query.summary(), width - 2 * MARGIN, SMALL + 1)
+    head = 0.3 + 0.13 * len(above)
+    row = float(np.clip((large - 0.9) / len(rows), LEAST, ROW))
+    left, foot = MARGIN + LABEL + large + GAP, head + row * len(rows)
+    absent = "; ".join(name.replace(" ", "\u00a0") for name in query.absent())
+    beside = wrap(f"Not found: {absent}.", width - left - MARGIN, SMALL) if absent else []
+    notes = [line for note in query.record["notes"] for line in wrap(str(note), width - 2 * MARGIN, SMALL)]
+    under = max(head + large + LABEL, foot + 0.45 + LINE * len(beside)) + 0.08
+
+    figure = plt.figure(figsize=(width, under + LINE * len(notes) + 0.02), dpi=150)
+    figure.text(*inches(figure, MARGIN, 0.03, 0, 0)[:2], title, fontsize=TITLE, va="top", gid="title")
+    _say(figure, above, MARGIN, 0.24, 0.13, SMALL + 1)
+    _say(figure, beside, left, foot + 0.45, LINE, SMALL)
+    _say(figure, notes, MARGIN, under, LINE, SMALL)
+    solid = query.points.shape[1] == 3
+    ax: Any = figure.add_axes(inches(figure, MARGIN + LABEL, head, large, large), projection="3d" if solid else None)
+    _draw(ax, query, basis, size)
+    if getattr(model, "p_value", {}).get("map", 0.0) > NO_SIGNAL:
+        held, null = (model.scores.get(split, {}).get("map", np.nan) for split in ("held-out", "null"))
+        stamp(ax, silence(held, null), 72 * large)
+    panel = figure.add_axes(inches(figure, left + names, head, bars, row * len(rows)))
+    _count(panel, rows, counts, columns)
+    figure.legend(handles=_entries(query), loc="upper left", bbox_to_anchor=inches(figure, left, foot + 0.13, 0, 0)[:2],
+                  **(LEGEND | {"borderaxespad": 0.0}))  # fmt: skip
+    return figure
+
+
+def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width: float) -> Query:
+    """Check that cells and model belong together."""
+    types = getattr(model, "types", None)
+    if types is None:
+        raise TypeError(f"mapping needs a fitted tt.Model, not {type(model).__name__}.")
+    reference = getattr(model, "reference", None)
+    if reference is None:
+        raise ValueError("This model has no reference: fit one with labels, then run tt.predict(adata, model).")
+    key = "tt" if basis == "X_tt" else basis
+    call = "tt.predict(adata, model" + f", key_added={basis!r}" * (basis != "X_tt") + ")"
+    present = obsm_keys(adata)
+    for place, name, there in (("obsm", basis, present), ("obs", f"{key}_label", adata.obs.columns),
+                               ("uns", f"{key}_mapping", adata.uns)):  # fmt: skip
+        if name not in there:
+            raise KeyError(f"{name!r} is not in adata.{place}. Run {call} first. Present: {some(there)}.")
+    points, places = points_of(adata, basis), np.asarray(reference.map, dtype=float)
+    if points.shape[1] != places.shape[1]:
+        raise ValueError(
+            f"basis={basis!r} has {points.shape[1]} dimensions, but the map of this model has {places.shape[1]}: name "
+            f"the cells with this model. Run {call}."
+        )
+    codes = np.full(len(points), -1)
+    code_of = {name: code for code, name in enumerate(types)}
+    for i, name in enumerate(adata.obs[f"{key}_label"].astype(object)):
+        if str(name) in code_of:
+            codes[i] = code_of[str(name)]
+        elif str(name) not in UNLABELLED:  # a missing value is "nan"
+            raise ValueError(
+                f"obs[{key + '_label'!r}] holds {str(name)!r}, which is no type of this model."
+                f"{did_you_mean(name, types)} Run {call}. Types: {some(types)}."
+            )
+    colors = colours(f"{key}_label", list(types), palette)
+    numbered = LINE * sum(text_width(name, SMALL) for name in types) > CROWDED * width**2
+    record = adata.uns[f"{key}_mapping"]
+    return Query(points, codes, list(types), colors, places, np.asarray(reference.codes), record, numbered)
+
+
+def _draw(ax: Any, query: Query, basis: str, size: float | None) -> None:
+    """Draw the reference in grey, the new cells above it, and the names of the reference's types."""
+    solid = query.points.shape[1] == 3
+    frame(ax, np.concatenate([query.reference, query.points]), basis)
+    if solid:
+        ax.set_box_aspect(None, zoom=0.9)  # the labels stand outside the cube
+    width = side(ax)
+    small = float(np.clip(0.2 * width**2 / len(query.reference), 0.3, 8))
+    large = float(np.clip(0.2 * width**2 / len(query.codes), 3, 22)) if size is None else size
+    edge = min(0.5, 0.13 * large**0.5)
+    flat = {"depthshade": False} if solid else {}
+    order = np.random.default_rng(0).permutation(len(query.codes))  # no type lies above all others
+    order = order[np.isfinite(query.points).all(axis=1)[order]]
+    named, left = order[query.codes[order] >= 0], order[query.codes[order] < 0]
+    ax.scatter(*query.reference.T, s=small, color=GREY, linewidths=0, zorder=1, label="reference", rasterized=True,
+               **flat)  # fmt: skip
+    if len(named):
+        ax.scatter(*query.points[named].T, s=large, c=np.array(query.colors)[query.codes[named]], linewidths=edge,
+                   edgecolors=EDGE, zorder=2, label="new cells", rasterized=True, **flat)  # fmt: skip
+    if len(left):
+        ax.scatter(*query.points[left].T, s=1.8 * large, c="white", marker="X", linewidths=max(edge, 0.4),
+                   edgecolors=EDGE, zorder=3, label=UNASSIGNED, rasterized=True, **flat)  # fmt: skip
+    if query.numbered:
+        types = {code: (query.types[code], query.colors[code]) for code in np.unique(query.reference_codes).tolist()}
+        types.pop(-1, None)
+        rgb = np.tile(to_rgb(GREY), (len(query.reference), 1))
+        look = Look(rgb, query.reference_codes >= 0, None, query.reference_codes, types, None)
+        number(ax, query.reference, look, 1.6 * SMALL / width)
+    else:
+        _name(ax, query, width)
+
+
+def _name(ax: Any, query: Query, width: float) -> None:
+    """Write the names of the reference's types at their medians, or near and tied to them where they cover less."""
+    sizes = np.bincount(query.reference_codes[query.reference_codes >= 0], minlength=len(query.types))
+    codes = [code for code in np.argsort(-sizes, kind="stable") if sizes[code]]  # large types choose first
+    if not codes:
+        return
+    medians = [np.median(query.reference[query.reference_codes == code], axis=0) for code in codes]
+    middles = _on_page(ax, np.array(medians))
+    random = np.random.default_rng(0)
+    cells = [_on_page(ax, random.permutation(places)[:CELLS]) for places in (query.reference, query.points)]
+    boxes = np.array([(72 * text_width(query.types[code], SMALL) + 2, 1.15 * SMALL) for code in codes]) / width
+    for code, middle, spot, half in zip(codes, middles, _beside(middles, boxes, *cells), boxes / 2, strict=True):
+        ends = np.stack([middle, np.clip(middle, spot - half, spot + half)], axis=1)
+        ax.add_artist(Line2D(*ends, transform=ax.transAxes, linewidth=0.5, color=QUIET, zorder=1.5, gid="tie"))
+        ax.annotate(query.types[code], spot, xycoords="axes fraction", ha="center", va="center", fontsize=SMALL,
+                    color=QUIET, path_effects=[withStroke(linewidth=2, foreground=(1, 1, 1, 0.9))], zorder=4,
+                    gid="type")  # fmt: skip
+
+
+def _on_page(ax: Any, places: np.ndarray) -> np.ndarray:
+    """Return where places of the map are seen, 0 to 1 across the axes (n, 2)."""
+    if places.shape[1] == 3:
+        places = np.stack(proj3d.proj_transform(*places.T, ax.get_proj())[:2], axis=1)
+    return ax.transAxes.inverted().transform(ax.transData.transform(places))
+
+
+def _beside(spots: np.ndarray, boxes: np.ndarray, reference: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Move boxes (n, 2) from their spots (n, 2) to where they cover few cells and no other box, but not far.
+
+    Each in turn takes the cheapest of the places around its spot: a step as long as it is high is worth a tenth of the
+    log of the new cells that it uncovers.
+    """
+    found = np.empty_like(spots)
+    for i, (spot, box) in enumerate(zip(spots, boxes, strict=True)):
+        across = np.linspace(-1, 1, 9) * (box[0] / 2 + 4 * box[1])
+        shifts = np.stack(np.meshgrid(across, np.linspace(-6, 6, 25) * box[1]), axis=2).reshape(-1, 2)
+        tried = np.clip(spot + shifts, box / 2 + 0.01, 0.99 - box / 2)
+        near = box / 2 + 0.008  # the radius of a cell
+        covered = [(np.abs(places - tried[:, None]) < near).all(axis=2).sum(axis=1) for places in (reference, cells)]
+        hit = (np.abs(found[:i] - tried[:, None]) < (boxes[:i] + box) / 2).all(axis=2).sum(axis=1)
+        far = np.linalg.norm(tried - spot, axis=1) / box[1]
+        cost = 0.3 * np.log1p(covered[0]) + 2 * np.log1p(covered[1]) + 100 * hit + 0.2 * far
+        found[i] = tried[cost.argmin()]
+    return found
+
+
+def _count(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, str]], columns: list[float]) -> None:
+    """Draw how many cells each type has."""
+    y, cells = np.arange(len(rows)), np.array([n for _, n, _ in rows])
+    hollow = [EDGE if name == UNASSIGNED else "none" for name, _, _ in rows]
+    ax.barh(y, cells, height=0.62, color=[color for _, _, color in rows], edgecolor=hollow, linewidth=0.6)
+    ax.set(xlim=(0, cells.max()), ylim=(len(rows) - 0.5, -0.5), xticks=[])
+    ax.set_yticks(y, [name for name, _, _ in rows], fontsize=SMALL)
+    ax.tick_params(length=0, pad=2)
+    ax.spines[:].set_visible(False)
+    for i, texts in enumerate(counts):
+        for k, text in enumerate(texts):
+            ax.annotate(text, (1, i), (72 * sum(columns[: k + 1]), 0), ax.get_yaxis_transform(), "offset points",
+                        ha="right", va="center_baseline", fontsize=SMALL, color=EDGE, gid=("cells", "share")[k],
+                        annotation_clip=False)  # fmt: skip
+
+
+def _entries(query: Query) -> list[Line2D]:
+    """Explain what grey points and crosses are."""
+    grey: Any = {"marker": "o", "markersize": 4, "markeredgewidth": 0, "color": GREY}
+    cross: Any = {"marker": "X", "markersize": 5, "markeredgewidth": 0.6, "color": "white", "markeredgecolor": EDGE}
+    entries = [Line2D([], [], linestyle="", label=f"reference ({len(query.reference):,} cells shown)", **grey)]
+    if (query.codes < 0).any():
+        entries.append(Line2D([], [], linestyle="", label=UNASSIGNED, **cross))
+    return entries
+
+
+def _say(figure: Figure, lines: list[str], left: float, top: float, step: float, size: float) -> None:
+    """Write lines of text, from the place in inches of their upper left corner."""
+    for i, line in enumerate(lines):
+        place = inches(figure, left, top + step * i, 0, 0)[:2]
+        figure.text(*place, line, fontsize=size, va="top", color=NOTE, gid="note")
+
+
+def _percent(part: int, whole: int) -> str:
+    """Write a share, and one that is small as more than none."""
+    share = 100 * part / whole
+    return "<0.1\u00a0%" if 0 < share < 0.05 else f"{share:.1f}\u00a0%"

@@ -1,0 +1,42 @@
+"""Checks of what the user gave, the choice of genes, the split into training and held-out cells, and new cells."""
+
+from tripletomics.features import take
+from tripletomics.pp.checks import (
+    check_anndata,
+    check_key,
+    check_labels,
+    check_model,
+    check_settings,
+    check_whole,
+    column,
+    decide_counts,
+    matrix,
+    numbers,
+)
+from tripletomics.pp.genes import choose_genes
+from tripletomics.pp.matching import Match, match_genes
+from tripletomics.pp.queries import Query, check_scale, take_query
+from tripletomics.pp.splits import batches, spare, split
+
+__all__ = [
+    "Match",
+    "Query",
+    "batches",
+    "check_anndata",
+    "check_key",
+    "check_labels",
+    "check_model",
+    "check_scale",
+    "check_settings",
+    "check_whole",
+    "choose_genes",
+    "column",
+    "decide_counts",
+    "match_genes",
+    "matrix",
+    "numbers",
+    "spare",
+    "split",
+    "take",
+    "take_query",
+]

@@ -1,0 +1,201 @@
+"""Checks of what the user gave."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from tripletomics import features
+from tripletomics.parts import did_you_mean
+from tripletomics.sources import Matrix
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def column(adata: AnnData, name: str | None, argument: str) -> pd.Series:
+    """Return an obs column, or say which there are."""
+    columns = ", ".join(map(str, adata.obs.columns)) or "none"
+    if name is None:
+        raise ValueError(f"{argument}=None: name the column of adata.obs with the cell types. Columns: {columns}.")
+    if name not in adata.obs.columns:
+        raise KeyError(
+            f"{argument}={name!r} is not a column of adata.obs.{did_you_mean(name, adata.obs.columns)} "
+            f"Columns: {columns}."
+        )
+    return adata.obs[name]
+
+
+def numbers(adata: AnnData, name: str | None) -> np.ndarray | None:
+    """Return the numbers of an obs column, NaN where one is missing."""
+    if name is None:
+        return None
+    values = column(adata, name, "pseudotime")
+    if not pd.api.types.is_numeric_dtype(values):
+        raise TypeError(f"pseudotime={name!r} holds {values.dtype}, not numbers.")
+    return values.to_numpy(dtype=float, na_value=np.nan)
+
+
+def matrix(adata: AnnData, layer: str | None) -> Matrix:
+    """Return `.X` or a layer after checking that its values can be used.
+
+    Raises
+    ------
+    TypeError
+        If `adata` is no AnnData in memory, or the matrix does not hold numbers.
+    KeyError
+        If there is no such layer.
+    ValueError
+        If the table is empty, a gene name occurs twice, or a value is NaN or infinite.
+    """
+    check_anndata(adata)
+    if layer is not None and layer not in adata.layers:
+        layers = ", ".join(adata.layers) or "none"
+        raise KeyError(f"layer={layer!r} is not a layer of adata.{did_you_mean(layer, adata.layers)} Layers: {layers}.")
+    x = adata.X if layer is None else adata.layers[layer]
+    if x is None:
+        raise ValueError("adata.X is empty: name the matrix with layer=.")
+    if not adata.n_obs or not adata.n_vars:
+        raise ValueError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to map.")
+    repeated = adata.var_names[adata.var_names.duplicated()].unique()
+    if len(repeated):
+        raise ValueError(
+            f"{len(repeated)} gene names occur more than once (first: {first(repeated)}). "
+            "Run adata.var_names_make_unique() first."
+        )
+    x = x if sp.issparse(x) else np.asarray(x)
+    if x.dtype.kind not in "fiub":
+        raise TypeError(
+            f"The matrix holds {x.dtype}, not numbers: convert it, for example adata.X = adata.X.astype('float32')."
+        )
+    if not np.isfinite(features.stored(x)).all():
+        entries = sp.coo_matrix(x)
+        bad = ~np.isfinite(entries.data)
+        cells, names = np.unique(entries.row[bad]), adata.var_names[np.unique(entries.col[bad])]
+        raise ValueError(
+            f"{len(cells)} cells have NaN or infinite values in {len(names)} genes (first: {first(names)}). "
+            "Remove or impute them first."
+        )
+    return x
+
+
+def check_anndata(adata: object) -> None:
+    """Raise a TypeError unless `adata` is an AnnData in memory."""
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata is {type(adata).__name__}, not AnnData: read a file with anndata.read_h5ad(path).")
+    if adata.isbacked:
+        raise TypeError("adata is backed by a file: pass adata.to_memory().")
+
+
+def check_settings(
+    structure: float,
+    dim: int,
+    metric_dim: int,
+    steps: int | None,
+    batch_size: int | None,
+    lr: float,
+    seed: int,
+) -> None:
+    """Raise a ValueError that names the first setting out of its range."""
+    for name, value, low, high in (
+        ("dim", dim, 2, 3),
+        ("metric_dim", metric_dim, 2, 512),
+        ("steps", 1 if steps is None else steps, 1, math.inf),
+        ("batch_size", 4 if batch_size is None else batch_size, 4, math.inf),
+        ("seed", seed, 0, 2**32 - 1),
+    ):
+        check_whole(name, value, low, high)
+    if isinstance(structure, bool) or not isinstance(structure, Real) or not 0 <= structure <= 1:
+        raise ValueError(f"structure={structure!r} is not a number from 0 (labels) to 1 (data).")
+    if isinstance(lr, bool) or not isinstance(lr, Real) or not 0 < lr < math.inf:
+        raise ValueError(f"lr={lr!r} is not a number above 0; 0.001 is usual.")
+
+
+def check_whole(name: str, value: object, low: float, high: float = math.inf) -> None:
+    """Raise a ValueError unless a setting is a whole number in a range."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
+        raise ValueError(f"{name}={value!r} is not a whole number {_range(low, high)}.")
+
+
+def check_key(key_added: str) -> None:
+    """Raise a ValueError unless a file can hold the key."""
+    if not isinstance(key_added, str) or not key_added or "/" in key_added:
+        raise ValueError(f"key_added={key_added!r} is not a name without '/', such as 'X_tt'.")
+    if key_added == "X":
+        raise ValueError(
+            "key_added='X' would write over obsm['X_pca'], which is scanpy's: choose another, such as 'X_tt'."
+        )
+
+
+def check_labels(
+    codes: np.ndarray, classes: list[str], held_out: np.ndarray, label: str | None, batch_size: int | None
+) -> None:
+    """Refuse labels that nothing can be learned from, and warn about types that are hard to learn."""
+    if not classes:
+        raise ValueError(f"label={label!r}: no cell is labelled. Missing values and names in unlabelled= do not count.")
+    if len(classes) == 1:
+        raise ValueError(f"label={label!r} has one type, {classes[0]!r}: there is nothing to tell apart.")
+    train = np.bincount(codes[~held_out & (codes >= 0)], minlength=len(classes))
+    named = np.array(classes, dtype=object)
+    if (train > 0).sum() < 2:
+        raise ValueError(f"label={label!r} has {(train > 0).sum()} type among the training cells: hold out fewer.")
+    if train.max() < 2:
+        raise ValueError(
+            f"label={label!r} has {len(classes)} types of one training cell each: is it a column of names or numbers?"
+        )
+    if batch_size is not None and batch_size > train.sum():
+        raise ValueError(
+            f"batch_size={batch_size} is above the number of labelled training cells, {train.sum()}: lower it, or "
+            "leave it to follow the data."
+        )
+    if (train == 1).any():
+        warnings.warn(
+            f"Types of one training cell: {first(named[train == 1])}. They are kept apart from the others but have "
+            "nothing to come close to.",
+            stacklevel=4,
+        )
+    if (train == 0).any():
+        warnings.warn(
+            f"Types that only held-out cells have: {first(named[train == 0])}. The model cannot know them; they count "
+            "as wrong in the scores.",
+            stacklevel=4,
+        )
+
+
+def check_model(model: object) -> None:
+    """Raise a TypeError unless `model` is a Model."""
+    from tripletomics.model import Model
+
+    if not isinstance(model, Model):
+        raise TypeError(f"model is {type(model).__name__}, not a Model: read a file with tripletomics.load(path).")
+
+
+def decide_counts(x: Matrix, counts: bool | str) -> bool:
+    """Settle whether values are counts, and refuse negative ones that are said to be."""
+    if counts == "auto":
+        return features.looks_like_counts(x)
+    if counts not in (True, False):
+        raise ValueError(f"counts={counts!r} is not known. Allowed: 'auto', True, False.")
+    if counts and features.stored(x).min(initial=0) < 0:
+        raise ValueError(
+            "counts=True, but the matrix has negative values: name the layer with the counts, or counts=False."
+        )
+    return bool(counts)
+
+
+def _range(low: float, high: float) -> str:
+    return f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+
+
+def first(names: Iterable[str], n: int = 3) -> str:
+    """Write the first few of some names."""
+    return ", ".join(map(str, list(names)[:n]))

@@ -1,0 +1,184 @@
+"""New cells as a model takes them: its genes, and values on the scale of the training cells."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tripletomics import features
+from tripletomics.features import Features
+from tripletomics.pp.checks import matrix
+from tripletomics.pp.matching import Match, match_genes, unversioned
+from tripletomics.sources import Matrix
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+ENOUGH = 20  # fewer cells, or genes, tell nothing about a median or a correlation
+
+
+@dataclass(frozen=True)
+class Query:
+    """New cells as a model takes them.
+
+    Attributes
+    ----------
+    x
+        Cells by the model's genes; those that lack are 0.
+    present
+        Boolean (genes,): which genes are known, as `Model.place` takes it; None for all.
+    match
+        How the genes were found.
+    notes
+        Sentences on what looks odd; they were given as warnings.
+    """
+
+    x: Matrix
+    present: np.ndarray | None
+    match: Match
+    notes: list[str]
+
+
+def take_query(
+    adata: AnnData,
+    contract: Features,
+    weights: np.ndarray | None,
+    layer: str | None,
+    missing: str,
+    alias: str | None,
+    min_matched: float,
+) -> Query:
+    """Check new cells and bring them to the genes of a model, with a warning about what looks odd.
+
+    Parameters
+    ----------
+    adata
+        New cells.
+    contract, weights
+        The model's ``features`` and ``gene_weights()``.
+    layer
+        Layer to use in place of `.X`.
+    missing, alias, min_matched
+        As for `match_genes`.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        As `matrix`, `match_genes` and `check_scale`.
+    """
+    x = matrix(adata, layer)
+    match = match_genes(adata, contract.genes, missing, alias, weights, min_matched)
+    found = match.columns >= 0
+    x = features.take(x, match.columns)
+    notes = _note_on_case(match) + check_scale(x, contract, found)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return Query(x, found if missing == "impute" and match.missing else None, match, notes)
+
+
+def _note_on_case(match: Match) -> list[str]:
+    """Say if most genes differ in case, as those of mouse (Cd3e) and man (CD3E) do."""
+    cased = {gene: name for gene, name in match.renamed.items() if unversioned(gene) != unversioned(name)}
+    if len(cased) <= match.matched / 2:
+        return []
+    gene, name = next(iter(cased.items()))
+    return [
+        f"{len(cased)} of {match.matched} genes were found only without regard to upper and lower case (first: {name} "
+        f"for {gene}): is the query of another species?"
+    ]
+
+
+def check_scale(x: Matrix, contract: Features, found: np.ndarray | None = None) -> list[str]:
+    """Compare the values of a query with those of the training cells.
+
+    Parameters
+    ----------
+    x
+        Query cells by the contract's genes.
+    contract
+        The model's features.
+    found
+        Boolean (genes,): the genes that the query has; all by default.
+
+    Returns
+    -------
+    Sentences on what looks odd but may be right.
+
+    Raises
+    ------
+    ValueError
+        If the query is on another scale than the training cells.
+    """
+    found = np.ones(x.shape[1], dtype=bool) if found is None else found
+    known = x if found.all() else x[:, found]
+    values = features.stored(known)
+    negative = bool(values.min(initial=0) < 0)
+    if contract.counts and negative:
+        raise ValueError(
+            "The query has negative values, but the model was trained on counts: name the layer with counts."
+        )
+    if values.any() and features.looks_like_counts(known, len(found)) != contract.like_counts:
+        kinds = {True: "counts", False: "log-transformed or other continuous values"}
+        raise ValueError(
+            f"The query holds {kinds[not contract.like_counts]}, but the model was trained on "
+            f"{kinds[contract.like_counts]}: name the layer with the right values (layer=), or convert them."
+        )
+    notes = []
+    if negative and not contract.negative:
+        notes.append(
+            "The query has negative values, but the training cells had none: it looks z-scored. Name the layer with "
+            "the values before that (layer=)."
+        )
+    elif x.shape[0] >= ENOUGH and values.any():
+        if contract.counts:
+            notes += _note_on_depth(features.median_depth(known), contract.depth * float(contract.shares[found].sum()))
+        notes += _notes_on_means(x, contract, found)
+    return notes
+
+
+def _note_on_depth(query: float, training: float) -> list[str]:
+    if not training or training / 5 <= query <= training * 5:
+        return []
+    return [
+        f"The query's cells have {_times(query, training)} counts than the training cells (median {query:.0f} against "
+        f"{training:.0f} over the matched genes): their places may be off."
+    ]
+
+
+def _notes_on_means(x: Matrix, contract: Features, found: np.ndarray) -> list[str]:
+    """Compare the mean values of the genes, as the encoder sees them."""
+    seen = found[: contract.n_seen]
+    mean, _ = features.mean_and_variance(contract.normalise(x, found))
+    query, training = ((means / contract.scale)[seen] for means in (mean, contract.mean))
+    notes = []
+    if not (contract.counts or contract.negative):
+        level, usual = query.sum(), training.sum()
+        if level and usual and not usual / 3 <= level <= usual * 3:
+            notes.append(
+                f"The query's values are {_times(level, usual, 'larger', 'smaller')} than those of the training cells: "
+                "are they normalised and transformed in the same way?"
+            )
+    correlation = _agreement(query, training) if seen.sum() >= ENOUGH else 1.0
+    if correlation < 0.3:
+        notes.append(
+            "Genes that are high in the training cells are hardly so in the query (Spearman correlation "
+            f"{correlation:.2f} over {seen.sum()} genes): do the names mean the same genes?"
+        )
+    return notes
+
+
+def _agreement(query: np.ndarray, training: np.ndarray) -> float:
+    """Return the Spearman correlation of the means of genes, 1 where they cannot tell the genes apart."""
+    from scipy.stats import spearmanr
+
+    if np.std(training) < 0.3 or not np.ptp(query):  # the means of centred values are chance
+        return 1.0
+    return float(spearmanr(query, training).statistic)
+
+
+def _times(a: float, b: float, more: str = "more", fewer: str = "fewer") -> str:
+    """Write how far `a` is from `b`, as "12 times more"."""
+    return f"{a / b:.0f} times {more}" if a > b else f"{b / a:.0f} times {fewer}"

@@ -1,0 +1,142 @@
+"""The split into training, calibration and held-out cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from tripletomics.labels import encode
+from tripletomics.parts import did_you_mean
+from tripletomics.pp.checks import column
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+SPARE_SHARE, SPARE_CELLS, SPARE_LEFT = 0.1, 5000, 5
+
+
+def split(adata: AnnData, hold_out: float | str | np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
+    """Choose the cells that the model must not see.
+
+    Parameters
+    ----------
+    adata
+        Holds the column that `hold_out` may name.
+    hold_out
+        A fraction in [0, 1) drawn within every type; a column whose groups are held out whole (about 10 % of the
+        cells); ``"column=group"`` or ``"column=group,group"``; a boolean column, or one of "train" and "held-out"; or
+        the split itself, boolean (cells,).
+    codes
+        Class codes (cells,), -1 for unlabelled.
+    seed
+        For the draw.
+
+    Returns
+    -------
+    Boolean (cells,), True for held-out.
+    """
+    random = np.random.default_rng(seed)
+    if isinstance(hold_out, np.ndarray):
+        held_out = hold_out
+    elif isinstance(hold_out, str):
+        held_out = _held_out_groups(adata, hold_out, random)
+    elif isinstance(hold_out, bool) or not isinstance(hold_out, (int, float)) or not 0 <= hold_out < 1:
+        raise ValueError(f"hold_out={hold_out!r} is neither a fraction in [0, 1) nor a column of adata.obs.")
+    else:
+        held_out = _held_out_fraction(hold_out, codes, random)
+    if held_out.all():
+        raise ValueError(f"hold_out={hold_out!r} leaves no training cell.")
+    return held_out
+
+
+def _held_out_fraction(fraction: float, codes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw a fraction of every type; of a type of five or more at least one, and two always stay for training."""
+    held_out = np.zeros(len(codes), dtype=bool)
+    if fraction == 0:
+        return held_out
+    for code in np.unique(codes):
+        cells = np.flatnonzero(codes == code)
+        n = max(round(fraction * len(cells)), int(len(cells) >= 5))
+        held_out[random.permutation(cells)[: min(n, max(len(cells) - 2, 0))]] = True
+    return held_out
+
+
+def _held_out_groups(adata: AnnData, hold_out: str, random: np.random.Generator) -> np.ndarray:
+    name, equals, wanted = hold_out.partition("=")
+    if hold_out in adata.obs.columns or not equals:
+        name, wanted = hold_out, ""
+    values = column(adata, name, "hold_out")
+    if not wanted and pd.api.types.is_bool_dtype(values):
+        if not values.any():
+            raise ValueError(f"hold_out={hold_out!r} marks no cell.")
+        return values.fillna(False).to_numpy(dtype=bool)
+    groups = values.astype(object).where(values.notna(), None).map(lambda g: None if g is None else str(g))
+    sizes = groups.value_counts().sort_index()
+    if not wanted and set(sizes.index) == {"train", "held-out"}:
+        return (groups == "held-out").to_numpy()
+    if len(sizes) < 2:
+        raise ValueError(f"hold_out={hold_out!r}: the column has one group, so holding it out leaves no training cell.")
+    if wanted:
+        chosen = [group.strip() for group in wanted.split(",")] if wanted not in sizes.index else [wanted]
+        for group in chosen:
+            if group not in sizes.index:
+                raise ValueError(
+                    f"hold_out={hold_out!r}: {group!r} is not a group of {name!r}.{did_you_mean(group, sizes.index)} "
+                    f"Groups: {', '.join(sizes.index)}."
+                )
+        return groups.isin(chosen).to_numpy()
+    # whole groups up to a tenth of the cells; where even the smallest is larger, one of the small ones
+    tenth = 0.1 * sizes.sum()
+    order = [group for group in random.permutation(sizes.index) if sizes[group] <= max(tenth, 1.5 * sizes.min())]
+    chosen, total = order[:1], sizes[order[0]]
+    for group in order[1:]:
+        if total + sizes[group] <= tenth:
+            chosen.append(group)
+            total += sizes[group]
+    return groups.isin(chosen).to_numpy()
+
+
+def spare(codes: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
+    """Choose the training cells that predictions are calibrated on, and that the encoder is not trained on.
+
+    A tenth of each type, at most 5,000 cells in all; five cells of a type are always trained on.
+
+    Parameters
+    ----------
+    codes
+        Class codes (cells,), -1 for unlabelled, which are never chosen.
+    train
+        Boolean (cells,).
+    seed
+        For the draw.
+    """
+    random = np.random.default_rng([seed, 1])  # not the draw of the held-out cells
+    share = min(SPARE_SHARE, SPARE_CELLS / max((train & (codes >= 0)).sum(), 1))
+    chosen = np.zeros(len(codes), dtype=bool)
+    for code in np.unique(codes[train & (codes >= 0)]):
+        cells = np.flatnonzero(train & (codes == code))
+        chosen[random.permutation(cells)[: max(min(round(share * len(cells)), len(cells) - SPARE_LEFT), 0)]] = True
+    return chosen
+
+
+def batches(adata: AnnData, name: str | None, held_out: np.ndarray) -> np.ndarray | None:
+    """Return codes of donors or runs (cells,), -1 where it is missing; None without a column.
+
+    Raises
+    ------
+    ValueError
+        If the training cells are of one batch.
+    """
+    if name is None:
+        return None
+    codes, levels = encode(column(adata, name, "batch"), ())
+    seen = np.unique(codes[~held_out & (codes >= 0)])
+    if len(seen) < 2:
+        which = f"one batch, {levels[seen[0]]!r}" if len(seen) else "no batch"
+        raise ValueError(
+            f"batch={name!r}: the training cells are of {which}, so there is nothing to learn across batches. Leave "
+            "batch out, or hold out fewer."
+        )
+    return codes

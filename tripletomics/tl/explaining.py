@@ -1,0 +1,189 @@
+"""`explain`: the genes that pull a type apart from another in the metric space."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from tripletomics.labels import UNLABELLED
+from tripletomics.parts import did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+    from pandas import DataFrame, Series
+
+    from tripletomics.model import Model
+
+
+def explain(
+    adata: AnnData,
+    model: Model,
+    groups: str,
+    *,
+    against: str | Mapping[str, str] | None = None,
+    n_cells: int = 200,
+    layer: str | None = None,
+    missing: Literal["error", "zero", "impute"] = "error",
+    alias: str | None = None,
+    min_matched: float = 0.3,
+    seed: int = 0,
+) -> DataFrame:
+    r"""Name the genes that pull a type apart from another in the metric space.
+
+    The axis of a comparison is the unit vector u from the centroid of the other group to that of the group, both of
+    the metric space f. The attribution of gene g is its integrated gradient along this axis, on the straight path from
+    the mean scaled profile b of the other group to a cell x, averaged over cells of the group:
+
+    .. math:: a_g = (x_g - b_g) \int_0^1 \frac{\partial\, u^\top f(b + t (x - b))}{\partial x_g}\, dt
+
+    Parameters
+    ----------
+    adata
+        Cells in memory with the model's genes, on the scale that it was trained on. They are not changed.
+    model
+        From `fit` or `load`. It is not changed.
+    groups
+        Column of `obs` with the groups, such as "cell_type" or "tt_label". Missing values and names that mean
+        unlabelled, such as "unassigned", are left out.
+    against
+        What a group is compared with: by default its nearest group, by centroids in the metric space; the name of one
+        group for all others; or ``{group: other}``, which explains these groups alone.
+    n_cells
+        Cells of a group, at most, that the attribution is averaged over; 200 suffice for the leading genes.
+    layer
+        Layer to use in place of `.X`.
+    missing
+        What to do about genes that `adata` lacks: "error", "zero" to fill them with zeros, or "impute" to treat them
+        as unknown. Either way they get no attribution.
+    alias
+        Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
+    min_matched
+        Share of the encoder's weight that the genes at hand must hold if others are filled or imputed, in [0, 1].
+    seed
+        For the draw of the cells.
+
+    Returns
+    -------
+    One row for a group and a gene that the encoder sees, by group and descending attribution:
+
+    ``group``, ``against``
+        The two groups, categorical as the column is, over all groups.
+    ``gene``
+        Its name.
+    ``attribution``
+        How far the gene moves a cell of the group along the axis, in units of the metric space; below 0 it pulls the
+        cell back. Over all genes it adds up to how far the cells lie from the baseline along the axis.
+    ``share``
+        The attribution over the sum of the absolute attributions of all genes, in [-1, 1].
+    ``mean_group``, ``mean_against``
+        Mean of the gene in all cells of either group, normalised (and logged) as the encoder gets it, before scaling;
+        0 for a gene that lacks.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column or layer.
+    TypeError
+        If `adata` is not an AnnData in memory, or `model` no Model, or `against` neither name nor dict.
+    ValueError
+        If there are fewer than two groups, `against` names another, genes lack, or the values are on another scale.
+
+    Notes
+    -----
+    It says what this model uses, not what makes a type: of two genes that go together a model may use either. A gene
+    can pull toward a group by its absence; compare the two means. The integral is a Gauss-Legendre sum of 32 points.
+
+    References
+    ----------
+    Sundararajan, Taly & Yan 2017, *Axiomatic attribution for deep networks*.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from tripletomics import attribution, features, labels, networks, pp
+    from tripletomics.sources import Memory
+
+    pp.check_model(model)
+    pp.check_whole("n_cells", n_cells, 1)
+    pp.check_whole("seed", seed, 0, 2**32 - 1)
+    pp.check_anndata(adata)
+    column = pp.column(adata, groups, "groups")
+    codes, classes = labels.encode(column, UNLABELLED)
+    pairs = _pairs(against, groups, classes)
+    encoder, contract = model.networks.encoder, model.features
+    query = pp.take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched)
+
+    standardise = functools.partial(contract.standardise, present=query.present)
+    source = Memory(contract.normalise(query.x, query.present), standardise)
+    z = networks.project(encoder, source, next(encoder.parameters()).device).cpu().numpy()
+    members = [np.flatnonzero(codes == code) for code in range(len(classes))]
+    centroids = np.array([z[rows].mean(axis=0, dtype=np.float64) for rows in members])
+    tables, names = [], _names(column, classes)
+    for code, other in pairs.items():
+        other = _nearest(centroids, code) if other is None else other
+        way = centroids[code] - centroids[other]
+        means = [features.mean_and_variance(source.x[members[c]])[0] for c in (code, other)]
+        drawn = np.sort(np.random.default_rng(seed).permutation(members[code])[:n_cells])
+        found = attribution.integrated_gradients(
+            encoder, source.subset(drawn), standardise(means[1][None])[0], way / max(np.linalg.norm(way), 1e-12)
+        )
+        table = {
+            "group": pd.Categorical([classes[code]] * len(found), names),
+            "against": pd.Categorical([classes[other]] * len(found), names),
+            "gene": contract.genes[: contract.n_seen],
+            "attribution": found, "share": found / max(np.abs(found).sum(), 1e-12),
+            "mean_group": means[0], "mean_against": means[1],
+        }  # fmt: skip
+        tables.append(pd.DataFrame(table).sort_values("attribution", ascending=False, kind="stable"))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _pairs(against: str | Mapping[str, str] | None, groups: str, classes: list[str]) -> dict[int, int | None]:
+    """Return the codes of the groups to explain, each with that of the group to compare it with, None for the nearest.
+
+    Both come in the order of the classes.
+    """
+    if len(classes) < 2:
+        raise ValueError(
+            f"groups={groups!r} has {len(classes)} group ({', '.join(classes) or 'none'}): a comparison needs two. "
+            "Missing values and names that mean unlabelled do not count."
+        )
+    if against is None:
+        return dict.fromkeys(range(len(classes)))
+    if isinstance(against, str):
+        wanted = {name: against for name in classes if name != against}
+    elif isinstance(against, Mapping):
+        wanted = {str(group): str(other) for group, other in against.items()}
+    else:
+        raise TypeError(f"against={against!r} is neither the name of a group nor a dict from group to group.")
+    for name in [*wanted, *wanted.values()]:
+        if name not in classes:
+            raise ValueError(
+                f"against={against!r}: {name!r} is not a group of {groups!r}.{did_you_mean(name, classes)} "
+                f"Groups: {', '.join(classes)}."
+            )
+    if not wanted:
+        raise ValueError(f"against={against!r} names no group to explain. Groups: {', '.join(classes)}.")
+    if same := [group for group, other in wanted.items() if group == other]:
+        raise ValueError(f"against={against!r} compares {same[0]!r} with itself: name another group.")
+    return {code: classes.index(wanted[name]) for code, name in enumerate(classes) if name in wanted}
+
+
+def _names(column: Series, classes: list[str]) -> list[str]:
+    """Return all groups that a column knows, in its own order if it has one: figures give them colours by it."""
+    import pandas as pd
+
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return classes
+    return [str(name) for name in column.cat.categories if str(name) not in UNLABELLED]
+
+
+def _nearest(centroids: np.ndarray, code: int) -> int:
+    """Return the code of the centroid that is nearest to another one."""
+    import numpy as np
+
+    distances = np.linalg.norm(centroids - centroids[code], axis=1)
+    distances[code] = np.inf
+    return int(distances.argmin())

@@ -1,0 +1,114 @@
+"""`predict`: labels for new cells, and how far to believe them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from tripletomics.model import Model
+else:  # the command line reads these annotations
+    AnnData = Model = object
+
+UNASSIGNED = "unassigned"
+
+
+def predict(
+    adata: AnnData,
+    model: Model,
+    *,
+    reject: float = 0.05,
+    coverage: float = 0.9,
+    layer: str | None = None,
+    missing: Literal["error", "zero", "impute"] = "error",
+    alias: str | None = None,
+    min_matched: float = 0.3,
+    key_added: str = "X_tt",
+) -> None:
+    """Name the types of new cells, say how sure that is and which cells are like no known type, and place them.
+
+    Parameters
+    ----------
+    adata
+        New cells with the model's genes, as for `transform`. No label column of theirs is read.
+    model
+        From `fit` or `load`.
+    reject
+        Share of the cells of known types, in [0, 1), that may be called "unassigned" for lying too far from all of
+        them. 0 rejects no cell.
+    coverage
+        Share of the cells whose label set holds their type, between 0 and 1.
+    layer
+        Layer to use in place of `.X`.
+    missing
+        What to do about genes that the query lacks: "error", "zero" to fill them with zeros, or "impute" to treat them
+        as unknown, as the genes that are hidden in training.
+    alias
+        Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
+    min_matched
+        Share of the encoder's weight that the genes at hand must hold if others are filled or imputed, in [0, 1].
+    key_added
+        Key of the map in `obsm`; prefix of the others.
+
+    Returns
+    -------
+    None. Written to `adata` (with another `key_added`, its name stands in place of "tt" in `obs` and `uns`):
+
+    ``obs["tt_label"]``
+        The type, or "unassigned", categorical.
+    ``obs["tt_confidence"]``
+        Probability that the best type is right, also where it is rejected, float in [0, 1].
+    ``obs["tt_novelty"]``
+        About the share of the cells of known types that lie nearer to these types, float in [0, 1].
+    ``obs["tt_label_set"]``
+        Types that are credible at the coverage, joined by " | "; empty for a cell that is unlike all of them.
+    ``obsm["X_tt"]``, ``obsm["X_tt_metric"]``
+        Map and metric space, as `transform` writes them (and ``obsm["X_tt_pca"]`` if it is there).
+    ``uns["tt_mapping"]``
+        How the genes were matched: numbers ``matched``, ``missing``, ``extra``, share of the encoder's ``weight`` that
+        was matched, ``missing_genes`` (heaviest first), sentences on what looks odd (``notes``), cells ``rejected``.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer or column.
+    ValueError
+        If genes lack, the values are on another scale than those of training, a share is out of range, or the model
+        could not be calibrated. Nothing is written then.
+
+    Notes
+    -----
+    Three kinds of evidence are weighed, with the share of each type as the prior: distance-weighted neighbours and type
+    prototypes in the metric space, and the Mahalanobis distance of the principal components to the type. The weights,
+    the label sets (split conformal prediction) and the limit of novelty were fitted to training cells that the encoder
+    had not seen, or with ``fit(batch=)`` to whole batches. They hold for cells like these: on another platform they are
+    less sure than they say, unless batches were given.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from tripletomics import pp
+    from tripletomics.tl.fitting import write_query
+
+    pp.check_key(key_added)
+    pp.check_model(model)
+    query = pp.take_query(adata, model.features, model.gene_weights(), layer, missing, alias, min_matched)
+    found, z, m = model.predict(query.x, query.present, reject=reject, coverage=coverage)
+    prefix = "tt" if key_added == "X_tt" else key_added
+    names = np.array([*model.types, UNASSIGNED], dtype=object)
+    labels = names[np.where(found.unassigned, -1, found.codes)]
+    adata.obs[f"{prefix}_label"] = pd.Categorical(labels, names)
+    adata.obs[f"{prefix}_confidence"] = found.confidence
+    adata.obs[f"{prefix}_novelty"] = found.novelty
+    adata.obs[f"{prefix}_label_set"] = [" | ".join(names[:-1][credible]) for credible in found.sets]
+    write_query(adata, key_added, model, query, z, m)
+    adata.uns[f"{prefix}_mapping"] = {
+        "matched": query.match.matched,
+        "missing": query.match.missing,
+        "extra": query.match.extra,
+        "weight": query.match.weight,
+        "missing_genes": np.array(query.match.missing_genes, dtype=object),
+        "notes": np.array(query.notes, dtype=object),
+        "rejected": int(found.unassigned.sum()),
+    }

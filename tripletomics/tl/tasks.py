@@ -1,0 +1,243 @@
+"""What `fit` and the refits of `evaluate` and `compare` do between the table and the model."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tripletomics import augment as augmentations
+from tripletomics import features, labels, losses, networks, pp, training
+from tripletomics.features import Choice, Features
+from tripletomics.labels import reference
+from tripletomics.labels.calibration import Calibration
+from tripletomics.labels.calibration import fit as fit_calibration
+from tripletomics.labels.prediction import check, predict
+from tripletomics.labels.reference import Evidence, Reference
+from tripletomics.losses import Loss
+from tripletomics.model import place
+from tripletomics.networks import Encoder, Networks, project
+from tripletomics.sources import Matrix, Memory
+from tripletomics.tl.fitting import DEFAULT_LOSS
+from tripletomics.training import History, Report, silent
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from torch.nn import Module
+
+    from tripletomics.augment import Mask
+    from tripletomics.networks import MLP
+
+NULL_SHARE = 6  # the null takes one step for this many of the fit
+NULL_CELLS = 4000
+CALIBRATION_CELLS = 5000  # the most of a part
+FOLDS = 4  # of whole batches, at most, each of which is calibrated on by an encoder of the others
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `fit` was asked for: checked, and fitted to the training cells as far as no network is needed.
+
+    Attributes
+    ----------
+    x, choice
+        All cells by the chosen genes, as they are in AnnData, and what these are for.
+    features
+        Fitted to the training cells that are no calibration cells.
+    cells, scores
+        Scaled rows of all cells and their principal components.
+    codes, classes
+        Types; -1 is unlabelled.
+    held_out, calibration
+        Boolean (cells,): cells that nothing is fitted on, and training cells that genes, scaling, components and
+        encoder are not fitted on, so that they are to them as a new cell is.
+    groups
+        Codes of donors or runs.
+    loss, used, seed
+        The loss, the settings as they were settled, and the seed.
+    """
+
+    x: Matrix
+    choice: Choice
+    features: Features
+    cells: Memory
+    scores: np.ndarray
+    codes: np.ndarray
+    classes: list[str]
+    held_out: np.ndarray
+    calibration: np.ndarray
+    groups: np.ndarray | None
+    loss: Loss
+    used: dict[str, Any]
+    seed: int
+    _learn_metric: Callable[..., tuple[Encoder, History]]
+    _learn_map: Callable[..., tuple[Networks, History]]
+
+    def learn(self, report: Report = silent) -> tuple[Networks, History]:
+        """Train on the labels of the training cells."""
+        return self._train(
+            self.cells, self.scores, self.codes, ~self.held_out & ~self.calibration, ~self.held_out, self.held_out,
+            self.groups, self.loss, self.used["steps"], report,
+        )  # fmt: skip
+
+    def place(self, networks: Networks) -> dict[str, np.ndarray]:
+        """Place all cells on the "map" and in the "metric" space."""
+        return place(networks, self.cells, self.scores)
+
+    def null(self) -> Null:
+        """Train on permuted labels, for a sixth of the steps and on at most 4,000 cells, and place these cells."""
+        random = np.random.default_rng(self.seed)
+        train, held = (
+            random.permutation(np.flatnonzero(rows))[:NULL_CELLS] for rows in (~self.held_out, self.held_out)
+        )
+        rows = np.concatenate([train, held])
+        cells, scores, codes = self.cells.subset(rows), self.scores[rows], labels.permute(self.codes, random)[rows]
+        held_out = self.held_out[rows]
+        networks, _ = self._train(
+            cells, scores, codes, ~held_out, ~held_out, held_out, None if self.groups is None else self.groups[rows],
+            copy.deepcopy(self.loss), max(self.used["steps"] // NULL_SHARE, 1), silent,
+        )  # fmt: skip
+        return Null(rows, place(networks, cells, scores), codes, held_out)
+
+    def refer(self, places: dict[str, np.ndarray]) -> Reference:
+        """Make a reference of the training cells."""
+        return self._refer(places["metric"], places["map"], self.scores, ~self.held_out)
+
+    def calibrate(self, z: np.ndarray, report: Report = silent) -> Calibration | None:
+        """Find out how far evidence can be trusted; None where the types have too few cells to spare.
+
+        It is asked on the calibration cells, placed at `z`. With batches, these are left out in turn, in up to four
+        parts, each placed by an encoder of the others: what is usual in a batch that was never seen?
+        """
+        if self.groups is None:
+            folds = [self._ask(z, self.scores, ~self.held_out & ~self.calibration, self.calibration)]
+        else:
+            folds = [self._ask_without(part, report) for part in _deal(self.groups, self.codes, ~self.held_out)]
+        known = sum(int((codes >= 0).sum()) for _, codes in folds)
+        return fit_calibration(folds) if known > 1 else None
+
+    def check(self, z: np.ndarray, known: Reference, calibrated: Calibration | None) -> dict[str, float]:
+        """Compare predictions of held-out cells with their labels; empty where there is nothing to compare."""
+        held = self.held_out & (self.codes >= 0)
+        if calibrated is None or not held.any():
+            return {}
+        return check(predict(known.evidence(z[held], self.scores[held]), calibrated), self.codes[held])
+
+    def _ask(
+        self, z: np.ndarray, scores: np.ndarray, trained: np.ndarray, asked: np.ndarray
+    ) -> tuple[Evidence, np.ndarray]:
+        """Compare labelled cells with a reference of others."""
+        rows = np.flatnonzero(asked & (self.codes >= 0))
+        rows = np.random.default_rng(self.seed).permutation(rows)[:CALIBRATION_CELLS]
+        return self._refer(z, z[:, :0], scores, trained).evidence(z[rows], scores[rows]), self.codes[rows]
+
+    def _ask_without(self, part: np.ndarray, report: Report) -> tuple[Evidence, np.ndarray]:
+        """Fit scaling, components and encoder without a part of the cells, and ask about these."""
+        others = ~self.held_out & ~part
+        contract = features.fit(self.x[others], self.features.genes, self.features.counts, self.seed, self.choice)
+        cells = Memory(contract.normalise(self.x), contract.standardise)
+        encoder, _ = self._learn_metric(
+            cells, self.codes, np.flatnonzero(others), np.flatnonzero(part), groups=self.groups,
+            loss=copy.deepcopy(self.loss), steps=self.used["steps"],
+            report=lambda stage, *rest: report("calibration", *rest),
+        )  # fmt: skip
+        z = project(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
+        return self._ask(z, contract.project(self.x), others, part)
+
+    def _refer(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> Reference:
+        return reference.fit(z[rows], m[rows], scores[rows], self.codes[rows], len(self.classes), self.seed)
+
+    def _train(
+        self, cells: Memory, scores: np.ndarray, codes: np.ndarray, metric: np.ndarray, train: np.ndarray,
+        held_out: np.ndarray, groups: np.ndarray | None, loss: Loss, steps: int, report: Report,
+    ) -> tuple[Networks, History]:  # fmt: skip
+        """Train the encoder on the cells `metric` and the map head on the cells `train`."""
+        held = np.flatnonzero(held_out)
+        encoder, history = self._learn_metric(
+            cells, codes, np.flatnonzero(metric), held, groups=groups, loss=loss, steps=steps, report=report
+        )
+        networks, more = self._learn_map(
+            encoder, cells, codes, np.flatnonzero(train), held, scores=scores, steps=steps, report=report
+        )
+        return networks, history | more
+
+
+@dataclass(frozen=True)
+class Null:
+    """Where cells lie when there was nothing to learn."""
+
+    rows: np.ndarray  # which cells
+    places: dict[str, np.ndarray]
+    codes: np.ndarray  # the permuted ones
+    held_out: np.ndarray
+
+
+def prepare(
+    adata: AnnData,
+    label: str | None,
+    *,
+    loss: str | Module | None,
+    structure: float,
+    dim: int,
+    metric_dim: int,
+    batch: str | None,
+    layer: str | None,
+    counts: bool | Literal["auto"],
+    unlabelled: Sequence[str],
+    hold_out: float | str | np.ndarray,
+    encoder: str | MLP,
+    augment: str | Mask | None,
+    steps: int | None,
+    batch_size: int | None,
+    lr: float,
+    seed: int,
+    device: str,
+    precision: str,
+) -> Task:
+    """Check everything that `fit` was given, choose and scale the genes on the training cells."""
+    objective = losses.make(DEFAULT_LOSS if loss is None else loss)
+    mlp, mask = networks.make(encoder), augmentations.make(augment)
+    pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed)
+    losses.check(objective, metric_dim)
+    fabric = training.start(device, precision)
+    x = pp.matrix(adata, layer)
+    codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
+    held_out = pp.split(adata, hold_out, codes, seed)
+    pp.check_labels(codes, classes, held_out, label, batch_size)
+    groups = pp.batches(adata, batch, held_out)
+    calibration = pp.spare(codes, ~held_out, seed) if groups is None else np.zeros_like(held_out)
+    training.check_terms(objective, codes[~held_out & ~calibration], batch_size, seed)
+    is_counts = pp.decide_counts(x, counts)
+
+    trained = ~held_out & ~calibration
+    choice = pp.choose_genes(adata, x, trained, is_counts)
+    x = pp.take(x, choice.columns)
+    contract = features.fit(x[trained], adata.var_names[choice.columns].tolist(), is_counts, seed, choice)
+    cells, scores = Memory(contract.normalise(x), contract.standardise), contract.project(x)
+    steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
+    learn_metric = functools.partial(
+        training.learn_metric, fabric, mlp=mlp, augment=mask, metric_dim=metric_dim, batch_size=batch_size, lr=lr,
+        seed=seed,
+    )  # fmt: skip
+    learn_map = functools.partial(training.learn_map, fabric, structure=structure, dim=dim, lr=lr, seed=seed)
+    used = {"loss": objective, "encoder": mlp, "augment": mask, "counts": is_counts, "steps": steps}
+    return Task(
+        x, choice, contract, cells, scores, codes, classes, held_out, calibration, groups, objective, used, seed, learn_metric,
+        learn_map,
+    )  # fmt: skip
+
+
+def _deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray) -> list[np.ndarray]:
+    """Deal whole batches out into parts of like size, boolean (cells,); the others of each must have two types."""
+    batches, sizes = np.unique(groups[train & (groups >= 0)], return_counts=True)
+    dealt: list[list[int]] = [[] for _ in range(min(FOLDS, len(batches)))]
+    filled = np.zeros(len(dealt))
+    for i in np.argsort(-sizes, kind="stable"):
+        dealt[filled.argmin()].append(batches[i])
+        filled[filled.argmin()] += sizes[i]
+    parts = [train & np.isin(groups, members) for members in dealt]
+    return [part for part in parts if len(np.unique(codes[train & ~part & (codes >= 0)])) > 1]
