@@ -62,7 +62,7 @@ class Calibration:
 
     def odds(self, evidence: Evidence) -> np.ndarray:
         """Return the log odds of each type (cells, classes) against all others and none of them."""
-        return _odds(evidence.logits @ self.weights, self.novelty(evidence))
+        return _odds(_sum(evidence.logits, self.weights), self.novelty(evidence))
 
     def same(self, a: Evidence, b: Evidence) -> np.ndarray:
         """Return the probability that the cells of a pair are of one type, if half of all pairs were: (pairs,)."""
@@ -107,7 +107,7 @@ def fit(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
     sums = _novelty(pooled, center, scale, trust)
     center[2], scale[2] = sums.mean(), sums.std() or 1.0
     novelty = _novelty(pooled, center, scale, trust)
-    oddities = -_odds(pooled.logits @ weights, novelty)[np.arange(len(codes)), codes]
+    oddities = -_odds(_sum(pooled.logits, weights), novelty)[np.arange(len(codes)), codes]
     return Calibration(
         weights, center, scale, trust, _levels(novelty), _levels(oddities), _fit_pairs(folds), len(codes)
     )
@@ -123,17 +123,28 @@ def _known(evidence: Evidence, codes: np.ndarray) -> tuple[Evidence, np.ndarray]
 def _weigh(logits: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Minimise the log loss of the softmax of the weighed evidence."""
     cells, finite = np.arange(len(codes)), np.where(np.isfinite(logits), logits, 0)
-    absent = np.where(np.isfinite(logits[:, :, 0]), 0, -np.inf)
     stiffness = STIFFNESS / len(codes)
 
     def log_loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        log_p = log_softmax(finite @ weights + absent, axis=1)
+        log_p = log_softmax(_sum(logits, weights), axis=1)
         expected = np.einsum("ij,ijk->ik", np.exp(log_p), finite)
         slope = (expected - finite[cells, codes]).mean(axis=0)
         off = weights - START
         return -log_p[cells, codes].mean() + stiffness @ off**2, slope + 2 * stiffness * off
 
     return minimize(log_loss, START, jac=True, bounds=[(0, None)] * len(START), method="L-BFGS-B").x
+
+
+def _sum(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weigh the kinds of evidence: (cells, classes), -inf for absent types also where a weight is 0."""
+    absent = np.isneginf(logits[:, :, 0])
+    return np.where(absent, -np.inf, np.where(absent[:, :, None], 0, logits) @ weights)
+
+
+def _weighed(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Add the kinds of evidence up; a type without reference cells stays at -inf where a weight is 0."""
+    there = np.isfinite(logits[:, :, 0])
+    return np.where(there, np.where(there[:, :, None], logits, 0) @ weights, -np.inf)
 
 
 def _left_out_auroc(folds: Sequence[tuple[Evidence, np.ndarray]]) -> float:

@@ -49,7 +49,7 @@ def predict(
         confidence=expit(odds.max(axis=1)),
         novelty=expit(1.7 * novelty),  # nearly the normal distribution, with tails that can still be told apart
         unassigned=novelty > calibration.novelty_limit(reject),
-        sets=odds >= calibration.odds_limit(coverage),
+        sets=(odds >= calibration.odds_limit(coverage)) & np.isfinite(odds),
     )
 
 

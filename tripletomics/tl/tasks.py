@@ -47,14 +47,13 @@ class Task:
     x, choice
         All cells by the chosen genes, as they are in AnnData, and what these are for.
     features
-        Fitted to the training cells that are no calibration cells.
+        Fitted to the training cells.
     cells, scores
         Scaled rows of all cells and their principal components.
     codes, classes
         Types; -1 is unlabelled.
     held_out, calibration
-        Boolean (cells,): cells that nothing is fitted on, and training cells that genes, scaling, components and
-        encoder are not fitted on, so that they are to them as a new cell is.
+        Boolean (cells,): cells that nothing is fitted on, and training cells that the encoder is not trained on.
     groups
         Codes of donors or runs.
     loss, used, seed
@@ -110,11 +109,13 @@ class Task:
     def calibrate(self, z: np.ndarray, report: Report = silent) -> Calibration | None:
         """Find out how far evidence can be trusted; None where the types have too few cells to spare.
 
-        It is asked on the calibration cells, placed at `z`. With batches, these are left out in turn, in up to four
+        It is asked on the calibration cells, placed at `z`, with principal components that were not fitted on them
+        either: cells that are lie farther out than new ones do. With batches, these are left out in turn, in up to four
         parts, each placed by an encoder of the others: what is usual in a batch that was never seen?
         """
         if self.groups is None:
-            folds = [self._ask(z, self.scores, ~self.held_out & ~self.calibration, self.calibration)]
+            trained = ~self.held_out & ~self.calibration
+            folds = [self._ask(z, self._fit(trained).project(self.x), trained, self.calibration)]
         else:
             folds = [self._ask_without(part, report) for part in _deal(self.groups, self.codes, ~self.held_out)]
         known = sum(int((codes >= 0).sum()) for _, codes in folds)
@@ -138,7 +139,7 @@ class Task:
     def _ask_without(self, part: np.ndarray, report: Report) -> tuple[Evidence, np.ndarray]:
         """Fit scaling, components and encoder without a part of the cells, and ask about these."""
         others = ~self.held_out & ~part
-        contract = features.fit(self.x[others], self.features.genes, self.features.counts, self.seed, self.choice)
+        contract = self._fit(others)
         cells = Memory(contract.normalise(self.x), contract.standardise)
         encoder, _ = self._learn_metric(
             cells, self.codes, np.flatnonzero(others), np.flatnonzero(part), groups=self.groups,
@@ -147,6 +148,9 @@ class Task:
         )  # fmt: skip
         z = project(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
         return self._ask(z, contract.project(self.x), others, part)
+
+    def _fit(self, rows: np.ndarray) -> Features:
+        return features.fit(self.x[rows], self.features.genes, self.features.counts, self.seed, self.choice)
 
     def _refer(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> Reference:
         return reference.fit(z[rows], m[rows], scores[rows], self.codes[rows], len(self.classes), self.seed)
@@ -213,10 +217,9 @@ def prepare(
     training.check_terms(objective, codes[~held_out & ~calibration], batch_size, seed)
     is_counts = pp.decide_counts(x, counts)
 
-    trained = ~held_out & ~calibration
-    choice = pp.choose_genes(adata, x, trained, is_counts)
+    choice = pp.choose_genes(adata, x, ~held_out, is_counts)
     x = pp.take(x, choice.columns)
-    contract = features.fit(x[trained], adata.var_names[choice.columns].tolist(), is_counts, seed, choice)
+    contract = features.fit(x[~held_out], adata.var_names[choice.columns].tolist(), is_counts, seed, choice)
     cells, scores = Memory(contract.normalise(x), contract.standardise), contract.project(x)
     steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
     learn_metric = functools.partial(
@@ -226,8 +229,8 @@ def prepare(
     learn_map = functools.partial(training.learn_map, fabric, structure=structure, dim=dim, lr=lr, seed=seed)
     used = {"loss": objective, "encoder": mlp, "augment": mask, "counts": is_counts, "steps": steps}
     return Task(
-        x, choice, contract, cells, scores, codes, classes, held_out, calibration, groups, objective, used, seed, learn_metric,
-        learn_map,
+        x, choice, contract, cells, scores, codes, classes, held_out, calibration, groups, objective, used, seed,
+        learn_metric, learn_map,
     )  # fmt: skip
 
 
