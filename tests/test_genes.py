@@ -159,11 +159,13 @@ def test_matching_refuses(given, error, message):
     assert caught.value.args[0] == message
 
 
-def test_weights_are_the_norms_of_the_first_layer(trained, counts):
-    model = trained[0]
+def test_weights_are_the_norms_of_the_first_layer_times_the_spread_of_the_genes(counts):
+    model = tt.fit(counts, "kind", hold_out=0, steps=2, progress=False)
+    contract = model.features
     first = model.networks.encoder.trunk[0].weight.detach().numpy().astype(float)
-    expected = np.sqrt((first**2).sum(axis=0))
-    np.testing.assert_allclose(model.gene_weights(), expected / expected.sum(), rtol=1e-6)
+    rows = sp.csr_matrix(features.normalise(counts[:, contract.genes].X, contract.usual_depth))
+    expected = np.sqrt((first**2).sum(axis=0)) * rows.toarray().std(axis=0) / contract.scale
+    np.testing.assert_allclose(model.gene_weights(), expected / expected.sum(), rtol=1e-3)
     assert model.gene_weights().sum() == pytest.approx(1)
 
 

@@ -103,6 +103,11 @@ class Features:
     variance: np.ndarray
     noise: float
 
+    @property
+    def deviation(self) -> np.ndarray:
+        """Standard deviation of the genes that the encoder sees (n_seen,), at the depth of the components."""
+        return np.maximum(self.cap - self.center, 0)[: self.n_seen] / CUT
+
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse."""
         return self._log(x, self.depth, present)[:, : self.n_seen]
@@ -125,7 +130,8 @@ class Features:
         rows = cut(self._log(x, self.usual_depth, present), self.cap)
         if present is None or present.all():
             return rows @ self.axes.T - self.offset
-        part = rows @ self.axes.T - self.axes[:, present] @ self.center[present]
+        axes = self.axes[:, present]
+        part = rows[:, present] @ axes.T - axes @ self.center[present]
         return part @ self._completion(present).T
 
     def _log(self, x: Matrix, depth: float, present: np.ndarray | None) -> Matrix:

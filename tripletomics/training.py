@@ -149,7 +149,7 @@ def learn_metric(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = Encoder(mlp, source.x.shape[1], metric_dim).to(fabric.device)
-        loss.build(metric_dim, int(y.max()) + 1)
+        loss.build(metric_dim, int(y_train.max()) + 1)
     donors = None if groups is None else groups[rows]
     balanced = Balanced(y_train, batch_size or BATCH_SIZE, seed, donors, guide=loss)
     watch = Watch("metric", steps, report, encoder, cells, y, rows, held_out_rows, fabric)

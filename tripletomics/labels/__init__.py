@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NO_SIGNAL = 0.01  # a permutation p above this: permuted labels of the held-out cells score as well
+UNASSIGNED = "unassigned"  # what a cell is called that is like no known type
 UNLABELLED = ("", "Unknown", "unknown", "unassigned", "NA", "None", "nan")
 
 
@@ -36,6 +37,23 @@ def encode(values: pd.Series, unlabelled: Sequence[str]) -> tuple[np.ndarray, li
     codes = np.full(len(names), -1, dtype=np.int64)
     classes, codes[known] = np.unique(names[known].to_numpy(dtype=str), return_inverse=True)
     return codes, classes.tolist()
+
+
+def known_first(codes: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Give the first codes to the types that training cells have, so that no other type changes what is learned.
+
+    Returns
+    -------
+    codes
+        The new ones.
+    order
+        The old code of each new one.
+    n_known
+        Types that training cells have.
+    """
+    seen = np.isin(np.arange(codes.max() + 1), codes[train])
+    order = np.argsort(~seen, kind="stable")
+    return np.where(codes >= 0, np.argsort(order)[codes], -1), order, int(seen.sum())
 
 
 def permute(codes: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ training cells, or whole batches in turn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
@@ -58,7 +58,7 @@ class Calibration:
 
     def novelty(self, evidence: Evidence) -> np.ndarray:
         """Return how far cells are from all known types, in standard deviations of the calibration cells: (cells,)."""
-        return _novelty(evidence, self.center, self.scale, self.trust)
+        return _novelty(evidence.near, evidence.typical, self.center, self.scale, self.trust)
 
     def odds(self, evidence: Evidence) -> np.ndarray:
         """Return the log odds of each type (cells, classes) against all others and none of them."""
@@ -75,11 +75,14 @@ class Calibration:
     def odds_limit(self, coverage: float) -> float:
         r"""Return the least log odds of a type in label sets that hold the true type of a share `coverage` of cells.
 
-        It is the :math:`\lceil (n + 1) \cdot \text{coverage} \rceil / n` quantile of split conformal prediction
-        (Sadinle, Lei & Wasserman 2019); with too few calibration cells for it, every type belongs to every set.
+        It is that of the :math:`k = \lceil (n + 1) \cdot \text{coverage} \rceil`-th of n calibration cells, as in split
+        conformal prediction (Sadinle, Lei & Wasserman 2019); with too few of them, every type belongs to every set. The
+        few weights of the evidence were fitted on the same cells.
         """
-        level = np.ceil((self.n_cells + 1) * coverage) / self.n_cells
-        return -float(np.quantile(self.oddities, level, method="higher")) if level <= 1 else -np.inf
+        k = np.ceil((self.n_cells + 1) * coverage)
+        if k > self.n_cells:
+            return -np.inf
+        return -float(np.quantile(self.oddities, (k - 1) / (self.n_cells - 1)))
 
 
 def fit(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
@@ -97,17 +100,17 @@ def fit(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
     codes = np.concatenate([codes for _, codes in folds])
     if len(codes) < 2:
         raise ValueError(f"{len(codes)} calibration cells are too few: two or more are needed.")
-    pooled = Evidence(
-        *(np.concatenate([getattr(evidence, field.name) for evidence, _ in folds]) for field in fields(Evidence))
+    logits, near, typical = (
+        np.concatenate([getattr(evidence, name) for evidence, _ in folds]) for name in ("logits", "near", "typical")
     )
-    weights = _weigh(pooled.logits, codes)
+    weights = _weigh(logits, codes)
     trust = max(0.0, 2 * _left_out_auroc(folds) - 1)
-    center = np.array([pooled.near.mean(), pooled.typical.mean(), 0.0])
-    scale = np.array([pooled.near.std() or 1.0, pooled.typical.std() or 1.0, 1.0])
-    sums = _novelty(pooled, center, scale, trust)
+    center = np.array([near.mean(), typical.mean(), 0.0])
+    scale = np.array([near.std() or 1.0, typical.std() or 1.0, 1.0])
+    sums = _novelty(near, typical, center, scale, trust)
     center[2], scale[2] = sums.mean(), sums.std() or 1.0
-    novelty = _novelty(pooled, center, scale, trust)
-    oddities = -_odds(_sum(pooled.logits, weights), novelty)[np.arange(len(codes)), codes]
+    novelty = _novelty(near, typical, center, scale, trust)
+    oddities = -_odds(_sum(logits, weights), novelty)[np.arange(len(codes)), codes]
     return Calibration(
         weights, center, scale, trust, _levels(novelty), _levels(oddities), _fit_pairs(folds), len(codes)
     )
@@ -139,12 +142,6 @@ def _sum(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weigh the kinds of evidence: (cells, classes), -inf for absent types also where a weight is 0."""
     absent = np.isneginf(logits[:, :, 0])
     return np.where(absent, -np.inf, np.where(absent[:, :, None], 0, logits) @ weights)
-
-
-def _weighed(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Add the kinds of evidence up; a type without reference cells stays at -inf where a weight is 0."""
-    there = np.isfinite(logits[:, :, 0])
-    return np.where(there, np.where(there[:, :, None], logits, 0) @ weights, -np.inf)
 
 
 def _left_out_auroc(folds: Sequence[tuple[Evidence, np.ndarray]]) -> float:
@@ -189,9 +186,9 @@ def _apart(a: Evidence, b: Evidence) -> np.ndarray:
     return np.stack([np.linalg.norm(a.z - b.z, axis=1), np.linalg.norm(a.white - b.white, axis=1)], axis=1)
 
 
-def _novelty(evidence: Evidence, center: np.ndarray, scale: np.ndarray, trust: float) -> np.ndarray:
-    near, typical = ((d - c) / s for d, c, s in zip((evidence.near, evidence.typical), center, scale, strict=False))
-    return (near + trust * typical - center[2]) / scale[2]
+def _novelty(near: np.ndarray, typical: np.ndarray, center: np.ndarray, scale: np.ndarray, trust: float) -> np.ndarray:
+    known = (near - center[0]) / scale[0] + trust * (typical - center[1]) / scale[1]
+    return (known - center[2]) / scale[2]
 
 
 def _odds(logits: np.ndarray, novelty: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from tripletomics.labels.reference import Evidence, Reference
 from tripletomics.model.scoring import place
 from tripletomics.networks import Networks
 from tripletomics.sources import Matrix, Memory
+
+BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
 
 
 @dataclass
@@ -115,6 +117,8 @@ class Model:
 
     def _place(self, x: Matrix, present: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n_genes = len(self.features.genes)
+        if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+            raise TypeError(f"x is {type(x).__name__}, not an array: tripletomics.transform and predict take AnnData.")
         if x.ndim != 2 or x.shape[1] != n_genes:
             raise ValueError(
                 f"x has shape {x.shape}: pass cells by the model's {n_genes} genes, in the order of "
@@ -149,7 +153,11 @@ class Model:
         """
         calibration = self._calibrated(reject, coverage)
         z, m, scores = self._place(x, present)
-        return predict(self.reference.evidence(z, scores), calibration, reject, coverage), z, m
+        blocks = [
+            predict(self.reference.evidence(z[i : i + BLOCK], scores[i : i + BLOCK]), calibration, reject, coverage)
+            for i in range(0, max(len(z), 1), BLOCK)
+        ]
+        return Prediction(*map(np.concatenate, zip(*map(astuple, blocks), strict=True))), z, m
 
     def _calibrated(self, reject: float = REJECT, coverage: float = COVERAGE) -> Calibration:
         if not 0 <= reject < 1:
@@ -158,8 +166,9 @@ class Model:
             raise ValueError(f"coverage={coverage!r} is not a share between 0 and 1, such as 0.9.")
         if self.calibration is None:
             raise ValueError(
-                "The model could not be calibrated: no type has six training cells or more, so none could be spared. "
-                "Fit it on more cells; search() and embed() work without."
+                "The model could not be calibrated, as no two training cells could be spared: it takes types of six "
+                "cells or more, or with batch= types in two batches. Fit it on more cells; search() and embed() work "
+                "without."
             )
         return self.calibration
 
@@ -190,7 +199,7 @@ class Model:
         return self.catalog.search(self.embed(x, present), k, self.types)
 
     def enroll(self, x: Matrix, names: Sequence[str], present: np.ndarray | None = None) -> None:
-        """Add new types from a handful of cells, without training: `predict` then names them too.
+        """Add types that no training cell has from a handful of cells, without training: `predict` then names them.
 
         Parameters
         ----------
@@ -204,7 +213,7 @@ class Model:
         ValueError
             If a name is known already or means unlabelled, or there is not one for each cell. The model is as before.
         """
-        names = [str(name) for name in names]
+        names = [names] if isinstance(names, str) else [str(name) for name in names]
         new = sorted(set(names))
         if not names or len(names) != x.shape[0]:
             raise ValueError(f"{len(names)} names for {x.shape[0]} cells: pass one for each, and at least one.")
@@ -220,7 +229,7 @@ class Model:
         self.enrolled = self.enrolled + new
 
     def same(self, a: Matrix, b: Matrix, present: np.ndarray | None = None) -> np.ndarray:
-        """Say how likely the cells of each pair are of one type, also of a type that the model never saw.
+        """Say how likely the cells of each pair are of one type; it was calibrated on pairs of known types.
 
         Parameters
         ----------
@@ -243,13 +252,15 @@ class Model:
         return self.reference.evidence(z, scores)
 
     def gene_weights(self) -> np.ndarray:
-        """Return how much the encoder's first layer weighs each gene: (genes,), which adds up to 1.
+        """Return how much of what enters the encoder's first layer comes from each gene: (genes,), which adds up to 1.
 
-        It is the norm of the gene's column; a gene that serves the principal components alone has weight 0.
+        It is the norm of the gene's column times the gene's standard deviation in the training cells; a gene that
+        serves the principal components alone has weight 0.
         """
         first = self.networks.encoder.trunk.get_parameter("0.weight").detach().cpu().numpy()
         weights = np.zeros(len(self.features.genes))
-        weights[: self.features.n_seen] = np.linalg.norm(first.astype(float), axis=0)
+        n = self.features.n_seen
+        weights[:n] = np.linalg.norm(first.astype(float), axis=0) * self.features.deviation / self.features.scale
         return weights / weights.sum()
 
     def summary(self) -> str:

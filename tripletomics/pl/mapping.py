@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from mpl_toolkits.mplot3d import proj3d  # type: ignore[import-untyped]
 
-from tripletomics.labels import NO_SIGNAL, UNLABELLED
+from tripletomics.labels import NO_SIGNAL, UNASSIGNED, UNLABELLED
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.draw import (
     EDGE,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 LINE, ROW, LEAST = 0.11, 0.17, 0.115  # inches: a line of text, a row of the bars, and where there are many
 LABEL, GAP, BARS = 0.13, 0.22, 0.5  # inches: for an axis label, between map and names, least width of the bars
 QUIET, NOTE = "#5a5a5a", "#404040"
-UNASSIGNED = "unassigned"
 CROWDED = 0.04  # share of the squared width of the figure that names of types may fill
 CELLS = 2000  # of the reference and of the new ones, that names try not to cover
 
@@ -174,9 +173,7 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
     types = getattr(model, "types", None)
     if types is None:
         raise TypeError(f"mapping needs a fitted tt.Model, not {type(model).__name__}.")
-    reference = getattr(model, "reference", None)
-    if reference is None:
-        raise ValueError("This model has no reference: fit one with labels, then run tt.predict(adata, model).")
+    reference = model.reference
     key = "tt" if basis == "X_tt" else basis
     call = "tt.predict(adata, model" + f", key_added={basis!r}" * (basis != "X_tt") + ")"
     present = obsm_keys(adata)

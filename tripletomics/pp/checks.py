@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from tripletomics import features
+from tripletomics.labels import UNASSIGNED
 from tripletomics.parts import did_you_mean
 from tripletomics.sources import Matrix
 
@@ -142,6 +143,11 @@ def check_labels(
     """Refuse labels that nothing can be learned from, and warn about types that are hard to learn."""
     if not classes:
         raise ValueError(f"label={label!r}: no cell is labelled. Missing values and names in unlabelled= do not count.")
+    if UNASSIGNED in classes:
+        raise ValueError(
+            f"label={label!r} has a type {UNASSIGNED!r}, which is what predict calls cells like no known type: rename "
+            "it, or name it in unlabelled=."
+        )
     if len(classes) == 1:
         raise ValueError(f"label={label!r} has one type, {classes[0]!r}: there is nothing to tell apart.")
     train = np.bincount(codes[~held_out & (codes >= 0)], minlength=len(classes))

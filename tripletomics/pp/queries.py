@@ -120,13 +120,16 @@ def check_scale(x: Matrix, contract: Features, found: np.ndarray | None = None) 
         raise ValueError(
             "The query has negative values, but the model was trained on counts: name the layer with counts."
         )
+    notes = []
     if values.any() and features.looks_like_counts(known, len(found)) != contract.like_counts:
         kinds = {True: "counts", False: "log-transformed or other continuous values"}
-        raise ValueError(
+        odd = (
             f"The query holds {kinds[not contract.like_counts]}, but the model was trained on "
             f"{kinds[contract.like_counts]}: name the layer with the right values (layer=), or convert them."
         )
-    notes = []
+        if x.shape[0] >= ENOUGH:
+            raise ValueError(odd)
+        notes.append(odd.replace("holds", "seems to hold"))  # a few cells can look like either
     if negative and not contract.negative:
         notes.append(
             "The query has negative values, but the training cells had none: it looks z-scored. Name the layer with "

@@ -70,8 +70,8 @@ def fit(
     metric_dim
         Dimensions of the metric space, 2 to 512.
     batch
-        Column of `obs` with donors or runs. The cells of a type in a training batch are then from all of them, so that
-        a cell is drawn to those of its type elsewhere; and predictions are calibrated on whole batches, each left out
+        Column of `obs` with donors or runs. They take turns in the training batches, so that a cell is drawn to those
+        of its type elsewhere; and predictions are calibrated on whole batches, each left out
         by an encoder of its own (up to four), so that they hold for a new one. Hold one out with `hold_out` to see.
     layer
         Layer to use in place of `.X`.
@@ -81,7 +81,7 @@ def fit(
         Names that mean unlabelled.
     hold_out
         Cells that are never trained on: a fraction drawn within every type, a column of `obs` whose groups are held
-        out whole (about 10 %), "column=group", a boolean column, or 0 to train on all cells.
+        out whole (about 10 %), "column=group", a boolean column, or 0 to spare none.
     encoder
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from tripletomics.labels import UNASSIGNED
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from tripletomics.model import Model
 else:  # the command line reads these annotations
     AnnData = Model = object
-
-UNASSIGNED = "unassigned"
 
 
 def predict(

@@ -51,13 +51,18 @@ class Task:
     cells, scores
         Scaled rows of all cells and their principal components.
     codes, classes
-        Types; -1 is unlabelled.
+        Types of the training cells, sorted; -1 is unlabelled, and codes beyond them are types that only held-out cells
+        have.
+    order
+        The place of each code among all sorted types.
     held_out, calibration
         Boolean (cells,): cells that nothing is fitted on, and training cells that the encoder is not trained on.
     groups
         Codes of donors or runs.
     loss, used, seed
-        The loss, the settings as they were settled, and the seed.
+        The loss, to be trained, the settings as they were settled, and the seed.
+    untrained
+        A copy of the loss.
     """
 
     x: Matrix
@@ -67,10 +72,12 @@ class Task:
     scores: np.ndarray
     codes: np.ndarray
     classes: list[str]
+    order: np.ndarray
     held_out: np.ndarray
     calibration: np.ndarray
     groups: np.ndarray | None
     loss: Loss
+    untrained: Loss
     used: dict[str, Any]
     seed: int
     _learn_metric: Callable[..., tuple[Encoder, History]]
@@ -98,8 +105,9 @@ class Task:
         held_out = self.held_out[rows]
         networks, _ = self._train(
             cells, scores, codes, ~held_out, ~held_out, held_out, None if self.groups is None else self.groups[rows],
-            copy.deepcopy(self.loss), max(self.used["steps"] // NULL_SHARE, 1), silent,
+            copy.deepcopy(self.untrained), max(self.used["steps"] // NULL_SHARE, 1), silent,
         )  # fmt: skip
+        codes = np.where(codes >= 0, self.order[codes], -1)
         return Null(rows, place(networks, cells, scores), codes, held_out)
 
     def refer(self, places: dict[str, np.ndarray]) -> Reference:
@@ -122,8 +130,8 @@ class Task:
         return fit_calibration(folds) if known > 1 else None
 
     def check(self, z: np.ndarray, known: Reference, calibrated: Calibration | None) -> dict[str, float]:
-        """Compare predictions of held-out cells with their labels; empty where there is nothing to compare."""
-        held = self.held_out & (self.codes >= 0)
+        """Compare predictions of held-out cells of known types with their labels; empty where there are none."""
+        held = self.held_out & (self.codes >= 0) & (self.codes < len(self.classes))
         if calibrated is None or not held.any():
             return {}
         return check(predict(known.evidence(z[held], self.scores[held]), calibrated), self.codes[held])
@@ -131,8 +139,8 @@ class Task:
     def _ask(
         self, z: np.ndarray, scores: np.ndarray, trained: np.ndarray, asked: np.ndarray
     ) -> tuple[Evidence, np.ndarray]:
-        """Compare labelled cells with a reference of others."""
-        rows = np.flatnonzero(asked & (self.codes >= 0))
+        """Compare cells with a reference of others, if these have their type."""
+        rows = np.flatnonzero(asked & np.isin(self.codes, self.codes[trained & (self.codes >= 0)]))
         rows = np.random.default_rng(self.seed).permutation(rows)[:CALIBRATION_CELLS]
         return self._refer(z, z[:, :0], scores, trained).evidence(z[rows], scores[rows]), self.codes[rows]
 
@@ -143,7 +151,7 @@ class Task:
         cells = Memory(contract.normalise(self.x), contract.standardise)
         encoder, _ = self._learn_metric(
             cells, self.codes, np.flatnonzero(others), np.flatnonzero(part), groups=self.groups,
-            loss=copy.deepcopy(self.loss), steps=self.used["steps"],
+            loss=copy.deepcopy(self.untrained), steps=self.used["steps"],
             report=lambda stage, *rest: report("calibration", *rest),
         )  # fmt: skip
         z = project(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
@@ -212,6 +220,8 @@ def prepare(
     codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
     held_out = pp.split(adata, hold_out, codes, seed)
     pp.check_labels(codes, classes, held_out, label, batch_size)
+    codes, order, n_known = labels.known_first(codes, ~held_out)
+    classes = [classes[code] for code in order[:n_known]]
     groups = pp.batches(adata, batch, held_out)
     calibration = pp.spare(codes, ~held_out, seed) if groups is None else np.zeros_like(held_out)
     training.check_terms(objective, codes[~held_out & ~calibration], batch_size, seed)
@@ -229,8 +239,8 @@ def prepare(
     learn_map = functools.partial(training.learn_map, fabric, structure=structure, dim=dim, lr=lr, seed=seed)
     used = {"loss": objective, "encoder": mlp, "augment": mask, "counts": is_counts, "steps": steps}
     return Task(
-        x, choice, contract, cells, scores, codes, classes, held_out, calibration, groups, objective, used, seed,
-        learn_metric, learn_map,
+        x, choice, contract, cells, scores, codes, classes, order, held_out, calibration, groups, objective,
+        copy.deepcopy(objective), used, seed, learn_metric, learn_map,
     )  # fmt: skip
 
 
@@ -243,4 +253,5 @@ def _deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray) -> list[np.n
         dealt[filled.argmin()].append(batches[i])
         filled[filled.argmin()] += sizes[i]
     parts = [train & np.isin(groups, members) for members in dealt]
-    return [part for part in parts if len(np.unique(codes[train & ~part & (codes >= 0)])) > 1]
+    others = [np.bincount(codes[train & ~part & (codes >= 0)], minlength=2) for part in parts]
+    return [part for part, sizes in zip(parts, others, strict=True) if (sizes > 0).sum() > 1 and sizes.max() > 1]
