@@ -562,6 +562,7 @@ def test_a_new_type_is_recognised_from_five_cells_and_the_others_stay(trained, o
     own.enroll(few.X, few.obs["kind"])
     after, seen = predicted(new_cells, own), predicted(many, own)
     assert (predicted(many, own, reject=0).obs["tt_label"] == NEW).mean() > 0.9
+    assert (seen.obs["tt_label"] == NEW).mean() > 0.7
     assert seen.obs["tt_confidence"].median() > blind.obs["tt_confidence"].median() + 0.2
     assert (seen.obs["tt_novelty"] <= blind.obs["tt_novelty"]).all()
     assert seen.obs["tt_novelty"].median() < blind.obs["tt_novelty"].median()

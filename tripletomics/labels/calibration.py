@@ -43,8 +43,8 @@ class Calibration:
     pair
         Intercept and slopes (3,) of the log odds that two cells are of one type, along their distances in the metric
         space and of their principal components.
-    n_cells
-        Calibration cells.
+    n_cells, n_types
+        Calibration cells, and types of the reference.
     """
 
     weights: np.ndarray
@@ -55,10 +55,20 @@ class Calibration:
     oddities: np.ndarray
     pair: np.ndarray
     n_cells: int
+    n_types: int
 
     def novelty(self, evidence: Evidence) -> np.ndarray:
-        """Return how far cells are from all known types, in standard deviations of the calibration cells: (cells,)."""
-        return _novelty(evidence.near, evidence.typical, self.center, self.scale, self.trust)
+        """Return how far cells are from all known types, in standard deviations of the calibration cells: (cells,).
+
+        The metric space was not trained to gather the cells of an enrolled type: if it is the best one, it is enough
+        that the principal components are typical of it.
+        """
+        novelty = _novelty(evidence.near, evidence.typical, self.center, self.scale, self.trust)
+        best = _sum(evidence.logits, self.weights).argmax(axis=1)
+        enrolled = np.flatnonzero(best >= self.n_types)
+        d = np.maximum(-evidence.logits[enrolled, best[enrolled], 2], np.finfo(np.float32).tiny)
+        novelty[enrolled] = np.minimum(novelty[enrolled], (np.log(d) - self.center[1]) / self.scale[1])
+        return novelty
 
     def odds(self, evidence: Evidence) -> np.ndarray:
         """Return the log odds of each type (cells, classes) against all others and none of them."""
@@ -75,11 +85,11 @@ class Calibration:
     def odds_limit(self, coverage: float) -> float:
         r"""Return the least log odds of a type in label sets that hold the true type of a share `coverage` of cells.
 
-        It is that of the :math:`k = \lceil (n + 1) \cdot \text{coverage} \rceil`-th of n calibration cells, as in split
-        conformal prediction (Sadinle, Lei & Wasserman 2019); with too few of them, every type belongs to every set. The
-        few weights of the evidence were fitted on the same cells.
+        It is that of the :math:`k = \lceil (n + 1) \cdot \text{coverage} \rceil + 1`-th of n calibration cells: split
+        conformal prediction (Sadinle, Lei & Wasserman 2019), and one cell more because the weights of the evidence were
+        fitted on the same cells. With too few of them, every type belongs to every set.
         """
-        k = np.ceil((self.n_cells + 1) * coverage)
+        k = np.ceil((self.n_cells + 1) * coverage) + 1
         if k > self.n_cells:
             return -np.inf
         return -float(np.quantile(self.oddities, (k - 1) / (self.n_cells - 1)))
@@ -112,7 +122,15 @@ def fit(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
     novelty = _novelty(near, typical, center, scale, trust)
     oddities = -_odds(_sum(logits, weights), novelty)[np.arange(len(codes)), codes]
     return Calibration(
-        weights, center, scale, trust, _levels(novelty), _levels(oddities), _fit_pairs(folds), len(codes)
+        weights,
+        center,
+        scale,
+        trust,
+        _levels(novelty),
+        _levels(oddities),
+        _fit_pairs(folds),
+        len(codes),
+        logits.shape[1],
     )
 
 
