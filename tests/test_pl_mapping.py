@@ -272,7 +272,6 @@ def other_label(adata, model):
         (without("obs", "tt_label"), {}, KeyError, r"'tt_label' is not in adata.obs. Run tt.predict\(adata, model\) f"),
         (without("uns", "tt_mapping"), {}, KeyError, r"'tt_mapping' is not in adata.uns. Run tt.predict\(adata, mo"),
         (put(), {"basis": "X_new"}, KeyError, r"Run tt.predict\(adata, model, key_added='X_new'\) first. Pre"),
-        (put(reference=None), {}, ValueError, "This model has no reference"),
         (put(types=None), {}, TypeError, "mapping needs a fitted tt.Model, not SimpleNamespace"),
         (put(reference=SimpleNamespace(map=np.zeros((3, 3)), codes=np.zeros(3, int))), {}, ValueError,
          r"basis='X_tt' has 2 dimensions, but the map of this model has 3"),

@@ -129,7 +129,7 @@ def mapping(
     TypeError
         If `adata` is no AnnData or `model` no fitted model.
     ValueError
-        If the model has no reference, or the places or the labels are not of this model.
+        If the places or the labels are not of this model.
     """
     query = _read(adata, model, basis, palette, width)
     rows = query.rows()
