@@ -2,9 +2,9 @@
 
     python benchmarks/new_cells.py [platforms calibration novelty missing]
 
-prints the figures of docs/new-cells.md from whole fits, in more than an hour. Datasets are found through the environment
-variable TRIPLETOMICS_DATA. Every model is fitted on training cells alone; the peers are given the same cells in the same
-run, and scANVI if scvi-tools is installed.
+prints the figures of docs/new-cells.md from whole fits, in more than an hour. Datasets are found through the
+environment variable TRIPLETOMICS_DATA. Every model is fitted on training cells alone; the peers are given the same
+cells in the same run, and scANVI if scvi-tools is installed.
 """
 
 import os
