@@ -220,9 +220,7 @@ def peers(adata, out, seed):
     cells = components(adata, out, seed)
     y = adata.obs["cell_type"].to_numpy()[~out]
     mlp = classifier(seed).fit(cells.train_pca, y)
-    train, query = cells.train_pca, cells.query_pca
-    for weights, bias in zip(mlp.coefs_[:-1], mlp.intercepts_[:-1], strict=True):
-        train, query = (np.maximum(x @ weights + bias, 0) for x in (train, query))
+    train, query = baselines.METHODS["mlp"].place(cells, seed)["metric"]
     means = np.stack([train[y == kind].mean(axis=0) for kind in mlp.classes_])
     covariance, _ = ledoit_wolf(train - means[np.searchsorted(mlp.classes_, y)], assume_centered=True)
     return {

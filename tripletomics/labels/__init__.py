@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 NO_SIGNAL = 0.01  # a permutation p above this: permuted labels of the held-out cells score as well
 UNASSIGNED = "unassigned"  # what a cell is called that is like no known type
-UNLABELLED = ("", "Unknown", "unknown", "unassigned", "NA", "None", "nan")
+UNLABELLED = ("", "Unknown", "unknown", UNASSIGNED, "NA", "None", "nan")
+REJECT, COVERAGE = 0.05, 0.9  # share of the known cells that may be rejected, and that label sets hold
 
 
 def encode(values: pd.Series, unlabelled: Sequence[str]) -> tuple[np.ndarray, list[str]]:

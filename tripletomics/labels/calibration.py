@@ -1,7 +1,7 @@
 """From evidence to probabilities, label sets and novelty that can be taken at their word.
 
-All is fitted on cells that nothing else was fitted on and that are not among the held-out cells either: a slice of the
-training cells, or whole batches in turn.
+All is fitted on training cells that encoder and components of their reference were not fitted on, and never on held-out
+cells: a slice of the training cells, or whole batches in turn. The choice of genes did see them.
 """
 
 from __future__ import annotations

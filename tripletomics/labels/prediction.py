@@ -8,10 +8,9 @@ import numpy as np
 from scipy.special import expit
 
 from tripletomics import metrics
+from tripletomics.labels import COVERAGE, REJECT
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Evidence
-
-COVERAGE, REJECT = 0.9, 0.05
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 
 from tripletomics.features import Features
 from tripletomics.index import Catalog, Hits
-from tripletomics.labels import NO_SIGNAL, UNLABELLED
+from tripletomics.labels import COVERAGE, NO_SIGNAL, REJECT, UNLABELLED
 from tripletomics.labels.calibration import Calibration
-from tripletomics.labels.prediction import COVERAGE, REJECT, Prediction, predict
+from tripletomics.labels.prediction import Prediction, predict
 from tripletomics.labels.reference import Evidence, Reference
 from tripletomics.model.scoring import place
 from tripletomics.networks import Networks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from tripletomics.labels import UNASSIGNED
+from tripletomics.labels import COVERAGE, REJECT, UNASSIGNED
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,8 +18,8 @@ def predict(
     adata: AnnData,
     model: Model,
     *,
-    reject: float = 0.05,
-    coverage: float = 0.9,
+    reject: float = REJECT,
+    coverage: float = COVERAGE,
     layer: str | None = None,
     missing: Literal["error", "zero", "impute"] = "error",
     alias: str | None = None,
