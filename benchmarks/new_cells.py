@@ -2,7 +2,7 @@
 
     python benchmarks/new_cells.py [platforms calibration novelty missing]
 
-prints the figures of docs/new-cells.md from whole fits, in more than an hour. Datasets are found through the
+prints the figures of docs/new-cells.md from whole fits, and each row on the way. Datasets are found through the
 environment variable TRIPLETOMICS_DATA. Every model is fitted on training cells alone; the peers are given the same
 cells in the same run, and scANVI if scvi-tools is installed.
 """
@@ -80,6 +80,13 @@ def softmaxes(adata, out, seed):
         yield p.max(axis=1), model.classes_[p.argmax(axis=1)]
 
 
+def done(row):
+    """Show a row on the way."""
+    print(*(f"{key}={round(value, 3) if isinstance(value, float) else value}" for key, value in row.items()),
+          file=sys.stderr, flush=True)  # fmt: skip
+    return row
+
+
 def table(rows):
     frame = pd.DataFrame(rows)
     columns = [str(name) for name in frame]
@@ -118,7 +125,8 @@ def platforms():
             found["logistic regression"] = [regression(read(name), out)]
             if scanvi_is_there():
                 found["scANVI"] = [macro(truth, scanvi(read(name), out, seed)) for seed in SEEDS]
-            rows.append({"data": name, "held out": platform} | {key: np.mean(values) for key, values in found.items()})
+            row = {"data": name, "held out": platform, "cells": int(out.sum())}
+            rows.append(done(row | {key: float(np.mean(values)) for key, values in found.items()}))
     table(rows)
     table([
         {"data": name, "method": method, "cells": sum(len(c) for c, _ in parts),
@@ -182,7 +190,7 @@ def calibration():
                 found[-1][f"ECE, {method}"] = metrics.ece(confidence, label == truth)
                 pooled.setdefault(method, []).append((confidence, label == truth))
         mean = pd.DataFrame(found).mean().drop(["macro_f1", "ece"])
-        rows.append({"data": name} | mean.to_dict())
+        rows.append(done({"data": name} | mean.to_dict()))
     table(rows)
     table([
         {"method": method, "cells": sum(len(c) for c, _ in parts),
@@ -211,7 +219,7 @@ def novelty():
             row |= {peer: metrics.auroc(score, novel) for peer, score in peers(adata, out, 0).items()}
             row |= {"novel rejected": rejected[novel].mean(), "known rejected": rejected[~novel].mean()}
             found.append(row | enrolled(model, query, truth[out], kind))
-        rows.append({"data": name, "types": len(found)} | pd.DataFrame(found).mean().to_dict())
+        rows.append(done({"data": name, "types": len(found)} | pd.DataFrame(found).mean().to_dict()))
     table(rows)
 
 
