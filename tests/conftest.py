@@ -5,6 +5,7 @@ SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
 if SIDE_BY_SIDE:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from kinds import FAST, cells
 
 import tripletomics as tt
 from tripletomics import cli
@@ -86,3 +88,22 @@ def run(capsys):
         return status, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A model of 600 cells of seven types of which an eighth has no label, and these cells."""
+    adata = cells(600, 1)
+    adata.obs.loc[adata.obs_names[::8], "kind"] = np.resize(np.array([np.nan, "Unknown"], dtype=object), 75)
+    return tt.fit(adata, "kind", **FAST), adata
+
+
+@pytest.fixture
+def own(trained):
+    """The model, to be changed."""
+    return replace(trained[0])
+
+
+@pytest.fixture(scope="session")
+def new_cells():
+    return cells(500, 2)
