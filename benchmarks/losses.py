@@ -80,7 +80,7 @@ def prepare(name: str, seed: int, unseen: bool) -> tuple[Memory, np.ndarray, np.
 
 
 def encode(cells: Memory, y: np.ndarray, text: str, seed: int, steps: int) -> networks.Encoder:
-    """Train an encoder alone, as `training.learn` does."""
+    """Train an encoder alone, as `training.learn_metric` does."""
     loss = losses.make(text)
     torch.manual_seed(seed)
     encoder = networks.Encoder(networks.MLP(), len(cells.rows(slice(1))[0]), METRIC_DIM)
@@ -103,11 +103,14 @@ def score(text: str, name: str, seed: int) -> dict[str, object]:
         encoder = encode(cells.subset(train), y[train], text, seed, training.default_steps(len(train)))
         z = networks.project(encoder, cells, torch.device("cpu")).numpy()
         return row | {"metric_f1": metrics.knn_macro_f1(z[train], y[train], z[held], y[held])}
-    trained, _ = training.learn(
-        training.start("cpu", "auto"), cells, y, train, held, scores=scores, groups=None,
-        loss=losses.make(text), mlp=networks.MLP(), augment=augment.make("mask"), structure=0.5, dim=2,
-        metric_dim=METRIC_DIM, batch_size=None, steps=training.default_steps(len(train)), lr=LR, seed=seed,
+    fabric, steps = training.start("cpu", "auto"), training.default_steps(len(train))
+    encoder, _ = training.learn_metric(
+        fabric, cells, y, train, held, groups=None, loss=losses.make(text), mlp=networks.MLP(),
+        augment=augment.make("mask"), metric_dim=METRIC_DIM, batch_size=None, steps=steps, lr=LR, seed=seed,
     )  # fmt: skip
+    trained, _ = training.learn_map(
+        fabric, encoder, cells, y, train, held, scores=scores, structure=0.5, dim=2, steps=steps, lr=LR, seed=seed
+    )
     places = place(trained, cells, scores)
     z, m = places["metric"], places["map"]
     row["metric_f1"] = metrics.knn_macro_f1(z[train], y[train], z[held], y[held])

@@ -44,7 +44,7 @@ CELLS = 2000  # of the reference and of the new ones, that names try not to cove
 
 
 @dataclass(frozen=True)
-class Query:
+class Mapped:
     """New cells, what they were taken for, and the reference."""
 
     points: np.ndarray  # (cells, dim)
@@ -168,7 +168,7 @@ def mapping(
     return figure
 
 
-def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width: float) -> Query:
+def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width: float) -> Mapped:
     """Check that cells and model belong together."""
     types = getattr(model, "types", None)
     if types is None:
@@ -200,10 +200,10 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
     colors = colours(f"{key}_label", list(types), palette)
     numbered = LINE * sum(text_width(name, SMALL) for name in types) > CROWDED * width**2
     record = adata.uns[f"{key}_mapping"]
-    return Query(points, codes, list(types), colors, places, np.asarray(reference.codes), record, numbered)
+    return Mapped(points, codes, list(types), colors, places, np.asarray(reference.codes), record, numbered)
 
 
-def _draw(ax: Any, query: Query, basis: str, size: float | None) -> None:
+def _draw(ax: Any, query: Mapped, basis: str, size: float | None) -> None:
     """Draw the reference in grey, the new cells above it, and the names of the reference's types."""
     solid = query.points.shape[1] == 3
     frame(ax, np.concatenate([query.reference, query.points]), basis)
@@ -235,7 +235,7 @@ def _draw(ax: Any, query: Query, basis: str, size: float | None) -> None:
         _name(ax, query, width)
 
 
-def _name(ax: Any, query: Query, width: float) -> None:
+def _name(ax: Any, query: Mapped, width: float) -> None:
     """Write the names of the reference's types at their medians, or near and tied to them where they cover less."""
     sizes = np.bincount(query.reference_codes[query.reference_codes >= 0], minlength=len(query.types))
     codes = [code for code in np.argsort(-sizes, kind="stable") if sizes[code]]  # large types choose first
@@ -297,7 +297,7 @@ def _count(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, s
                         annotation_clip=False)  # fmt: skip
 
 
-def _entries(query: Query) -> list[Line2D]:
+def _entries(query: Mapped) -> list[Line2D]:
     """Explain what grey points and crosses are."""
     grey: Any = {"marker": "o", "markersize": 4, "markeredgewidth": 0, "color": GREY}
     cross: Any = {"marker": "X", "markersize": 5, "markeredgewidth": 0.6, "color": "white", "markeredgecolor": EDGE}
