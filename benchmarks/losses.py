@@ -45,7 +45,7 @@ SETS = {
 }
 SEEDS = (0, 1, 2)
 PARTNER = {"center": "softmax + 0.003*center"}  # what cannot stand alone
-FAMILY = [PARTNER.get(name, name) for name in losses.names()]
+FAMILY = [PARTNER.get(name, name) for name in losses.names(views=1)]
 CHOICES = [  # how triplets are chosen and measured, on one set
     "triplet:reduction=all",
     *(f"triplet:mining={mining}" for mining in ("hard", "semihard", "easy_positive", "band", "offline")),

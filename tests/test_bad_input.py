@@ -42,7 +42,31 @@ def options(**given):
 
 TABLE = {
     "unknown label": (options(label="kid"), KeyError, "label='kid' is not a column of adata.obs. Did you mean 'kind'?"),
-    "no label": (options(label=None), ValueError, "label=None: name the column of adata.obs with the cell types."),
+    "no label": (
+        options(label=None, loss="triplet"),
+        ValueError,
+        "loss='triplet' learns from labels, and label=None gives none: name the column of adata.obs",
+    ),
+    "no label, but batches": (
+        options(label=None, batch="donor"),
+        ValueError,
+        "batch='donor' draws cells to those of their type in other batches, and label=None gives none",
+    ),
+    "no room for a predictor": (
+        options(label=None, loss="simsiam", metric_dim=3),
+        ValueError,
+        "loss='simsiam' foretells one view from the other, for which metric_dim=3 has no room",
+    ),
+    "a queue longer than the data": (
+        options(label=None, loss="moco:queue=500"),
+        ValueError,
+        "moco: queue=500 is longer than the data, 270 training cells.",
+    ),
+    "two twins": (
+        options(loss="softmax + moco + byol"),
+        ValueError,
+        "moco and byol would each need a twin of the encoder",
+    ),
     "one class": (label(lambda n: ["a"] * n), ValueError, "label='other' has one type, 'a'"),
     "no labelled cell": (label(lambda n: [None, ""] * (n // 2)), ValueError, "label='other': no cell is labelled."),
     "names as labels": (label(lambda n: [f"cell{i}" for i in range(n)]), ValueError, "300 types of one training cell"),

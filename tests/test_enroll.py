@@ -92,7 +92,7 @@ def test_a_new_type_is_recognised_from_five_cells_and_the_others_stay(trained, o
     assert (after.obs["tt_label"] == NEW).sum() == 0
     np.testing.assert_allclose(after.obs["tt_confidence"], before.obs["tt_confidence"], atol=0.05)
     np.testing.assert_array_equal(after.obsm["X_tt"], before.obsm["X_tt"])
-    assert repr(own) == "<tripletomics.Model: 150 genes, 8 types, loss=softmax>"
+    assert repr(own) == f"<tripletomics.Model: 150 genes, 8 types, loss={own.settings['loss']}>"
     assert trained[0].types == list(KNOWN)
 
 

@@ -267,15 +267,27 @@ def test_predict_wants_a_model_and_cells(trained, new_cells):
         tt.predict("cells.h5ad", trained[0])
 
 
-def test_a_model_of_rare_types_does_not_predict_but_searches(rare, tmp_path):
+def test_a_model_of_rare_types_is_calibrated_by_leaving_cells_out_in_turn(rare):
     model, adata = rare
+    assert model.calibration.n_cells == adata.n_obs
+    assert model.checks == {}
+    query = predicted(adata, model, reject=0)
+    assert (query.obs["tt_label"] == query.obs["kind"]).mean() > 0.9
+    assert query.obs["tt_confidence"].between(0, 1).all()
+
+
+@pytest.mark.filterwarnings("ignore:Types of one training cell")
+def test_a_model_of_lone_cells_does_not_predict_but_searches(tmp_path):
+    adata = cells(20, 3)
+    adata.obs["kind"] = ["pair", "pair", *adata.obs_names[2:]]
+    model = tt.fit(adata, "kind", hold_out=0, steps=2, progress=False)
     assert model.calibration is None
     assert model.checks == {}
     model.save(tmp_path / "m.tt", index=True)
     for one in (model, tt.load(tmp_path / "m.tt")):
         query = adata[:10].copy()
         before = state(query)
-        with pytest.raises(ValueError, match=r"The model could not be calibrated.*six.*search\(\) and embed\(\) work"):
+        with pytest.raises(ValueError, match=r"The model could not be calibrated.*two.*search\(\) and embed\(\) work"):
             tt.predict(query, one)
         assert state(query) == before
         with pytest.raises(ValueError, match="could not be calibrated"):

@@ -2,10 +2,11 @@ import itertools
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tripletomics.samplers import Balanced, Neighbourhoods, shares
+from tripletomics.samplers import Balanced, Neighbourhoods, Views, shares
 
 
 def take(sampler, n):
@@ -102,3 +103,116 @@ def test_in_a_large_table_cells_bring_neighbours():
         assert rows.min() >= 0
         edges = np.isin(graph[rows], rows).sum()
         assert edges > 40  # of 75 drawn; of random cells there would be 8
+
+
+def firsts(sampler, n):
+    return [rows for rows, _ in take(sampler, n)]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.integers(0, 40), max_size=6),
+    st.integers(0, 60),
+    st.integers(2, 64),
+    st.integers(0, 99),
+)
+def test_views_have_no_cell_twice(sizes, unlabelled, batch_size, seed):
+    y = np.concatenate([np.full(unlabelled + 2, -1), np.repeat(np.arange(len(sizes)), sizes)])
+    y = np.random.default_rng(seed).permutation(y)
+    for first, second in take(Views(y, batch_size, seed), 12):
+        assert len(set(first.tolist())) == len(first) <= batch_size
+        assert len(first) >= min(batch_size, len(y)) / 2
+        assert set(first.tolist()) <= set(range(len(y)))
+        np.testing.assert_array_equal(first, second)
+
+
+def test_half_of_the_views_are_labelled_cells_of_all_types_alike():
+    y = np.full(4000, -1)
+    y[:230] = np.repeat([0, 1, 2], [10, 20, 200])
+    drawn = firsts(Views(y, 60, 0), 40)
+    assert all(len(rows) >= 60 - 10 for rows in drawn)
+    known = [np.bincount(y[rows][y[rows] >= 0], minlength=3) for rows in drawn]
+    assert all((sizes >= 10).all() and sizes.sum() <= 30 + 12 for sizes in known)
+    np.testing.assert_allclose(np.mean(known, axis=0), 10, atol=2.5)  # chance adds a few
+    assert np.mean([sizes.sum() / len(rows) for sizes, rows in zip(known, drawn, strict=True)]) > 0.48
+
+
+def test_few_labelled_cells_leave_their_room_to_others():
+    y = np.full(1000, -1)
+    y[:8] = [0, 0, 0, 0, 1, 1, 1, 1]
+    for rows in firsts(Views(y, 100, 0), 20):
+        assert set(range(8)) <= set(rows.tolist())
+        assert len(rows) >= 92
+
+
+def test_views_of_donors_take_turns_within_a_type():
+    y = np.where(np.arange(1000) < 100, 0, -1)
+    donor = np.where(np.arange(1000) % 10 == 0, 1, 0)  # one cell in ten
+    (rows, _) = take(Views(y, 20, 0, donor), 1)[0]
+    known = rows[:10]
+    assert (y[known] == 0).all()
+    assert (donor[known] == 1).sum() == 5
+
+
+@pytest.mark.parametrize("y", [np.full(300, -1), np.arange(300) % 4, np.where(np.arange(300) < 250, -1, 0)])
+def test_every_cell_is_viewed(y):
+    times = np.bincount(np.concatenate(firsts(Views(y, 64, 0), 60)), minlength=300)
+    assert times.min() > 2
+
+
+def test_without_labels_every_cell_comes_before_one_comes_again():
+    times = np.bincount(np.concatenate(firsts(Views(np.full(300, -1), 50, 0), 30)), minlength=300)
+    assert (times == 5).all()
+
+
+def test_without_a_graph_both_views_are_of_one_cell():
+    for first, second in take(Views(np.arange(50) % 3, 16, 0), 10):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_with_a_graph_the_second_view_is_of_a_neighbour():
+    graph = (np.arange(90)[:, None] + np.array([1, 2, 5])) % 90
+    steps = []
+    for first, second in take(Views(np.arange(90) % 3 - 1, 30, 0, graph=graph), 100):
+        assert first.shape == second.shape
+        assert (graph[first] == second[:, None]).any(axis=1).all()
+        steps.append((second - first) % 90)
+    found, times = np.unique(np.concatenate(steps), return_counts=True)
+    assert found.tolist() == [1, 2, 5]
+    assert (times > 0.3 * times.sum()).all()
+
+
+def test_a_graph_leaves_the_first_views_as_they_are():
+    y, graph = np.arange(90) % 3 - 1, np.arange(90)[:, None]
+    for a, b in zip(take(Views(y, 30, 0), 1), take(Views(y, 30, 0, graph=graph), 1), strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(b[0], b[1])
+
+
+def test_same_seed_same_views():
+    y, graph = np.arange(50) % 4 - 1, np.arange(100).reshape(50, 2) % 50
+    sampler = Views(y, 16, 5, graph=graph)
+    for a, b in zip(take(sampler, 9), take(Views(y, 16, 5, graph=graph), 9), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(take(sampler, 1), take(sampler, 1))  # each round starts afresh
+    other = take(Views(y, 16, 6, graph=graph), 1)
+    assert not np.array_equal(np.sort(other[0][0]), np.sort(take(sampler, 1)[0][0]))
+
+
+@pytest.mark.parametrize("labelled", [0, 1, 2, 7])
+def test_fewer_cells_than_the_batch_come_all_at_once(labelled):
+    y = np.where(np.arange(7) < labelled, 0, -1)
+    for rows in firsts(Views(y, 512, 0), 10):
+        assert len(set(rows.tolist())) == len(rows) <= 7
+        assert len(rows) >= 4
+    assert set(np.concatenate(firsts(Views(y, 512, 0), 10))) == set(range(7))
+
+
+def test_one_labelled_cell_is_in_every_batch():
+    y = np.full(200, -1)
+    y[17] = 3
+    sampler = Views(y, 20, 0)
+    assert sampler.kinds.tolist() == [3]
+    for rows in firsts(sampler, 30):
+        assert 17 in rows
+        assert len(rows) >= 19

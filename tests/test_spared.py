@@ -35,7 +35,7 @@ def test_a_tenth_of_each_type_is_spared_and_five_cells_are_always_left(seed):
 
 def test_held_out_cells_are_not_spared_and_do_not_count():
     random = np.random.default_rng(0)
-    codes, train = random.integers(-1, 4, 400), random.random(400) < 0.5
+    codes, train = random.integers(-1, 4, 2000), random.random(2000) < 0.5
     codes[(codes == 3) & train & (np.cumsum((codes == 3) & train) > 7)] = 0
     spared = pp.spare(codes, train, 0)
     assert spared.any()
@@ -43,7 +43,7 @@ def test_held_out_cells_are_not_spared_and_do_not_count():
     for code in range(4):
         n = (train & (codes == code)).sum()
         assert spared[codes == code].sum() == min(round(0.1 * n), n - 5)
-    changed = np.where(train, codes, random.integers(-1, 9, 400))
+    changed = np.where(train, codes, random.integers(-1, 9, 2000))
     np.testing.assert_array_equal(pp.spare(changed, train, 0), spared)
 
 
@@ -64,8 +64,8 @@ def scramble(x, rows):
 
 
 def test_calibration_cells_do_not_train_the_encoder():
-    task = settled(cells(300, 1))
-    assert task.calibration.sum() == pytest.approx(27, abs=7)
+    task = settled(cells(700, 1))
+    assert task.calibration.sum() == pytest.approx(63, abs=7)
     assert not (task.calibration & task.held_out).any()
     moved = replace(task, cells=Memory(scramble(task.cells.x, task.calibration), task.cells.prepare))
     renamed = replace(task, codes=np.where(task.calibration, (task.codes + 1) % 7, task.codes))

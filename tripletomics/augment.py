@@ -1,21 +1,61 @@
-"""Augmentations: one cell -> another view of it."""
+"""Augmentations: one cell -> another view of it.
+
+``"mask"``, ``"mask:p=0.2"`` and ``"thin + mask:p=0.3"`` (one after the other) are what ``augment=`` takes. A part is
+called with scaled rows (cells, genes), a generator, and the codes of the rows (-1 for unlabelled).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tripletomics import parts
 from tripletomics.features import PANEL
 
-_AUGMENTATIONS: dict[str, type[Mask]] = {}
+_AUGMENTATIONS: dict[str, type[Augmentation]] = {}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The base of all augmentations.
+
+    Attributes
+    ----------
+    of_molecules
+        Whether it works on whole numbers of molecules alone.
+    mean, scale
+        What takes scaled rows back to logged values, ``rows * scale + mean``, float32 (genes,); set by `fit`.
+    """
+
+    of_molecules = False
+    mean: Any = field(default=0.0, init=False, repr=False, compare=False)
+    scale: Any = field(default=1.0, init=False, repr=False, compare=False)
+
+    def fit(self, mean: np.ndarray, scale: np.ndarray) -> Self:
+        """Return a copy that knows how the rows were scaled."""
+        fitted = replace(self)
+        for name, value in (("mean", mean), ("scale", scale)):
+            object.__setattr__(fitted, name, torch.as_tensor(value))
+        return fitted
+
+    def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
+        """Return another view of scaled rows."""
+        raise NotImplementedError
+
+    def _values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logged values (cells, genes), and mean and scale on the device of x."""
+        mean, scale = (torch.as_tensor(part, dtype=x.dtype, device=x.device) for part in (self.mean, self.scale))
+        return x * scale + mean, mean, scale
 
 
 @parts.register("mask", _AUGMENTATIONS)
 @dataclass(frozen=True)
-class Mask:
+class Mask(Augmentation):
     """Hide genes at random, so that no type hangs on one gene and a missing gene does little harm.
 
     Parameters
@@ -40,7 +80,7 @@ class Mask:
         if self.p is not None:
             parts.check_number(self, "p", "[0, 1)")
 
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
         """Return scaled rows (cells, genes) with genes hidden."""
         p = self.p
         if p is None:
@@ -51,8 +91,172 @@ class Mask:
         return x * (bits >= round(p * 2**16) - 2**15)
 
 
-def make(augment: str | Mask | None) -> Mask:
-    """Turn what a user gives as ``augment=`` into an augmentation; None hides nothing."""
+@parts.register("thin", _AUGMENTATIONS)
+@dataclass(frozen=True)
+class Thin(Augmentation):
+    """Lose molecules at random, as a run that was sequenced less deeply would.
+
+    Parameters
+    ----------
+    p
+        Least share of its molecules that a cell keeps, in (0, 1]; each cell draws its own between p and 1.
+
+    Notes
+    -----
+    Binomial thinning of counts, which have to be whole numbers. A cell's rarest molecules are taken to be single ones;
+    what is left is scaled up to the depth that the cell had.
+
+    References
+    ----------
+    Gerard 2020, Data-based RNA-seq simulations by binomial thinning.
+    """
+
+    p: float = 0.5
+    of_molecules = True
+
+    def __post_init__(self) -> None:
+        parts.check_number(self, "p", "(0, 1]")
+
+    def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
+        """Return scaled rows (cells, genes) of fewer molecules."""
+        values, mean, scale = self._values(x)
+        depths = values.clamp(min=0).expm1()
+        there = depths > 1e-4
+        one = depths.masked_fill(~there, torch.inf).amin(dim=1, keepdim=True)
+        one = torch.where(one.isfinite(), one, 1)
+        kept = self.p + (1 - self.p) * torch.rand(len(x), 1, generator=generator, device=x.device, dtype=x.dtype)
+        left = torch.binomial((depths / one * there).round(), kept.expand_as(x), generator=generator)
+        return ((left / kept * one).log1p() - mean) / scale
+
+
+@parts.register("noise", _AUGMENTATIONS)
+@dataclass(frozen=True)
+class Noise(Augmentation):
+    """Add Gaussian noise to logged values.
+
+    Parameters
+    ----------
+    sd
+        Standard deviation, in units of the logged values; above 0, useful from 0.1 to 1.
+    expressed
+        Whether genes without any molecule stay at 0. Say false for proteins, whose values are never 0.
+    """
+
+    sd: float = 0.3
+    expressed: bool = True
+
+    def __post_init__(self) -> None:
+        parts.check_number(self, "sd", "(0, inf)")
+        parts.check_flag(self, "expressed")
+
+    def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
+        """Return scaled rows (cells, genes) with noise."""
+        values, _, scale = self._values(x)
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype) * (self.sd / scale)
+        return x + (noise * (values > 1e-4) if self.expressed else noise)
+
+
+@parts.register("mixup", _AUGMENTATIONS)
+@dataclass(frozen=True)
+class Mixup(Augmentation):
+    """Move each cell towards another one of its type.
+
+    Parameters
+    ----------
+    share
+        Of the other cell, at most, in (0, 1]; each cell draws its own between 0 and this.
+
+    Notes
+    -----
+    The other cell is a random one of the batch. Unlabelled cells and cells alone in their type stay as they are.
+
+    References
+    ----------
+    Zhang, Cisse, Dauphin & Lopez-Paz 2018, mixup, here within a type, so that no label is mixed.
+    """
+
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        parts.check_number(self, "share", "(0, 1]")
+
+    def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
+        """Return scaled rows (cells, genes), mixed within types."""
+        if y is None:
+            return x
+        draw = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
+        # a random order within each type, of which every cell takes the next one
+        order = torch.argsort(y.to(x.dtype) + 0.999 * draw)
+        following = torch.empty_like(order)
+        following[order] = order.roll(-1)
+        first = torch.searchsorted(y[order], y[order])
+        following[order] = torch.where(y[order.roll(-1)] == y[order], order.roll(-1), order[first])
+        amount = self.share * torch.rand(len(x), 1, generator=generator, device=x.device, dtype=x.dtype)
+        return torch.lerp(x, x[following], amount * (y >= 0)[:, None])
+
+
+@parts.register("censor", _AUGMENTATIONS)
+@dataclass(frozen=True)
+class Censor(Augmentation):
+    """Hide features at random, low values first, as proteins below the limit of detection are missing.
+
+    Parameters
+    ----------
+    p
+        Share of the features hidden in each cell on average, in (0, 0.5]: the lowest value with probability 2 p, the
+        highest with 0, and between them along their ranks.
+
+    Notes
+    -----
+    A hidden feature takes its training mean (0 after scaling), as with `Mask`.
+    """
+
+    p: float = 0.1
+
+    def __post_init__(self) -> None:
+        parts.check_number(self, "p", "(0, 0.5]")
+
+    def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
+        """Return scaled rows (cells, features) with low values hidden."""
+        ranks = x.argsort(dim=1).argsort(dim=1).to(x.dtype) / max(x.shape[1] - 1, 1)
+        draw = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return x * (draw >= 2 * self.p * (1 - ranks))
+
+
+@dataclass(frozen=True)
+class Chain(Augmentation):
+    """One augmentation after another."""
+
+    members: tuple[Augmentation, ...] = ()
+
+    @property
+    def of_molecules(self) -> bool:  # type: ignore[override]
+        """Whether one of them works on whole numbers of molecules alone."""
+        return any(member.of_molecules for member in self.members)
+
+    def fit(self, mean: np.ndarray, scale: np.ndarray) -> Chain:
+        """Return a copy whose members know how the rows were scaled."""
+        return Chain(tuple(member.fit(mean, scale) for member in self.members))
+
+    def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
+        """Apply the members in their order."""
+        for member in self.members:
+            x = member(x, generator, y)
+        return x
+
+
+def make(augment: str | Augmentation | None) -> Augmentation:
+    """Turn what a user gives as ``augment=`` into an augmentation; None changes nothing."""
     if augment is None:
         return Mask(p=0.0)
-    return parts.make(augment, _AUGMENTATIONS, "augment") if isinstance(augment, str) else augment
+    if not isinstance(augment, str):
+        return augment
+    texts = re.split(r"(?<![\d.]e)\+", augment)  # not at the + of 1e+2
+    members = [parts.make(text, _AUGMENTATIONS, "augment") for text in texts]
+    return members[0] if len(members) == 1 else Chain(tuple(members))
+
+
+def spec(augment: Augmentation) -> str:
+    """Write an augmentation as text: ``make(spec(augment))`` makes an equal one."""
+    members = augment.members if isinstance(augment, Chain) else (augment,)
+    return " + ".join(parts.spec(member) for member in members)

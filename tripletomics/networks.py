@@ -119,7 +119,7 @@ class MapHead(nn.Module):
         """Return what `forward` takes, from principal components and the metric space."""
         return torch.cat([10 * scores / self.spread, self.z_weight * (z - self.z_mean) / self.z_scale], dim=1)
 
-    def jitter(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    def jitter(self, inputs: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
         """Blur the inputs of training: a new cell's z is less sure of its type than that of a cell trained on.
 
         The principal components move by less than half the way to a neighbour: more would hide it.
@@ -163,6 +163,13 @@ class Networks(nn.Module):
         z = project(self.encoder, source, device)
         inputs = self.map_head.inputs(scores.to(device), z)
         return z, project(self.map_head, Memory(inputs.cpu().numpy()), device)
+
+
+@torch.no_grad()
+def follow(twin: nn.Module, network: nn.Module, keep: float) -> None:
+    """Move a network's twin to it: each parameter keeps the share `keep` of itself."""
+    for mine, leading in zip(twin.parameters(), network.parameters(), strict=True):
+        mine.lerp_(leading, 1 - keep)
 
 
 @torch.no_grad()

@@ -91,6 +91,60 @@ class Balanced:
         return cells[np.argsort(turn, kind="stable")]
 
 
+class Views:
+    """Two views of the same cells: up to half of them labelled ones, `Balanced`, and the rest any others, shuffled.
+
+    Parameters
+    ----------
+    y
+        Codes (cells,), -1 for unlabelled.
+    batch_size
+        Cells a batch, at most.
+    seed
+        For the draw.
+    batch, guide
+        As for `Balanced`.
+    graph
+        Neighbours (cells, k); then the second view is that of one of a cell's neighbours, drawn at random.
+
+    Notes
+    -----
+    No cell is twice in a batch as a first view.
+    """
+
+    def __init__(
+        self,
+        y: np.ndarray,
+        batch_size: int,
+        seed: int,
+        batch: np.ndarray | None = None,
+        guide: Loss | None = None,
+        graph: np.ndarray | None = None,
+    ) -> None:
+        self.kinds = np.unique(y[y >= 0])
+        self.n = len(y)
+        self.batch_size = min(batch_size, self.n)
+        self.seed = seed
+        self.graph = graph
+        self.labelled = Balanced(y, self.batch_size // 2, seed, batch, guide) if len(self.kinds) else None
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+        random = np.random.default_rng([self.seed, 2])  # not the draw of the labelled cells
+        labelled = iter(()) if self.labelled is None else iter(self.labelled)
+        rest = random.permutation(self.n)
+        while True:
+            known = next(labelled, (rest[:0],))[0]
+            n = self.batch_size - len(known)
+            if len(rest) < n:
+                rest = random.permutation(self.n)
+            others, rest = rest[:n], rest[n:]
+            cells = np.concatenate([known, others[~np.isin(others, known)]])
+            if self.graph is None:
+                yield cells, cells
+            else:
+                yield cells, self.graph[cells, random.integers(self.graph.shape[1], size=len(cells))]
+
+
 def shares(sizes: list[int], total: int) -> list[int]:
     """Divide `total` equally, where nobody gets more than their size and what they leave goes to the others."""
     given = [0] * len(sizes)

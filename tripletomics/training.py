@@ -6,8 +6,10 @@ cells the view shows.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Literal, cast
 
@@ -17,12 +19,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from tripletomics import metrics
-from tripletomics.augment import Mask
+from tripletomics.augment import Augmentation
 from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
-from tripletomics.networks import MLP, Encoder, MapHead, Networks, project
+from tripletomics.networks import MLP, Encoder, MapHead, Networks, follow, project
 from tripletomics.parts import did_you_mean
-from tripletomics.samplers import Balanced, Neighbourhoods
+from tripletomics.samplers import Balanced, Neighbourhoods, Views
 from tripletomics.sources import Memory
 
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, latest held-out score
@@ -34,6 +36,7 @@ CHECK_CELLS = 1000
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
 MAP_LR = 20.0
 MAP_CELLS = 1024
+COLLAPSED = 0.2  # spread of the directions of z below which distances say little
 
 
 def silent(stage: str, step: int, steps: int, loss: float, score: float) -> None:
@@ -50,7 +53,7 @@ def train(
     *,
     steps: int,
     lr: float,
-    augment: Callable[[Tensor, torch.Generator], Tensor],
+    augment: Callable[[Tensor, torch.Generator, Tensor], Tensor],
     seed: int,
     watch: Callable[[int, Tensor], None],
 ) -> dict[str, np.ndarray]:
@@ -59,13 +62,14 @@ def train(
     Parameters
     ----------
     network, loss
-        ``loss(*(network(view) for view in views), y)`` is minimised.
+        ``loss(*(network(view) for view in views), y)`` is minimised. A loss of two views is also told which cells they
+        show, and how a twin that follows the network places them, if it has a momentum.
     source, sampler
         The sampler yields row numbers, an array a view; the source turns them into rows.
     targets
         y of every row of the source.
     augment, seed
-        What is done to a view, and the seed of its randomness.
+        What is done to a view, given a generator and its y, and the seed of the generator.
     watch
         Called after each step with its number and loss.
     """
@@ -77,6 +81,7 @@ def train(
         ],
         lr=lr,
     )
+    twin = copy.deepcopy(network) if loss.momentum else None
     network, optimizer = fabric.setup(network.train(), optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
     generator = torch.Generator(fabric.device).manual_seed(seed)
@@ -90,14 +95,22 @@ def train(
             due += loss.epochs * len(source)
         rows = next(batches)
         seen += len(rows[0])
-        x = fabric.to_device(torch.cat([source.rows(view) for view in rows]))
-        places = network(augment(x, generator)).float()
-        value = loss(*places.chunk(len(rows)), fabric.to_device(targets[rows[0]]))
+        shown = torch.cat([source.rows(view) for view in rows])
+        codes = targets[np.concatenate(rows)]
+        x = augment(fabric.to_device(shown), generator, fabric.to_device(codes))
+        places = network(x).float()
+        known = {"cells": fabric.to_device(torch.from_numpy(np.stack(rows)))} if loss.views == 2 else {}
+        if twin is not None:
+            with torch.no_grad():
+                known["twin"] = twin(x).float()
+        value = loss(*places.chunk(len(rows)), fabric.to_device(codes[: len(rows[0])]), **known)
         optimizer.zero_grad()
         fabric.backward(value)
         fabric.clip_gradients(network, optimizer, max_norm=1.0, error_if_nonfinite=False)
         optimizer.step()
         schedule.step()
+        if twin is not None:
+            follow(twin, network, loss.keep())
         values.append(value.detach())
         traces.append(loss.trace())
         watch(step + 1, values[-1])
@@ -126,15 +139,16 @@ def learn_metric(
     groups: np.ndarray | None,
     loss: Loss,
     mlp: MLP,
-    augment: Mask,
+    augment: Augmentation,
     metric_dim: int,
     batch_size: int | None,
     steps: int,
     lr: float,
     seed: int,
+    scores: np.ndarray,
     report: Report = silent,
 ) -> tuple[Encoder, History]:
-    """Train the encoder on labels.
+    """Train the encoder on labels, on views of all cells, or on both.
 
     Parameters
     ----------
@@ -144,6 +158,8 @@ def learn_metric(
         Which to train on, and which to score for the history and for nothing else.
     groups
         Codes (cells,) of donors or runs.
+    scores
+        Principal components (cells, components), for a loss whose second view is that of a neighbour.
     """
     source, y_train = cells.subset(rows), y[rows]
     with torch.random.fork_rng(devices=[]):
@@ -151,12 +167,19 @@ def learn_metric(
         encoder = Encoder(mlp, source.x.shape[1], metric_dim).to(fabric.device)
         loss.build(metric_dim, int(y_train.max()) + 1)
     donors = None if groups is None else groups[rows]
-    balanced = Balanced(y_train, batch_size or BATCH_SIZE, seed, donors, guide=loss)
+    sampler = batches(loss, y_train, batch_size, seed, donors, scores[rows])
     watch = Watch("metric", steps, report, encoder, cells, y, rows, held_out_rows, fabric)
     curves = train(
-        fabric, encoder, loss, source, balanced, torch.from_numpy(y_train),
+        fabric, encoder, loss, source, sampler, torch.from_numpy(y_train),
         steps=steps, lr=lr, augment=augment, seed=seed, watch=watch,
     )  # fmt: skip
+    if "spread" in curves and (spread := float(curves["spread"][-max(steps // 10, 1) :].mean())) < COLLAPSED:
+        warnings.warn(
+            f"loss={spec(loss)!r} collapsed: the cells point in nearly one direction (spread {spread:.2f}, 1 is all "
+            "over the sphere), so that their distances say little. Take another loss of views, such as 'simclr', or "
+            "smaller steps (lr).",
+            stacklevel=2,
+        )
     return encoder, {"metric": watch.history(curves)}
 
 
@@ -209,10 +232,21 @@ def learn_map(
     return Networks(encoder, head), {"map": watch.history(curves)}
 
 
+def batches(
+    loss: Loss, y: np.ndarray, batch_size: int | None, seed: int, donors: np.ndarray | None, scores: np.ndarray
+) -> Balanced | Views:
+    """Choose the cells of each batch as the loss wants them."""
+    size = batch_size or BATCH_SIZE
+    if loss.views == 1:
+        return Balanced(y, size, seed, donors, guide=loss)
+    near = structure_term.data_graph(scores)[:, : loss.neighbours] if loss.neighbours else None
+    return Views(y, size, seed, donors, guide=loss, graph=near)
+
+
 def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) -> None:
     """Refuse batches in which a loss has nothing to compare; `y` are the training cells' codes."""
-    sampler = Balanced(y, batch_size or BATCH_SIZE, seed)
-    for (rows,) in itertools.islice(sampler, TRIED_BATCHES):
+    sampler = (Balanced if loss.views == 1 else Views)(y, batch_size or BATCH_SIZE, seed)
+    for rows, *_ in itertools.islice(sampler, TRIED_BATCHES):
         if not loss.has_terms(y[rows]):
             size = np.unique(y[rows], return_counts=True)[1]
             raise ValueError(

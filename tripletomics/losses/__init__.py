@@ -4,7 +4,6 @@ from tripletomics.losses.base import (
     Foreign,
     Loss,
     Sum,
-    check,
     family,
     labelled,
     make,
@@ -14,6 +13,7 @@ from tripletomics.losses.base import (
     zero,
 )
 from tripletomics.losses.batch import NCA, SupCon
+from tripletomics.losses.checks import check
 from tripletomics.losses.proxies import (
     AdaCos,
     ArcFace,
@@ -27,29 +27,49 @@ from tripletomics.losses.proxies import (
     SoftTriple,
 )
 from tripletomics.losses.tuples import Angular, Contrastive, HierarchicalTriplet, Quadruplet, RankNet, Triplet
+from tripletomics.losses.views import (
+    BYOL,
+    CLIP,
+    BarlowTwins,
+    InfoNCE,
+    MoCo,
+    SimCLR,
+    SimSiam,
+    VICReg,
+    ViewLoss,
+)
 
 __all__ = [
+    "BYOL",
+    "CLIP",
     "NCA",
     "AdaCos",
     "Angular",
     "ArcFace",
+    "BarlowTwins",
     "Center",
     "Contrastive",
     "CosFace",
     "Foreign",
     "HardTriple",
     "HierarchicalTriplet",
+    "InfoNCE",
     "Loss",
+    "MoCo",
     "NormSoftmax",
     "ProxyLoss",
     "ProxyNCA",
     "Quadruplet",
     "RankNet",
+    "SimCLR",
+    "SimSiam",
     "SoftTriple",
     "Softmax",
     "Sum",
     "SupCon",
     "Triplet",
+    "VICReg",
+    "ViewLoss",
     "check",
     "family",
     "labelled",

@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeVar, cast, dataclass_transform
 
@@ -51,6 +50,16 @@ class Loss(nn.Module):
         Whether training on this loss alone moves all cells to one point; see `check`.
     normalised
         Whether only the direction of z counts; see `check`.
+    supervised
+        Whether it learns from labelled cells alone.
+    views
+        Views of each cell that it compares: 1, ``loss(z, y)``, or 2, ``loss(z1, z2, y)`` (see `losses.views`).
+    momentum
+        How much a twin of the encoder, which gives views without gradient, keeps of itself at each step; 0 for none.
+    neighbours
+        The second view is that of one of so many nearest cells in the data; 0 for the cell itself.
+    predicts
+        Whether a network of the loss foretells one view from the other; see `check`.
     parameter_lr, parameter_eps
         Learning rate of the loss's own parameters, in units of the encoder's, and Adam's epsilon for them.
     epochs
@@ -64,6 +73,11 @@ class Loss(nn.Module):
     name: str = ""
     collapses: bool = False
     normalised: bool = False
+    supervised: bool = True
+    views: int = 1
+    momentum: float = 0.0
+    predicts: bool = False
+    neighbours: int = 0
     parameter_lr: float = 1.0
     parameter_eps: float = 1e-8
     epochs: int = 0
@@ -76,6 +90,9 @@ class Loss(nn.Module):
         nn.Module.__init__(self)
         return self
 
+    def expect(self, n_cells: int) -> None:
+        """Take note of how many training cells there are; called before `build`."""
+
     def build(self, dim: int, n_classes: int) -> None:
         """Create the parameters for `dim` columns of z and `n_classes` classes, in place; most losses have none."""
 
@@ -86,6 +103,10 @@ class Loss(nn.Module):
 
     def pace(self, step: int, steps: int) -> None:
         """Take note of how far training is; called before each step."""
+
+    def keep(self) -> float:
+        """Return how much the twin keeps of itself now."""
+        return self.momentum
 
     def survey(self, z: Tensor, y: Tensor) -> None:
         """Look at all training cells as they lie now; called every `epochs` epochs, from the first step on."""
@@ -167,10 +188,24 @@ class Sum(Loss):
         self.collapses = all(loss.collapses for loss in losses)
         self.normalised = any(loss.normalised for loss in losses)
         self.epochs = min((loss.epochs for loss in losses if loss.epochs), default=0)
+        self.supervised = any(loss.supervised for loss in losses)
+        self.views = max(loss.views for loss in losses)
+        self.predicts = any(loss.predicts for loss in losses)
+        followed = [loss for _, loss in self.terms() if loss.momentum]
+        if len(followed) > 1:
+            named = " and ".join(loss.name for loss in followed)
+            raise ValueError(f"{named} would each need a twin of the encoder, and there is one: leave all but one out.")
+        self.momentum = followed[0].momentum if followed else 0.0
+        self.neighbours = max(loss.neighbours for loss in losses)
 
     def terms(self) -> list[tuple[float, Loss]]:
         """List the weights with their losses."""
         return list(zip(self.weights, cast("Iterable[Loss]", self.members), strict=True))
+
+    def expect(self, n_cells: int) -> None:
+        """Tell every member."""
+        for _, member in self.terms():
+            member.expect(n_cells)
 
     def build(self, dim: int, n_classes: int) -> None:
         """Build every member."""
@@ -185,6 +220,10 @@ class Sum(Loss):
         """Tell every member."""
         for _, member in self.terms():
             member.pace(step, steps)
+
+    def keep(self) -> float:
+        """Return how much the one twin keeps of itself now."""
+        return next((member.keep() for _, member in self.terms() if member.momentum), 0.0)
 
     def survey(self, z: Tensor, y: Tensor) -> None:
         """Let the members that want to look at all training cells; the first that guides batches does so."""
@@ -207,13 +246,19 @@ class Sum(Loss):
         """Return what all members found."""
         return {name: value for _, member in self.terms() for name, value in member.findings().items()}
 
-    def forward(self, z: Tensor, *others: Tensor) -> Tensor:
-        """Return the weighted sum of the members' values; companions of z reach those that chose them."""
+    def forward(self, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
+        """Return the weighted sum of the members' values.
+
+        Companions of z reach those that chose them; a second view reaches the losses of two views.
+        """
         views, y = (z, *others[:-1]), others[-1]
-        values = [
-            weight * (member(z, y) if member.companions is None else member(*views, y))
-            for weight, member in self.terms()
-        ]
+        values = []
+        for weight, member in self.terms():
+            if member.views == 2:
+                value = member(*views, y, **known)
+            else:
+                value = member(z, y) if member.companions is None or self.views == 2 else member(*views, y)
+            values.append(weight * value)
         return torch.stack(values).sum()
 
     def extra_repr(self) -> str:
@@ -266,9 +311,9 @@ def register(name: str) -> Callable[[type[L]], type[L]]:
     return decorate
 
 
-def names() -> list[str]:
-    """List the names of all losses, sorted."""
-    return sorted(_LOSSES)
+def names(views: int | None = None) -> list[str]:
+    """List the names of all losses, or of those that compare one or two views of a cell, sorted."""
+    return sorted(name for name, cls in _LOSSES.items() if views in (None, cls.views))
 
 
 def family() -> dict[str, type[Loss]]:
@@ -320,28 +365,6 @@ def spec(loss: Loss) -> str:
         return parts.spec(loss)
     cls = type(loss.module) if isinstance(loss, Foreign) else type(loss)
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def check(loss: Loss, metric_dim: int) -> None:
-    """Refuse a loss that moves all cells to one point, and warn about one that has too few dimensions.
-
-    Raises
-    ------
-    ValueError
-        If training on this loss alone would collapse.
-    """
-    if loss.collapses:
-        raise ValueError(
-            f"loss={spec(loss)!r} alone moves all cells to one point. "
-            "Add a loss that keeps the classes apart, such as 'softmax + 0.003*center'."
-        )
-    if loss.normalised and metric_dim <= 3:
-        shape = "circle" if metric_dim == 2 else "sphere"
-        warnings.warn(
-            f"loss={spec(loss)!r} sees directions alone, so metric_dim={metric_dim} puts all cells on a {shape}, where "
-            "many types leave no room for a margin. Take metric_dim=32, or a loss of distances such as 'triplet'.",
-            stacklevel=3,
-        )
 
 
 def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from tripletomics.index import Catalog, Hits
 from tripletomics.labels import COVERAGE, NO_SIGNAL, REJECT, UNLABELLED
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.prediction import Prediction, predict
-from tripletomics.labels.reference import Evidence, Reference
+from tripletomics.labels.reference import Reference
 from tripletomics.model.scoring import place
 from tripletomics.networks import Networks
 from tripletomics.sources import Matrix, Memory
@@ -38,9 +38,10 @@ class Model:
         What `fit` was given, as text.
     scores
         15-NN macro-F1 by group of cells (``"train"``, ``"held-out"``, ``"null"``) and space (``"map"``, ``"metric"``).
+        Without labels, recall of the 15 nearest cells by principal components.
     p_value
         By space: how often the held-out score is reached when the labels of the held-out cells are permuted. Empty if
-        no cell was held out.
+        no cell was held out, or without labels.
     history
         For each stage (``"metric"``, ``"map"``): ``step``, ``loss``, ``held_out_f1`` and what the loss traces, such as
         the ``scale`` of "adacos"; arrays of equal length.
@@ -52,7 +53,7 @@ class Model:
     versions
         Of the packages that made it.
     reference
-        The labelled training cells that new cells are compared with.
+        The labelled training cells that new cells are compared with; None without labels.
     calibration
         How far predictions can be believed; None where the types had too few cells to find out.
     catalog
@@ -74,7 +75,7 @@ class Model:
     findings: dict[str, np.ndarray]
     seconds: dict[str, float]
     versions: dict[str, str]
-    reference: Reference
+    reference: Reference | None
     calibration: Calibration | None
     catalog: Catalog | None
     checks: dict[str, float] = field(default_factory=dict)
@@ -151,13 +152,21 @@ class Model:
         ValueError
             If a share is not in range, or the model could not be calibrated.
         """
-        calibration = self._calibrated(reject, coverage)
+        reference, calibration = self._known(), self._calibrated(reject, coverage)
         z, m, scores = self._place(x, present)
         blocks = [
-            predict(self.reference.evidence(z[i : i + BLOCK], scores[i : i + BLOCK]), calibration, reject, coverage)
+            predict(reference.evidence(z[i : i + BLOCK], scores[i : i + BLOCK]), calibration, reject, coverage)
             for i in range(0, max(len(z), 1), BLOCK)
         ]
         return Prediction(*map(np.concatenate, zip(*map(astuple, blocks), strict=True))), z, m
+
+    def _known(self) -> Reference:
+        if self.reference is None:
+            raise ValueError(
+                "The model was fitted without labels, so it knows no type: fit it with label=, for which a few "
+                "labelled cells of each type are enough. embed(), map() and search() work without."
+            )
+        return self.reference
 
     def _calibrated(self, reject: float = REJECT, coverage: float = COVERAGE) -> Calibration:
         if not 0 <= reject < 1:
@@ -166,7 +175,7 @@ class Model:
             raise ValueError(f"coverage={coverage!r} is not a share between 0 and 1, such as 0.9.")
         if self.calibration is None:
             raise ValueError(
-                "The model could not be calibrated, as no two training cells could be spared: it takes types of six "
+                "The model could not be calibrated, as no two cells of a type could be compared: it takes types of two "
                 "cells or more, or with batch= types in two batches. Fit it on more cells; search() and embed() work "
                 "without."
             )
@@ -222,10 +231,11 @@ class Model:
                 raise ValueError(f"{name!r} is a type of the model already: enroll new types alone, or fit again.")
             if name in UNLABELLED:
                 raise ValueError(f"{name!r} means unlabelled: give the new type a name of its own.")
+        reference = self._known()
         z, m, scores = self._place(x, present)
         types = self.types + new
         codes = np.array([types.index(name) for name in names])
-        self.reference = self.reference.enroll(z, m, scores, codes, len(types))
+        self.reference = reference.enroll(z, m, scores, codes, len(types))
         self.enrolled = self.enrolled + new
 
     def same(self, a: Matrix, b: Matrix, present: np.ndarray | None = None) -> np.ndarray:
@@ -244,12 +254,8 @@ class Model:
         """
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: pass one cell in each for every pair.")
-        calibration = self._calibrated()
-        return calibration.same(self._evidence(a, present), self._evidence(b, present))
-
-    def _evidence(self, x: Matrix, present: np.ndarray | None) -> Evidence:
-        z, _, scores = self._place(x, present)
-        return self.reference.evidence(z, scores)
+        reference, calibration = self._known(), self._calibrated()
+        return calibration.same(*(reference.evidence(*self._place(x, present)[::2]) for x in (a, b)))
 
     def gene_weights(self) -> np.ndarray:
         """Return how much of what enters the encoder's first layer comes from each gene: (genes,), which adds up to 1.
@@ -270,7 +276,15 @@ class Model:
             ("permuted labels", "null", "held-out cells when there is nothing to learn"),
             ("training cells", "train", "no evidence: their labels were learned"),
         )
-        lines = [f"{'15-NN macro-F1':<16} {'map':>6} {'metric':>7}"]
+        measure = "15-NN macro-F1"
+        if not self.classes:
+            measure = "15-NN recall"
+            rows = (
+                ("held-out cells", "held-out", "their neighbours by principal components, found again"),
+                ("permuted places", "null", "held-out cells that lie where others do"),
+                ("training cells", "train", "cells the model was trained on"),
+            )
+        lines = [f"{measure:<16} {'map':>6} {'metric':>7}"]
         for title, key, remark in rows:
             if key in self.scores:
                 score = self.scores[key]

@@ -9,6 +9,8 @@ from tripletomics import metrics
 from tripletomics.networks import Networks
 from tripletomics.sources import Memory
 
+NEIGHBOURS = 15
+
 
 def place(networks: Networks, source: Memory, scores: np.ndarray) -> dict[str, np.ndarray]:
     """Place all rows of a source, with their principal components, on the ``"map"`` and in the ``"metric"`` space."""
@@ -44,6 +46,29 @@ def score_null(places: dict[str, np.ndarray], y: np.ndarray, held_out: np.ndarra
     """Score every space on held-out cells whose codes mean nothing: macro-F1, the mean over random orders of them."""
     found = {space: _found(z, y, held_out) for space, z in places.items()}
     return {space: float(np.mean(metrics.permuted_macro_f1(*both, seed))) for space, both in found.items()}
+
+
+def score_structure(
+    places: dict[str, np.ndarray], scores: np.ndarray, held_out: np.ndarray, seed: int
+) -> dict[str, dict[str, float]]:
+    """Score every space without labels, by group of cells as `score` does: the recall of the data's neighbours.
+
+    How many of a cell's nearest training cells by principal components (cells, components) are among its nearest in the
+    space. The null deals the places of the held-out cells out again among them.
+    """
+    train = ~held_out
+    found: dict[str, dict[str, float]] = {"train": {}}
+    k = (min(NEIGHBOURS, int(train.sum()) - 2),)
+    for space, z in places.items():
+        found["train"][space] = float(metrics.knn_recall(z[train], scores[train], k=k, seed=seed)[0])
+    if held_out.any():
+        other = np.random.default_rng(seed).permutation(np.flatnonzero(held_out))
+        for group, rows in (("held-out", np.flatnonzero(held_out)), ("null", other)):
+            found[group] = {
+                space: float(metrics.knn_recall(z[train], scores[train], z[rows], scores[held_out], k, seed)[0])
+                for space, z in places.items()
+            }
+    return found
 
 
 def _found(z: np.ndarray, y: np.ndarray, held_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -100,7 +100,7 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
     def build(kind: type, part: str) -> Any:
         return kind(**known[part], **{name: tensor.numpy() for name, tensor in arrays(part).items()})
 
-    features, reference = build(Features, "features"), build(Reference, "reference")
+    features = build(Features, "features")
     if features.axes.shape[1] != len(features.genes):
         raise ValueError(f"{len(features.genes)} genes, but values for {features.axes.shape[1]}")
     settings = known["settings"]
@@ -120,7 +120,7 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
             for stage, columns in known["history"].items()
         },
         findings={name: np.array(values) for name, values in known["findings"].items()},
-        reference=reference,
+        reference=build(Reference, "reference") if "reference" in known else None,
         calibration=build(Calibration, "calibration") if "calibration" in known else None,
         catalog=Catalog(**index) if index else None,
         **{name: known[name] for name in ("classes", "enrolled", "settings", "scores", "p_value", "checks", "seconds",

@@ -49,7 +49,13 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
         upper.plot(step, loss, color=PALETTE[0], alpha=0.25, linewidth=0.6, label="each step")
         upper.plot(step, mean, color=PALETTE[0], linewidth=1.4, label="running mean")
         lower.sharex(upper)
-        _held_out(lower, step, f1, null.get(name, np.nan), p_value.get(name, 0.0) > NO_SIGNAL)
+        _held_out(
+            lower,
+            step,
+            f1,
+            null.get(name, np.nan),
+            p_value.get(name, 0.0) > NO_SIGNAL,
+        )
         upper.set_title("metric space" if name == "metric" else name, fontsize=TITLE, loc="left")
         upper.tick_params(labelbottom=False)
         lower.set_xlabel("step", fontsize=SMALL)
@@ -69,7 +75,7 @@ def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, null: float, silent: b
     ax.plot(step[seen], f1[seen], "o-", color=PALETTE[2], linewidth=1.2, markersize=2.5)
     ax.set_ylim(0, 1.05)
     foot = 0.05
-    if np.isfinite(null):
+    if np.isfinite(null) and seen.any():
         ax.axhline(null, color=EDGE, linewidth=0.8, linestyle=(0, (4, 3)), label="null", zorder=1)
         words: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": SMALL, "color": EDGE}
         ax.annotate("null", (0.98, null), (0, 1.5), ax.get_yaxis_transform(), **words)

@@ -6,17 +6,19 @@ from tripletomics.pp.checks import (
     check_key,
     check_labels,
     check_model,
+    check_molecules,
     check_settings,
     check_whole,
     column,
     decide_counts,
     matrix,
     numbers,
+    refuse_without_labels,
 )
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.queries import Query, check_scale, take_query
-from tripletomics.pp.splits import batches, spare, split
+from tripletomics.pp.splits import batches, folds, spare, split
 
 __all__ = [
     "Match",
@@ -26,15 +28,18 @@ __all__ = [
     "check_key",
     "check_labels",
     "check_model",
+    "check_molecules",
     "check_scale",
     "check_settings",
     "check_whole",
     "choose_genes",
     "column",
     "decide_counts",
+    "folds",
     "match_genes",
     "matrix",
     "numbers",
+    "refuse_without_labels",
     "spare",
     "split",
     "take",

@@ -177,6 +177,30 @@ def check_labels(
         )
 
 
+def refuse_without_labels(adata: AnnData, argument: str, value: str) -> None:
+    """Say that an argument of `fit` makes sense with labels alone."""
+    columns = ", ".join(map(str, adata.obs.columns)) or "none"
+    why, cure = {
+        "loss": ("learns from labels", "take a loss of views alone, such as 'simclr'"),
+        "batch": ("draws cells to those of their type in other batches", "leave batch out"),
+    }[argument]
+    raise ValueError(
+        f"{argument}={value!r} {why}, and label=None gives none: name the column of adata.obs with the cell types, or "
+        f"{cure}. Columns: {columns}."
+    )
+
+
+def check_molecules(x: Matrix, counts: bool, augment: str) -> None:
+    """Refuse to thin what are not whole numbers of molecules."""
+    values = features.stored(x)
+    if not counts or not np.array_equal(values, np.round(values)):
+        what = "the counts are not whole numbers" if counts else "the values are no counts"
+        raise ValueError(
+            f"augment={augment!r} takes molecules away one by one, but {what}: name the layer with the raw counts, or "
+            "take 'mask'."
+        )
+
+
 def check_model(model: object) -> None:
     """Raise a TypeError unless `model` is a Model."""
     from tripletomics.model import Model

@@ -14,7 +14,8 @@ from tripletomics.pp.checks import column
 if TYPE_CHECKING:
     from anndata import AnnData
 
-SPARE_SHARE, SPARE_CELLS, SPARE_LEFT = 0.1, 5000, 5
+SPARE_SHARE, SPARE_CELLS, SPARE_LEFT, SPARE_LEAST = 0.1, 5000, 5, 50
+FOLDS = 4
 
 
 def split(adata: AnnData, hold_out: float | str | np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
@@ -101,7 +102,8 @@ def _held_out_groups(adata: AnnData, hold_out: str, random: np.random.Generator)
 def spare(codes: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
     """Choose the training cells that predictions are calibrated on, and that the encoder is not trained on.
 
-    A tenth of each type, at most 5,000 cells in all; five cells of a type are always trained on.
+    A tenth of each type, at most 5,000 cells in all; five cells of a type are always trained on. None where these are
+    fewer than 50, which would tell little: see `folds`.
 
     Parameters
     ----------
@@ -118,7 +120,17 @@ def spare(codes: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
     for code in np.unique(codes[train & (codes >= 0)]):
         cells = np.flatnonzero(train & (codes == code))
         chosen[random.permutation(cells)[: max(min(round(share * len(cells)), len(cells) - SPARE_LEFT), 0)]] = True
-    return chosen
+    return chosen & (chosen.sum() >= SPARE_LEAST)
+
+
+def folds(codes: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
+    """Deal the labelled training cells of each type out into four folds: (cells,), -1 for all other cells."""
+    random = np.random.default_rng([seed, 1])
+    dealt = np.full(len(codes), -1)
+    for code in np.unique(codes[train & (codes >= 0)]):
+        cells = random.permutation(np.flatnonzero(train & (codes == code)))
+        dealt[cells] = (np.arange(len(cells)) + random.integers(FOLDS)) % FOLDS
+    return dealt
 
 
 def batches(adata: AnnData, name: str | None, held_out: np.ndarray) -> np.ndarray | None:

@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch.nn import Module
 
-    from tripletomics.augment import Mask
+    from tripletomics.augment import Augmentation
     from tripletomics.model import Model
     from tripletomics.networks import MLP
     from tripletomics.pp import Query
 else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = object
-    Module = Mask = MLP = str
+    Module = Augmentation = MLP = str
 
 
 DEFAULT_LOSS = "softmax"  # within noise of the best, and the simplest: see docs/choose-a-loss.md
+DEFAULT_VIEWS = "simclr:temperature=0.2,neighbours=5"  # of cells without labels: see docs/few-labels.md
 
 
 def fit(
@@ -42,7 +43,7 @@ def fit(
     unlabelled: Sequence[str] = UNLABELLED,
     hold_out: float | str = 0.1,
     encoder: str | MLP = "mlp",
-    augment: str | Mask | None = "mask",
+    augment: str | Augmentation | None = "mask",
     steps: int | None = None,
     batch_size: int | None = None,
     lr: float = 1e-3,
@@ -134,7 +135,7 @@ def fit(
 
     from tripletomics import pp
     from tripletomics.index import Catalog
-    from tripletomics.model import Model, score, score_null
+    from tripletomics.model import Model, score, score_null, score_structure
     from tripletomics.tl.tasks import prepare
 
     started = time.perf_counter()
@@ -149,9 +150,12 @@ def fit(
         trained, history = task.learn(report)
         places = task.place(trained)
         reference, calibration = task.refer(places), task.calibrate(places["metric"], report)
-    scores, p_value = score(places, task.codes, task.held_out, seed)
     seconds = {"fit": time.perf_counter() - started}
-    if task.held_out.any():
+    if task.classes:
+        scores, p_value = score(places, task.codes, task.held_out, seed)
+    else:
+        scores, p_value = score_structure(places, task.scores, task.held_out, seed), {}
+    if task.held_out.any() and task.classes:
         null = task.null()
         scores["null"] = score_null(null.places, null.codes, null.held_out, seed)
         seconds["null"] = time.perf_counter() - started - seconds["fit"]
@@ -169,6 +173,14 @@ def fit(
     adata.obs[split_key] = pd.Categorical(np.where(task.held_out, "held-out", "train"), ["train", "held-out"])
     adata.uns[key_added] = model.record()
     return model
+
+
+def default_loss(codes: np.ndarray) -> str:
+    """Choose the loss by how many of the training cells, whose codes these are, have a label."""
+    unlabelled = (codes < 0).mean()
+    if unlabelled == 1:
+        return DEFAULT_VIEWS
+    return DEFAULT_LOSS if unlabelled <= 0.1 else f"{DEFAULT_LOSS} + {DEFAULT_VIEWS}"
 
 
 def transform(
@@ -242,10 +254,12 @@ def _write_places(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> Non
 
 def text(value: object) -> str:
     """Write a setting as text, a part as the text that makes it."""
-    from tripletomics import losses, parts
+    from tripletomics import augment, losses, parts
 
     if isinstance(value, losses.Loss):
         return losses.spec(value)
+    if isinstance(value, augment.Augmentation):
+        return augment.spec(value)
     if hasattr(value, "name"):
         return parts.spec(value)
     if isinstance(value, (tuple, list)):

@@ -22,14 +22,14 @@ from tripletomics.losses import Loss
 from tripletomics.model import place
 from tripletomics.networks import Encoder, Networks, project
 from tripletomics.sources import Matrix, Memory
-from tripletomics.tl.fitting import DEFAULT_LOSS
+from tripletomics.tl.fitting import default_loss
 from tripletomics.training import History, Report, silent
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from torch.nn import Module
 
-    from tripletomics.augment import Mask
+    from tripletomics.augment import Augmentation
     from tripletomics.networks import MLP
 
 NULL_SHARE = 6  # the null takes one step for this many of the fit
@@ -61,8 +61,8 @@ class Task:
         Codes of donors or runs.
     loss, used, seed
         The loss, to be trained, the settings as they were settled, and the seed.
-    untrained
-        A copy of the loss.
+    untrained, augment
+        A copy of the loss, and what is done to the views of a cell.
     """
 
     x: Matrix
@@ -78,6 +78,7 @@ class Task:
     groups: np.ndarray | None
     loss: Loss
     untrained: Loss
+    augment: Augmentation
     used: dict[str, Any]
     seed: int
     _learn_metric: Callable[..., tuple[Encoder, History]]
@@ -110,8 +111,10 @@ class Task:
         codes = np.where(codes >= 0, self.order[codes], -1)
         return Null(rows, place(networks, cells, scores), codes, held_out)
 
-    def refer(self, places: dict[str, np.ndarray]) -> Reference:
-        """Make a reference of the training cells."""
+    def refer(self, places: dict[str, np.ndarray]) -> Reference | None:
+        """Make a reference of the labelled training cells; None without labels."""
+        if not self.classes:
+            return None
         return self._refer(places["metric"], places["map"], self.scores, ~self.held_out)
 
     def calibrate(self, z: np.ndarray, report: Report = silent) -> Calibration | None:
@@ -119,20 +122,24 @@ class Task:
 
         It is asked on the calibration cells, placed at `z`, with principal components that were not fitted on them
         either: cells that are lie farther out than new ones do. With batches, these are left out in turn, in up to four
-        parts, each placed by an encoder of the others: what is usual in a batch that was never seen?
+        parts, each placed by an encoder of the others: what is usual in a batch that was never seen? So are the
+        labelled cells where they are too few to spare any.
         """
-        if self.groups is None:
+        if not self.classes:
+            return None
+        if self.groups is None and self.calibration.any():
             trained = ~self.held_out & ~self.calibration
             folds = [self._ask(z, self._fit(trained).project(self.x), trained, self.calibration)]
         else:
-            folds = [self._ask_without(part, report) for part in _deal(self.groups, self.codes, ~self.held_out)]
+            groups = pp.folds(self.codes, ~self.held_out, self.seed) if self.groups is None else self.groups
+            folds = [self._ask_without(part, report) for part in _deal(groups, self.codes, ~self.held_out)]
         known = sum(int((codes >= 0).sum()) for _, codes in folds)
         return fit_calibration(folds) if known > 1 else None
 
-    def check(self, z: np.ndarray, known: Reference, calibrated: Calibration | None) -> dict[str, float]:
+    def check(self, z: np.ndarray, known: Reference | None, calibrated: Calibration | None) -> dict[str, float]:
         """Compare predictions of held-out cells of known types with their labels; empty where there are none."""
         held = self.held_out & (self.codes >= 0) & (self.codes < len(self.classes))
-        if calibrated is None or not held.any():
+        if known is None or calibrated is None or not held.any():
             return {}
         return check(predict(known.evidence(z[held], self.scores[held]), calibrated), self.codes[held])
 
@@ -148,14 +155,14 @@ class Task:
         """Fit scaling, components and encoder without a part of the cells, and ask about these."""
         others = ~self.held_out & ~part
         contract = self._fit(others)
-        cells = Memory(contract.normalise(self.x), contract.standardise)
+        cells, scores = Memory(contract.normalise(self.x), contract.standardise), contract.project(self.x)
         encoder, _ = self._learn_metric(
-            cells, self.codes, np.flatnonzero(others), np.flatnonzero(part), groups=self.groups,
-            loss=copy.deepcopy(self.untrained), steps=self.used["steps"],
-            report=lambda stage, *rest: report("calibration", *rest),
+            cells, self.codes, np.flatnonzero(others), np.flatnonzero(part), groups=self.groups, scores=scores,
+            loss=copy.deepcopy(self.untrained), augment=self.augment.fit(contract.mean, contract.scale),
+            steps=self.used["steps"], report=lambda stage, *rest: report("calibration", *rest),
         )  # fmt: skip
         z = project(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
-        return self._ask(z, contract.project(self.x), others, part)
+        return self._ask(z, scores, others, part)
 
     def _fit(self, rows: np.ndarray) -> Features:
         return features.fit(self.x[rows], self.features.genes, self.features.counts, self.seed, self.choice)
@@ -170,8 +177,9 @@ class Task:
         """Train the encoder on the cells `metric` and the map head on the cells `train`."""
         held = np.flatnonzero(held_out)
         encoder, history = self._learn_metric(
-            cells, codes, np.flatnonzero(metric), held, groups=groups, loss=loss, steps=steps, report=report
-        )
+            cells, codes, np.flatnonzero(metric), held, groups=groups, loss=loss, scores=scores,
+            augment=self.augment.fit(self.features.mean, self.features.scale), steps=steps, report=report,
+        )  # fmt: skip
         networks, more = self._learn_map(
             encoder, cells, codes, np.flatnonzero(train), held, scores=scores, steps=steps, report=report
         )
@@ -202,7 +210,7 @@ def prepare(
     unlabelled: Sequence[str],
     hold_out: float | str | np.ndarray,
     encoder: str | MLP,
-    augment: str | Mask | None,
+    augment: str | Augmentation | None,
     steps: int | None,
     batch_size: int | None,
     lr: float,
@@ -211,21 +219,34 @@ def prepare(
     precision: str,
 ) -> Task:
     """Check everything that `fit` was given, choose and scale the genes on the training cells."""
-    objective = losses.make(DEFAULT_LOSS if loss is None else loss)
-    mlp, mask = networks.make(encoder), augmentations.make(augment)
+    given = None if loss is None else losses.make(loss)
+    mlp, views = networks.make(encoder), augmentations.make(augment)
     pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed)
-    losses.check(objective, metric_dim)
     fabric = training.start(device, precision)
     x = pp.matrix(adata, layer)
-    codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
-    held_out = pp.split(adata, hold_out, codes, seed)
-    pp.check_labels(codes, classes, held_out, label, batch_size)
-    codes, order, n_known = labels.known_first(codes, ~held_out)
-    classes = [classes[code] for code in order[:n_known]]
+    if label is None:
+        if given is not None and given.supervised:
+            pp.refuse_without_labels(adata, "loss", losses.spec(given))
+        if batch is not None:
+            pp.refuse_without_labels(adata, "batch", batch)
+        codes, order, classes = np.full(adata.n_obs, -1), np.zeros(0, dtype=int), list[str]()
+        held_out = pp.split(adata, hold_out, codes, seed)
+    else:
+        codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
+        held_out = pp.split(adata, hold_out, codes, seed)
+        pp.check_labels(codes, classes, held_out, label, batch_size)
+        codes, order, n_known = labels.known_first(codes, ~held_out)
+        classes = [classes[code] for code in order[:n_known]]
+    objective = losses.make(default_loss(codes[~held_out])) if given is None else given
+    losses.check(objective, metric_dim)
     groups = pp.batches(adata, batch, held_out)
     calibration = pp.spare(codes, ~held_out, seed) if groups is None else np.zeros_like(held_out)
+    n_trained = int((~held_out & ~calibration).sum())
+    objective.expect(n_trained)
     training.check_terms(objective, codes[~held_out & ~calibration], batch_size, seed)
     is_counts = pp.decide_counts(x, counts)
+    if views.of_molecules:
+        pp.check_molecules(x, is_counts, augmentations.spec(views))
 
     choice = pp.choose_genes(adata, x, ~held_out, is_counts)
     x = pp.take(x, choice.columns)
@@ -233,14 +254,15 @@ def prepare(
     cells, scores = Memory(contract.normalise(x), contract.standardise), contract.project(x)
     steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
     learn_metric = functools.partial(
-        training.learn_metric, fabric, mlp=mlp, augment=mask, metric_dim=metric_dim, batch_size=batch_size, lr=lr,
-        seed=seed,
-    )  # fmt: skip
+        training.learn_metric, fabric, mlp=mlp, metric_dim=metric_dim, batch_size=batch_size, lr=lr, seed=seed
+    )
+    structure = structure if classes else 1.0
     learn_map = functools.partial(training.learn_map, fabric, structure=structure, dim=dim, lr=lr, seed=seed)
-    used = {"loss": objective, "encoder": mlp, "augment": mask, "counts": is_counts, "steps": steps}
+    used = {"loss": objective, "encoder": mlp, "augment": views, "counts": is_counts, "steps": steps,
+            "structure": structure}  # fmt: skip
     return Task(
         x, choice, contract, cells, scores, codes, classes, order, held_out, calibration, groups, objective,
-        copy.deepcopy(objective), used, seed, learn_metric, learn_map,
+        copy.deepcopy(objective), views, used, seed, learn_metric, learn_map,
     )  # fmt: skip
 
 

@@ -1,0 +1,34 @@
+"""Losses that cannot do what they are asked for."""
+
+from __future__ import annotations
+
+import warnings
+
+from tripletomics.losses.base import Loss, spec
+
+
+def check(loss: Loss, metric_dim: int) -> None:
+    """Refuse a loss that moves all cells to one point or lacks room, and warn about one that has too few dimensions.
+
+    Raises
+    ------
+    ValueError
+        If training on this loss alone would collapse, or needs more dimensions.
+    """
+    if loss.collapses:
+        raise ValueError(
+            f"loss={spec(loss)!r} alone moves all cells to one point. "
+            "Add a loss that keeps the classes apart, such as 'softmax + 0.003*center'."
+        )
+    if loss.predicts and metric_dim <= 3:
+        raise ValueError(
+            f"loss={spec(loss)!r} foretells one view from the other, for which metric_dim={metric_dim} has no room: "
+            "take metric_dim=32."
+        )
+    if loss.normalised and metric_dim <= 3:
+        shape = "circle" if metric_dim == 2 else "sphere"
+        warnings.warn(
+            f"loss={spec(loss)!r} sees directions alone, so metric_dim={metric_dim} puts all cells on a {shape}, where "
+            "many types leave no room for a margin. Take metric_dim=32, or a loss of distances such as 'triplet'.",
+            stacklevel=3,
+        )

@@ -1,0 +1,67 @@
+"""What all losses of two views share."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tripletomics.geometry import normalise
+from tripletomics.losses.base import Loss, zero
+
+
+class ViewLoss(Loss):
+    """The base of losses of two views, called ``loss(z1, z2, y)``.
+
+    Subclasses define ``_value(z1, z2, y, **known)`` for two or more cells.
+    """
+
+    supervised = False
+    views = 2
+
+    def has_terms(self, y: np.ndarray) -> bool:
+        """Tell whether there are two cells; they need no label."""
+        return len(y) > 1
+
+    def forward(self, z1: Tensor, z2: Tensor, y: Tensor | None = None, **known: Tensor) -> Tensor:
+        """Return the loss of a batch.
+
+        Parameters
+        ----------
+        z1, z2
+            Two views of n cells, (n, dim) each.
+        y
+            Class codes (n,), -1 for unlabelled cells; by default all are.
+        known
+            ``cells``, numbers of the cells that the views show (2, n), and ``twin``, both views as the momentum twin
+            places them (2 n, dim).
+        """
+        if z1.dim() != 2 or z1.shape != z2.shape or (y is not None and y.shape != z1.shape[:1]):
+            shapes = f"z1 {tuple(z1.shape)}, z2 {tuple(z2.shape)}" + ("" if y is None else f" and y {tuple(y.shape)}")
+            raise ValueError(f"{self.name} needs two views of the same cells, (n, dim) each, and y (n,): got {shapes}.")
+        y = z1.new_full(z1.shape[:1], -1, dtype=torch.long) if y is None else y
+        if y.is_floating_point() or y.dtype == torch.bool:
+            raise ValueError(f"y holds {y.dtype}: pass class codes as whole numbers, -1 for unlabelled.")
+        self._spread = spread(z1.detach())
+        if len(z1) < 2:
+            return zero(z1) + zero(z2)
+        return self._value(z1, z2, y, **known).to(z1.dtype)
+
+    def trace(self) -> dict[str, Tensor]:
+        """Return how far the directions of the batch are spread: 1 all over the sphere, 0 at one point."""
+        return {"spread": self._spread}
+
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, **known: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def spread(z: Tensor) -> Tensor:
+    """Return the mean standard deviation of the columns of unit rows, times sqrt(dim): 0 if all point one way.
+
+    References
+    ----------
+    Chen & He 2021, Exploring simple Siamese representation learning.
+    """
+    return normalise(z).std(dim=0, correction=0).mean() * math.sqrt(z.shape[1])

@@ -1,0 +1,248 @@
+"""Losses that find a cell's second view among those of other cells."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tripletomics import parts
+from tripletomics.geometry import normalise
+from tripletomics.losses.base import register
+from tripletomics.losses.views.base import ViewLoss
+
+QUEUE = 4096  # keys of MoCo, at most
+WARMEST = 100.0  # scale of CLIP's cosines, at most
+
+
+@register("infonce")
+class InfoNCE(ViewLoss):
+    r"""Find each cell's second view among those of the batch, by the angle to the first.
+
+    .. math:: L = -\frac1n \sum_i \log
+        \frac{\exp(\hat z^1_i \cdot \hat z^2_i / T)}{\sum_k \exp(\hat z^1_i \cdot \hat z^2_k / T)}
+
+    with unit vectors :math:`\hat z = z / |z|`, and k over i itself and the cells that are not known to be of its type.
+
+    Parameters
+    ----------
+    temperature
+        T, in units of the cosine; above 0, useful from 0.05 to 0.5.
+    neighbours
+        The second view is that of one of so many nearest cells by principal components, at most 15; 0 for the cell
+        itself. `fit` draws them; the loss takes what it is given.
+
+    Notes
+    -----
+    z1 and z2 are (n, dim), y (n,) or None. One way: the second views never look for the first. Cells of one type are no
+    negatives of each other; unlabelled ones (code -1) are those of all. A batch of one cell gives 0. Takes O(n^2) time
+    and memory. A setting out of range is a ValueError.
+
+    References
+    ----------
+    van den Oord, Li & Vinyals 2018, Representation learning with contrastive predictive coding. Neighbours: Dwibedi,
+    Aytar, Tompson, Sermanet & Zisserman 2021, With a little help from my friends.
+    """
+
+    temperature: float = 0.07
+    neighbours: int = 0
+    normalised = True
+
+    def __post_init__(self) -> None:
+        parts.check_number(self, "temperature", "(0, inf)")
+        parts.check_number(self, "neighbours", "[0, 15]", whole=True)
+
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None = None, **known: Tensor) -> Tensor:
+        return _find(normalise(z1) @ normalise(z2).T / self.temperature, y, cells)
+
+
+@register("clip")
+class CLIP(ViewLoss):
+    r"""Find each cell's other view among those of the batch, both ways, at a temperature that is learned.
+
+    .. math:: L = \tfrac12 \left( \mathrm{InfoNCE}(z^1, z^2) + \mathrm{InfoNCE}(z^2, z^1) \right), \qquad
+        1 / T = \min(e^t, 100)
+
+    Notes
+    -----
+    Made for two kinds of measurement of the same cells. t is the parameter `log_scale`, which starts at log(1 / 0.07)
+    and has no weight decay. Shapes, labels and small batches are as in `InfoNCE`: other cells of a cell's type would be
+    false negatives.
+
+    References
+    ----------
+    Radford et al. 2021, Learning transferable visual models from natural language supervision.
+    """
+
+    normalised = True
+
+    def __post_init__(self) -> None:
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, **known: Tensor) -> Tensor:
+        scale = self.log_scale.to(z1.dtype).exp().clamp(max=WARMEST)
+        logits = scale * normalise(z1) @ normalise(z2).T
+        return (_find(logits, y, None) + _find(logits.T, y, None)) / 2
+
+
+@register("simclr")
+class SimCLR(ViewLoss):
+    r"""Find each view's other view among all other views of the batch (NT-Xent).
+
+    .. math:: L = -\frac{1}{2n} \sum_{i=1}^{2n} \log
+        \frac{\exp(\hat z_i \cdot \hat z_{i'} / T)}{\sum_{k \ne i} \exp(\hat z_i \cdot \hat z_k / T)}
+
+    with i' the other view of the cell of i, and k over all 2 n views but i itself and those of other cells of its type.
+
+    Parameters
+    ----------
+    temperature
+        T, in units of the cosine; above 0, useful from 0.1 to 1.
+    neighbours
+        The second view is that of one of so many nearest cells by principal components, at most 15; 0 for the cell
+        itself. `fit` draws them; the loss takes what it is given.
+
+    Notes
+    -----
+    As `InfoNCE`, but both ways, and views of one kind are told apart as well. The smallest value is not 0: with many
+    cells it is near the log of their number less 1 / T.
+
+    References
+    ----------
+    Chen, Kornblith, Norouzi & Hinton 2020, A simple framework for contrastive learning of visual representations.
+    """
+
+    temperature: float = 0.5
+    neighbours: int = 0
+    normalised = True
+
+    def __post_init__(self) -> None:
+        parts.check_number(self, "temperature", "(0, inf)")
+        parts.check_number(self, "neighbours", "[0, 15]", whole=True)
+
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None = None, **known: Tensor) -> Tensor:
+        n, units = len(z1), normalise(torch.cat([z1, z2]))
+        logits = units @ units.T / self.temperature
+        view = torch.arange(2 * n, device=z1.device)
+        hidden = _alike(y.repeat(2), None if cells is None else cells.reshape(1, -1).expand(2, -1))
+        hidden[view, view.roll(n)] = False
+        return F.cross_entropy(logits.masked_fill(hidden, -torch.inf), view.roll(n))
+
+
+@register("moco")
+class MoCo(ViewLoss):
+    r"""Find each cell's second view among those of many earlier batches, kept in a queue.
+
+    .. math:: L = -\frac1n \sum_i \log \frac{\exp(\hat z^1_i \cdot k_i / T)}
+        {\exp(\hat z^1_i \cdot k_i / T) + \sum_{q \in Q_i} \exp(\hat z^1_i \cdot q / T)}
+
+    with :math:`k_i` the second view, a unit vector without gradient, by a twin of the encoder that follows it slowly,
+    and :math:`Q_i` the queue without keys of the cell itself and of its type.
+
+    Parameters
+    ----------
+    queue
+        Keys that are kept. None takes a quarter of the training cells, at most 4,096: a queue that is not much shorter
+        than the data holds other views of nearly every cell.
+    momentum
+        How much the twin keeps of itself at each step, in [0, 1).
+    temperature
+        T, in units of the cosine; above 0, useful from 0.05 to 0.5.
+    neighbours
+        The second view is that of one of so many nearest cells by principal components, at most 15; 0 for the cell
+        itself. `fit` draws them; the loss takes what it is given.
+
+    Notes
+    -----
+    z1 and z2 are (n, dim), y (n,) or None. The queue (buffers `keys`, `key_cells`, `key_codes`, with cell -1 for keys
+    whose cell was not told) takes in the keys of a batch after it was compared, in training mode alone. It starts
+    empty, so the first value is 0. Without a twin (the loss was called by hand) z2 gives the keys. More keys than
+    training cells are a ValueError of `fit`.
+
+    References
+    ----------
+    He, Fan, Wu, Xie & Girshick 2020, Momentum contrast for unsupervised visual representation learning.
+    """
+
+    queue: int | None = None
+    momentum: float = 0.999
+    temperature: float = 0.2
+    neighbours: int = 0
+    normalised = True
+
+    def __post_init__(self) -> None:
+        if self.queue is not None:
+            parts.check_number(self, "queue", "[1, inf)", whole=True)
+        parts.check_number(self, "momentum", "[0, 1)")
+        parts.check_number(self, "temperature", "(0, inf)")
+        parts.check_number(self, "neighbours", "[0, 15]", whole=True)
+        self._capacity = QUEUE if self.queue is None else self.queue
+
+    def expect(self, n_cells: int) -> None:
+        """Take the length of the queue from the number of training cells."""
+        if self.queue is None:
+            self._capacity = max(min(QUEUE, n_cells // 4), 1)
+        elif self.queue > n_cells:
+            raise ValueError(
+                f"moco: queue={self.queue} is longer than the data, {n_cells} training cells. Take a quarter of them "
+                "or fewer, or leave it out."
+            )
+
+    def build(self, dim: int, n_classes: int) -> None:
+        """Make the empty queue."""
+        self.register_buffer("keys", torch.zeros(self._capacity, dim))
+        self.register_buffer("key_cells", torch.full((self._capacity,), -1))
+        self.register_buffer("key_codes", torch.full((self._capacity,), -1))
+        self.register_buffer("n_taken", torch.zeros((), dtype=torch.long))  # keys taken in so far
+
+    def _value(
+        self,
+        z1: Tensor,
+        z2: Tensor,
+        y: Tensor,
+        cells: Tensor | None = None,
+        twin: Tensor | None = None,
+        **known: Tensor,
+    ) -> Tensor:
+        if "keys" not in self._buffers:
+            raise RuntimeError(f"{self.name} has no queue yet: call build(dim, n_classes) first.")
+        own = normalise((z2 if twin is None else twin[len(z2) :]).detach())
+        shown, seen = (torch.full_like(y, -1),) * 2 if cells is None else cells
+        keys, key_cells, key_codes, n_taken = map(self.get_buffer, ("keys", "key_cells", "key_codes", "n_taken"))
+        # a copy, for the queue moves on before the gradient is taken
+        units, keys = normalise(z1), keys.to(z1.dtype, copy=True)
+        hidden = (shown[:, None] == key_cells) & (shown >= 0)[:, None]
+        hidden |= (y[:, None] == key_codes) & (y >= 0)[:, None]
+        hidden |= torch.arange(len(keys), device=y.device) >= n_taken
+        logits = torch.cat([(units * own).sum(1, keepdim=True), (units @ keys.T).masked_fill(hidden, -torch.inf)], 1)
+        value = F.cross_entropy(logits / self.temperature, torch.zeros_like(y, dtype=torch.long))
+        if self.training:
+            self._take(own, seen, y)
+        return value
+
+    @torch.no_grad()
+    def _take(self, keys: Tensor, cells: Tensor, y: Tensor) -> None:
+        """Put keys in the places of the oldest ones."""
+        last = slice(max(len(keys) - self._capacity, 0), None)
+        n_taken = self.get_buffer("n_taken")
+        places = (n_taken + torch.arange(len(keys[last]), device=y.device)) % self._capacity
+        for name, values in (("keys", keys), ("key_cells", cells), ("key_codes", y)):
+            buffer = self.get_buffer(name)
+            buffer[places] = values[last].to(buffer.dtype)
+        n_taken += len(places)
+
+
+def _alike(y: Tensor, cells: Tensor | None) -> Tensor:
+    """Mark the pairs (n, n) that must not be told apart: views of one known type or of one cell, oneself among them."""
+    alike = (y[:, None] == y) & (y >= 0)
+    if cells is not None:
+        alike |= cells[0][:, None] == cells[1]
+    return alike.fill_diagonal_(True)
+
+
+def _find(logits: Tensor, y: Tensor, cells: Tensor | None) -> Tensor:
+    """Return the cross-entropy of each row's choice of its own column (n, n)."""
+    hidden = _alike(y, cells).fill_diagonal_(False)
+    return F.cross_entropy(logits.masked_fill(hidden, -torch.inf), torch.arange(len(y), device=y.device))
