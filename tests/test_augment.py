@@ -227,7 +227,7 @@ def test_fit_gives_a_copy(text):
         "noise:sd=0.1,expressed=false",
         "mixup:share=0.3",
         "censor:p=0.4",
-        "mask:p=0.2 + thin:p=0.9",
+        "thin:p=0.9 + mask:p=0.2",
     ],
 )
 def test_spec_writes_what_make_reads(text):
@@ -266,3 +266,15 @@ def test_objects_are_checked_like_text():
     for make in (lambda: augment.Thin(p="1"), lambda: augment.Noise(expressed=1), lambda: augment.Mixup(share=True)):
         with pytest.raises(ValueError, match=r"is not (a number in|True or False)"):
             make()
+
+
+def test_thinning_comes_first():
+    with pytest.raises(ValueError, match=r"'mask \+ thin' takes molecules away .* begin with thin"):
+        augment.make("mask + thin")
+
+
+def test_censor_ranks_values_as_they_are_and_not_as_they_are_scaled():
+    fitted = augment.make("censor:p=0.5").fit(np.float32([0, 5]), np.float32([1, 1]))
+    x = torch.tensor([[1.0, 4.0 - 5.0]]).repeat(2000, 1)  # of the values 1 and 4
+    hidden = (fitted(x, torch.Generator().manual_seed(0)) == 0).float().mean(0)
+    assert hidden.tolist() == [1, 0]

@@ -448,7 +448,8 @@ def test_losses_lists_the_family(run, monkeypatch):
     ]
     assert out.endswith(
         'Usage: --loss "triplet:margin=0.3"; a sum: --loss "softmax + 0.003*center".\n'
-        "Without --loss, fit takes softmax. tripletomics losses NAME explains a loss.\n"
+        "Without --loss, fit takes softmax, and adds simclr where many cells have no label.\n"
+        "tripletomics losses NAME explains a loss.\n"
     )
 
 

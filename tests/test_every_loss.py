@@ -12,10 +12,10 @@ from tripletomics.metrics import knn_macro_f1, recall_at_k
 from tripletomics.samplers import Balanced
 from tripletomics.sources import Memory
 
+NAMES = losses.names(views=1)
+NAMES = losses.names(views=1)
 # center cannot stand alone
-FAMILY = [name.replace("center", "softmax + 0.003*center") for name in losses.names(views=1)] + [
-    "triplet:mining=offline"
-]
+FAMILY = [name.replace("center", "softmax + 0.003*center") for name in NAMES] + ["triplet:mining=offline"]
 
 VARIANTS = {
     "triplet": [

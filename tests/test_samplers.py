@@ -216,3 +216,10 @@ def test_one_labelled_cell_is_in_every_batch():
     for rows in firsts(sampler, 30):
         assert 17 in rows
         assert len(rows) >= 19
+
+
+def test_all_types_with_few_labels_are_in_every_batch_of_views():
+    y = np.full(1000, -1)
+    y[:6] = [0, 0, 0, 1, 1, 1]
+    for first, _ in take(Views(y, 100, 0), 20):
+        assert set(y[first]) == {-1, 0, 1}

@@ -156,7 +156,7 @@ def test_a_lone_label_is_enough_for_the_others_to_be_unlabelled(adata):
     ("augment", "counts", "message"),
     [
         ("thin", False, "augment='thin' takes molecules away one by one, but the values are no counts"),
-        ("mask + thin:p=0.2", True, "augment='mask + thin:p=0.2' takes .* but the counts are not whole numbers"),
+        ("thin:p=0.2 + mask", True, "augment='thin:p=0.2 + mask' takes .* but the counts are not whole numbers"),
     ],
 )
 def test_what_are_no_molecules_cannot_be_thinned(adata, augment, counts, message):

@@ -659,3 +659,29 @@ def test_simsiam_collapses_without_the_stop_of_the_gradient(seed):
     values, spread_out = train(loss, seed, 2)
     assert spread_out < 0.2
     assert values[-1] < -0.95  # which looks like success
+
+
+@pytest.mark.parametrize("value", [0.1, 1.0, 1e6])
+def test_a_column_that_does_not_vary_is_like_no_other(value):
+    z = torch.randn(23, 2, generator=torch.Generator().manual_seed(0))
+    z[:, 0] = value
+    torch.testing.assert_close(losses.BarlowTwins()(z, z), torch.tensor(1.0))
+    torch.testing.assert_close(losses.BarlowTwins()(z * 0 + value, z * 0 + value), torch.tensor(2.0))
+
+
+def test_a_scale_that_went_too_far_comes_back():
+    loss = losses.CLIP()
+    with torch.no_grad():
+        loss.log_scale.fill_(9)
+    z = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    loss(z, -z).backward()
+    assert loss.log_scale.item() == pytest.approx(np.log(100))
+    assert loss.log_scale.grad.item() > 0
+
+
+def test_offline_triplets_beside_views_are_chosen_in_the_batch():
+    loss = losses.make("triplet:mining=offline + simclr")
+    z, y = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+    loss.survey(z, y)
+    assert loss.companions is None
+    assert loss(z, z + 1, y).isfinite()

@@ -218,7 +218,7 @@ class Censor(Augmentation):
 
     def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
         """Return scaled rows (cells, features) with low values hidden."""
-        ranks = x.argsort(dim=1).argsort(dim=1).to(x.dtype) / max(x.shape[1] - 1, 1)
+        ranks = self._values(x)[0].argsort(dim=1).argsort(dim=1).to(x.dtype) / max(x.shape[1] - 1, 1)
         draw = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return x * (draw >= 2 * self.p * (1 - ranks))
 
@@ -253,6 +253,10 @@ def make(augment: str | Augmentation | None) -> Augmentation:
         return augment
     texts = re.split(r"(?<![\d.]e)\+", augment)  # not at the + of 1e+2
     members = [parts.make(text, _AUGMENTATIONS, "augment") for text in texts]
+    if any(member.of_molecules for member in members[1:]):
+        raise ValueError(
+            f"augment={augment!r} takes molecules away from cells that were changed before: begin with thin."
+        )
     return members[0] if len(members) == 1 else Chain(tuple(members))
 
 

@@ -49,6 +49,7 @@ class Balanced:
     ) -> None:
         self.kinds = np.unique(y[y >= 0])
         self.cells = [np.flatnonzero(y == kind) for kind in self.kinds]
+        self.asked = batch_size
         self.batch_size = min(batch_size, int((y >= 0).sum()))
         self.batch = batch
         self.seed = seed
@@ -59,8 +60,9 @@ class Balanced:
         queues = [np.empty(0, dtype=np.int64) for _ in self.cells]
         while True:
             companions = None if self.guide is None else self.guide.companions
-            size = self.batch_size if companions is None else max(self.batch_size // (1 + companions.shape[1]), 1)
-            types = self._types(random, max(size // 4, 1))
+            views = 1 if companions is None else 1 + companions.shape[1]
+            size = max(self.batch_size // views, 1)
+            types = self._types(random, max(self.asked // views // 4, 1))
             rows = []
             for kind, n in zip(types, shares([len(self.cells[kind]) for kind in types], size), strict=True):
                 rest = queues[kind]

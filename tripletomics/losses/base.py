@@ -231,7 +231,9 @@ class Sum(Loss):
             if member.epochs:
                 member.survey(z, y)
         members = [member for _, member in self.terms()]
-        self.companions = next((m.companions for m in members if m.companions is not None), None)
+        # two views leave no room for companions: offline triplets are then chosen within the batch
+        chosen = (m.companions for m in members if m.companions is not None)
+        self.companions = next(chosen, None) if self.views == 1 else None
         self.nearness = next((m.nearness for m in members if m.nearness is not None), None)
 
     def has_terms(self, y: np.ndarray) -> bool:

@@ -192,7 +192,7 @@ class BarlowTwins(ViewLoss):
         parts.check_number(self, "redundancy", "(0, inf)")
 
     def _value(self, z1: Tensor, z2: Tensor, y: Tensor, **known: Tensor) -> Tensor:
-        a, b = (normalise((z - z.mean(dim=0)).T) for z in (z1, z2))
+        a, b = (normalise(_centre(z).T) for z in (z1, z2))
         c = a @ b.T
         return (1 - c.diagonal()).square().sum() + self.redundancy * _off_diagonal(c)
 
@@ -200,6 +200,13 @@ class BarlowTwins(ViewLoss):
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     """Return the mean cosine of unit rows."""
     return (a * b).sum(dim=1).mean()
+
+
+def _centre(z: Tensor) -> Tensor:
+    """Subtract the mean of each column; a column that does not vary but for rounding becomes 0."""
+    centred = z - z.mean(dim=0)
+    flat = centred.abs().amax(dim=0) <= 8 * torch.finfo(z.dtype).eps * z.abs().amax(dim=0)
+    return centred.masked_fill(flat, 0)
 
 
 def _off_diagonal(c: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ class ViewLoss(Loss):
     """
 
     supervised = False
+    _spread = torch.tensor(torch.nan)  # before the first batch
     views = 2
 
     def has_terms(self, y: np.ndarray) -> bool:
@@ -44,9 +45,9 @@ class ViewLoss(Loss):
         y = z1.new_full(z1.shape[:1], -1, dtype=torch.long) if y is None else y
         if y.is_floating_point() or y.dtype == torch.bool:
             raise ValueError(f"y holds {y.dtype}: pass class codes as whole numbers, -1 for unlabelled.")
-        self._spread = spread(z1.detach())
         if len(z1) < 2:
             return zero(z1) + zero(z2)
+        self._spread = spread(z1.detach())
         return self._value(z1, z2, y, **known).to(z1.dtype)
 
     def trace(self) -> dict[str, Tensor]:

@@ -79,11 +79,16 @@ class CLIP(ViewLoss):
     normalised = True
 
     def __post_init__(self) -> None:
+        self.build(0, 0)
+
+    def build(self, dim: int, n_classes: int) -> None:
+        """Set the temperature to where it starts."""
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def _value(self, z1: Tensor, z2: Tensor, y: Tensor, **known: Tensor) -> Tensor:
-        scale = self.log_scale.to(z1.dtype).exp().clamp(max=WARMEST)
-        logits = scale * normalise(z1) @ normalise(z2).T
+        with torch.no_grad():
+            self.log_scale.clamp_(max=math.log(WARMEST))  # not its exponential, whose gradient would be 0 for good
+        logits = self.log_scale.to(z1.dtype).exp() * normalise(z1) @ normalise(z2).T
         return (_find(logits, y, None) + _find(logits.T, y, None)) / 2
 
 
@@ -211,6 +216,8 @@ class MoCo(ViewLoss):
         own = normalise((z2 if twin is None else twin[len(z2) :]).detach())
         shown, seen = (torch.full_like(y, -1),) * 2 if cells is None else cells
         keys, key_cells, key_codes, n_taken = map(self.get_buffer, ("keys", "key_cells", "key_codes", "n_taken"))
+        if z1.shape[1] != keys.shape[1]:
+            raise ValueError(f"{self.name} was built for dim={keys.shape[1]}, but z has {z1.shape[1]} columns.")
         # a copy, for the queue moves on before the gradient is taken
         units, keys = normalise(z1), keys.to(z1.dtype, copy=True)
         hidden = (shown[:, None] == key_cells) & (shown >= 0)[:, None]
