@@ -19,6 +19,7 @@ LANDMARKS = 20_000  # cells kept to vote
 VOTERS = 15
 BAND = 5  # the kernel is as wide as the distance to the fifth neighbour
 FLOOR = 0.01  # of the votes are spread evenly, so that no type is impossible
+LENT = 0.5  # of the votes of the best trained type that an enrolled one has at least where its components are nearest
 KINDS = ("votes", "prototypes", "components", "prior")  # of evidence
 
 
@@ -73,6 +74,9 @@ class Reference:
         Makes the covariance of the principal components within types the identity (components, components).
     means
         Mean components of each type, whitened (classes, components).
+    n_enrolled
+        How many types, the last ones, were enrolled. A handful of cells among thousands can win no vote: where the
+        principal components are nearest to such a type, it has half the votes of the best other one at least.
 
     References
     ----------
@@ -89,6 +93,7 @@ class Reference:
     prototypes: np.ndarray
     whiten: np.ndarray
     means: np.ndarray
+    n_enrolled: int = 0
 
     def evidence(self, z: np.ndarray, scores: np.ndarray) -> Evidence:
         """Compare cells with the reference.
@@ -105,12 +110,15 @@ class Reference:
         to_prototypes = cdist(z, self.prototypes) / self.spread / doubt
         white = scores @ self.whiten
         to_means = cdist(white, self.means) / doubt
+        to_means[:, self.sizes == 0] = np.inf
         prior = np.broadcast_to(self.prior, to_means.shape)
-        logits = np.stack([self._votes(d, rows), -to_prototypes, -to_means, prior], axis=2)
+        votes = self._votes(d, rows)
+        votes = self._lend(votes, to_means) if self.n_enrolled else votes
+        logits = np.stack([votes, -to_prototypes, -to_means, prior], axis=2)
         logits[:, self.sizes == 0] = -np.inf
         least = np.finfo(np.float32).tiny  # a cell may be a landmark
         near = np.log(np.maximum(d[:, :BAND].mean(axis=1), least))
-        typical = np.log(np.maximum(to_means[:, self.sizes > 0].min(axis=1), least))
+        typical = np.log(np.maximum(to_means.min(axis=1), least))
         return Evidence(logits, near, typical, z / self.spread, white)
 
     def _votes(self, d: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -122,6 +130,13 @@ class Reference:
         votes = np.bincount((cells * n + self.codes[rows]).ravel(), weights.ravel(), len(d) * n).reshape(len(d), n)
         part = votes / votes.sum(axis=1, keepdims=True)
         return np.log((part + FLOOR / (self.sizes > 0).sum()) / (1 + FLOOR))
+
+    def _lend(self, votes: np.ndarray, to_means: np.ndarray) -> np.ndarray:
+        """Give enrolled types log votes where their components are nearest."""
+        n = len(self.sizes) - self.n_enrolled
+        nearest = to_means[:, n:] < to_means[:, :n].min(axis=1, keepdims=True)
+        least = np.where(nearest, votes[:, :n].max(axis=1, keepdims=True) + np.log(LENT), -np.inf)
+        return np.concatenate([votes[:, :n], np.maximum(votes[:, n:], least)], axis=1)
 
     def enroll(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, codes: np.ndarray, n: int) -> Reference:
         """Add the cells of new types, whose codes follow those that are known and end before `n`.
@@ -138,6 +153,7 @@ class Reference:
             prior=np.concatenate([self.prior, np.full(len(new), -np.log(n))]),
             prototypes=np.concatenate([self.prototypes, _means(z, codes, new)]),
             means=np.concatenate([self.means, _means(scores @ self.whiten, codes, new)]),
+            n_enrolled=self.n_enrolled + len(new),
         )
 
 

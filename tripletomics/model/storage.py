@@ -20,7 +20,7 @@ from tripletomics.labels.reference import Reference
 from tripletomics.model.model import Model
 from tripletomics.networks import Encoder, MapHead, Networks, make
 
-FORMAT = 3  # of the file; raised when an older program could not read it
+FORMAT = 4  # of the file; raised when an older program could not read it
 SUFFIX = ".tt"
 
 
