@@ -445,10 +445,11 @@ def test_losses_lists_the_family(run, monkeypatch):
         "Losses that compare a cell with learned points, one for each class: its proxies.",
         "Losses that compare each cell with its whole batch at once, by a softmax over",
         "Losses that compare the cells of a batch in pairs and triplets.",
+        "Losses that compare two views of the same cells, and need no label.",
     ]
     assert out.endswith(
         'Usage: --loss "triplet:margin=0.3"; a sum: --loss "softmax + 0.003*center".\n'
-        "Without --loss, fit takes softmax, and adds simclr where many cells have no label.\n"
+        "Without --loss, fit takes softmax, and simclr for cells without labels.\n"
         "tripletomics losses NAME explains a loss.\n"
     )
 
