@@ -1,0 +1,170 @@
+"""Cells without labels and with few, on real sets: what their metric space knows about cells it never saw.
+
+    TRIPLETOMICS_DATA=folder python benchmarks/views.py [losses augmentations fractions]
+
+- losses: every loss of two views, and the default. 15-NN macro-F1 and NMI of k-means in the metric space, and macro-F1
+  of logistic regression on it (linear probe), beside 50 principal components; 15-NN macro-F1 of the map beside UMAP of
+  these components.
+- augmentations: the default loss with other views.
+- fractions: a share of the training cells has labels, or five cells of each type. Macro-F1 of the best types of
+  `tripletomics.predict` and of 15 neighbours, with the labelled cells alone ("softmax") and with all.
+
+30 % of each type are held out; everything is fitted on the others, without their labels where that is asked. Three
+seeds. Each row is printed on the way.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.preprocessing import StandardScaler
+
+import tripletomics as tt
+from tripletomics import labels, losses, metrics, pp
+from tripletomics.baselines import METHODS
+from tripletomics.baselines.cells import Cells
+
+DATA = Path(os.environ.get("TRIPLETOMICS_DATA", "."))
+SETS = ("cite_cbmc_rna", "human_kidney", "worm_neuron", "paul15")
+SEEDS = (0, 1, 2)
+LOSSES = (None, *losses.names(views=2))  # None is the default
+AUGMENTATIONS = ("mask", "mask:p=0.2", "mask:p=0.5", "thin", "noise", "thin + mask:p=0.5", None)
+SHARES = (0.005, 0.01, 0.05, 0.2, 1.0, 5)  # a whole number: so many cells of each type
+
+
+def read(name: str, seed: int) -> tuple[ad.AnnData, np.ndarray]:
+    """Return cells with a column of those held out, and their codes."""
+    adata = ad.read_h5ad(DATA / f"{name}.h5ad")
+    codes, _ = labels.encode(adata.obs["cell_type"], ())
+    adata.obs["out"] = pp.split(adata, 0.3, codes, seed)
+    return adata, codes
+
+
+def score(z: np.ndarray, y: np.ndarray, out: np.ndarray, seed: int) -> dict[str, float]:
+    """Score a space on held-out cells."""
+    scale = StandardScaler().fit(z[~out])
+    probe = LogisticRegression(max_iter=500).fit(scale.transform(z[~out]), y[~out])
+    return {
+        "15-NN F1": metrics.knn_macro_f1(z[~out], y[~out], z[out], y[out]),
+        "probe F1": metrics.macro_f1(y[out], probe.predict(scale.transform(z[out]))),
+        "NMI": metrics.nmi(z[out], y[out], seed),
+    }
+
+
+def without(name: str, seed: int, loss: str | None, augment: str | None) -> dict[str, float]:
+    """Fit without labels, and score metric space and map."""
+    adata, y = read(name, seed)
+    out = adata.obs["out"].to_numpy()
+    model = tt.fit(adata, hold_out="out", loss=loss, augment=augment, seed=seed, progress=False)
+    row = score(adata.obsm["X_tt_metric"], y, out, seed)
+    m = adata.obsm["X_tt"]
+    row["map F1"] = metrics.knn_macro_f1(m[~out], y[~out], m[out], y[out])
+    return row | {"spread": float(model.history["metric"]["spread"][-1])}
+
+
+def components(name: str, seed: int) -> dict[str, float]:
+    """Score 50 principal components, and UMAP of them."""
+    adata, y = read(name, seed)
+    out = adata.obs["out"].to_numpy()
+    tt.fit(adata, hold_out="out", steps=1, seed=seed, progress=False)
+    pca = adata.obsm["X_tt_pca"]
+    train, query = METHODS["umap"].place(Cells(pca[~out], pca[out], y[~out], None, None), seed)["map"]
+    return score(pca, y, out, seed) | {"map F1": metrics.knn_macro_f1(train, y[~out], query, y[out])}
+
+
+def table(rows: list[dict[str, object]], over: list[str]) -> None:
+    """Print means over seeds, and over sets."""
+    frame = pd.DataFrame(rows).drop(columns="seed")
+    each = frame.groupby([*over, "data"], sort=False, dropna=False).mean()
+    for part in (each, each.groupby(level=over, sort=False).mean()):
+        part = part.reset_index()
+        print("| " + " | ".join(part.columns) + " |\n|" + "---|" * part.shape[1])
+        for row in part.itertuples(index=False):
+            words = (f"{value:.3f}" if isinstance(value, float) else str(value) for value in row)
+            print("| " + " | ".join(words).replace("nan", "-") + " |")
+        print(flush=True)
+
+
+def done(row: dict[str, object]) -> dict[str, object]:
+    """Show a row on the way."""
+    print(
+        *(f"{k}={v:.3f}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), file=sys.stderr, flush=True
+    )
+    return row
+
+
+def compare_losses() -> None:
+    """Score all losses of views beside principal components and UMAP."""
+    rows = []
+    for name in SETS:
+        for seed in SEEDS:
+            rows.append(done({"loss": "PCA-50, UMAP", "data": name, "seed": seed} | components(name, seed)))
+            for loss in LOSSES:
+                row = {"loss": loss or "default", "data": name, "seed": seed}
+                rows.append(done(row | without(name, seed, loss, "mask")))
+    table(rows, ["loss"])
+
+
+def compare_augmentations() -> None:
+    """Score the default loss with other views."""
+    rows = []
+    for name in SETS:
+        for seed in SEEDS:
+            for augment in AUGMENTATIONS:
+                row = {"augment": augment or "none", "data": name, "seed": seed}
+                rows.append(done(row | without(name, seed, None, augment)))
+    table(rows, ["augment"])
+
+
+def few(adata: ad.AnnData, share: float, seed: int) -> None:
+    """Leave labels in the column "few" to a share of the training cells, or to a number of each type."""
+    kinds, train = adata.obs["cell_type"].astype(str), ~adata.obs["out"]
+    order = pd.Series(np.random.default_rng(seed).permutation(adata.n_obs), adata.obs_names)[train]
+    each = share >= 2
+    chosen = order.groupby(kinds[train]).rank() <= share if each else order.rank() <= share * len(order)
+    adata.obs["few"] = kinds.where(adata.obs["out"] | chosen.reindex(adata.obs_names, fill_value=False), "Unknown")
+
+
+def fractions() -> None:
+    """Score predictions with few labels, with and without the other cells."""
+    rows = []
+    for name in SETS:
+        for seed in SEEDS:
+            for share in SHARES:
+                for loss in ("softmax", "softmax + simclr:temperature=0.2,neighbours=5"):
+                    adata, y = read(name, seed)
+                    few(adata, share, seed)
+                    out, truth = adata.obs["out"].to_numpy(), adata.obs["cell_type"].astype(str).to_numpy()
+                    model = tt.fit(adata, "few", hold_out="out", loss=loss, seed=seed, progress=False)
+                    query = adata[out].copy()
+                    tt.predict(query, model, reject=0)
+                    found = query.obs["tt_label"].astype(str)
+                    z = adata.obsm["X_tt_metric"]
+                    row = {
+                        "labels": f"{share} a type" if share >= 2 else f"{share:.1%}",
+                        "trained on": "all cells" if "simclr" in loss else "labelled cells",
+                        "data": name,
+                        "seed": seed,
+                        "predict F1": f1_score(truth[out], found, average="macro", labels=np.unique(truth)),
+                        "15-NN F1, all labels": metrics.knn_macro_f1(z[~out], y[~out], z[out], y[out]),
+                    }
+                    rows.append(done(row))
+    table(rows, ["labels", "trained on"])
+
+
+if __name__ == "__main__":
+    if "TRIPLETOMICS_DATA" not in os.environ:
+        sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
+    warnings.simplefilter("ignore")
+    parts = {"losses": compare_losses, "augmentations": compare_augmentations, "fractions": fractions}
+    for part in sys.argv[1:] or parts:
+        print(f"## {part}\n")
+        parts[part]()
