@@ -173,7 +173,7 @@ def test_without_a_graph_both_views_are_of_one_cell():
 def test_with_a_graph_the_second_view_is_of_a_neighbour():
     graph = (np.arange(90)[:, None] + np.array([1, 2, 5])) % 90
     steps = []
-    for first, second in take(Views(np.arange(90) % 3 - 1, 30, 0, graph=graph), 100):
+    for first, second in take(Views(np.full(90, -1), 30, 0, graph=graph), 100):
         assert first.shape == second.shape
         assert (graph[first] == second[:, None]).any(axis=1).all()
         steps.append((second - first) % 90)
@@ -223,3 +223,13 @@ def test_all_types_with_few_labels_are_in_every_batch_of_views():
     y[:6] = [0, 0, 0, 1, 1, 1]
     for first, _ in take(Views(y, 100, 0), 20):
         assert set(y[first]) == {-1, 0, 1}
+
+
+def test_a_neighbour_of_another_known_type_is_no_view():
+    y = np.arange(90) % 3 - 1
+    graph = (np.arange(90)[:, None] + np.array([1, 3])) % 90
+    drawn = np.concatenate([np.stack(views) for views in take(Views(y, 30, 0, graph=graph), 100)], axis=1)
+    one, two = y[drawn]
+    assert ((one == two) | (one < 0) | (two < 0)).all()
+    assert ((drawn[1] == drawn[0]) == ((one == 0) & (drawn[1] == drawn[0]))).all()  # 0 -> 1 is replaced by itself
+    assert (drawn[1] == drawn[0]).any()

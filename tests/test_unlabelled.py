@@ -121,7 +121,7 @@ def test_a_fit_without_labels_is_deterministic(adata):
 
 def test_a_loss_that_collapses_is_said_to(adata):
     class Closer(losses.SimCLR):
-        def _value(self, z1, z2, y, **known):
+        def _value(self, z1, z2, y, cells, **known):
             return (z1 - z2).square().sum(1).mean() + (z1 - 1).square().mean()
 
     with pytest.warns(UserWarning, match=r"collapsed: the cells point in nearly one direction \(spread 0\.\d\d"):
@@ -173,3 +173,40 @@ def test_augmentations_arrive(adata, augment):
     tt.fit(other, "kind", augment=None, **FAST)
     assert not np.array_equal(adata.obsm["X_tt_metric"], other.obsm["X_tt_metric"])
     assert adata.uns["X_tt"]["settings"]["augment"] == augment
+
+
+@pytest.mark.parametrize("augment", [None, "mixup", "mask:p=0"])
+def test_two_views_that_are_the_same_are_refused(adata, augment):
+    with pytest.raises(ValueError, match=r"shows the same twice, from which loss='vicreg' learns nothing: take 'mask'"):
+        tt.fit(adata, loss="vicreg", augment=augment, progress=False)
+
+
+def test_too_few_cells_and_too_large_batches_are_refused(adata, few):
+    with pytest.raises(ValueError, match="There are 3 training cells, and views of fewer than 4 teach nothing"):
+        tt.fit(adata[:3], hold_out=0, progress=False)
+    tt.fit(adata[:4].copy(), hold_out=0, steps=2, progress=False)
+    with pytest.raises(ValueError, match="batch_size=601 is above the number of training cells, 600"):
+        tt.fit(adata, hold_out=0, batch_size=601, progress=False)
+    tt.fit(few, "kind", hold_out="out", batch_size=256, steps=2, progress=False)
+
+
+def test_the_null_keeps_all_labels_where_they_are_few(few, monkeypatch):
+    monkeypatch.setattr("tripletomics.tl.tasks.NULL_CELLS", 60)
+    model = tt.fit(few, "kind", hold_out="out", steps=6, progress=False)
+    assert np.isfinite(list(model.scores["null"].values())).all()
+    assert "the line of predict says more than macro-F1" in " ".join(model.summary().split())
+
+
+def test_a_fit_without_labels_is_not_refitted_with_them(adata):
+    tt.fit(adata, **FAST)
+    table = tt.evaluate(adata, "kind", progress=False)
+    assert len(table)
+    with pytest.raises(ValueError, match="X_tt was fitted without labels, and a refit would .*: pass refits=0"):
+        tt.evaluate(adata, "kind", refits=1, progress=False)
+
+
+def test_the_command_fits_without_labels(run, adata, tmp_path):
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    status, out, error = run("fit", tmp_path / "in.h5ad", "--out", tmp_path / "out.h5ad", "--steps", 5)
+    assert (status, error) == (0, "")
+    assert "15-NN recall" in out

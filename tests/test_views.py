@@ -88,7 +88,8 @@ def find_among_all(z1, z2, y, temperature, cells):
     terms = []
     for i in range(2 * n):
         own = (i + n) % (2 * n)
-        others = [k for k in range(2 * n) if k not in (i, own) and apart(y, i % n, k % n) and cells[i] != cells[k]]
+        shown = (cells[i], cells[own])
+        others = [k for k in range(2 * n) if k not in (i, own) and apart(y, i % n, k % n) and cells[k] not in shown]
         terms.append(choice(cosine(z[i], z[own]) / temperature, [cosine(z[i], z[k]) / temperature for k in others]))
     return sum(terms) / len(terms)
 
@@ -318,11 +319,8 @@ def queued(z1, keys, y, queue, temperature, cells=None):
     """MoCo's value and the keys that it takes; the queue holds (key, cell, code)."""
     terms = []
     for i in range(len(z1)):
-        told = -1 if cells is None else cells[0][i]
-        wrong = [
-            key for key, cell, code in queue
-            if (told < 0 or cell != told) and (y[i] < 0 or code != y[i])
-        ]  # fmt: skip
+        told = [] if cells is None else [cells[0][i], cells[1][i]]
+        wrong = [key for key, cell, code in queue if cell not in told and (y[i] < 0 or code != y[i])]
         terms.append(choice(cosine(z1[i], keys[i]) / temperature, [cosine(z1[i], key) / temperature for key in wrong]))
     taken = [(keys[i].detach(), -1 if cells is None else int(cells[1][i]), int(y[i])) for i in range(len(y))]
     return sum(terms) / len(terms), taken
@@ -575,8 +573,10 @@ def test_a_sum_tells_its_members_of_the_twin_and_the_number_of_cells():
     assert len(queued.keys) == 20
 
 
-def test_a_sum_draws_the_neighbours_of_the_member_that_wants_most():
-    assert losses.make("triplet + simclr:neighbours=3 + infonce:neighbours=5").neighbours == 5
+def test_the_members_of_a_sum_share_their_neighbours():
+    assert losses.make("triplet + simclr:neighbours=5 + infonce:neighbours=5").neighbours == 5
+    with pytest.raises(ValueError, match=r"share their views, and ask for \[0, 5\] neighbours: give all the same"):
+        losses.make("vicreg + simclr:neighbours=5")
     assert losses.make("triplet").views == 1
     assert losses.make("triplet + simclr").supervised
     assert not losses.make("vicreg + simclr").supervised
@@ -685,3 +685,20 @@ def test_offline_triplets_beside_views_are_chosen_in_the_batch():
     loss.survey(z, y)
     assert loss.companions is None
     assert loss(z, z + 1, y).isfinite()
+
+
+@pytest.mark.parametrize("name", ["infonce", "clip", "simclr"])
+def test_a_view_has_the_code_of_the_cell_that_it_shows(name):
+    """Codes of the second views that mark all other columns as of the row's type leave nothing to tell apart."""
+    z1, z2, _, _ = views(2)
+    y = torch.tensor([0, 1])
+    value = build(name)(z1, z2, y, codes=torch.tensor([[0, 1], [1, 0]]))
+    assert (value == 0) == (name != "simclr")
+    assert value < build(name)(z1, z2, y)
+
+
+def test_moco_keeps_the_code_of_the_second_view():
+    loss = build("moco:queue=4")
+    z1, z2, _, cells = views(2)
+    loss(z1, z2, torch.tensor([0, 1]), cells=cells, codes=torch.tensor([[0, 1], [2, -1]]))
+    assert loss.key_codes.tolist() == [2, -1, -1, -1]

@@ -47,6 +47,10 @@ class Augmentation:
         """Return another view of scaled rows."""
         raise NotImplementedError
 
+    def idle(self, *, labelled: bool) -> bool:
+        """Tell whether it changes nothing, without labels or with them."""
+        return False
+
     def _values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logged values (cells, genes), and mean and scale on the device of x."""
         mean, scale = (torch.as_tensor(part, dtype=x.dtype, device=x.device) for part in (self.mean, self.scale))
@@ -79,6 +83,10 @@ class Mask(Augmentation):
     def __post_init__(self) -> None:
         if self.p is not None:
             parts.check_number(self, "p", "[0, 1)")
+
+    def idle(self, *, labelled: bool) -> bool:
+        """Tell whether no gene is hidden."""
+        return self.p == 0
 
     def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
         """Return scaled rows (cells, genes) with genes hidden."""
@@ -180,6 +188,10 @@ class Mixup(Augmentation):
     def __post_init__(self) -> None:
         parts.check_number(self, "share", "(0, 1]")
 
+    def idle(self, *, labelled: bool) -> bool:
+        """Tell whether there are no types to mix within."""
+        return not labelled
+
     def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
         """Return scaled rows (cells, genes), mixed within types."""
         if y is None:
@@ -188,7 +200,6 @@ class Mixup(Augmentation):
         # a random order within each type, of which every cell takes the next one
         order = torch.argsort(y.to(x.dtype) + 0.999 * draw)
         following = torch.empty_like(order)
-        following[order] = order.roll(-1)
         first = torch.searchsorted(y[order], y[order])
         following[order] = torch.where(y[order.roll(-1)] == y[order], order.roll(-1), order[first])
         amount = self.share * torch.rand(len(x), 1, generator=generator, device=x.device, dtype=x.dtype)
@@ -229,6 +240,12 @@ class Chain(Augmentation):
 
     members: tuple[Augmentation, ...] = ()
 
+    def __post_init__(self) -> None:
+        if any(member.of_molecules for member in self.members[1:]):
+            raise ValueError(
+                f"augment={spec(self)!r} takes molecules away from cells that were changed before: begin with thin."
+            )
+
     @property
     def of_molecules(self) -> bool:  # type: ignore[override]
         """Whether one of them works on whole numbers of molecules alone."""
@@ -237,6 +254,10 @@ class Chain(Augmentation):
     def fit(self, mean: np.ndarray, scale: np.ndarray) -> Chain:
         """Return a copy whose members know how the rows were scaled."""
         return Chain(tuple(member.fit(mean, scale) for member in self.members))
+
+    def idle(self, *, labelled: bool) -> bool:
+        """Tell whether no member changes anything."""
+        return all(member.idle(labelled=labelled) for member in self.members)
 
     def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
         """Apply the members in their order."""
@@ -249,14 +270,12 @@ def make(augment: str | Augmentation | None) -> Augmentation:
     """Turn what a user gives as ``augment=`` into an augmentation; None changes nothing."""
     if augment is None:
         return Mask(p=0.0)
-    if not isinstance(augment, str):
+    if isinstance(augment, Augmentation):
         return augment
+    if not isinstance(augment, str):
+        raise TypeError(f"augment={augment!r} is neither text such as 'mask:p=0.2' nor an augmentation.")
     texts = re.split(r"(?<![\d.]e)\+", augment)  # not at the + of 1e+2
     members = [parts.make(text, _AUGMENTATIONS, "augment") for text in texts]
-    if any(member.of_molecules for member in members[1:]):
-        raise ValueError(
-            f"augment={augment!r} takes molecules away from cells that were changed before: begin with thin."
-        )
     return members[0] if len(members) == 1 else Chain(tuple(members))
 
 

@@ -107,7 +107,8 @@ class Views:
     batch, guide
         As for `Balanced`.
     graph
-        Neighbours (cells, k); then the second view is that of one of a cell's neighbours, drawn at random.
+        Neighbours (cells, k); then the second view is that of one of a cell's neighbours, drawn at random, but never of
+        one that is known to be of another type.
 
     Notes
     -----
@@ -123,8 +124,8 @@ class Views:
         guide: Loss | None = None,
         graph: np.ndarray | None = None,
     ) -> None:
+        self.y, self.n = y, len(y)
         self.kinds = np.unique(y[y >= 0])
-        self.n = len(y)
         self.batch_size = min(batch_size, self.n)
         self.seed = seed
         self.graph = graph
@@ -141,10 +142,12 @@ class Views:
                 rest = random.permutation(self.n)
             others, rest = rest[:n], rest[n:]
             cells = np.concatenate([known, others[~np.isin(others, known)]])
-            if self.graph is None:
-                yield cells, cells
-            else:
-                yield cells, self.graph[cells, random.integers(self.graph.shape[1], size=len(cells))]
+            near = cells
+            if self.graph is not None:
+                near = self.graph[cells, random.integers(self.graph.shape[1], size=len(cells))]
+                foreign = (self.y[cells] != self.y[near]) & (self.y[cells] >= 0) & (self.y[near] >= 0)
+                near = np.where(foreign, cells, near)
+            yield cells, near
 
 
 def shares(sizes: list[int], total: int) -> list[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Literal, cast
 
@@ -36,7 +35,6 @@ CHECK_CELLS = 1000
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
 MAP_LR = 20.0
 MAP_CELLS = 1024
-COLLAPSED = 0.2  # spread of the directions of z below which distances say little
 
 
 def silent(stage: str, step: int, steps: int, loss: float, score: float) -> None:
@@ -96,14 +94,14 @@ def train(
         rows = next(batches)
         seen += len(rows[0])
         shown = torch.cat([source.rows(view) for view in rows])
-        codes = targets[np.concatenate(rows)]
-        x = augment(fabric.to_device(shown), generator, fabric.to_device(codes))
+        y = fabric.to_device(targets[np.stack(rows)])
+        x = augment(fabric.to_device(shown), generator, y.flatten())
         places = network(x).float()
-        known = {"cells": fabric.to_device(torch.from_numpy(np.stack(rows)))} if loss.views == 2 else {}
+        known = {"cells": fabric.to_device(torch.from_numpy(np.stack(rows))), "codes": y} if loss.views == 2 else {}
         if twin is not None:
             with torch.no_grad():
                 known["twin"] = twin(x).float()
-        value = loss(*places.chunk(len(rows)), fabric.to_device(codes[: len(rows[0])]), **known)
+        value = loss(*places.chunk(len(rows)), y[0], **known)
         optimizer.zero_grad()
         fabric.backward(value)
         fabric.clip_gradients(network, optimizer, max_norm=1.0, error_if_nonfinite=False)
@@ -173,13 +171,6 @@ def learn_metric(
         fabric, encoder, loss, source, sampler, torch.from_numpy(y_train),
         steps=steps, lr=lr, augment=augment, seed=seed, watch=watch,
     )  # fmt: skip
-    if "spread" in curves and (spread := float(curves["spread"][-max(steps // 10, 1) :].mean())) < COLLAPSED:
-        warnings.warn(
-            f"loss={spec(loss)!r} collapsed: the cells point in nearly one direction (spread {spread:.2f}, 1 is all "
-            "over the sphere), so that their distances say little. Take another loss of views, such as 'simclr', or "
-            "smaller steps (lr).",
-            stacklevel=2,
-        )
     return encoder, {"metric": watch.history(curves)}
 
 
@@ -252,7 +243,7 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
             raise ValueError(
                 f"batch_size={sampler.batch_size} gives a batch with {len(size)} of {len(sampler.kinds)} types and at "
                 f"most {size.max()} cells of one, in which loss={spec(loss)!r} has nothing to compare. Raise "
-                f"batch_size, at best to {4 * len(sampler.kinds)} or more, 4 for each type."
+                f"batch_size, at best to {4 * loss.views * len(sampler.kinds)} or more, 4 for each type."
             )
 
 

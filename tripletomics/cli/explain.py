@@ -49,7 +49,8 @@ def _print_losses(console: Console, losses: dict[str, type]) -> None:
             console.print(_wrapped(console, _settings(cls), indent), style="dim")
         console.print()
     console.print('Usage: --loss "triplet:margin=0.3"; a sum: --loss "softmax + 0.003*center".')
-    console.print(f"Without --loss, fit takes {tl.DEFAULT_LOSS}, and simclr for cells without labels.")
+    views = tl.DEFAULT_VIEWS.partition(":")[0]
+    console.print(f"Without --loss, fit takes {tl.DEFAULT_LOSS}, and {views} for cells without labels.")
     console.print("tripletomics losses NAME explains a loss.")
 
 

@@ -22,8 +22,8 @@ def fit(  # noqa: D103
     input: Input,
     /,
     *,
-    label: str,
     out: Out,
+    label: str | None = None,
     model: Annotated[Path | None, Parameter(help="File to write the model to, .tt.")] = None,
     index: Annotated[
         bool, Parameter(negative=(), help="Keep all training cells in the model file, for `Model.search`.")

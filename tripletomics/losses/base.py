@@ -196,7 +196,12 @@ class Sum(Loss):
             named = " and ".join(loss.name for loss in followed)
             raise ValueError(f"{named} would each need a twin of the encoder, and there is one: leave all but one out.")
         self.momentum = followed[0].momentum if followed else 0.0
-        self.neighbours = max(loss.neighbours for loss in losses)
+        near = {loss.neighbours for _, loss in self.terms() if loss.views == 2}
+        if len(near) > 1:
+            raise ValueError(
+                f"The losses of two views share their views, and ask for {sorted(near)} neighbours: give all the same."
+            )
+        self.neighbours = max(near, default=0)
 
     def terms(self) -> list[tuple[float, Loss]]:
         """List the weights with their losses."""

@@ -14,7 +14,7 @@ from tripletomics.index import Catalog, Hits
 from tripletomics.labels import COVERAGE, NO_SIGNAL, REJECT, UNLABELLED
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.prediction import Prediction, predict
-from tripletomics.labels.reference import Reference
+from tripletomics.labels.reference import VOTERS, Reference
 from tripletomics.model.scoring import place
 from tripletomics.networks import Networks
 from tripletomics.sources import Matrix, Memory
@@ -294,6 +294,12 @@ class Model:
             lines.append(
                 f"{'predict':<16} {'':>6} {c['macro_f1']:>7.3f}   held-out cells; calibration error {c['ece']:.3f}, "
                 f"90 % sets hold {c['coverage']:.0%} of the labels, {c['unassigned']:.1%} unassigned"
+            )
+        few = self.reference is not None and np.median(self.reference.sizes[: len(self.classes)]) < VOTERS
+        if few:
+            lines.append(
+                f"Types have fewer labelled training cells than the {VOTERS} neighbours that vote: the line of predict "
+                "says more than macro-F1."
             )
         if self.p_value and min(self.p_value.values()) > NO_SIGNAL:
             lines.append("No signal: the held-out cells score no better than with permuted labels.")

@@ -174,6 +174,8 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
     if types is None:
         raise TypeError(f"mapping needs a fitted tt.Model, not {type(model).__name__}.")
     reference = model.reference
+    if reference is None:
+        raise ValueError("The model was fitted without labels, so it names no cell: tt.pl.embedding draws its map.")
     key = "tt" if basis == "X_tt" else basis
     call = "tt.predict(adata, model" + f", key_added={basis!r}" * (basis != "X_tt") + ")"
     present = obsm_keys(adata)

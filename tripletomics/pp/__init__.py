@@ -3,6 +3,7 @@
 from tripletomics.features import take
 from tripletomics.pp.checks import (
     check_anndata,
+    check_batch_size,
     check_key,
     check_labels,
     check_model,
@@ -25,6 +26,7 @@ __all__ = [
     "Query",
     "batches",
     "check_anndata",
+    "check_batch_size",
     "check_key",
     "check_labels",
     "check_model",

@@ -20,6 +20,8 @@ from tripletomics.sources import Matrix
 if TYPE_CHECKING:
     from anndata import AnnData
 
+LEAST = 4  # training cells that a fit without labels takes
+
 
 def column(adata: AnnData, name: str | None, argument: str) -> pd.Series:
     """Return an obs column, or say which there are."""
@@ -137,9 +139,7 @@ def check_key(key_added: str) -> None:
         )
 
 
-def check_labels(
-    codes: np.ndarray, classes: list[str], held_out: np.ndarray, label: str | None, batch_size: int | None
-) -> None:
+def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, label: str | None) -> None:
     """Refuse labels that nothing can be learned from, and warn about types that are hard to learn."""
     if not classes:
         raise ValueError(f"label={label!r}: no cell is labelled. Missing values and names in unlabelled= do not count.")
@@ -158,11 +158,6 @@ def check_labels(
         raise ValueError(
             f"label={label!r} has {len(classes)} types of one training cell each: is it a column of names or numbers?"
         )
-    if batch_size is not None and batch_size > train.sum():
-        raise ValueError(
-            f"batch_size={batch_size} is above the number of labelled training cells, {train.sum()}: lower it, or "
-            "leave it to follow the data."
-        )
     if (train == 1).any():
         warnings.warn(
             f"Types of one training cell: {first(named[train == 1])}. They are kept apart from the others but have "
@@ -174,6 +169,20 @@ def check_labels(
             f"Types that only held-out cells have: {first(named[train == 0])}. The model cannot know them; they count "
             "as wrong in the scores.",
             stacklevel=4,
+        )
+
+
+def check_batch_size(batch_size: int | None, codes: np.ndarray, of_labelled: bool) -> None:
+    """Refuse batches larger than the training cells, whose codes these are, and tables of next to none."""
+    n = int((codes >= 0).sum()) if of_labelled else len(codes)
+    kind = "labelled training cells" if of_labelled else "training cells"
+    if not of_labelled and n < LEAST:
+        raise ValueError(
+            f"There are {n} training cells, and views of fewer than {LEAST} teach nothing: hold out fewer."
+        )
+    if batch_size is not None and batch_size > n:
+        raise ValueError(
+            f"batch_size={batch_size} is above the number of {kind}, {n}: lower it, or leave it to follow the data."
         )
 
 

@@ -14,7 +14,7 @@ from tripletomics.pp.checks import column
 if TYPE_CHECKING:
     from anndata import AnnData
 
-SPARE_SHARE, SPARE_CELLS, SPARE_LEFT, SPARE_LEAST = 0.1, 5000, 5, 50
+SPARE_SHARE, SPARE_CELLS, SPARE_LEFT, SPARE_LEAST = 0.1, 5000, 5, 10
 FOLDS = 4
 
 
@@ -103,7 +103,7 @@ def spare(codes: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
     """Choose the training cells that predictions are calibrated on, and that the encoder is not trained on.
 
     A tenth of each type, at most 5,000 cells in all; five cells of a type are always trained on. None where these are
-    fewer than 50, which would tell little: see `folds`.
+    fewer than ten, which would tell little: see `folds`.
 
     Parameters
     ----------

@@ -2,8 +2,18 @@
 
 from tripletomics.tl.comparison import Comparison, compare
 from tripletomics.tl.explaining import explain
-from tripletomics.tl.fitting import DEFAULT_LOSS, fit, transform
+from tripletomics.tl.fitting import DEFAULT_LOSS, DEFAULT_VIEWS, fit, transform
 from tripletomics.tl.predicting import predict
 from tripletomics.tl.scoring import evaluate
 
-__all__ = ["DEFAULT_LOSS", "Comparison", "compare", "evaluate", "explain", "fit", "predict", "transform"]
+__all__ = [
+    "DEFAULT_LOSS",
+    "DEFAULT_VIEWS",
+    "Comparison",
+    "compare",
+    "evaluate",
+    "explain",
+    "fit",
+    "predict",
+    "transform",
+]

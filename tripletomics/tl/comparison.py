@@ -258,7 +258,7 @@ def perform(
         held_out = pp.split(question.adata, hold_out, question.codes, seed)
         if not held_out.any():
             raise ValueError(f"hold_out={hold_out!r} holds no cell out, and without there is no evidence.")
-        pp.check_labels(question.codes, question.classes, held_out, question.label, None)
+        pp.check_labels(question.codes, question.classes, held_out, question.label)
         if question.unseen:
             evaluation.check_unseen(question.codes, held_out)
         stages.append(runs.Stage(question, held_out, seed))

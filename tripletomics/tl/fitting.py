@@ -53,7 +53,7 @@ def fit(
     key_added: str = "X_tt",
     progress: bool = True,
 ) -> Model:
-    """Train a model on cell-type labels, place every cell on its map, and score the cells it never saw.
+    """Train a model on cell-type labels or without, place every cell on its map, and score the cells it never saw.
 
     Cells without a label take part: the map always sees all training cells, and where more than a tenth of them have no
     label, so does the metric space.

@@ -221,7 +221,7 @@ def _as_it_is(
     held_out = pp.split(adata, hold_out, question.codes, seed)
     if not held_out.any():
         raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
-    pp.check_labels(question.codes, question.classes, held_out, question.label, None)
+    pp.check_labels(question.codes, question.classes, held_out, question.label)
     stage = runs.Stage(question, held_out, seed)
     known = _record(adata, basis) is not None
     clean = hidden is not None and not (held_out & ~hidden).any()
@@ -262,6 +262,8 @@ def _refitted(
         )
         what = f"basis={basis.removesuffix('_metric')!r}" if record else "refits=0, or use tripletomics.compare"
         raise ValueError(f"basis={basis!r} {why}: {what}.")
+    if record["settings"]["label"] == "None":
+        raise ValueError(f"{basis} was fitted without labels, and a refit would learn from them: pass refits=0.")
     hold_out = _hold_out(record["settings"]["hold_out"]) if wanted is None else wanted
     if hold_out == 0:
         raise ValueError(f"{basis} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tripletomics.augment import Augmentation
     from tripletomics.networks import MLP
 
+COLLAPSED = 0.2  # spread of the directions of z below which distances say little
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
 CALIBRATION_CELLS = 5000  # the most of a part
@@ -85,11 +87,21 @@ class Task:
     _learn_map: Callable[..., tuple[Networks, History]]
 
     def learn(self, report: Report = silent) -> tuple[Networks, History]:
-        """Train on the labels of the training cells."""
-        return self._train(
+        """Train on the labels of the training cells, or on views of all; warn if these collapse."""
+        trained, history = self._train(
             self.cells, self.scores, self.codes, ~self.held_out & ~self.calibration, ~self.held_out, self.held_out,
             self.groups, self.loss, self.used["steps"], report,
         )  # fmt: skip
+        traced = history["metric"].get("spread", np.ones(1))
+        spread = float(np.nanmean(traced[-max(len(traced) // 10, 1) :]))
+        if spread < COLLAPSED:
+            warnings.warn(
+                f"loss={losses.spec(self.loss)!r} collapsed: the cells point in nearly one direction (spread "
+                f"{spread:.2f}, 1 is all over the sphere), so that their distances say little. Take another loss of "
+                "views, such as 'simclr', or smaller steps (lr).",
+                stacklevel=3,
+            )
+        return trained, history
 
     def place(self, networks: Networks) -> dict[str, np.ndarray]:
         """Place all cells on the "map" and in the "metric" space."""
@@ -98,9 +110,9 @@ class Task:
     def null(self) -> Null:
         """Train on permuted labels, for a sixth of the steps and on at most 4,000 cells, and place these cells."""
         random = np.random.default_rng(self.seed)
-        train, held = (
-            random.permutation(np.flatnonzero(rows))[:NULL_CELLS] for rows in (~self.held_out, self.held_out)
-        )
+        drawn = (random.permutation(np.flatnonzero(rows)) for rows in (~self.held_out, self.held_out))
+        # the labelled ones first: where they are few, all of them
+        train, held = (rows[np.argsort(self.codes[rows] < 0, kind="stable")][:NULL_CELLS] for rows in drawn)
         rows = np.concatenate([train, held])
         cells, scores, codes = self.cells.subset(rows), self.scores[rows], labels.permute(self.codes, random)[rows]
         held_out = self.held_out[rows]
@@ -225,7 +237,7 @@ def prepare(
     fabric = training.start(device, precision)
     x = pp.matrix(adata, layer)
     if label is None:
-        if given is not None and given.supervised:
+        if given is not None and (given.supervised or given.views == 1):
             pp.refuse_without_labels(adata, "loss", losses.spec(given))
         if batch is not None:
             pp.refuse_without_labels(adata, "batch", batch)
@@ -234,15 +246,20 @@ def prepare(
     else:
         codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
         held_out = pp.split(adata, hold_out, codes, seed)
-        pp.check_labels(codes, classes, held_out, label, batch_size)
+        pp.check_labels(codes, classes, held_out, label)
         codes, order, n_known = labels.known_first(codes, ~held_out)
         classes = [classes[code] for code in order[:n_known]]
     objective = losses.make(default_loss(codes[~held_out])) if given is None else given
     losses.check(objective, metric_dim)
+    if objective.views == 2 and not objective.neighbours and views.idle(labelled=label is not None):
+        raise ValueError(
+            f"augment={augmentations.spec(views)!r} shows the same twice, from which loss={losses.spec(objective)!r} "
+            "learns nothing: take 'mask'."
+        )
     groups = pp.batches(adata, batch, held_out)
     calibration = pp.spare(codes, ~held_out, seed) if groups is None else np.zeros_like(held_out)
-    n_trained = int((~held_out & ~calibration).sum())
-    objective.expect(n_trained)
+    pp.check_batch_size(batch_size, codes[~held_out], of_labelled=objective.views == 1)
+    objective.expect(int((~held_out & ~calibration).sum()))
     training.check_terms(objective, codes[~held_out & ~calibration], batch_size, seed)
     is_counts = pp.decide_counts(x, counts)
     if views.of_molecules:

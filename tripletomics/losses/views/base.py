@@ -15,7 +15,8 @@ from tripletomics.losses.base import Loss, zero
 class ViewLoss(Loss):
     """The base of losses of two views, called ``loss(z1, z2, y)``.
 
-    Subclasses define ``_value(z1, z2, y, **known)`` for two or more cells.
+    Subclasses define ``_value(z1, z2, y, cells, **known)`` for two or more cells, with the codes of both views (2, n)
+    and their cells, (2, n) or None.
     """
 
     supervised = False
@@ -37,7 +38,7 @@ class ViewLoss(Loss):
             Class codes (n,), -1 for unlabelled cells; by default all are.
         known
             ``cells``, numbers of the cells that the views show (2, n), and ``twin``, both views as the momentum twin
-            places them (2 n, dim).
+            places them (2 n, dim), and ``codes`` (2, n) where the views of a pair show two cells; by default y of both.
         """
         if z1.dim() != 2 or z1.shape != z2.shape or (y is not None and y.shape != z1.shape[:1]):
             shapes = f"z1 {tuple(z1.shape)}, z2 {tuple(z2.shape)}" + ("" if y is None else f" and y {tuple(y.shape)}")
@@ -48,13 +49,15 @@ class ViewLoss(Loss):
         if len(z1) < 2:
             return zero(z1) + zero(z2)
         self._spread = spread(z1.detach())
-        return self._value(z1, z2, y, **known).to(z1.dtype)
+        codes = known.pop("codes", torch.stack([y, y]))
+        cells = known.pop("cells", None)
+        return self._value(z1, z2, codes, cells, **known).to(z1.dtype)
 
     def trace(self) -> dict[str, Tensor]:
         """Return how far the directions of the batch are spread: 1 all over the sphere, 0 at one point."""
         return {"spread": self._spread}
 
-    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, **known: Tensor) -> Tensor:
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, **known: Tensor) -> Tensor:
         raise NotImplementedError
 
 

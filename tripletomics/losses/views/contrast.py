@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ class InfoNCE(ViewLoss):
         parts.check_number(self, "temperature", "(0, inf)")
         parts.check_number(self, "neighbours", "[0, 15]", whole=True)
 
-    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None = None, **known: Tensor) -> Tensor:
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, **known: Tensor) -> Tensor:
         return _find(normalise(z1) @ normalise(z2).T / self.temperature, y, cells)
 
 
@@ -85,11 +86,12 @@ class CLIP(ViewLoss):
         """Set the temperature to where it starts."""
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, **known: Tensor) -> Tensor:
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, **known: Tensor) -> Tensor:
         with torch.no_grad():
             self.log_scale.clamp_(max=math.log(WARMEST))  # not its exponential, whose gradient would be 0 for good
         logits = self.log_scale.to(z1.dtype).exp() * normalise(z1) @ normalise(z2).T
-        return (_find(logits, y, None) + _find(logits.T, y, None)) / 2
+        back = None if cells is None else cells.flip(0)
+        return (_find(logits, y, cells) + _find(logits.T, y.flip(0), back)) / 2
 
 
 @register("simclr")
@@ -127,11 +129,12 @@ class SimCLR(ViewLoss):
         parts.check_number(self, "temperature", "(0, inf)")
         parts.check_number(self, "neighbours", "[0, 15]", whole=True)
 
-    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None = None, **known: Tensor) -> Tensor:
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, **known: Tensor) -> Tensor:
         n, units = len(z1), normalise(torch.cat([z1, z2]))
         logits = units @ units.T / self.temperature
         view = torch.arange(2 * n, device=z1.device)
-        hidden = _alike(y.repeat(2), None if cells is None else cells.reshape(1, -1).expand(2, -1))
+        codes, shown = y.flatten(), None if cells is None else cells.flatten()
+        hidden = _alike(codes, codes, () if shown is None else (shown, shown.roll(n)), shown).fill_diagonal_(True)
         hidden[view, view.roll(n)] = False
         return F.cross_entropy(logits.masked_fill(hidden, -torch.inf), view.roll(n))
 
@@ -207,26 +210,25 @@ class MoCo(ViewLoss):
         z1: Tensor,
         z2: Tensor,
         y: Tensor,
-        cells: Tensor | None = None,
+        cells: Tensor | None,
         twin: Tensor | None = None,
         **known: Tensor,
     ) -> Tensor:
         if "keys" not in self._buffers:
             raise RuntimeError(f"{self.name} has no queue yet: call build(dim, n_classes) first.")
         own = normalise((z2 if twin is None else twin[len(z2) :]).detach())
-        shown, seen = (torch.full_like(y, -1),) * 2 if cells is None else cells
+        cells = torch.full_like(y, -1) if cells is None else cells
         keys, key_cells, key_codes, n_taken = map(self.get_buffer, ("keys", "key_cells", "key_codes", "n_taken"))
         if z1.shape[1] != keys.shape[1]:
             raise ValueError(f"{self.name} was built for dim={keys.shape[1]}, but z has {z1.shape[1]} columns.")
         # a copy, for the queue moves on before the gradient is taken
         units, keys = normalise(z1), keys.to(z1.dtype, copy=True)
-        hidden = (shown[:, None] == key_cells) & (shown >= 0)[:, None]
-        hidden |= (y[:, None] == key_codes) & (y >= 0)[:, None]
+        hidden = _alike(y[0], key_codes, cells, key_cells)
         hidden |= torch.arange(len(keys), device=y.device) >= n_taken
         logits = torch.cat([(units * own).sum(1, keepdim=True), (units @ keys.T).masked_fill(hidden, -torch.inf)], 1)
-        value = F.cross_entropy(logits / self.temperature, torch.zeros_like(y, dtype=torch.long))
+        value = F.cross_entropy(logits / self.temperature, torch.zeros_like(y[0], dtype=torch.long))
         if self.training:
-            self._take(own, seen, y)
+            self._take(own, cells[1], y[1])
         return value
 
     @torch.no_grad()
@@ -241,15 +243,20 @@ class MoCo(ViewLoss):
         n_taken += len(places)
 
 
-def _alike(y: Tensor, cells: Tensor | None) -> Tensor:
-    """Mark the pairs (n, n) that must not be told apart: views of one known type or of one cell, oneself among them."""
-    alike = (y[:, None] == y) & (y >= 0)
-    if cells is not None:
-        alike |= cells[0][:, None] == cells[1]
-    return alike.fill_diagonal_(True)
+def _alike(y: Tensor, others: Tensor, cells: Iterable[Tensor], shown: Tensor | None) -> Tensor:
+    """Mark the pairs of rows and columns that must not be told apart.
+
+    They are of one known type, by the codes `y` and `others`, or the column shows (`shown`) one of the row's `cells`:
+    its own, or that of its other view.
+    """
+    alike = (y[:, None] == others) & (y >= 0)[:, None]
+    for own in cells:
+        alike |= (own[:, None] == shown) & (own >= 0)[:, None]
+    return alike
 
 
 def _find(logits: Tensor, y: Tensor, cells: Tensor | None) -> Tensor:
     """Return the cross-entropy of each row's choice of its own column (n, n)."""
-    hidden = _alike(y, cells).fill_diagonal_(False)
-    return F.cross_entropy(logits.masked_fill(hidden, -torch.inf), torch.arange(len(y), device=y.device))
+    hidden = _alike(y[0], y[1], () if cells is None else cells, None if cells is None else cells[1])
+    hidden.fill_diagonal_(False)
+    return F.cross_entropy(logits.masked_fill(hidden, -torch.inf), torch.arange(len(logits), device=y.device))
