@@ -201,7 +201,7 @@ def test_a_fit_without_labels_is_not_refitted_with_them(adata):
     tt.fit(adata, **FAST)
     table = tt.evaluate(adata, "kind", progress=False)
     assert len(table)
-    with pytest.raises(ValueError, match="X_tt was fitted without labels, and a refit would .*: pass refits=0"):
+    with pytest.raises(ValueError, match=r"X_tt was fitted without labels, and a refit would .*: pass refits=0"):
         tt.evaluate(adata, "kind", refits=1, progress=False)
 
 
