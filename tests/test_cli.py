@@ -79,9 +79,8 @@ def test_fit_has_every_keyword_of_the_function():
     assert set(keywords) == set(EVERY_OPTION)
     options = inspect.signature(cli.fit).parameters
     assert set(options) == {"input", "out", "model", "index", *keywords}
-    for name in set(keywords) - {"label"}:
+    for name in keywords:
         assert options[name].default == keywords[name].default, name
-    assert options["label"].default is inspect.Parameter.empty
 
 
 def test_transform_has_every_keyword_of_the_function():
@@ -289,7 +288,7 @@ def test_unreadable_input(run, source, tmp_path, monkeypatch):
         (["--label", "cell_type", "--out", "o.h5ad", "--steps", "1.5"], "--steps: '1.5' is not a whole number", 2),
         (["--label", "cell_type", "--out", "o.h5ad", "--lr", "fast"], '--lr: unable to convert "fast"', 2),
         (["--label", "cell_type", "--out", "o.h5ad", "--stepps", "5"], "Did you mean --steps", 2),
-        (["--out", "o.h5ad"], "--label requires an argument", 2),
+        (["--out", "o.h5ad", "--loss", "triplet"], "loss='triplet' learns from labels, and label=None gives none", 1),
         (["--label", "cell_type"], "--out requires an argument", 2),
         (["more.h5ad", "--label", "cell_type", "--out", "o.h5ad"], "more.h5ad", 2),
     ],

@@ -195,8 +195,14 @@ def _fit_pairs(folds: Sequence[tuple[Evidence, np.ndarray]]) -> np.ndarray:
     x, y = np.concatenate(apart), np.concatenate(same)
     if len(np.unique(y)) < 2:
         return np.array([0.0, -1.0, 0.0])
-    model = LogisticRegression(class_weight="balanced").fit(x, y)
-    return np.concatenate([model.intercept_, model.coef_[0]])
+    # a distance beside which the other one would speak for pairs far apart is left to speak alone
+    for columns in ([0, 1], [0], [1]):
+        model = LogisticRegression(class_weight="balanced").fit(x[:, columns], y)
+        if (model.coef_ <= 0).all():
+            slopes = np.zeros(2)
+            slopes[columns] = model.coef_[0]
+            return np.concatenate([model.intercept_, slopes])
+    return np.array([0.0, -1.0, 0.0])
 
 
 def _apart(a: Evidence, b: Evidence) -> np.ndarray:
