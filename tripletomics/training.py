@@ -94,10 +94,11 @@ def train(
         rows = next(batches)
         seen += len(rows[0])
         shown = torch.cat([source.rows(view) for view in rows])
-        y = fabric.to_device(targets[np.stack(rows)])
+        cells = torch.from_numpy(np.stack(rows))
+        y = fabric.to_device(targets[cells])
         x = augment(fabric.to_device(shown), generator, y.flatten())
         places = network(x).float()
-        known = {"cells": fabric.to_device(torch.from_numpy(np.stack(rows))), "codes": y} if loss.views == 2 else {}
+        known = {"cells": fabric.to_device(cells), "codes": y} if loss.views == 2 else {}
         if twin is not None:
             with torch.no_grad():
                 known["twin"] = twin(x).float()

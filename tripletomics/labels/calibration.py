@@ -122,16 +122,9 @@ def fit(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
     novelty = _novelty(near, typical, center, scale, trust)
     oddities = -_odds(_sum(logits, weights), novelty)[np.arange(len(codes)), codes]
     return Calibration(
-        weights,
-        center,
-        scale,
-        trust,
-        _levels(novelty),
-        _levels(oddities),
-        _fit_pairs(folds),
-        len(codes),
+        weights, center, scale, trust, _levels(novelty), _levels(oddities), _fit_pairs(folds), len(codes),
         logits.shape[1],
-    )
+    )  # fmt: skip
 
 
 def _known(evidence: Evidence, codes: np.ndarray) -> tuple[Evidence, np.ndarray]:

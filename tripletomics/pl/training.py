@@ -49,13 +49,7 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
         upper.plot(step, loss, color=PALETTE[0], alpha=0.25, linewidth=0.6, label="each step")
         upper.plot(step, mean, color=PALETTE[0], linewidth=1.4, label="running mean")
         lower.sharex(upper)
-        _held_out(
-            lower,
-            step,
-            f1,
-            null.get(name, np.nan),
-            p_value.get(name, 0.0) > NO_SIGNAL,
-        )
+        _held_out(lower, step, f1, null.get(name, np.nan), p_value.get(name, 0.0) > NO_SIGNAL)
         upper.set_title("metric space" if name == "metric" else name, fontsize=TITLE, loc="left")
         upper.tick_params(labelbottom=False)
         lower.set_xlabel("step", fontsize=SMALL)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SPARE_SHARE, SPARE_CELLS, SPARE_LEFT, SPARE_LEAST = 0.1, 5000, 5, 10
-FOLDS = 4
 
 
 def split(adata: AnnData, hold_out: float | str | np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
@@ -123,13 +122,13 @@ def spare(codes: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
     return chosen & (chosen.sum() >= SPARE_LEAST)
 
 
-def folds(codes: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
-    """Deal the labelled training cells of each type out into four folds: (cells,), -1 for all other cells."""
+def folds(codes: np.ndarray, train: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Deal the labelled training cells of each type out into n folds: (cells,), -1 for all other cells."""
     random = np.random.default_rng([seed, 1])
     dealt = np.full(len(codes), -1)
     for code in np.unique(codes[train & (codes >= 0)]):
         cells = random.permutation(np.flatnonzero(train & (codes == code)))
-        dealt[cells] = (np.arange(len(cells)) + random.integers(FOLDS)) % FOLDS
+        dealt[cells] = (np.arange(len(cells)) + random.integers(n)) % n
     return dealt
 
 

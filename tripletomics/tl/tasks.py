@@ -37,7 +37,7 @@ COLLAPSED = 0.2  # spread of the directions of z below which distances say littl
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
 CALIBRATION_CELLS = 5000  # the most of a part
-FOLDS = 4  # of whole batches, at most, each of which is calibrated on by an encoder of the others
+FOLDS = 4  # of whole batches at most, or of few labelled cells; an encoder of the others calibrates on each
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Task:
             trained = ~self.held_out & ~self.calibration
             folds = [self._ask(z, self._fit(trained).project(self.x), trained, self.calibration)]
         else:
-            groups = pp.folds(self.codes, ~self.held_out, self.seed) if self.groups is None else self.groups
+            groups = pp.folds(self.codes, ~self.held_out, FOLDS, self.seed) if self.groups is None else self.groups
             folds = [self._ask_without(part, report) for part in _deal(groups, self.codes, ~self.held_out)]
         known = sum(int((codes >= 0).sum()) for _, codes in folds)
         return fit_calibration(folds) if known > 1 else None
@@ -242,10 +242,10 @@ def prepare(
         if batch is not None:
             pp.refuse_without_labels(adata, "batch", batch)
         codes, order, classes = np.full(adata.n_obs, -1), np.zeros(0, dtype=int), list[str]()
-        held_out = pp.split(adata, hold_out, codes, seed)
     else:
         codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
-        held_out = pp.split(adata, hold_out, codes, seed)
+    held_out = pp.split(adata, hold_out, codes, seed)
+    if label is not None:
         pp.check_labels(codes, classes, held_out, label)
         codes, order, n_known = labels.known_first(codes, ~held_out)
         classes = [classes[code] for code in order[:n_known]]

@@ -62,7 +62,7 @@ class SimSiam(PredictorLoss):
         """Make the predictor from torch's generator."""
         self._build(dim, max(dim // 4, 8))
 
-    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, **known: Tensor) -> Tensor:
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, **known: Tensor) -> Tensor:
         one, two = (_cosine(self._predict(a), self._stop(b)) for a, b in ((z1, z2), (z2, z1)))
         return -(one + two) / 2
 
@@ -114,7 +114,7 @@ class BYOL(PredictorLoss):
         return 1 - (1 - self.momentum) * (math.cos(math.pi * self._share) + 1) / 2
 
     def _value(
-        self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, twin: Tensor | None = None, **known: Tensor
+        self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, twin: Tensor | None = None, **known: Tensor
     ) -> Tensor:
         t1, t2 = (torch.cat([z1, z2]) if twin is None else twin).detach().chunk(2)
         return 4 - 2 * (_cosine(self._predict(z1), normalise(t2)) + _cosine(self._predict(z2), normalise(t1)))
@@ -155,7 +155,7 @@ class VICReg(ViewLoss):
         for setting in ("invariance", "variance", "covariance"):
             parts.check_number(self, setting, "(0, inf)")
 
-    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, **known: Tensor) -> Tensor:
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, **known: Tensor) -> Tensor:
         value = self.invariance * F.mse_loss(z1, z2)
         for z in (z1, z2):
             centered = z - z.mean(dim=0)
@@ -193,7 +193,7 @@ class BarlowTwins(ViewLoss):
     def __post_init__(self) -> None:
         parts.check_number(self, "redundancy", "(0, inf)")
 
-    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, **known: Tensor) -> Tensor:
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, **known: Tensor) -> Tensor:
         a, b = (normalise(_centre(z).T) for z in (z1, z2))
         c = a @ b.T
         return (1 - c.diagonal()).square().sum() + self.redundancy * _off_diagonal(c)

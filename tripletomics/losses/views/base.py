@@ -16,7 +16,7 @@ class ViewLoss(Loss):
     """The base of losses of two views, called ``loss(z1, z2, y)``.
 
     Subclasses define ``_value(z1, z2, y, cells, **known)`` for two or more cells, with the codes of both views (2, n)
-    and their cells, (2, n) or None.
+    and their cells (2, n), -1 where they were not told.
     """
 
     supervised = False
@@ -47,17 +47,19 @@ class ViewLoss(Loss):
         if y.is_floating_point() or y.dtype == torch.bool:
             raise ValueError(f"y holds {y.dtype}: pass class codes as whole numbers, -1 for unlabelled.")
         if len(z1) < 2:
+            self._spread = z1.new_full((), torch.nan)
             return zero(z1) + zero(z2)
         self._spread = spread(z1.detach())
         codes = known.pop("codes", torch.stack([y, y]))
         cells = known.pop("cells", None)
+        cells = torch.full_like(codes, -1) if cells is None else cells
         return self._value(z1, z2, codes, cells, **known).to(z1.dtype)
 
     def trace(self) -> dict[str, Tensor]:
         """Return how far the directions of the batch are spread: 1 all over the sphere, 0 at one point."""
         return {"spread": self._spread}
 
-    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, **known: Tensor) -> Tensor:
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, **known: Tensor) -> Tensor:
         raise NotImplementedError
 
 

@@ -18,8 +18,18 @@ QUEUE = 4096  # keys of MoCo, at most
 WARMEST = 100.0  # scale of CLIP's cosines, at most
 
 
+class ContrastLoss(ViewLoss):
+    """The base of losses with the settings `temperature` and `neighbours`, for which only directions count."""
+
+    normalised = True
+
+    def __post_init__(self) -> None:
+        parts.check_number(self, "temperature", "(0, inf)")
+        parts.check_number(self, "neighbours", "[0, 15]", whole=True)
+
+
 @register("infonce")
-class InfoNCE(ViewLoss):
+class InfoNCE(ContrastLoss):
     r"""Find each cell's second view among those of the batch, by the angle to the first.
 
     .. math:: L = -\frac1n \sum_i \log
@@ -49,14 +59,9 @@ class InfoNCE(ViewLoss):
 
     temperature: float = 0.07
     neighbours: int = 0
-    normalised = True
 
-    def __post_init__(self) -> None:
-        parts.check_number(self, "temperature", "(0, inf)")
-        parts.check_number(self, "neighbours", "[0, 15]", whole=True)
-
-    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, **known: Tensor) -> Tensor:
-        return _find(normalise(z1) @ normalise(z2).T / self.temperature, y, cells)
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, **known: Tensor) -> Tensor:
+        return _find_own(normalise(z1) @ normalise(z2).T / self.temperature, y, cells)
 
 
 @register("clip")
@@ -86,16 +91,15 @@ class CLIP(ViewLoss):
         """Set the temperature to where it starts."""
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, **known: Tensor) -> Tensor:
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, **known: Tensor) -> Tensor:
         with torch.no_grad():
             self.log_scale.clamp_(max=math.log(WARMEST))  # not its exponential, whose gradient would be 0 for good
         logits = self.log_scale.to(z1.dtype).exp() * normalise(z1) @ normalise(z2).T
-        back = None if cells is None else cells.flip(0)
-        return (_find(logits, y, cells) + _find(logits.T, y.flip(0), back)) / 2
+        return (_find_own(logits, y, cells) + _find_own(logits.T, y.flip(0), cells.flip(0))) / 2
 
 
 @register("simclr")
-class SimCLR(ViewLoss):
+class SimCLR(ContrastLoss):
     r"""Find each view's other view among all other views of the batch (NT-Xent).
 
     .. math:: L = -\frac{1}{2n} \sum_{i=1}^{2n} \log
@@ -123,24 +127,16 @@ class SimCLR(ViewLoss):
 
     temperature: float = 0.5
     neighbours: int = 0
-    normalised = True
 
-    def __post_init__(self) -> None:
-        parts.check_number(self, "temperature", "(0, inf)")
-        parts.check_number(self, "neighbours", "[0, 15]", whole=True)
-
-    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor | None, **known: Tensor) -> Tensor:
+    def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, **known: Tensor) -> Tensor:
         n, units = len(z1), normalise(torch.cat([z1, z2]))
-        logits = units @ units.T / self.temperature
-        view = torch.arange(2 * n, device=z1.device)
-        codes, shown = y.flatten(), None if cells is None else cells.flatten()
-        hidden = _alike(codes, codes, () if shown is None else (shown, shown.roll(n)), shown).fill_diagonal_(True)
-        hidden[view, view.roll(n)] = False
-        return F.cross_entropy(logits.masked_fill(hidden, -torch.inf), view.roll(n))
+        codes, shown = y.flatten(), cells.flatten()
+        hidden = _alike(codes, codes, (shown, shown.roll(n)), shown).fill_diagonal_(True)
+        return _find(units @ units.T / self.temperature, hidden, torch.arange(2 * n, device=z1.device).roll(n))
 
 
 @register("moco")
-class MoCo(ViewLoss):
+class MoCo(ContrastLoss):
     r"""Find each cell's second view among those of many earlier batches, kept in a queue.
 
     .. math:: L = -\frac1n \sum_i \log \frac{\exp(\hat z^1_i \cdot k_i / T)}
@@ -178,14 +174,12 @@ class MoCo(ViewLoss):
     momentum: float = 0.999
     temperature: float = 0.2
     neighbours: int = 0
-    normalised = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.queue is not None:
             parts.check_number(self, "queue", "[1, inf)", whole=True)
         parts.check_number(self, "momentum", "[0, 1)")
-        parts.check_number(self, "temperature", "(0, inf)")
-        parts.check_number(self, "neighbours", "[0, 15]", whole=True)
         self._capacity = QUEUE if self.queue is None else self.queue
 
     def expect(self, n_cells: int) -> None:
@@ -210,14 +204,13 @@ class MoCo(ViewLoss):
         z1: Tensor,
         z2: Tensor,
         y: Tensor,
-        cells: Tensor | None,
+        cells: Tensor,
         twin: Tensor | None = None,
         **known: Tensor,
     ) -> Tensor:
         if "keys" not in self._buffers:
             raise RuntimeError(f"{self.name} has no queue yet: call build(dim, n_classes) first.")
         own = normalise((z2 if twin is None else twin[len(z2) :]).detach())
-        cells = torch.full_like(y, -1) if cells is None else cells
         keys, key_cells, key_codes, n_taken = map(self.get_buffer, ("keys", "key_cells", "key_codes", "n_taken"))
         if z1.shape[1] != keys.shape[1]:
             raise ValueError(f"{self.name} was built for dim={keys.shape[1]}, but z has {z1.shape[1]} columns.")
@@ -243,7 +236,7 @@ class MoCo(ViewLoss):
         n_taken += len(places)
 
 
-def _alike(y: Tensor, others: Tensor, cells: Iterable[Tensor], shown: Tensor | None) -> Tensor:
+def _alike(y: Tensor, others: Tensor, cells: Iterable[Tensor], shown: Tensor) -> Tensor:
     """Mark the pairs of rows and columns that must not be told apart.
 
     They are of one known type, by the codes `y` and `others`, or the column shows (`shown`) one of the row's `cells`:
@@ -255,8 +248,12 @@ def _alike(y: Tensor, others: Tensor, cells: Iterable[Tensor], shown: Tensor | N
     return alike
 
 
-def _find(logits: Tensor, y: Tensor, cells: Tensor | None) -> Tensor:
+def _find_own(logits: Tensor, y: Tensor, cells: Tensor) -> Tensor:
     """Return the cross-entropy of each row's choice of its own column (n, n)."""
-    hidden = _alike(y[0], y[1], () if cells is None else cells, None if cells is None else cells[1])
-    hidden.fill_diagonal_(False)
-    return F.cross_entropy(logits.masked_fill(hidden, -torch.inf), torch.arange(len(logits), device=y.device))
+    return _find(logits, _alike(y[0], y[1], cells, cells[1]), torch.arange(len(logits), device=y.device))
+
+
+def _find(logits: Tensor, hidden: Tensor, wanted: Tensor) -> Tensor:
+    """Return the cross-entropy of each row's choice of the column `wanted` among those that are not hidden."""
+    hidden[torch.arange(len(logits), device=logits.device), wanted] = False
+    return F.cross_entropy(logits.masked_fill(hidden, -torch.inf), wanted)
