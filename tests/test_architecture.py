@@ -15,7 +15,7 @@ LEVELS = (  # each may import from its own and from later ones
     {"tl"},
     {"pp", "pl", "report"},
     {"model", "training", "evaluation", "attribution", "labels", "index", "metrics", "baselines"},
-    {"losses", "samplers", "networks", "features", "augment", "sources"},
+    {"losses", "samplers", "networks", "features", "modalities", "augment", "sources"},
     {"parts", "geometry", "files"},
 )
 ANNDATA = {"cli", "tl", "pp", "pl", "report", "sources", "baselines"}

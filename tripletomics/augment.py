@@ -266,6 +266,47 @@ class Chain(Augmentation):
         return x
 
 
+@dataclass(frozen=True)
+class Modalities(Augmentation):
+    """Show one of two modalities, augmented, of the dense table of a `Pair`.
+
+    Parameters
+    ----------
+    members
+        What is done to each of the two.
+    widths
+        Their columns.
+    views
+        2: the first and the second half of the rows are views of the same cells. One shows the first modality and the
+        other the second, in an order that is drawn. 1: of each cell the one, the other or both are shown.
+
+    Notes
+    -----
+    A cell of which one modality was measured shows that one, in both views.
+    """
+
+    members: tuple[Augmentation, Augmentation]
+    widths: tuple[int, int]
+    views: int
+
+    def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
+        """Return rows that show less."""
+        sides, measured = x[:, :-2].split([*self.widths], dim=1), x[:, -2:] > 0
+        if self.views == 2:
+            one = torch.randint(2, (1,), generator=generator, device=x.device).expand(len(x) // 2)
+            drawn = torch.cat([one, 1 - one])
+        else:
+            drawn = torch.randint(3, (len(x),), generator=generator, device=x.device)
+        shown = torch.stack([drawn != 1, drawn != 0], dim=1)
+        shown = torch.where(measured.all(dim=1, keepdim=True), shown, measured)
+        changed = []
+        for member, side, there in zip(self.members, sides, shown.T, strict=True):
+            rows = there.nonzero()[:, 0]
+            views = member(side[rows], generator, None if y is None else y[rows])
+            changed.append(torch.zeros_like(side).index_copy(0, rows, views))
+        return torch.cat([*changed, shown.to(x.dtype)], dim=1)
+
+
 def make(augment: str | Augmentation | None) -> Augmentation:
     """Turn what a user gives as ``augment=`` into an augmentation; None changes nothing."""
     if augment is None:

@@ -104,6 +104,11 @@ class Features:
     noise: float
 
     @property
+    def width(self) -> int:
+        """Principal components."""
+        return len(self.axes)
+
+    @property
     def deviation(self) -> np.ndarray:
         """Standard deviation of the genes that the encoder sees (n_seen,), at the depth of the components."""
         return np.maximum(self.cap - self.center, 0)[: self.n_seen] / CUT

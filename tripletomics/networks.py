@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tripletomics import parts
-from tripletomics.sources import Memory
+from tripletomics.geometry import normalise
+from tripletomics.modalities import Pair
+from tripletomics.sources import Matrix, Memory
 
 _ENCODERS: dict[str, type[MLP]] = {}
 
@@ -58,6 +60,33 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return z."""
         return self.metric_head(self.trunk(x))
+
+
+class PairEncoder(nn.Module):
+    """Two encoders of one metric space: the dense table of a `Pair` (cells, columns) -> z (cells, metric_dim).
+
+    z is the direction between those of the modalities that were measured, sqrt(metric_dim) long: lengths that differ
+    between the two would make cells near that are not alike.
+    """
+
+    def __init__(self, mlp: MLP, widths: tuple[int, int], metric_dim: int) -> None:
+        super().__init__()
+        self.widths, self.metric_dim = widths, metric_dim
+        self.encoders = nn.ModuleList(Encoder(mlp, width, metric_dim) for width in widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return z."""
+        *sides, measured = x.split([*self.widths, 2], dim=1)
+        z = x.new_zeros(len(x), self.metric_dim)
+        for encoder, side, there in zip(self.encoders, sides, measured.T, strict=True):
+            rows = there.nonzero()[:, 0]
+            z = z.index_add(0, rows, normalise(encoder(side[rows])).to(z.dtype))
+        return normalise(z) * math.sqrt(self.metric_dim)
+
+
+def build(mlp: MLP, x: Matrix, metric_dim: int) -> Encoder | PairEncoder:
+    """Make the encoder of a table, or of a pair of them."""
+    return PairEncoder(mlp, x.widths, metric_dim) if isinstance(x, Pair) else Encoder(mlp, x.shape[1], metric_dim)
 
 
 class MapHead(nn.Module):
@@ -153,7 +182,7 @@ class MapHead(nn.Module):
 class Networks(nn.Module):
     """Both networks: scaled genes (cells, genes) -> metric space and map."""
 
-    def __init__(self, encoder: Encoder, map_head: MapHead) -> None:
+    def __init__(self, encoder: Encoder | PairEncoder, map_head: MapHead) -> None:
         super().__init__()
         self.encoder, self.map_head = encoder, map_head
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-Matrix = Any  # a numpy array or a scipy.sparse matrix, which has no types
+Matrix = Any  # a numpy array, a scipy.sparse matrix, which has no types, or the pair of two of them
 
 
 class Memory:
@@ -19,7 +18,7 @@ class Memory:
     Parameters
     ----------
     x
-        Cells by features, dense or CSR. Sparse stays sparse: only the rows that are asked for become dense.
+        Cells by features: dense, CSR or a `Pair`. Sparse stays sparse: only the rows that are asked for become dense.
     prepare
         What is done to the dense float32 rows, such as scaling.
     among
@@ -46,5 +45,5 @@ class Memory:
     def rows(self, i: np.ndarray | slice) -> Tensor:
         """Return the rows `i` as a float32 tensor (rows, features)."""
         rows = self.x[self.among[i]]
-        dense = np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float32)
+        dense = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float32)
         return torch.from_numpy(dense if self.prepare is None else self.prepare(dense))

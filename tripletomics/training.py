@@ -17,11 +17,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from tripletomics import metrics
+from tripletomics import metrics, networks
 from tripletomics.augment import Augmentation
 from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
-from tripletomics.networks import MLP, Encoder, MapHead, Networks, follow, project
+from tripletomics.networks import MLP, Encoder, MapHead, Networks, PairEncoder, follow, project
 from tripletomics.parts import did_you_mean
 from tripletomics.samplers import Balanced, Neighbourhoods, Views
 from tripletomics.sources import Memory
@@ -146,7 +146,7 @@ def learn_metric(
     seed: int,
     scores: np.ndarray,
     report: Report = silent,
-) -> tuple[Encoder, History]:
+) -> tuple[Encoder | PairEncoder, History]:
     """Train the encoder on labels, on views of all cells, or on both.
 
     Parameters
@@ -163,7 +163,7 @@ def learn_metric(
     source, y_train = cells.subset(rows), y[rows]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = Encoder(mlp, source.x.shape[1], metric_dim).to(fabric.device)
+        encoder = networks.build(mlp, source.x, metric_dim).to(fabric.device)
         loss.build(metric_dim, int(y_train.max()) + 1)
     donors = None if groups is None else groups[rows]
     sampler = batches(loss, y_train, batch_size, seed, donors, scores[rows])
@@ -177,7 +177,7 @@ def learn_metric(
 
 def learn_map(
     fabric: Fabric,
-    encoder: Encoder,
+    encoder: Encoder | PairEncoder,
     cells: Memory,
     y: np.ndarray,
     rows: np.ndarray,

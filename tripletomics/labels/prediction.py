@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.special import expit
@@ -36,6 +36,9 @@ class Prediction:
     novelty: np.ndarray
     unassigned: np.ndarray
     sets: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> Prediction:
+        return Prediction(*(getattr(self, part.name)[rows] for part in fields(self)))
 
 
 def predict(

@@ -6,20 +6,32 @@ import functools
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from tripletomics.features import Features
 from tripletomics.index import Catalog, Hits
-from tripletomics.labels import COVERAGE, NO_SIGNAL, REJECT, UNLABELLED
+from tripletomics.labels import COVERAGE, REJECT, UNLABELLED
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.prediction import Prediction, predict
-from tripletomics.labels.reference import VOTERS, Reference
+from tripletomics.labels.reference import Reference
+from tripletomics.modalities import Pair, PairFeatures
+from tripletomics.model.given import check_present, check_table, pair
 from tripletomics.model.scoring import place
-from tripletomics.networks import Networks
+from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.sources import Matrix, Memory
 
+Known = Any  # which genes were measured: boolean (genes,), a dict of such by modality, or None for all
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is known of predictions from one of two modalities alone: as `calibration` and `checks` of `Model`."""
+
+    calibration: Calibration | None
+    checks: dict[str, float]
 
 
 @dataclass
@@ -63,9 +75,19 @@ class Model:
         label sets at 90 %, share ``unassigned`` at a rejection of 5 %. Empty if no cell was held out.
     enrolled
         Names of the types that were added by `enroll`; their codes follow those of `classes`.
+    alone
+        Of a model of two modalities: by the name of each, how predictions from it alone did.
+    matches
+        Of a model of two modalities: how often a held-out cell, placed by one of them, is among the 1, 10 or 50 nearest
+        of those placed by the other (``recall_1``, the mean of both ways) and how often by chance (``null_1``).
+
+    Notes
+    -----
+    Methods take an array ``x``. A model of two modalities takes arrays by their names, one or both, such as
+    ``embed(rna=x)``; `table` puts them together for a method that has no room for names.
     """
 
-    features: Features
+    features: Features | PairFeatures
     networks: Networks
     classes: list[str]
     settings: dict[str, str]
@@ -80,6 +102,8 @@ class Model:
     catalog: Catalog | None
     checks: dict[str, float] = field(default_factory=dict)
     enrolled: list[str] = field(default_factory=list)
+    alone: dict[str, Side] = field(default_factory=dict)
+    matches: dict[str, float] = field(default_factory=dict)
 
     @property
     def types(self) -> list[str]:
@@ -89,60 +113,99 @@ class Model:
     def __repr__(self) -> str:
         """Return a line on what the model knows."""
         sizes = f"{len(self.features.genes)} genes, {len(self.types)} types"
+        if isinstance(self.features, PairFeatures):
+            parts = zip(self.features.names, self.features.parts, strict=True)
+            sizes = f"{' and '.join(f'{len(part.genes)} {name}' for name, part in parts)}, {len(self.types)} types"
         return f"<tripletomics.Model: {sizes}, loss={self.settings['loss']}>"
 
-    def embed(self, x: Matrix, present: np.ndarray | None = None) -> np.ndarray:
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the two modalities; none in a model of one."""
+        return self.features.names if isinstance(self.features, PairFeatures) else ()
+
+    def embed(self, x: Matrix = None, present: Known = None, **modalities: Matrix) -> np.ndarray:
         """Place cells in the metric space.
 
         Parameters
         ----------
         x
-            Cells by ``features.genes``, dense or sparse, on the scale of the training matrix.
+            Cells by ``features.genes``, dense or sparse, on the scale of the training matrix; or what `table` returns.
         present
             Which of the genes were measured, boolean (genes,); all by default. The values of the others are ignored:
-            they are unknown, as genes that a mask hides in training.
+            they are unknown, as genes that a mask hides in training. With two modalities, a dict by name.
+        modalities
+            In place of `x`, for a model of two modalities: as for `table`.
 
         Returns
         -------
         float32 (cells, metric_dim).
         """
-        return self.place(x, present)[0]
+        return self.place(x, present, **modalities)[0]
 
-    def map(self, x: Matrix, present: np.ndarray | None = None) -> np.ndarray:
-        """Place cells on the map: float32 (cells, dim). `x` and `present` as for `embed`."""
-        return self.place(x, present)[1]
+    def map(self, x: Matrix = None, present: Known = None, **modalities: Matrix) -> np.ndarray:
+        """Place cells on the map: float32 (cells, dim). Parameters as for `embed`."""
+        return self.place(x, present, **modalities)[1]
 
-    def place(self, x: Matrix, present: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Place cells in both spaces at once: ``(embed(x), map(x))``. `x` and `present` as for `embed`."""
-        return self._place(x, present)[:2]
+    def place(self, x: Matrix = None, present: Known = None, **modalities: Matrix) -> tuple[np.ndarray, np.ndarray]:
+        """Place cells in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`."""
+        return self._place(self._given(x, modalities), present)[:2]
 
-    def _place(self, x: Matrix, present: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        n_genes = len(self.features.genes)
-        if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-            raise TypeError(f"x is {type(x).__name__}, not an array: tripletomics.transform and predict take AnnData.")
-        if x.ndim != 2 or x.shape[1] != n_genes:
-            raise ValueError(
-                f"x has shape {x.shape}: pass cells by the model's {n_genes} genes, in the order of "
-                "model.features.genes."
-            )
-        if present is not None and (present.dtype != bool or present.shape != (n_genes,)):
-            raise ValueError(
-                f"present is {present.dtype} of shape {present.shape}: pass True or False for each of the model's "
-                f"{n_genes} genes."
-            )
+    def table(self, **modalities: Matrix) -> Pair:
+        """Put the arrays of one or both modalities of some cells together.
+
+        Parameters
+        ----------
+        modalities
+            By name, such as ``rna=``: cells by the modality's genes (``features.parts``), dense or sparse. With both,
+            row i is the same cell in each.
+
+        Raises
+        ------
+        TypeError
+            If the model has one modality, or not these.
+        ValueError
+            If the shapes do not fit.
+        """
+        if not isinstance(self.features, PairFeatures):
+            raise TypeError("This model has one modality: pass its array alone, as in embed(x).")
+        return pair(self.features, modalities)
+
+    def _given(self, x: Matrix, modalities: dict[str, Matrix]) -> Matrix:
+        if modalities:
+            if x is not None:
+                raise TypeError(f"Pass x or {', '.join(modalities)}, not both.")
+            return self.table(**modalities)
+        if self.modalities and not isinstance(x, Pair):
+            a, b = self.modalities
+            raise TypeError(f"This model has two modalities: say which x is, as in embed({a}=x) or embed({b}=x).")
+        return x
+
+    def _place(self, x: Matrix, present: Known) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if isinstance(self.features, Features):
+            check_table(x, self.features)
+            check_present(present, self.features)
+        else:
+            for name, part in zip(self.features.names, self.features.parts, strict=True):
+                check_present((present or {}).get(name), part, name)
         standardise = functools.partial(self.features.standardise, present=present)
         source, scores = Memory(self.features.normalise(x, present), standardise), self.features.project(x, present)
         places = place(self.networks, source, scores)
         return places["metric"], places["map"], scores
 
     def predict(
-        self, x: Matrix, present: np.ndarray | None = None, *, reject: float = REJECT, coverage: float = COVERAGE
+        self,
+        x: Matrix = None,
+        present: Known = None,
+        *,
+        reject: float = REJECT,
+        coverage: float = COVERAGE,
+        **modalities: Matrix,
     ) -> tuple[Prediction, np.ndarray, np.ndarray]:
         """Name the types of cells, whose codes are places in `types`; also return their places as `place` does.
 
         Parameters
         ----------
-        x, present
+        x, present, modalities
             As for `embed`.
         reject, coverage
             As for `tripletomics.predict`.
@@ -152,13 +215,21 @@ class Model:
         ValueError
             If a share is not in range, or the model could not be calibrated.
         """
-        reference, calibration = self._known(), self._calibrated(reject, coverage)
+        x = self._given(x, modalities)
+        reference, measured = self._known(), np.array([""])
+        if isinstance(x, Pair):
+            measured = np.where(x.measured.all(axis=1), "", np.array(self.modalities)[x.measured.argmax(axis=1)])
+        calibrations = {name: self._calibrated(reject, coverage, name) for name in dict.fromkeys(measured)}
         z, m, scores = self._place(x, present)
-        blocks = [
-            predict(reference.evidence(z[i : i + BLOCK], scores[i : i + BLOCK]), calibration, reject, coverage)
-            for i in range(0, max(len(z), 1), BLOCK)
-        ]
-        return Prediction(*map(np.concatenate, zip(*map(astuple, blocks), strict=True))), z, m
+        blocks, order = [], []
+        for name, calibration in calibrations.items():
+            rows = np.flatnonzero(np.broadcast_to(measured == name, len(z)))
+            for i in range(0, max(len(rows), 1), BLOCK):
+                some = rows[i : i + BLOCK]
+                blocks.append(predict(reference.evidence(z[some], scores[some]), calibration, reject, coverage))
+            order.append(rows)
+        found = Prediction(*map(np.concatenate, zip(*map(astuple, blocks), strict=True)))
+        return found[np.argsort(np.concatenate(order), kind="stable")], z, m
 
     def _known(self) -> Reference:
         if self.reference is None:
@@ -168,25 +239,26 @@ class Model:
             )
         return self.reference
 
-    def _calibrated(self, reject: float = REJECT, coverage: float = COVERAGE) -> Calibration:
+    def _calibrated(self, reject: float = REJECT, coverage: float = COVERAGE, name: str = "") -> Calibration:
         if not 0 <= reject < 1:
             raise ValueError(f"reject={reject!r} is not a share in [0, 1); 0 rejects no cell.")
         if not 0 < coverage < 1:
             raise ValueError(f"coverage={coverage!r} is not a share between 0 and 1, such as 0.9.")
-        if self.calibration is None:
+        calibration = self.alone[name].calibration if name else self.calibration
+        if calibration is None:
             raise ValueError(
                 "The model could not be calibrated, as no two cells of a type could be compared: it takes types of two "
                 "cells or more, or with batch= types in two batches. Fit it on more cells; search() and embed() work "
                 "without."
             )
-        return self.calibration
+        return calibration
 
-    def search(self, x: Matrix, k: int = 10, present: np.ndarray | None = None) -> Hits:
-        """Find the k nearest training cells in the metric space.
+    def search(self, x: Matrix = None, k: int = 10, present: Known = None, **modalities: Matrix) -> Hits:
+        """Find the k nearest training cells in the metric space, where each lies by all that was measured of it.
 
         Parameters
         ----------
-        x, present
+        x, present, modalities
             As for `embed`.
         k
             Cells to find for each, the nearest first.
@@ -205,9 +277,9 @@ class Model:
                 "This model was read from a file without an index: write it with model.save(path, index=True) after "
                 "fit (on the command line: fit --index)."
             )
-        return self.catalog.search(self.embed(x, present), k, self.types)
+        return self.catalog.search(self.embed(x, present, **modalities), k, self.types)
 
-    def enroll(self, x: Matrix, names: Sequence[str], present: np.ndarray | None = None) -> None:
+    def enroll(self, x: Matrix, names: Sequence[str], present: Known = None) -> None:
         """Add types that no training cell has from a handful of cells, without training: `predict` then names them.
 
         Parameters
@@ -232,13 +304,13 @@ class Model:
             if name in UNLABELLED:
                 raise ValueError(f"{name!r} means unlabelled: give the new type a name of its own.")
         reference = self._known()
-        z, m, scores = self._place(x, present)
+        z, m, scores = self._place(self._given(x, {}), present)
         types = self.types + new
         codes = np.array([types.index(name) for name in names])
         self.reference = reference.enroll(z, m, scores, codes, len(types))
         self.enrolled = self.enrolled + new
 
-    def same(self, a: Matrix, b: Matrix, present: np.ndarray | None = None) -> np.ndarray:
+    def same(self, a: Matrix, b: Matrix, present: Known = None) -> np.ndarray:
         """Say how likely the cells of each pair are of one type; it was calibrated on pairs of known types.
 
         Parameters
@@ -255,60 +327,36 @@ class Model:
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: pass one cell in each for every pair.")
         reference, calibration = self._known(), self._calibrated()
-        return calibration.same(*(reference.evidence(*self._place(x, present)[::2]) for x in (a, b)))
+        pairs = (self._place(self._given(x, {}), present) for x in (a, b))
+        return calibration.same(*(reference.evidence(z, scores) for z, _, scores in pairs))
 
-    def gene_weights(self) -> np.ndarray:
+    def gene_weights(self, modality: str | None = None) -> np.ndarray:
         """Return how much of what enters the encoder's first layer comes from each gene: (genes,), which adds up to 1.
 
         It is the norm of the gene's column times the gene's standard deviation in the training cells; a gene that
-        serves the principal components alone has weight 0.
+        serves the principal components alone has weight 0. With two modalities, of the one that is named.
         """
-        first = self.networks.encoder.trunk.get_parameter("0.weight").detach().cpu().numpy()
-        weights = np.zeros(len(self.features.genes))
-        n = self.features.n_seen
-        weights[:n] = np.linalg.norm(first.astype(float), axis=0) * self.features.deviation / self.features.scale
+        part, encoder = self.part(modality)
+        first = encoder.trunk.get_parameter("0.weight").detach().cpu().numpy()
+        weights = np.zeros(len(part.genes))
+        weights[: part.n_seen] = np.linalg.norm(first.astype(float), axis=0) * part.deviation / part.scale
         return weights / weights.sum()
+
+    def part(self, modality: str | None = None) -> tuple[Features, Encoder]:
+        """Return the genes and the encoder of a model, or of one of its two modalities."""
+        encoder = self.networks.encoder
+        if isinstance(self.features, Features):
+            return self.features, cast(Encoder, encoder)
+        if modality not in self.modalities:
+            raise ValueError(f"modality={modality!r} is not one of this model: {', '.join(self.modalities)}.")
+        side = self.modalities.index(modality)
+        return self.features.parts[side], cast(Encoder, cast(PairEncoder, encoder).encoders[side])
 
     def summary(self) -> str:
         """Say in a few lines how the map does on cells that it never saw."""
-        rows = (
-            ("held-out cells", "held-out", "cells the model never saw"),
-            ("permuted labels", "null", "held-out cells when there is nothing to learn"),
-            ("training cells", "train", "no evidence: their labels were learned"),
-        )
-        measure = "15-NN macro-F1"
-        if not self.classes:
-            measure = "15-NN recall"
-            rows = (
-                ("held-out cells", "held-out", "their neighbours by principal components, found again"),
-                ("permuted places", "null", "held-out cells that lie where others do"),
-                ("training cells", "train", "cells the model was trained on"),
-            )
-        lines = [f"{measure:<16} {'map':>6} {'metric':>7}"]
-        for title, key, remark in rows:
-            if key in self.scores:
-                score = self.scores[key]
-                lines.append(f"{title:<16} {score['map']:>6.3f} {score['metric']:>7.3f}   {remark}")
-        if self.checks:
-            c = self.checks
-            lines.append(
-                f"{'predict':<16} {'':>6} {c['macro_f1']:>7.3f}   held-out cells; calibration error {c['ece']:.3f}, "
-                f"90 % sets hold {c['coverage']:.0%} of the labels, {c['unassigned']:.1%} unassigned"
-            )
-        few = self.reference is not None and np.median(self.reference.sizes[: len(self.classes)]) < VOTERS
-        if few:
-            lines.append(
-                f"Types have fewer labelled training cells than the {VOTERS} neighbours that vote: the line of predict "
-                "says more than macro-F1."
-            )
-        if self.p_value and min(self.p_value.values()) > NO_SIGNAL:
-            lines.append("No signal: the held-out cells score no better than with permuted labels.")
-        if "held-out" not in self.scores:
-            lines.append("No cell was held out: nothing here says how the map does on new cells.")
-        if "surviving_centers" in self.findings:
-            centers = zip(self.classes, self.findings["surviving_centers"], strict=True)
-            lines.append("Centers that survive: " + ", ".join(f"{name} {n}" for name, n in centers))
-        return "\n".join(lines)
+        from tripletomics.model.summary import summarise
+
+        return summarise(self)
 
     def record(self) -> dict[str, object]:
         """Return what is kept in `uns`, as in the attributes of the same names."""
@@ -322,7 +370,8 @@ class Model:
             "scores": {group: dict(score) for group, score in self.scores.items()},
             "p_value": dict(self.p_value),
             "checks": dict(self.checks),
-        }
+        } | ({"alone": {name: dict(side.checks) for name, side in self.alone.items()}, "matches": dict(self.matches)}
+             if self.modalities else {})  # fmt: skip
 
     def save(self, path: str | Path, *, index: bool = False) -> None:
         """Write the model to one safetensors file (``.tt``): weights, genes, landmarks and settings, no expression.

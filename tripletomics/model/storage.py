@@ -17,10 +17,11 @@ from tripletomics.features import Features
 from tripletomics.index import Catalog
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
-from tripletomics.model.model import Model
-from tripletomics.networks import Encoder, MapHead, Networks, make
+from tripletomics.modalities import PairFeatures
+from tripletomics.model.model import Model, Side
+from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, make
 
-FORMAT = 4  # of the file; raised when an older program could not read it
+FORMAT = 5  # of the file; raised when an older program could not read it
 SUFFIX = ".tt"
 
 
@@ -30,7 +31,15 @@ def save(model: Model, path: str | Path, index: bool) -> None:
     if index and model.catalog is None:
         raise ValueError("index=True, but this model was read from a file without its index: fit it again.")
     parts: dict[str, Any] = {"features": model.features, "reference": model.reference, "calibration": model.calibration}
-    known = {name: {f.name: getattr(part, f.name) for f in fields(part)} for name, part in parts.items() if part}
+    if isinstance(model.features, PairFeatures):
+        for side, name in enumerate(model.modalities):
+            parts |= {f"features_{side}": model.features.parts[side]}
+            parts |= {f"calibration_{side}": model.alone[name].calibration}
+    known = {
+        name: {f.name: getattr(part, f.name) for f in fields(part) if f.name != "parts"}
+        for name, part in parts.items()
+        if part
+    }
     tensors = {f"networks.{name}": tensor for name, tensor in model.networks.state_dict().items()}
     for part, values in known.items():
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
@@ -47,6 +56,8 @@ def save(model: Model, path: str | Path, index: bool) -> None:
         "format": FORMAT,
         "classes": model.classes,
         "enrolled": model.enrolled,
+        "matches": model.matches,
+        "checks_alone": [side.checks for side in model.alone.values()],
         "history": {
             stage: {name: values.tolist() for name, values in columns.items()}
             for stage, columns in model.history.items()
@@ -100,14 +111,29 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
     def build(kind: type, part: str) -> Any:
         return kind(**known[part], **{name: tensor.numpy() for name, tensor in arrays(part).items()})
 
-    features = build(Features, "features")
-    if features.axes.shape[1] != len(features.genes):
-        raise ValueError(f"{len(features.genes)} genes, but values for {features.axes.shape[1]}")
+    def read(part: str) -> Features:
+        found = build(Features, part)
+        if found.axes.shape[1] != len(found.genes):
+            raise ValueError(f"{len(found.genes)} genes, but values for {found.axes.shape[1]}")
+        return found
+
+    def calibration(part: str) -> Calibration | None:
+        return build(Calibration, part) if part in known else None
+
     settings = known["settings"]
-    networks = Networks(
-        Encoder(make(settings["encoder"]), features.n_seen, int(settings["metric_dim"])),
-        MapHead(len(features.axes), int(settings["metric_dim"]), int(settings["dim"])),
-    )
+    mlp, metric_dim = make(settings["encoder"]), int(settings["metric_dim"])
+    names = known["features"].pop("names", ())
+    features: Features | PairFeatures
+    encoder: Encoder | PairEncoder
+    if names:
+        one, other = read("features_0"), read("features_1")
+        values = {name: tensor.numpy() for name, tensor in arrays("features").items()}
+        features = PairFeatures((names[0], names[1]), (one, other), **values)
+        encoder = PairEncoder(mlp, (one.n_seen, other.n_seen), metric_dim)
+    else:
+        features = read("features")
+        encoder = Encoder(mlp, features.n_seen, metric_dim)
+    networks = Networks(encoder, MapHead(features.width, metric_dim, int(settings["dim"])))
     networks.load_state_dict(arrays("networks"))
     index = {name: tensor.numpy() for name, tensor in arrays("index").items()}
     if index:
@@ -121,8 +147,12 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
         },
         findings={name: np.array(values) for name, values in known["findings"].items()},
         reference=build(Reference, "reference") if "reference" in known else None,
-        calibration=build(Calibration, "calibration") if "calibration" in known else None,
+        calibration=calibration("calibration"),
+        alone={
+            name: Side(calibration(f"calibration_{side}"), known["checks_alone"][side])
+            for side, name in enumerate(names)
+        },
         catalog=Catalog(**index) if index else None,
-        **{name: known[name] for name in ("classes", "enrolled", "settings", "scores", "p_value", "checks", "seconds",
-                                          "versions")},
+        **{name: known[name] for name in ("classes", "enrolled", "matches", "settings", "scores", "p_value", "checks",
+                                          "seconds", "versions")},
     )  # fmt: skip

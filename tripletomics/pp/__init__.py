@@ -20,10 +20,13 @@ from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.queries import Query, check_scale, take_query
 from tripletomics.pp.splits import batches, folds, spare, split
+from tripletomics.pp.tables import NewCells, Table, choose, open_table, take_new
 
 __all__ = [
     "Match",
+    "NewCells",
     "Query",
+    "Table",
     "batches",
     "check_anndata",
     "check_batch_size",
@@ -34,6 +37,7 @@ __all__ = [
     "check_scale",
     "check_settings",
     "check_whole",
+    "choose",
     "choose_genes",
     "column",
     "decide_counts",
@@ -41,9 +45,11 @@ __all__ = [
     "match_genes",
     "matrix",
     "numbers",
+    "open_table",
     "refuse_without_labels",
     "spare",
     "split",
     "take",
+    "take_new",
     "take_query",
 ]

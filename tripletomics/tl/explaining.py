@@ -106,13 +106,15 @@ def explain(
     from tripletomics.sources import Memory
 
     pp.check_model(model)
+    if model.modalities:
+        raise ValueError("explain reads models of one modality: fit one to this table alone.")
     pp.check_whole("n_cells", n_cells, 1)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
     pp.check_anndata(adata)
     column = pp.column(adata, groups, "groups")
     codes, classes = labels.encode(column, UNLABELLED)
     pairs = _pairs(against, groups, classes)
-    encoder, contract = model.networks.encoder, model.features
+    contract, encoder = model.part()
     query = pp.take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched)
 
     standardise = functools.partial(contract.standardise, present=query.present)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tripletomics.augment import Augmentation
     from tripletomics.model import Model
     from tripletomics.networks import MLP
-    from tripletomics.pp import Query
+    from tripletomics.pp import NewCells
 else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = object
     Module = Augmentation = MLP = str
@@ -27,6 +27,7 @@ else:  # the command line reads these annotations; there, a part is its text
 
 DEFAULT_LOSS = "softmax"  # within noise of the best, and the simplest: see docs/choose-a-loss.md
 DEFAULT_VIEWS = "simclr:temperature=0.2,neighbours=5"  # of cells without labels: see docs/few-labels.md
+DEFAULT_PAIR = "clip"  # of two modalities: see docs/two-modalities.md
 
 
 def fit(
@@ -143,7 +144,7 @@ def fit(
 
     from tripletomics import pp
     from tripletomics.index import Catalog
-    from tripletomics.model import Model, score, score_null, score_structure
+    from tripletomics.model import Model, Side, score, score_null, score_structure
     from tripletomics.tl.tasks import prepare
 
     started = time.perf_counter()
@@ -156,8 +157,8 @@ def fit(
     )  # fmt: skip
     with training_bar(progress) as report:
         trained, history = task.learn(report)
-        places = task.place(trained)
-        reference, calibration = task.refer(places), task.calibrate(places["metric"], report)
+        places, alone = task.place(trained), task.place_alone(trained)
+        reference, calibrations = task.refer(places), task.calibrate(places["metric"], alone, report)
     seconds = {"fit": time.perf_counter() - started}
     if task.classes:
         scores, p_value = score(places, task.codes, task.held_out, seed)
@@ -168,24 +169,34 @@ def fit(
         scores["null"] = score_null(null.places, null.codes, null.held_out, seed)
         seconds["null"] = time.perf_counter() - started - seconds["fit"]
     train = ~task.held_out
+    calibration = calibrations.pop("")
     settings = {name: text(value) for name, value in (given | task.used).items() if name not in ("adata", "progress")}
     model = Model(
         task.features, trained, task.classes, settings, scores, p_value, history, task.loss.findings(), seconds,
         _versions(), reference, calibration,
-        Catalog(places["metric"][train], adata.obs_names[train].to_numpy(str), task.codes[train]),
+        Catalog(places["metric"][train], task.table.obs.obs_names[train].to_numpy(str), task.codes[train]),
         task.check(places["metric"], reference, calibration),
+        alone={
+            name: Side(found, task.check(places["metric"], reference, found, alone[name]))
+            for name, found in calibrations.items()
+        },
+        matches=task.match(alone),
     )  # fmt: skip
-    _write_places(adata, key_added, places["metric"], places["map"])
-    adata.obsm[f"{key_added}_pca"] = task.scores
     split_key = "tt_split" if key_added == "X_tt" else f"{key_added}_split"
-    adata.obs[split_key] = pd.Categorical(np.where(task.held_out, "held-out", "train"), ["train", "held-out"])
-    adata.uns[key_added] = model.record()
+    split = pd.Categorical(np.where(task.held_out, "held-out", "train"), ["train", "held-out"])
+    for target, rows in task.table.targets():
+        _write_places(target, key_added, places["metric"][rows], places["map"][rows])
+        target.obsm[f"{key_added}_pca"] = task.scores[rows]
+        target.obs[split_key] = split[rows]
+        target.uns[key_added] = model.record()
     return model
 
 
-def default_loss(codes: np.ndarray) -> str:
-    """Choose the loss by how many of the training cells, whose codes these are, have a label."""
+def default_loss(codes: np.ndarray, paired: bool = False) -> str:
+    """Choose the loss by how many of the training cells, whose codes these are, have a label, and for a pair."""
     unlabelled = (codes < 0).mean()
+    if paired:
+        return DEFAULT_PAIR if unlabelled == 1 else f"{DEFAULT_LOSS} + {DEFAULT_PAIR}"
     if unlabelled == 1:
         return DEFAULT_VIEWS
     return DEFAULT_LOSS if unlabelled <= 0.1 else f"{DEFAULT_LOSS} + {DEFAULT_VIEWS}"
@@ -244,15 +255,18 @@ def transform(
 
     pp.check_key(key_added)
     pp.check_model(model)
-    query = pp.take_query(adata, model.features, model.gene_weights(), layer, missing, alias, min_matched)
-    write_query(adata, key_added, model, query, *model.place(query.x, query.present))
+    cells = pp.take_new(adata, model, layer, missing, alias, min_matched)
+    write_places(cells, key_added, model, *model.place(cells.x, cells.present))
 
 
-def write_query(adata: AnnData, key: str, model: Model, query: Query, z: np.ndarray, m: np.ndarray) -> None:
+def write_places(cells: NewCells, key: str, model: Model, z: np.ndarray, m: np.ndarray) -> None:
     """Write the places of new cells."""
-    _write_places(adata, key, z, m)
-    if f"{key}_pca" in adata.obsm:  # what an earlier fit wrote no longer belongs to these places
-        adata.obsm[f"{key}_pca"] = model.features.project(query.x, query.present)
+    scores = None
+    for target, rows, _ in cells.targets:
+        _write_places(target, key, z[rows], m[rows])
+        if f"{key}_pca" in target.obsm:  # what an earlier fit wrote no longer belongs to these places
+            scores = model.features.project(cells.x, cells.present) if scores is None else scores
+            target.obsm[f"{key}_pca"] = scores[rows]
 
 
 def _write_places(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:

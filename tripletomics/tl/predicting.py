@@ -89,26 +89,29 @@ def predict(
     import pandas as pd
 
     from tripletomics import pp
-    from tripletomics.tl.fitting import write_query
+    from tripletomics.tl.fitting import write_places
 
     pp.check_key(key_added)
     pp.check_model(model)
-    query = pp.take_query(adata, model.features, model.gene_weights(), layer, missing, alias, min_matched)
-    found, z, m = model.predict(query.x, query.present, reject=reject, coverage=coverage)
+    cells = pp.take_new(adata, model, layer, missing, alias, min_matched)
+    found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage)
     prefix = "tt" if key_added == "X_tt" else key_added
     names = np.array([*model.types, UNASSIGNED], dtype=object)
     labels = names[np.where(found.unassigned, -1, found.codes)]
-    adata.obs[f"{prefix}_label"] = pd.Categorical(labels, names)
-    adata.obs[f"{prefix}_confidence"] = found.confidence
-    adata.obs[f"{prefix}_novelty"] = found.novelty
-    adata.obs[f"{prefix}_label_set"] = [" | ".join(names[:-1][credible]) for credible in found.sets]
-    write_query(adata, key_added, model, query, z, m)
-    adata.uns[f"{prefix}_mapping"] = {
-        "matched": query.match.matched,
-        "missing": query.match.missing,
-        "extra": query.match.extra,
-        "weight": query.match.weight,
-        "missing_genes": np.array(query.match.missing_genes, dtype=object),
-        "notes": np.array(query.notes, dtype=object),
-        "rejected": int(found.unassigned.sum()),
-    }
+    sets = np.array([" | ".join(names[:-1][credible]) for credible in found.sets], dtype=object)
+    for target, rows, query in cells.targets:
+        target.obs[f"{prefix}_label"] = pd.Categorical(labels[rows], names)
+        target.obs[f"{prefix}_confidence"] = found.confidence[rows]
+        target.obs[f"{prefix}_novelty"] = found.novelty[rows]
+        target.obs[f"{prefix}_label_set"] = sets[rows]
+        if query is not None:
+            target.uns[f"{prefix}_mapping"] = {
+                "matched": query.match.matched,
+                "missing": query.match.missing,
+                "extra": query.match.extra,
+                "weight": query.match.weight,
+                "missing_genes": np.array(query.match.missing_genes, dtype=object),
+                "notes": np.array(query.notes, dtype=object),
+                "rejected": int(found.unassigned[rows].sum()),
+            }
+    write_places(cells, key_added, model, z, m)

@@ -264,6 +264,10 @@ def _refitted(
         raise ValueError(f"basis={basis!r} {why}: {what}.")
     if record["settings"]["label"] == "None":
         raise ValueError(f"{basis} was fitted without labels, and a refit would learn from them: pass refits=0.")
+    if "modalities" in record["settings"]:
+        raise ValueError(
+            f"{basis} was fitted to two modalities ({record['settings']['modalities']}), and here is one: pass refits=0."
+        )
     hold_out = _hold_out(record["settings"]["hold_out"]) if wanted is None else wanted
     if hold_out == 0:
         raise ValueError(f"{basis} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")
@@ -294,7 +298,7 @@ def _null_fit(stage: Stage, basis: str) -> Null | None:
     from tripletomics.tl import comparison
 
     record = _record(stage.question.adata, basis)
-    if record is None or record["settings"]["label"] != stage.question.label:
+    if record is None or record["settings"]["label"] != stage.question.label or "modalities" in record["settings"]:
         return None
     try:
         return stage.task(comparison.settings_written(record["settings"])).null()

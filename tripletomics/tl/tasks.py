@@ -5,23 +5,24 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tripletomics import augment as augmentations
-from tripletomics import features, labels, losses, networks, pp, training
-from tripletomics.features import Choice, Features
+from tripletomics import labels, losses, metrics, networks, pp, training
+from tripletomics.features import Features
 from tripletomics.labels import reference
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.labels.prediction import check, predict
 from tripletomics.labels.reference import Evidence, Reference
 from tripletomics.losses import Loss
+from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model import place
-from tripletomics.networks import Encoder, Networks, project
+from tripletomics.networks import Encoder, Networks, PairEncoder, project
 from tripletomics.sources import Matrix, Memory
 from tripletomics.tl.fitting import default_loss
 from tripletomics.training import History, Report, silent
@@ -37,6 +38,7 @@ COLLAPSED = 0.2  # spread of the directions of z below which distances say littl
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
 CALIBRATION_CELLS = 5000  # the most of a part
+MATCH_CELLS, MATCHES = 2500, (1, 10, 50)  # held-out cells that are looked for among each other, and in how many
 FOLDS = 4  # of whole batches at most, or of few labelled cells; an encoder of the others calibrates on each
 
 
@@ -46,8 +48,8 @@ class Task:
 
     Attributes
     ----------
-    x, choice
-        All cells by the chosen genes, as they are in AnnData, and what these are for.
+    table, x
+        What was given, and all cells by the chosen genes, as they are in AnnData.
     features
         Fitted to the training cells.
     cells, scores
@@ -67,9 +69,9 @@ class Task:
         A copy of the loss, and what is done to the views of a cell.
     """
 
+    table: pp.Table
     x: Matrix
-    choice: Choice
-    features: Features
+    features: Features | PairFeatures
     cells: Memory
     scores: np.ndarray
     codes: np.ndarray
@@ -83,7 +85,8 @@ class Task:
     augment: Augmentation
     used: dict[str, Any]
     seed: int
-    _learn_metric: Callable[..., tuple[Encoder, History]]
+    _fit: Callable[[Matrix], Features | PairFeatures]
+    _learn_metric: Callable[..., tuple[Encoder | PairEncoder, History]]
     _learn_map: Callable[..., tuple[Networks, History]]
 
     def learn(self, report: Report = silent) -> tuple[Networks, History]:
@@ -129,55 +132,113 @@ class Task:
             return None
         return self._refer(places["metric"], places["map"], self.scores, ~self.held_out)
 
-    def calibrate(self, z: np.ndarray, report: Report = silent) -> Calibration | None:
+    def place_alone(self, networks: Networks) -> dict[str, Alone]:
+        """Place all cells by each of two modalities alone, by its name; those that lack it lie anywhere."""
+        if not isinstance(self.x, Pair):
+            return {}
+        return {
+            name: Alone(place(networks, *self._shown(self.x.only(side), self.features)), self.x.only(side))
+            for side, name in enumerate(self.table.sides)
+        }
+
+    def calibrate(
+        self, z: np.ndarray, alone: Mapping[str, Alone], report: Report = silent
+    ) -> dict[str, Calibration | None]:
         """Find out how far evidence can be trusted; None where the types have too few cells to spare.
 
         It is asked on the calibration cells, placed at `z`, with principal components that were not fitted on them
         either: cells that are lie farther out than new ones do. With batches, these are left out in turn, in up to four
         parts, each placed by an encoder of the others: what is usual in a batch that was never seen? So are the
         labelled cells where they are too few to spare any.
+
+        Returns
+        -------
+        By what was measured: "" for all that was, and the names of two modalities for each alone.
         """
+        shown = ["", *alone]
         if not self.classes:
-            return None
+            return dict.fromkeys(shown)
         if self.groups is None and self.calibration.any():
             trained = ~self.held_out & ~self.calibration
-            folds = [self._ask(z, self._fit(trained).project(self.x), trained, self.calibration)]
+            contract = self._fit(self.x[trained])
+            folds = {"": [self._ask(z, contract.project(self.x), trained, self.calibration)]}
+            for name, side in alone.items():
+                asked = self.calibration & side.measured
+                folds[name] = [self._ask(z, contract.project(self.x), trained, asked, side.z, contract.project(side.x))]
         else:
             groups = pp.folds(self.codes, ~self.held_out, FOLDS, self.seed) if self.groups is None else self.groups
-            folds = [self._ask_without(part, report) for part in _deal(groups, self.codes, ~self.held_out)]
-        known = sum(int((codes >= 0).sum()) for _, codes in folds)
-        return fit_calibration(folds) if known > 1 else None
+            parts = _deal(groups, self.codes, ~self.held_out)
+            asked = [self._ask_without(part, report) for part in parts]
+            folds = {name: [answer[name] for answer in asked] for name in shown}
+        return {name: _calibrate(answers) for name, answers in folds.items()}
 
-    def check(self, z: np.ndarray, known: Reference | None, calibrated: Calibration | None) -> dict[str, float]:
-        """Compare predictions of held-out cells of known types with their labels; empty where there are none."""
-        held = self.held_out & (self.codes >= 0) & (self.codes < len(self.classes))
-        if known is None or calibrated is None or not held.any():
+    def check(
+        self, z: np.ndarray, known: Reference | None, found: Calibration | None, alone: Alone | None = None
+    ) -> dict[str, float]:
+        """Compare predictions of held-out cells of known types with their labels; empty where there are none.
+
+        They lie at `z`, or by one modality alone.
+        """
+        scores, among = self.scores, np.ones(len(z), dtype=bool)
+        if alone is not None:
+            z, scores, among = alone.z, self.features.project(alone.x), alone.measured
+        held = among & self.held_out & (self.codes >= 0) & (self.codes < len(self.classes))
+        if known is None or found is None or not held.any():
             return {}
-        return check(predict(known.evidence(z[held], self.scores[held]), calibrated), self.codes[held])
+        return check(predict(known.evidence(z[held], scores[held]), found), self.codes[held])
+
+    def match(self, alone: Mapping[str, Alone]) -> dict[str, float]:
+        """Look for each held-out cell by one modality among those by the other; empty where that makes no sense."""
+        sides = list(alone.values())
+        if not sides:
+            return {}
+        both = np.flatnonzero(self.held_out & sides[0].measured & sides[1].measured)
+        both = np.random.default_rng(self.seed).permutation(both)[:MATCH_CELLS]
+        if len(both) < 2:
+            return {}
+        a, b, cells = sides[0].z[both], sides[1].z[both], np.arange(len(both))
+        found = {"cells": float(len(both))}
+        for k in MATCHES:
+            ways = (metrics.recall_at_k(z, cells, query, cells, k, self.seed) for z, query in ((a, b), (b, a)))
+            found |= {f"recall_{k}": sum(ways) / 2, f"null_{k}": min(k / len(both), 1.0)}
+        return found
 
     def _ask(
-        self, z: np.ndarray, scores: np.ndarray, trained: np.ndarray, asked: np.ndarray
-    ) -> tuple[Evidence, np.ndarray]:
-        """Compare cells with a reference of others, if these have their type."""
+        self, z: np.ndarray, scores: np.ndarray, trained: np.ndarray, asked: np.ndarray,
+        asked_z: np.ndarray | None = None, asked_scores: np.ndarray | None = None,
+    ) -> tuple[Evidence, np.ndarray]:  # fmt: skip
+        """Compare cells, as they lie or at other places, with a reference of others, if these have their type."""
         rows = np.flatnonzero(asked & np.isin(self.codes, self.codes[trained & (self.codes >= 0)]))
         rows = np.random.default_rng(self.seed).permutation(rows)[:CALIBRATION_CELLS]
-        return self._refer(z, z[:, :0], scores, trained).evidence(z[rows], scores[rows]), self.codes[rows]
+        asked_z, asked_scores = z if asked_z is None else asked_z, scores if asked_scores is None else asked_scores
+        return self._refer(z, z[:, :0], scores, trained).evidence(asked_z[rows], asked_scores[rows]), self.codes[rows]
 
-    def _ask_without(self, part: np.ndarray, report: Report) -> tuple[Evidence, np.ndarray]:
+    def _ask_without(self, part: np.ndarray, report: Report) -> dict[str, tuple[Evidence, np.ndarray]]:
         """Fit scaling, components and encoder without a part of the cells, and ask about these."""
         others = ~self.held_out & ~part
-        contract = self._fit(others)
-        cells, scores = Memory(contract.normalise(self.x), contract.standardise), contract.project(self.x)
+        contract = self._fit(self.x[others])
+        cells, scores = self._shown(self.x, contract)
         encoder, _ = self._learn_metric(
             cells, self.codes, np.flatnonzero(others), np.flatnonzero(part), groups=self.groups, scores=scores,
-            loss=copy.deepcopy(self.untrained), augment=self.augment.fit(contract.mean, contract.scale),
+            loss=copy.deepcopy(self.untrained), augment=_views(self.augment, contract, self.loss.views),
             steps=self.used["steps"], report=lambda stage, *rest: report("calibration", *rest),
         )  # fmt: skip
-        z = project(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
-        return self._ask(z, scores, others, part)
 
-    def _fit(self, rows: np.ndarray) -> Features:
-        return features.fit(self.x[rows], self.features.genes, self.features.counts, self.seed, self.choice)
+        def placed(cells: Memory) -> np.ndarray:
+            return project(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
+
+        z = placed(cells)
+        answers = {"": self._ask(z, scores, others, part)}
+        if isinstance(self.x, Pair):
+            for side, name in enumerate(self.table.sides):
+                x = self.x.only(side)
+                cells, theirs = self._shown(x, contract)
+                answers[name] = self._ask(z, scores, others, part & x.measured[:, side], placed(cells), theirs)
+        return answers
+
+    def _shown(self, x: Matrix, contract: Features | PairFeatures) -> tuple[Memory, np.ndarray]:
+        """Return scaled rows and principal components."""
+        return Memory(contract.normalise(x), contract.standardise), contract.project(x)
 
     def _refer(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> Reference:
         return reference.fit(z[rows], m[rows], scores[rows], self.codes[rows], len(self.classes), self.seed)
@@ -190,12 +251,30 @@ class Task:
         held = np.flatnonzero(held_out)
         encoder, history = self._learn_metric(
             cells, codes, np.flatnonzero(metric), held, groups=groups, loss=loss, scores=scores,
-            augment=self.augment.fit(self.features.mean, self.features.scale), steps=steps, report=report,
+            augment=_views(self.augment, self.features, loss.views), steps=steps, report=report,
         )  # fmt: skip
         networks, more = self._learn_map(
             encoder, cells, codes, np.flatnonzero(train), held, scores=scores, steps=steps, report=report
         )
         return networks, history | more
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Where cells lie by one of two modalities."""
+
+    places: dict[str, np.ndarray]
+    x: Pair  # with the other one hidden
+
+    @property
+    def z(self) -> np.ndarray:
+        """Metric space."""
+        return self.places["metric"]
+
+    @property
+    def measured(self) -> np.ndarray:
+        """Which cells have it, boolean (cells,)."""
+        return np.asarray(self.x.measured.any(axis=1))
 
 
 @dataclass(frozen=True)
@@ -209,7 +288,7 @@ class Null:
 
 
 def prepare(
-    adata: AnnData,
+    adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData],
     label: str | None,
     *,
     loss: str | Module | None,
@@ -235,39 +314,41 @@ def prepare(
     mlp, views = networks.make(encoder), augmentations.make(augment)
     pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed)
     fabric = training.start(device, precision)
-    x = pp.matrix(adata, layer)
+    table = pp.open_table(adata, layer, label, unlabelled)
+    obs, paired = table.obs, isinstance(table.x, Pair)
     if label is None:
         if given is not None and (given.supervised or given.views == 1):
-            pp.refuse_without_labels(adata, "loss", losses.spec(given))
+            pp.refuse_without_labels(obs, "loss", losses.spec(given))
         if batch is not None:
-            pp.refuse_without_labels(adata, "batch", batch)
-        codes, order, classes = np.full(adata.n_obs, -1), np.zeros(0, dtype=int), list[str]()
+            pp.refuse_without_labels(obs, "batch", batch)
+        codes, order, classes = np.full(obs.n_obs, -1), np.zeros(0, dtype=int), list[str]()
     else:
-        codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
-    held_out = pp.split(adata, hold_out, codes, seed)
+        codes, classes = labels.encode(pp.column(obs, label, "label"), unlabelled)
+    held_out = pp.split(obs, hold_out, codes, seed)
     if label is not None:
         pp.check_labels(codes, classes, held_out, label)
         codes, order, n_known = labels.known_first(codes, ~held_out)
         classes = [classes[code] for code in order[:n_known]]
-    objective = losses.make(default_loss(codes[~held_out])) if given is None else given
+    objective = losses.make(default_loss(codes[~held_out], paired)) if given is None else given
     losses.check(objective, metric_dim)
-    if objective.views == 2 and not objective.neighbours and views.idle(labelled=label is not None):
+    same_views = objective.views == 2 and not objective.neighbours and not paired
+    if same_views and views.idle(labelled=label is not None):
         raise ValueError(
             f"augment={augmentations.spec(views)!r} shows the same twice, from which loss={losses.spec(objective)!r} "
             "learns nothing: take 'mask'."
         )
-    groups = pp.batches(adata, batch, held_out)
+    groups = pp.batches(obs, batch, held_out)
     calibration = pp.spare(codes, ~held_out, seed) if groups is None else np.zeros_like(held_out)
     pp.check_batch_size(batch_size, codes[~held_out], of_labelled=objective.views == 1)
     objective.expect(int((~held_out & ~calibration).sum()))
     training.check_terms(objective, codes[~held_out & ~calibration], batch_size, seed)
-    is_counts = pp.decide_counts(x, counts)
+    are_counts = [pp.decide_counts(side[measured], counts) for _, side, measured in table.matrices()]
     if views.of_molecules:
-        pp.check_molecules(x, is_counts, augmentations.spec(views))
+        for (_, side, _), is_counts in zip(table.matrices(), are_counts, strict=True):
+            pp.check_molecules(side, is_counts, augmentations.spec(views))
 
-    choice = pp.choose_genes(adata, x, ~held_out, is_counts)
-    x = pp.take(x, choice.columns)
-    contract = features.fit(x[~held_out], adata.var_names[choice.columns].tolist(), is_counts, seed, choice)
+    x, fit = pp.choose(table, ~held_out, are_counts, seed)
+    contract = fit(x[~held_out])
     cells, scores = Memory(contract.normalise(x), contract.standardise), contract.project(x)
     steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
     learn_metric = functools.partial(
@@ -275,12 +356,27 @@ def prepare(
     )
     structure = structure if classes else 1.0
     learn_map = functools.partial(training.learn_map, fabric, structure=structure, dim=dim, lr=lr, seed=seed)
-    used = {"loss": objective, "encoder": mlp, "augment": views, "counts": is_counts, "steps": steps,
-            "structure": structure}  # fmt: skip
+    used = {"loss": objective, "encoder": mlp, "augment": views, "steps": steps, "structure": structure,
+            "counts": are_counts if paired else are_counts[0]}  # fmt: skip
+    if paired:
+        used["modalities"] = list(table.sides)
     return Task(
-        x, choice, contract, cells, scores, codes, classes, order, held_out, calibration, groups, objective,
-        copy.deepcopy(objective), views, used, seed, learn_metric, learn_map,
+        table, x, contract, cells, scores, codes, classes, order, held_out, calibration, groups, objective,
+        copy.deepcopy(objective), views, used, seed, fit, learn_metric, learn_map,
     )  # fmt: skip
+
+
+def _views(augment: Augmentation, contract: Features | PairFeatures, views: int) -> Augmentation:
+    """Tell an augmentation how the rows are scaled; of two modalities, show one a view."""
+    if isinstance(contract, Features):
+        return augment.fit(contract.mean, contract.scale)
+    one, other = (augment.fit(part.mean, part.scale) for part in contract.parts)
+    return augmentations.Modalities((one, other), (contract.parts[0].n_seen, contract.parts[1].n_seen), views)
+
+
+def _calibrate(answers: list[tuple[Evidence, np.ndarray]]) -> Calibration | None:
+    """Calibrate on answers about two cells or more."""
+    return fit_calibration(answers) if sum(len(codes) for _, codes in answers) > 1 else None
 
 
 def _deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray) -> list[np.ndarray]:

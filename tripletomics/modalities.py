@@ -1,0 +1,161 @@
+"""Two kinds of measurement of the same cells, such as RNA and proteins: their table and their gene contract.
+
+A cell may lack one of the two. Each kind keeps a contract of its own (`features.Features`); what they share is the way
+in which one foretells the principal components of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import Ridge
+
+from tripletomics.features import Features
+from tripletomics.sources import Matrix
+
+STIFF = 1e-3  # ridge of the regression between components, in units of all their variance
+
+Present = Mapping[str, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two matrices with one row a cell, of which a cell may lack one.
+
+    Attributes
+    ----------
+    sides
+        The two matrices, dense or CSR; rows that were not measured are 0.
+    measured
+        Boolean (cells, 2).
+    """
+
+    sides: tuple[Matrix, Matrix]
+    measured: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray | slice) -> Pair:
+        return Pair((self.sides[0][rows], self.sides[1][rows]), self.measured[rows])
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Columns of the two."""
+        return self.sides[0].shape[1], self.sides[1].shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells, and columns of the dense table: those of both, and two that say what was measured."""
+        return len(self.measured), sum(self.widths) + 2
+
+    def toarray(self) -> np.ndarray:
+        """Return the dense table, float32."""
+        dense = [side.toarray() if hasattr(side, "toarray") else side for side in self.sides]
+        return np.concatenate([*dense, self.measured], axis=1, dtype=np.float32)
+
+    def only(self, side: int) -> Pair:
+        """Hide the other side."""
+        measured = self.measured.copy()
+        measured[:, 1 - side] = False
+        return Pair(self.sides, measured)
+
+
+@dataclass(frozen=True)
+class PairFeatures:
+    """The contracts of two kinds of measurement, with the methods of `Features`.
+
+    Attributes
+    ----------
+    names
+        Of the two, such as "rna" and "protein".
+    parts
+        Their contracts.
+    units
+        What each one's principal components are divided by, so that both have a variance of 1 in all (2,).
+    to_first, to_second
+        Linear regressions of one's components on those of the other, the intercepts in the first row: what is expected
+        of a cell of which it was not measured.
+
+    Notes
+    -----
+    ``present`` is a dict from name to boolean (genes,), as `Features` takes it.
+    """
+
+    names: tuple[str, str]
+    parts: tuple[Features, Features]
+    units: np.ndarray
+    to_first: np.ndarray
+    to_second: np.ndarray
+
+    @property
+    def genes(self) -> list[str]:
+        """Names of the features of both."""
+        return self.parts[0].genes + self.parts[1].genes
+
+    @property
+    def width(self) -> int:
+        """Principal components of both."""
+        return sum(part.width for part in self.parts)
+
+    def normalise(self, x: Pair, present: Present | None = None) -> Pair:
+        """Return float32 rows of what the encoders see."""
+        a, b = (
+            part.normalise(side, _of(present, name))
+            for name, part, side in zip(self.names, self.parts, x.sides, strict=True)
+        )
+        return Pair((a, b), x.measured)
+
+    def standardise(self, rows: np.ndarray, present: Present | None = None) -> np.ndarray:
+        """Scale dense normalised rows, in place."""
+        start = 0
+        for name, part in zip(self.names, self.parts, strict=True):
+            columns = slice(start, start + part.n_seen)
+            rows[:, columns] = part.standardise(rows[:, columns], _of(present, name))
+            start = columns.stop
+        return rows
+
+    def project(self, x: Pair, present: Present | None = None) -> np.ndarray:
+        """Return the principal components of both, float32; those that were not measured are foretold."""
+        a, b = (
+            part.project(side, _of(present, name)) / unit
+            for name, part, side, unit in zip(self.names, self.parts, x.sides, self.units, strict=True)
+        )
+        for side, (mine, other, weights) in enumerate(((a, b, self.to_first), (b, a, self.to_second))):
+            lacking = ~x.measured[:, side]
+            mine[lacking] = weights[0] + other[lacking] @ weights[1:]
+        return np.concatenate([a, b], axis=1, dtype=np.float32)
+
+
+def fit(x: Pair, names: Sequence[str], fits: Sequence[Callable[[Matrix], Features]]) -> PairFeatures:
+    """Fit on training rows.
+
+    Parameters
+    ----------
+    x
+        Training cells.
+    names
+        Of the two kinds of measurement.
+    fits
+        What fits the contract of each to the rows in which it was measured.
+    """
+    parts, units, scores = [], [], []
+    for side, learn in enumerate(fits):
+        parts.append(learn(x.sides[side][x.measured[:, side]]))
+        found = parts[-1].project(x.sides[side])
+        units.append(float(np.sqrt(found[x.measured[:, side]].var(axis=0).sum())) or 1.0)
+        scores.append(found / units[-1])
+    both = x.measured.all(axis=1)
+    a, b = scores[0][both], scores[1][both]
+    return PairFeatures(
+        (names[0], names[1]), (parts[0], parts[1]), np.array(units, dtype=np.float32), _foretell(b, a), _foretell(a, b)
+    )
+
+
+def _foretell(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the regression of some columns on others, the intercepts in the first row."""
+    ridge = Ridge(alpha=STIFF * len(known)).fit(known, wanted)
+    return np.vstack([ridge.intercept_, ridge.coef_.T]).astype(np.float32)
+
+
+def _of(present: Present | None, name: str) -> np.ndarray | None:
+    return None if present is None else present.get(name)

@@ -1,0 +1,54 @@
+"""Arrays that the methods of a model are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tripletomics.features import Features
+from tripletomics.modalities import Pair, PairFeatures
+from tripletomics.sources import Matrix
+
+
+def pair(contract: PairFeatures, modalities: Mapping[str, Matrix]) -> Pair:
+    """Put the arrays of one or both modalities of some cells together, after checking them."""
+    unknown = [name for name in modalities if name not in contract.names]
+    if unknown or not modalities:
+        what = f"{unknown[0]!r} is not a modality of this model" if unknown else "No modality was given"
+        raise TypeError(f"{what}: pass {contract.names[0]}=, {contract.names[1]}=, or both.")
+    for name, part in zip(contract.names, contract.parts, strict=True):
+        if name in modalities:
+            check_table(modalities[name], part, name)
+    sizes = {name: x.shape[0] for name, x in modalities.items()}
+    if len(set(sizes.values())) > 1:
+        given = " and ".join(f"{n} of {name}" for name, n in sizes.items())
+        raise ValueError(f"Row i must be the same cell in both modalities: got {given}.")
+    n = next(iter(sizes.values()))
+    a, b = (
+        modalities.get(name, np.zeros((n, len(part.genes)), dtype=np.float32))
+        for name, part in zip(contract.names, contract.parts, strict=True)
+    )
+    return Pair((a, b), np.tile([name in modalities for name in contract.names], (n, 1)))
+
+
+def check_table(x: Matrix, part: Features, modality: str = "") -> None:
+    """Refuse what are not cells by the genes of a model or of one of its modalities."""
+    name, whose = (modality, f"{modality}'s") if modality else ("x", "the model's")
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise TypeError(f"{name} is {type(x).__name__}, not an array: tripletomics.transform and predict take AnnData.")
+    n_genes = len(part.genes)
+    if x.ndim != 2 or x.shape[1] != n_genes:
+        where = f"model.part({modality!r})[0].genes" if modality else "model.features.genes"
+        raise ValueError(f"{name} has shape {x.shape}: pass cells by {whose} {n_genes} genes, in the order of {where}.")
+
+
+def check_present(present: np.ndarray | None, part: Features, modality: str = "") -> None:
+    """Refuse what does not say of each gene whether it was measured."""
+    n_genes = len(part.genes)
+    if present is not None and (present.dtype != bool or present.shape != (n_genes,)):
+        whose = f"{modality}'s" if modality else "the model's"
+        raise ValueError(
+            f"present is {present.dtype} of shape {present.shape}: pass True or False for each of {whose} "
+            f"{n_genes} genes."
+        )

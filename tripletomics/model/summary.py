@@ -1,0 +1,63 @@
+"""What a model says of itself, in words."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tripletomics.labels import NO_SIGNAL
+from tripletomics.labels.reference import VOTERS
+from tripletomics.model.model import Model
+
+
+def summarise(model: Model) -> str:
+    """Say in a few lines how the map of a model does on cells that it never saw."""
+    rows = (
+        ("held-out cells", "held-out", "cells the model never saw"),
+        ("permuted labels", "null", "held-out cells when there is nothing to learn"),
+        ("training cells", "train", "no evidence: their labels were learned"),
+    )
+    measure = "15-NN macro-F1"
+    if not model.classes:
+        measure = "15-NN recall"
+        rows = (
+            ("held-out cells", "held-out", "their neighbours by principal components, found again"),
+            ("permuted places", "null", "held-out cells that lie where others do"),
+            ("training cells", "train", "cells the model was trained on"),
+        )
+    lines = [f"{measure:<16} {'map':>6} {'metric':>7}"]
+    for title, key, remark in rows:
+        if key in model.scores:
+            score = model.scores[key]
+            lines.append(f"{title:<16} {score['map']:>6.3f} {score['metric']:>7.3f}   {remark}")
+    if model.checks:
+        c = model.checks
+        lines.append(
+            f"{'predict':<16} {'':>6} {c['macro_f1']:>7.3f}   held-out cells; calibration error {c['ece']:.3f}, "
+            f"90 % sets hold {c['coverage']:.0%} of the labels, {c['unassigned']:.1%} unassigned"
+        )
+    for name, side in model.alone.items():
+        if side.checks:
+            lines.append(
+                f"{'  by ' + name:<16} {'':>6} {side.checks['macro_f1']:>7.3f}   the same cells by {name} alone; "
+                f"calibration error {side.checks['ece']:.3f}, {side.checks['unassigned']:.1%} unassigned"
+            )
+    if model.matches:
+        a, b = model.modalities
+        lines.append(
+            f"{'same cell':<16} {'':>6} {model.matches['recall_10']:>7.3f}   of {model.matches['cells']:.0f} held-out "
+            f"cells by {a}, found among the 10 nearest by {b}, and back; by chance {model.matches['null_10']:.3f}"
+        )
+    few = model.reference is not None and np.median(model.reference.sizes[: len(model.classes)]) < VOTERS
+    if few:
+        lines.append(
+            f"Types have fewer labelled training cells than the {VOTERS} neighbours that vote: the line of predict "
+            "says more than macro-F1."
+        )
+    if model.p_value and min(model.p_value.values()) > NO_SIGNAL:
+        lines.append("No signal: the held-out cells score no better than with permuted labels.")
+    if "held-out" not in model.scores:
+        lines.append("No cell was held out: nothing here says how the map does on new cells.")
+    if "surviving_centers" in model.findings:
+        centers = zip(model.classes, model.findings["surviving_centers"], strict=True)
+        lines.append("Centers that survive: " + ", ".join(f"{name} {n}" for name, n in centers))
+    return "\n".join(lines)
