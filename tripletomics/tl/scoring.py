@@ -264,10 +264,8 @@ def _refitted(
         raise ValueError(f"basis={basis!r} {why}: {what}.")
     if record["settings"]["label"] == "None":
         raise ValueError(f"{basis} was fitted without labels, and a refit would learn from them: pass refits=0.")
-    if "modalities" in record["settings"]:
-        raise ValueError(
-            f"{basis} was fitted to two modalities ({record['settings']['modalities']}), and here is one: pass refits=0."
-        )
+    if both := record["settings"].get("modalities"):
+        raise ValueError(f"{basis} was fitted to two modalities ({both}), and here is one of them: pass refits=0.")
     hold_out = _hold_out(record["settings"]["hold_out"]) if wanted is None else wanted
     if hold_out == 0:
         raise ValueError(f"{basis} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")
