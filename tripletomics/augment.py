@@ -272,8 +272,8 @@ class Modalities(Augmentation):
 
     Parameters
     ----------
-    members
-        What is done to each of the two.
+    member
+        What is done to what is shown.
     widths
         Their columns.
     views
@@ -285,7 +285,7 @@ class Modalities(Augmentation):
     A cell of which one modality was measured shows that one, in both views.
     """
 
-    members: tuple[Augmentation, Augmentation]
+    member: Augmentation
     widths: tuple[int, int]
     views: int
 
@@ -300,9 +300,9 @@ class Modalities(Augmentation):
         shown = torch.stack([drawn != 1, drawn != 0], dim=1)
         shown = torch.where(measured.all(dim=1, keepdim=True), shown, measured)
         changed = []
-        for member, side, there in zip(self.members, sides, shown.T, strict=True):
+        for side, there in zip(sides, shown.T, strict=True):
             rows = there.nonzero()[:, 0]
-            views = member(side[rows], generator, None if y is None else y[rows])
+            views = self.member(side[rows], generator, None if y is None else y[rows])
             changed.append(torch.zeros_like(side).index_copy(0, rows, views))
         return torch.cat([*changed, shown.to(x.dtype)], dim=1)
 

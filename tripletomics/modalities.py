@@ -1,7 +1,8 @@
 """Two kinds of measurement of the same cells, such as RNA and proteins: their table and their gene contract.
 
 A cell may lack one of the two. Each kind keeps a contract of its own (`features.Features`); what they share is the way
-in which one foretells the principal components of the other.
+in which one foretells the principal components of the other. Encoders see these components and not the genes: what two
+kinds of measurement have in common is little beside what thousands of genes allow an encoder to learn by heart.
 """
 
 from __future__ import annotations
@@ -98,32 +99,28 @@ class PairFeatures:
         return sum(part.width for part in self.parts)
 
     def normalise(self, x: Pair, present: Present | None = None) -> Pair:
-        """Return float32 rows of what the encoders see."""
-        a, b = (
-            part.normalise(side, _of(present, name))
-            for name, part, side in zip(self.names, self.parts, x.sides, strict=True)
-        )
+        """Return what the encoders see, float32: principal components, with a mean variance of 1."""
+        a, b = (scores * np.float32(np.sqrt(scores.shape[1])) for scores in self._components(x, present))
         return Pair((a, b), x.measured)
 
     def standardise(self, rows: np.ndarray, present: Present | None = None) -> np.ndarray:
-        """Scale dense normalised rows, in place."""
-        start = 0
-        for name, part in zip(self.names, self.parts, strict=True):
-            columns = slice(start, start + part.n_seen)
-            rows[:, columns] = part.standardise(rows[:, columns], _of(present, name))
-            start = columns.stop
+        """Return dense rows as they are: components need no further scaling."""
         return rows
 
     def project(self, x: Pair, present: Present | None = None) -> np.ndarray:
         """Return the principal components of both, float32; those that were not measured are foretold."""
-        a, b = (
-            part.project(side, _of(present, name)) / unit
-            for name, part, side, unit in zip(self.names, self.parts, x.sides, self.units, strict=True)
-        )
+        a, b = self._components(x, present)
         for side, (mine, other, weights) in enumerate(((a, b, self.to_first), (b, a, self.to_second))):
             lacking = ~x.measured[:, side]
             mine[lacking] = weights[0] + other[lacking] @ weights[1:]
-        return np.concatenate([a, b], axis=1, dtype=np.float32)
+        return np.concatenate([a, b], axis=1)
+
+    def _components(self, x: Pair, present: Present | None) -> list[np.ndarray]:
+        known = present or {}
+        return [
+            part.project(side, known.get(name)) / unit
+            for name, part, side, unit in zip(self.names, self.parts, x.sides, self.units, strict=True)
+        ]
 
 
 def fit(x: Pair, names: Sequence[str], fits: Sequence[Callable[[Matrix], Features]]) -> PairFeatures:
@@ -155,7 +152,3 @@ def _foretell(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return the regression of some columns on others, the intercepts in the first row."""
     ridge = Ridge(alpha=STIFF * len(known)).fit(known, wanted)
     return np.vstack([ridge.intercept_, ridge.coef_.T]).astype(np.float32)
-
-
-def _of(present: Present | None, name: str) -> np.ndarray | None:
-    return None if present is None else present.get(name)

@@ -65,8 +65,9 @@ class Encoder(nn.Module):
 class PairEncoder(nn.Module):
     """Two encoders of one metric space: the dense table of a `Pair` (cells, columns) -> z (cells, metric_dim).
 
-    z is the direction between those of the modalities that were measured, sqrt(metric_dim) long: lengths that differ
-    between the two would make cells near that are not alike.
+    Each sees the principal components of its modality. z is the sum of the directions in which those that were measured
+    see the cell, each with as many votes as it has components, sqrt(metric_dim) long: lengths that differ between the
+    two would make cells near that are not alike.
     """
 
     def __init__(self, mlp: MLP, widths: tuple[int, int], metric_dim: int) -> None:
@@ -80,7 +81,7 @@ class PairEncoder(nn.Module):
         z = x.new_zeros(len(x), self.metric_dim)
         for encoder, side, there in zip(self.encoders, sides, measured.T, strict=True):
             rows = there.nonzero()[:, 0]
-            z = z.index_add(0, rows, normalise(encoder(side[rows])).to(z.dtype))
+            z = z.index_add(0, rows, normalise(encoder(side[rows])).to(z.dtype), alpha=side.shape[1])
         return normalise(z) * math.sqrt(self.metric_dim)
 
 

@@ -39,7 +39,7 @@ def check_table(x: Matrix, part: Features, modality: str = "") -> None:
         raise TypeError(f"{name} is {type(x).__name__}, not an array: tripletomics.transform and predict take AnnData.")
     n_genes = len(part.genes)
     if x.ndim != 2 or x.shape[1] != n_genes:
-        where = f"model.part({modality!r})[0].genes" if modality else "model.features.genes"
+        where = f"model.part({modality!r}).genes" if modality else "model.features.genes"
         raise ValueError(f"{name} has shape {x.shape}: pass cells by {whose} {n_genes} genes, in the order of {where}.")
 
 

@@ -336,21 +336,25 @@ class Model:
         It is the norm of the gene's column times the gene's standard deviation in the training cells; a gene that
         serves the principal components alone has weight 0. With two modalities, of the one that is named.
         """
-        part, encoder = self.part(modality)
-        first = encoder.trunk.get_parameter("0.weight").detach().cpu().numpy()
+        part = self.part(modality)
+        encoder = self.networks.encoder
+        if isinstance(encoder, PairEncoder):
+            encoder = cast(Encoder, encoder.encoders[self.modalities.index(str(modality))])
+            into, deviation = part.axes, np.maximum(part.cap - part.center, 0)
+        else:
+            into, deviation = np.eye(part.n_seen, len(part.genes)), part.deviation / part.scale
+        first = encoder.trunk.get_parameter("0.weight").detach().cpu().numpy().astype(float)
         weights = np.zeros(len(part.genes))
-        weights[: part.n_seen] = np.linalg.norm(first.astype(float), axis=0) * part.deviation / part.scale
+        weights[: len(deviation)] = np.linalg.norm(first @ into, axis=0)[: len(deviation)] * deviation
         return weights / weights.sum()
 
-    def part(self, modality: str | None = None) -> tuple[Features, Encoder]:
-        """Return the genes and the encoder of a model, or of one of its two modalities."""
-        encoder = self.networks.encoder
+    def part(self, modality: str | None = None) -> Features:
+        """Return the genes of a model, or of one of its two modalities."""
         if isinstance(self.features, Features):
-            return self.features, cast(Encoder, encoder)
+            return self.features
         if modality not in self.modalities:
             raise ValueError(f"modality={modality!r} is not one of this model: {', '.join(self.modalities)}.")
-        side = self.modalities.index(modality)
-        return self.features.parts[side], cast(Encoder, cast(PairEncoder, encoder).encoders[side])
+        return self.features.parts[self.modalities.index(modality)]
 
     def summary(self) -> str:
         """Say in a few lines how the map does on cells that it never saw."""

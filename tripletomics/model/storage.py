@@ -129,7 +129,7 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
         one, other = read("features_0"), read("features_1")
         values = {name: tensor.numpy() for name, tensor in arrays("features").items()}
         features = PairFeatures((names[0], names[1]), (one, other), **values)
-        encoder = PairEncoder(mlp, (one.n_seen, other.n_seen), metric_dim)
+        encoder = PairEncoder(mlp, (one.width, other.width), metric_dim)
     else:
         features = read("features")
         encoder = Encoder(mlp, features.n_seen, metric_dim)

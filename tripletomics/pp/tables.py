@@ -238,7 +238,8 @@ def take_new(
         return NewCells(query.x, query.present, [(adata, slice(None), query)])
     sides = name_query(adata, contract)
     queries = {
-        name: take_query(side, *_part(model, name), layer, missing, alias, min_matched) for name, side in sides.items()
+        name: take_query(side, model.part(name), model.gene_weights(name), layer, missing, alias, min_matched)
+        for name, side in sides.items()
     }
     obs, rows = join(sides)
     where = dict(zip(sides, rows, strict=True))
@@ -254,10 +255,6 @@ def take_new(
     if type(adata).__name__ == "MuData":
         targets.append((adata, obs.obs_names.get_indexer(adata.obs_names), None))
     return NewCells(x, {name: query.present for name, query in queries.items()}, targets)
-
-
-def _part(model: Model, name: str) -> tuple[Features, np.ndarray]:
-    return model.part(name)[0], model.gene_weights(name)
 
 
 def name_query(adata: object, contract: PairFeatures) -> dict[str, AnnData]:

@@ -114,7 +114,7 @@ def explain(
     column = pp.column(adata, groups, "groups")
     codes, classes = labels.encode(column, UNLABELLED)
     pairs = _pairs(against, groups, classes)
-    contract, encoder = model.part()
+    contract, encoder = model.part(), model.networks.encoder
     query = pp.take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched)
 
     standardise = functools.partial(contract.standardise, present=query.present)

@@ -344,8 +344,7 @@ def prepare(
     training.check_terms(objective, codes[~held_out & ~calibration], batch_size, seed)
     are_counts = [pp.decide_counts(side[measured], counts) for _, side, measured in table.matrices()]
     if views.of_molecules:
-        for (_, side, _), is_counts in zip(table.matrices(), are_counts, strict=True):
-            pp.check_molecules(side, is_counts, augmentations.spec(views))
+        pp.check_molecules(table.x, are_counts[0], augmentations.spec(views))
 
     x, fit = pp.choose(table, ~held_out, are_counts, seed)
     contract = fit(x[~held_out])
@@ -370,8 +369,8 @@ def _views(augment: Augmentation, contract: Features | PairFeatures, views: int)
     """Tell an augmentation how the rows are scaled; of two modalities, show one a view."""
     if isinstance(contract, Features):
         return augment.fit(contract.mean, contract.scale)
-    one, other = (augment.fit(part.mean, part.scale) for part in contract.parts)
-    return augmentations.Modalities((one, other), (contract.parts[0].n_seen, contract.parts[1].n_seen), views)
+    one, other = contract.parts
+    return augmentations.Modalities(augment, (one.width, other.width), views)
 
 
 def _calibrate(answers: list[tuple[Evidence, np.ndarray]]) -> Calibration | None:

@@ -71,20 +71,27 @@ class CLIP(ViewLoss):
     .. math:: L = \tfrac12 \left( \mathrm{InfoNCE}(z^1, z^2) + \mathrm{InfoNCE}(z^2, z^1) \right), \qquad
         1 / T = \min(e^t, 100)
 
+    Parameters
+    ----------
+    same_type
+        Weight in the sums of other cells of the cell's type, in [0, 1]; 0 leaves them out.
+
     Notes
     -----
     Made for two kinds of measurement of the same cells. t is the parameter `log_scale`, which starts at log(1 / 0.07)
-    and has no weight decay. Shapes, labels and small batches are as in `InfoNCE`: other cells of a cell's type would be
-    false negatives.
+    and has no weight decay. Shapes and small batches are as in `InfoNCE`. Cells of one type are nearly false negatives,
+    but without them nothing tells the cells of a type apart. A setting out of range is a ValueError.
 
     References
     ----------
     Radford et al. 2021, Learning transferable visual models from natural language supervision.
     """
 
+    same_type: float = 0.3
     normalised = True
 
     def __post_init__(self) -> None:
+        parts.check_number(self, "same_type", "[0, 1]")
         self.build(0, 0)
 
     def build(self, dim: int, n_classes: int) -> None:
@@ -95,7 +102,8 @@ class CLIP(ViewLoss):
         with torch.no_grad():
             self.log_scale.clamp_(max=math.log(WARMEST))  # not its exponential, whose gradient would be 0 for good
         logits = self.log_scale.to(z1.dtype).exp() * normalise(z1) @ normalise(z2).T
-        return (_find_own(logits, y, cells) + _find_own(logits.T, y.flip(0), cells.flip(0))) / 2
+        ways = ((logits, y, cells), (logits.T, y.flip(0), cells.flip(0)))
+        return sum((_find_own(*way, self.same_type) for way in ways), logits.new_zeros(())) / 2
 
 
 @register("simclr")
@@ -248,9 +256,18 @@ def _alike(y: Tensor, others: Tensor, cells: Iterable[Tensor], shown: Tensor) ->
     return alike
 
 
-def _find_own(logits: Tensor, y: Tensor, cells: Tensor) -> Tensor:
-    """Return the cross-entropy of each row's choice of its own column (n, n)."""
-    return _find(logits, _alike(y[0], y[1], cells, cells[1]), torch.arange(len(logits), device=y.device))
+def _find_own(logits: Tensor, y: Tensor, cells: Tensor, same_type: float = 0.0) -> Tensor:
+    """Return the cross-entropy of each row's choice of its own column (n, n).
+
+    Columns of the row's type weigh `same_type`; those that show the cell itself or its neighbour are left out.
+    """
+    wanted = torch.arange(len(logits), device=y.device)
+    if same_type:
+        kin = _alike(y[0], y[1], cells[:0], cells[1])
+        kin[wanted, wanted] = False
+        logits = logits + kin * math.log(same_type)
+        y = torch.full_like(y, -1)
+    return _find(logits, _alike(y[0], y[1], cells, cells[1]), wanted)
 
 
 def _find(logits: Tensor, hidden: Tensor, wanted: Tensor) -> Tensor:
