@@ -72,13 +72,14 @@ def apart(y, i, k):
     return y[i] < 0 or y[i] != y[k]
 
 
-def find(z1, z2, y, temperature, cells=None):
+def find(z1, z2, y, temperature, cells=None, same_type=0.0):
     terms = []
     for i in range(len(z1)):
-        others = [k for k in range(len(z1)) if k != i and apart(y, i, k)]
+        others = [k for k in range(len(z1)) if k != i and (same_type or apart(y, i, k))]
         if cells is not None:
             others = [k for k in others if cells[0][i] != cells[1][k]]
-        logits = [cosine(z1[i], z2[k]) / temperature for k in others]
+        weights = [1.0 if apart(y, i, k) else same_type for k in others]
+        logits = [cosine(z1[i], z2[k]) / temperature + math.log(w) for k, w in zip(others, weights, strict=True)]
         terms.append(choice(cosine(z1[i], z2[i]) / temperature, logits))
     return sum(terms) / len(terms)
 
@@ -226,7 +227,7 @@ def test_labels_count_where_cells_are_pushed_apart(name):
 @pytest.mark.parametrize("name", COMPARING)
 def test_nothing_is_left_to_tell_apart_within_one_type(name):
     z1, z2, y, cells = views()
-    loss = build(name)
+    loss = build("clip:same_type=0" if name == "clip" else name)
     loss(z1, z2, torch.zeros_like(y), cells=cells)
     value, *gradients = run(loss.eval(), z1, z2, torch.zeros_like(y), cells=cells + 50)
     assert value == 0
@@ -272,12 +273,14 @@ def test_infonce_goes_one_way():
     assert build("infonce")(z1, z2, y) != build("infonce")(z2, z1, y)
 
 
-def test_clip_against_loops_and_with_a_temperature_that_learns():
-    loss, (z1, z2, y, cells) = build("clip"), views()
+@pytest.mark.parametrize("same_type", [0.0, 0.3, 1.0])
+def test_clip_against_loops_and_with_a_temperature_that_learns(same_type):
+    loss, (z1, z2, y, cells) = build(f"clip:same_type={same_type}"), views()
     (scale,) = loss.parameters()
     assert scale.item() == pytest.approx(math.log(1 / 0.07))
     temperature = 1 / scale.exp()
-    expected = (find(z1, z2, y, temperature) + find(z2, z1, y, temperature)) / 2
+    ways = [find(a, b, y, temperature, same_type=same_type) for a, b in ((z1, z2), (z2, z1))]
+    expected = sum(ways) / 2
     assert_same(loss(z1, z2, y, cells=cells), expected, z1, z2, scale)
     assert [group["weight_decay"] for group in loss.groups(1e-3) if group["params"]] == [0]
 
@@ -286,7 +289,15 @@ def test_clip_is_never_colder_than_a_hundredth():
     loss, (z1, z2, y, _) = build("clip"), views()
     with torch.no_grad():
         loss.log_scale.fill_(9)
-    torch.testing.assert_close(loss(z1, z2, y), (find(z1, z2, y, 0.01) + find(z2, z1, y, 0.01)) / 2)
+    ways = [find(a, b, y, 0.01, same_type=0.3) for a, b in ((z1, z2), (z2, z1))]
+    torch.testing.assert_close(loss(z1, z2, y), sum(ways) / 2)
+
+
+def test_a_neighbour_is_no_negative_however_much_its_type_weighs():
+    z1, z2, y, _ = views()
+    cells = torch.stack([torch.arange(12), (torch.arange(12) * 5 + 1) % 12])
+    expected = (find(z1, z2, y, 0.07, cells, 0.5) + find(z2, z1, y, 0.07, cells.flip(0), 0.5)) / 2
+    torch.testing.assert_close(build("clip:same_type=0.5")(z1, z2, y, cells=cells), expected)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
@@ -541,6 +552,7 @@ def test_text_round_trip(text):
             for setting in ("invariance", "variance", "covariance")
         ),
         ("barlow_twins:redundancy=0", r"^barlow_twins: redundancy=0\.0 is not a number in \(0, inf\)\.$"),
+        ("clip:same_type=2", r"^clip: same_type=2"),
         ("clip:temperature=1", r"^clip has no setting 'temperature'\."),
         ("simsiam:momentum=0.9", r"^simsiam has no setting 'momentum'\."),
         ("simclir", r"Did you mean 'simclr'\?"),
@@ -687,7 +699,7 @@ def test_offline_triplets_beside_views_are_chosen_in_the_batch():
     assert loss(z, z + 1, y).isfinite()
 
 
-@pytest.mark.parametrize("name", ["infonce", "clip", "simclr"])
+@pytest.mark.parametrize("name", ["infonce", "clip:same_type=0", "simclr"])
 def test_a_view_has_the_code_of_the_cell_that_it_shows(name):
     """Codes of the second views that mark all other columns as of the row's type leave nothing to tell apart."""
     z1, z2, _, _ = views(2)

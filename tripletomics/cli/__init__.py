@@ -24,6 +24,7 @@ HELP = """Maps of labelled single cells that hold on cells the model never saw.
 
 ```
 tripletomics fit cells.h5ad --label cell_type --out map.h5ad --model map.tt
+tripletomics fit rna.h5ad protein.h5ad --label cell_type --out both.h5mu --model both.tt
 tripletomics transform new.h5ad --model map.tt --out new-map.h5ad
 tripletomics predict new.h5ad --model map.tt --out labels.h5ad --figure labels.png
 tripletomics evaluate map.h5ad --label cell_type
@@ -57,7 +58,7 @@ def _is_refusal(error: BaseException) -> bool:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     ours = place is not None and place.tb_frame.f_globals["__name__"].startswith("tripletomics.")
-    return isinstance(error, OSError) or (ours and isinstance(error, (ValueError, KeyError, TypeError)))
+    return isinstance(error, OSError) or (ours and isinstance(error, (ValueError, KeyError, TypeError, ImportError)))
 
 
 def _stop(number: int, _: Any) -> None:

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from cyclopts import Token
 
 Verb = Callable[..., Any]
-Input = Annotated[Path, Parameter(help="File of cells, .h5ad. It is only overwritten if `--out` names it.")]
-Out = Annotated[Path, Parameter(help="File to write, .h5ad: the cells of INPUT and what is added to them.")]
+Input = Annotated[
+    Path,
+    Parameter(help="File of cells, .h5ad, or .h5mu with two modalities. It is only overwritten if `--out` names it."),
+]
+Out = Annotated[
+    Path,
+    Parameter(help="File to write, .h5ad (.h5mu of two modalities): the cells of INPUT and what is added to them."),
+]
 
 
 def options_of(verb: Verb) -> Callable[[Verb], Verb]:

@@ -10,16 +10,20 @@ from cyclopts import Parameter
 
 from tripletomics import files, tl
 from tripletomics.cli.options import Input, Out, options_of
-from tripletomics.cli.reading import check_h5ad, read
+from tripletomics.cli.reading import check_cells, read, read_cells, suffix, write
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from mudata import MuData
 
 
 @options_of(tl.fit)
 def fit(  # noqa: D103
     input: Input,
+    protein: Annotated[
+        Path | None, Parameter(help="A second table of the same cells, such as proteins, .h5ad.")
+    ] = None,
     /,
     *,
     out: Out,
@@ -32,13 +36,14 @@ def fit(  # noqa: D103
 ) -> None:
     if index and model is None:
         raise ValueError("--index is kept in the model file: name it with --model.")
-    files.check_writable(out, ".h5ad")
+    files.check_writable(out, suffix(input, protein))
     if model is not None:
         files.check_writable(model, ".tt")
-    adata = read(input)
-    fitted = tl.fit(adata, label, **settings)
+    check_cells(input, protein)
+    cells = read_cells(input, protein)
+    fitted = tl.fit(cells, label, **settings)
     with files.replacing(out) as draft:
-        adata.write_h5ad(draft)
+        write(cells, draft)
         if model is not None:
             fitted.save(model, index=index)
     print(fitted.summary())
@@ -54,15 +59,15 @@ def transform(  # noqa: D103
     out: Out,
     **settings: Any,
 ) -> None:
-    files.check_writable(out, ".h5ad")
-    check_h5ad(input)
+    files.check_writable(out, suffix(input))
+    check_cells(input)
     from tripletomics.model import load
 
     fitted = load(model)
-    adata = read(input)
-    tl.transform(adata, fitted, **settings)
+    cells = read_cells(input)
+    tl.transform(cells, fitted, **settings)
     with files.replacing(out) as draft:
-        adata.write_h5ad(draft)
+        write(cells, draft)
     _report_written(out)
 
 
@@ -76,24 +81,24 @@ def predict(  # noqa: D103
     figure: Annotated[Path | None, Parameter(help="File to draw the cells over the reference map to, .png.")] = None,
     **settings: Any,
 ) -> None:
-    files.check_writable(out, ".h5ad")
+    files.check_writable(out, suffix(input))
     if figure is not None:
         files.check_writable(figure, ".png")
-    check_h5ad(input)
+    check_cells(input)
     from tripletomics.model import load
 
     fitted = load(model)
-    adata = read(input)
-    tl.predict(adata, fitted, **settings)
+    cells = read_cells(input)
+    tl.predict(cells, fitted, **settings)
     key = settings.get("key_added", "X_tt")
     with files.replacing(out) as draft:
-        adata.write_h5ad(draft)
+        write(cells, draft)
         if figure is not None:
             os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
             from tripletomics import pl
 
-            pl.save(pl.mapping(adata, fitted, basis=key), figure)
-    _print_mapping(adata, "tt" if key == "X_tt" else key)
+            pl.save(pl.mapping(cells, fitted, basis=key), figure)
+    _print_mapping(cells, "tt" if key == "X_tt" else key)
     _report_written(out, figure)
 
 
@@ -146,7 +151,7 @@ def compare(  # noqa: D103
     _report_written(out)
 
 
-def _print_mapping(adata: AnnData, prefix: str) -> None:
+def _print_mapping(adata: AnnData | MuData, prefix: str) -> None:
     """Print what the cells were taken for, and how the genes were matched."""
     from rich import box
     from rich.console import Console

@@ -203,12 +203,12 @@ class NewCells:
     x, present
         As the methods of the model take them.
     targets
-        What results are written to, the cells of each among all, and how its genes were matched (None for a MuData).
+        What results are written to, the cells of each among all, and how its genes were matched: of a MuData both.
     """
 
     x: Matrix
     present: Any
-    targets: list[tuple[Any, np.ndarray | slice, Query | None]]
+    targets: list[tuple[Any, np.ndarray | slice, list[Query]]]
 
 
 def take_new(
@@ -235,7 +235,7 @@ def take_new(
         if is_pair(adata):
             raise TypeError("The model has one modality, and two tables were given: pass the one that it knows.")
         query = take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched)
-        return NewCells(query.x, query.present, [(adata, slice(None), query)])
+        return NewCells(query.x, query.present, [(adata, slice(None), [query])])
     sides = name_query(adata, contract)
     queries = {
         name: take_query(side, model.part(name), model.gene_weights(name), layer, missing, alias, min_matched)
@@ -249,11 +249,11 @@ def take_new(
         for name, part in zip(contract.names, contract.parts, strict=True)
     ]
     x = spread(matrices, [where.get(name, nothing) for name in contract.names], obs.n_obs)
-    targets: list[tuple[Any, np.ndarray | slice, Query | None]] = [
-        (side, where[name], queries[name]) for name, side in sides.items()
+    targets: list[tuple[Any, np.ndarray | slice, list[Query]]] = [
+        (side, where[name], [queries[name]]) for name, side in sides.items()
     ]
     if type(adata).__name__ == "MuData":
-        targets.append((adata, obs.obs_names.get_indexer(adata.obs_names), None))
+        targets.append((adata, obs.obs_names.get_indexer(adata.obs_names), list(queries.values())))
     return NewCells(x, {name: query.present for name, query in queries.items()}, targets)
 
 

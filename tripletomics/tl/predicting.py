@@ -99,19 +99,19 @@ def predict(
     names = np.array([*model.types, UNASSIGNED], dtype=object)
     labels = names[np.where(found.unassigned, -1, found.codes)]
     sets = np.array([" | ".join(names[:-1][credible]) for credible in found.sets], dtype=object)
-    for target, rows, query in cells.targets:
+    for target, rows, queries in cells.targets:
         target.obs[f"{prefix}_label"] = pd.Categorical(labels[rows], names)
         target.obs[f"{prefix}_confidence"] = found.confidence[rows]
         target.obs[f"{prefix}_novelty"] = found.novelty[rows]
         target.obs[f"{prefix}_label_set"] = sets[rows]
-        if query is not None:
-            target.uns[f"{prefix}_mapping"] = {
-                "matched": query.match.matched,
-                "missing": query.match.missing,
-                "extra": query.match.extra,
-                "weight": query.match.weight,
-                "missing_genes": np.array(query.match.missing_genes, dtype=object),
-                "notes": np.array(query.notes, dtype=object),
-                "rejected": int(found.unassigned[rows].sum()),
-            }
+        matches = [query.match for query in queries]
+        target.uns[f"{prefix}_mapping"] = {
+            "matched": sum(match.matched for match in matches),
+            "missing": sum(match.missing for match in matches),
+            "extra": sum(match.extra for match in matches),
+            "weight": float(np.mean([match.weight for match in matches])),
+            "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
+            "notes": np.array([note for query in queries for note in query.notes], dtype=object),
+            "rejected": int(found.unassigned[rows].sum()),
+        }
     write_places(cells, key_added, model, z, m)
