@@ -28,11 +28,14 @@ class Augmentation:
     ----------
     of_molecules
         Whether it works on whole numbers of molecules alone.
+    of_genes
+        Whether it works on the values of genes and proteins, not on principal components.
     mean, scale
         What takes scaled rows back to logged values, ``rows * scale + mean``, float32 (genes,); set by `fit`.
     """
 
     of_molecules = False
+    of_genes = False
     mean: Any = field(default=0.0, init=False, repr=False, compare=False)
     scale: Any = field(default=1.0, init=False, repr=False, compare=False)
 
@@ -121,6 +124,7 @@ class Thin(Augmentation):
 
     p: float = 0.5
     of_molecules = True
+    of_genes = True
 
     def __post_init__(self) -> None:
         parts.check_number(self, "p", "(0, 1]")
@@ -152,6 +156,7 @@ class Noise(Augmentation):
 
     sd: float = 0.3
     expressed: bool = True
+    of_genes = True
 
     def __post_init__(self) -> None:
         parts.check_number(self, "sd", "(0, inf)")
@@ -223,6 +228,7 @@ class Censor(Augmentation):
     """
 
     p: float = 0.1
+    of_genes = True
 
     def __post_init__(self) -> None:
         parts.check_number(self, "p", "(0, 0.5]")
@@ -250,6 +256,11 @@ class Chain(Augmentation):
     def of_molecules(self) -> bool:  # type: ignore[override]
         """Whether one of them works on whole numbers of molecules alone."""
         return any(member.of_molecules for member in self.members)
+
+    @property
+    def of_genes(self) -> bool:  # type: ignore[override]
+        """Whether one of them works on the values of genes."""
+        return any(member.of_genes for member in self.members)
 
     def fit(self, mean: np.ndarray, scale: np.ndarray) -> Chain:
         """Return a copy whose members know how the rows were scaled."""

@@ -149,6 +149,8 @@ def fit(x: Pair, names: Sequence[str], fits: Sequence[Callable[[Matrix], Feature
 
 
 def _foretell(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the regression of some columns on others, the intercepts in the first row."""
+    """Return the regression of some columns on others, the intercepts in the first row; 0 of no cell."""
+    if not len(known):
+        return np.zeros((known.shape[1] + 1, wanted.shape[1]), dtype=np.float32)
     ridge = Ridge(alpha=STIFF * len(known)).fit(known, wanted)
     return np.vstack([ridge.intercept_, ridge.coef_.T]).astype(np.float32)

@@ -43,12 +43,28 @@ def check_table(x: Matrix, part: Features, modality: str = "") -> None:
         raise ValueError(f"{name} has shape {x.shape}: pass cells by {whose} {n_genes} genes, in the order of {where}.")
 
 
-def check_present(present: np.ndarray | None, part: Features, modality: str = "") -> None:
-    """Refuse what does not say of each gene whether it was measured."""
-    n_genes = len(part.genes)
-    if present is not None and (present.dtype != bool or present.shape != (n_genes,)):
-        whose = f"{modality}'s" if modality else "the model's"
-        raise ValueError(
-            f"present is {present.dtype} of shape {present.shape}: pass True or False for each of {whose} "
-            f"{n_genes} genes."
+def check_present(present: object, contract: Features | PairFeatures) -> None:
+    """Refuse what does not say of each gene, or of each gene of some modalities, whether it was measured."""
+    if present is None:
+        return
+    if isinstance(contract, Features):
+        _check_genes(present, contract, "the model's")
+        return
+    if not isinstance(present, Mapping) or not set(present) <= set(contract.names):
+        given = ", ".join(map(repr, present)) if isinstance(present, Mapping) else type(present).__name__
+        raise TypeError(
+            f"present is {given}: pass a dict with True or False for each gene of "
+            f"{' or '.join(map(repr, contract.names))}."
         )
+    for name, part in zip(contract.names, contract.parts, strict=True):
+        if present.get(name) is not None:
+            _check_genes(present[name], part, f"{name}'s")
+
+
+def _check_genes(present: object, part: Features, whose: str) -> None:
+    n_genes = len(part.genes)
+    if not isinstance(present, np.ndarray) or present.dtype != bool or present.shape != (n_genes,):
+        what = (
+            f"{present.dtype} of shape {present.shape}" if isinstance(present, np.ndarray) else type(present).__name__
+        )
+        raise ValueError(f"present is {what}: pass True or False for each of {whose} {n_genes} genes.")

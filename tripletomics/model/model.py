@@ -170,23 +170,23 @@ class Model:
             raise TypeError("This model has one modality: pass its array alone, as in embed(x).")
         return pair(self.features, modalities)
 
-    def _given(self, x: Matrix, modalities: dict[str, Matrix]) -> Matrix:
+    def _given(self, x: Matrix, modalities: dict[str, Matrix] | None = None) -> Matrix:
         if modalities:
             if x is not None:
                 raise TypeError(f"Pass x or {', '.join(modalities)}, not both.")
             return self.table(**modalities)
         if self.modalities and not isinstance(x, Pair):
             a, b = self.modalities
-            raise TypeError(f"This model has two modalities: say which x is, as in embed({a}=x) or embed({b}=x).")
+            way = f"say which x is, as in embed({a}=x) or embed({b}=x)"
+            if modalities is None:
+                way = f"pass what model.table({a}=x) or model.table({b}=x) returns"
+            raise TypeError(f"This model has two modalities: {way}.")
         return x
 
     def _place(self, x: Matrix, present: Known) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        check_present(present, self.features)
         if isinstance(self.features, Features):
             check_table(x, self.features)
-            check_present(present, self.features)
-        else:
-            for name, part in zip(self.features.names, self.features.parts, strict=True):
-                check_present((present or {}).get(name), part, name)
         standardise = functools.partial(self.features.standardise, present=present)
         source, scores = Memory(self.features.normalise(x, present), standardise), self.features.project(x, present)
         places = place(self.networks, source, scores)
@@ -216,10 +216,8 @@ class Model:
             If a share is not in range, or the model could not be calibrated.
         """
         x = self._given(x, modalities)
-        reference, measured = self._known(), np.array([""])
-        if isinstance(x, Pair):
-            measured = np.where(x.measured.all(axis=1), "", np.array(self.modalities)[x.measured.argmax(axis=1)])
-        calibrations = {name: self._calibrated(reject, coverage, name) for name in dict.fromkeys(measured)}
+        reference, measured = self._known(), self._measured(x)
+        calibrations = {name: self._calibrated(reject, coverage, str(name)) for name in np.unique(measured)}
         z, m, scores = self._place(x, present)
         blocks, order = [], []
         for name, calibration in calibrations.items():
@@ -230,6 +228,12 @@ class Model:
             order.append(rows)
         found = Prediction(*map(np.concatenate, zip(*map(astuple, blocks), strict=True)))
         return found[np.argsort(np.concatenate(order), kind="stable")], z, m
+
+    def _measured(self, x: Matrix) -> np.ndarray:
+        """Say which calibration holds, of each cell or of all: that of one modality alone by its name, else ""."""
+        if not isinstance(x, Pair) or not len(x.measured):
+            return np.array([""])
+        return np.where(x.measured.all(axis=1), "", np.array(self.modalities)[x.measured.argmax(axis=1)])
 
     def _known(self) -> Reference:
         if self.reference is None:
@@ -304,7 +308,7 @@ class Model:
             if name in UNLABELLED:
                 raise ValueError(f"{name!r} means unlabelled: give the new type a name of its own.")
         reference = self._known()
-        z, m, scores = self._place(self._given(x, {}), present)
+        z, m, scores = self._place(self._given(x), present)
         types = self.types + new
         codes = np.array([types.index(name) for name in names])
         self.reference = reference.enroll(z, m, scores, codes, len(types))
@@ -312,6 +316,8 @@ class Model:
 
     def same(self, a: Matrix, b: Matrix, present: Known = None) -> np.ndarray:
         """Say how likely the cells of each pair are of one type; it was calibrated on pairs of known types.
+
+        Of two modalities, on cells by the one that all were placed by, else on cells by both.
 
         Parameters
         ----------
@@ -326,15 +332,18 @@ class Model:
         """
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: pass one cell in each for every pair.")
-        reference, calibration = self._known(), self._calibrated()
-        pairs = (self._place(self._given(x, {}), present) for x in (a, b))
+        tables = [self._given(x) for x in (a, b)]
+        shown = {str(name) for x in tables for name in self._measured(x)}
+        reference, calibration = self._known(), self._calibrated(name=shown.pop() if len(shown) == 1 else "")
+        pairs = (self._place(x, present) for x in tables)
         return calibration.same(*(reference.evidence(z, scores) for z, _, scores in pairs))
 
     def gene_weights(self, modality: str | None = None) -> np.ndarray:
         """Return how much of what enters the encoder's first layer comes from each gene: (genes,), which adds up to 1.
 
         It is the norm of the gene's column times the gene's standard deviation in the training cells; a gene that
-        serves the principal components alone has weight 0. With two modalities, of the one that is named.
+        serves the principal components alone has weight 0. With two modalities it is of the one that is named, whose
+        genes reach that layer through the components.
         """
         part = self.part(modality)
         encoder = self.networks.encoder
@@ -350,10 +359,10 @@ class Model:
 
     def part(self, modality: str | None = None) -> Features:
         """Return the genes of a model, or of one of its two modalities."""
-        if isinstance(self.features, Features):
+        if isinstance(self.features, Features) and modality is None:
             return self.features
-        if modality not in self.modalities:
-            raise ValueError(f"modality={modality!r} is not one of this model: {', '.join(self.modalities)}.")
+        if isinstance(self.features, Features) or modality not in self.modalities:
+            raise ValueError(f"modality={modality!r} is not one of this model: {', '.join(self.modalities) or 'None'}.")
         return self.features.parts[self.modalities.index(modality)]
 
     def summary(self) -> str:

@@ -38,7 +38,7 @@ def summarise(model: Model) -> str:
     for name, side in model.alone.items():
         if side.checks:
             lines.append(
-                f"{'  by ' + name:<16} {'':>6} {side.checks['macro_f1']:>7.3f}   the same cells by {name} alone; "
+                f"{'  by ' + name:<16} {'':>6} {side.checks['macro_f1']:>7.3f}   held-out cells by {name} alone; "
                 f"calibration error {side.checks['ece']:.3f}, {side.checks['unassigned']:.1%} unassigned"
             )
     if model.matches:

@@ -14,7 +14,6 @@ import scipy.sparse as sp
 
 from tripletomics import features
 from tripletomics.labels import UNASSIGNED
-from tripletomics.modalities import Pair
 from tripletomics.parts import did_you_mean
 from tripletomics.sources import Matrix
 
@@ -202,11 +201,6 @@ def refuse_without_labels(adata: AnnData, argument: str, value: str) -> None:
 
 def check_molecules(x: Matrix, counts: bool, augment: str) -> None:
     """Refuse to thin what are not whole numbers of molecules."""
-    if isinstance(x, Pair):
-        raise ValueError(
-            f"augment={augment!r} takes molecules away one by one, and of two modalities the encoders see principal "
-            "components: take 'mask'."
-        )
     values = features.stored(x)
     if not counts or not np.array_equal(values, np.round(values)):
         what = "the counts are not whole numbers" if counts else "the values are no counts"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tripletomics.model import Model
 
 NAMES = ("rna", "protein")  # of two tables that come without names
+TAKEN = ("self", "x", "present", "k", "reject", "coverage")  # by other arguments of the model's methods
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Table:
         return found
 
 
-def named_sides(adata: Any, names: Sequence[str] = NAMES) -> tuple[dict[str, AnnData], Any]:
+def named_sides(adata: Any, names: Sequence[str] = NAMES, least: int = 2) -> tuple[dict[str, AnnData], Any]:
     """Take two tables apart: a tuple, a dict from name to table, or a MuData, which is returned as well.
 
     Raises
@@ -84,19 +86,16 @@ def named_sides(adata: Any, names: Sequence[str] = NAMES) -> tuple[dict[str, Ann
     else:
         sides = dict(adata if isinstance(adata, Mapping) else adata.mod)
         n = len(sides)
-    if n != 2 and not (n == 1 and names != NAMES):
-        held = f": {', '.join(map(str, sides))}" if n and not isinstance(adata, (tuple, list)) else ""
+    if not least <= n <= 2:
+        held = f" ({', '.join(map(str, sides))})" if n and not isinstance(adata, (tuple, list)) else ""
         raise ValueError(
-            f"{n} modalities were given{held}, and two are needed: name them, as in "
-            "{'rna': mdata['rna'], 'protein': mdata['prot']}, or pass one table."
+            f"Two modalities are needed, and there is a number of {n}{held}: name two, as in {{'rna': mdata['rna'], "
+            "'protein': mdata['prot']}, or pass one table."
         )
     for name, side in sides.items():
-        if not isinstance(name, str) or not name.isidentifier() or name in ("x", "present", "k"):
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in TAKEN:
             raise ValueError(f"{name!r} cannot be the name of a modality, which is a word such as 'protein'.")
-        try:
-            check_anndata(side)
-        except TypeError as error:
-            raise TypeError(f"Modality {name!r}: {error}") from None
+        _of_modality(name, check_anndata, side)
     return sides, whole
 
 
@@ -105,7 +104,9 @@ def is_pair(adata: object) -> bool:
     return isinstance(adata, (tuple, list, Mapping)) or type(adata).__name__ == "MuData"
 
 
-def open_table(adata: object, layer: str | None, label: str | None, unlabelled: Sequence[str]) -> Table:
+def open_table(
+    adata: object, layer: str | None, label: str | None, unlabelled: Sequence[str], others: Sequence[str | None]
+) -> Table:
     """Check one table or two, and match the cells of two by name.
 
     Parameters
@@ -115,7 +116,9 @@ def open_table(adata: object, layer: str | None, label: str | None, unlabelled: 
     layer
         Layer to use in place of `.X`; of two tables, in those that have it.
     label, unlabelled
-        The column of which a disagreement between two tables is told, and the names in it that say nothing.
+        The column of types, and the names in it that say nothing.
+    others
+        Columns of which a disagreement between two tables is told as well.
 
     Raises
     ------
@@ -130,7 +133,9 @@ def open_table(adata: object, layer: str | None, label: str | None, unlabelled: 
     if layer is not None and not any(layer in side.layers for side in sides.values()):
         held = "; ".join(f"{name}: {', '.join(side.layers) or 'none'}" for name, side in sides.items())
         raise KeyError(f"layer={layer!r} is in neither of the two tables. Layers: {held}.")
-    matrices = [matrix(side, layer if layer in side.layers else None) for side in sides.values()]
+    matrices = [
+        _of_modality(name, matrix, side, layer if layer in side.layers else None) for name, side in sides.items()
+    ]
     obs, rows = join(sides)
     if not np.intersect1d(rows[0], rows[1]).size:
         some = " and ".join(f"{first(side.obs_names, 2)} in {name}" for name, side in sides.items())
@@ -139,7 +144,7 @@ def open_table(adata: object, layer: str | None, label: str | None, unlabelled: 
             f"same cells in the same order, say so: {b}.obs_names = {a}.obs_names."
         )
     frames = ({} if whole is None else {"the MuData": whole.obs}) | {name: side.obs for name, side in sides.items()}
-    obs.obs = _merge(frames, obs.obs_names, label, unlabelled)
+    obs.obs = _merge(frames, obs.obs_names, label, unlabelled, others)
     return Table(obs, spread(matrices, rows, obs.n_obs), sides, rows, whole)
 
 
@@ -148,16 +153,18 @@ def join(sides: Mapping[str, AnnData]) -> tuple[AnnData, list[np.ndarray]]:
     import anndata
 
     for name, side in sides.items():
-        repeated = side.obs_names[side.obs_names.duplicated()]
-        if len(repeated):
+        repeated = side.obs_names[side.obs_names.duplicated()].unique()
+        if len(repeated) and len(sides) > 1:
             raise ValueError(
-                f"{name} has {len(repeated)} cells whose name occurs before (first: {first(repeated.unique())}), and "
-                "two tables are matched by the names of their cells: make them unique in both."
+                f"{name} has cells of one name (first: {first(repeated)}), and two tables are matched by the names of "
+                "their cells: make them unique in both."
             )
     names, *others = (side.obs_names for side in sides.values())
     for other in others:
         names = names.append(other[~other.isin(names)])
     obs = anndata.AnnData(obs=pd.DataFrame(index=names))
+    if not others:
+        return obs, [np.arange(len(names))]
     return obs, [names.get_indexer(side.obs_names) for side in sides.values()]
 
 
@@ -182,10 +189,13 @@ def choose(
     -------
     The matrix of these genes, and what fits a contract to rows of it.
     """
+    if isinstance(table.x, Pair) and (table.x.measured.all(axis=1) & train).sum() < 2:
+        raise ValueError(
+            f"Fewer than two training cells have both {' and '.join(table.sides)}, and nothing says what the two have "
+            "in common: hold out fewer."
+        )
     chosen, fits = [], []
-    for name, (adata, x, measured), is_counts in zip(table.sides, table.matrices(), counts, strict=True):
-        if not (measured & train).any():
-            raise ValueError(f"All cells of {name} are held out, and nothing is left to learn from: hold out fewer.")
+    for (adata, x, measured), is_counts in zip(table.matrices(), counts, strict=True):
         choice = choose_genes(adata, x, train & measured, is_counts)
         chosen.append(features.take(x, choice.columns))
         fits.append(_fit(adata.var_names[choice.columns].tolist(), is_counts, seed, choice))
@@ -236,7 +246,7 @@ def take_new(
             raise TypeError("The model has one modality, and two tables were given: pass the one that it knows.")
         query = take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched)
         return NewCells(query.x, query.present, [(adata, slice(None), [query])])
-    sides = name_query(adata, contract)
+    sides = name_query(adata, contract, alias)
     queries = {
         name: take_query(side, model.part(name), model.gene_weights(name), layer, missing, alias, min_matched)
         for name, side in sides.items()
@@ -257,7 +267,7 @@ def take_new(
     return NewCells(x, {name: query.present for name, query in queries.items()}, targets)
 
 
-def name_query(adata: object, contract: PairFeatures) -> dict[str, AnnData]:
+def name_query(adata: object, contract: PairFeatures, alias: str | None) -> dict[str, AnnData]:
     """Say which modality of a model each table of new cells is: one table by its features, two by name or order.
 
     Raises
@@ -267,8 +277,8 @@ def name_query(adata: object, contract: PairFeatures) -> dict[str, AnnData]:
     """
     if not is_pair(adata):
         check_anndata(adata)
-        return {side_of(adata, contract.names, contract.parts): adata}
-    sides, _ = named_sides(adata, contract.names)
+        return {side_of(adata, contract.names, contract.parts, alias): adata}
+    sides, _ = named_sides(adata, contract.names, least=1)
     for name in sides:
         if name not in contract.names:
             raise ValueError(
@@ -278,23 +288,35 @@ def name_query(adata: object, contract: PairFeatures) -> dict[str, AnnData]:
     return sides
 
 
-def side_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features]) -> str:
-    """Tell which modality of a model a table without a name is, by its features.
+def side_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features], alias: str | None) -> str:
+    """Tell which modality of a model a table without a name is: with which one it shares more of all features.
 
     Raises
     ------
     ValueError
-        If it has features of neither, or as many of both.
+        If it has features of neither, or as large a share of both.
     """
-    have = {unversioned(name).upper() for name in adata.var_names.astype(str)}
-    shares = [np.mean([unversioned(gene).upper() in have for gene in part.genes]) for part in parts]
+    columns = [adata.var_names] + ([adata.var[alias]] if alias in adata.var else [])
+    have = {unversioned(str(name)).upper() for column in columns for name in column}
+    shares = []
+    for part in parts:
+        known = {unversioned(gene).upper() for gene in part.genes}
+        shares.append(len(known & have) / len(known | have))
     if shares[0] == shares[1]:
-        known = "; ".join(f"{name}: {first(part.genes)}" for name, part in zip(names, parts, strict=True))
+        begin = "; ".join(f"{name}: {first(part.genes)}" for name, part in zip(names, parts, strict=True))
         raise ValueError(
             f"The features of the table (first: {first(adata.var_names)}) do not say which of {' and '.join(names)} it "
-            f"is. The model's begin with {known}. Name it: {{{names[0]!r}: adata}}."
+            f"is. The model's begin with {begin}. Name it: {{{names[0]!r}: adata}}."
         )
     return names[int(np.argmax(shares))]
+
+
+def _of_modality(name: str, check: Callable[..., Any], *given: Any) -> Any:
+    """Call a check, and say of which modality it complains."""
+    try:
+        return check(*given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"Modality {name!r}: {error}") from None
 
 
 def _fit(genes: list[str], counts: bool, seed: int, choice: features.Choice) -> Callable[[Matrix], Features]:
@@ -311,22 +333,27 @@ def _rows(x: Matrix, source: np.ndarray) -> Matrix:
 
 
 def _merge(
-    frames: Mapping[str, pd.DataFrame], names: pd.Index, label: str | None, unlabelled: Sequence[str]
+    frames: Mapping[str, pd.DataFrame],
+    names: pd.Index,
+    label: str | None,
+    unlabelled: Sequence[str],
+    others: Sequence[str | None],
 ) -> pd.DataFrame:
-    """Take each column of `obs` from the first table that has a value, and say where labels disagree."""
-    columns = dict.fromkeys(column for frame in frames.values() for column in frame.columns)
+    """Take each column of `obs` from the first table that has a value, and say where those that matter disagree."""
     merged = {}
-    for column in columns:
+    for column in dict.fromkeys(column for frame in frames.values() for column in frame.columns):
         where = [name for name, frame in frames.items() if column in frame]
-        series = [frames[name][column].reindex(names) for name in where]
+        # as objects: a cell that is missing would make whole numbers fractions, with other names
+        series = [frames[name][column].astype(object).reindex(names) for name in where]
         if column == label:
             series = [_known(values, unlabelled) for values in series]
-            _note_on_labels(label, dict(zip(where, series, strict=True)))
+        if column == label or column in others:
+            _note_on_values(column, dict(zip(where, series, strict=True)))
         values = series[0]
         for other in series[1:]:
-            if values.isna().any():
-                values = values.astype(object).where(values.notna(), other.astype(object))
-        if all(pd.api.types.is_bool_dtype(frames[name][column]) for name in where):
+            values = values.where(values.notna(), other)
+        kinds = [frames[name][column].dtype for name in where]
+        if all(map(pd.api.types.is_bool_dtype, kinds)):
             values = values.astype("boolean")
         merged[column] = values
     return pd.DataFrame(merged, index=names)
@@ -334,21 +361,21 @@ def _merge(
 
 def _known(values: pd.Series, unlabelled: Sequence[str]) -> pd.Series:
     """Return labels as text, None where there is none."""
-    text = values.astype(object).where(values.notna(), None).map(lambda name: None if name is None else str(name))
+    text = values.where(values.notna(), None).map(lambda name: None if name is None else str(name))
     return text.where(~text.isin(list(unlabelled)), None)
 
 
-def _note_on_labels(label: str, columns: Mapping[str, pd.Series]) -> None:
-    """Say how often two tables name a cell differently, and which is taken."""
+def _note_on_values(column: str, columns: Mapping[str, pd.Series]) -> None:
+    """Say how often two tables say different things of a cell, and which is taken."""
     (one, values), *rest = columns.items()
     for other, theirs in rest:
-        differ = values.notna() & theirs.notna() & (values != theirs)
+        known = values.notna() & theirs.notna()
+        differ = known & (values.astype(str) != theirs.astype(str))
         if differ.any():
             cell = str(differ.idxmax())
             warnings.warn(
-                f"label={label!r}: {differ.sum()} of {(values.notna() & theirs.notna()).sum()} cells have another type "
-                f"in {other} than in {one} (first: {cell}, {theirs[cell]!r} and {values[cell]!r}). Those of {one} are "
-                "taken.",
+                f"{column!r}: {differ.sum()} of {known.sum()} cells have another value in {other} than in {one} (first "
+                f"{cell}, {theirs[cell]!r} and {values[cell]!r}). That of {one} is taken.",
                 stacklevel=6,
             )
         values = values.where(values.notna(), theirs)

@@ -166,8 +166,9 @@ class Task:
                 asked = self.calibration & side.measured
                 folds[name] = [self._ask(z, contract.project(self.x), trained, asked, side.z, contract.project(side.x))]
         else:
+            both = self.x.measured.all(axis=1) if isinstance(self.x, Pair) else np.ones_like(self.held_out)
             groups = pp.folds(self.codes, ~self.held_out, FOLDS, self.seed) if self.groups is None else self.groups
-            parts = _deal(groups, self.codes, ~self.held_out)
+            parts = _deal(groups, self.codes, ~self.held_out, np.asarray(both))
             asked = [self._ask_without(part, report) for part in parts]
             folds = {name: [answer[name] for answer in asked] for name in shown}
         return {name: _calibrate(answers) for name, answers in folds.items()}
@@ -314,7 +315,8 @@ def prepare(
     mlp, views = networks.make(encoder), augmentations.make(augment)
     pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed)
     fabric = training.start(device, precision)
-    table = pp.open_table(adata, layer, label, unlabelled)
+    held_out_by = hold_out.partition("=")[0] if isinstance(hold_out, str) else None
+    table = pp.open_table(adata, layer, label, unlabelled, (batch, held_out_by))
     obs, paired = table.obs, isinstance(table.x, Pair)
     if label is None:
         if given is not None and (given.supervised or given.views == 1):
@@ -331,6 +333,11 @@ def prepare(
         classes = [classes[code] for code in order[:n_known]]
     objective = losses.make(default_loss(codes[~held_out], paired)) if given is None else given
     losses.check(objective, metric_dim)
+    if paired and views.of_genes:
+        raise ValueError(
+            f"augment={augmentations.spec(views)!r} changes values of genes, and of two modalities the encoders see "
+            "principal components: take 'mask' or 'mixup'."
+        )
     same_views = objective.views == 2 and not objective.neighbours and not paired
     if same_views and views.idle(labelled=label is not None):
         raise ValueError(
@@ -378,8 +385,11 @@ def _calibrate(answers: list[tuple[Evidence, np.ndarray]]) -> Calibration | None
     return fit_calibration(answers) if sum(len(codes) for _, codes in answers) > 1 else None
 
 
-def _deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray) -> list[np.ndarray]:
-    """Deal whole batches out into parts of like size, boolean (cells,); the others of each must have two types."""
+def _deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray, both: np.ndarray) -> list[np.ndarray]:
+    """Deal whole batches out into parts of like size, boolean (cells,).
+
+    The others of each must have two types, and of two modalities two cells with both.
+    """
     batches, sizes = np.unique(groups[train & (groups >= 0)], return_counts=True)
     dealt: list[list[int]] = [[] for _ in range(min(FOLDS, len(batches)))]
     filled = np.zeros(len(dealt))
@@ -387,5 +397,10 @@ def _deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray) -> list[np.n
         dealt[filled.argmin()].append(batches[i])
         filled[filled.argmin()] += sizes[i]
     parts = [train & np.isin(groups, members) for members in dealt]
-    others = [np.bincount(codes[train & ~part & (codes >= 0)], minlength=2) for part in parts]
-    return [part for part, sizes in zip(parts, others, strict=True) if (sizes > 0).sum() > 1 and sizes.max() > 1]
+    return [part for part in parts if _suffice(codes[train & ~part], both[train & ~part])]
+
+
+def _suffice(codes: np.ndarray, both: np.ndarray) -> bool:
+    """Tell whether an encoder can be trained on these cells."""
+    sizes = np.bincount(codes[codes >= 0], minlength=2)
+    return (sizes > 0).sum() > 1 and sizes.max() > 1 and both.sum() > 1
