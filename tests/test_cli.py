@@ -78,7 +78,7 @@ def test_fit_has_every_keyword_of_the_function():
     del keywords["adata"]
     assert set(keywords) == set(EVERY_OPTION)
     options = inspect.signature(cli.fit).parameters
-    assert set(options) == {"input", "out", "model", "index", *keywords}
+    assert set(options) == {"input", "out", "protein", "model", "index", *keywords}
     for name in keywords:
         assert options[name].default == keywords[name].default, name
 

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 @options_of(tl.fit)
 def fit(  # noqa: D103
     input: Input,
-    protein: Annotated[
-        Path | None, Parameter(help="A second table of the same cells, such as proteins, .h5ad.")
-    ] = None,
     /,
     *,
     out: Out,
     label: str | None = None,
+    protein: Annotated[
+        Path | None, Parameter(help="A second table of the same cells, such as proteins, .h5ad.")
+    ] = None,
     model: Annotated[Path | None, Parameter(help="File to write the model to, .tt.")] = None,
     index: Annotated[
         bool, Parameter(negative=(), help="Keep all training cells in the model file, for `Model.search`.")

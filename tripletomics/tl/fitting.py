@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl.progress import training_bar
@@ -14,14 +14,17 @@ from tripletomics.tl.progress import training_bar
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+    from mudata import MuData
     from torch.nn import Module
 
     from tripletomics.augment import Augmentation
     from tripletomics.model import Model
     from tripletomics.networks import MLP
     from tripletomics.pp import NewCells
+
+    Cells: TypeAlias = AnnData | Sequence[AnnData] | Mapping[str, AnnData] | MuData
 else:  # the command line reads these annotations; there, a part is its text
-    AnnData = Model = object
+    AnnData = Model = Cells = object
     Module = Augmentation = MLP = str
 
 
@@ -31,7 +34,7 @@ DEFAULT_PAIR = "clip"  # of two modalities: see docs/two-modalities.md
 
 
 def fit(
-    adata: AnnData,
+    adata: Cells,
     label: str | None = None,
     *,
     loss: str | Module | None = None,
@@ -62,15 +65,18 @@ def fit(
     Parameters
     ----------
     adata
-        Annotated cells in memory; `.X` (or `layer`) may be CSR, CSC or dense, counts or not.
+        Annotated cells in memory; `.X` (or `layer`) may be CSR, CSC or dense, counts or not. Or two kinds of
+        measurement of the same cells: a tuple (RNA, proteins), a dict from name to table, or a MuData of two. Cells are
+        matched by name, and those that have one of the two take part.
     label
-        Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled. Without a
-        column the model learns from the cells alone, and the map is that of ``structure=1``.
+        Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled. Of two
+        tables, the first that has a value counts (a MuData's own columns come before), and a warning says how often
+        they disagree. Without a column the model learns from the cells alone, and the map is that of ``structure=1``.
     loss
         What shapes the metric space: a name, "triplet:margin=0.3", a sum "softmax + 0.003*center", or (in Python) an
         object. By default "softmax"; with more than a tenth of the training cells unlabelled "softmax +
-        simclr:temperature=0.2,neighbours=5", and without labels the second of them alone. `tripletomics losses` lists
-        and explains all.
+        simclr:temperature=0.2,neighbours=5", and without labels the second of them alone. For two modalities "softmax +
+        clip", and without labels "clip". `tripletomics losses` lists and explains all.
     structure
         Dial of the map between labels (0) and data (1), in [0, 1]. At 1 no label reaches the map.
     dim
@@ -82,9 +88,10 @@ def fit(
         of its type elsewhere; and predictions are calibrated on whole batches, each left out
         by an encoder of its own (up to four), so that they hold for a new one. Hold one out with `hold_out` to see.
     layer
-        Layer to use in place of `.X`.
+        Layer to use in place of `.X`. Of two tables, in those that have it.
     counts
-        Whether the values are counts, which are normalised and log-transformed inside the model.
+        Whether the values are counts, which are normalised and log-transformed inside the model; "auto" decides for
+        each of two tables.
     unlabelled
         Names that mean unlabelled.
     hold_out
@@ -94,7 +101,8 @@ def fit(
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment
         What is done to a training cell: "mask", "mask:p=0.2", several such as "thin + mask", or none. There are "mask",
-        "thin" (of counts), "noise", "mixup" (within a type) and "censor" (of proteins).
+        "thin" (of counts), "noise", "mixup" (within a type) and "censor" (of proteins). Of two modalities the encoders
+        see principal components, which "mask" and "mixup" can change.
     steps
         Training steps of the encoder; the map head takes four times as many. By default set by the number of cells.
     batch_size
@@ -114,7 +122,7 @@ def fit(
 
     Returns
     -------
-    The model. Written to `adata`:
+    The model. Written to `adata`, or to both tables (and the MuData), where a cell has the same place:
 
     ``obsm["X_tt"]``
         The map, float32 (cells, dim).
@@ -122,22 +130,24 @@ def fit(
         The metric space, float32 (cells, metric_dim).
     ``obsm["X_tt_pca"]``
         Principal components of the training cells, whose neighbourhoods the map is asked to keep, float32 (cells, 50)
-        or fewer.
+        or fewer; of two modalities side by side, with those that were not measured foretold from the other's.
     ``obs["tt_split"]``
         Categorical, "train" or "held-out" (``obs["<key_added>_split"]`` with another `key_added`).
     ``uns["X_tt"]``
         Settings as text, versions, history, seconds, and scores: 15-NN macro-F1 of the map and the metric space on
         held-out cells, beside the training figure and that of held-out cells in a short fit on permuted labels; without
-        labels, recall of the neighbours by principal components, beside that of places dealt out at random.
+        labels, recall of the neighbours by principal components, beside that of places dealt out at random. Of two
+        modalities also how predictions from each alone did (``alone``), and how often a held-out cell is found by the
+        other modality (``matches``).
 
     Raises
     ------
     KeyError
         If there is no such column or layer.
     TypeError
-        If `adata` is not an AnnData in memory or holds no numbers.
+        If `adata` is not an AnnData in memory (or two) or holds no numbers.
     ValueError
-        If a value cannot be used. Nothing is written to `adata` then.
+        If a value cannot be used, or two tables have no cell in common. Nothing is written to `adata` then.
     """
     import numpy as np
     import pandas as pd
@@ -203,7 +213,7 @@ def default_loss(codes: np.ndarray, paired: bool = False) -> str:
 
 
 def transform(
-    adata: AnnData,
+    adata: Cells,
     model: Model,
     *,
     layer: str | None = None,
@@ -218,7 +228,8 @@ def transform(
     ----------
     adata
         New cells with the model's genes, by name and in any order, on the scale that the model was trained on. Upper
-        and lower case and the version of an Ensembl id make no difference.
+        and lower case and the version of an Ensembl id make no difference. For a model of two modalities, cells by one
+        (which one is told by its features) or by both, as for `fit`.
     model
         From `fit` or `load`.
     layer

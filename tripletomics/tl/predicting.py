@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Literal
 from tripletomics.labels import COVERAGE, REJECT, UNASSIGNED
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from tripletomics.model import Model
+    from tripletomics.tl.fitting import Cells
 else:  # the command line reads these annotations
-    AnnData = Model = object
+    Cells = Model = object
 
 
 def predict(
-    adata: AnnData,
+    adata: Cells,
     model: Model,
     *,
     reject: float = REJECT,
@@ -82,8 +81,8 @@ def predict(
     Three kinds of evidence are weighed, with the share of each type as the prior: distance-weighted neighbours and type
     prototypes in the metric space, and the Mahalanobis distance of the principal components to the type. The weights,
     the label sets (split conformal prediction) and the limit of novelty were fitted to training cells that the encoder
-    had not seen, or with ``fit(batch=)`` to whole batches. They hold for cells like these: on another platform they are
-    less sure than they say, unless batches were given.
+    had not seen, or with ``fit(batch=)`` to whole batches; of two modalities, for both and for each alone. They hold
+    for cells like these: on another platform they are less sure than they say, unless batches were given.
     """
     import numpy as np
     import pandas as pd
