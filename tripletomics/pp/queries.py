@@ -50,6 +50,7 @@ def take_query(
     missing: str,
     alias: str | None,
     min_matched: float,
+    stacklevel: int = 3,
 ) -> Query:
     """Check new cells and bring them to the genes of a model, with a warning about what looks odd.
 
@@ -63,6 +64,8 @@ def take_query(
         Layer to use in place of `.X`.
     missing, alias, min_matched
         As for `match_genes`.
+    stacklevel
+        Of the warnings.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def take_query(
     x = features.take(x, match.columns)
     notes = _note_on_case(match) + check_scale(x, contract, found)
     for note in notes:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=stacklevel)
     return Query(x, found if missing == "impute" and match.missing else None, match, notes)
 
 

@@ -244,13 +244,13 @@ def take_new(
     if isinstance(contract, Features):
         if is_pair(adata):
             raise TypeError("The model has one modality, and two tables were given: pass the one that it knows.")
-        query = take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched)
+        query = take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched, stacklevel=4)
         return NewCells(query.x, query.present, [(adata, slice(None), [query])])
     sides = name_query(adata, contract, alias)
-    queries = {
-        name: take_query(side, model.part(name), model.gene_weights(name), layer, missing, alias, min_matched)
-        for name, side in sides.items()
-    }
+    queries = {}
+    for name, side in sides.items():
+        rest = (model.gene_weights(name), layer, missing, alias, min_matched)
+        queries[name] = take_query(side, model.part(name), *rest, stacklevel=4)
     obs, rows = join(sides)
     where = dict(zip(sides, rows, strict=True))
     nothing = np.zeros(0, dtype=int)
