@@ -233,3 +233,25 @@ def test_a_neighbour_of_another_known_type_is_no_view():
     assert ((one == two) | (one < 0) | (two < 0)).all()
     assert ((drawn[1] == drawn[0]) == ((one == 0) & (drawn[1] == drawn[0]))).all()  # 0 -> 1 is replaced by itself
     assert (drawn[1] == drawn[0]).any()
+
+
+def test_cells_of_one_modality_are_a_quarter_of_the_others():
+    """Labelled ones come as they come; of the rest three in four have both, and each group is gone through in turn."""
+    lone, y = np.arange(400) % 2 == 0, np.full(400, -1)
+    batches = list(itertools.islice(Views(y, 80, 0, lone=lone), 40))
+    for cells, other in batches:
+        assert lone[cells].sum() == 20
+        assert len(np.unique(cells)) == 80
+        assert (cells == other).all()
+    drawn = np.bincount(np.concatenate([cells for cells, _ in batches]), minlength=400)
+    assert drawn[lone].min() >= 3
+    assert drawn[lone].max() <= 5
+    y[:100] = np.arange(100) % 4
+    cells, _ = next(iter(Views(y, 80, 0, lone=lone)))
+    assert lone[cells[40:]].sum() <= 10
+
+
+@pytest.mark.parametrize("lone", [np.zeros(50, dtype=bool), np.ones(50, dtype=bool)])
+def test_cells_of_one_kind_alone_fill_batches(lone):
+    cells, _ = next(iter(Views(np.full(50, -1), 40, 0, lone=lone)))
+    assert len(np.unique(cells)) == 40

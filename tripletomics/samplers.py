@@ -9,6 +9,7 @@ import numpy as np
 from tripletomics.losses.base import Loss
 
 NEIGHBOURING = 4  # types a batch, where a loss wants neighbours together
+LONE = 4  # one in so many cells of a batch of two modalities may have one of them
 COMPANIONS = 3  # neighbours that a cell of a large table brings along
 
 
@@ -106,6 +107,9 @@ class Views:
         For the draw.
     batch, guide
         As for `Balanced`.
+    lone
+        Boolean (cells,), cells of which one of two modalities was measured: at most a quarter of those any others, for
+        two views of one modality say nothing of the other. By default none.
     graph
         Neighbours (cells, k); then the second view is that of one of a cell's neighbours, drawn at random, but never of
         one that is known to be of another type.
@@ -123,8 +127,10 @@ class Views:
         batch: np.ndarray | None = None,
         guide: Loss | None = None,
         graph: np.ndarray | None = None,
+        lone: np.ndarray | None = None,
     ) -> None:
         self.y, self.n = y, len(y)
+        self.lone = np.zeros(len(y), dtype=bool) if lone is None else lone
         self.kinds = np.unique(y[y >= 0])
         self.batch_size = min(batch_size, self.n)
         self.seed = seed
@@ -134,13 +140,12 @@ class Views:
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         random = np.random.default_rng([self.seed, 2])  # not the draw of the labelled cells
         labelled = iter(()) if self.labelled is None else iter(self.labelled)
-        rest = random.permutation(self.n)
+        pools = [_Pool(np.flatnonzero(rows), random) for rows in (~self.lone, self.lone)]
         while True:
-            known = next(labelled, (rest[:0],))[0]
+            known = next(labelled, (np.zeros(0, dtype=np.int64),))[0]
             n = self.batch_size - len(known)
-            if len(rest) < n:
-                rest = random.permutation(self.n)
-            others, rest = rest[:n], rest[n:]
+            n_lone = min(n // LONE, len(pools[1].cells)) if len(pools[0].cells) else n
+            others = np.concatenate([pools[0].take(n - n_lone), pools[1].take(n_lone)])
             cells = np.concatenate([known, others[~np.isin(others, known)]])
             near = cells
             if self.graph is not None:
@@ -148,6 +153,21 @@ class Views:
                 foreign = (self.y[cells] != self.y[near]) & (self.y[cells] >= 0) & (self.y[near] >= 0)
                 near = np.where(foreign, cells, near)
             yield cells, near
+
+
+class _Pool:
+    """Cells in a random order, and then in another."""
+
+    def __init__(self, cells: np.ndarray, random: np.random.Generator) -> None:
+        self.cells, self.random = cells, random
+        self.rest = random.permutation(cells)
+
+    def take(self, n: int) -> np.ndarray:
+        """Return the next n, or all if there are fewer."""
+        if len(self.rest) < n:
+            self.rest = self.random.permutation(self.cells)
+        taken, self.rest = self.rest[:n], self.rest[n:]
+        return taken
 
 
 def shares(sizes: list[int], total: int) -> list[int]:

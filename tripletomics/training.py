@@ -21,6 +21,7 @@ from tripletomics import metrics, networks
 from tripletomics.augment import Augmentation
 from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
+from tripletomics.modalities import Pair
 from tripletomics.networks import MLP, Encoder, MapHead, Networks, PairEncoder, follow, project
 from tripletomics.parts import did_you_mean
 from tripletomics.samplers import Balanced, Neighbourhoods, Views
@@ -166,7 +167,8 @@ def learn_metric(
         encoder = networks.build(mlp, source.x, metric_dim).to(fabric.device)
         loss.build(metric_dim, int(y_train.max()) + 1)
     donors = None if groups is None else groups[rows]
-    sampler = batches(loss, y_train, batch_size, seed, donors, scores[rows])
+    lone = ~source.x.measured[source.among].all(axis=1) if isinstance(source.x, Pair) else None
+    sampler = batches(loss, y_train, batch_size, seed, donors, scores[rows], lone)
     watch = Watch("metric", steps, report, encoder, cells, y, rows, held_out_rows, fabric)
     curves = train(
         fabric, encoder, loss, source, sampler, torch.from_numpy(y_train),
@@ -225,14 +227,20 @@ def learn_map(
 
 
 def batches(
-    loss: Loss, y: np.ndarray, batch_size: int | None, seed: int, donors: np.ndarray | None, scores: np.ndarray
+    loss: Loss,
+    y: np.ndarray,
+    batch_size: int | None,
+    seed: int,
+    donors: np.ndarray | None,
+    scores: np.ndarray,
+    lone: np.ndarray | None = None,
 ) -> Balanced | Views:
     """Choose the cells of each batch as the loss wants them."""
     size = batch_size or BATCH_SIZE
     if loss.views == 1:
         return Balanced(y, size, seed, donors, guide=loss)
     near = structure_term.data_graph(scores)[:, : loss.neighbours] if loss.neighbours else None
-    return Views(y, size, seed, donors, guide=loss, graph=near)
+    return Views(y, size, seed, donors, guide=loss, graph=near, lone=lone)
 
 
 def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) -> None:
