@@ -72,7 +72,8 @@ class PairFeatures:
     parts
         Their contracts.
     units
-        What each one's principal components are divided by, so that both have a variance of 1 in all (2,).
+        What each one's principal components are divided by (2,), so that they have a variance of 1 on average: what was
+        measured in more ways counts for more.
     to_first, to_second
         Linear regressions of one's components on those of the other, the intercepts in the first row: what is expected
         of a cell of which it was not measured.
@@ -99,8 +100,8 @@ class PairFeatures:
         return sum(part.width for part in self.parts)
 
     def normalise(self, x: Pair, present: Present | None = None) -> Pair:
-        """Return what the encoders see, float32: principal components, with a mean variance of 1."""
-        a, b = (scores * np.float32(np.sqrt(scores.shape[1])) for scores in self._components(x, present))
+        """Return what the encoders see, float32: the principal components of each."""
+        a, b = self._components(x, present)
         return Pair((a, b), x.measured)
 
     def standardise(self, rows: np.ndarray, present: Present | None = None) -> np.ndarray:
@@ -139,7 +140,7 @@ def fit(x: Pair, names: Sequence[str], fits: Sequence[Callable[[Matrix], Feature
     for side, learn in enumerate(fits):
         parts.append(learn(x.sides[side][x.measured[:, side]]))
         found = parts[-1].project(x.sides[side])
-        units.append(float(np.sqrt(found[x.measured[:, side]].var(axis=0).sum())) or 1.0)
+        units.append(float(np.sqrt(found[x.measured[:, side]].var(axis=0).mean())) or 1.0)
         scores.append(found / units[-1])
     both = x.measured.all(axis=1)
     a, b = scores[0][both], scores[1][both]
@@ -152,5 +153,5 @@ def _foretell(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return the regression of some columns on others, the intercepts in the first row; 0 of no cell."""
     if not len(known):
         return np.zeros((known.shape[1] + 1, wanted.shape[1]), dtype=np.float32)
-    ridge = Ridge(alpha=STIFF * len(known)).fit(known, wanted)
+    ridge = Ridge(alpha=STIFF * known.size).fit(known, wanted)
     return np.vstack([ridge.intercept_, ridge.coef_.T]).astype(np.float32)
