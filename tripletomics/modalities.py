@@ -49,6 +49,11 @@ class Pair:
         """Cells, and columns of the dense table: those of both, and two that say what was measured."""
         return len(self.measured), sum(self.widths) + 2
 
+    @property
+    def both(self) -> np.ndarray:
+        """Which cells have both, boolean (cells,)."""
+        return np.asarray(self.measured.all(axis=1))
+
     def toarray(self) -> np.ndarray:
         """Return the dense table, float32."""
         dense = [side.toarray() if hasattr(side, "toarray") else side for side in self.sides]
@@ -142,8 +147,7 @@ def fit(x: Pair, names: Sequence[str], fits: Sequence[Callable[[Matrix], Feature
         found = parts[-1].project(x.sides[side])
         units.append(float(np.sqrt(found[x.measured[:, side]].var(axis=0).mean())) or 1.0)
         scores.append(found / units[-1])
-    both = x.measured.all(axis=1)
-    a, b = scores[0][both], scores[1][both]
+    a, b = scores[0][x.both], scores[1][x.both]
     return PairFeatures(
         (names[0], names[1]), (parts[0], parts[1]), np.array(units, dtype=np.float32), _foretell(b, a), _foretell(a, b)
     )

@@ -167,7 +167,7 @@ def learn_metric(
         encoder = networks.build(mlp, source.x, metric_dim).to(fabric.device)
         loss.build(metric_dim, int(y_train.max()) + 1)
     donors = None if groups is None else groups[rows]
-    lone = ~source.x.measured[source.among].all(axis=1) if isinstance(source.x, Pair) else None
+    lone = ~source.x.both[source.among] if isinstance(source.x, Pair) else None
     sampler = batches(loss, y_train, batch_size, seed, donors, scores[rows], lone)
     watch = Watch("metric", steps, report, encoder, cells, y, rows, held_out_rows, fabric)
     curves = train(

@@ -233,7 +233,7 @@ class Model:
         """Say which calibration holds, of each cell or of all: that of one modality alone by its name, else ""."""
         if not isinstance(x, Pair) or not len(x.measured):
             return np.array([""])
-        return np.where(x.measured.all(axis=1), "", np.array(self.modalities)[x.measured.argmax(axis=1)])
+        return np.where(x.both, "", np.array(self.modalities)[x.measured.argmax(axis=1)])
 
     def _known(self) -> Reference:
         if self.reference is None:

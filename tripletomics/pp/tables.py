@@ -189,7 +189,7 @@ def choose(
     -------
     The matrix of these genes, and what fits a contract to rows of it.
     """
-    if isinstance(table.x, Pair) and (table.x.measured.all(axis=1) & train).sum() < 2:
+    if isinstance(table.x, Pair) and (table.x.both & train).sum() < 2:
         raise ValueError(
             f"Fewer than two training cells have both {' and '.join(table.sides)}, and nothing says what the two have "
             "in common: hold out fewer."

@@ -161,26 +161,26 @@ class Task:
         if self.groups is None and self.calibration.any():
             trained = ~self.held_out & ~self.calibration
             contract = self._fit(self.x[trained])
-            folds = {"": [self._ask(z, contract.project(self.x), trained, self.calibration)]}
+            scores = contract.project(self.x)
+            folds = {"": [self._ask(z, scores, trained, self.calibration & self._whole)]}
             for name, side in alone.items():
                 asked = self.calibration & side.measured
-                folds[name] = [self._ask(z, contract.project(self.x), trained, asked, side.z, contract.project(side.x))]
+                folds[name] = [self._ask(z, scores, trained, asked, side.z, contract.project(side.x))]
         else:
-            both = self.x.measured.all(axis=1) if isinstance(self.x, Pair) else np.ones_like(self.held_out)
             groups = pp.folds(self.codes, ~self.held_out, FOLDS, self.seed) if self.groups is None else self.groups
-            parts = _deal(groups, self.codes, ~self.held_out, np.asarray(both))
-            asked = [self._ask_without(part, report) for part in parts]
-            folds = {name: [answer[name] for answer in asked] for name in shown}
-        return {name: _calibrate(answers) for name, answers in folds.items()}
+            parts = _deal(groups, self.codes, ~self.held_out, self._whole)
+            answers = [self._ask_without(part, report) for part in parts]
+            folds = {name: [answer[name] for answer in answers] for name in shown}
+        return {name: _calibrate(asked) for name, asked in folds.items()}
 
     def check(
         self, z: np.ndarray, known: Reference | None, found: Calibration | None, alone: Alone | None = None
     ) -> dict[str, float]:
         """Compare predictions of held-out cells of known types with their labels; empty where there are none.
 
-        They lie at `z`, or by one modality alone.
+        They lie at `z`, of two modalities those with both; or by one modality alone.
         """
-        scores, among = self.scores, np.ones(len(z), dtype=bool)
+        scores, among = self.scores, self._whole
         if alone is not None:
             z, scores, among = alone.z, self.features.project(alone.x), alone.measured
         held = among & self.held_out & (self.codes >= 0) & (self.codes < len(self.classes))
@@ -203,6 +203,11 @@ class Task:
             ways = (metrics.recall_at_k(z, cells, query, cells, k, self.seed) for z, query in ((a, b), (b, a)))
             found |= {f"recall_{k}": sum(ways) / 2, f"null_{k}": min(k / len(both), 1.0)}
         return found
+
+    @property
+    def _whole(self) -> np.ndarray:
+        """Cells of which all was measured, boolean (cells,)."""
+        return self.x.both if isinstance(self.x, Pair) else np.ones_like(self.held_out)
 
     def _ask(
         self, z: np.ndarray, scores: np.ndarray, trained: np.ndarray, asked: np.ndarray,
@@ -229,7 +234,8 @@ class Task:
             return project(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
 
         z = placed(cells)
-        answers = {"": self._ask(z, scores, others, part)}
+        whole = part & self._whole
+        answers = {"": self._ask(z, scores, others, whole if whole.any() else part)}
         if isinstance(self.x, Pair):
             for side, name in enumerate(self.table.sides):
                 x = self.x.only(side)
