@@ -158,4 +158,4 @@ def _foretell(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     if not len(known):
         return np.zeros((known.shape[1] + 1, wanted.shape[1]), dtype=np.float32)
     ridge = Ridge(alpha=STIFF * known.size).fit(known, wanted)
-    return np.vstack([ridge.intercept_, ridge.coef_.T]).astype(np.float32)
+    return np.vstack([ridge.intercept_, np.atleast_2d(ridge.coef_).T]).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import scipy.sparse as sp
 
 from tripletomics.features import Features
 from tripletomics.modalities import Pair, PairFeatures
@@ -26,7 +27,7 @@ def pair(contract: PairFeatures, modalities: Mapping[str, Matrix]) -> Pair:
         raise ValueError(f"Row i must be the same cell in both modalities: got {given}.")
     n = next(iter(sizes.values()))
     a, b = (
-        modalities.get(name, np.zeros((n, len(part.genes)), dtype=np.float32))
+        modalities.get(name, sp.csr_matrix((n, len(part.genes)), dtype=np.float32))
         for name, part in zip(contract.names, contract.parts, strict=True)
     )
     return Pair((a, b), np.tile([name in modalities for name in contract.names], (n, 1)))

@@ -250,8 +250,9 @@ class Model:
             raise ValueError(f"coverage={coverage!r} is not a share between 0 and 1, such as 0.9.")
         calibration = self.alone[name].calibration if name else self.calibration
         if calibration is None:
+            whose = f"Predictions from {name} alone" if name else "The model"
             raise ValueError(
-                "The model could not be calibrated, as no two cells of a type could be compared: it takes types of two "
+                f"{whose} could not be calibrated, as no two cells of a type could be compared: it takes types of two "
                 "cells or more, or with batch= types in two batches. Fit it on more cells; search() and embed() work "
                 "without."
             )
@@ -355,7 +356,7 @@ class Model:
         first = encoder.trunk.get_parameter("0.weight").detach().cpu().numpy().astype(float)
         weights = np.zeros(len(part.genes))
         weights[: len(deviation)] = np.linalg.norm(first @ into, axis=0)[: len(deviation)] * deviation
-        return weights / weights.sum()
+        return weights / (weights.sum() or 1.0)
 
     def part(self, modality: str | None = None) -> Features:
         """Return the genes of a model, or of one of its two modalities."""

@@ -19,10 +19,11 @@ from tripletomics.pp.checks import (
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.queries import Query, check_scale, take_query
-from tripletomics.pp.splits import batches, folds, spare, split
+from tripletomics.pp.splits import SPARE_LEAST, batches, folds, spare, split
 from tripletomics.pp.tables import NewCells, Table, choose, open_table, take_new
 
 __all__ = [
+    "SPARE_LEAST",
     "Match",
     "NewCells",
     "Query",

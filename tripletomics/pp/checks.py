@@ -129,10 +129,15 @@ def check_whole(name: str, value: object, low: float, high: float = math.inf) ->
         raise ValueError(f"{name}={value!r} is not a whole number {_range(low, high)}.")
 
 
-def check_key(key_added: str) -> None:
-    """Raise a ValueError unless a file can hold the key."""
+def check_key(key_added: str, adata: object = None) -> None:
+    """Raise a ValueError unless a file can hold the key, and it is no modality of a MuData."""
     if not isinstance(key_added, str) or not key_added or "/" in key_added:
         raise ValueError(f"key_added={key_added!r} is not a name without '/', such as 'X_tt'.")
+    if hasattr(adata, "mod") and key_added in adata.mod:
+        raise ValueError(
+            f"key_added={key_added!r} is a modality of the MuData, whose obsm has that name already: choose another, "
+            "such as 'X_tt'."
+        )
     if key_added == "X":
         raise ValueError(
             "key_added='X' would write over obsm['X_pca'], which is scanpy's: choose another, such as 'X_tt'."

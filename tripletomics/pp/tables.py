@@ -96,6 +96,12 @@ def named_sides(adata: Any, names: Sequence[str] = NAMES, least: int = 2) -> tup
         if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in TAKEN:
             raise ValueError(f"{name!r} cannot be the name of a modality, which is a word such as 'protein'.")
         _of_modality(name, check_anndata, side)
+    if whole is not None:
+        gone = whole.obs_names[~np.any([whole.obs_names.isin(side.obs_names) for side in sides.values()], axis=0)]
+        if len(gone):
+            raise ValueError(
+                f"Cells of the MuData are in neither modality (first: {first(gone)}): run mdata.update() first."
+            )
     return sides, whole
 
 
@@ -249,13 +255,15 @@ def take_new(
     sides = name_query(adata, contract, alias)
     queries = {}
     for name, side in sides.items():
-        rest = (model.gene_weights(name), layer, missing, alias, min_matched)
+        theirs = layer if layer in side.layers or not any(layer in s.layers for s in sides.values()) else None
+        named = alias if alias in side.var or not any(alias in s.var for s in sides.values()) else None
+        rest = (model.gene_weights(name), theirs, missing, named, min_matched)
         queries[name] = take_query(side, model.part(name), *rest, stacklevel=4)
     obs, rows = join(sides)
     where = dict(zip(sides, rows, strict=True))
     nothing = np.zeros(0, dtype=int)
     matrices = [
-        queries[name].x if name in queries else np.zeros((0, len(part.genes)), dtype=np.float32)
+        queries[name].x if name in queries else sp.csr_matrix((0, len(part.genes)), dtype=np.float32)
         for name, part in zip(contract.names, contract.parts, strict=True)
     ]
     x = spread(matrices, [where.get(name, nothing) for name in contract.names], obs.n_obs)
@@ -341,6 +349,7 @@ def _merge(
 ) -> pd.DataFrame:
     """Take each column of `obs` from the first table that has a value, and say where those that matter disagree."""
     merged = {}
+    frames = {name: _plain(frame) for name, frame in frames.items()}
     for column in dict.fromkeys(column for frame in frames.values() for column in frame.columns):
         where = [name for name, frame in frames.items() if column in frame]
         # as objects: a cell that is missing would make whole numbers fractions, with other names
@@ -357,6 +366,16 @@ def _merge(
             values = values.astype("boolean")
         merged[column] = values
     return pd.DataFrame(merged, index=names)
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return each column once, and numbers that are whole but for missing ones as whole numbers."""
+    frame = frame.loc[:, ~frame.columns.duplicated()].copy()
+    for column in frame.select_dtypes("float"):
+        known = frame[column].dropna()
+        if (known % 1 == 0).all():
+            frame[column] = frame[column].astype("Int64")
+    return frame
 
 
 def _known(values: pd.Series, unlabelled: Sequence[str]) -> pd.Series:

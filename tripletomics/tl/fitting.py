@@ -159,7 +159,7 @@ def fit(
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
-    pp.check_key(key_added)
+    pp.check_key(key_added, adata)
     task = prepare(
         adata, label, loss=loss, structure=structure, dim=dim, metric_dim=metric_dim, batch=batch, layer=layer,
         counts=counts, unlabelled=unlabelled, hold_out=hold_out, encoder=encoder, augment=augment, steps=steps,
@@ -264,7 +264,7 @@ def transform(
     """
     from tripletomics import pp
 
-    pp.check_key(key_added)
+    pp.check_key(key_added, adata)
     pp.check_model(model)
     cells = pp.take_new(adata, model, layer, missing, alias, min_matched)
     write_places(cells, key_added, model, *model.place(cells.x, cells.present))

@@ -90,7 +90,7 @@ def predict(
     from tripletomics import pp
     from tripletomics.tl.fitting import write_places
 
-    pp.check_key(key_added)
+    pp.check_key(key_added, adata)
     pp.check_model(model)
     cells = pp.take_new(adata, model, layer, missing, alias, min_matched)
     found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage)

@@ -352,10 +352,13 @@ def prepare(
         )
     groups = pp.batches(obs, batch, held_out)
     calibration = pp.spare(codes, ~held_out, seed) if groups is None else np.zeros_like(held_out)
+    if paired:
+        spared = [(calibration & rows).sum() for rows in (table.x.both, *table.x.measured.T)]
+        calibration &= min(spared) >= pp.SPARE_LEAST
     pp.check_batch_size(batch_size, codes[~held_out], of_labelled=objective.views == 1)
     objective.expect(int((~held_out & ~calibration).sum()))
     training.check_terms(objective, codes[~held_out & ~calibration], batch_size, seed)
-    are_counts = [pp.decide_counts(side[measured], counts) for _, side, measured in table.matrices()]
+    are_counts = [pp.decide_counts(side if there.all() else side[there], counts) for _, side, there in table.matrices()]
     if views.of_molecules:
         pp.check_molecules(table.x, are_counts[0], augmentations.spec(views))
 
