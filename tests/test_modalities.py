@@ -927,8 +927,9 @@ def test_gene_weights_are_those_of_one_modality(paired, name):
     assert weights.sum() == pytest.approx(1)
     assert (weights > 0).all()
     kept = np.arange(len(weights)) != 3  # a gene that reaches no component weighs nothing
-    changed_parts = [replace(p, axes=p.axes * kept) if p is part else p for p in model.features.parts]
-    changed = replace(model, features=replace(model.features, parts=tuple(changed_parts)))
+    seen = model.features.seen
+    changed_parts = [replace(p, axes=p.axes * kept) if p is seen.parts[side] else p for p in seen.parts]
+    changed = replace(model, features=replace(model.features, seen=replace(seen, parts=tuple(changed_parts))))
     np.testing.assert_allclose(changed.gene_weights(name), weights * kept / weights[kept].sum())
     np.testing.assert_array_equal(changed.gene_weights(other), model.gene_weights(other))
     changed = replace(model, networks=copy.deepcopy(model.networks))

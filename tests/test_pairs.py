@@ -12,7 +12,7 @@ from kinds import FAST, KNOWN, OBS, cells, predicted, state
 from sklearn.metrics import f1_score
 
 import tripletomics as tt
-from tripletomics import losses
+from tripletomics import losses, pp
 
 QUICK = {"steps": 4, "progress": False}
 KEYS = ["X_tt", "X_tt_metric", "X_tt_pca"]
@@ -1086,3 +1086,24 @@ def test_columns_of_one_name_are_no_matter():
     rna.obs.columns = ["kind", "x", "x", "x"][: rna.obs.shape[1]]
     tt.fit((rna, protein), **FAST)
     assert "X_tt" in rna.obsm
+
+
+def test_encoders_see_nothing_of_the_cells_that_they_are_calibrated_on():
+    rna, protein = pair(300)
+    split = np.arange(300) % 6 == 0
+    codes = np.unique(rna.obs["kind"], return_inverse=True)[1]
+    spared = pp.spare(codes, ~split, 0)
+    assert spared.sum() >= 20
+    rna.obs["split"] = split
+    other = rna.copy(), protein.copy()
+    for table in other:
+        scramble(table, spared)
+    model, changed = (tt.fit(given, "kind", hold_out="split", **QUICK) for given in ((rna, protein), other))
+    assert not np.array_equal(model.features.parts[0].axes, changed.features.parts[0].axes)
+    x, y = plain(rna).X.toarray(), protein.X
+    order = [
+        rna.var_names.get_indexer(model.part("rna").genes),
+        protein.var_names.get_indexer(model.part("protein").genes),
+    ]
+    given = {"rna": x[:, order[0]], "protein": y[:, order[1]]}
+    np.testing.assert_array_equal(model.embed(**given), changed.embed(**given))

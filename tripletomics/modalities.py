@@ -82,6 +82,9 @@ class PairFeatures:
     to_first, to_second
         Linear regressions of one's components on those of the other, the intercepts in the first row: what is expected
         of a cell of which it was not measured.
+    seen
+        The contract whose components the encoders see, fitted without the cells that they are calibrated on; None
+        where it is this one. The map's are those of all training cells, whoever has a label.
 
     Notes
     -----
@@ -93,6 +96,7 @@ class PairFeatures:
     units: np.ndarray
     to_first: np.ndarray
     to_second: np.ndarray
+    seen: PairFeatures | None = None
 
     @property
     def genes(self) -> list[str]:
@@ -104,9 +108,15 @@ class PairFeatures:
         """Principal components of both."""
         return sum(part.width for part in self.parts)
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """What the encoders see of each: so many principal components."""
+        one, other = (self.seen or self).parts
+        return one.width, other.width
+
     def normalise(self, x: Pair, present: Present | None = None) -> Pair:
         """Return what the encoders see, float32: the principal components of each."""
-        a, b = self._components(x, present)
+        a, b = (self.seen or self)._components(x, present)
         return Pair((a, b), x.measured)
 
     def standardise(self, rows: np.ndarray, present: Present | None = None) -> np.ndarray:

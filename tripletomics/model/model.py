@@ -19,7 +19,7 @@ from tripletomics.labels.reference import Reference
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model.given import check_present, check_table, pair
 from tripletomics.model.scoring import place
-from tripletomics.networks import Encoder, Networks, PairEncoder
+from tripletomics.networks import Networks
 from tripletomics.sources import Matrix, Memory
 
 Known = Any  # which genes were measured: boolean (genes,), a dict of such by modality, or None for all
@@ -347,10 +347,12 @@ class Model:
         genes reach that layer through the components.
         """
         part = self.part(modality)
-        encoder = self.networks.encoder
-        if isinstance(encoder, PairEncoder):
-            encoder = cast(Encoder, encoder.encoders[self.modalities.index(str(modality))])
-            into, deviation = part.axes, np.maximum(part.cap - part.center, 0)
+        encoder = cast(Any, self.networks.encoder)
+        if isinstance(self.features, PairFeatures):
+            side = self.modalities.index(str(modality))
+            encoder = encoder.encoders[side]
+            into = (self.features.seen or self.features).parts[side].axes
+            deviation = np.maximum(part.cap - part.center, 0)
         else:
             into, deviation = np.eye(part.n_seen, len(part.genes)), part.deviation / part.scale
         first = encoder.trunk.get_parameter("0.weight").detach().cpu().numpy().astype(float)

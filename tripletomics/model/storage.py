@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tripletomics.modalities import PairFeatures
 from tripletomics.model.model import Model, Side
 from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, make
 
-FORMAT = 5  # of the file; raised when an older program could not read it
+FORMAT = 6  # of the file; raised when an older program could not read it
 SUFFIX = ".tt"
 
 
@@ -32,11 +32,13 @@ def save(model: Model, path: str | Path, index: bool) -> None:
         raise ValueError("index=True, but this model was read from a file without its index: fit it again.")
     parts: dict[str, Any] = {"features": model.features, "reference": model.reference, "calibration": model.calibration}
     if isinstance(model.features, PairFeatures):
+        parts |= {"seen": model.features.seen}
         for side, name in enumerate(model.modalities):
             parts |= {f"features_{side}": model.features.parts[side]}
+            parts |= {f"seen_{side}": model.features.seen.parts[side]} if model.features.seen else {}
             parts |= {f"calibration_{side}": model.alone[name].calibration}
     known = {
-        name: {f.name: getattr(part, f.name) for f in fields(part) if f.name != "parts"}
+        name: {f.name: getattr(part, f.name) for f in fields(part) if f.name not in ("parts", "seen")}
         for name, part in parts.items()
         if part
     }
@@ -117,19 +119,22 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
             raise ValueError(f"{len(found.genes)} genes, but values for {found.axes.shape[1]}")
         return found
 
+    def read_pair(part: str) -> PairFeatures:
+        one, other = (read(f"{part}_{side}") for side in (0, 1))
+        values = {name: tensor.numpy() for name, tensor in arrays(part).items()}
+        return PairFeatures(names=tuple(known[part]["names"]), parts=(one, other), **values)
+
     def calibration(part: str) -> Calibration | None:
         return build(Calibration, part) if part in known else None
 
     settings = known["settings"]
     mlp, metric_dim = make(settings["encoder"]), int(settings["metric_dim"])
-    names = known["features"].pop("names", ())
+    names = known["features"].get("names", ())
     features: Features | PairFeatures
     encoder: Encoder | PairEncoder
     if names:
-        one, other = read("features_0"), read("features_1")
-        values = {name: tensor.numpy() for name, tensor in arrays("features").items()}
-        features = PairFeatures((names[0], names[1]), (one, other), **values)
-        encoder = PairEncoder(mlp, (one.width, other.width), metric_dim)
+        features = replace(read_pair("features"), seen=read_pair("seen") if "seen" in known else None)
+        encoder = PairEncoder(mlp, features.widths, metric_dim)
     else:
         features = read("features")
         encoder = Encoder(mlp, features.n_seen, metric_dim)

@@ -6,8 +6,8 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -160,7 +160,7 @@ class Task:
             return dict.fromkeys(shown)
         if self.groups is None and self.calibration.any():
             trained = ~self.held_out & ~self.calibration
-            contract = self._fit(self.x[trained])
+            contract = (isinstance(self.features, PairFeatures) and self.features.seen) or self._fit(self.x[trained])
             scores = contract.project(self.x)
             folds = {"": [self._ask(z, scores, trained, self.calibration & self._whole)]}
             for name, side in alone.items():
@@ -364,6 +364,8 @@ def prepare(
 
     x, fit = pp.choose(table, ~held_out, are_counts, seed)
     contract = fit(x[~held_out])
+    if isinstance(contract, PairFeatures) and calibration.any():
+        contract = replace(contract, seen=cast(PairFeatures, fit(x[~held_out & ~calibration])))
     cells, scores = Memory(contract.normalise(x), contract.standardise), contract.project(x)
     steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
     learn_metric = functools.partial(
@@ -385,8 +387,7 @@ def _views(augment: Augmentation, contract: Features | PairFeatures, views: int)
     """Tell an augmentation how the rows are scaled; of two modalities, show one a view."""
     if isinstance(contract, Features):
         return augment.fit(contract.mean, contract.scale)
-    one, other = contract.parts
-    return augmentations.Modalities(augment, (one.width, other.width), views)
+    return augmentations.Modalities(augment, contract.widths, views)
 
 
 def _calibrate(answers: list[tuple[Evidence, np.ndarray]]) -> Calibration | None:
