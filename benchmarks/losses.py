@@ -76,7 +76,7 @@ def prepare(name: str, seed: int, unseen: bool) -> tuple[Memory, np.ndarray, np.
     choice = pp.choose_genes(adata, x, ~held_out, counts)
     x = pp.take(x, choice.columns)
     contract = features.fit(x[~held_out], adata.var_names[choice.columns].tolist(), counts, seed, choice)
-    return Memory(contract.normalise(x), contract.standardise), contract.project(x), codes, held_out
+    return contract.source(x), contract.project(x), codes, held_out
 
 
 def encode(cells: Memory, y: np.ndarray, text: str, seed: int, steps: int) -> networks.Encoder:

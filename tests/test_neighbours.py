@@ -98,7 +98,7 @@ def test_the_dial_weighs_the_graphs(structure):
     same = loss.graph[:, -NEIGHBOURS:].numpy()
     assert (y[same[y >= 0]] == y[y >= 0, None]).all()
     np.testing.assert_array_equal(same[y < 0], data_graph(x)[y < 0])  # an unlabelled cell has the data's
-    assert loss.importance == [ORDER, 2 * ORDER * (1 - structure)]
+    assert loss.importance.tolist() == pytest.approx([ORDER, 2 * ORDER * (1 - structure)])
 
 
 def test_groups_are_ranked_by_the_distance_of_their_centres():

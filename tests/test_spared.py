@@ -67,14 +67,14 @@ def test_calibration_cells_do_not_train_the_encoder():
     task = settled(cells(700, 1))
     assert task.calibration.sum() == pytest.approx(63, abs=7)
     assert not (task.calibration & task.held_out).any()
-    moved = replace(task, cells=Memory(scramble(task.cells.x, task.calibration), task.cells.prepare))
+    moved = replace(task, cells=Memory(scramble(task.cells.x, task.calibration), task.cells.contract))
     renamed = replace(task, codes=np.where(task.calibration, (task.codes + 1) % 7, task.codes))
     first = encoder_of(task)
     for other in (moved, renamed):
         for name, weight in encoder_of(other).items():
             np.testing.assert_array_equal(weight, first[name], err_msg=name)
     trained = ~task.calibration & ~task.held_out
-    taught = replace(task, cells=Memory(scramble(task.cells.x, trained), task.cells.prepare))
+    taught = replace(task, cells=Memory(scramble(task.cells.x, trained), task.cells.contract))
     assert any((weight != first[name]).any() for name, weight in encoder_of(taught).items())
 
 

@@ -13,13 +13,14 @@ import scipy.sparse as sp
 from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
-from tripletomics.sources import Matrix
+from tripletomics.sources import Matrix, Memory
 
 N_COMPONENTS = 50
 PANEL = 100  # fewer features than this are a panel of proteins, each on a scale of its own
 DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
 LOGGED = 30  # log1p of 1e13: no logged value is above
 CUT = 10  # standard deviations above the mean at which a value is cut
+BLOCK = 8192  # cells that are projected at once
 QUIET = 1e-3  # least noise of a gene of unit variance: a panel's components leave none, and nothing could be solved
 
 
@@ -113,6 +114,10 @@ class Features:
         """Standard deviation of the genes that the encoder sees (n_seen,), at the depth of the components."""
         return np.maximum(self.cap - self.center, 0)[: self.n_seen] / CUT
 
+    def source(self, x: Matrix, present: np.ndarray | None = None) -> Memory:
+        """Return what the encoder sees of cells, row by row."""
+        return Memory(_by_rows(x), self, present)
+
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse."""
         return self._log(x, self.depth, present)[:, : self.n_seen]
@@ -132,17 +137,21 @@ class Features:
         They follow from the posterior mean of probabilistic principal component analysis with missing values: Tipping
         & Bishop 1999, Probabilistic principal component analysis, J. R. Stat. Soc. B 61(3).
         """
-        rows = cut(self._log(x, self.usual_depth, present), self.cap)
-        if present is None or present.all():
-            return rows @ self.axes.T - self.offset
-        axes = self.axes[:, present]
-        part = rows[:, present] @ axes.T - axes @ self.center[present]
-        return part @ self._completion(present).T
+        axes, offset = self.axes.T, self.offset
+        if present is not None and not present.all():
+            whole = self._completion(present).T
+            axes = np.where(present, self.axes, 0).T @ whole
+            offset = self.center @ axes
+        scores, x = np.empty((x.shape[0], self.width), dtype=np.float32), _by_rows(x)
+        for i in range(0, len(scores), BLOCK):
+            rows = cut(self._log(x[i : i + BLOCK], self.usual_depth, present), self.cap)
+            scores[i : i + BLOCK] = rows @ axes - offset
+        return scores
 
     def _log(self, x: Matrix, depth: float, present: np.ndarray | None) -> Matrix:
         """Return float32 rows of all genes, counts scaled to the depth and logged."""
         if present is not None and not present.all():
-            x = take(x.tocsr() if sp.issparse(x) else x, np.where(present, np.arange(len(present)), -1))
+            x = take(_by_rows(x), np.where(present, np.arange(len(present)), -1))
             depth *= float(self.shares[present].sum())  # the full depth would inflate the genes that are there
         return normalise(x, depth) if self.counts else _float32(x)
 
@@ -190,6 +199,8 @@ def cut(x: Matrix, cap: np.ndarray) -> Matrix:
 def take(x: Matrix, columns: np.ndarray) -> Matrix:
     """Take columns of a matrix in the given order; column -1 is filled with zeros."""
     found = columns >= 0
+    if np.array_equal(columns, np.arange(x.shape[1])) and (not sp.issparse(x) or x.format == "csr"):
+        return x
     if not sp.issparse(x):
         out = np.zeros((x.shape[0], len(columns)), dtype=x.dtype)
         out[:, found] = x[:, columns[found]]
@@ -214,9 +225,15 @@ def looks_like_counts(x: Matrix, width: int | None = None) -> bool:
     if values.min() < 0:
         return False
     wide = (x.shape[1] if width is None else width) >= PANEL
-    if np.array_equal(values, np.round(values)):
+    if whole(values):
         return wide or bool(np.count_nonzero(values) < 0.9 * x.shape[0] * x.shape[1])
     return wide and bool(values.max() > LOGGED)
+
+
+def whole(values: np.ndarray) -> bool:
+    """Tell whether all values are whole numbers."""
+    blocks = np.array_split(values, len(values) // 2**20 + 1)
+    return all(np.array_equal(block, np.round(block)) for block in blocks)
 
 
 def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | None = None) -> Features:
@@ -320,6 +337,11 @@ def mean_and_variance(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
 def stored(x: Matrix) -> np.ndarray:
     """Return the values that a matrix stores, as one row."""
     return x.data if sp.issparse(x) else np.ravel(x)
+
+
+def _by_rows(x: Matrix) -> Matrix:
+    """Return a sparse matrix of another format as CSR, of which rows can be taken."""
+    return x.tocsr() if sp.issparse(x) and x.format != "csr" else x
 
 
 def _float32(x: Matrix) -> Matrix:

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.linear_model import Ridge
 
 from tripletomics.features import Features
-from tripletomics.sources import Matrix
+from tripletomics.sources import Matrix, Memory
 
 STIFF = 1e-3  # ridge of the regression between components, in units of all their variance
 
@@ -114,14 +114,14 @@ class PairFeatures:
         one, other = (self.seen or self).parts
         return one.width, other.width
 
+    def source(self, x: Pair, present: Present | None = None) -> Memory:
+        """Return what the encoders see of cells, row by row."""
+        return Memory(self.normalise(x, present))
+
     def normalise(self, x: Pair, present: Present | None = None) -> Pair:
         """Return what the encoders see, float32: the principal components of each."""
         a, b = (self.seen or self)._components(x, present)
         return Pair((a, b), x.measured)
-
-    def standardise(self, rows: np.ndarray, present: Present | None = None) -> np.ndarray:
-        """Return dense rows as they are: components need no further scaling."""
-        return rows
 
     def project(self, x: Pair, present: Present | None = None) -> np.ndarray:
         """Return the principal components of both, float32; those that were not measured are foretold."""

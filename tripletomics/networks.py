@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,11 @@ from tripletomics import parts
 from tripletomics.geometry import normalise
 from tripletomics.modalities import Pair
 from tripletomics.sources import Matrix, Memory
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+BLOCK = 4096  # cells that are placed at once
 
 _ENCODERS: dict[str, type[MLP]] = {}
 
@@ -60,6 +66,24 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return z."""
         return self.metric_head(self.trunk(x))
+
+    def forward_sparse(self, x: csr_matrix, mean: Tensor, scale: Tensor, known: Tensor) -> Tensor:
+        """Return z of normalised rows that are never made dense: their scaling goes into the first layer's weights.
+
+        Parameters
+        ----------
+        x
+            (cells, genes).
+        mean, scale
+            Of `features.Features`.
+        known
+            1 for genes that were measured, else 0 (genes,).
+        """
+        first = cast(nn.Linear, self.trunk[0])
+        weight = first.weight * known / scale
+        starts, columns, values = (torch.from_numpy(part) for part in (x.indptr, x.indices, x.data))
+        rows = torch.sparse_csr_tensor(starts, columns, values, x.shape, check_invariants=False)
+        return self.metric_head(self.trunk[1:](rows @ weight.T + (first.bias - weight @ mean)))
 
 
 class PairEncoder(nn.Module):
@@ -191,8 +215,13 @@ class Networks(nn.Module):
         """Return z (cells, metric_dim) and map places (cells, dim) of a source and its principal components."""
         device = self.map_head.spread.device
         z = project(self.encoder, source, device)
-        inputs = self.map_head.inputs(scores.to(device), z)
-        return z, project(self.map_head, Memory(inputs.cpu().numpy()), device)
+        return z, self.draw(z, scores)
+
+    @torch.no_grad()
+    def draw(self, z: Tensor, scores: Tensor) -> Tensor:
+        """Return the map places (cells, dim) of cells in the metric space, with their principal components."""
+        pairs = zip(z.split(BLOCK), scores.split(BLOCK), strict=True)
+        return torch.cat([self.map_head(self.map_head.inputs(part.to(z.device), near)) for near, part in pairs])
 
 
 @torch.no_grad()
@@ -205,5 +234,10 @@ def follow(twin: nn.Module, network: nn.Module, keep: float) -> None:
 @torch.no_grad()
 def project(network: Callable[[Tensor], Tensor], source: Memory, device: torch.device) -> Tensor:
     """Send all rows of a source through a network, 4,096 at a time: (cells, width) on `device`."""
-    starts = range(0, max(len(source), 1), 4096)
-    return torch.cat([network(source.rows(slice(start, start + 4096)).to(device)) for start in starts])
+    blocks = (slice(start, start + BLOCK) for start in range(0, max(len(source), 1), BLOCK))
+    contract = source.contract
+    if isinstance(network, Encoder) and contract is not None and device.type == "cpu" and source.sparse:
+        mean, scale = torch.from_numpy(contract.mean), torch.from_numpy(contract.scale)
+        known = torch.ones_like(mean) if source.present is None else torch.from_numpy(source.present[: len(mean)])
+        return torch.cat([network.forward_sparse(source.normalised(i), mean, scale, known) for i in blocks])
+    return torch.cat([network(source.rows(i).to(device)) for i in blocks])

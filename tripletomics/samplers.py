@@ -10,6 +10,7 @@ from tripletomics.losses.base import Loss
 
 NEIGHBOURING = 4  # types a batch, where a loss wants neighbours together
 LONE = 4  # one in so many cells of a batch of two modalities may have one of them
+MOST, LEAST = 30_000, 200  # cells whose neighbours are looked for, and of each type: all pairs of them take seconds
 COMPANIONS = 3  # neighbours that a cell of a large table brings along
 
 
@@ -178,6 +179,25 @@ def shares(sizes: list[int], total: int) -> list[int]:
         given[kind] = min(sizes[kind], left // (len(sizes) - rank))
         left -= given[kind]
     return given
+
+
+def some(y: np.ndarray, seed: int) -> np.ndarray:
+    """Draw the cells of a large table whose neighbours are looked for: 30,000 at random and up to 200 of each type.
+
+    Parameters
+    ----------
+    y
+        Codes (cells,), -1 for unlabelled.
+    seed
+        For the draw.
+
+    Returns
+    -------
+    Rows in ascending order; all where there are no more.
+    """
+    order = np.random.default_rng([seed, 3]).permutation(len(y))
+    rows = [order[:MOST], *(order[y[order] == kind][:LEAST] for kind in np.unique(y[y >= 0]) if len(y) > MOST)]
+    return np.unique(np.concatenate(rows))
 
 
 class Neighbourhoods:

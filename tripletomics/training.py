@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable
-from typing import Literal, cast
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,16 +25,18 @@ from tripletomics.losses.base import Loss, spec
 from tripletomics.modalities import Pair
 from tripletomics.networks import MLP, Encoder, MapHead, Networks, PairEncoder, follow, project
 from tripletomics.parts import did_you_mean
-from tripletomics.samplers import Balanced, Neighbourhoods, Views
+from tripletomics.samplers import Balanced, Neighbourhoods, Views, some
 from tripletomics.sources import Memory
 
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, latest held-out score
 History = dict[str, dict[str, np.ndarray]]  # stage -> step, loss, held_out_f1
+Item = TypeVar("Item")
 BATCH_SIZE = 512
 TRIED_BATCHES = 20  # batches in which a loss must have something to compare
 CHECKS = 6  # times a stage that the held-out cells are scored, for the history alone
 CHECK_CELLS = 1000
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
+MAP_MOST = 800  # steps of the map head: those of 4,000 cells
 MAP_LR = 20.0
 MAP_CELLS = 1024
 
@@ -79,12 +82,14 @@ def train(
             *loss.train().to(fabric.device).groups(lr),
         ],
         lr=lr,
+        fused=fabric.device.type in ("cpu", "cuda"),
     )
     twin = copy.deepcopy(network) if loss.momentum else None
     network, optimizer = fabric.setup(network.train(), optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
     generator = torch.Generator(fabric.device).manual_seed(seed)
-    batches = iter(sampler)
+    # a loss that surveys the cells chooses the next batch by what it found
+    batches = drawn(source, sampler) if loss.epochs else ahead(drawn(source, sampler))
     values, traces = [], []
     seen, due = 0, 0
     for step in range(steps):
@@ -92,9 +97,8 @@ def train(
         if loss.epochs and seen >= due:
             loss.survey(project(network, source, fabric.device), fabric.to_device(targets))
             due += loss.epochs * len(source)
-        rows = next(batches)
+        rows, shown = next(batches)
         seen += len(rows[0])
-        shown = torch.cat([source.rows(view) for view in rows])
         cells = torch.from_numpy(np.stack(rows))
         y = fabric.to_device(targets[cells])
         x = augment(fabric.to_device(shown), generator, y.flatten())
@@ -119,6 +123,22 @@ def train(
         first = int(np.flatnonzero(~np.isfinite(losses))[0])
         raise FloatingPointError(f"The loss became {losses[first]} at step {first + 1} of {steps}: lower lr={lr:g}.")
     return {"loss": losses} | {name: torch.stack([trace[name] for trace in traces]).cpu().numpy() for name in traces[0]}
+
+
+def drawn(source: Memory, sampler: Iterable[tuple[np.ndarray, ...]]) -> Iterator[tuple[tuple[np.ndarray, ...], Tensor]]:
+    """Yield the row numbers of each batch and its rows, the views one below the other."""
+    for rows in sampler:
+        yield rows, torch.cat([source.rows(view) for view in rows])
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Prepare each item in another thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items)
+        while True:
+            item = coming.result()
+            coming = pool.submit(next, items)
+            yield item
 
 
 def warm_up_then_decay(step: int, steps: int) -> float:
@@ -161,6 +181,7 @@ def learn_metric(
     scores
         Principal components (cells, components), for a loss whose second view is that of a neighbour.
     """
+    rows = rows[some(y[rows], seed)] if loss.neighbours else rows
     source, y_train = cells.subset(rows), y[rows]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -210,12 +231,13 @@ def learn_map(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = MapHead(scores.shape[1], z.shape[1], dim).to(fabric.device)
+    rows = rows[some(y[rows] if structure < 1 else np.full(len(rows), -1), seed)]
     train_on = torch.from_numpy(rows).to(fabric.device)
     radius = structure_term.radius(scores[rows], seed)
     head.fit_inputs(known[train_on], z[train_on], structure, radius)
     inputs = Memory(head.inputs(known, z).cpu().numpy())
     neighbours = structure_term.fit(scores[rows], y[rows], structure, seed)
-    steps *= MAP_STEPS
+    steps = min(MAP_STEPS * steps, MAP_MOST)
     watch = Watch("map", steps, report, head, inputs, y, rows, held_out_rows, fabric)
     curves = train(
         fabric, head, neighbours, inputs.subset(rows),

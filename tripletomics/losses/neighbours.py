@@ -68,17 +68,20 @@ class Neighbours(Loss):
         self.register_buffer("graph", torch.from_numpy(graph))
         self.register_buffer("weights", torch.from_numpy(weights).float())
         self.register_buffer("place", torch.full((len(graph),), -1))
-        self.importance = [importance for importance, _, _ in groupings]
-        for number, (_, codes, ranks) in enumerate(groupings):
-            self.register_buffer(f"codes_{number}", torch.from_numpy(codes))
-            self.register_buffer(f"ranks_{number}", torch.from_numpy(ranks).float())
+        self.importance: Tensor
+        self.codes: Tensor
+        self.ranks: Tensor
+        most = max((len(ranks) for _, _, ranks in groupings), default=0)
+        ranks = [np.pad(ranks, (0, most - len(ranks))) for _, _, ranks in groupings]  # a group without cells
+        self.register_buffer("importance", torch.tensor([importance for importance, _, _ in groupings]))
+        self.register_buffer("codes", torch.from_numpy(np.array([codes for _, codes, _ in groupings], dtype=np.int64)))
+        self.register_buffer("ranks", torch.from_numpy(np.array(ranks, dtype=np.float32)))
 
     def forward(self, a: Tensor, rows: Tensor) -> Tensor:
         """Return the loss of the places `a` (n, dim) of the cells `rows` (n,)."""
         value = self._attraction(a, rows) + _Repulsion.apply(a)
-        for number, importance in enumerate(self.importance):
-            codes, ranks = getattr(self, f"codes_{number}"), getattr(self, f"ranks_{number}")
-            value = value + importance * _disorder(a, codes[rows], ranks)
+        if len(self.importance):
+            value = value + self.importance @ _disorder(a, self.codes[:, rows], self.ranks)
         return value
 
     def _attraction(self, a: Tensor, rows: Tensor) -> Tensor:
@@ -86,9 +89,11 @@ class Neighbours(Loss):
         near = self.graph[rows]
         ends = torch.where(near >= 0, self.place[near.clamp(min=0)], -1)
         self.place[rows] = -1
-        weights = self.weights * (ends >= 0)
+        start, column = (ends >= 0).nonzero(as_tuple=True)  # few edges have both ends in a batch of a large table
+        weights, pairs = self.weights[column], torch.stack([start, ends[start, column]])
         # as an embedding, whose gradient adds up in a fixed order; that of an index does not
-        squared = (a[:, None] - nn.functional.embedding(ends.clamp(min=0), a)).square().sum(dim=2)
+        one, other = nn.functional.embedding(pairs, a)
+        squared = (one - other).square().sum(dim=1)
         return (weights * squared.log1p()).sum() / weights.sum().clamp(min=1e-12)
 
 
@@ -99,7 +104,7 @@ class _Repulsion(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor) -> Tensor:
         centred = a - a.mean(dim=0)
         norms = centred.square().sum(dim=1)
-        similarity = torch.addmm(norms[:, None] + norms, centred, centred.T, alpha=-2).clamp_(min=0).add_(1)
+        similarity = torch.addmm(norms[:, None] + (norms + 1), centred, centred.T, alpha=-2).clamp_(min=1)
         similarity.reciprocal_().fill_diagonal_(0)
         total = similarity.sum(dim=1).clamp(min=torch.finfo(a.dtype).tiny)
         ctx.save_for_backward(centred, similarity, total)
@@ -118,18 +123,22 @@ class _Repulsion(torch.autograd.Function):
 
 
 def _disorder(a: Tensor, codes: Tensor, ranks: Tensor) -> Tensor:
-    """Return 1 - the mean congruence, over groups, of their distances to the others in the map with the ranks."""
-    member = (codes[:, None] == torch.arange(len(ranks), device=a.device)).to(a.dtype)
-    sizes = member.sum(dim=0)
+    """Return 1 - the mean congruence, over groups, of their distances to the others in the map with the ranks.
+
+    Of each grouping: `codes` (groupings, cells) and `ranks` (groupings, groups, groups) give (groupings,).
+    """
+    groups = torch.arange(ranks.shape[1], device=a.device)
+    member = (codes[:, None] == groups[:, None]).to(a.dtype)
+    sizes = member.sum(dim=2)
     present = (sizes > 0).to(a.dtype)
-    centres = member.T @ a / sizes.clamp(min=1)[:, None]
-    squared = (centres[:, None] - centres).square().sum(dim=2)
-    others = present[:, None] * present * (1 - torch.eye(len(ranks), dtype=a.dtype, device=a.device))
+    centres = member @ a / sizes.clamp(min=1)[:, :, None]
+    squared = (centres[:, :, None] - centres[:, None]).square().sum(dim=3)
+    others = present[:, :, None] * present[:, None] * (groups[:, None] != groups)
     # the tiny number keeps the gradient of the root finite where two centres coincide
     x, y = others * (squared + 1e-6).sqrt(), others * ranks
-    r = (x * y).sum(dim=1) / (x.norm(dim=1) * y.norm(dim=1)).clamp(min=1e-6)
-    enough = (present.sum() > 2).to(a.dtype)
-    return enough * (present * (1 - r)).sum() / present.sum().clamp(min=1)
+    r = (x * y).sum(dim=2) / (x.norm(dim=2) * y.norm(dim=2)).clamp(min=1e-6)
+    n = present.sum(dim=1)
+    return (n > 2) * (present * (1 - r)).sum(dim=1) / n.clamp(min=1)
 
 
 def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int) -> Neighbours:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model.given import check_present, check_table, pair
 from tripletomics.model.scoring import place
 from tripletomics.networks import Networks
-from tripletomics.sources import Matrix, Memory
+from tripletomics.sources import Matrix
 
 Known = Any  # which genes were measured: boolean (genes,), a dict of such by modality, or None for all
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
@@ -187,8 +186,7 @@ class Model:
         check_present(present, self.features)
         if isinstance(self.features, Features):
             check_table(x, self.features)
-        standardise = functools.partial(self.features.standardise, present=present)
-        source, scores = Memory(self.features.normalise(x, present), standardise), self.features.project(x, present)
+        source, scores = self.features.source(x, present), self.features.project(x, present)
         places = place(self.networks, source, scores)
         return places["metric"], places["map"], scores
 

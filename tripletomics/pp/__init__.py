@@ -19,7 +19,7 @@ from tripletomics.pp.checks import (
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.queries import Query, check_scale, take_query
-from tripletomics.pp.splits import SPARE_LEAST, batches, folds, spare, split
+from tripletomics.pp.splits import SPARE_LEAST, batches, deal, folds, spare, split
 from tripletomics.pp.tables import NewCells, Table, choose, open_table, take_new
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "choose",
     "choose_genes",
     "column",
+    "deal",
     "decide_counts",
     "folds",
     "match_genes",

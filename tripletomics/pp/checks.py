@@ -207,7 +207,7 @@ def refuse_without_labels(adata: AnnData, argument: str, value: str) -> None:
 def check_molecules(x: Matrix, counts: bool, augment: str) -> None:
     """Refuse to thin what are not whole numbers of molecules."""
     values = features.stored(x)
-    if not counts or not np.array_equal(values, np.round(values)):
+    if not counts or not features.whole(values):
         what = "the counts are not whole numbers" if counts else "the values are no counts"
         raise ValueError(
             f"augment={augment!r} takes molecules away one by one, but {what}: name the layer with the raw counts, or "

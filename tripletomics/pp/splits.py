@@ -151,3 +151,24 @@ def batches(adata: AnnData, name: str | None, held_out: np.ndarray) -> np.ndarra
             "batch out, or hold out fewer."
         )
     return codes
+
+
+def deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray, both: np.ndarray, n: int) -> list[np.ndarray]:
+    """Deal whole batches out into up to n parts of like size, boolean (cells,).
+
+    The others of each must have two types, and of two modalities two cells with both.
+    """
+    names, sizes = np.unique(groups[train & (groups >= 0)], return_counts=True)
+    dealt: list[list[int]] = [[] for _ in range(min(n, len(names)))]
+    filled = np.zeros(len(dealt))
+    for i in np.argsort(-sizes, kind="stable"):
+        dealt[filled.argmin()].append(names[i])
+        filled[filled.argmin()] += sizes[i]
+    parts = [train & np.isin(groups, members) for members in dealt]
+    return [part for part in parts if _suffice(codes[train & ~part], both[train & ~part])]
+
+
+def _suffice(codes: np.ndarray, both: np.ndarray) -> bool:
+    """Tell whether an encoder can be trained on these cells."""
+    sizes = np.bincount(codes[codes >= 0], minlength=2)
+    return (sizes > 0).sum() > 1 and sizes.max() > 1 and both.sum() > 1

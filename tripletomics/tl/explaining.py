@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -103,7 +102,6 @@ def explain(
     import pandas as pd
 
     from tripletomics import attribution, features, labels, networks, pp
-    from tripletomics.sources import Memory
 
     pp.check_model(model)
     if model.modalities:
@@ -117,8 +115,7 @@ def explain(
     contract, encoder = model.part(), model.networks.encoder
     query = pp.take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched)
 
-    standardise = functools.partial(contract.standardise, present=query.present)
-    source = Memory(contract.normalise(query.x, query.present), standardise)
+    source = contract.source(query.x, query.present)
     z = networks.project(encoder, source, next(encoder.parameters()).device).cpu().numpy()
     members = [np.flatnonzero(codes == code) for code in range(len(classes))]
     centroids = np.array([z[rows].mean(axis=0, dtype=np.float64) for rows in members])
@@ -126,10 +123,13 @@ def explain(
     for code, other in pairs.items():
         other = _nearest(centroids, code) if other is None else other
         way = centroids[code] - centroids[other]
-        means = [features.mean_and_variance(source.x[members[c]])[0] for c in (code, other)]
+        means = [features.mean_and_variance(source.normalised(members[c]))[0] for c in (code, other)]
         drawn = np.sort(np.random.default_rng(seed).permutation(members[code])[:n_cells])
         found = attribution.integrated_gradients(
-            encoder, source.subset(drawn), standardise(means[1][None])[0], way / max(np.linalg.norm(way), 1e-12)
+            encoder,
+            source.subset(drawn),
+            contract.standardise(means[1][None], query.present)[0],
+            way / max(np.linalg.norm(way), 1e-12),
         )
         table = {
             "group": pd.Categorical([classes[code]] * len(found), names),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 COLLAPSED = 0.2  # spread of the directions of z below which distances say little
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
+CONTRACT_CELLS = 50_000  # that genes are chosen by and principal components are those of
 CALIBRATION_CELLS = 5000  # the most of a part
 MATCH_CELLS, MATCHES = 2500, (1, 10, 50)  # held-out cells that are looked for among each other, and in how many
 FOLDS = 4  # of whole batches at most, or of few labelled cells; an encoder of the others calibrates on each
@@ -85,7 +86,7 @@ class Task:
     augment: Augmentation
     used: dict[str, Any]
     seed: int
-    _fit: Callable[[Matrix], Features | PairFeatures]
+    _fit: Callable[[np.ndarray], Features | PairFeatures]
     _learn_metric: Callable[..., tuple[Encoder | PairEncoder, History]]
     _learn_map: Callable[..., tuple[Networks, History]]
 
@@ -160,7 +161,7 @@ class Task:
             return dict.fromkeys(shown)
         if self.groups is None and self.calibration.any():
             trained = ~self.held_out & ~self.calibration
-            contract = (isinstance(self.features, PairFeatures) and self.features.seen) or self._fit(self.x[trained])
+            contract = (isinstance(self.features, PairFeatures) and self.features.seen) or self._fit(trained)
             scores = contract.project(self.x)
             folds = {"": [self._ask(z, scores, trained, self.calibration & self._whole)]}
             for name, side in alone.items():
@@ -168,7 +169,7 @@ class Task:
                 folds[name] = [self._ask(z, scores, trained, asked, side.z, contract.project(side.x))]
         else:
             groups = pp.folds(self.codes, ~self.held_out, FOLDS, self.seed) if self.groups is None else self.groups
-            parts = _deal(groups, self.codes, ~self.held_out, self._whole)
+            parts = pp.deal(groups, self.codes, ~self.held_out, self._whole, FOLDS)
             answers = [self._ask_without(part, report) for part in parts]
             folds = {name: [answer[name] for answer in answers] for name in shown}
         return {name: _calibrate(asked) for name, asked in folds.items()}
@@ -222,7 +223,7 @@ class Task:
     def _ask_without(self, part: np.ndarray, report: Report) -> dict[str, tuple[Evidence, np.ndarray]]:
         """Fit scaling, components and encoder without a part of the cells, and ask about these."""
         others = ~self.held_out & ~part
-        contract = self._fit(self.x[others])
+        contract = self._fit(others)
         cells, scores = self._shown(self.x, contract)
         encoder, _ = self._learn_metric(
             cells, self.codes, np.flatnonzero(others), np.flatnonzero(part), groups=self.groups, scores=scores,
@@ -245,7 +246,7 @@ class Task:
 
     def _shown(self, x: Matrix, contract: Features | PairFeatures) -> tuple[Memory, np.ndarray]:
         """Return scaled rows and principal components."""
-        return Memory(contract.normalise(x), contract.standardise), contract.project(x)
+        return contract.source(x), contract.project(x)
 
     def _refer(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> Reference:
         return reference.fit(z[rows], m[rows], scores[rows], self.codes[rows], len(self.classes), self.seed)
@@ -362,11 +363,15 @@ def prepare(
     if views.of_molecules:
         pp.check_molecules(table.x, are_counts[0], augmentations.spec(views))
 
-    x, fit = pp.choose(table, ~held_out, are_counts, seed)
-    contract = fit(x[~held_out])
+    x, learn = pp.choose(table, _drawn(~held_out, seed), are_counts, seed)
+
+    def fit(rows: np.ndarray) -> Features | PairFeatures:
+        return learn(x[_drawn(rows, seed)])
+
+    contract = fit(~held_out)
     if isinstance(contract, PairFeatures) and calibration.any():
-        contract = replace(contract, seen=cast(PairFeatures, fit(x[~held_out & ~calibration])))
-    cells, scores = Memory(contract.normalise(x), contract.standardise), contract.project(x)
+        contract = replace(contract, seen=cast(PairFeatures, fit(~held_out & ~calibration)))
+    cells, scores = contract.source(x), contract.project(x)
     steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
     learn_metric = functools.partial(
         training.learn_metric, fabric, mlp=mlp, metric_dim=metric_dim, batch_size=batch_size, lr=lr, seed=seed
@@ -383,6 +388,13 @@ def prepare(
     )  # fmt: skip
 
 
+def _drawn(cells: np.ndarray, seed: int) -> np.ndarray:
+    """Draw the cells that a contract is fitted to, of those that may be: boolean (cells,)."""
+    chosen = np.zeros_like(cells)
+    chosen[np.random.default_rng([seed, 5]).permutation(np.flatnonzero(cells))[:CONTRACT_CELLS]] = True
+    return chosen
+
+
 def _views(augment: Augmentation, contract: Features | PairFeatures, views: int) -> Augmentation:
     """Tell an augmentation how the rows are scaled; of two modalities, show one a view."""
     if isinstance(contract, Features):
@@ -393,24 +405,3 @@ def _views(augment: Augmentation, contract: Features | PairFeatures, views: int)
 def _calibrate(answers: list[tuple[Evidence, np.ndarray]]) -> Calibration | None:
     """Calibrate on answers about two cells or more."""
     return fit_calibration(answers) if sum(len(codes) for _, codes in answers) > 1 else None
-
-
-def _deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray, both: np.ndarray) -> list[np.ndarray]:
-    """Deal whole batches out into parts of like size, boolean (cells,).
-
-    The others of each must have two types, and of two modalities two cells with both.
-    """
-    batches, sizes = np.unique(groups[train & (groups >= 0)], return_counts=True)
-    dealt: list[list[int]] = [[] for _ in range(min(FOLDS, len(batches)))]
-    filled = np.zeros(len(dealt))
-    for i in np.argsort(-sizes, kind="stable"):
-        dealt[filled.argmin()].append(batches[i])
-        filled[filled.argmin()] += sizes[i]
-    parts = [train & np.isin(groups, members) for members in dealt]
-    return [part for part in parts if _suffice(codes[train & ~part], both[train & ~part])]
-
-
-def _suffice(codes: np.ndarray, both: np.ndarray) -> bool:
-    """Tell whether an encoder can be trained on these cells."""
-    sizes = np.bincount(codes[codes >= 0], minlength=2)
-    return (sizes > 0).sum() > 1 and sizes.max() > 1 and both.sum() > 1
