@@ -1,0 +1,176 @@
+"""Time and memory of tt.fit beside scanpy's UMAP, openTSNE and PaCMAP on simulated cells, and how both grow with n.
+
+    python benchmarks/speed.py [3000 30000 100000 300000 1000000]
+
+Each method runs in a process of its own on the same file, and is warmed up on 9,000 cells (smaller tables take another
+path) before its clock starts: UMAP and its neighbours are compiled then. 10 % of each type are held out, and nothing is
+fitted on them.
+
+- fit: from the counts in memory to the places of the training cells; of tt also those of the held-out cells, reference,
+  calibration and scores, without the null. PCA, neighbours and UMAP have scanpy's defaults.
+- new cells: seconds to place 5,000 held-out cells (`tripletomics.transform`; `scanpy.tl.ingest`).
+- map F1: 15-NN macro-F1 of these on the map, among 100,000 training cells at most.
+- memory: the most that was resident in the whole process, and that divided by the bytes of the matrix.
+
+openTSNE and PaCMAP take part if they are installed, up to 100,000 cells; they place no new cells here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import simulate
+
+import tripletomics as tt
+from tripletomics import metrics
+from tripletomics.tl.tasks import Task
+
+SIZES = (3_000, 30_000, 100_000, 300_000, 1_000_000)
+WARM, ASKED, REFERENCES = 9_000, 5_000, 100_000
+
+
+def held_out(n: int) -> np.ndarray:
+    """Draw a tenth of the cells, boolean (cells,)."""
+    return np.random.default_rng(0).random(n) < 0.1
+
+
+def ours(adata: ad.AnnData, out: np.ndarray, query: ad.AnnData) -> dict[str, object]:
+    """Time tt.fit without its null, and tt.transform."""
+    adata.obs["out"] = out
+    seconds = {}
+
+    def none(task: Task) -> None:
+        seconds["fit"] = time.perf_counter() - started
+        raise StopIteration
+
+    whole, Task.null = Task.null, none
+    learn, models = Task.learn, []
+    Task.learn = lambda task, *given: models.append((task, *learn(task, *given))) or models[-1][1:]
+    started = time.perf_counter()
+    try:
+        tt.fit(adata, "cell_type", hold_out="out", progress=False)
+    except StopIteration:
+        pass
+    finally:
+        Task.null, Task.learn = whole, learn
+    task, networks, _ = models[0]
+    started = time.perf_counter()
+    source, scores = task.features.source(query.X), task.features.project(query.X)
+    places = tt.model.place(networks, source, scores)["map"]
+    return seconds | {"new": time.perf_counter() - started, "places": task.place(networks)["map"], "query": places}
+
+
+def scanpy_umap(adata: ad.AnnData, out: np.ndarray, query: ad.AnnData) -> dict[str, object]:
+    """Time normalisation, PCA, neighbours and UMAP of the training cells, and ingest of the others."""
+    reference = adata[~out].copy()
+    started = time.perf_counter()
+    sc.pp.normalize_total(reference, target_sum=1e4)
+    sc.pp.log1p(reference)
+    steps = [time.perf_counter()]
+    for step in (sc.pp.pca, sc.pp.neighbors, sc.tl.umap):
+        step(reference)
+        steps.append(time.perf_counter())
+    print(f"PCA, neighbours, UMAP: {np.diff(steps).round(1)}", file=sys.stderr)
+    fit = time.perf_counter() - started
+    started = time.perf_counter()
+    sc.pp.normalize_total(query, target_sum=1e4)
+    sc.pp.log1p(query)
+    sc.tl.ingest(query, reference, embedding_method="umap")
+    new = time.perf_counter() - started
+    places = np.zeros((adata.n_obs, 2), dtype=np.float32)
+    places[~out] = reference.obsm["X_umap"]
+    return {"fit": fit, "new": new, "places": places, "query": query.obsm["X_umap"]}
+
+
+def components(adata: ad.AnnData, out: np.ndarray) -> np.ndarray:
+    """Return scanpy's principal components of the training cells."""
+    reference = adata[~out].copy()
+    sc.pp.normalize_total(reference, target_sum=1e4)
+    sc.pp.log1p(reference)
+    sc.pp.pca(reference)
+    return np.asarray(reference.obsm["X_pca"])
+
+
+def opentsne(adata: ad.AnnData, out: np.ndarray, query: ad.AnnData) -> dict[str, object]:
+    """Time PCA and openTSNE of the training cells."""
+    import openTSNE
+
+    started = time.perf_counter()
+    openTSNE.TSNE(n_jobs=-1).fit(components(adata, out))
+    return {"fit": time.perf_counter() - started}
+
+
+def pacmap(adata: ad.AnnData, out: np.ndarray, query: ad.AnnData) -> dict[str, object]:
+    """Time PCA and PaCMAP of the training cells."""
+    import pacmap
+
+    started = time.perf_counter()
+    pacmap.PaCMAP().fit_transform(components(adata, out))
+    return {"fit": time.perf_counter() - started}
+
+
+METHODS = {"tt.fit": ours, "UMAP (scanpy)": scanpy_umap, "openTSNE": opentsne, "PaCMAP": pacmap}
+
+
+def measure(method: str, path: str) -> dict[str, object]:
+    """Run one method in this process."""
+    warm = simulate.cells(WARM)
+    METHODS[method](warm, held_out(WARM), warm[:100].copy())
+    del warm
+    adata = ad.read_h5ad(path)
+    codes = adata.obs["cell_type"].cat.codes.to_numpy()
+    out = held_out(adata.n_obs)
+    asked, known = np.flatnonzero(out)[:ASKED], np.flatnonzero(~out)[:REFERENCES]
+    size = adata.X.data.nbytes + adata.X.indices.nbytes + adata.X.indptr.nbytes
+    found = METHODS[method](adata, out, adata[asked].copy())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    row = {"method": method, "cells": adata.n_obs, "fit, s": found["fit"]}
+    if "query" in found:
+        f1 = metrics.knn_macro_f1(found["places"][known], codes[known], found["query"], codes[asked])
+        row |= {"new cells, s": found["new"], "map F1": f1}
+    return row | {"memory, MB": peak / 1e6, "without the matrix, MB": (peak - size) / 1e6}
+
+
+def compare(sizes: list[int]) -> None:
+    """Run every method at every size, and print a table."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n in sizes:
+            path = Path(folder) / f"{n}.h5ad"
+            subprocess.run([sys.executable, simulate.__file__, path, str(n)], check=True)
+            for method in METHODS:
+                package = {"openTSNE": "openTSNE", "PaCMAP": "pacmap"}.get(method, "scanpy")
+                if importlib.util.find_spec(package) is None or (package != "scanpy" and n > 100_000):
+                    continue
+                command = [sys.executable, "-W", "ignore", __file__, "measure", method, path]
+                ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                rows.append(json.loads(ran.stdout.splitlines()[-1]))
+                print(rows[-1], file=sys.stderr, flush=True)
+            path.unlink()
+    table = pd.DataFrame(rows)
+    peer = table[table["method"] == "UMAP (scanpy)"].set_index("cells")["fit, s"]
+    table["of UMAP's time"] = table["fit, s"] / table["cells"].map(peer)
+    print("| " + " | ".join(table) + " |\n|" + "---|" * table.shape[1])
+    for row in table.itertuples(index=False):
+        shown = ("" if pd.isna(v) else f"{v:.3g}" if isinstance(v, float) else f"{v}" for v in row)
+        print("| " + " | ".join(shown) + " |")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    if sys.argv[1:2] == ["measure"]:
+        print(json.dumps(measure(*sys.argv[2:])))
+    else:
+        compare([int(n) for n in sys.argv[1:]] or list(SIZES))
