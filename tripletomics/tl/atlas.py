@@ -23,7 +23,6 @@ from tripletomics.tl.progress import steps_bar
 if TYPE_CHECKING:
     import pandas as pd
     import zarr
-    from anndata import AnnData
 
     from tripletomics.model import Model
     from tripletomics.pp import Match
@@ -88,6 +87,8 @@ def transform_shard(
         If the shard is out of range, the store or a chunk of it cannot be read, the places there are those of another
         model, or as for `transform`. Chunks that were written before are kept, and the next run goes on behind them.
     """
+    from anndata import AnnData
+
     from tripletomics import pp
     from tripletomics.tl.stores import Rows, open_store
 
@@ -113,8 +114,13 @@ def transform_shard(
 
     fitted = _load(model)
     dims = [int(fitted.settings[setting]) for setting in ("metric_dim", "dim")]
-    first = rows.read(todo[0] * CHUNK, min(todo[0] * CHUNK + FIRST, rows.n_obs))
-    query = pp.take_query(_table(first, var), fitted.part(), fitted.gene_weights(), None, missing, alias, min_matched)
+    weights = fitted.gene_weights()
+    match = pp.match_genes(AnnData(var=var), fitted.part().genes, missing, alias, weights, min_matched)
+    begin = todo[0] * CHUNK
+    end = min(begin + FIRST, rows.n_obs)
+    first = rows.read(begin, end)
+    with _of_rows(begin, end):
+        query = pp.take_query(AnnData(first, var=var), fitted.part(), weights, None, missing, alias, min_matched)
     needed = sum(dims) * 4 * sum(min(CHUNK, rows.n_obs - i * CHUNK) for i in left)
     _check_room(path, needed)
     with _room(path, needed):
@@ -126,7 +132,7 @@ def transform_shard(
             for i in todo:
                 begin, end = i * CHUNK, min((i + 1) * CHUNK, rows.n_obs)
                 step(f"rows {begin:,} to {end - 1:,}")
-                x = _block(rows, var, begin, end, query.match, fitted)
+                x = _block(rows, var, begin, end, match, fitted)
                 for array, values in zip(places, fitted.place(x, query.present), strict=True):
                     array[begin:end] = values
         _publish(root, path, names)  # another process may have listed the arrays before these were there
@@ -227,6 +233,7 @@ def _block(rows: Rows, var: pd.DataFrame, start: int, stop: int, match: Match, m
     """Return rows of a store by the genes of a model, or say which cannot be used."""
     import numpy as np
     import scipy.sparse as sp
+    from anndata import AnnData
 
     from tripletomics import pp
 
@@ -235,7 +242,7 @@ def _block(rows: Rows, var: pd.DataFrame, start: int, stop: int, match: Match, m
         end = min(begin + height, stop)
         some = rows.read(begin, end)
         with _of_rows(begin, end):
-            parts.append(pp.take(pp.matrix(_table(some, var), None), match.columns))
+            parts.append(pp.take(pp.matrix(AnnData(some, var=var), None), match.columns))
     x = sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.concatenate(parts)
     with _of_rows(start, stop):
         pp.check_scale(x, model.part(), match.columns >= 0)
@@ -249,12 +256,6 @@ def _of_rows(start: int, stop: int) -> Iterator[None]:
         yield
     except (ValueError, TypeError) as error:
         raise type(error)(f"Rows {start:,} to {stop - 1:,}: {error}") from None
-
-
-def _table(x: Matrix, var: pd.DataFrame) -> AnnData:
-    from anndata import AnnData
-
-    return AnnData(x, var=var)
 
 
 @contextmanager
