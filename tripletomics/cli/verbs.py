@@ -103,7 +103,7 @@ def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, set
     key = settings.get("key_added", "X_tt")
     print(
         f"Rows {placed.start:,} to {placed.stop - 1:,} of {store} have places in obsm[{key!r}] and "
-        f"obsm[{key + '_metric'!r}], {placed.now:,} of them since this run."
+        f"obsm[{key + '_metric'!r}], {placed.now:,} of them from this run."
     )
 
 
