@@ -85,7 +85,7 @@ def test_fit_has_every_keyword_of_the_function():
 
 def test_transform_has_every_keyword_of_the_function():
     assert set(inspect.signature(cli.transform).parameters) == {
-        "input", "out", *inspect.signature(tl.transform).parameters,
+        "input", "out", "shard", *inspect.signature(tl.transform).parameters,
     } - {"adata"}  # fmt: skip
 
 

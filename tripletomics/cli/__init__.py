@@ -26,6 +26,7 @@ HELP = """Maps of labelled single cells that hold on cells the model never saw.
 tripletomics fit cells.h5ad --label cell_type --out map.h5ad --model map.tt
 tripletomics fit rna.h5ad --protein adt.h5ad --label cell_type --out both.h5mu --model both.tt
 tripletomics transform new.h5ad --model map.tt --out new-map.h5ad
+tripletomics transform atlas.zarr --model map.tt --shard 1/4
 tripletomics predict new.h5ad --model map.tt --out labels.h5ad --figure labels.png
 tripletomics evaluate map.h5ad --label cell_type
 tripletomics compare cells.h5ad --label cell_type --out report.html

@@ -21,10 +21,8 @@ Input = Annotated[
     Path,
     Parameter(help="File of cells, .h5ad, or .h5mu with two modalities. It is only overwritten if `--out` names it."),
 ]
-Out = Annotated[
-    Path,
-    Parameter(help="File to write, .h5ad (.h5mu of two modalities): the cells of INPUT and what is added to them."),
-]
+OUT = "File to write, .h5ad (.h5mu of two modalities): the cells of INPUT and what is added to them."
+Out = Annotated[Path, Parameter(help=OUT)]
 
 
 def options_of(verb: Verb) -> Callable[[Verb], Verb]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tripletomics import files, tl
-from tripletomics.cli.options import Input, Out, options_of
+from tripletomics.cli.options import OUT, Input, Out, options_of
 from tripletomics.cli.reading import check_cells, read, read_cells, suffix, write
 
 if TYPE_CHECKING:
@@ -56,9 +56,25 @@ def transform(  # noqa: D103
     /,
     *,
     model: Annotated[Path, Parameter(help="Model that `fit` wrote, .tt.")],
-    out: Out,
+    out: Annotated[Path | None, Parameter(help=f"{OUT} Not with `--shard`.")] = None,
+    shard: Annotated[
+        str | None,
+        Parameter(
+            help="i/N: place the i-th of N parts of the rows of a .zarr store, and write the places into the store. A "
+            "run that was stopped goes on where it was when the same command is given again."
+        ),
+    ] = None,
     **settings: Any,
 ) -> None:
+    if shard is not None:
+        _transform_shard(input, model, out, shard, settings)
+        return
+    if input.suffix == ".zarr":
+        raise ValueError(
+            f"Places of {str(input)!r} are written into it: pass --shard 1/1, or i/N to each of N processes."
+        )
+    if out is None:
+        raise ValueError("--out is missing: name the file to write, .h5ad (.h5mu of two modalities).")
     files.check_writable(out, suffix(input))
     check_cells(input)
     from tripletomics.model import load
@@ -69,6 +85,26 @@ def transform(  # noqa: D103
     with files.replacing(out) as draft:
         write(cells, draft)
     _report_written(out)
+
+
+def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, settings: dict[str, Any]) -> None:
+    """Place a part of the rows of a store, and say which."""
+    if store.suffix != ".zarr":
+        raise ValueError(
+            f"--shard is for .zarr stores, and {str(store)!r} is none: write it as one with adata.write_zarr, or leave "
+            "--shard out and name --out."
+        )
+    if out is not None:
+        raise ValueError("--shard writes into INPUT: leave --out out.")
+    placed = tl.transform_shard(store, model, shard, **settings)
+    if placed.start == placed.stop:
+        print(f"Shard {shard} has no rows: it takes fewer shards to place {str(store)!r}.")
+        return
+    key = settings.get("key_added", "X_tt")
+    print(
+        f"Rows {placed.start:,} to {placed.stop - 1:,} of {store} have places in obsm[{key!r}] and "
+        f"obsm[{key + '_metric'!r}], {placed.now:,} of them from this run."
+    )
 
 
 @options_of(tl.predict)

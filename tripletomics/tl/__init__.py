@@ -1,5 +1,6 @@
 """The verbs that read and write AnnData."""
 
+from tripletomics.tl.atlas import transform_shard
 from tripletomics.tl.comparison import Comparison, compare
 from tripletomics.tl.explaining import explain
 from tripletomics.tl.fitting import DEFAULT_LOSS, DEFAULT_VIEWS, fit, transform
@@ -16,4 +17,5 @@ __all__ = [
     "fit",
     "predict",
     "transform",
+    "transform_shard",
 ]
