@@ -16,6 +16,7 @@ from tripletomics.metrics.blocks import neighbours
 from tripletomics.samplers import shares
 
 LANDMARKS = 20_000  # cells kept to vote
+FITTED = 100_000  # cells that means and covariance are those of
 VOTERS = 15
 BAND = 5  # the kernel is as wide as the distance to the fifth neighbour
 FLOOR = 0.01  # of the votes are spread evenly, so that no type is impossible
@@ -171,14 +172,14 @@ def fit(z: np.ndarray, m: np.ndarray, scores: np.ndarray, codes: np.ndarray, n_c
     seed
         For the draw of landmarks.
     """
-    known = codes >= 0
-    z, m, scores, codes = z[known], m[known], scores[known].astype(np.float64), codes[known]
-    sizes, types = np.bincount(codes, minlength=n_classes), np.arange(n_classes)
+    sizes, types = np.bincount(codes[codes >= 0], minlength=n_classes), np.arange(n_classes)
+    some = _draw(codes, sizes, seed, FITTED)
+    z, m, scores, codes = z[some], m[some], scores[some].astype(np.float64), codes[some]
     means = _means(scores, codes, types)
     covariance, _ = ledoit_wolf(scores - means[codes], assume_centered=True)
     covariance += 1e-6 * max(np.trace(covariance) / len(covariance), 1e-12) * np.eye(len(covariance))
     whiten = np.linalg.cholesky(np.linalg.inv(covariance))
-    landmarks = _draw(codes, sizes, seed)
+    landmarks = _draw(codes, np.bincount(codes, minlength=n_classes), seed, LANDMARKS)
     return Reference(
         z=z[landmarks],
         map=m[landmarks],
@@ -199,10 +200,11 @@ def _means(x: np.ndarray, codes: np.ndarray, types: np.ndarray) -> np.ndarray:
                      for code in types])  # fmt: skip
 
 
-def _draw(codes: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
-    """Draw landmarks: all cells, or an equal share of each type."""
-    if len(codes) <= LANDMARKS:
-        return np.arange(len(codes))
-    order = np.random.default_rng(seed).permutation(len(codes))
-    chosen = [order[codes[order] == code][:n] for code, n in enumerate(shares(sizes.tolist(), LANDMARKS))]
+def _draw(codes: np.ndarray, sizes: np.ndarray, seed: int, most: int) -> np.ndarray:
+    """Draw labelled cells: all, or of many an equal share of each type, whose sizes these are."""
+    known = np.flatnonzero(codes >= 0)
+    if len(known) <= most:
+        return known
+    order = np.random.default_rng(seed).permutation(known)
+    chosen = [order[codes[order] == code][:n] for code, n in enumerate(shares(sizes.tolist(), most))]
     return np.sort(np.concatenate(chosen))

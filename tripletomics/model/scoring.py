@@ -10,7 +10,7 @@ from tripletomics.networks import Networks
 from tripletomics.sources import Memory
 
 NEIGHBOURS = 15
-SCORED, REFERENCES = 10_000, 100_000  # cells whose neighbours are looked for, and among how many at most
+SCORED, REFERENCES = 5_000, 50_000  # cells whose neighbours are looked for, and among how many at most
 
 
 def place(networks: Networks, source: Memory, scores: np.ndarray) -> dict[str, np.ndarray]:
@@ -24,7 +24,7 @@ def score(
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Score every space on the held-out cells, and for comparison on the training cells among themselves.
 
-    Of a large table, 10,000 cells that are drawn, by the nearest of 100,000.
+    Of a large table, 5,000 cells that are drawn, by the nearest of 50,000.
 
     Returns
     -------

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 COLLAPSED = 0.2  # spread of the directions of z below which distances say little
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
-CONTRACT_CELLS = 50_000  # that genes are chosen by and principal components are those of
+CONTRACT_CELLS = 30_000  # that genes are chosen by and principal components are those of
 CALIBRATION_CELLS = 5000  # the most of a part
 MATCH_CELLS, MATCHES = 2500, (1, 10, 50)  # held-out cells that are looked for among each other, and in how many
 FOLDS = 4  # of whole batches at most, or of few labelled cells; an encoder of the others calibrates on each
@@ -249,7 +249,7 @@ class Task:
         return contract.source(x), contract.project(x)
 
     def _refer(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> Reference:
-        return reference.fit(z[rows], m[rows], scores[rows], self.codes[rows], len(self.classes), self.seed)
+        return reference.fit(z, m, scores, np.where(rows, self.codes, -1), len(self.classes), self.seed)
 
     def _train(
         self, cells: Memory, scores: np.ndarray, codes: np.ndarray, metric: np.ndarray, train: np.ndarray,
