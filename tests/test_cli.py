@@ -30,6 +30,7 @@ EVERY_OPTION = {
     "hold_out": ("0.2", 0.2),
     "encoder": ("mlp:hidden=16", "mlp:hidden=16"),
     "augment": ("mask:p=0.1", "mask:p=0.1"),
+    "self_training": ((), True),
     "steps": ("6", 6),
     "batch_size": ("40", 40),
     "lr": ("2e-3", 2e-3),
@@ -46,8 +47,8 @@ def kebab(name):
 
 
 def words(name, text):
-    if name == "progress":
-        return ["--no-progress"]
+    if not text:
+        return ["--no-progress" if name == "progress" else kebab(name)]
     return [word for value in ([text] if isinstance(text, str) else text) for word in (kebab(name), value)]
 
 

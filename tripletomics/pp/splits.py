@@ -132,6 +132,27 @@ def folds(codes: np.ndarray, train: np.ndarray, n: int, seed: int) -> np.ndarray
     return dealt
 
 
+def deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray, both: np.ndarray, most: int) -> list[np.ndarray]:
+    """Deal whole batches out into up to `most` parts of like size, boolean (cells,).
+
+    The others of each must have two types, and of two modalities two cells with both.
+    """
+    batches, sizes = np.unique(groups[train & (groups >= 0)], return_counts=True)
+    dealt: list[list[int]] = [[] for _ in range(min(most, len(batches)))]
+    filled = np.zeros(len(dealt))
+    for i in np.argsort(-sizes, kind="stable"):
+        dealt[filled.argmin()].append(batches[i])
+        filled[filled.argmin()] += sizes[i]
+    parts = [train & np.isin(groups, members) for members in dealt]
+    return [part for part in parts if _suffice(codes[train & ~part], both[train & ~part])]
+
+
+def _suffice(codes: np.ndarray, both: np.ndarray) -> bool:
+    """Tell whether an encoder can be trained on these cells."""
+    sizes = np.bincount(codes[codes >= 0], minlength=2)
+    return (sizes > 0).sum() > 1 and sizes.max() > 1 and both.sum() > 1
+
+
 def batches(adata: AnnData, name: str | None, held_out: np.ndarray) -> np.ndarray | None:
     """Return codes of donors or runs (cells,), -1 where it is missing; None without a column.
 

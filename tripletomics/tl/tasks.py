@@ -22,9 +22,10 @@ from tripletomics.labels.reference import Evidence, Reference
 from tripletomics.losses import Loss
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model import place
-from tripletomics.networks import Encoder, Networks, PairEncoder, project
+from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.sources import Matrix, Memory
 from tripletomics.tl.fitting import default_loss
+from tripletomics.tl.self_training import Answers, Lesson, Round, placed, train_rounds
 from tripletomics.training import History, Report, silent
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Task:
         The loss, to be trained, the settings as they were settled, and the seed.
     untrained, augment
         A copy of the loss, and what is done to the views of a cell.
+    rounds, lesson
+        How often an encoder is trained, twice for self-training, and what came of that: see `self_training.study`.
     """
 
     table: pp.Table
@@ -88,13 +91,17 @@ class Task:
     _fit: Callable[[Matrix], Features | PairFeatures]
     _learn_metric: Callable[..., tuple[Encoder | PairEncoder, History]]
     _learn_map: Callable[..., tuple[Networks, History]]
+    rounds: int
+    lesson: Lesson | None = None
 
     def learn(self, report: Report = silent) -> tuple[Networks, History]:
         """Train on the labels of the training cells, or on views of all; warn if these collapse."""
-        trained, history = self._train(
-            self.cells, self.scores, self.codes, ~self.held_out & ~self.calibration, ~self.held_out, self.held_out,
-            self.groups, self.loss, self.used["steps"], report,
+        learned = self.lesson.learned if self.lesson else self.encode(report)[-1]
+        networks, history = self._learn_map(
+            learned.encoder, self.cells, self.codes, np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out),
+            scores=self.scores, steps=self.used["steps"], report=report,
         )  # fmt: skip
+        history = learned.history | history
         traced = history["metric"].get("spread", np.ones(1))
         spread = float(np.nanmean(traced[-max(len(traced) // 10, 1) :]))
         if spread < COLLAPSED:
@@ -104,7 +111,14 @@ class Task:
                 "views, such as 'simclr', or smaller steps (lr).",
                 stacklevel=3,
             )
-        return trained, history
+        return networks, history
+
+    def encode(self, report: Report) -> list[Round]:
+        """Train the encoder, as often as it is to be."""
+        return self._encode(
+            self.cells, self.scores, self.codes, ~self.held_out & ~self.calibration, self.held_out, self.groups,
+            self.features, self.loss, self.used["steps"], report,
+        )  # fmt: skip
 
     def place(self, networks: Networks) -> dict[str, np.ndarray]:
         """Place all cells on the "map" and in the "metric" space."""
@@ -119,9 +133,14 @@ class Task:
         rows = np.concatenate([train, held])
         cells, scores, codes = self.cells.subset(rows), self.scores[rows], labels.permute(self.codes, random)[rows]
         held_out = self.held_out[rows]
-        networks, _ = self._train(
-            cells, scores, codes, ~held_out, ~held_out, held_out, None if self.groups is None else self.groups[rows],
-            copy.deepcopy(self.untrained), max(self.used["steps"] // NULL_SHARE, 1), silent,
+        steps = max(self.used["steps"] // NULL_SHARE, 1)
+        learned = self._encode(
+            cells, scores, codes, ~held_out, held_out, None if self.groups is None else self.groups[rows],
+            self.features, copy.deepcopy(self.untrained), steps, silent,
+        )[-1]  # fmt: skip
+        networks, _ = self._learn_map(
+            learned.encoder, cells, codes, np.flatnonzero(~held_out), np.flatnonzero(held_out), scores=scores,
+            steps=steps,
         )  # fmt: skip
         codes = np.where(codes >= 0, self.order[codes], -1)
         return Null(rows, place(networks, cells, scores), codes, held_out)
@@ -158,6 +177,8 @@ class Task:
         shown = ["", *alone]
         if not self.classes:
             return dict.fromkeys(shown)
+        if self.lesson and self.lesson.answers:
+            return {"": _calibrate(self.lesson.answers)}
         if self.groups is None and self.calibration.any():
             trained = ~self.held_out & ~self.calibration
             contract = (isinstance(self.features, PairFeatures) and self.features.seen) or self._fit(self.x[trained])
@@ -167,11 +188,18 @@ class Task:
                 asked = self.calibration & side.measured
                 folds[name] = [self._ask(z, scores, trained, asked, side.z, contract.project(side.x))]
         else:
-            groups = pp.folds(self.codes, ~self.held_out, FOLDS, self.seed) if self.groups is None else self.groups
-            parts = _deal(groups, self.codes, ~self.held_out, self._whole)
-            answers = [self._ask_without(part, report) for part in parts]
+            answers = [self._ask_without(part, report)[-1] for part in self._parts()]
             folds = {name: [answer[name] for answer in answers] for name in shown}
         return {name: _calibrate(asked) for name, asked in folds.items()}
+
+    def ask(self, rounds: Sequence[Round], report: Report) -> list[Answers]:
+        """Ask the encoders of two rounds about labelled training cells, as `calibrate` does with one table."""
+        if self.groups is None and self.calibration.any():
+            trained = ~self.held_out & ~self.calibration
+            scores = self._fit(self.x[trained]).project(self.x)
+            return [[self._ask(placed(one.encoder, self.cells), scores, trained, self.calibration)] for one in rounds]
+        parts = [self._ask_without(part, report) for part in self._parts()]
+        return [[part[number][""] for part in parts] for number in (0, -1)]
 
     def check(
         self, z: np.ndarray, known: Reference | None, found: Calibration | None, alone: Alone | None = None
@@ -219,28 +247,31 @@ class Task:
         asked_z, asked_scores = z if asked_z is None else asked_z, scores if asked_scores is None else asked_scores
         return self._refer(z, z[:, :0], scores, trained).evidence(asked_z[rows], asked_scores[rows]), self.codes[rows]
 
-    def _ask_without(self, part: np.ndarray, report: Report) -> dict[str, tuple[Evidence, np.ndarray]]:
-        """Fit scaling, components and encoder without a part of the cells, and ask about these."""
+    def _parts(self) -> list[np.ndarray]:
+        """Deal batches or labelled cells out into the parts that are left out in turn, boolean (cells,)."""
+        groups = pp.folds(self.codes, ~self.held_out, FOLDS, self.seed) if self.groups is None else self.groups
+        return pp.deal(groups, self.codes, ~self.held_out, self._whole, FOLDS)
+
+    def _ask_without(self, part: np.ndarray, report: Report) -> list[dict[str, tuple[Evidence, np.ndarray]]]:
+        """Fit scaling, components and encoder without a part of the cells, and ask about these after each round."""
         others = ~self.held_out & ~part
         contract = self._fit(self.x[others])
         cells, scores = self._shown(self.x, contract)
-        encoder, _ = self._learn_metric(
-            cells, self.codes, np.flatnonzero(others), np.flatnonzero(part), groups=self.groups, scores=scores,
-            loss=copy.deepcopy(self.untrained), augment=_views(self.augment, contract, self.loss.views),
-            steps=self.used["steps"], report=lambda stage, *rest: report("calibration", *rest),
+        rounds = self._encode(
+            cells, scores, self.codes, others, part, self.groups, contract, copy.deepcopy(self.untrained),
+            self.used["steps"], lambda stage, *rest: report("calibration", *rest),
         )  # fmt: skip
-
-        def placed(cells: Memory) -> np.ndarray:
-            return project(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
-
-        z = placed(cells)
         whole = part & self._whole
-        answers = {"": self._ask(z, scores, others, whole if whole.any() else part)}
-        if isinstance(self.x, Pair):
-            for side, name in enumerate(self.table.sides):
-                x = self.x.only(side)
-                cells, theirs = self._shown(x, contract)
-                answers[name] = self._ask(z, scores, others, part & x.measured[:, side], placed(cells), theirs)
+        answers = []
+        for learned in rounds:
+            z = placed(learned.encoder, cells)
+            found = {"": self._ask(z, scores, others, whole if whole.any() else part)}
+            for side, name in enumerate(self.table.sides if isinstance(self.x, Pair) else ()):
+                x = cast(Pair, self.x).only(side)
+                alone, theirs = self._shown(x, contract)
+                asked = part & x.measured[:, side]
+                found[name] = self._ask(z, scores, others, asked, placed(learned.encoder, alone), theirs)
+            answers.append(found)
         return answers
 
     def _shown(self, x: Matrix, contract: Features | PairFeatures) -> tuple[Memory, np.ndarray]:
@@ -250,20 +281,17 @@ class Task:
     def _refer(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> Reference:
         return reference.fit(z[rows], m[rows], scores[rows], self.codes[rows], len(self.classes), self.seed)
 
-    def _train(
-        self, cells: Memory, scores: np.ndarray, codes: np.ndarray, metric: np.ndarray, train: np.ndarray,
-        held_out: np.ndarray, groups: np.ndarray | None, loss: Loss, steps: int, report: Report,
-    ) -> tuple[Networks, History]:  # fmt: skip
-        """Train the encoder on the cells `metric` and the map head on the cells `train`."""
-        held = np.flatnonzero(held_out)
-        encoder, history = self._learn_metric(
-            cells, codes, np.flatnonzero(metric), held, groups=groups, loss=loss, scores=scores,
-            augment=_views(self.augment, self.features, loss.views), steps=steps, report=report,
+    def _encode(
+        self, cells: Memory, scores: np.ndarray, codes: np.ndarray, train: np.ndarray, scored: np.ndarray,
+        groups: np.ndarray | None, contract: Features | PairFeatures, loss: Loss, steps: int, report: Report,
+    ) -> list[Round]:  # fmt: skip
+        """Train the encoder on the cells `train`, as `train_rounds` does."""
+        learn = functools.partial(
+            self._learn_metric, held_out_rows=np.flatnonzero(scored), groups=groups, steps=steps,
+            augment=augmentations.fit(self.augment, contract, loss.views),
         )  # fmt: skip
-        networks, more = self._learn_map(
-            encoder, cells, codes, np.flatnonzero(train), held, scores=scores, steps=steps, report=report
-        )
-        return networks, history | more
+        rows = np.flatnonzero(train)
+        return train_rounds(learn, self.rounds, cells, scores, codes, rows, loss, self.seed, report)
 
 
 @dataclass(frozen=True)
@@ -309,6 +337,7 @@ def prepare(
     hold_out: float | str | np.ndarray,
     encoder: str | MLP,
     augment: str | Augmentation | None,
+    self_training: bool,
     steps: int | None,
     batch_size: int | None,
     lr: float,
@@ -319,7 +348,7 @@ def prepare(
     """Check everything that `fit` was given, choose and scale the genes on the training cells."""
     given = None if loss is None else losses.make(loss)
     mlp, views = networks.make(encoder), augmentations.make(augment)
-    pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed)
+    pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed, self_training)
     fabric = training.start(device, precision)
     held_out_by = hold_out.partition("=")[0] if isinstance(hold_out, str) else None
     table = pp.open_table(adata, layer, label, unlabelled, (batch, held_out_by))
@@ -329,6 +358,8 @@ def prepare(
             pp.refuse_without_labels(obs, "loss", losses.spec(given))
         if batch is not None:
             pp.refuse_without_labels(obs, "batch", batch)
+        if self_training:
+            pp.refuse_without_labels(obs, "self_training", self_training)
         codes, order, classes = np.full(obs.n_obs, -1), np.zeros(0, dtype=int), list[str]()
     else:
         codes, classes = labels.encode(pp.column(obs, label, "label"), unlabelled)
@@ -350,6 +381,7 @@ def prepare(
             f"augment={augmentations.spec(views)!r} shows the same twice, from which loss={losses.spec(objective)!r} "
             "learns nothing: take 'mask'."
         )
+    rounds = 2 if self_training and pp.check_self_training(codes[~held_out], paired) else 1
     groups = pp.batches(obs, batch, held_out)
     calibration = pp.spare(codes, ~held_out, seed) if groups is None else np.zeros_like(held_out)
     if paired:
@@ -379,38 +411,10 @@ def prepare(
         used["modalities"] = list(table.sides)
     return Task(
         table, x, contract, cells, scores, codes, classes, order, held_out, calibration, groups, objective,
-        copy.deepcopy(objective), views, used, seed, fit, learn_metric, learn_map,
+        copy.deepcopy(objective), views, used, seed, fit, learn_metric, learn_map, rounds,
     )  # fmt: skip
 
 
-def _views(augment: Augmentation, contract: Features | PairFeatures, views: int) -> Augmentation:
-    """Tell an augmentation how the rows are scaled; of two modalities, show one a view."""
-    if isinstance(contract, Features):
-        return augment.fit(contract.mean, contract.scale)
-    return augmentations.Modalities(augment, contract.widths, views)
-
-
-def _calibrate(answers: list[tuple[Evidence, np.ndarray]]) -> Calibration | None:
+def _calibrate(answers: Answers) -> Calibration | None:
     """Calibrate on answers about two cells or more."""
     return fit_calibration(answers) if sum(len(codes) for _, codes in answers) > 1 else None
-
-
-def _deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray, both: np.ndarray) -> list[np.ndarray]:
-    """Deal whole batches out into parts of like size, boolean (cells,).
-
-    The others of each must have two types, and of two modalities two cells with both.
-    """
-    batches, sizes = np.unique(groups[train & (groups >= 0)], return_counts=True)
-    dealt: list[list[int]] = [[] for _ in range(min(FOLDS, len(batches)))]
-    filled = np.zeros(len(dealt))
-    for i in np.argsort(-sizes, kind="stable"):
-        dealt[filled.argmin()].append(batches[i])
-        filled[filled.argmin()] += sizes[i]
-    parts = [train & np.isin(groups, members) for members in dealt]
-    return [part for part in parts if _suffice(codes[train & ~part], both[train & ~part])]
-
-
-def _suffice(codes: np.ndarray, both: np.ndarray) -> bool:
-    """Tell whether an encoder can be trained on these cells."""
-    sizes = np.bincount(codes[codes >= 0], minlength=2)
-    return (sizes > 0).sum() > 1 and sizes.max() > 1 and both.sum() > 1
