@@ -60,9 +60,9 @@ def summarise(model: Model) -> str:
     if "self_training" in model.findings:
         before, after = model.findings["self_training"]
         lines.append(
-            f"Self-training: {model.findings['self_training_cells'].sum()} cells took a label; macro-F1 on labelled "
+            f"Self-training: {model.findings['self_training_cells'].sum()} cells took a label; log loss of labelled "
             f"cells that were left out {before:.3f}, and {after:.3f} with them. The "
-            f"{'second' if after >= before else 'first'} encoder is kept."
+            f"{'second' if after <= before else 'first'} encoder is kept."
         )
     if "surviving_centers" in model.findings:
         centers = zip(model.classes, model.findings["surviving_centers"], strict=True)

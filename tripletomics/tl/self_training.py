@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import log_expit
 
-from tripletomics import metrics
 from tripletomics.labels import reference
+from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.labels.calibration import guess
 from tripletomics.labels.reference import Evidence
 from tripletomics.networks import Encoder, PairEncoder, project
@@ -52,7 +53,7 @@ class Lesson:
     answers
         What its encoder says of labelled cells that it was not trained on.
     findings
-        ``self_training``, macro-F1 (2,) on these cells after the first and the second round, NaN where it was not
+        ``self_training``, log loss (2,) of these cells after the first and the second round, NaN where it was not
         measured; ``self_training_cells`` (classes,), how many cells took each type.
     """
 
@@ -76,10 +77,10 @@ def study(task: Task, report: Report) -> Task:
         )
         return replace(task, rounds=1, lesson=Lesson(first, [], _findings(np.nan, np.nan, taken)))
     answers = task.ask(rounds, report)
-    before, after = (_macro_f1(said) for said in answers)
-    kept = int(after >= before)  # not if there was nothing to ask about
+    before, after = (_log_loss(said) for said in answers)
+    kept = int(after <= before)  # not if there was nothing to ask about
     if not kept:
-        why = f"would do worse on labelled cells that were left out (macro-F1 {after:.3f}, before {before:.3f})"
+        why = f"would do worse on labelled cells that were left out (log loss {after:.3f}, before {before:.3f})"
         if np.isnan(before):
             why = "cannot be compared with the first, for there are too few labelled cells to leave any out"
         warnings.warn(
@@ -159,12 +160,16 @@ def placed(encoder: Encoder | PairEncoder, cells: Memory) -> np.ndarray:
     return project(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
 
 
-def _macro_f1(answers: Answers) -> float:
-    """Score the best types of cells; NaN where there are fewer than two."""
-    codes = np.concatenate([np.zeros(0, dtype=int), *(codes for _, codes in answers)])
-    if len(codes) < 2:
+def _log_loss(answers: Answers) -> float:
+    """Score what is said of the true types of cells; NaN where there are fewer than two.
+
+    A share of so few cells that are named rightly would tell encoders apart by single cells.
+    """
+    if sum(len(codes) for _, codes in answers) < 2:
         return np.nan
-    return metrics.macro_f1(codes, np.concatenate([guess(evidence)[0] for evidence, _ in answers]))
+    found = fit_calibration(answers)
+    odds = [found.odds(evidence)[np.arange(len(codes)), codes] for evidence, codes in answers]
+    return float(-log_expit(np.concatenate(odds)).mean())
 
 
 def _findings(before: float, after: float, taken: np.ndarray) -> dict[str, np.ndarray]:
