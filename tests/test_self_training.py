@@ -272,7 +272,11 @@ def test_what_cannot_be_used_is_refused_with_nothing_written(half):
     adata = half.copy()
     pair = (adata, ad.AnnData(adata.X[:, :20].toarray(), obs=adata.obs[[]], var={"name": [f"p{i}" for i in range(20)]}))
     for table, given, message in (
-        (adata, {"label": None}, "self_training=True gives labels on, and label=None gives none: name the column of"),
+        (
+            adata,
+            {"label": None},
+            "self_training=True gives labels to cells like those that have one, and label=None gives none: name",
+        ),
         (adata, {"self_training": "yes"}, "self_training='yes' is neither True nor False"),
         (pair, {}, "self_training=True takes labels from one table, and here are two modalities: leave"),
     ):

@@ -59,10 +59,11 @@ def summarise(model: Model) -> str:
         lines.append("No cell was held out: nothing here says how the map does on new cells.")
     if "self_training" in model.findings:
         before, after = model.findings["self_training"]
+        asked = f"log loss of labelled cells that were left out {before:.3f}, and {after:.3f} with them"
         lines.append(
-            f"Self-training: {model.findings['self_training_cells'].sum()} cells took a label; log loss of labelled "
-            f"cells that were left out {before:.3f}, and {after:.3f} with them. The "
-            f"{'second' if after <= before else 'first'} encoder is kept."
+            f"Self-training: {model.findings['self_training_cells'].sum()} cells took a label; "
+            f"{'no cell to compare on' if np.isnan(before) else asked}. "
+            f"The {'second' if after <= before else 'first'} encoder is kept."
         )
     if "surviving_centers" in model.findings:
         centers = zip(model.classes, model.findings["surviving_centers"], strict=True)

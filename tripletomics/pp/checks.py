@@ -200,7 +200,7 @@ def refuse_without_labels(adata: AnnData, argument: str, value: str | bool) -> N
     why, cure = {
         "loss": ("learns from labels", "take a loss of views alone, such as 'simclr'"),
         "batch": ("draws cells to those of their type in other batches", "leave batch out"),
-        "self_training": ("gives labels on", "leave self_training out"),
+        "self_training": ("gives labels to cells like those that have one", "leave self_training out"),
     }[argument]
     raise ValueError(
         f"{argument}={value!r} {why}, and label=None gives none: name the column of adata.obs with the cell types, or "
@@ -216,10 +216,7 @@ def check_self_training(codes: np.ndarray, paired: bool) -> bool:
             "fit one of the two."
         )
     if (codes >= 0).all():
-        warnings.warn(
-            "self_training=True changes nothing, for all training cells have labels.",
-            stacklevel=4,
-        )
+        warnings.warn("self_training=True changes nothing, for all training cells have labels.", stacklevel=4)
     return bool((codes < 0).any())
 
 
