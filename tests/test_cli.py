@@ -30,6 +30,7 @@ EVERY_OPTION = {
     "hold_out": ("0.2", 0.2),
     "encoder": ("mlp:hidden=16", "mlp:hidden=16"),
     "augment": ("mask:p=0.1", "mask:p=0.1"),
+    "self_training": ((), True),
     "steps": ("6", 6),
     "batch_size": ("40", 40),
     "lr": ("2e-3", 2e-3),
@@ -46,8 +47,8 @@ def kebab(name):
 
 
 def words(name, text):
-    if name == "progress":
-        return ["--no-progress"]
+    if not text:
+        return ["--no-progress" if name == "progress" else kebab(name)]
     return [word for value in ([text] if isinstance(text, str) else text) for word in (kebab(name), value)]
 
 
@@ -217,9 +218,12 @@ def test_fit_and_transform_are_those_of_python(run, source, tmp_path):
 
 def test_all_options_at_once_are_those_of_python(run, source, tmp_path):
     options = [word for name, (text, _) in EVERY_OPTION.items() for word in words(name, text)]
-    assert run("fit", source, "--out", tmp_path / "out.h5ad", *options)[::2] == (0, "")
+    status, _, said = run("fit", source, "--out", tmp_path / "out.h5ad", *options)
     expected = ad.read_h5ad(source)
-    model = tt.fit(expected, **{name: value for name, (_, value) in EVERY_OPTION.items()})
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        model = tt.fit(expected, **{name: value for name, (_, value) in EVERY_OPTION.items()})
+    assert (status, said.splitlines()) == (0, [f"warning: {warning.message}" for warning in given])
     written = ad.read_h5ad(tmp_path / "out.h5ad")
     same(written, expected)
     assert dict(written.uns["X_other"]["settings"]) == model.settings

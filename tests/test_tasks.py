@@ -17,7 +17,7 @@ from tripletomics.tl.tasks import prepare
 def task_of(adata, label="kind", **settings):
     defaults = {
         "loss": DEFAULT_LOSS, "structure": 0.5, "dim": 2, "metric_dim": 8, "batch": None, "layer": None,
-        "counts": "auto",
+        "counts": "auto", "self_training": False,
         "unlabelled": labels.UNLABELLED, "hold_out": 0.2, "encoder": "mlp", "augment": "mask", "steps": 5,
         "batch_size": None, "lr": 1e-3, "seed": 0, "device": "cpu", "precision": "auto",
     }  # fmt: skip

@@ -166,6 +166,7 @@ def learn_metric(
     lr: float,
     seed: int,
     scores: np.ndarray,
+    taught: np.ndarray | None = None,
     report: Report = silent,
 ) -> tuple[Encoder | PairEncoder, History]:
     """Train the encoder on labels, on views of all cells, or on both.
@@ -180,9 +181,12 @@ def learn_metric(
         Codes (cells,) of donors or runs.
     scores
         Principal components (cells, components), for a loss whose second view is that of a neighbour.
+    taught
+        Codes (cells,) to train on where they are not those to score.
     """
-    rows = rows[some(y[rows], seed)] if loss.neighbours else rows
-    source, y_train = cells.subset(rows), y[rows]
+    codes = y if taught is None else taught
+    rows = rows[some(codes[rows], seed)] if loss.neighbours else rows
+    source, y_train = cells.subset(rows), codes[rows]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = networks.build(mlp, source.x, metric_dim).to(fabric.device)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, log_expit, log_softmax, logsumexp
+from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
 from tripletomics.labels.reference import Evidence
@@ -125,6 +125,12 @@ def fit(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
         weights, center, scale, trust, _levels(novelty), _levels(oddities), _fit_pairs(folds), len(codes),
         logits.shape[1],
     )  # fmt: skip
+
+
+def guess(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best types and their probabilities (cells,), weighed as before any cell is seen."""
+    p = softmax(_sum(evidence.logits, START), axis=1)
+    return p.argmax(axis=1), p.max(axis=1)
 
 
 def _known(evidence: Evidence, codes: np.ndarray) -> tuple[Evidence, np.ndarray]:

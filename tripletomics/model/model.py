@@ -59,6 +59,8 @@ class Model:
     findings
         What the loss learned of the classes, in their order: ``surviving_centers`` (classes,) of "softtriple" and
         "hardtriple", the ``tree`` of "hierarchical_triplet" (a linkage matrix of scipy). Empty for most losses.
+        With self-training also its ``self_training``, log loss (2,) after the first and the second training of labelled
+        cells that were left out of both, and ``self_training_cells`` (classes,), how many cells took each type.
     seconds
         Wall time of the ``"fit"`` and of its ``"null"``.
     versions

@@ -57,6 +57,14 @@ def summarise(model: Model) -> str:
         lines.append("No signal: the held-out cells score no better than with permuted labels.")
     if "held-out" not in model.scores:
         lines.append("No cell was held out: nothing here says how the map does on new cells.")
+    if "self_training" in model.findings:
+        before, after = model.findings["self_training"]
+        asked = f"log loss of labelled cells that were left out {before:.3f}, and {after:.3f} with them"
+        lines.append(
+            f"Self-training: {model.findings['self_training_cells'].sum()} cells took a label; "
+            f"{'no cell to compare on' if np.isnan(before) else asked}. "
+            f"The {'second' if after <= before else 'first'} encoder is kept."
+        )
     if "surviving_centers" in model.findings:
         centers = zip(model.classes, model.findings["surviving_centers"], strict=True)
         lines.append("Centers that survive: " + ", ".join(f"{name} {n}" for name, n in centers))

@@ -8,6 +8,7 @@ from tripletomics.pp.checks import (
     check_labels,
     check_model,
     check_molecules,
+    check_self_training,
     check_settings,
     check_whole,
     column,
@@ -19,7 +20,7 @@ from tripletomics.pp.checks import (
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.queries import Query, check_scale, take_query
-from tripletomics.pp.splits import SPARE_LEAST, batches, deal, folds, spare, split
+from tripletomics.pp.splits import SPARE_LEAST, batches, deal, fitting, folds, spare, split
 from tripletomics.pp.tables import NewCells, Table, choose, open_table, take_new
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "check_model",
     "check_molecules",
     "check_scale",
+    "check_self_training",
     "check_settings",
     "check_whole",
     "choose",
@@ -43,6 +45,7 @@ __all__ = [
     "column",
     "deal",
     "decide_counts",
+    "fitting",
     "folds",
     "match_genes",
     "matrix",

@@ -107,6 +107,7 @@ def check_settings(
     batch_size: int | None,
     lr: float,
     seed: int,
+    self_training: bool,
 ) -> None:
     """Raise a ValueError that names the first setting out of its range."""
     for name, value, low, high in (
@@ -119,6 +120,8 @@ def check_settings(
         check_whole(name, value, low, high)
     if isinstance(structure, bool) or not isinstance(structure, Real) or not 0 <= structure <= 1:
         raise ValueError(f"structure={structure!r} is not a number from 0 (labels) to 1 (data).")
+    if not isinstance(self_training, bool):
+        raise ValueError(f"self_training={self_training!r} is neither True nor False.")
     if isinstance(lr, bool) or not isinstance(lr, Real) or not 0 < lr < math.inf:
         raise ValueError(f"lr={lr!r} is not a number above 0; 0.001 is usual.")
 
@@ -191,17 +194,30 @@ def check_batch_size(batch_size: int | None, codes: np.ndarray, of_labelled: boo
         )
 
 
-def refuse_without_labels(adata: AnnData, argument: str, value: str) -> None:
+def refuse_without_labels(adata: AnnData, argument: str, value: str | bool) -> None:
     """Say that an argument of `fit` makes sense with labels alone."""
     columns = ", ".join(map(str, adata.obs.columns)) or "none"
     why, cure = {
         "loss": ("learns from labels", "take a loss of views alone, such as 'simclr'"),
         "batch": ("draws cells to those of their type in other batches", "leave batch out"),
+        "self_training": ("gives labels to cells like those that have one", "leave self_training out"),
     }[argument]
     raise ValueError(
         f"{argument}={value!r} {why}, and label=None gives none: name the column of adata.obs with the cell types, or "
         f"{cure}. Columns: {columns}."
     )
+
+
+def check_self_training(codes: np.ndarray, paired: bool) -> bool:
+    """Refuse it of two modalities; tell whether there is anything to do, with the training cells' codes."""
+    if paired:
+        raise ValueError(
+            "self_training=True takes labels from one table, and here are two modalities: leave self_training out, or "
+            "fit one of the two."
+        )
+    if (codes >= 0).all():
+        warnings.warn("self_training=True changes nothing, for all training cells have labels.", stacklevel=4)
+    return bool((codes < 0).any())
 
 
 def check_molecules(x: Matrix, counts: bool, augment: str) -> None:

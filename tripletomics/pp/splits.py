@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SPARE_SHARE, SPARE_CELLS, SPARE_LEFT, SPARE_LEAST = 0.1, 5000, 5, 10
+FITTING_CELLS = 30_000  # whose components take seconds
 
 
 def split(adata: AnnData, hold_out: float | str | np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
@@ -122,6 +123,13 @@ def spare(codes: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
     return chosen & (chosen.sum() >= SPARE_LEAST)
 
 
+def fitting(cells: np.ndarray, seed: int) -> np.ndarray:
+    """Draw the cells that genes are chosen by and components fitted to: up to 30,000, boolean (cells,)."""
+    chosen = np.zeros_like(cells)
+    chosen[np.random.default_rng([seed, 5]).permutation(np.flatnonzero(cells))[:FITTING_CELLS]] = True
+    return chosen
+
+
 def folds(codes: np.ndarray, train: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Deal the labelled training cells of each type out into n folds: (cells,), -1 for all other cells."""
     random = np.random.default_rng([seed, 1])
@@ -130,6 +138,27 @@ def folds(codes: np.ndarray, train: np.ndarray, n: int, seed: int) -> np.ndarray
         cells = random.permutation(np.flatnonzero(train & (codes == code)))
         dealt[cells] = (np.arange(len(cells)) + random.integers(n)) % n
     return dealt
+
+
+def deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray, both: np.ndarray, most: int) -> list[np.ndarray]:
+    """Deal whole batches out into up to `most` parts of like size, boolean (cells,).
+
+    The others of each must have two types, and of two modalities two cells with both.
+    """
+    batches, sizes = np.unique(groups[train & (groups >= 0)], return_counts=True)
+    dealt: list[list[int]] = [[] for _ in range(min(most, len(batches)))]
+    filled = np.zeros(len(dealt))
+    for i in np.argsort(-sizes, kind="stable"):
+        dealt[filled.argmin()].append(batches[i])
+        filled[filled.argmin()] += sizes[i]
+    parts = [train & np.isin(groups, members) for members in dealt]
+    return [part for part in parts if _suffice(codes[train & ~part], both[train & ~part])]
+
+
+def _suffice(codes: np.ndarray, both: np.ndarray) -> bool:
+    """Tell whether an encoder can be trained on these cells."""
+    sizes = np.bincount(codes[codes >= 0], minlength=2)
+    return (sizes > 0).sum() > 1 and sizes.max() > 1 and both.sum() > 1
 
 
 def batches(adata: AnnData, name: str | None, held_out: np.ndarray) -> np.ndarray | None:
@@ -151,24 +180,3 @@ def batches(adata: AnnData, name: str | None, held_out: np.ndarray) -> np.ndarra
             "batch out, or hold out fewer."
         )
     return codes
-
-
-def deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray, both: np.ndarray, n: int) -> list[np.ndarray]:
-    """Deal whole batches out into up to n parts of like size, boolean (cells,).
-
-    The others of each must have two types, and of two modalities two cells with both.
-    """
-    names, sizes = np.unique(groups[train & (groups >= 0)], return_counts=True)
-    dealt: list[list[int]] = [[] for _ in range(min(n, len(names)))]
-    filled = np.zeros(len(dealt))
-    for i in np.argsort(-sizes, kind="stable"):
-        dealt[filled.argmin()].append(names[i])
-        filled[filled.argmin()] += sizes[i]
-    parts = [train & np.isin(groups, members) for members in dealt]
-    return [part for part in parts if _suffice(codes[train & ~part], both[train & ~part])]
-
-
-def _suffice(codes: np.ndarray, both: np.ndarray) -> bool:
-    """Tell whether an encoder can be trained on these cells."""
-    sizes = np.bincount(codes[codes >= 0], minlength=2)
-    return (sizes > 0).sum() > 1 and sizes.max() > 1 and both.sum() > 1

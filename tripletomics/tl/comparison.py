@@ -28,7 +28,10 @@ else:  # the command line reads these annotations
 
 METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "tsne", "pacmap", "pca2", "pca50")
 EXTRAS = {"scanvi": ("scvi", "scanvi"), "parametric_umap": ("tensorflow", "parametric-umap")}
-OWN = ("loss", "structure", "dim", "metric_dim", "encoder", "augment", "steps", "batch_size", "lr", "precision")
+OWN = (
+    "loss", "structure", "dim", "metric_dim", "encoder", "augment", "self_training", "steps", "batch_size", "lr",
+    "precision",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)

@@ -48,6 +48,7 @@ def fit(
     hold_out: float | str = 0.1,
     encoder: str | MLP = "mlp",
     augment: str | Augmentation | None = "mask",
+    self_training: bool = False,
     steps: int | None = None,
     batch_size: int | None = None,
     lr: float = 1e-3,
@@ -103,6 +104,10 @@ def fit(
         What is done to a training cell: "mask", "mask:p=0.2", several such as "thin + mask", or none. There are "mask",
         "thin" (of counts), "noise", "mixup" (within a type) and "censor" (of proteins). Of two modalities the encoders
         see principal components, which "mask" and "mixup" can change.
+    self_training
+        Train the encoder twice: in between, cells without a label take the type that it is sure of. That of the first
+        training is kept, with a warning, if the second does worse on labelled cells that were left out of both. No
+        score, prediction or calibration counts the labels that were taken.
     steps
         Training steps of the encoder; the map head takes four times as many. By default set by the number of cells.
     batch_size
@@ -155,6 +160,7 @@ def fit(
     from tripletomics import pp
     from tripletomics.index import Catalog
     from tripletomics.model import Model, Side, score, score_null, score_structure
+    from tripletomics.tl.self_training import study
     from tripletomics.tl.tasks import prepare
 
     started = time.perf_counter()
@@ -162,10 +168,12 @@ def fit(
     pp.check_key(key_added, adata)
     task = prepare(
         adata, label, loss=loss, structure=structure, dim=dim, metric_dim=metric_dim, batch=batch, layer=layer,
-        counts=counts, unlabelled=unlabelled, hold_out=hold_out, encoder=encoder, augment=augment, steps=steps,
-        batch_size=batch_size, lr=lr, seed=seed, device=device, precision=precision,
+        counts=counts, unlabelled=unlabelled, hold_out=hold_out, encoder=encoder, augment=augment,
+        self_training=self_training, steps=steps, batch_size=batch_size, lr=lr, seed=seed, device=device,
+        precision=precision,
     )  # fmt: skip
     with training_bar(progress) as report:
+        task = study(task, report)
         trained, history = task.learn(report)
         places, alone = task.place(trained), task.place_alone(trained)
         reference, calibrations = task.refer(places), task.calibrate(places["metric"], alone, report)
@@ -180,9 +188,10 @@ def fit(
         seconds["null"] = time.perf_counter() - started - seconds["fit"]
     train = ~task.held_out
     calibration = calibrations.pop("")
+    findings = task.loss.findings() | (task.lesson.findings if task.lesson else {})
     settings = {name: text(value) for name, value in (given | task.used).items() if name not in ("adata", "progress")}
     model = Model(
-        task.features, trained, task.classes, settings, scores, p_value, history, task.loss.findings(), seconds,
+        task.features, trained, task.classes, settings, scores, p_value, history, findings, seconds,
         _versions(), reference, calibration,
         Catalog(places["metric"][train], task.table.obs.obs_names[train].to_numpy(str), task.codes[train]),
         task.check(places["metric"], reference, calibration),

@@ -25,6 +25,8 @@ import tripletomics
 from tripletomics import baselines, evaluation, features, files, labels, pp
 from tripletomics.evaluation import REFITTED, UNUSED, Truth
 from tripletomics.tl import tasks
+from tripletomics.tl.self_training import study
+from tripletomics.training import silent
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -199,7 +201,7 @@ def run(stage: Stage, method: str, settings: dict[str, Any] | None) -> Run:
         if settings is None:
             places = stage.place(method, asked.codes)
         else:
-            task = stage.task(settings)
+            task = study(stage.task(settings), silent)
             networks, history = task.learn()
             places = task.place(networks)
     seconds = cost["seconds"] + (preparing if settings is None else 0)
@@ -240,7 +242,7 @@ def _unseen(stage: Stage, method: str, settings: dict[str, Any] | None) -> list[
     def places(other: Stage) -> dict[str, np.ndarray]:
         if settings is None:
             return other.place(method, asked.codes)
-        task = other.task(settings)
+        task = study(other.task(settings), silent)
         return task.place(task.learn()[0])
 
     half, near, far = evaluation.unseen_types(stage.truth, stage.seed)

@@ -22,9 +22,10 @@ from tripletomics.labels.reference import Evidence, Reference
 from tripletomics.losses import Loss
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model import place
-from tripletomics.networks import Encoder, Networks, PairEncoder, project
+from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.sources import Matrix, Memory
 from tripletomics.tl.fitting import default_loss
+from tripletomics.tl.self_training import Answers, Lesson, Round, placed, train_rounds
 from tripletomics.training import History, Report, silent
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 COLLAPSED = 0.2  # spread of the directions of z below which distances say little
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
-CONTRACT_CELLS = 30_000  # that genes are chosen by and principal components are those of
 CALIBRATION_CELLS = 5000  # the most of a part
 MATCH_CELLS, MATCHES = 2500, (1, 10, 50)  # held-out cells that are looked for among each other, and in how many
 FOLDS = 4  # of whole batches at most, or of few labelled cells; an encoder of the others calibrates on each
@@ -68,6 +68,8 @@ class Task:
         The loss, to be trained, the settings as they were settled, and the seed.
     untrained, augment
         A copy of the loss, and what is done to the views of a cell.
+    rounds, lesson
+        How often an encoder is trained, twice for self-training, and what came of that: see `self_training.study`.
     """
 
     table: pp.Table
@@ -89,13 +91,17 @@ class Task:
     _fit: Callable[[np.ndarray], Features | PairFeatures]
     _learn_metric: Callable[..., tuple[Encoder | PairEncoder, History]]
     _learn_map: Callable[..., tuple[Networks, History]]
+    rounds: int
+    lesson: Lesson | None = None
 
     def learn(self, report: Report = silent) -> tuple[Networks, History]:
         """Train on the labels of the training cells, or on views of all; warn if these collapse."""
-        trained, history = self._train(
-            self.cells, self.scores, self.codes, ~self.held_out & ~self.calibration, ~self.held_out, self.held_out,
-            self.groups, self.loss, self.used["steps"], report,
+        learned = self.lesson.learned if self.lesson else self.encode(report)[-1]
+        networks, history = self._learn_map(
+            learned.encoder, self.cells, self.codes, np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out),
+            scores=self.scores, steps=self.used["steps"], report=report,
         )  # fmt: skip
+        history = learned.history | history
         traced = history["metric"].get("spread", np.ones(1))
         spread = float(np.nanmean(traced[-max(len(traced) // 10, 1) :]))
         if spread < COLLAPSED:
@@ -105,7 +111,14 @@ class Task:
                 "views, such as 'simclr', or smaller steps (lr).",
                 stacklevel=3,
             )
-        return trained, history
+        return networks, history
+
+    def encode(self, report: Report) -> list[Round]:
+        """Train the encoder, as often as it is to be."""
+        return self._encode(
+            self.cells, self.scores, self.codes, ~self.held_out & ~self.calibration, self.held_out, self.groups,
+            self.features, self.loss, self.used["steps"], report,
+        )  # fmt: skip
 
     def place(self, networks: Networks) -> dict[str, np.ndarray]:
         """Place all cells on the "map" and in the "metric" space."""
@@ -119,10 +132,14 @@ class Task:
         train, held = (rows[np.argsort(self.codes[rows] < 0, kind="stable")][:NULL_CELLS] for rows in drawn)
         rows = np.concatenate([train, held])
         cells, scores, codes = self.cells.subset(rows), self.scores[rows], labels.permute(self.codes, random)[rows]
-        held_out = self.held_out[rows]
-        networks, _ = self._train(
-            cells, scores, codes, ~held_out, ~held_out, held_out, None if self.groups is None else self.groups[rows],
-            copy.deepcopy(self.untrained), max(self.used["steps"] // NULL_SHARE, 1), silent,
+        held_out, steps = self.held_out[rows], max(self.used["steps"] // NULL_SHARE, 1)
+        learned = self._encode(
+            cells, scores, codes, ~held_out, held_out, None if self.groups is None else self.groups[rows],
+            self.features, copy.deepcopy(self.untrained), steps, silent,
+        )[-1]  # fmt: skip
+        networks, _ = self._learn_map(
+            learned.encoder, cells, codes, np.flatnonzero(~held_out), np.flatnonzero(held_out), scores=scores,
+            steps=steps,
         )  # fmt: skip
         codes = np.where(codes >= 0, self.order[codes], -1)
         return Null(rows, place(networks, cells, scores), codes, held_out)
@@ -159,6 +176,8 @@ class Task:
         shown = ["", *alone]
         if not self.classes:
             return dict.fromkeys(shown)
+        if self.lesson and self.lesson.answers:
+            return {"": _calibrate(self.lesson.answers)}
         if self.groups is None and self.calibration.any():
             trained = ~self.held_out & ~self.calibration
             contract = (isinstance(self.features, PairFeatures) and self.features.seen) or self._fit(trained)
@@ -168,11 +187,18 @@ class Task:
                 asked = self.calibration & side.measured
                 folds[name] = [self._ask(z, scores, trained, asked, side.z, contract.project(side.x))]
         else:
-            groups = pp.folds(self.codes, ~self.held_out, FOLDS, self.seed) if self.groups is None else self.groups
-            parts = pp.deal(groups, self.codes, ~self.held_out, self._whole, FOLDS)
-            answers = [self._ask_without(part, report) for part in parts]
+            answers = [self._ask_without(part, report)[-1] for part in self._parts()]
             folds = {name: [answer[name] for answer in answers] for name in shown}
         return {name: _calibrate(asked) for name, asked in folds.items()}
+
+    def ask(self, rounds: Sequence[Round], report: Report) -> list[Answers]:
+        """Ask the encoders of two rounds about labelled training cells, as `calibrate` does with one table."""
+        if self.groups is None and self.calibration.any():
+            trained = ~self.held_out & ~self.calibration
+            scores = self._fit(trained).project(self.x)
+            return [[self._ask(placed(one.encoder, self.cells), scores, trained, self.calibration)] for one in rounds]
+        parts = [self._ask_without(part, report) for part in self._parts()]
+        return [[part[number][""] for part in parts] for number in (0, -1)]
 
     def check(
         self, z: np.ndarray, known: Reference | None, found: Calibration | None, alone: Alone | None = None
@@ -220,28 +246,31 @@ class Task:
         asked_z, asked_scores = z if asked_z is None else asked_z, scores if asked_scores is None else asked_scores
         return self._refer(z, z[:, :0], scores, trained).evidence(asked_z[rows], asked_scores[rows]), self.codes[rows]
 
-    def _ask_without(self, part: np.ndarray, report: Report) -> dict[str, tuple[Evidence, np.ndarray]]:
-        """Fit scaling, components and encoder without a part of the cells, and ask about these."""
+    def _parts(self) -> list[np.ndarray]:
+        """Deal batches or labelled cells out into the parts that are left out in turn, boolean (cells,)."""
+        groups = pp.folds(self.codes, ~self.held_out, FOLDS, self.seed) if self.groups is None else self.groups
+        return pp.deal(groups, self.codes, ~self.held_out, self._whole, FOLDS)
+
+    def _ask_without(self, part: np.ndarray, report: Report) -> list[dict[str, tuple[Evidence, np.ndarray]]]:
+        """Fit scaling, components and encoder without a part of the cells, and ask about these after each round."""
         others = ~self.held_out & ~part
         contract = self._fit(others)
         cells, scores = self._shown(self.x, contract)
-        encoder, _ = self._learn_metric(
-            cells, self.codes, np.flatnonzero(others), np.flatnonzero(part), groups=self.groups, scores=scores,
-            loss=copy.deepcopy(self.untrained), augment=_views(self.augment, contract, self.loss.views),
-            steps=self.used["steps"], report=lambda stage, *rest: report("calibration", *rest),
+        rounds = self._encode(
+            cells, scores, self.codes, others, part, self.groups, contract, copy.deepcopy(self.untrained),
+            self.used["steps"], lambda stage, *rest: report("calibration", *rest),
         )  # fmt: skip
-
-        def placed(cells: Memory) -> np.ndarray:
-            return project(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
-
-        z = placed(cells)
         whole = part & self._whole
-        answers = {"": self._ask(z, scores, others, whole if whole.any() else part)}
-        if isinstance(self.x, Pair):
-            for side, name in enumerate(self.table.sides):
-                x = self.x.only(side)
-                cells, theirs = self._shown(x, contract)
-                answers[name] = self._ask(z, scores, others, part & x.measured[:, side], placed(cells), theirs)
+        answers = []
+        for learned in rounds:
+            z = placed(learned.encoder, cells)
+            found = {"": self._ask(z, scores, others, whole if whole.any() else part)}
+            for side, name in enumerate(self.table.sides if isinstance(self.x, Pair) else ()):
+                x = cast(Pair, self.x).only(side)
+                alone, theirs = self._shown(x, contract)
+                asked = part & x.measured[:, side]
+                found[name] = self._ask(z, scores, others, asked, placed(learned.encoder, alone), theirs)
+            answers.append(found)
         return answers
 
     def _shown(self, x: Matrix, contract: Features | PairFeatures) -> tuple[Memory, np.ndarray]:
@@ -251,20 +280,17 @@ class Task:
     def _refer(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> Reference:
         return reference.fit(z, m, scores, np.where(rows, self.codes, -1), len(self.classes), self.seed)
 
-    def _train(
-        self, cells: Memory, scores: np.ndarray, codes: np.ndarray, metric: np.ndarray, train: np.ndarray,
-        held_out: np.ndarray, groups: np.ndarray | None, loss: Loss, steps: int, report: Report,
-    ) -> tuple[Networks, History]:  # fmt: skip
-        """Train the encoder on the cells `metric` and the map head on the cells `train`."""
-        held = np.flatnonzero(held_out)
-        encoder, history = self._learn_metric(
-            cells, codes, np.flatnonzero(metric), held, groups=groups, loss=loss, scores=scores,
-            augment=_views(self.augment, self.features, loss.views), steps=steps, report=report,
+    def _encode(
+        self, cells: Memory, scores: np.ndarray, codes: np.ndarray, train: np.ndarray, scored: np.ndarray,
+        groups: np.ndarray | None, contract: Features | PairFeatures, loss: Loss, steps: int, report: Report,
+    ) -> list[Round]:  # fmt: skip
+        """Train the encoder on the cells `train`, as `train_rounds` does."""
+        learn = functools.partial(
+            self._learn_metric, held_out_rows=np.flatnonzero(scored), groups=groups, steps=steps,
+            augment=augmentations.fit(self.augment, contract, loss.views),
         )  # fmt: skip
-        networks, more = self._learn_map(
-            encoder, cells, codes, np.flatnonzero(train), held, scores=scores, steps=steps, report=report
-        )
-        return networks, history | more
+        rows = np.flatnonzero(train)
+        return train_rounds(learn, self.rounds, cells, scores, codes, rows, loss, self.seed, report)
 
 
 @dataclass(frozen=True)
@@ -310,6 +336,7 @@ def prepare(
     hold_out: float | str | np.ndarray,
     encoder: str | MLP,
     augment: str | Augmentation | None,
+    self_training: bool,
     steps: int | None,
     batch_size: int | None,
     lr: float,
@@ -320,7 +347,7 @@ def prepare(
     """Check everything that `fit` was given, choose and scale the genes on the training cells."""
     given = None if loss is None else losses.make(loss)
     mlp, views = networks.make(encoder), augmentations.make(augment)
-    pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed)
+    pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed, self_training)
     fabric = training.start(device, precision)
     held_out_by = hold_out.partition("=")[0] if isinstance(hold_out, str) else None
     table = pp.open_table(adata, layer, label, unlabelled, (batch, held_out_by))
@@ -330,6 +357,8 @@ def prepare(
             pp.refuse_without_labels(obs, "loss", losses.spec(given))
         if batch is not None:
             pp.refuse_without_labels(obs, "batch", batch)
+        if self_training:
+            pp.refuse_without_labels(obs, "self_training", self_training)
         codes, order, classes = np.full(obs.n_obs, -1), np.zeros(0, dtype=int), list[str]()
     else:
         codes, classes = labels.encode(pp.column(obs, label, "label"), unlabelled)
@@ -351,6 +380,7 @@ def prepare(
             f"augment={augmentations.spec(views)!r} shows the same twice, from which loss={losses.spec(objective)!r} "
             "learns nothing: take 'mask'."
         )
+    rounds = 2 if self_training and pp.check_self_training(codes[~held_out], paired) else 1
     groups = pp.batches(obs, batch, held_out)
     calibration = pp.spare(codes, ~held_out, seed) if groups is None else np.zeros_like(held_out)
     if paired:
@@ -363,11 +393,8 @@ def prepare(
     if views.of_molecules:
         pp.check_molecules(table.x, are_counts[0], augmentations.spec(views))
 
-    x, learn = pp.choose(table, _drawn(~held_out, seed), are_counts, seed)
-
-    def fit(rows: np.ndarray) -> Features | PairFeatures:
-        return learn(x[_drawn(rows, seed)])
-
+    x, learn = pp.choose(table, pp.fitting(~held_out, seed), are_counts, seed)
+    fit = lambda rows: learn(x[pp.fitting(rows, seed)])  # noqa: E731
     contract = fit(~held_out)
     if isinstance(contract, PairFeatures) and calibration.any():
         contract = replace(contract, seen=cast(PairFeatures, fit(~held_out & ~calibration)))
@@ -384,24 +411,10 @@ def prepare(
         used["modalities"] = list(table.sides)
     return Task(
         table, x, contract, cells, scores, codes, classes, order, held_out, calibration, groups, objective,
-        copy.deepcopy(objective), views, used, seed, fit, learn_metric, learn_map,
+        copy.deepcopy(objective), views, used, seed, fit, learn_metric, learn_map, rounds,
     )  # fmt: skip
 
 
-def _drawn(cells: np.ndarray, seed: int) -> np.ndarray:
-    """Draw the cells that a contract is fitted to, of those that may be: boolean (cells,)."""
-    chosen = np.zeros_like(cells)
-    chosen[np.random.default_rng([seed, 5]).permutation(np.flatnonzero(cells))[:CONTRACT_CELLS]] = True
-    return chosen
-
-
-def _views(augment: Augmentation, contract: Features | PairFeatures, views: int) -> Augmentation:
-    """Tell an augmentation how the rows are scaled; of two modalities, show one a view."""
-    if isinstance(contract, Features):
-        return augment.fit(contract.mean, contract.scale)
-    return augmentations.Modalities(augment, contract.widths, views)
-
-
-def _calibrate(answers: list[tuple[Evidence, np.ndarray]]) -> Calibration | None:
+def _calibrate(answers: Answers) -> Calibration | None:
     """Calibrate on answers about two cells or more."""
     return fit_calibration(answers) if sum(len(codes) for _, codes in answers) > 1 else None
