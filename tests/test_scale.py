@@ -1,0 +1,171 @@
+"""What a large table takes: rows as they are asked for, sums over stored values alone, and a part of the cells."""
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from kinds import cells
+
+import tripletomics as tt
+from tripletomics import features, pp, training
+from tripletomics.labels import reference
+from tripletomics.model import scoring
+from tripletomics.networks import MLP, Encoder, project
+from tripletomics.samplers import LEAST, MOST, some
+
+
+def few_values(n, genes=150, seed=0, share=0.05):
+    """Counts of which few are not 0."""
+    random = np.random.default_rng(seed)
+    return sp.csr_matrix((random.random((n, genes)) < share) * random.poisson(2.0, (n, genes)), dtype=np.float32)
+
+
+@pytest.mark.parametrize("present", [None, np.arange(150) % 3 > 0], ids=["all", "some"])
+def test_sparse_rows_are_placed_as_dense_ones(present):
+    x = few_values(5000)
+    contract = features.fit(x[:500], [f"g{i}" for i in range(150)], counts=True, seed=0)
+    torch.manual_seed(0)
+    encoder = Encoder(MLP((16, 8)), 150, 4)
+    source = contract.source(x, present)
+    assert source.sparse
+    found = project(encoder, source, torch.device("cpu"))
+    with torch.no_grad():
+        wanted = encoder(source.rows(slice(None)))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(project(encoder, source.subset(np.array([7, 3])), torch.device("cpu")), found[[7, 3]])
+
+
+def test_rows_are_treated_alike_however_many_are_asked_for():
+    x = few_values(300)
+    contract = features.fit(x, [f"g{i}" for i in range(150)], counts=True, seed=0)
+    whole = contract.standardise(contract.normalise(x).toarray())
+    rows = np.random.default_rng(0).permutation(300)[:40]
+    np.testing.assert_array_equal(contract.source(x).rows(rows).numpy(), whole[rows])
+    np.testing.assert_array_equal(contract.source(x.tocoo()).rows(rows).numpy(), whole[rows])
+
+
+def test_components_do_not_hang_on_the_size_of_a_block(monkeypatch):
+    x = few_values(300)
+    contract = features.fit(x, [f"g{i}" for i in range(150)], counts=True, seed=0)
+    whole = contract.project(x)
+    monkeypatch.setattr(features, "BLOCK", 70)
+    np.testing.assert_allclose(contract.project(x), whole, atol=1e-5)
+
+
+def test_all_columns_in_order_are_no_copy():
+    x = few_values(30)
+    assert features.take(x, np.arange(150)) is x
+    np.testing.assert_array_equal(features.take(x, np.arange(150)[::-1]).toarray(), x.toarray()[:, ::-1])
+
+
+def test_whole_numbers_are_told_block_by_block():
+    values = np.ones(2**20 + 5)
+    assert features.whole(values)
+    values[-1] = 0.5
+    assert not features.whole(values)
+    assert features.whole(values[:0])
+
+
+def test_cells_whose_neighbours_are_looked_for():
+    random = np.random.default_rng(0)
+    n = MOST + 8000
+    y = np.where(random.random(n) < 0.003, 1, 0)
+    y[:50], y[50:60] = 2, -1
+    rows = some(y, 0)
+    assert (np.diff(rows) > 0).all()
+    assert MOST <= len(rows) <= MOST + 2 * LEAST + 50
+    assert np.bincount(y[rows][y[rows] >= 0]).tolist()[2] == 50
+    assert (y[rows] == 1).sum() >= min(LEAST, (y == 1).sum())
+    np.testing.assert_array_equal(some(y, 0), rows)
+    assert not np.array_equal(some(y, 1), rows)
+    assert len(some(np.full(n, -1), 0)) == MOST
+    np.testing.assert_array_equal(some(y[:MOST], 0), np.arange(MOST))
+
+
+def test_cells_that_a_contract_is_fitted_to(monkeypatch):
+    train = np.arange(1000) % 3 > 0
+    np.testing.assert_array_equal(pp.fitting(train, 0), train)
+    monkeypatch.setattr(pp.splits, "FITTING_CELLS", 200)
+    drawn = pp.fitting(train, 0)
+    assert drawn.sum() == 200
+    assert not drawn[~train].any()
+
+
+def test_a_reference_of_a_part_of_the_cells_is_about_that_of_all(monkeypatch):
+    random = np.random.default_rng(0)
+    codes = random.choice(4, 6000, p=[0.7, 0.2, 0.09, 0.01])
+    codes[:100] = -1
+    z = random.normal(size=(6000, 5)) + 3 * codes[:, None]
+    scores = random.normal(size=(6000, 6)) * np.arange(1, 7) + codes[:, None]
+    whole = reference.fit(z, z[:, :2], scores, codes, 4, 0)
+    monkeypatch.setattr(reference, "FITTED", 3000)
+    part = reference.fit(z, z[:, :2], scores, codes, 4, 0)
+    np.testing.assert_array_equal(part.sizes, whole.sizes)
+    np.testing.assert_array_equal(part.prior, whole.prior)
+    np.testing.assert_allclose(part.prototypes, whole.prototypes, atol=0.15)
+    np.testing.assert_allclose(part.whiten, whole.whiten, atol=0.1)
+    small = codes == 3  # there is no other choice than all of them
+    assert (part.codes == 3).sum() == small.sum()
+    np.testing.assert_allclose(part.prototypes[3], z[small].mean(axis=0))
+
+
+def test_scores_of_a_part_of_the_cells_are_about_those_of_all(monkeypatch):
+    random = np.random.default_rng(0)
+    y = random.integers(4, size=3000)
+    places = {"map": random.normal(size=(3000, 2)) + 1.2 * y[:, None]}
+    held_out = np.arange(3000) % 2 == 0
+    whole, p = scoring.score(places, y, held_out, 0)
+    monkeypatch.setattr(scoring, "SCORED", 700)
+    monkeypatch.setattr(scoring, "REFERENCES", 800)
+    part, q = scoring.score(places, y, held_out, 0)
+    for group in ("train", "held-out"):
+        assert part[group]["map"] == pytest.approx(whole[group]["map"], abs=0.05)
+        assert part[group]["map"] != whole[group]["map"]
+    assert p == q
+    np.testing.assert_equal(scoring.score(places, y, held_out, 0)[0], part)
+
+
+def test_the_next_batch_is_prepared_in_another_thread_in_order():
+    threads = []
+
+    def items():
+        for i in itertools.count():
+            threads.append(threading.get_ident())
+            yield i
+
+    ahead = training.ahead(items())
+    assert list(itertools.islice(ahead, 5)) == [0, 1, 2, 3, 4]
+    ahead.close()
+    assert set(threads) != {threading.get_ident()}
+    assert len(threads) <= 6
+
+
+def test_an_error_of_a_batch_is_raised_where_it_is_used():
+    def items():
+        yield 1
+        raise KeyError("row")
+
+    ahead = training.ahead(items())
+    assert next(ahead) == 1
+    with pytest.raises(KeyError, match="row"):
+        next(ahead)
+
+
+def test_a_fit_of_parts_holds_on_cells_it_never_saw(monkeypatch):
+    adata = cells(1500, 0)
+    for module, name, most in ((pp.splits, "FITTING_CELLS", 300), (reference, "FITTED", 400),
+                               (scoring, "SCORED", 100), (scoring, "REFERENCES", 300)):  # fmt: skip
+        monkeypatch.setattr(module, name, most)
+    monkeypatch.setattr("tripletomics.samplers.MOST", 500)
+    monkeypatch.setattr("tripletomics.samplers.LEAST", 30)
+    model = tt.fit(adata, "kind", progress=False, steps=80)
+    assert model.scores["held-out"]["map"] > 0.8
+    assert model.scores["null"]["map"] < 0.35
+    one, two = (cells(300, 5) for _ in range(2))
+    tt.predict(one, model)
+    assert (one.obs["tt_label"].astype(str) == one.obs["kind"].astype(str)).mean() > 0.8
+    tt.transform(two, model)
+    np.testing.assert_array_equal(one.obsm["X_tt"], two.obsm["X_tt"])
