@@ -383,12 +383,12 @@ def test_two_opposite_directions_are_no_division_by_zero():
 
 def test_build_makes_the_encoder_of_a_table_or_of_two():
     x = measurements()
-    pair = networks.build(MLP(), x, 7)
+    pair = networks.build(MLP(), Memory(x), 7)
     assert isinstance(pair, PairEncoder)
     assert pair.widths == (COUNTS, LEVELS)
     assert pair(torch.from_numpy(x.toarray())).shape == (90, 7)
     assert len(pair.encoders) == 2
-    one = networks.build(MLP(), x.sides[0], 7)
+    one = networks.build(MLP(), Memory(x.sides[0]), 7)
     assert isinstance(one, Encoder)
     assert one(torch.from_numpy(x.sides[0])).shape == (90, 7)
 

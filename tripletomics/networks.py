@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tripletomics import parts
 from tripletomics.geometry import normalise
 from tripletomics.modalities import Pair
-from tripletomics.sources import Matrix, Memory
+from tripletomics.sources import Memory
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -81,9 +81,8 @@ class Encoder(nn.Module):
         """
         first = cast(nn.Linear, self.trunk[0])
         weight = first.weight * known / scale
-        starts, columns, values = (torch.from_numpy(part) for part in (x.indptr, x.indices, x.data))
-        rows = torch.sparse_csr_tensor(starts, columns, values, x.shape, check_invariants=False)
-        return self.metric_head(self.trunk[1:](rows @ weight.T + (first.bias - weight @ mean)))
+        hidden = torch.from_numpy(x @ weight.T.numpy()) + (first.bias - weight @ mean)
+        return self.metric_head(self.trunk[1:](hidden))
 
 
 class PairEncoder(nn.Module):
@@ -109,9 +108,11 @@ class PairEncoder(nn.Module):
         return normalise(z) * math.sqrt(self.metric_dim)
 
 
-def build(mlp: MLP, x: Matrix, metric_dim: int) -> Encoder | PairEncoder:
+def build(mlp: MLP, source: Memory, metric_dim: int) -> Encoder | PairEncoder:
     """Make the encoder of a table, or of a pair of them."""
-    return PairEncoder(mlp, x.widths, metric_dim) if isinstance(x, Pair) else Encoder(mlp, x.shape[1], metric_dim)
+    if isinstance(source.x, Pair):
+        return PairEncoder(mlp, source.x.widths, metric_dim)
+    return Encoder(mlp, source.width, metric_dim)
 
 
 class MapHead(nn.Module):

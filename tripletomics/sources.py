@@ -65,6 +65,11 @@ class Memory:
         """Whether few enough values are stored for sums over these alone to be quicker than a dense product."""
         return sp.issparse(self.x) and self.x.nnz < SPARSE * self.x.shape[0] * self.x.shape[1]
 
+    @property
+    def width(self) -> int:
+        """Columns of a dense row."""
+        return int(self.x.shape[1] if self.contract is None else len(self.contract.mean))
+
     def subset(self, i: np.ndarray) -> Memory:
         """Return a source of the rows `i` of this one."""
         return Memory(self.x, self.contract, self.present, self.among[i])

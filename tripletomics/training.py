@@ -36,7 +36,7 @@ TRIED_BATCHES = 20  # batches in which a loss must have something to compare
 CHECKS = 6  # times a stage that the held-out cells are scored, for the history alone
 CHECK_CELLS = 1000
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
-MAP_MOST = 800  # steps of the map head: those of 4,000 cells
+MAP_MOST = 800  # steps of the map head from 4,000 cells on
 MAP_LR = 20.0
 MAP_CELLS = 1024
 
@@ -189,7 +189,7 @@ def learn_metric(
     source, y_train = cells.subset(rows), codes[rows]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = networks.build(mlp, source.x, metric_dim).to(fabric.device)
+        encoder = networks.build(mlp, source, metric_dim).to(fabric.device)
         loss.build(metric_dim, int(y_train.max()) + 1)
     donors = None if groups is None else groups[rows]
     lone = ~source.x.both[source.among] if isinstance(source.x, Pair) else None
@@ -229,7 +229,7 @@ def learn_map(
     scores
         Principal components (cells, components) of all cells.
     steps
-        Of the encoder, for each of which the map head takes four.
+        Of the encoder, for each of which the map head takes four; but 800, or as many as these, are enough.
     """
     z, known = project(encoder, cells, fabric.device), torch.from_numpy(scores).to(fabric.device)
     with torch.random.fork_rng(devices=[]):
@@ -241,7 +241,7 @@ def learn_map(
     head.fit_inputs(known[train_on], z[train_on], structure, radius)
     inputs = Memory(head.inputs(known, z).cpu().numpy())
     neighbours = structure_term.fit(scores[rows], y[rows], structure, seed)
-    steps = min(MAP_STEPS * steps, MAP_MOST)
+    steps = min(MAP_STEPS * steps, max(MAP_MOST, steps))
     watch = Watch("map", steps, report, head, inputs, y, rows, held_out_rows, fabric)
     curves = train(
         fabric, head, neighbours, inputs.subset(rows),
