@@ -82,7 +82,8 @@ def train(
             *loss.train().to(fabric.device).groups(lr),
         ],
         lr=lr,
-        fused=fabric.device.type in ("cpu", "cuda"),
+        # a fused step undoes the scaling of 16-mixed by itself, after which gradients cannot be clipped
+        fused=fabric.device.type in ("cpu", "cuda") and getattr(fabric.strategy.precision, "scaler", None) is None,
     )
     twin = copy.deepcopy(network) if loss.momentum else None
     network, optimizer = fabric.setup(network.train(), optimizer)
