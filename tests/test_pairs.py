@@ -556,18 +556,18 @@ BAD = {
     "one table": (
         lambda rna, protein: ((rna,), {}),
         ValueError,
-        "Two modalities are needed, and there is a number of 1:",
+        "Two modalities are needed; you gave 1:",
     ),
     "one by name": (
         lambda rna, protein: ({"rna": rna}, {}),
         ValueError,
-        "Two modalities are needed, and there is a number of 1 (rna):",
+        "Two modalities are needed; you gave 1 (rna):",
     ),
-    "none": (lambda rna, protein: ((), {}), ValueError, "Two modalities are needed, and there is a number of 0:"),
+    "none": (lambda rna, protein: ((), {}), ValueError, "Two modalities are needed; you gave 0:"),
     "three tables": (
         lambda rna, protein: ((rna, protein, rna), {}),
         ValueError,
-        "Two modalities are needed, and there is a number of 3: name two, as in {'rna': mdata['rna'], 'protein': mdata",
+        "Two modalities are needed; you gave 3: name two, as in {'rna': mdata['rna'], 'protein': mdata",
     ),
     "an empty table": (
         lambda rna, protein: ((rna, protein[:0].copy()), {}),
@@ -641,9 +641,7 @@ def test_what_cannot_be_used_is_refused(case, idle):
 def test_a_mudata_of_three_is_refused(idle):
     rna, protein = pair(60)
     three = mudata_of(rna=rna, protein=protein, other=protein)
-    with pytest.raises(
-        ValueError, match=r"^Two modalities are needed, and there is a number of 3 \(rna, protein, other\): name two"
-    ):
+    with pytest.raises(ValueError, match=r"^Two modalities are needed; you gave 3 \(rna, protein, other\): name two"):
         tt.fit(three, progress=False)
     assert all(not len(table.uns) for table in (three, *three.mod.values()))
 
@@ -679,11 +677,11 @@ BAD_QUERIES = {
         "The features of the table (first: Q0, Q1, Q2) do not say which of rna and protein it is. The model's begin "
         "with rna: Gene0, Gene1, Gene2; protein: P1, P2, P3. Name it: {'rna': adata}.",
     ),
-    "no table": (lambda rna, protein: (), ValueError, "Two modalities are needed, and there is a number of 0"),
+    "no table": (lambda rna, protein: (), ValueError, "Two modalities are needed; you gave 0"),
     "three tables": (
         lambda rna, protein: (rna, protein, rna),
         ValueError,
-        "Two modalities are needed, and there is a number of 3",
+        "Two modalities are needed; you gave 3",
     ),
     "an array": (lambda rna, protein: protein.X, TypeError, "adata is ndarray, not AnnData"),
     "an array of two": (lambda rna, protein: (rna, protein.X), TypeError, "Modality 'protein': adata is ndarray"),

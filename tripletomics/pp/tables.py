@@ -89,7 +89,7 @@ def named_sides(adata: Any, names: Sequence[str] = NAMES, least: int = 2) -> tup
     if not least <= n <= 2:
         held = f" ({', '.join(map(str, sides))})" if n and not isinstance(adata, (tuple, list)) else ""
         raise ValueError(
-            f"Two modalities are needed, and there is a number of {n}{held}: name two, as in {{'rna': mdata['rna'], "
+            f"Two modalities are needed; you gave {n}{held}: name two, as in {{'rna': mdata['rna'], "
             "'protein': mdata['prot']}, or pass one table."
         )
     for name, side in sides.items():

@@ -256,7 +256,7 @@ def transform(
 
     Returns
     -------
-    None. Written to `adata`:
+    None. Written to `adata`, to each table that was given, and to a MuData:
 
     ``obsm["X_tt"]``
         The map, float32 (cells, dim).
