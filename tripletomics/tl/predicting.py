@@ -52,8 +52,8 @@ def predict(
 
     Returns
     -------
-    None. Written to `adata`, to each table that was given, and to a MuData (with another `key_added`, its name stands in
-    place of "tt" in `obs` and `uns`; what ``tt_mapping`` counts of a MuData is the sum of its two tables):
+    None. Written to `adata`, to each table that was given, and to a MuData (with another `key_added`, its name stands
+    in place of "tt" in `obs` and `uns`; what ``tt_mapping`` counts of a MuData is the sum of its two tables):
 
     ``obs["tt_label"]``
         The type, or "unassigned", categorical.
