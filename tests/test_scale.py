@@ -1,8 +1,5 @@
 """What a large table takes: rows as they are asked for, sums over stored values alone, and a part of the cells."""
 
-import itertools
-import threading
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -10,7 +7,7 @@ import torch
 from kinds import cells
 
 import tripletomics as tt
-from tripletomics import features, pp, training
+from tripletomics import features, pp
 from tripletomics.labels import reference
 from tripletomics.model import scoring
 from tripletomics.networks import MLP, Encoder, project
@@ -126,32 +123,6 @@ def test_scores_of_a_part_of_the_cells_are_about_those_of_all(monkeypatch):
         assert part[group]["map"] != whole[group]["map"]
     assert p == q
     np.testing.assert_equal(scoring.score(places, y, held_out, 0)[0], part)
-
-
-def test_the_next_batch_is_prepared_in_another_thread_in_order():
-    threads = []
-
-    def items():
-        for i in itertools.count():
-            threads.append(threading.get_ident())
-            yield i
-
-    ahead = training.ahead(items())
-    assert list(itertools.islice(ahead, 5)) == [0, 1, 2, 3, 4]
-    ahead.close()
-    assert set(threads) != {threading.get_ident()}
-    assert len(threads) <= 6
-
-
-def test_an_error_of_a_batch_is_raised_where_it_is_used():
-    def items():
-        yield 1
-        raise KeyError("row")
-
-    ahead = training.ahead(items())
-    assert next(ahead) == 1
-    with pytest.raises(KeyError, match="row"):
-        next(ahead)
 
 
 def test_a_fit_of_parts_holds_on_cells_it_never_saw(monkeypatch):

@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar, cast
+from collections.abc import Callable, Iterable
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -30,7 +29,6 @@ from tripletomics.sources import Memory
 
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, latest held-out score
 History = dict[str, dict[str, np.ndarray]]  # stage -> step, loss, held_out_f1
-Item = TypeVar("Item")
 BATCH_SIZE = 512
 TRIED_BATCHES = 20  # batches in which a loss must have something to compare
 CHECKS = 6  # times a stage that the held-out cells are scored, for the history alone
@@ -89,8 +87,7 @@ def train(
     network, optimizer = fabric.setup(network.train(), optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
     generator = torch.Generator(fabric.device).manual_seed(seed)
-    # a loss that surveys the cells chooses the next batch by what it found
-    batches = drawn(source, sampler) if loss.epochs else ahead(drawn(source, sampler))
+    batches = iter(sampler)
     values, traces = [], []
     seen, due = 0, 0
     for step in range(steps):
@@ -98,8 +95,9 @@ def train(
         if loss.epochs and seen >= due:
             loss.survey(project(network, source, fabric.device), fabric.to_device(targets))
             due += loss.epochs * len(source)
-        rows, shown = next(batches)
+        rows = next(batches)
         seen += len(rows[0])
+        shown = torch.cat([source.rows(view) for view in rows])
         cells = torch.from_numpy(np.stack(rows))
         y = fabric.to_device(targets[cells])
         x = augment(fabric.to_device(shown), generator, y.flatten())
@@ -124,22 +122,6 @@ def train(
         first = int(np.flatnonzero(~np.isfinite(losses))[0])
         raise FloatingPointError(f"The loss became {losses[first]} at step {first + 1} of {steps}: lower lr={lr:g}.")
     return {"loss": losses} | {name: torch.stack([trace[name] for trace in traces]).cpu().numpy() for name in traces[0]}
-
-
-def drawn(source: Memory, sampler: Iterable[tuple[np.ndarray, ...]]) -> Iterator[tuple[tuple[np.ndarray, ...], Tensor]]:
-    """Yield the row numbers of each batch and its rows, the views one below the other."""
-    for rows in sampler:
-        yield rows, torch.cat([source.rows(view) for view in rows])
-
-
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Prepare each item in another thread while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items)
-        while True:
-            item = coming.result()
-            coming = pool.submit(next, items)
-            yield item
 
 
 def warm_up_then_decay(step: int, steps: int) -> float:
