@@ -19,6 +19,7 @@ from tripletomics.labels import reference
 from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.labels.calibration import guess
 from tripletomics.labels.reference import Evidence
+from tripletomics.model.model import BLOCK
 from tripletomics.networks import Encoder, PairEncoder, project
 from tripletomics.sources import Memory
 from tripletomics.training import History, Report
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from tripletomics.tl.tasks import Task
 
 SURE = 0.9  # probability from which a cell takes the type that the encoder sees in it
-BLOCK = 20_000  # cells whose evidence is held at once
 Answers = list[tuple[Evidence, np.ndarray]]  # evidence about cells that an encoder did not see, and their codes
 
 
