@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py [3000 30000 100000 300000 1000000]
 
-Each method runs in a process of its own on the same file, and is warmed up on 9,000 cells (smaller tables take another
+Each method runs in a process of its own on the same file, and is warmed up on 10,000 cells (smaller tables take another
 path) before its clock starts: UMAP and its neighbours are compiled then. 10 % of each type are held out, and nothing is
 fitted on them.
 
@@ -37,7 +37,7 @@ import tripletomics as tt
 from tripletomics import metrics
 
 SIZES = (3_000, 30_000, 100_000, 300_000, 1_000_000)
-WARM, ASKED, REFERENCES = 9_000, 5_000, 100_000
+WARM, ASKED, REFERENCES = 10_000, 5_000, 100_000
 
 
 def held_out(n: int) -> np.ndarray:

@@ -79,6 +79,22 @@ def test_components_are_those_of_scanpys_usual_steps(counts):
     np.testing.assert_allclose(found.var(axis=0), expected.var(axis=0), rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
+def test_components_of_a_tall_table_are_those_of_a_full_decomposition(kind):
+    random = np.random.default_rng(0)
+    rate = np.exp(random.normal(size=(6, 110)))[random.integers(6, size=3000)] * random.gamma(2, 0.3, (3000, 1))
+    x = random.poisson(rate).astype(np.float32)
+    contract = features.fit(kind(x), [f"g{i}" for i in range(110)], counts=False, seed=0)
+    spread = np.maximum(x.std(axis=0, dtype=float), 1e-9)
+    scaled = np.minimum((x - x.mean(axis=0, dtype=float)) / spread, 10)
+    expected = PCA(50, svd_solver="full").fit(scaled)
+    assert len(x) >= features.TALL * x.shape[1]
+    np.testing.assert_allclose(contract.variance, expected.explained_variance_ * (1 - 1 / len(x)), rtol=1e-4)
+    ours, theirs = contract.project(kind(x))[:, :4], expected.transform(scaled)[:, :4]
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=2e-3)
+    assert ((ours**3).sum(axis=0) >= 0).all()
+
+
 def test_components_of_some_cells_are_no_mirror_image(counts):
     names = counts.var_names.tolist()
     all_cells, most = (

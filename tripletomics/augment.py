@@ -100,7 +100,7 @@ class Mask(Augmentation):
         # 16 random bits decide about a gene: three times as fast as a float each
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
         bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: x.numel()].view(x.shape)
-        return x * (bits >= round(p * 2**16) - 2**15)
+        return bits.float().ge_(round(p * 2**16) - 2**15).mul_(x)  # a product with booleans takes four times as long
 
 
 @parts.register("thin", _AUGMENTATIONS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.linalg import eigh
 from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
@@ -21,6 +22,8 @@ DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
 LOGGED = 30  # log1p of 1e13: no logged value is above
 CUT = 10  # standard deviations above the mean at which a value is cut
 BLOCK = 8192  # cells that are projected at once
+SUMMED = 2048  # cells whose products are added up in float32
+TALL = 4  # cells a gene from which on components are those of the genes' covariance
 QUIET = 1e-3  # least noise of a gene of unit variance: a panel's components leave none, and nothing could be solved
 
 
@@ -124,7 +127,8 @@ class Features:
 
     def standardise(self, rows: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
         """Scale dense normalised rows."""
-        scaled = (rows - self.mean) / self.scale
+        scaled = rows - self.mean
+        scaled /= self.scale
         if present is not None:
             scaled[:, ~present[: self.n_seen]] = 0
         return scaled
@@ -291,8 +295,8 @@ def _shares(x: Matrix, counts: bool) -> np.ndarray:
 
 def _principal(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     """Fit principal components of the dispersed genes with unit variance, for rows of all genes."""
-    mean, variance = mean_and_variance(x)
-    cap = (mean + CUT * np.sqrt(variance)).astype(np.float32)
+    center, variance = mean_and_variance(x)
+    cap = (center + CUT * np.sqrt(variance)).astype(np.float32)
     columns = np.flatnonzero(dispersed)
     units = np.where(variance > 0, np.sqrt(variance), 1)
     unit = units[columns]
@@ -300,29 +304,48 @@ def _principal(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     x = cut(x, cap)[:, columns]
     x = x.multiply(1 / unit).tocsr() if sp.issparse(x) else x / unit
     total = mean_and_variance(x)[1].sum()
-    if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS:
-        x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
+    if x.shape[1] >= PANEL and x.shape[0] >= TALL * x.shape[1]:
+        components, mean, strength = _by_covariance(x)
+        scores = x @ components.T - components @ mean
     else:
-        solver, most = "arpack", min(x.shape) - 1
-    pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed)
+        if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS:
+            x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
+        else:
+            solver, most = "arpack", min(x.shape) - 1
+        pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed)
+        scores = pca.fit_transform(x)
+        components, mean, strength = pca.components_, pca.mean_, pca.singular_values_**2 / x.shape[0]
     # an axis has no direction of its own: its long tail points up, so that a map of other cells is no mirror image
-    tail = (pca.fit_transform(x) ** 3).sum(axis=0)
-    components = pca.components_ * np.where(tail < 0, -1, 1)[:, None]
+    components = components * np.where((scores**3).sum(axis=0) < 0, -1, 1)[:, None]
     axes = np.zeros((len(components), len(dispersed)), dtype=np.float32)
     axes[:, columns] = components / unit
     center = np.zeros(len(dispersed), dtype=np.float32)
-    center[columns] = pca.mean_ * unit
-    strength = pca.singular_values_**2 / x.shape[0]
+    center[columns] = mean * unit
     rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
     return {
         "cap": cap,
         "axes": axes,
-        "offset": (components @ pca.mean_).astype(np.float32),
+        "offset": (components @ mean).astype(np.float32),
         "center": center,
         "unit": units.astype(np.float32),
         "variance": strength.astype(np.float32),
         "noise": max(float(rest), QUIET),
     }
+
+
+def _by_covariance(x: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return principal components (components, columns), means and variances along the components of a tall matrix.
+
+    The columns have unit variance. Two to three times as fast as a solver that sweeps over all rows once an iteration.
+    """
+    n, width = x.shape
+    mean, covariance = np.asarray(x.mean(axis=0), dtype=np.float64).ravel(), np.zeros((width, width))
+    for i in range(0, n, SUMMED):
+        rows = x[i : i + SUMMED]
+        rows = ((rows.toarray() if sp.issparse(rows) else rows) - mean).astype(np.float32)
+        covariance += rows.T @ rows
+    variance, axes = eigh(covariance / n, subset_by_index=(width - N_COMPONENTS, width - 1))
+    return axes.T[::-1], mean, np.maximum(variance[::-1], 0)
 
 
 def mean_and_variance(x: Matrix) -> tuple[np.ndarray, np.ndarray]:

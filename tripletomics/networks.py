@@ -180,8 +180,9 @@ class MapHead(nn.Module):
         The principal components move by less than half the way to a neighbour: more would hide it.
         """
         noise = torch.randn(inputs.shape, generator=generator, device=inputs.device)
-        n = self.n_components
-        return inputs + torch.cat([self.blur * noise[:, :n], 0.5 * self.z_weight * noise[:, n:]], dim=1)
+        width = (0.5 * self.z_weight).repeat(inputs.shape[1])
+        width[: self.n_components] = self.blur
+        return torch.addcmul(inputs, noise, width)
 
     @torch.no_grad()
     def orient(self, m: Tensor, scores: Tensor) -> None:

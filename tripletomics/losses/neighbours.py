@@ -67,7 +67,7 @@ class Neighbours(Loss):
         self.place: Tensor
         self.register_buffer("graph", torch.from_numpy(graph))
         self.register_buffer("weights", torch.from_numpy(weights).float())
-        self.register_buffer("place", torch.full((len(graph),), -1))
+        self.register_buffer("place", torch.full((len(graph) + 1,), -1))  # the last one is for -1, no cell
         self.importance: Tensor
         self.codes: Tensor
         self.ranks: Tensor
@@ -86,8 +86,7 @@ class Neighbours(Loss):
 
     def _attraction(self, a: Tensor, rows: Tensor) -> Tensor:
         self.place[rows] = torch.arange(len(rows), device=a.device)
-        near = self.graph[rows]
-        ends = torch.where(near >= 0, self.place[near.clamp(min=0)], -1)
+        ends = self.place[self.graph[rows]]
         self.place[rows] = -1
         start, column = (ends >= 0).nonzero(as_tuple=True)  # few edges have both ends in a batch of a large table
         weights, pairs = self.weights[column], torch.stack([start, ends[start, column]])
@@ -103,19 +102,20 @@ class _Repulsion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor) -> Tensor:
         centred = a - a.mean(dim=0)
-        norms = centred.square().sum(dim=1)
-        similarity = torch.addmm(norms[:, None] + (norms + 1), centred, centred.T, alpha=-2).clamp_(min=1)
-        similarity.reciprocal_().fill_diagonal_(0)
+        norms = centred.square().sum(dim=1, keepdim=True)
+        one = torch.ones_like(norms)
+        # 1 + the squared distances, as one product
+        similarity = torch.cat([centred, norms, one], dim=1) @ torch.cat([-2 * centred, one, norms + 1], dim=1).T
+        similarity.clamp_(min=1).reciprocal_().fill_diagonal_(0)
         total = similarity.sum(dim=1).clamp(min=torch.finfo(a.dtype).tiny)
-        ctx.save_for_backward(centred, similarity, total)
+        ctx.save_for_backward(centred, similarity.square_(), total)
         return total.log().mean()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        a, similarity, total = ctx.saved_tensors
+        a, squares, total = ctx.saved_tensors
         share = (1 / total)[:, None]
         # a cell is pushed by its own sum and by those of all others
-        squares = similarity.square()
         sums = squares @ torch.cat([torch.ones_like(share), share, a, a * share], dim=1)
         dim = a.shape[1]
         pushed = a * (share * sums[:, :1] + sums[:, 1:2]) - share * sums[:, 2 : 2 + dim] - sums[:, 2 + dim :]
