@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,3 +85,17 @@ class Memory:
         rows = self.normalised(i)
         dense = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float32)
         return torch.from_numpy(dense if self.contract is None else self.contract.standardise(dense, self.present))
+
+
+class Projection:
+    """Principal components of a matrix, of the rows that are asked for."""
+
+    def __init__(self, project: Callable[[Matrix], np.ndarray], x: Matrix) -> None:
+        self.project, self.x = project, x
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Return those of some rows (rows, components)."""
+        return self.project(self.x[rows])
+
+
+Scores = np.ndarray | Projection

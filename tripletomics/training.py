@@ -214,12 +214,16 @@ def learn_map(
     steps
         Of the encoder, for each of which the map head takes four; but 800, or as many as these, are enough.
     """
+    rows = rows[some(y[rows] if structure < 1 else np.full(len(rows), -1), seed)]
+    watched = np.random.default_rng(seed).permutation(held_out_rows[y[held_out_rows] >= 0])[:CHECK_CELLS]
+    used = np.concatenate([rows, watched])
+    cells, y, scores = cells.subset(used), y[used], scores[used]
+    rows, held_out_rows = np.arange(len(rows)), np.arange(len(rows), len(used))
     z, known = project(encoder, cells, fabric.device), torch.from_numpy(scores).to(fabric.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = MapHead(scores.shape[1], z.shape[1], dim).to(fabric.device)
-    rows = rows[some(y[rows] if structure < 1 else np.full(len(rows), -1), seed)]
-    train_on = torch.from_numpy(rows).to(fabric.device)
+    train_on = slice(len(rows))
     radius = structure_term.radius(scores[rows], seed)
     head.fit_inputs(known[train_on], z[train_on], structure, radius)
     inputs = Memory(head.inputs(known, z).cpu().numpy())

@@ -14,6 +14,7 @@ from sklearn.covariance import ledoit_wolf
 
 from tripletomics.metrics.blocks import neighbours
 from tripletomics.samplers import shares
+from tripletomics.sources import Scores
 
 LANDMARKS = 20_000  # cells kept to vote
 FITTED = 100_000  # cells that means and covariance are those of
@@ -158,7 +159,7 @@ class Reference:
         )
 
 
-def fit(z: np.ndarray, m: np.ndarray, scores: np.ndarray, codes: np.ndarray, n_classes: int, seed: int) -> Reference:
+def fit(z: np.ndarray, m: np.ndarray, scores: Scores, codes: np.ndarray, n_classes: int, seed: int) -> Reference:
     """Make a reference of training cells.
 
     Parameters
@@ -174,9 +175,9 @@ def fit(z: np.ndarray, m: np.ndarray, scores: np.ndarray, codes: np.ndarray, n_c
     """
     sizes, types = np.bincount(codes[codes >= 0], minlength=n_classes), np.arange(n_classes)
     some = _draw(codes, sizes, seed, FITTED)
-    z, m, scores, codes = z[some], m[some], scores[some].astype(np.float64), codes[some]
-    means = _means(scores, codes, types)
-    covariance, _ = ledoit_wolf(scores - means[codes], assume_centered=True)
+    z, m, near, codes = z[some], m[some], scores[some].astype(np.float64), codes[some]
+    means = _means(near, codes, types)
+    covariance, _ = ledoit_wolf(near - means[codes], assume_centered=True)
     covariance += 1e-6 * max(np.trace(covariance) / len(covariance), 1e-12) * np.eye(len(covariance))
     whiten = np.linalg.cholesky(np.linalg.inv(covariance))
     landmarks = _draw(codes, np.bincount(codes, minlength=n_classes), seed, LANDMARKS)

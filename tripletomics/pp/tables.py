@@ -54,7 +54,7 @@ class Table:
     obs: AnnData
     x: Matrix
     sides: dict[str, AnnData]
-    rows: list[np.ndarray]
+    rows: Sequence[np.ndarray | slice]
     whole: Any = None
 
     def matrices(self) -> list[tuple[AnnData, Matrix, np.ndarray]]:
@@ -63,9 +63,9 @@ class Table:
             return [(self.obs, self.x, np.ones(self.obs.n_obs, dtype=bool))]
         return list(zip(self.sides.values(), self.x.sides, self.x.measured.T, strict=True))
 
-    def targets(self) -> list[tuple[Any, np.ndarray]]:
+    def targets(self) -> list[tuple[Any, np.ndarray | slice]]:
         """List what results are written to, with the cells of each among all."""
-        found: list[tuple[Any, np.ndarray]] = list(zip(self.sides.values(), self.rows, strict=True))
+        found: list[tuple[Any, np.ndarray | slice]] = list(zip(self.sides.values(), self.rows, strict=True))
         if self.whole is not None:
             found.append((self.whole, self.obs.obs_names.get_indexer(self.whole.obs_names)))
         return found
@@ -133,7 +133,7 @@ def open_table(
     """
     if not is_pair(adata):
         x = matrix(adata, layer)
-        return Table(adata, x, {"": adata}, [np.arange(x.shape[0])])
+        return Table(adata, x, {"": adata}, [slice(None)])
     sides, whole = named_sides(adata)
     a, b = sides
     if layer is not None and not any(layer in side.layers for side in sides.values()):

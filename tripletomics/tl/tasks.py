@@ -23,7 +23,7 @@ from tripletomics.losses import Loss
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model import place
 from tripletomics.networks import Encoder, Networks, PairEncoder
-from tripletomics.sources import Matrix, Memory
+from tripletomics.sources import Matrix, Memory, Projection, Scores
 from tripletomics.tl.fitting import default_loss
 from tripletomics.tl.self_training import Answers, Lesson, Round, placed, train_rounds
 from tripletomics.training import History, Report, silent
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 COLLAPSED = 0.2  # spread of the directions of z below which distances say little
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
-CALIBRATION_CELLS = 5000  # the most of a part
+ASKED = 5000  # cells that predictions are calibrated on or compared with labels, the most of a part
 MATCH_CELLS, MATCHES = 2500, (1, 10, 50)  # held-out cells that are looked for among each other, and in how many
 FOLDS = 4  # of whole batches at most, or of few labelled cells; an encoder of the others calibrates on each
 
@@ -181,11 +181,11 @@ class Task:
         if self.groups is None and self.calibration.any():
             trained = ~self.held_out & ~self.calibration
             contract = (isinstance(self.features, PairFeatures) and self.features.seen) or self._fit(trained)
-            scores = contract.project(self.x)
+            scores = Projection(contract.project, self.x)
             folds = {"": [self._ask(z, scores, trained, self.calibration & self._whole)]}
             for name, side in alone.items():
                 asked = self.calibration & side.measured
-                folds[name] = [self._ask(z, scores, trained, asked, side.z, contract.project(side.x))]
+                folds[name] = [self._ask(z, scores, trained, asked, side.z, Projection(contract.project, side.x))]
         else:
             answers = [self._ask_without(part, report)[-1] for part in self._parts()]
             folds = {name: [answer[name] for answer in answers] for name in shown}
@@ -195,7 +195,7 @@ class Task:
         """Ask the encoders of two rounds about labelled training cells, as `calibrate` does with one table."""
         if self.groups is None and self.calibration.any():
             trained = ~self.held_out & ~self.calibration
-            scores = self._fit(trained).project(self.x)
+            scores = Projection(self._fit(trained).project, self.x)
             return [[self._ask(placed(one.encoder, self.cells), scores, trained, self.calibration)] for one in rounds]
         parts = [self._ask_without(part, report) for part in self._parts()]
         return [[part[number][""] for part in parts] for number in (0, -1)]
@@ -207,21 +207,18 @@ class Task:
 
         They lie at `z`, of two modalities those with both; or by one modality alone.
         """
-        scores, among = self.scores, self._whole
-        if alone is not None:
-            z, scores, among = alone.z, self.features.project(alone.x), alone.measured
-        held = among & self.held_out & (self.codes >= 0) & (self.codes < len(self.classes))
-        if known is None or found is None or not held.any():
+        x, z, among = (self.x, z, self._whole) if alone is None else (alone.x, alone.z, alone.measured)
+        held = self._some(among & self.held_out & (self.codes >= 0) & (self.codes < len(self.classes)))
+        if known is None or found is None or not len(held):
             return {}
-        return check(predict(known.evidence(z[held], scores[held]), found), self.codes[held])
+        return check(predict(known.evidence(z[held], self.features.project(x[held])), found), self.codes[held])
 
     def match(self, alone: Mapping[str, Alone]) -> dict[str, float]:
         """Look for each held-out cell by one modality among those by the other; empty where that makes no sense."""
         sides = list(alone.values())
         if not sides:
             return {}
-        both = np.flatnonzero(self.held_out & sides[0].measured & sides[1].measured)
-        both = np.random.default_rng(self.seed).permutation(both)[:MATCH_CELLS]
+        both = self._some(self.held_out & sides[0].measured & sides[1].measured)[:MATCH_CELLS]
         if len(both) < 2:
             return {}
         a, b, cells = sides[0].z[both], sides[1].z[both], np.arange(len(both))
@@ -237,14 +234,17 @@ class Task:
         return self.x.both if isinstance(self.x, Pair) else np.ones_like(self.held_out)
 
     def _ask(
-        self, z: np.ndarray, scores: np.ndarray, trained: np.ndarray, asked: np.ndarray,
-        asked_z: np.ndarray | None = None, asked_scores: np.ndarray | None = None,
+        self, z: np.ndarray, scores: Scores, trained: np.ndarray, asked: np.ndarray,
+        asked_z: np.ndarray | None = None, asked_scores: Scores | None = None,
     ) -> tuple[Evidence, np.ndarray]:  # fmt: skip
         """Compare cells, as they lie or at other places, with a reference of others, if these have their type."""
-        rows = np.flatnonzero(asked & np.isin(self.codes, self.codes[trained & (self.codes >= 0)]))
-        rows = np.random.default_rng(self.seed).permutation(rows)[:CALIBRATION_CELLS]
+        rows = self._some(asked & np.isin(self.codes, self.codes[trained & (self.codes >= 0)]))
         asked_z, asked_scores = z if asked_z is None else asked_z, scores if asked_scores is None else asked_scores
         return self._refer(z, z[:, :0], scores, trained).evidence(asked_z[rows], asked_scores[rows]), self.codes[rows]
+
+    def _some(self, cells: np.ndarray) -> np.ndarray:
+        """Draw at most 5,000 of some cells, boolean (cells,)."""
+        return np.random.default_rng(self.seed).permutation(np.flatnonzero(cells))[:ASKED]
 
     def _parts(self) -> list[np.ndarray]:
         """Deal batches or labelled cells out into the parts that are left out in turn, boolean (cells,)."""
@@ -277,7 +277,7 @@ class Task:
         """Return scaled rows and principal components."""
         return contract.source(x), contract.project(x)
 
-    def _refer(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> Reference:
+    def _refer(self, z: np.ndarray, m: np.ndarray, scores: Scores, rows: np.ndarray) -> Reference:
         return reference.fit(z, m, scores, np.where(rows, self.codes, -1), len(self.classes), self.seed)
 
     def _encode(
