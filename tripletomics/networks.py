@@ -236,10 +236,14 @@ def follow(twin: nn.Module, network: nn.Module, keep: float) -> None:
 @torch.no_grad()
 def project(network: Callable[[Tensor], Tensor], source: Memory, device: torch.device) -> Tensor:
     """Send all rows of a source through a network, 4,096 at a time: (cells, width) on `device`."""
-    blocks = (slice(start, start + BLOCK) for start in range(0, max(len(source), 1), BLOCK))
-    contract = source.contract
+    contract, run = source.contract, lambda i: network(source.rows(i).to(device))
     if isinstance(network, Encoder) and contract is not None and device.type == "cpu" and source.sparse:
         mean, scale = torch.from_numpy(contract.mean), torch.from_numpy(contract.scale)
         known = torch.ones_like(mean) if source.present is None else torch.from_numpy(source.present[: len(mean)])
-        return torch.cat([network.forward_sparse(source.normalised(i), mean, scale, known) for i in blocks])
-    return torch.cat([network(source.rows(i).to(device)) for i in blocks])
+        run = lambda i: network.forward_sparse(source.normalised(i), mean, scale, known)  # noqa: E731
+    first = run(slice(BLOCK))
+    places = first.new_empty(len(source), first.shape[1])  # a list of all blocks would be there twice in the end
+    places[:BLOCK] = first
+    for start in range(BLOCK, len(source), BLOCK):
+        places[start : start + BLOCK] = run(slice(start, start + BLOCK))
+    return places

@@ -17,7 +17,7 @@ from tripletomics.samplers import shares
 from tripletomics.sources import Scores
 
 LANDMARKS = 20_000  # cells kept to vote
-FITTED = 100_000  # cells that means and covariance are those of
+FITTED = 50_000  # cells that means and covariance are those of
 VOTERS = 15
 BAND = 5  # the kernel is as wide as the distance to the fifth neighbour
 FLOOR = 0.01  # of the votes are spread evenly, so that no type is impossible
