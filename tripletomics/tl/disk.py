@@ -6,6 +6,7 @@ each type, serves as well as all of them; and the order of the rows on disk does
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,8 @@ from tripletomics.tl.stores import Obs, Rows, reading
 if TYPE_CHECKING:
     from tripletomics.pp import Match
 
-BUDGET, MOST = 2**28, 300_000  # bytes and rows of a matrix that a fit takes whole, and of the sample of a larger one
+# bytes and rows of a matrix that a fit takes whole, and of the sample of a larger one: the process takes up to 1.5 GB
+BUDGET, MOST = 5 * 2**25, 300_000
 
 
 class Sample(NamedTuple):
@@ -92,11 +94,11 @@ def transform(
     path: Path,
     model: Model,
     *,
-    layer: str | None,
-    missing: str,
-    alias: str | None,
-    min_matched: float,
-    key_added: str,
+    layer: str | None = None,
+    missing: str = "error",
+    alias: str | None = None,
+    min_matched: float = 0.3,
+    key_added: str = "X_tt",
     out: Path | None = None,
     progress: bool = True,
     stacklevel: int = 3,
@@ -122,6 +124,7 @@ def transform(
         As `tripletomics.transform`. Nothing is written then.
     """
     target = out or path
+    pp.check_key(key_added)
     if model.modalities:
         raise ValueError(
             f"The model has two modalities ({' and '.join(model.modalities)}), and a table on disk is placed by a "
@@ -147,6 +150,13 @@ def transform(
     write(path, target, Results(n_obs, widths, blocks, {}, {}), needed)
 
 
+def settings_of(label: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all arguments of `tripletomics.fit` but the first, with the defaults of those that are not given."""
+    bound = inspect.signature(fitting.fit).bind(None, label, **given)
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if name != "adata"}
+
+
 def is_large(path: Path, layer: str | None) -> bool:
     """Tell whether the matrix of a file is too large to be fitted whole; one by genes (CSC) can only be read whole."""
     with reading(path) as (root, _):
@@ -163,7 +173,7 @@ def _read(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Mapping[str, Any]) 
     whole = _fits(rows)
     if not whole:
         rows.check()
-    label, batch, hold_out, seed = (settings[name] for name in ("label", "batch", "hold_out", "seed"))
+    label, batch, layer, hold_out, seed = (settings[name] for name in ("label", "batch", "layer", "hold_out", "seed"))
     named = {"label": label, "batch": batch}
     if isinstance(hold_out, str):
         named["hold_out"] = hold_out if hold_out in obs.obs else hold_out.partition("=")[0]
@@ -175,7 +185,7 @@ def _read(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Mapping[str, Any]) 
     if whole:
         every = np.arange(rows.n_obs)
         x = rows.gather(every)
-        return Sample(_table(x.tocsc() if rows.by_genes else x, obs, frame, every, var), {}, None)
+        return Sample(_table(x.tocsc() if rows.by_genes else x, obs, frame, every, var, layer), {}, None)
     codes = np.full(rows.n_obs, -1) if label is None else _encode(frame[label], settings["unlabelled"])
     held_out = pp.split(cast(AnnData, SimpleNamespace(obs=frame)), hold_out, codes, seed)
     sparse = rows.few()
@@ -185,7 +195,7 @@ def _read(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Mapping[str, Any]) 
         changed["steps"] = training.default_steps(int((~held_out).sum()))
     if settings["loss"] is None:
         changed["loss"] = fitting.default_loss(codes[~held_out])
-    return Sample(_table(rows.gather(chosen, sparse), obs, frame, chosen, var), changed, held_out)
+    return Sample(_table(rows.gather(chosen, sparse), obs, frame, chosen, var, layer), changed, held_out)
 
 
 def draw(codes: np.ndarray, held_out: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -229,12 +239,12 @@ def _encode(values: pd.Series, unlabelled: tuple[str, ...]) -> np.ndarray:
     return np.append(codes, -1)[kinds.codes]
 
 
-def _table(x: Any, obs: Obs, frame: pd.DataFrame, rows: np.ndarray, var: pd.DataFrame) -> AnnData:
+def _table(x: Any, obs: Obs, frame: pd.DataFrame, rows: np.ndarray, var: pd.DataFrame, layer: str | None) -> AnnData:
     """Make a table of rows; a refusal lists all columns, and those that nothing needs are there without values."""
     empty = pd.Categorical.from_codes(np.full(len(rows), -1, dtype=np.int8), pd.Index([""]))
     others = pd.DataFrame({name: empty for name in obs.obs if name not in frame}, index=rows)
-    columns = pd.concat([frame.iloc[rows], others], axis=1)
-    return AnnData(x, obs=columns.set_axis(pd.Index(obs.names(rows), dtype=object)), var=var)
+    columns = pd.concat([frame.iloc[rows], others], axis=1).set_axis(pd.Index(obs.names(rows), dtype=object))
+    return AnnData(x, columns, var) if layer is None else AnnData(obs=columns, var=var, layers={layer: x})
 
 
 def _place(

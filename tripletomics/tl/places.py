@@ -82,7 +82,7 @@ def write(source: Path, target: Path, results: Results, needed: int) -> None:
     OSError
         If the disk fills up. Nothing is changed then.
     """
-    with _room(target, needed):
+    with room(target, needed):
         if target.suffix == ".zarr":
             _write_zarr(target, results)
         else:
@@ -173,7 +173,7 @@ def _check_shards(path: Path, keys: Iterable[str]) -> None:
 
 
 @contextmanager
-def _room(target: Path, needed: int) -> Iterator[None]:
+def room(target: Path, needed: int) -> Iterator[None]:
     """Say how much was needed if the disk fills up."""
     from rich.filesize import decimal
 
