@@ -215,11 +215,10 @@ class Rows:
         return not self.sparse and self._share() < FEW
 
     def bytes_of_a_row(self, sparse: bool = False) -> float:
-        """Return the bytes of a row in memory on average, of a dense matrix as it is or as CSR."""
+        """Return the bytes of a row in memory on average, of a dense matrix as it is or as CSR, with float32 or larger."""
+        size = max((self.matrix["data"] if self.sparse else self.matrix).dtype.itemsize, 4)
         if self.sparse:
-            entry = self.matrix["data"].dtype.itemsize + 4
-            return float(entry * self.matrix["data"].shape[0] / max(self.n_obs, 1))
-        size = self.matrix.dtype.itemsize
+            return float((size + 4) * self.matrix["data"].shape[0] / max(self.n_obs, 1))
         return float(self._share() * self.n_vars * (size + 4) if sparse else self.n_vars * size)
 
     def _share(self) -> float:
