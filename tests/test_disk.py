@@ -258,6 +258,21 @@ def test_shards_that_are_not_complete_are_left_alone(copy, trained, tmp_path, mo
         atlas.transform_shard(path, tmp_path / "m.tt", "1/1")
 
 
+@pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr"])
+def test_a_second_fit_replaces_the_first(copy, trained, name):
+    path = copy(name)
+    tt.transform(path, trained)
+    tt.fit(path, "kind", dim=3, metric_dim=5, steps=1, hold_out=0, progress=False)
+    found = read(path)
+    assert [found.obsm[key].shape[1] for key in KEYS] == [3, 5, 50]
+    tt.fit(path, None, steps=1, hold_out="donor", progress=False)
+    found = read(path)
+    assert [found.obsm[key].shape[1] for key in KEYS] == [2, 32, 50]
+    assert list(found.obs) == ["kind", "donor", "age", "tt_split"]
+    assert found.uns["X_tt"]["settings"]["label"] == "None"
+    assert set(found.obs["tt_split"]) == {"train", "held-out"}
+
+
 # ---------------------------------------------------------------------------------------------------- refusals
 
 

@@ -215,7 +215,7 @@ class Rows:
         return not self.sparse and self._share() < FEW
 
     def bytes_of_a_row(self, sparse: bool = False) -> float:
-        """Return the bytes of a row in memory on average, of a dense matrix as it is or as CSR, with float32 or larger."""
+        """Return the bytes of a row on average once it is float32 or larger, of a dense matrix as it is or as CSR."""
         size = max((self.matrix["data"] if self.sparse else self.matrix).dtype.itemsize, 4)
         if self.sparse:
             return float((size + 4) * self.matrix["data"].shape[0] / max(self.n_obs, 1))
