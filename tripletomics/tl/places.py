@@ -16,6 +16,8 @@ import numpy as np
 from tripletomics import files
 from tripletomics.tl.atlas import CHUNK, FULL
 
+SPARE = 2**22  # bytes of a file for what is not places
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -63,7 +65,7 @@ def check_target(source: Path, target: Path, keys: Iterable[str], n_obs: int, wi
         what = "The places take"
     else:
         files.check_writable(target, ".h5ad")
-        needed += source.stat().st_size
+        needed += source.stat().st_size + SPARE
         what = f"A copy of {str(source)!r} with the places takes"
     free = shutil.disk_usage(target if target.is_dir() else target.parent).free
     if free < needed:
@@ -95,6 +97,7 @@ def _write_h5ad(source: Path, target: Path, results: Results) -> None:
 
     with files.replacing(target) as draft:
         shutil.copyfile(source, draft)
+        _make_room(draft, results)
         with h5py.File(draft, "r+") as root:
             for name in {"obsm", "uns"} - set(root):
                 anndata.io.write_elem(root, name, {})
@@ -106,6 +109,14 @@ def _write_h5ad(source: Path, target: Path, results: Results) -> None:
             _list_columns(root["obs"], results)
             for name, record in results.records.items():
                 anndata.io.write_elem(root["uns"], name, record)
+
+
+def _make_room(draft: Path, results: Results) -> None:
+    """Make a file longer by what is to be written into it: HDF5 can crash where a disk fills up, and cuts the rest."""
+    left = results.n_obs * (4 * sum(results.widths.values()) + 1) + SPARE
+    with draft.open("ab") as file:
+        while left > 0:
+            left -= file.write(bytes(min(left, 2**20)))
 
 
 def _write_zarr(path: Path, results: Results) -> None:
@@ -180,10 +191,9 @@ def room(target: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        number = next((n for n in FULL if error.errno == n or f"errno = {n}," in str(error)), None)  # as HDF5 writes it
-        if number is None:
+        if error.errno not in FULL:
             raise
         raise OSError(
-            f"{str(target)!r} could not be written ({os.strerror(number)}): that takes up to {decimal(needed)}. "
+            f"{str(target)!r} could not be written ({error.strerror}): that takes up to {decimal(needed)}. "
             "Nothing of it is left: make room and run the same again."
         ) from None
