@@ -125,6 +125,7 @@ def _write_zarr(path: Path, results: Results) -> None:
     import zarr
 
     root = zarr.open_group(path, mode="r+", use_consolidated=False)
+    missing = {"obsm", "uns"} - set(root.keys())
     folder = Path(tempfile.mkdtemp(prefix=".tripletomics-", dir=path))
     try:
         draft = zarr.open_group(folder / "new", mode="w", zarr_format=root.metadata.zarr_format)
@@ -133,7 +134,7 @@ def _write_zarr(path: Path, results: Results) -> None:
             for key, element in elements.items():
                 anndata.io.write_elem(part, key, element)
         _fill(draft["obsm"], results)
-        for name in {"obsm", "uns"} - set(root.keys()):
+        for name in missing:
             anndata.io.write_elem(root, name, {})
         for new in [element for part in ("obsm", "obs", "uns") for element in (folder / "new" / part).iterdir()]:
             if not new.is_dir():
@@ -143,10 +144,10 @@ def _write_zarr(path: Path, results: Results) -> None:
                 os.rename(place, folder / f"old {new.parent.name} {new.name}")
             os.rename(new, place)
         _list_columns(root["obs"], results)
-        if zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None:
-            zarr.consolidate_metadata(root.store)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None:
+        zarr.consolidate_metadata(root.store)
 
 
 def _fill(obsm: Any, results: Results) -> None:
