@@ -18,7 +18,7 @@ import tripletomics as tt
 from tripletomics import labels, pp
 from tripletomics.tl import atlas, disk, fitting, stores
 
-FEW = {"steps": 4, "progress": False}
+FEW = {"steps": 2, "progress": False}
 KEYS = ("X_tt", "X_tt_metric", "X_tt_pca")
 N = 900
 ROOM = 250 * 150 * 8  # bytes of about 300 rows
@@ -111,7 +111,7 @@ def test_rows_of_any_numbers(table, written, monkeypatch, name, layer):
     ("name", "given"),
     [
         ("cells.h5ad", {}),
-        ("cells.zarr", {"layer": "dense", "batch": "donor", "hold_out": "donor=d1", "key_added": "Z"}),
+        ("cells.zarr", {"layer": "dense", "hold_out": "donor=d1", "key_added": "Z"}),
         ("cells.h5ad", {"layer": "csc", "hold_out": "donor", "unlabelled": ("a",)}),
     ],
 )

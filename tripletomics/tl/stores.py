@@ -92,9 +92,9 @@ def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, pd.Dat
 
     try:
         root = zarr.open_group(path, mode=mode, use_consolidated=False)
-        found = sorted(root.keys())
-        if {"obs", "var"} <= set(found):
+        if "obs" in root and "var" in root:
             return root, anndata.io.read_elem(root["var"])
+        found = sorted(root.keys())
     except Exception as error:  # whatever a damaged store makes of the reader
         raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
     if "mod" in found:
