@@ -128,8 +128,8 @@ def test_fit_refuses_an_empty_table(shape):
 
 
 def test_fit_refuses_what_is_not_anndata(tmp_path, counts):
-    with pytest.raises(TypeError, match=r"adata is str, not AnnData: read a file with anndata\.read_h5ad"):
-        tt.fit("cells.h5ad", label="kind")
+    with pytest.raises(TypeError, match=r"adata is ndarray, not AnnData: read a file with anndata\.read_h5ad"):
+        tt.fit(counts.X.toarray(), label="kind")
     counts.write_h5ad(tmp_path / "cells.h5ad")
     with pytest.raises(TypeError, match=r"backed by a file: pass adata\.to_memory\(\)"):
         tt.fit(ad.read_h5ad(tmp_path / "cells.h5ad", backed="r"), label="kind")

@@ -1,8 +1,9 @@
-"""Output files that are written whole or not at all."""
+"""Files that are checked before they are read, and written whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,3 +46,46 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; it gets that name when the block ends well."""
+    draft = path.with_name(f".{path.stem}.{os.getpid()}")
+    try:
+        draft.mkdir()
+        yield draft
+        os.rename(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def check_hdf5(path: Path, ending: str, needed: set[str]) -> None:
+    """Raise unless a path is that of a readable HDF5 file that holds what is needed.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, ValueError
+        If there is none, it may not be read, or it is another file.
+    """
+    import h5py
+
+    if path.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder: name an {ending} file.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{str(path)!r} may not be read: ask its owner.")
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"{str(path)!r} is not an {ending} file: read it with scanpy and write it as one.")
+    try:
+        with h5py.File(path) as file:
+            groups = list(file)
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be opened: {error}") from error
+    if not needed <= set(groups):
+        kind = "AnnData" if ending == ".h5ad" else "MuData"
+        raise ValueError(
+            f"{str(path)!r} is an HDF5 file but not an {kind} file: it lacks {' and '.join(sorted(needed))}, and holds "
+            f"{', '.join(groups) or 'nothing'}."
+        )

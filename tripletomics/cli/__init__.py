@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError
 
 from tripletomics.cli.demo import demo
 from tripletomics.cli.explain import losses
-from tripletomics.cli.verbs import compare, evaluate, fit, predict, transform
+from tripletomics.cli.verbs import compare, convert, evaluate, fit, predict, transform
 
 HELP = """Maps of labelled single cells that hold on cells the model never saw.
 
@@ -26,6 +26,8 @@ HELP = """Maps of labelled single cells that hold on cells the model never saw.
 tripletomics fit cells.h5ad --label cell_type --out map.h5ad --model map.tt
 tripletomics fit rna.h5ad --protein adt.h5ad --label cell_type --out both.h5mu --model both.tt
 tripletomics transform new.h5ad --model map.tt --out new-map.h5ad
+tripletomics convert atlas.h5ad atlas.zarr
+tripletomics fit atlas.zarr --label cell_type --model map.tt
 tripletomics transform atlas.zarr --model map.tt --shard 1/4
 tripletomics predict new.h5ad --model map.tt --out labels.h5ad --figure labels.png
 tripletomics evaluate map.h5ad --label cell_type
@@ -37,7 +39,7 @@ app = App(
     name="tripletomics", help=HELP, help_format="markdown", version=version("tripletomics"),
     result_action="return_value", suppress_keyboard_interrupt=False,
 )  # fmt: skip
-for command in (fit, transform, predict, evaluate, compare, losses, demo):
+for command in (fit, transform, predict, evaluate, compare, convert, losses, demo):
     app.command(command)
 
 

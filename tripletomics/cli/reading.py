@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tripletomics.files import check_hdf5
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,7 +28,7 @@ def read_cells(path: Path, other: Path | None = None) -> AnnData | MuData:
     with mudata.set_options(pull_on_update=False):
         if other is not None:
             return mudata.MuData(dict(zip(NAMES, (read(path), read(other)), strict=True)))
-        _check_hdf5(path, MODALITIES, {"mod", "obs"})
+        check_hdf5(path, MODALITIES, {"mod", "obs"})
         try:
             return mudata.read_h5mu(path)
         except Exception as error:  # whatever a damaged file makes of the reader
@@ -49,7 +50,7 @@ def check_cells(path: Path, other: Path | None = None) -> None:
         check_h5ad(path)
     else:
         _mudata()
-        _check_hdf5(path, MODALITIES, {"mod", "obs"})
+        check_hdf5(path, MODALITIES, {"mod", "obs"})
         if other is not None:
             raise ValueError(f"{str(path)!r} holds modalities already: leave {str(other)!r} out.")
     if other is not None:
@@ -72,31 +73,7 @@ def check_h5ad(path: Path) -> None:
     """Raise unless a path is that of a readable AnnData file."""
     if path.suffix == MODALITIES:
         raise ValueError(f"{str(path)!r} holds several modalities, and one is read here: write it as an .h5ad file.")
-    _check_hdf5(path, ".h5ad", {"obs", "var"})
-
-
-def _check_hdf5(path: Path, ending: str, needed: set[str]) -> None:
-    import h5py
-
-    if path.is_dir():
-        raise ValueError(f"{str(path)!r} is a folder: name an {ending} file.")
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    if not os.access(path, os.R_OK):
-        raise PermissionError(f"{str(path)!r} may not be read: ask its owner.")
-    if not h5py.is_hdf5(path):
-        raise ValueError(f"{str(path)!r} is not an {ending} file: read it with scanpy and write it as one.")
-    try:
-        with h5py.File(path) as file:
-            groups = list(file)
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} cannot be opened: {error}") from error
-    if not needed <= set(groups):
-        kind = "MuData" if ending == MODALITIES else "AnnData"
-        raise ValueError(
-            f"{str(path)!r} is an HDF5 file but not an {kind} file: it lacks {' and '.join(sorted(needed))}, and holds "
-            f"{', '.join(groups) or 'nothing'}."
-        )
+    check_hdf5(path, ".h5ad", {"obs", "var"})
 
 
 def _mudata() -> Any:

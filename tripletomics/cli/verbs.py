@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
 
 from tripletomics import files, tl
 from tripletomics.cli.options import OUT, Input, Out, options_of
@@ -23,7 +23,7 @@ def fit(  # noqa: D103
     input: Input,
     /,
     *,
-    out: Out,
+    out: Annotated[Path | None, Parameter(help=f"{OUT} Not of a .zarr store, which is written to.")] = None,
     label: str | None = None,
     protein: Annotated[
         Path | None, Parameter(help="A second table of the same cells, such as proteins, .h5ad.")
@@ -36,16 +36,36 @@ def fit(  # noqa: D103
 ) -> None:
     if index and model is None:
         raise ValueError("--index is kept in the model file: name it with --model.")
-    files.check_writable(out, suffix(input, protein))
     if model is not None:
         files.check_writable(model, ".tt")
-    check_cells(input, protein)
-    cells = read_cells(input, protein)
-    fitted = tl.fit(cells, label, **settings)
-    with files.replacing(out) as draft:
-        write(cells, draft)
+    if input.suffix == ".zarr":
+        if protein is not None or out is not None:
+            raise ValueError(
+                f"Places of {str(input)!r} are written into it: leave --{'protein' if protein else 'out'} out."
+            )
+        fitted = tl.fit(input, label, **settings)
         if model is not None:
             fitted.save(model, index=index)
+        print(fitted.summary())
+        _report_written(input, model)
+        return
+    if out is None:
+        raise CycloptsError(msg='Command "fit" parameter --out requires an argument.')
+    files.check_writable(out, suffix(input, protein))
+    check_cells(input, protein)
+    if suffix(input, protein) == ".h5ad" and _is_large(input, settings):
+        from tripletomics.tl import disk
+
+        fitted = disk.fit(input, disk.settings_of(label, settings), out)
+        if model is not None:
+            fitted.save(model, index=index)
+    else:
+        cells = read_cells(input, protein)
+        fitted = tl.fit(cells, label, **settings)
+        with files.replacing(out) as draft:
+            write(cells, draft)
+            if model is not None:
+                fitted.save(model, index=index)
     print(fitted.summary())
     _report_written(out, model)
 
@@ -80,11 +100,23 @@ def transform(  # noqa: D103
     from tripletomics.model import load
 
     fitted = load(model)
-    cells = read_cells(input)
-    tl.transform(cells, fitted, **settings)
-    with files.replacing(out) as draft:
-        write(cells, draft)
+    if suffix(input) == ".h5ad" and not fitted.modalities and _is_large(input, settings):
+        from tripletomics.tl import disk
+
+        disk.transform(input, fitted, out=out, **settings)
+    else:
+        cells = read_cells(input)
+        tl.transform(cells, fitted, **settings)
+        with files.replacing(out) as draft:
+            write(cells, draft)
     _report_written(out)
+
+
+def _is_large(path: Path, settings: dict[str, Any]) -> bool:
+    """Tell whether a file is fitted and placed without all of it in memory."""
+    from tripletomics.tl import disk
+
+    return disk.is_large(path, settings.get("layer"))
 
 
 def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, settings: dict[str, Any]) -> None:
@@ -105,6 +137,18 @@ def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, set
         f"Rows {placed.start:,} to {placed.stop - 1:,} of {store} have places in obsm[{key!r}] and "
         f"obsm[{key + '_metric'!r}], {placed.now:,} of them from this run."
     )
+
+
+def convert(
+    input: Annotated[Path, Parameter(help="Table of cells, .h5ad or .zarr: by rows, by genes (CSC) or dense.")],
+    out: Annotated[Path, Parameter(help="Store to write, .zarr.")],
+    /,
+    *,
+    group_by: Annotated[str | None, Parameter(help="Column of `obs` whose groups are to lie together.")] = None,
+) -> None:
+    """Write a table as a .zarr store by rows, which can be fitted and placed where it is, in bounded memory."""
+    tl.convert(input, out, group_by=group_by)
+    _report_written(out)
 
 
 @options_of(tl.predict)

@@ -55,6 +55,8 @@ def summarise(model: Model) -> str:
         )
     if model.p_value and min(model.p_value.values()) > NO_SIGNAL:
         lines.append("No signal: the held-out cells score no better than with permuted labels.")
+    if "cells" in model.settings:
+        lines.append(f"Fitted to and scored on a sample: {model.settings['cells']} cells.")
     if "held-out" not in model.scores:
         lines.append("No cell was held out: nothing here says how the map does on new cells.")
     if "self_training" in model.findings:

@@ -94,7 +94,10 @@ def check_anndata(adata: object) -> None:
     from anndata import AnnData
 
     if not isinstance(adata, AnnData):
-        raise TypeError(f"adata is {type(adata).__name__}, not AnnData: read a file with anndata.read_h5ad(path).")
+        raise TypeError(
+            f"adata is {type(adata).__name__}, not AnnData: read a file with anndata.read_h5ad(path), a store "
+            "with anndata.read_zarr(path)."
+        )
     if adata.isbacked:
         raise TypeError("adata is backed by a file: pass adata.to_memory().")
 

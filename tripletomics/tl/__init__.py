@@ -2,6 +2,7 @@
 
 from tripletomics.tl.atlas import transform_shard
 from tripletomics.tl.comparison import Comparison, compare
+from tripletomics.tl.conversion import convert
 from tripletomics.tl.explaining import explain
 from tripletomics.tl.fitting import DEFAULT_LOSS, DEFAULT_VIEWS, fit, transform
 from tripletomics.tl.predicting import predict
@@ -12,6 +13,7 @@ __all__ = [
     "DEFAULT_VIEWS",
     "Comparison",
     "compare",
+    "convert",
     "evaluate",
     "explain",
     "fit",

@@ -96,8 +96,7 @@ def transform_shard(
     pp.check_key(key_added)
     root, var = open_store(path)
     rows = Rows(root, path, layer)
-    if not rows.n_obs or not rows.n_vars:
-        raise ValueError(f"{str(path)!r} has {rows.n_obs} cells and {rows.n_vars} genes: there is nothing to map.")
+    rows.check()
     made_by = {
         "model": _digest(model), "layer": layer, "missing": missing, "alias": alias,
         "cells": rows.n_obs, "chunk": CHUNK,
@@ -119,7 +118,7 @@ def transform_shard(
     begin = todo[0] * CHUNK
     end = min(begin + FIRST, rows.n_obs)
     first = rows.read(begin, end)
-    with _of_rows(begin, end):
+    with of_rows(begin, end):
         query = pp.take_query(AnnData(first, var=var), fitted.part(), weights, None, missing, alias, min_matched)
     needed = sum(dims) * 4 * sum(min(CHUNK, rows.n_obs - i * CHUNK) for i in left)
     _check_room(path, needed)
@@ -132,7 +131,7 @@ def transform_shard(
             for i in todo:
                 begin, end = i * CHUNK, min((i + 1) * CHUNK, rows.n_obs)
                 step(f"rows {begin:,} to {end - 1:,}")
-                x = _block(rows, var, begin, end, match, fitted)
+                x = read_block(rows, var, begin, end, match, fitted)
                 for array, values in zip(places, fitted.place(x, query.present), strict=True):
                     array[begin:end] = values
         _publish(root, path, names)  # another process may have listed the arrays before these were there
@@ -229,8 +228,13 @@ def _publish(root: zarr.Group, path: Path, names: tuple[str, ...]) -> None:
             return
 
 
-def _block(rows: Rows, var: pd.DataFrame, start: int, stop: int, match: Match, model: Model) -> Matrix:
-    """Return rows of a store by the genes of a model, or say which cannot be used."""
+def read_block(
+    rows: Rows, var: pd.DataFrame, start: int, stop: int, match: Match, model: Model, known: bool = False
+) -> Matrix:
+    """Return rows of a store by the genes of a model, or say which cannot be used.
+
+    Those that the model is `known` to fit, because they are of the table that it was fitted on, may be on any scale.
+    """
     import numpy as np
     import scipy.sparse as sp
     from anndata import AnnData
@@ -241,16 +245,18 @@ def _block(rows: Rows, var: pd.DataFrame, start: int, stop: int, match: Match, m
     for begin in range(start, stop, height):
         end = min(begin + height, stop)
         some = rows.read(begin, end)
-        with _of_rows(begin, end):
+        with of_rows(begin, end):
             parts.append(pp.take(pp.matrix(AnnData(some, var=var), None), match.columns))
     x = sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.concatenate(parts)
-    with _of_rows(start, stop):
+    if known:
+        return x
+    with of_rows(start, stop):
         pp.check_scale(x, model.part(), match.columns >= 0)
     return x
 
 
 @contextmanager
-def _of_rows(start: int, stop: int) -> Iterator[None]:
+def of_rows(start: int, stop: int) -> Iterator[None]:
     """Say of which rows a check complains."""
     try:
         yield

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tripletomics.labels import UNLABELLED
@@ -34,7 +36,7 @@ DEFAULT_PAIR = "clip"  # of two modalities: see docs/two-modalities.md
 
 
 def fit(
-    adata: Cells,
+    adata: Cells | str | os.PathLike[str],
     label: str | None = None,
     *,
     loss: str | Module | None = None,
@@ -68,7 +70,8 @@ def fit(
     adata
         Annotated cells in memory; `.X` (or `layer`) may be CSR, CSC or dense, counts or not. Or two kinds of
         measurement of the same cells: a tuple (RNA, proteins), a dict from name to table, or a MuData of two. Cells are
-        matched by name, and those that have one of the two take part.
+        matched by name, and those that have one of the two take part. Or a path to an .h5ad file or a .zarr store:
+        a matrix of more than 168 MB or 300,000 cells stays on disk, and a sample of it is fitted.
     label
         Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled. Of two
         tables, the first that has a value counts (a MuData's own columns come before), and a warning says how often
@@ -128,7 +131,8 @@ def fit(
 
     Returns
     -------
-    The model. Written to `adata`, or to both tables (and the MuData), where a cell has the same place:
+    The model. Written to `adata`, or to both tables (and the MuData), where a cell has the same place; into a .zarr
+    store, or to a copy of an .h5ad file that takes its place:
 
     ``obsm["X_tt"]``
         The map, float32 (cells, dim).
@@ -151,9 +155,12 @@ def fit(
     KeyError
         If there is no such column or layer.
     TypeError
-        If `adata` is not an AnnData in memory (or two) or holds no numbers.
+        If `adata` is not an AnnData in memory (or two) or a path, or holds no numbers.
     ValueError
-        If a value cannot be used, or two tables have no cell in common. Nothing is written to `adata` then.
+        If a value cannot be used, two tables have no cell in common, or rows on disk cannot be read. Nothing is written
+        to `adata` then.
+    FileNotFoundError, PermissionError, OSError
+        If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
     import numpy as np
     import pandas as pd
@@ -166,6 +173,10 @@ def fit(
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
+    if isinstance(adata, (str, os.PathLike)):
+        from tripletomics.tl import disk
+
+        return disk.fit(Path(adata), {name: value for name, value in given.items() if name != "adata"})
     pp.check_key(key_added, adata)
     task = prepare(
         adata, label, loss=loss, structure=structure, dim=dim, metric_dim=metric_dim, batch=batch, layer=layer,
@@ -223,7 +234,7 @@ def default_loss(codes: np.ndarray, paired: bool = False) -> str:
 
 
 def transform(
-    adata: Cells,
+    adata: Cells | str | os.PathLike[str],
     model: Model,
     *,
     layer: str | None = None,
@@ -239,7 +250,8 @@ def transform(
     adata
         New cells with the model's genes, by name and in any order, on the scale that the model was trained on. Upper
         and lower case and the version of an Ensembl id make no difference. For a model of two modalities, cells by one
-        (which one is told by its features) or by both, as for `fit`.
+        (which one is told by its features) or by both, as for `fit`. Or a path to an .h5ad file or a .zarr store of one
+        modality, by rows: a block of rows at a time is in memory.
     model
         From `fit` or `load`.
     layer
@@ -256,7 +268,8 @@ def transform(
 
     Returns
     -------
-    None. Written to `adata`, to each table that was given, and to a MuData:
+    None. Written to `adata`, to each table that was given, and to a MuData; into a .zarr store, or to a copy of an
+    .h5ad file that takes its place:
 
     ``obsm["X_tt"]``
         The map, float32 (cells, dim).
@@ -270,12 +283,23 @@ def transform(
     KeyError
         If there is no such layer or column.
     ValueError
-        If genes lack, or the values are on another scale than those of training. Nothing is written then.
+        If genes lack, the values are on another scale than those of training, or rows on disk cannot be read. Nothing
+        is written then.
+    FileNotFoundError, PermissionError, OSError
+        If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
     from tripletomics import pp
 
     pp.check_key(key_added, adata)
     pp.check_model(model)
+    if isinstance(adata, (str, os.PathLike)):
+        from tripletomics.tl import disk
+
+        disk.transform(
+            Path(adata), model, layer=layer, missing=missing, alias=alias, min_matched=min_matched,
+            key_added=key_added, stacklevel=4,
+        )  # fmt: skip
+        return
     cells = pp.take_new(adata, model, layer, missing, alias, min_matched)
     write_places(cells, key_added, model, *model.place(cells.x, cells.present))
 

@@ -1,23 +1,33 @@
-"""Stores of cells on disk, .zarr, read a block of rows at a time; what is damaged is named by its rows."""
+"""Tables of cells on disk, .zarr and .h5ad, read a block of rows at a time; what is damaged is named by its rows."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import scipy.sparse as sp
 
+from tripletomics import files
 from tripletomics.parts import did_you_mean
 from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
+    import h5py
     import pandas as pd
     import zarr
 
+    Group: TypeAlias = zarr.Group | h5py.File
+
 BUDGET = 2**28  # bytes of a matrix that are read at once
+GATHERED = 2**25  # bytes that are read at once where a part of them is kept
+PROBES, PROBED = 16, 64  # places where the share of zeros in a dense matrix is looked at, and rows at each
+NAMED = 2**16  # names that are read at once
+FEW = 1 / 3  # of a dense matrix are not 0, and CSR is smaller
 
 
 class Damage(Exception):
@@ -35,20 +45,56 @@ def open_store(path: Path) -> tuple[zarr.Group, pd.DataFrame]:
     FileNotFoundError, PermissionError, ValueError
         If there is none, it is read-only, or it is no store of one table of cells.
     """
-    import anndata
-    import zarr
+    _check_folder(path)
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(f"{str(path)!r} is read-only: places are written into it.")
+    return _open_zarr(path, "r+")
 
+
+@contextmanager
+def reading(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
+    """Open a table of cells on disk, .h5ad or .zarr, to read; also give its `var`.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, ValueError
+        If there is none, it may not be read, or it is no table of cells.
+    """
+    import anndata
+    import h5py
+
+    if path.suffix == ".zarr":
+        _check_folder(path)
+        yield _open_zarr(path, "r")
+        return
+    if path.suffix != ".h5ad":
+        cure = "read it with mudata.read_h5mu and pass the MuData" if path.suffix == ".h5mu" else "write it as one"
+        raise ValueError(f"{str(path)!r} is neither .h5ad nor .zarr, and only these are read from disk: {cure}.")
+    files.check_hdf5(path, ".h5ad", {"obs", "var"})
+    with h5py.File(path, "r") as root:
+        try:
+            var = anndata.io.read_elem(root["var"])
+        except Exception as error:  # whatever a damaged file makes of the reader
+            raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
+        yield root, var
+
+
+def _check_folder(path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(f"There is no store {str(path)!r}.")
     if not path.is_dir():
         raise ValueError(f"{str(path)!r} is a file, and a .zarr store is a folder: write one with adata.write_zarr.")
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise PermissionError(f"{str(path)!r} is read-only: places are written into it.")
+
+
+def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, pd.DataFrame]:
+    import anndata
+    import zarr
+
     try:
-        root = zarr.open_group(path, mode="r+", use_consolidated=False)
-        found = sorted(root.keys())
-        if {"obs", "var"} <= set(found):
+        root = zarr.open_group(path, mode=mode, use_consolidated=False)
+        if "obs" in root and "var" in root:
             return root, anndata.io.read_elem(root["var"])
+        found = sorted(root.keys())
     except Exception as error:  # whatever a damaged store makes of the reader
         raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
     if "mod" in found:
@@ -56,46 +102,186 @@ def open_store(path: Path) -> tuple[zarr.Group, pd.DataFrame]:
     raise ValueError(f"{str(path)!r} is a .zarr store but not one of cells: it holds {', '.join(found) or 'nothing'}.")
 
 
+class Obs:
+    """Columns and names of the cells of a table on disk, read when they are asked for.
+
+    Raises
+    ------
+    ValueError
+        If they are not stored as a table of columns.
+    """
+
+    def __init__(self, root: Group, path: Path) -> None:
+        import pandas as pd
+
+        self.group, self.path = cast(Any, root["obs"]), path
+        if self.group.attrs.get("encoding-type") != "dataframe":
+            raise ValueError(
+                f"obs of {str(path)!r} is not stored by columns, as anndata 0.7 and newer do: read it and write it "
+                "anew."
+            )
+        self.obs = pd.DataFrame(columns=[str(name) for name in self.group.attrs["column-order"]])  # for `pp.column`
+
+    def read(self, name: str) -> pd.Series:
+        """Return a column."""
+        import anndata
+        import pandas as pd
+
+        try:
+            return pd.Series(anndata.io.read_elem(self.group[name]))
+        except Exception as error:  # whatever a damaged file makes of the reader
+            raise ValueError(f"obs[{name!r}] of {str(self.path)!r} cannot be read: {error}") from error
+
+    def names(self, rows: np.ndarray) -> np.ndarray:
+        """Return the names of cells of ascending numbers; never are all of a large table in memory."""
+        import anndata
+
+        index = self.group[self.group.attrs["_index"]]
+        try:
+            if not hasattr(index, "shape"):  # names that may be missing are in two arrays
+                return np.asarray(anndata.io.read_elem(index), dtype=object)[rows]
+            if index.dtype.kind == "O" and hasattr(index, "asstr"):
+                index = index.asstr()
+            found = [np.zeros(0, dtype=object)]
+            for start in range(0, int(self.group[self.group.attrs["_index"]].shape[0]), NAMED):
+                mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + NAMED)]
+                if len(mine):
+                    some = np.asarray(index[start : start + NAMED])[mine - start]
+                    found.append(np.array([str(name) for name in some], dtype=object))
+            return np.concatenate(found)
+        except Exception as error:  # whatever a damaged file makes of the reader
+            raise ValueError(f"The names of the cells of {str(self.path)!r} cannot be read: {error}") from error
+
+
 class Rows:
-    """Rows of `.X` or of a layer of a store.
+    """Rows of `.X`, of a layer or of another matrix of a table on disk.
+
+    Parameters
+    ----------
+    root, path
+        The table, as it was opened, and where it is.
+    layer
+        Layer to use in place of `.X`.
+    name
+        In place of both, where the matrix is in the table, such as "obsm/X_pca".
 
     Raises
     ------
     KeyError, ValueError
-        If there is no such layer, or it is stored in another way than by rows.
+        If there is no such layer, or it is stored in a way that is not known.
     """
 
-    def __init__(self, root: zarr.Group, path: Path, layer: str | None) -> None:
+    def __init__(self, root: Group, path: Path, layer: str | None = None, name: str | None = None) -> None:
         layers = sorted(cast(Any, root["layers"]).keys()) if "layers" in root else []
         if layer is not None and layer not in layers:
             raise KeyError(
                 f"layer={layer!r} is not a layer of {str(path)!r}.{did_you_mean(layer, layers)} Layers: "
                 f"{', '.join(layers) or 'none'}."
             )
-        self.path, self.name = path, "X" if layer is None else f"layers/{layer}"
+        self.path, self.name = path, name or ("X" if layer is None else f"layers/{layer}")
         self.matrix = cast(Any, root.get(self.name))
         kind = None if self.matrix is None else self.matrix.attrs.get("encoding-type", "nothing known")
         if kind in (None, "null"):
             raise ValueError(f"{self.name} of {str(path)!r} is empty: name the matrix with layer=.")
-        if kind == "csc_matrix":
-            raise ValueError(
-                f"{self.name} of {str(path)!r} is stored by genes (CSC), and its rows cannot be read alone: write it "
-                "by cells first, adata.X = adata.X.tocsr() and adata.write_zarr(path)."
-            )
-        self.sparse = kind == "csr_matrix"
+        self.by_genes, self.sparse = kind == "csc_matrix", kind in ("csr_matrix", "csc_matrix")
         shape = self.matrix.attrs["shape"] if self.sparse else getattr(self.matrix, "shape", ())
         if not (self.sparse or kind == "array") or len(shape) != 2:
             raise ValueError(f"{self.name} of {str(path)!r} is stored as {kind!r}: write it as CSR or dense.")
         self.n_obs, self.n_vars = map(int, shape)
 
-    def at_once(self, most: int) -> int:
+    def check(self) -> None:
+        """Refuse what has no rows, or whose rows cannot be read alone."""
+        if self.by_genes:
+            raise ValueError(
+                f"{self.name} of {str(self.path)!r} is stored by genes (CSC), and its rows cannot be read alone: write "
+                "it by cells first, with tripletomics convert, or adata.X = adata.X.tocsr() and adata.write_zarr(path)."
+            )
+        if not self.n_obs or not self.n_vars:
+            raise ValueError(
+                f"{str(self.path)!r} has {self.n_obs} cells and {self.n_vars} genes: there is nothing to map."
+            )
+
+    def at_once(self, most: int, budget: int = BUDGET) -> int:
         """Return how many rows can be read at once, up to `most`, for their bytes not to matter."""
         if self.sparse:
             entry = self.matrix["data"].dtype.itemsize + self.matrix["indices"].dtype.itemsize
-            row = entry * self.matrix["data"].shape[0] / self.n_obs
+            row = entry * self.matrix["data"].shape[0] / max(self.n_obs, 1)
         else:
             row = self.n_vars * self.matrix.dtype.itemsize
-        return int(min(most, max(1, BUDGET // max(row, 1))))
+        return int(min(most, max(1, budget // max(row, 1))))
+
+    def few(self) -> bool:
+        """Tell whether a dense matrix would be smaller as CSR."""
+        return not self.sparse and self._share() < FEW
+
+    def bytes_of_a_row(self, sparse: bool = False) -> float:
+        """Return the bytes of a row on average once it is float32 or larger, of a dense matrix as it is or as CSR."""
+        size = max((self.matrix["data"] if self.sparse else self.matrix).dtype.itemsize, 4)
+        if self.sparse:
+            return float((size + 4) * self.matrix["data"].shape[0] / max(self.n_obs, 1))
+        return float(self._share() * self.n_vars * (size + 4) if sparse else self.n_vars * size)
+
+    def _share(self) -> float:
+        """Return which share of a dense matrix is not 0, as far as a few rows tell."""
+        starts = np.linspace(0, max(self.n_obs - PROBED, 0), PROBES, dtype=int).tolist()
+        blocks = [cast(np.ndarray, self.read(start, min(start + PROBED, self.n_obs))) for start in starts]
+        return float(np.count_nonzero(np.concatenate(blocks)) / max(sum(block.size for block in blocks), 1))
+
+    def gather(self, rows: np.ndarray, sparse: bool = False) -> Matrix:
+        """Return rows of any ascending numbers, CSR or dense, in one pass over the blocks that have some of them.
+
+        Parameters
+        ----------
+        rows
+            Their numbers.
+        sparse
+            Return CSR of a dense matrix, too.
+
+        Raises
+        ------
+        ValueError
+            If they cannot be read. It names those that cannot.
+        """
+        if self.by_genes:
+            return self._gather_by_genes(rows)
+        height, found = self.at_once(max(self.n_obs, 1), GATHERED), []
+        for start in range(0, self.n_obs, height):
+            mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + height)]
+            if len(mine):
+                low, high = int(mine[0]), int(mine[-1]) + 1
+                x = self.read(low, high)
+                x = x if len(mine) == high - low else x[mine - low]
+                found.append(sp.csr_matrix(x) if sparse else x)
+        if not found:
+            found.append(self.read(0, 0))
+        return sp.vstack(found, format="csr") if sp.issparse(found[0]) else np.concatenate(found)
+
+    def _gather_by_genes(self, rows: np.ndarray) -> Matrix:
+        """Return rows of a CSC matrix as CSR, from one pass over all of its entries."""
+        place = np.full(self.n_obs, -1, dtype=np.int32)
+        place[rows] = np.arange(len(rows))
+        n = self.matrix["data"].shape[0]
+        step = GATHERED // (self.matrix["data"].dtype.itemsize + self.matrix["indices"].dtype.itemsize)
+        taken: list[tuple[np.ndarray, ...]] = []
+        begin, end = 0, 0
+        try:
+            indptr = self._take(self.matrix["indptr"], 0, self.n_vars + 1)
+            for begin in range(0, n, step):
+                end = min(begin + step, n)
+                where = place[self._take(self.matrix["indices"], begin, end)]
+                kept = np.flatnonzero(where >= 0)
+                columns = np.searchsorted(indptr, kept + begin, "right") - 1
+                values = self._take(self.matrix["data"], begin, end)[kept]
+                taken.append((values, where[kept], columns.astype(np.int32)))
+        except (Damage, IndexError) as damage:
+            raise ValueError(
+                f"Entries {begin:,} to {max(end - 1, 0):,} of {self.name} in {str(self.path)!r}, which is stored by "
+                f"genes, cannot be read: {damage.why if isinstance(damage, Damage) else damage}. Copy it anew from "
+                "where it is whole."
+            ) from damage
+        empty = [(np.zeros(0, dtype=self.matrix["data"].dtype), *2 * (np.zeros(0, dtype=np.int32),))]
+        values, where, columns = (np.concatenate(parts) for parts in zip(*(taken or empty), strict=True))
+        return sp.csr_matrix((values, (where, columns)), shape=(len(rows), self.n_vars))
 
     def read(self, start: int, stop: int) -> Matrix:
         """Return rows from `start` to before `stop`, CSR or dense.
@@ -111,7 +297,7 @@ class Rows:
             first, last = max(start, damage.start), min(stop, damage.stop)
             raise ValueError(
                 f"Rows {first:,} to {last - 1:,} of {self.name} in {str(self.path)!r} cannot be read: {damage.why}. "
-                "Copy the store anew from where it is whole."
+                f"Copy the {'store' if self.path.is_dir() else 'file'} anew from where it is whole."
             ) from damage
 
     def _read(self, start: int, stop: int) -> Matrix:
@@ -136,13 +322,13 @@ class Rows:
             raise Damage(start, stop, error) from error
         return x
 
-    def _take(self, array: zarr.Array, start: int, stop: int) -> np.ndarray:
+    def _take(self, array: Any, start: int, stop: int) -> np.ndarray:
         """Return a part of an array along its first axis."""
-        height = (array.shards or array.chunks)[0]
+        height = (getattr(array, "shards", None) or array.chunks or (max(len(array), 1),))[0]
         stripes = [
             (i, max(start, i * height), min(stop, (i + 1) * height)) for i in range(start // height, -(-stop // height))
         ]
-        lost = [stripe for stripe in stripes if stripe[2] - stripe[1] > 1 and not is_kept(self.path, array, stripe[0])]
+        lost = [stripe for stripe in stripes if stripe[2] - stripe[1] > 1 and self._is_lost(array, stripe[0])]
         why: object = "their chunks are not there"
         if not lost:
             try:
@@ -156,6 +342,9 @@ class Rows:
                     lost.append(stripe)
         bad = lost or stripes
         raise Damage(bad[0][1], bad[-1][2], why)
+
+    def _is_lost(self, array: Any, i: int) -> bool:
+        return hasattr(array, "metadata") and not is_kept(self.path, array, i)  # of HDF5, the whole file would be cut
 
 
 def is_kept(path: Path, array: zarr.Array, i: int) -> bool:

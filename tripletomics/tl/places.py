@@ -1,0 +1,200 @@
+"""Places of all cells, written into a table on disk: all of them, or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tripletomics import files
+from tripletomics.tl.atlas import CHUNK, FULL
+
+SPARE = 2**22  # bytes of a file for what is not places
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is written.
+
+    Attributes
+    ----------
+    n_obs
+        Cells of the table.
+    widths
+        Columns of each array of `obsm`, by its key.
+    blocks
+        Rows from one number to before another, of all of these arrays.
+    columns, records
+        Of `obs` and `uns`.
+    """
+
+    n_obs: int
+    widths: Mapping[str, int]
+    blocks: Iterable[tuple[int, int, Mapping[str, np.ndarray]]]
+    columns: Mapping[str, pd.Categorical]
+    records: Mapping[str, object]
+
+
+def check_target(source: Path, target: Path, keys: Iterable[str], n_obs: int, width: int) -> int:
+    """Raise unless the places can be written; return how many bytes they take, of a file with a copy of it.
+
+    Raises
+    ------
+    PermissionError, FileNotFoundError, ValueError
+        If it is read-only, there is no such folder, or `transform --shard` has begun to place its cells.
+    OSError
+        If the disk is too small.
+    """
+    from rich.filesize import decimal
+
+    needed = n_obs * width * 4
+    if target.suffix == ".zarr":
+        if not os.access(target, os.W_OK):
+            raise PermissionError(f"{str(target)!r} is read-only: places are written into it.")
+        _check_shards(target, keys)
+        what = "The places take"
+    else:
+        files.check_writable(target, ".h5ad")
+        needed += source.stat().st_size + SPARE
+        what = f"A copy of {str(source)!r} with the places takes"
+    free = shutil.disk_usage(target if target.is_dir() else target.parent).free
+    if free < needed:
+        raise OSError(
+            f"{what} up to {decimal(needed)}, and the disk of {str(target)!r} has {decimal(free)} free: make room "
+            "first."
+        )
+    return needed
+
+
+def write(source: Path, target: Path, results: Results, needed: int) -> None:
+    """Write results into a store, or into a copy of a file that then takes its place or another.
+
+    Raises
+    ------
+    OSError
+        If the disk fills up. Nothing is changed then.
+    """
+    with room(target, needed):
+        if target.suffix == ".zarr":
+            _write_zarr(target, results)
+        else:
+            _write_h5ad(source, target, results)
+
+
+def _write_h5ad(source: Path, target: Path, results: Results) -> None:
+    import anndata
+    import h5py
+
+    with files.replacing(target) as draft:
+        shutil.copyfile(source, draft)
+        _make_room(draft, results)
+        with h5py.File(draft, "r+") as root:
+            for name in {"obsm", "uns"} - set(root):
+                anndata.io.write_elem(root, name, {})
+            for name in set(results.widths) & set(root["obsm"]):
+                del root["obsm"][name]
+            _fill(root["obsm"], results)
+            for name, column in results.columns.items():
+                anndata.io.write_elem(root["obs"], name, column)
+            _list_columns(root["obs"], results)
+            for name, record in results.records.items():
+                anndata.io.write_elem(root["uns"], name, record)
+
+
+def _make_room(draft: Path, results: Results) -> None:
+    """Make a file longer by what is to be written into it: HDF5 can crash where a disk fills up, and cuts the rest."""
+    left = results.n_obs * (4 * sum(results.widths.values()) + 1) + SPARE
+    with draft.open("ab") as file:
+        while left > 0:
+            left -= file.write(bytes(min(left, 2**20)))
+
+
+def _write_zarr(path: Path, results: Results) -> None:
+    """Write drafts in a folder of the store, and then give them their names: a kill before that changes nothing."""
+    import anndata
+    import zarr
+
+    root = zarr.open_group(path, mode="r+", use_consolidated=False)
+    missing = {"obsm", "uns"} - set(root.keys())
+    folder = Path(tempfile.mkdtemp(prefix=".tripletomics-", dir=path))
+    try:
+        draft = zarr.open_group(folder / "new", mode="w", zarr_format=root.metadata.zarr_format)
+        for name, elements in (("obsm", {}), ("obs", results.columns), ("uns", results.records)):
+            part = draft.create_group(name)
+            for key, element in elements.items():
+                anndata.io.write_elem(part, key, element)
+        _fill(draft["obsm"], results)
+        for name in missing:
+            anndata.io.write_elem(root, name, {})
+        for new in [element for part in ("obsm", "obs", "uns") for element in (folder / "new" / part).iterdir()]:
+            if not new.is_dir():
+                continue  # metadata of the drafts
+            place = path / new.parent.name / new.name
+            if place.exists():
+                os.rename(place, folder / f"old {new.parent.name} {new.name}")
+            os.rename(new, place)
+        _list_columns(root["obs"], results)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None:
+        zarr.consolidate_metadata(root.store)
+
+
+def _fill(obsm: Any, results: Results) -> None:
+    """Make the arrays, and write them a block at a time."""
+    for name, width in results.widths.items():
+        make = getattr(obsm, "create_array", None) or obsm.create_dataset  # of zarr, of h5py
+        array = make(name, shape=(results.n_obs, width), chunks=(min(CHUNK, results.n_obs), width), dtype="float32")
+        array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    for start, stop, found in results.blocks:
+        for name in results.widths:
+            obsm[name][start:stop] = found[name]
+
+
+def _list_columns(obs: Any, results: Results) -> None:
+    known = [str(name) for name in obs.attrs["column-order"]]
+    obs.attrs["column-order"] = known + [name for name in results.columns if name not in known]
+
+
+def _check_shards(path: Path, keys: Iterable[str]) -> None:
+    """Refuse keys whose arrays other processes may be writing."""
+    import zarr
+
+    from tripletomics.tl.stores import is_kept
+
+    root = zarr.open_group(path, mode="r", use_consolidated=False)
+    for key in keys:
+        array: Any = root.get(f"obsm/{key}")
+        if array is None or "tripletomics" not in array.attrs:
+            continue
+        if not all(is_kept(path, array, i) for i in range(-(-array.shape[0] // array.chunks[0]))):
+            raise ValueError(
+                f"obsm[{key!r}] of {str(path)!r} was begun with transform --shard and has rows without a place: "
+                "complete that first, choose another key_added, or delete the array from the store."
+            )
+
+
+@contextmanager
+def room(target: Path, needed: int) -> Iterator[None]:
+    """Say how much was needed if the disk fills up."""
+    from rich.filesize import decimal
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            f"{str(target)!r} could not be written ({error.strerror}): that takes up to {decimal(needed)}. "
+            "Nothing of it is left: make room and run the same again."
+        ) from None
