@@ -63,6 +63,7 @@ def copy(written, tmp_path):
 def narrow(monkeypatch):
     """As if memory held few cells."""
     monkeypatch.setattr(disk, "BUDGET", ROOM)
+    monkeypatch.setattr(disk, "_memory", lambda: 4 * ROOM)
     monkeypatch.setattr(stores, "GATHERED", 2**18)
 
 

@@ -7,6 +7,7 @@ each type, serves as well as all of them; and the order of the rows on disk does
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,10 +159,15 @@ def settings_of(label: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_large(path: Path, layer: str | None) -> bool:
-    """Tell whether the matrix of a file is too large to be fitted whole; one by genes (CSC) can only be read whole."""
+    """Tell whether a matrix takes more than a quarter of the machine's memory; one by genes (CSC) is read whole."""
     with reading(path) as (root, _):
         rows = Rows(root, path, layer)
-        return not (rows.by_genes or _fits(rows))
+        return not rows.by_genes and rows.n_obs * rows.bytes_of_a_row() > _memory() / 4
+
+
+def _memory() -> int:
+    """Return the bytes of memory of this machine, 16 GB where the system does not tell."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**34
 
 
 def _fits(rows: Rows) -> bool:
