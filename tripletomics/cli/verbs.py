@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tripletomics import files, tl
+from tripletomics import files, processes, tl
 from tripletomics.cli.options import OUT, Input, Out, options_of
 from tripletomics.cli.reading import check_cells, read, read_cells, suffix, write
 
@@ -42,6 +42,8 @@ def fit(  # noqa: D103
     check_cells(input, protein)
     cells = read_cells(input, protein)
     fitted = tl.fit(cells, label, **settings)
+    if processes.rank() > 0:  # the first of many processes writes
+        return
     with files.replacing(out) as draft:
         write(cells, draft)
         if model is not None:
