@@ -6,6 +6,8 @@ every process has the loss of the whole batch; the gradients are added up. Alone
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import math
 import os
 import socket
@@ -67,6 +69,8 @@ def join() -> Place:
     if not by_torchrun():
         _name_the_first()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        atexit.register(lambda: distributed.is_initialized() and distributed.destroy_process_group())  # as NCCL wants
     try:
         distributed.init_process_group(backend, rank=here.rank, world_size=here.size, timeout=TIMEOUT)
         _store().set(f"process {here.rank}", f"{os.getpid()} {socket.gethostname()}")
@@ -76,14 +80,6 @@ def join() -> Place:
             f"{os.environ['MASTER_PORT']}: start all of them at once, and see whether one ended early. ({error})"
         ) from error
     return here
-
-
-def leave() -> None:
-    """Part from the other processes."""
-    if _joined():
-        from torch import distributed
-
-        distributed.destroy_process_group()
 
 
 def count() -> int:
@@ -243,7 +239,7 @@ def _joined() -> bool:
 
 def _shares(n: int) -> list[slice]:
     ends = [n * i // count() for i in range(count() + 1)]
-    return [slice(start, stop) for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
 def _name_the_first() -> None:

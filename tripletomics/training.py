@@ -272,8 +272,8 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
     sampler = (Balanced if loss.views == 1 else Views)(y, batch_size or BATCH_SIZE, seed)
     if sampler.batch_size < processes.count():
         raise ValueError(
-            f"A batch of {sampler.batch_size} cells is too few for {processes.count()} processes: start fewer, or raise "
-            "batch_size if there are more cells."
+            f"A batch of {sampler.batch_size} cells is too few for {processes.count()} processes: start fewer, or "
+            "raise batch_size if there are more cells."
         )
     for rows, *_ in itertools.islice(sampler, TRIED_BATCHES):
         if not loss.has_terms(y[rows]):

@@ -99,7 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             _meet(given[0] if given else "")
             app(given, exit_on_error=False, print_error=False)
-            processes.leave()
             return
         except CycloptsError as error:
             message, status = str(error), 2
