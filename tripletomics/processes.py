@@ -10,6 +10,7 @@ import atexit
 import itertools
 import math
 import os
+import re
 import socket
 import time
 import zlib
@@ -258,10 +259,11 @@ def _talking() -> Iterator[None]:
         yield
     except RuntimeError as error:
         here, gone = place(), _missing()
+        said = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0])[:80]  # without the line of gloo's source
         who = f"Process {gone} of {here.size} has ended" if gone else "A process has ended or does not answer"
         raise ConnectionError(
             f"{who}, and process {here.rank} cannot go on alone. Its own last lines say why (none if it was killed, as "
-            f"for want of memory). Start all again. ({str(error).splitlines()[0][:120]})"
+            f"for want of memory). Start all again. ({said})"
         ) from error
 
 
