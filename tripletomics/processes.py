@@ -70,8 +70,8 @@ def join() -> Place:
     if not by_torchrun():
         _name_the_first()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    if torch.cuda.is_available():
-        atexit.register(lambda: distributed.is_initialized() and distributed.destroy_process_group())  # as NCCL wants
+    # threads of the group that outlive Python's end abort the process
+    atexit.register(lambda: distributed.is_initialized() and distributed.destroy_process_group())
     try:
         distributed.init_process_group(backend, rank=here.rank, world_size=here.size, timeout=TIMEOUT)
         _store().set(f"process {here.rank}", f"{os.getpid()} {socket.gethostname()}")
