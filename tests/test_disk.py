@@ -4,6 +4,7 @@ import hashlib
 import re
 import resource
 import shutil
+from types import SimpleNamespace
 
 import anndata as ad
 import h5py
@@ -63,7 +64,7 @@ def copy(written, tmp_path):
 def narrow(monkeypatch):
     """As if memory held few cells."""
     monkeypatch.setattr(disk, "BUDGET", ROOM)
-    monkeypatch.setattr(disk, "_memory", lambda: 4 * ROOM)
+    monkeypatch.setattr(disk.psutil, "virtual_memory", lambda: SimpleNamespace(total=4 * ROOM))
     monkeypatch.setattr(stores, "GATHERED", 2**18)
 
 

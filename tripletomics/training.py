@@ -15,9 +15,10 @@ from typing import Literal, cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
-from tripletomics import metrics, networks
+from tripletomics import metrics, networks, processes
 from tripletomics.augment import Augmentation
 from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
@@ -72,7 +73,14 @@ def train(
         What is done to a view, given a generator and its y, and the seed of the generator.
     watch
         Called after each step with its number and loss.
+
+    Notes
+    -----
+    Many processes share a batch: see `processes`. What they draw for themselves differs, but all take rows that are
+    ready whole, and then draw as one process does.
     """
+    processes.check_same(len(source), steps, lr, seed, [tuple(p.shape) for p in network.parameters()], targets.numpy())
+    processes.share_state(network, loss.to(fabric.device))
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in network.parameters() if p.dim() > 1], "weight_decay": 1e-4},
@@ -86,7 +94,8 @@ def train(
     twin = copy.deepcopy(network) if loss.momentum else None
     network, optimizer = fabric.setup(network.train(), optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
-    generator = torch.Generator(fabric.device).manual_seed(seed)
+    ready = source.contract is None
+    generator = torch.Generator(fabric.device).manual_seed(seed + (0 if ready else processes.rank()))
     batches = iter(sampler)
     values, traces = [], []
     seen, due = 0, 0
@@ -95,20 +104,25 @@ def train(
         if loss.epochs and seen >= due:
             loss.survey(project(network, source, fabric.device), fabric.to_device(targets))
             due += loss.epochs * len(source)
-        rows = next(batches)
-        seen += len(rows[0])
-        shown = torch.cat([source.rows(view) for view in rows])
-        cells = torch.from_numpy(np.stack(rows))
+        rows = processes.of_first(np.stack(next(batches)))  # (views, n)
+        views, n = rows.shape
+        seen += n
+        own = processes.part(n)
+        taken = slice(None) if ready else own
+        shown = torch.cat([source.rows(view[taken]) for view in rows])
+        cells = torch.from_numpy(rows)
         y = fabric.to_device(targets[cells])
-        x = augment(fabric.to_device(shown), generator, y.flatten())
-        places = network(x).float()
+        x = augment(fabric.to_device(shown), generator, y[:, taken].flatten())
+        x = x.unflatten(0, (views, n))[:, own].flatten(0, 1) if ready else x
+        places = processes.gather(network(x).float(), views, n)
         known = {"cells": fabric.to_device(cells), "codes": y} if loss.views == 2 else {}
         if twin is not None:
             with torch.no_grad():
-                known["twin"] = twin(x).float()
-        value = loss(*places.chunk(len(rows)), y[0], **known)
+                known["twin"] = processes.gather(twin(x).float(), views, n)
+        value = loss(*places.chunk(views), y[0], **known)
         optimizer.zero_grad()
         fabric.backward(value)
+        processes.add_up(network, loss)
         fabric.clip_gradients(network, optimizer, max_norm=1.0, error_if_nonfinite=False)
         optimizer.step()
         schedule.step()
@@ -117,7 +131,8 @@ def train(
         values.append(value.detach())
         traces.append(loss.trace())
         watch(step + 1, values[-1])
-    losses = torch.stack(values).cpu().numpy()
+    processes.share_state(network, loss)
+    losses = processes.of_first(torch.stack(values).cpu().numpy())
     if not np.isfinite(losses).all():
         first = int(np.flatnonzero(~np.isfinite(losses))[0])
         raise FloatingPointError(f"The loss became {losses[first]} at step {first + 1} of {steps}: lower lr={lr:g}.")
@@ -259,6 +274,11 @@ def batches(
 def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) -> None:
     """Refuse batches in which a loss has nothing to compare; `y` are the training cells' codes."""
     sampler = (Balanced if loss.views == 1 else Views)(y, batch_size or BATCH_SIZE, seed)
+    if sampler.batch_size < processes.count():
+        raise ValueError(
+            f"A batch of {sampler.batch_size} cells is too few for {processes.count()} processes: start fewer, or "
+            "raise batch_size if there are more cells."
+        )
     for rows, *_ in itertools.islice(sampler, TRIED_BATCHES):
         if not loss.has_terms(y[rows]):
             size = np.unique(y[rows], return_counts=True)[1]
@@ -281,7 +301,28 @@ def start(device: str, precision: str) -> Fabric:
         near = did_you_mean(precision, precisions)
         raise ValueError(f"precision={precision!r} is not known.{near} Allowed: auto, {', '.join(precisions)}.")
     chosen = cast("Literal['32-true']", "32-true" if precision == "auto" else precision)
-    return Fabric(accelerator=device, devices=1, precision=chosen)
+    here = processes.join()
+    if here.size == 1:
+        return Fabric(accelerator=device, devices=1, precision=chosen)
+    kind = device if device != "auto" else "cuda" if present["cuda"] else "cpu"
+    if kind == "mps":
+        raise ValueError("device='mps' has one GPU, for one process: pass device='cpu' for many.")
+    if kind == "cuda":
+        check_gpus(here.local, torch.cuda.device_count())
+    # processes.py does what a strategy of Fabric would, and the loss's parameters too
+    alone = LightningEnvironment()
+    return Fabric(accelerator=kind, devices=[here.local] if kind == "cuda" else 1, precision=chosen, plugins=[alone])
+
+
+def check_gpus(local: int, gpus: int) -> None:
+    """Refuse, in all processes, to have more of them on a machine than it has GPUs."""
+    short = [i for i, left in enumerate(processes.said_by_all(gpus - local)) if left < 1]
+    if short:
+        raise ValueError(
+            f"Each process needs a GPU of its own, and there is none for process {', '.join(map(str, short))}: start "
+            "as many on a machine as GPUs can be seen there (srun: with --gpus-per-node, not --gpus-per-task), or pass "
+            "device='cpu'."
+        )
 
 
 def default_steps(n: int) -> int:

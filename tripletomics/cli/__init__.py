@@ -16,6 +16,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError
 
+from tripletomics import processes
 from tripletomics.cli.demo import demo
 from tripletomics.cli.explain import losses
 from tripletomics.cli.verbs import compare, convert, evaluate, fit, predict, transform
@@ -35,6 +36,8 @@ tripletomics compare cells.h5ad --label cell_type --out report.html
 ```
 """
 
+ALONE = ("transform", "predict", "losses")  # train nothing: srun may start one for each of many files
+
 app = App(
     name="tripletomics", help=HELP, help_format="markdown", version=version("tripletomics"),
     result_action="return_value", suppress_keyboard_interrupt=False,
@@ -45,7 +48,8 @@ for command in (fit, transform, predict, evaluate, compare, convert, losses, dem
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
     """Print a warning of tripletomics on one line; those of libraries are for developers."""
-    if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parents[1]):
+    ours = issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parents[1])
+    if ours and processes.rank() == 0:
         print("warning:", _one_line(message), file=sys.stderr)
 
 
@@ -69,6 +73,18 @@ def _stop(number: int, _: Any) -> None:
     sys.exit(128 + number)
 
 
+def _meet(verb: str) -> None:
+    """Join the other processes for a fit; refuse what many of them cannot do, or would do over and over."""
+    if processes.place().size == 1 or (verb in ALONE and not processes.by_torchrun()):
+        return
+    processes.join()
+    if verb != "fit":
+        raise ValueError(
+            f"`tripletomics {verb}` works in one process, and of many `fit` alone does: start it without torchrun or "
+            "srun."
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a refusal is one line on stderr and exit status 1, a wrong option 2, an interruption 130.
 
@@ -79,10 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     signal.signal(signal.SIGTERM, _stop)
     logging.disable(logging.INFO)  # hints of Lightning
+    given = sys.argv[1:] if arguments is None else arguments
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            app(sys.argv[1:] if arguments is None else arguments, exit_on_error=False, print_error=False)
+            _meet(given[0] if given else "")
+            app(given, exit_on_error=False, print_error=False)
             return
         except CycloptsError as error:
             message, status = str(error), 2
@@ -90,7 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             message, status = "interrupted", 130
         except Exception as error:
             if not _is_refusal(error):
-                raise
+                if processes.first_to_say(repr(error)):
+                    raise
+                sys.exit(1)
             message, status = _one_line(error), 1
-    print(f"error: {message}", file=sys.stderr)
+    if processes.first_to_say(message):
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(status)

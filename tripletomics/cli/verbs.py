@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import CycloptsError, Parameter
 
-from tripletomics import files, tl
+from tripletomics import files, processes, tl
 from tripletomics.cli.options import OUT, Input, Out, options_of
 from tripletomics.cli.reading import check_cells, read, read_cells, suffix, write
 
@@ -38,36 +38,36 @@ def fit(  # noqa: D103
         raise ValueError("--index is kept in the model file: name it with --model.")
     if model is not None:
         files.check_writable(model, ".tt")
+    cells = None  # in memory
     if input.suffix == ".zarr":
         if protein is not None or out is not None:
             raise ValueError(
                 f"Places of {str(input)!r} are written into it: leave --{'protein' if protein else 'out'} out."
             )
         fitted = tl.fit(input, label, **settings)
-        if model is not None:
-            fitted.save(model, index=index)
-        print(fitted.summary())
-        _report_written(input, model)
-        return
-    if out is None:
-        raise CycloptsError(msg='Command "fit" parameter --out requires an argument.')
-    files.check_writable(out, suffix(input, protein))
-    check_cells(input, protein)
-    if suffix(input, protein) == ".h5ad" and _is_large(input, settings):
-        from tripletomics.tl import disk
-
-        fitted = disk.fit(input, disk.settings_of(label, settings), out)
-        if model is not None:
-            fitted.save(model, index=index)
     else:
-        cells = read_cells(input, protein)
-        fitted = tl.fit(cells, label, **settings)
+        if out is None:
+            raise CycloptsError(msg='Command "fit" parameter --out requires an argument.')
+        files.check_writable(out, suffix(input, protein))
+        check_cells(input, protein)
+        if suffix(input, protein) == ".h5ad" and _is_large(input, settings):
+            from tripletomics.tl import disk
+
+            fitted = disk.fit(input, disk.settings_of(label, settings), out)
+        else:
+            cells = read_cells(input, protein)
+            fitted = tl.fit(cells, label, **settings)
+    if processes.rank() > 0:  # the first of many processes writes
+        return
+    if cells is not None and out is not None:
         with files.replacing(out) as draft:
             write(cells, draft)
             if model is not None:
                 fitted.save(model, index=index)
+    elif model is not None:
+        fitted.save(model, index=index)
     print(fitted.summary())
-    _report_written(out, model)
+    _report_written(out or input, model)
 
 
 @options_of(tl.transform)

@@ -7,7 +7,6 @@ each type, serves as well as all of them; and the order of the rows on disk does
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
+import psutil
 from anndata import AnnData
 
-from tripletomics import augment, labels, losses, networks, pp, training
+from tripletomics import augment, labels, losses, networks, pp, processes, training
 from tripletomics.features import N_COMPONENTS
 from tripletomics.model import Model
 from tripletomics.model.scoring import SCORED
@@ -87,7 +87,8 @@ def fit(path: Path, settings: Mapping[str, Any], out: Path | None = None) -> Mod
         match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
         blocks = _place(path, settings["layer"], model, match, None, keys, settings["progress"], known=True)
         column = pd.Categorical.from_codes(held_out.astype(np.int8), pd.Index(["train", "held-out"]))
-    write(path, target, Results(n_obs, widths, blocks, {split: column}, {key: model.record()}), needed)
+    if processes.rank() == 0:  # the first of many processes writes
+        write(path, target, Results(n_obs, widths, blocks, {split: column}, {key: model.record()}), needed)
     return model
 
 
@@ -162,12 +163,7 @@ def is_large(path: Path, layer: str | None) -> bool:
     """Tell whether a matrix takes more than a quarter of the machine's memory; one by genes (CSC) is read whole."""
     with reading(path) as (root, _):
         rows = Rows(root, path, layer)
-        return not rows.by_genes and rows.n_obs * rows.bytes_of_a_row() > _memory() / 4
-
-
-def _memory() -> int:
-    """Return the bytes of memory of this machine, 16 GB where the system does not tell."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**34
+        return not rows.by_genes and rows.n_obs * rows.bytes_of_a_row() > psutil.virtual_memory().total / 4
 
 
 def _fits(rows: Rows) -> bool:

@@ -57,5 +57,7 @@ def _console(wanted: bool) -> tuple[Console, bool]:
     """Return where to write, and whether to be silent."""
     from rich.console import Console
 
+    from tripletomics import processes
+
     console = Console(stderr=True)
-    return console, not wanted or not (console.is_terminal or console.is_jupyter)
+    return console, not wanted or processes.rank() > 0 or not (console.is_terminal or console.is_jupyter)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import log_expit
 
+from tripletomics import processes
 from tripletomics.labels import reference
 from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.labels.calibration import guess
@@ -78,6 +79,7 @@ def study(task: Task, report: Report) -> Task:
         return replace(task, rounds=1, lesson=Lesson(first, [], _findings(np.nan, np.nan, taken)))
     answers = task.ask(rounds, report)
     before, after = (_log_loss(said) for said in answers)
+    before, after = processes.of_first(np.array([before, after]))
     kept = int(after <= before)  # not if there was nothing to ask about
     if not kept:
         why = f"would do worse on labelled cells that were left out (log loss {after:.3f}, before {before:.3f})"
@@ -120,7 +122,7 @@ def train_rounds(
     untrained = copy.deepcopy(loss)
     done = [Round(*learn(cells, codes, rows, loss=loss, scores=scores, report=report), loss, codes)]
     if rounds > 1:
-        taught = teach(placed(done[0].encoder, cells), scores, codes, rows, seed)
+        taught = processes.of_first(teach(placed(done[0].encoder, cells), scores, codes, rows, seed))
         if (taught != codes).any():
             learned = learn(
                 cells, codes, rows, taught=taught, loss=untrained, scores=scores,
