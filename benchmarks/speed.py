@@ -1,6 +1,7 @@
 """Time and memory of tt.fit beside scanpy's UMAP, openTSNE and PaCMAP on simulated cells, and how both grow with n.
 
     python benchmarks/speed.py [3000 30000 100000 300000 1000000]
+    python benchmarks/speed.py parts
 
 Each method runs in a process of its own on the same file, and is warmed up on 10,000 cells (smaller tables take another
 path) before its clock starts: UMAP and its neighbours are compiled then. 10 % of each type are held out, and nothing is
@@ -11,6 +12,9 @@ fitted on them.
 - new cells: seconds to place 5,000 held-out cells (`tripletomics.transform`; `scanpy.tl.ingest`).
 - map F1: 15-NN macro-F1 of these on the map, among 100,000 training cells at most.
 - memory: the most that was resident in the whole process, of which the imports are 400 MB (tt) to 600 MB.
+
+"parts" compares a training step of the encoder, and `tripletomics.transform`, with the bare matrix products that they
+need.
 
 openTSNE and PaCMAP take part if they are installed, up to 100,000 cells; they place no new cells here.
 """
@@ -25,6 +29,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
@@ -131,6 +136,82 @@ def measure(method: str, path: str) -> dict[str, object]:
     return row | {"memory, MB": peak / 1e6, "matrix, MB": size / 1e6}
 
 
+def milliseconds(work: Callable[[], object], times: int) -> float:
+    """Return the median of some runs, after one that does not count."""
+    work()
+    spans = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        spans.append(time.perf_counter() - started)
+    return 1e3 * float(np.median(spans))
+
+
+def parts() -> None:
+    """Print what the parts of a fit and of a transform take."""
+    import torch
+
+    from tripletomics import augment, features, losses, networks, samplers, training
+
+    adata = simulate.cells(30_000)
+    codes = adata.obs["cell_type"].cat.codes.to_numpy().astype(int)
+    contract = features.fit(adata.X[:9000], adata.var_names.tolist(), True, 0)
+    source, fabric = contract.source(adata.X), training.start("cpu", "auto")
+    encoder = networks.Encoder(networks.MLP(), source.width, 32)
+    loss, y = losses.make("softmax"), torch.from_numpy(codes)
+    loss.build(32, simulate.TYPES)
+    rows = np.random.default_rng(0).permutation(len(codes))[:512]
+    x, z = source.rows(rows), torch.randn(512, 32, requires_grad=True)
+
+    def bare() -> None:
+        a = x
+        for layer in (m for m in encoder.modules() if isinstance(m, torch.nn.Linear)):
+            w = layer.weight.detach()
+            b = a @ w.T
+            _ = b.T @ a  # the gradient of the weights
+            if a is not x:
+                _ = b @ w  # and of what goes in
+            a = b
+
+    def train(steps: int) -> float:
+        started = time.perf_counter()
+        training.train(
+            fabric, encoder, loss, source, samplers.Balanced(codes, 512, 0), y,
+            steps=steps, lr=1e-3, augment=augment.Mask(), seed=0, watch=lambda *_: None,
+        )  # fmt: skip
+        return 1e3 * (time.perf_counter() - started) / steps
+
+    train(5)
+    step, products = train(60), milliseconds(bare, 30)
+    kernel = milliseconds(lambda: loss(z, y[rows]).backward(), 30)
+    print(
+        f"step {step:.1f} ms; bare products {products:.1f}, loss {kernel:.1f}: {step / (products + kernel):.2f} times"
+    )
+    model = tt.fit(adata[:9000].copy(), "cell_type", steps=30, progress=False)
+    query = adata.copy()
+    whole = milliseconds(lambda: tt.transform(query, model), 3)
+    head = model.networks.map_head
+    dense = [m.weight.detach() for m in model.networks.encoder.modules() if isinstance(m, torch.nn.Linear)]
+    mapped = [m.weight.detach() for m in head.mlp.modules() if isinstance(m, torch.nn.Linear)]
+    first, components = np.ascontiguousarray(dense[0].T.numpy()), np.ascontiguousarray(model.features.axes.T)
+
+    def products_of_all() -> None:
+        for start in range(0, adata.n_obs, 4096):
+            some = adata.X[start : start + 4096]
+            near = torch.from_numpy(some @ components)
+            z = torch.from_numpy(some @ first)
+            for w in dense[1:]:
+                z = z @ w.T
+            m = torch.cat([near, z], dim=1)
+            for w in mapped:
+                m = m @ w.T
+
+    bare_ms = milliseconds(products_of_all, 3)
+    print(
+        f"transform of 30,000 cells {whole:.0f} ms; bare products {bare_ms:.0f}: {bare_ms / whole:.0%} of their speed"
+    )
+
+
 def compare(sizes: list[int]) -> None:
     """Run every method at every size, and print a table."""
     rows = []
@@ -160,5 +241,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     if sys.argv[1:2] == ["measure"]:
         print(json.dumps(measure(*sys.argv[2:])))
+    elif sys.argv[1:] == ["parts"]:
+        parts()
     else:
         compare([int(n) for n in sys.argv[1:]] or list(SIZES))
