@@ -347,17 +347,18 @@ class Model:
         genes reach that layer through the components.
         """
         part = self.part(modality)
-        encoder = cast(Any, self.networks.encoder)
+        encoder, side = cast(Any, self.networks.encoder), 0
         if isinstance(self.features, PairFeatures):
             side = self.modalities.index(str(modality))
             encoder = encoder.encoders[side]
-            into = (self.features.seen or self.features).parts[side].axes
+        first = encoder.trunk.get_parameter("0.weight").detach().cpu().numpy().astype(float)
+        if isinstance(self.features, PairFeatures):
+            first = first @ (self.features.seen or self.features).parts[side].axes
             deviation = np.maximum(part.cap - part.center, 0)
         else:
-            into, deviation = np.eye(part.n_seen, len(part.genes)), part.deviation / part.scale
-        first = encoder.trunk.get_parameter("0.weight").detach().cpu().numpy().astype(float)
+            deviation = part.deviation / part.scale
         weights = np.zeros(len(part.genes))
-        weights[: len(deviation)] = np.linalg.norm(first @ into, axis=0)[: len(deviation)] * deviation
+        weights[: len(deviation)] = np.linalg.norm(first, axis=0)[: len(deviation)] * deviation
         return weights / (weights.sum() or 1.0)
 
     def part(self, modality: str | None = None) -> Features:
