@@ -349,7 +349,9 @@ def test_a_bug_keeps_its_traceback(run, source, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_leaves_no_half_file(run, source, tmp_path, monkeypatch, number, status):
+def test_an_interruption_leaves_no_half_file(run, source, tmp_path, monkeypatch, request, number, status):
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     write = ad.AnnData.write_h5ad
     before = source.read_bytes()
 
