@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_writable(path: str | Path, suffix: str) -> Path:
@@ -89,3 +92,23 @@ def check_hdf5(path: Path, ending: str, needed: set[str]) -> None:
             f"{str(path)!r} is an HDF5 file but not an {kind} file: it lacks {' and '.join(sorted(needed))}, and holds "
             f"{', '.join(groups) or 'nothing'}."
         )
+
+
+def check_room(path: Path, needed: int, what: str) -> None:
+    """Raise OSError if the disk of `path` has fewer bytes free than are needed for what is said to take them."""
+    from rich.filesize import decimal
+
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    if free < needed:
+        raise OSError(f"{what}, and the disk of {str(path)!r} has {decimal(free)} free: make room first.")
+
+
+@contextmanager
+def filling(path: Path, rest: str) -> Iterator[None]:
+    """Say what `rest` says, how much was needed and what to do, if the disk of `path` fills up."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(f"{str(path)!r} could not be written ({error.strerror}): {rest}") from None

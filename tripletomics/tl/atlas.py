@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from tripletomics import files
 from tripletomics.tl.progress import steps_bar
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 CHUNK = 8192  # rows of a chunk of places; networks take 4,096 at a time, and rows that meet there give the same bits
 FIRST = 1024  # rows that the genes and the scale are checked on before anything is written
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Placed(NamedTuple):
@@ -88,6 +88,7 @@ def transform_shard(
         model, or as for `transform`. Chunks that were written before are kept, and the next run goes on behind them.
     """
     from anndata import AnnData
+    from rich.filesize import decimal
 
     from tripletomics import pp
     from tripletomics.tl.stores import Rows, open_store
@@ -121,8 +122,9 @@ def transform_shard(
     with of_rows(begin, end):
         query = pp.take_query(AnnData(first, var=var), fitted.part(), weights, None, missing, alias, min_matched)
     needed = sum(dims) * 4 * sum(min(CHUNK, rows.n_obs - i * CHUNK) for i in left)
-    _check_room(path, needed)
-    with _room(path, needed):
+    takes = f"places that are not written yet take up to {decimal(needed)} in all"
+    files.check_room(path, needed, f"The {takes}")
+    with files.filling(path, f"the {takes}. What is written counts: make room and run the same command again."):
         for name, dim in zip(names, dims, strict=True):
             _create(root, path, name, (rows.n_obs, dim), made_by)
         places = [_find(root, path, name, key_added, made_by) for name in names]
@@ -262,30 +264,3 @@ def of_rows(start: int, stop: int) -> Iterator[None]:
         yield
     except (ValueError, TypeError) as error:
         raise type(error)(f"Rows {start:,} to {stop - 1:,}: {error}") from None
-
-
-@contextmanager
-def _room(path: Path, needed: int) -> Iterator[None]:
-    """Say how much the places take if the disk fills up."""
-    from rich.filesize import decimal
-
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise OSError(
-            f"{str(path)!r} could not be written ({error.strerror}): the places that are not written yet take up to "
-            f"{decimal(needed)} in all. What is written counts: make room and run the same command again."
-        ) from None
-
-
-def _check_room(path: Path, needed: int) -> None:
-    from rich.filesize import decimal
-
-    free = shutil.disk_usage(path).free
-    if free < needed:
-        raise OSError(
-            f"The places that are not written yet take up to {decimal(needed)} in all, and the disk of {str(path)!r} "
-            f"has {decimal(free)} free: make room first."
-        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tripletomics import files
-from tripletomics.tl.atlas import CHUNK, FULL
+from tripletomics.tl.atlas import CHUNK
 
 SPARE = 2**22  # bytes of a file for what is not places
 
@@ -67,12 +67,7 @@ def check_target(source: Path, target: Path, keys: Iterable[str], n_obs: int, wi
         files.check_writable(target, ".h5ad")
         needed += source.stat().st_size + SPARE
         what = f"A copy of {str(source)!r} with the places takes"
-    free = shutil.disk_usage(target if target.is_dir() else target.parent).free
-    if free < needed:
-        raise OSError(
-            f"{what} up to {decimal(needed)}, and the disk of {str(target)!r} has {decimal(free)} free: make room "
-            "first."
-        )
+    files.check_room(target, needed, f"{what} up to {decimal(needed)}")
     return needed
 
 
@@ -184,17 +179,9 @@ def _check_shards(path: Path, keys: Iterable[str]) -> None:
             )
 
 
-@contextmanager
-def room(target: Path, needed: int) -> Iterator[None]:
+def room(target: Path, needed: int) -> AbstractContextManager[None]:
     """Say how much was needed if the disk fills up."""
     from rich.filesize import decimal
 
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise OSError(
-            f"{str(target)!r} could not be written ({error.strerror}): that takes up to {decimal(needed)}. "
-            "Nothing of it is left: make room and run the same again."
-        ) from None
+    rest = f"that takes up to {decimal(needed)}. Nothing of it is left: make room and run the same again."
+    return files.filling(target, rest)
