@@ -88,16 +88,33 @@ class Neighbours(Loss):
         self.place[rows] = torch.arange(len(rows), device=a.device)
         ends = self.place[self.graph[rows]]
         self.place[rows] = -1
-        start, column = (ends >= 0).nonzero(as_tuple=True)  # few edges have both ends in a batch of a large table
-        weights, pairs = self.weights[column], torch.stack([start, ends[start, column]])
-        # as an embedding, whose gradient adds up in a fixed order; that of an index does not
-        one, other = nn.functional.embedding(pairs, a)
-        squared = (one - other).square().sum(dim=1)
-        return (weights * squared.log1p()).sum() / weights.sum().clamp(min=1e-12)
+        k = ends.shape[1]
+        edges = (ends.flatten() >= 0).nonzero()[:, 0]  # few have both ends in a batch of a large table
+        return _Attraction.apply(a, self.weights[edges % k], edges // k, ends.flatten()[edges])
+
+
+class _Attraction(torch.autograd.Function):
+    """The first term and its gradient in closed form, twice as fast as autograd's."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, weights: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        difference = a[start] - a[end]
+        squared = difference.square().sum(dim=1)
+        weights = weights / weights.sum().clamp(min=1e-12)
+        ctx.save_for_backward(difference * (2 * weights / (1 + squared))[:, None], start, end)
+        ctx.shape = a.shape
+        return (weights * squared.log1p()).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        pull, start, end = ctx.saved_tensors
+        # not a[start] += pull: that adds up in an order of its own on many threads
+        pulled = pull.new_zeros(ctx.shape).index_add_(0, start, pull).index_add_(0, end, pull, alpha=-1)
+        return gradients[0] * pulled, None, None, None
 
 
 class _Repulsion(torch.autograd.Function):
-    """The second term and its gradient in closed form, 4 times as fast as autograd's."""
+    """The second term and its gradient in closed form, several times as fast as autograd's."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor) -> Tensor:
@@ -115,8 +132,8 @@ class _Repulsion(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         a, squares, total = ctx.saved_tensors
         share = (1 / total)[:, None]
-        # a cell is pushed by its own sum and by those of all others
-        sums = squares @ torch.cat([torch.ones_like(share), share, a, a * share], dim=1)
+        # a cell is pushed by its own sum and by those of all others; a wide product is 5 times as fast as a tall one
+        sums = (torch.cat([torch.ones_like(share), share, a, a * share], dim=1).T @ squares).T
         dim = a.shape[1]
         pushed = a * (share * sums[:, :1] + sums[:, 1:2]) - share * sums[:, 2 : 2 + dim] - sums[:, 2 + dim :]
         return gradients[0] * (-2 / len(a)) * pushed
@@ -173,8 +190,17 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int) -> Ne
 
 def data_graph(reference: np.ndarray) -> np.ndarray:
     """Find the 15 nearest cells of every cell (fewer in a tiny table): int64 (cells, k)."""
-    k = min(NEIGHBOURS, len(reference) - 1)
-    return NearestNeighbors(n_neighbors=k).fit(reference).kneighbors(return_distance=False)
+    import faiss  # exact too, and three times as fast as scikit-learn's, which counts in float64
+
+    n, dim = reference.shape
+    k = min(NEIGHBOURS, n - 1)
+    cells = np.ascontiguousarray(reference - reference.mean(axis=0), dtype=np.float32)
+    index = faiss.IndexFlatL2(dim)
+    index.add(cells)
+    found = index.search(cells, k + 1)[1]
+    others = found != np.arange(n)[:, None]
+    others[others.all(axis=1), -1] = False  # a cell of more than k copies need not find itself
+    return found[others].reshape(n, k)
 
 
 def radius(reference: np.ndarray, seed: int) -> float:
