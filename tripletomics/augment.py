@@ -69,8 +69,8 @@ class Mask(Augmentation):
     Parameters
     ----------
     p
-        Share of the genes hidden in each cell, in [0, 1). None hides 0.7 of the genes, but only a tenth of a panel of
-        fewer than 100 features, where no feature stands in for another.
+        Share of the genes hidden in each cell, in [0, 1), to the nearest 1/256. None hides 0.7 of the genes, but only a
+        tenth of a panel of fewer than 100 features, where no feature stands in for another.
 
     Notes
     -----
@@ -97,10 +97,10 @@ class Mask(Augmentation):
         p = self.p
         if p is None:
             p = 0.1 if x.shape[1] < PANEL else 0.7
-        # 16 random bits decide about a gene: three times as fast as a float each
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-        bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: x.numel()].view(x.shape)
-        return bits.float().ge_(round(p * 2**16) - 2**15).mul_(x)  # a product with booleans takes four times as long
+        # 8 random bits decide about a gene: six times as fast as a float each
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        bits = words.random_(-(2**63), None, generator=generator).view(torch.uint8)[: x.numel()].view(x.shape)
+        return bits.float().ge_(min(round(p * 256), 255)).mul_(x)  # a product with booleans takes four times as long
 
 
 @parts.register("thin", _AUGMENTATIONS)

@@ -129,8 +129,8 @@ class Features:
 
     def standardise(self, rows: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
         """Scale dense normalised rows."""
-        scaled = rows - self.mean
-        scaled /= self.scale
+        shift, factor = torch.from_numpy(-self.mean / self.scale), torch.from_numpy(1 / self.scale)
+        scaled = torch.addcmul(shift, torch.from_numpy(rows), factor).numpy()  # in one pass
         if present is not None:
             scaled[:, ~present[: self.n_seen]] = 0
         return scaled

@@ -109,7 +109,7 @@ def train(
         seen += n
         own = processes.part(n)
         taken = slice(None) if ready else own
-        shown = torch.cat([source.rows(view[taken]) for view in rows])
+        shown = source.rows(rows[:, taken].ravel())
         cells = torch.from_numpy(rows)
         y = fabric.to_device(targets[cells])
         x = augment(fabric.to_device(shown), generator, y[:, taken].flatten())
