@@ -35,8 +35,8 @@ TRIED_BATCHES = 20  # batches in which a loss must have something to compare
 CHECKS = 6  # times a stage that the held-out cells are scored, for the history alone
 CHECK_CELLS = 1000
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
-MAP_MOST = 800  # steps of the map head from 4,000 cells on
-MAP_LR = 20.0
+MAP_MOST = 600  # steps of the map head from 1,600 cells on
+MAP_LR = 30.0
 MAP_CELLS = 1024
 
 
@@ -227,7 +227,7 @@ def learn_map(
     scores
         Principal components (cells, components) of all cells.
     steps
-        Of the encoder, for each of which the map head takes four; but 800, or as many as these, are enough.
+        Of the encoder, for each of which the map head takes four; but 600, or as many as these, are enough.
     """
     rows = rows[some(y[rows] if structure < 1 else np.full(len(rows), -1), seed)]
     watched = np.random.default_rng(seed).permutation(held_out_rows[y[held_out_rows] >= 0])[:CHECK_CELLS]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SPARE_SHARE, SPARE_CELLS, SPARE_LEFT, SPARE_LEAST = 0.1, 5000, 5, 10
-FITTING_CELLS = 30_000  # whose components take seconds
+FITTING_CELLS = 20_000  # whose components take seconds
 
 
 def split(adata: AnnData, hold_out: float | str | np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
@@ -124,7 +124,7 @@ def spare(codes: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
 
 
 def fitting(cells: np.ndarray, seed: int) -> np.ndarray:
-    """Draw the cells that genes are chosen by and components fitted to: up to 30,000, boolean (cells,)."""
+    """Draw the cells that genes are chosen by and components fitted to: up to 20,000, boolean (cells,)."""
     chosen = np.zeros_like(cells)
     chosen[np.random.default_rng([seed, 5]).permutation(np.flatnonzero(cells))[:FITTING_CELLS]] = True
     return chosen

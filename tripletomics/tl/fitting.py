@@ -112,7 +112,7 @@ def fit(
         training is kept, with a warning, if the second does worse on labelled cells that were left out of both. No
         score, prediction or calibration counts the labels that were taken.
     steps
-        Training steps of the encoder; the map head takes four times as many, but 800, or as many as these, are enough.
+        Training steps of the encoder; the map head takes four times as many, but 600, or as many as these, are enough.
         By default set by the number of cells.
     batch_size
         Cells a training step, by default 512 or all.
