@@ -12,7 +12,7 @@ from kinds import KNOWN, cells, predicted, state
 import tripletomics as tt
 from tripletomics import pp
 from tripletomics.sources import Memory
-from tripletomics.tl.tasks import prepare
+from tripletomics.tl.preparing import prepare
 
 
 def settled(adata, label="kind", **given):

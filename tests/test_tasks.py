@@ -11,7 +11,7 @@ import torch
 import tripletomics as tt
 from tripletomics import features, labels, pp
 from tripletomics.tl.fitting import DEFAULT_LOSS
-from tripletomics.tl.tasks import prepare
+from tripletomics.tl.preparing import prepare
 
 
 def task_of(adata, label="kind", **settings):

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import rankdata
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
-from torch import Tensor, nn
+from torch import Tensor
 
 from tripletomics.losses.base import Loss
 

@@ -168,8 +168,8 @@ def fit(
     from tripletomics import pp
     from tripletomics.index import Catalog
     from tripletomics.model import Model, Side, score, score_null, score_structure
+    from tripletomics.tl.preparing import prepare
     from tripletomics.tl.self_training import study
-    from tripletomics.tl.tasks import prepare
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}

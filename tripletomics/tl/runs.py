@@ -24,7 +24,7 @@ import scipy.sparse as sp
 import tripletomics
 from tripletomics import baselines, evaluation, features, files, labels, pp
 from tripletomics.evaluation import REFITTED, UNUSED, Truth
-from tripletomics.tl import tasks
+from tripletomics.tl import preparing, tasks
 from tripletomics.tl.self_training import study
 from tripletomics.training import silent
 
@@ -187,7 +187,7 @@ class Stage:
         asked = self.question
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Types (of one|that only)")  # said once, or on purpose
-            return tasks.prepare(
+            return preparing.prepare(
                 asked.adata, asked.label, hold_out=self.held_out, seed=self.seed, **(asked.common | settings)
             )
 

@@ -6,13 +6,14 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from tripletomics import augment as augmentations
-from tripletomics import labels, losses, metrics, networks, pp, training
+from tripletomics import labels, losses, metrics, pp
 from tripletomics.features import Features
 from tripletomics.labels import reference
 from tripletomics.labels.calibration import Calibration
@@ -24,16 +25,11 @@ from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model import place
 from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.sources import Matrix, Memory, Projection, Scores
-from tripletomics.tl.fitting import default_loss
 from tripletomics.tl.self_training import Answers, Lesson, Round, placed, train_rounds
 from tripletomics.training import History, Report, silent
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from torch.nn import Module
-
     from tripletomics.augment import Augmentation
-    from tripletomics.networks import MLP
 
 COLLAPSED = 0.2  # spread of the directions of z below which distances say little
 NULL_SHARE = 6  # the null takes one step for this many of the fit
@@ -97,10 +93,13 @@ class Task:
     def learn(self, report: Report = silent) -> tuple[Networks, History]:
         """Train on the labels of the training cells, or on views of all; warn if these collapse."""
         learned = self.lesson.learned if self.lesson else self.encode(report)[-1]
-        networks, history = self._learn_map(
-            learned.encoder, self.cells, self.codes, np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out),
-            scores=self.scores, steps=self.used["steps"], report=report,
-        )  # fmt: skip
+        with ThreadPoolExecutor(1) as other:  # the map head is trained in one thread
+            if self.calibration.any():
+                other.submit(getattr, self, "_unspoilt")
+            networks, history = self._learn_map(
+                learned.encoder, self.cells, self.codes, np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out),
+                scores=self.scores, steps=self.used["steps"], report=report,
+            )  # fmt: skip
         history = learned.history | history
         traced = history["metric"].get("spread", np.ones(1))
         spread = float(np.nanmean(traced[-max(len(traced) // 10, 1) :]))
@@ -178,14 +177,12 @@ class Task:
             return dict.fromkeys(shown)
         if self.lesson and self.lesson.answers:
             return {"": _calibrate(self.lesson.answers)}
-        if self.groups is None and self.calibration.any():
-            trained = ~self.held_out & ~self.calibration
-            contract = (isinstance(self.features, PairFeatures) and self.features.seen) or self._fit(trained)
-            scores = Projection(contract.project, self.x)
+        if self.calibration.any():
+            trained, scores = ~self.held_out & ~self.calibration, Projection(self._unspoilt.project, self.x)
             folds = {"": [self._ask(z, scores, trained, self.calibration & self._whole)]}
             for name, side in alone.items():
                 asked = self.calibration & side.measured
-                folds[name] = [self._ask(z, scores, trained, asked, side.z, Projection(contract.project, side.x))]
+                folds[name] = [self._ask(z, scores, trained, asked, side.z, Projection(self._unspoilt.project, side.x))]
         else:
             answers = [self._ask_without(part, report)[-1] for part in self._parts()]
             folds = {name: [answer[name] for answer in answers] for name in shown}
@@ -193,9 +190,8 @@ class Task:
 
     def ask(self, rounds: Sequence[Round], report: Report) -> list[Answers]:
         """Ask the encoders of two rounds about labelled training cells, as `calibrate` does with one table."""
-        if self.groups is None and self.calibration.any():
-            trained = ~self.held_out & ~self.calibration
-            scores = Projection(self._fit(trained).project, self.x)
+        if self.calibration.any():
+            trained, scores = ~self.held_out & ~self.calibration, Projection(self._unspoilt.project, self.x)
             return [[self._ask(placed(one.encoder, self.cells), scores, trained, self.calibration)] for one in rounds]
         parts = [self._ask_without(part, report) for part in self._parts()]
         return [[part[number][""] for part in parts] for number in (0, -1)]
@@ -227,6 +223,12 @@ class Task:
             ways = (metrics.recall_at_k(z, cells, query, cells, k, self.seed) for z, query in ((a, b), (b, a)))
             found |= {f"recall_{k}": sum(ways) / 2, f"null_{k}": min(k / len(both), 1.0)}
         return found
+
+    @functools.cached_property
+    def _unspoilt(self) -> Features | PairFeatures:
+        """What was not fitted to the calibration cells either."""
+        seen = self.features.seen if isinstance(self.features, PairFeatures) else None
+        return self._fit(~self.held_out & ~self.calibration) if seen is None else seen
 
     @property
     def _whole(self) -> np.ndarray:
@@ -319,100 +321,6 @@ class Null:
     places: dict[str, np.ndarray]
     codes: np.ndarray  # the permuted ones
     held_out: np.ndarray
-
-
-def prepare(
-    adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData],
-    label: str | None,
-    *,
-    loss: str | Module | None,
-    structure: float,
-    dim: int,
-    metric_dim: int,
-    batch: str | None,
-    layer: str | None,
-    counts: bool | Literal["auto"],
-    unlabelled: Sequence[str],
-    hold_out: float | str | np.ndarray,
-    encoder: str | MLP,
-    augment: str | Augmentation | None,
-    self_training: bool,
-    steps: int | None,
-    batch_size: int | None,
-    lr: float,
-    seed: int,
-    device: str,
-    precision: str,
-) -> Task:
-    """Check everything that `fit` was given, choose and scale the genes on the training cells."""
-    given = None if loss is None else losses.make(loss)
-    mlp, views = networks.make(encoder), augmentations.make(augment)
-    pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed, self_training)
-    fabric = training.start(device, precision)
-    held_out_by = hold_out.partition("=")[0] if isinstance(hold_out, str) else None
-    table = pp.open_table(adata, layer, label, unlabelled, (batch, held_out_by))
-    obs, paired = table.obs, isinstance(table.x, Pair)
-    if label is None:
-        if given is not None and (given.supervised or given.views == 1):
-            pp.refuse_without_labels(obs, "loss", losses.spec(given))
-        if batch is not None:
-            pp.refuse_without_labels(obs, "batch", batch)
-        if self_training:
-            pp.refuse_without_labels(obs, "self_training", self_training)
-        codes, order, classes = np.full(obs.n_obs, -1), np.zeros(0, dtype=int), list[str]()
-    else:
-        codes, classes = labels.encode(pp.column(obs, label, "label"), unlabelled)
-    held_out = pp.split(obs, hold_out, codes, seed)
-    if label is not None:
-        pp.check_labels(codes, classes, held_out, label)
-        codes, order, n_known = labels.known_first(codes, ~held_out)
-        classes = [classes[code] for code in order[:n_known]]
-    objective = losses.make(default_loss(codes[~held_out], paired)) if given is None else given
-    losses.check(objective, metric_dim)
-    if paired and views.of_genes:
-        raise ValueError(
-            f"augment={augmentations.spec(views)!r} changes values of genes, and of two modalities the encoders see "
-            "principal components: take 'mask' or 'mixup'."
-        )
-    same_views = objective.views == 2 and not objective.neighbours and not paired
-    if same_views and views.idle(labelled=label is not None):
-        raise ValueError(
-            f"augment={augmentations.spec(views)!r} shows the same twice, from which loss={losses.spec(objective)!r} "
-            "learns nothing: take 'mask'."
-        )
-    rounds = 2 if self_training and pp.check_self_training(codes[~held_out], paired) else 1
-    groups = pp.batches(obs, batch, held_out)
-    calibration = pp.spare(codes, ~held_out, seed) if groups is None else np.zeros_like(held_out)
-    if paired:
-        spared = [(calibration & rows).sum() for rows in (table.x.both, *table.x.measured.T)]
-        calibration &= min(spared) >= pp.SPARE_LEAST
-    pp.check_batch_size(batch_size, codes[~held_out], of_labelled=objective.views == 1)
-    objective.expect(int((~held_out & ~calibration).sum()))
-    training.check_terms(objective, codes[~held_out & ~calibration], batch_size, seed)
-    are_counts = [pp.decide_counts(side if there.all() else side[there], counts) for _, side, there in table.matrices()]
-    if views.of_molecules:
-        pp.check_molecules(table.x, are_counts[0], augmentations.spec(views))
-
-    x, learn = pp.choose(table, pp.fitting(~held_out, seed), are_counts, seed)
-    fit = lambda rows: learn(x[pp.fitting(rows, seed)])  # noqa: E731
-    contract = fit(~held_out)
-    if isinstance(contract, PairFeatures) and calibration.any():
-        contract = replace(contract, seen=cast(PairFeatures, fit(~held_out & ~calibration)))
-    cells, scores = contract.source(x), contract.project(x)
-    steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
-    learn_metric = functools.partial(
-        training.learn_metric, fabric, mlp=mlp, metric_dim=metric_dim, batch_size=batch_size, lr=lr, seed=seed
-    )
-    structure = structure if classes else 1.0
-    learn_map = functools.partial(training.learn_map, fabric, structure=structure, dim=dim, lr=lr, seed=seed)
-    used = {"loss": objective, "encoder": mlp, "augment": views, "steps": steps, "structure": structure,
-            "counts": are_counts if paired else are_counts[0]}  # fmt: skip
-    if paired:
-        used["modalities"] = list(table.sides)
-    return Task(
-        table, x, contract, cells, scores, codes, classes, order, held_out, calibration, groups, objective,
-        copy.deepcopy(objective), views, used, seed, fit, learn_metric, learn_map, rounds,
-    )  # fmt: skip
 
 
 def _calibrate(answers: Answers) -> Calibration | None:
