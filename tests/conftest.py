@@ -59,8 +59,8 @@ def fitted(pbmc_file):
     return model, adata
 
 
-@pytest.fixture
-def counts():
+@pytest.fixture(scope="session")
+def made():
     """300 cells x 150 genes of Poisson counts in three types that differ in 10 genes each, CSR."""
     random = np.random.default_rng(0)
     kinds = np.arange(300) % 3
@@ -72,6 +72,12 @@ def counts():
     adata.obs["kind"] = np.array(["a", "b", "c"])[kinds]
     adata.obs["donor"] = [f"d{i}" for i in random.integers(5, size=300)]
     return adata
+
+
+@pytest.fixture
+def counts(made):
+    """These cells, to be changed."""
+    return made.copy()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import tripletomics as tt
 OBS = ["tt_label", "tt_confidence", "tt_novelty", "tt_label_set"]
 KNOWN, NEW = "abcdefg", "h"
 FAST = {"steps": 30, "progress": False}
+BRIEF = {"steps": 5, "progress": False}  # where two fits are compared, however good
 
 
 def cells(n, seed, types=KNOWN, genes=150):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from kinds import FAST, KNOWN, cells, predicted
+from kinds import BRIEF, FAST, KNOWN, cells, predicted
 from scipy.sparse import csr_matrix
 
 import tripletomics as tt
@@ -26,6 +26,21 @@ def adata():
     return adata
 
 
+@pytest.fixture(scope="module")
+def blind():
+    """A model of these cells without their labels, and the cells."""
+    adata = cells(600, 1)
+    return tt.fit(adata, **FAST), adata
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The places of a fit without augmentation."""
+    adata = cells(600, 1)
+    tt.fit(adata, "kind", augment=None, **BRIEF)
+    return adata.obsm["X_tt_metric"]
+
+
 @pytest.fixture
 def few(adata):
     """Five labelled cells of each type."""
@@ -39,8 +54,8 @@ def few(adata):
 def test_without_labels_the_map_is_that_of_structure_1(adata):
     adata.obs["out"] = np.arange(600) % 4 == 0
     with_labels = adata.copy()
-    tt.fit(adata, hold_out="out", **FAST)
-    tt.fit(with_labels, "kind", structure=1, hold_out="out", **FAST)
+    tt.fit(adata, hold_out="out", **BRIEF)
+    tt.fit(with_labels, "kind", structure=1, hold_out="out", **BRIEF)
     np.testing.assert_array_equal(adata.obsm["X_tt"], with_labels.obsm["X_tt"])
     assert not np.array_equal(adata.obsm["X_tt_metric"], with_labels.obsm["X_tt_metric"])
 
@@ -49,7 +64,7 @@ def test_labels_do_not_reach_a_fit_without_them(adata):
     other = adata.copy()
     other.obs["kind"] = other.obs["kind"].to_numpy()[::-1]
     for one in (adata, other):
-        tt.fit(one, **FAST)
+        tt.fit(one, **BRIEF)
     for key in ("X_tt", "X_tt_metric"):
         np.testing.assert_array_equal(adata.obsm[key], other.obsm[key])
     assert adata.uns["X_tt"]["settings"]["loss"] == DEFAULT_VIEWS
@@ -62,15 +77,15 @@ def test_held_out_cells_do_not_reach_a_fit_without_labels(adata):
     x = other.X.toarray()
     x[other.obs["out"]] = np.random.default_rng(0).permuted(x[other.obs["out"]], axis=1)
     other.X = csr_matrix(x)
-    one, two = (tt.fit(table, hold_out="out", **FAST) for table in (adata, other))
+    one, two = (tt.fit(table, hold_out="out", **BRIEF) for table in (adata, other))
     train = ~adata.obs["out"].to_numpy()
     for key in ("X_tt", "X_tt_metric"):
         np.testing.assert_array_equal(adata.obsm[key][train], other.obsm[key][train])
     assert one.scores["train"] == two.scores["train"]
 
 
-def test_scores_without_labels_are_recall_beside_shuffled_places(adata, tmp_path):
-    model = tt.fit(adata, **FAST)
+def test_scores_without_labels_are_recall_beside_shuffled_places(blind, tmp_path):
+    model, adata = blind
     assert model.p_value == {}
     assert model.checks == {}
     held = (adata.obs["tt_split"] == "held-out").to_numpy()
@@ -88,8 +103,8 @@ def test_scores_without_labels_are_recall_beside_shuffled_places(adata, tmp_path
     np.testing.assert_allclose(loaded.embed(adata.X), adata.obsm["X_tt_metric"], atol=1e-5)
 
 
-def test_a_model_without_labels_maps_and_searches_but_names_nothing(adata):
-    model = tt.fit(adata, **FAST)
+def test_a_model_without_labels_maps_and_searches_but_names_nothing(blind):
+    model, adata = blind
     query = adata[:5].copy()
     tt.transform(query, model)
     assert model.search(query.X, 1).labels.ravel().tolist() == [""] * 5
@@ -105,17 +120,17 @@ def test_a_model_without_labels_maps_and_searches_but_names_nothing(adata):
 
 @pytest.mark.parametrize("loss", VIEWS)
 def test_every_loss_of_views_learns_the_types_without_seeing_them(adata, loss):
-    model = tt.fit(adata, loss=loss, steps=60, hold_out=0.3, progress=False)
+    model = tt.fit(adata, loss=loss, steps=20, hold_out=0.3, progress=False)
     assert held_out_f1(adata) > 0.6
     spread = model.history["metric"]["spread"]
-    assert len(spread) == 60
+    assert len(spread) == 20
     assert spread[-1] > 0.2
 
 
 def test_a_fit_without_labels_is_deterministic(adata):
     other = adata.copy()
     for one in (adata, other):
-        tt.fit(one, loss="moco + 0.1*vicreg", seed=3, **FAST)
+        tt.fit(one, loss="moco + 0.1*vicreg", seed=3, **BRIEF)
     np.testing.assert_array_equal(adata.obsm["X_tt_metric"], other.obsm["X_tt_metric"])
 
 
@@ -125,7 +140,7 @@ def test_a_loss_that_collapses_is_said_to(adata):
             return (z1 - z2).square().sum(1).mean() + (z1 - 1).square().mean()
 
     with pytest.warns(UserWarning, match=r"collapsed: the cells point in nearly one direction \(spread 0\.\d\d"):
-        tt.fit(adata, loss=Closer(), lr=0.01, steps=60, progress=False)
+        tt.fit(adata, loss=Closer(), lr=0.01, steps=20, progress=False)
 
 
 def test_the_default_follows_the_share_of_labels():
@@ -136,8 +151,8 @@ def test_the_default_follows_the_share_of_labels():
 
 def test_cells_without_labels_help_where_labels_are_few(few):
     alone = few.copy()
-    model = tt.fit(few, "kind", hold_out="out", progress=False, steps=60)
-    tt.fit(alone, "kind", hold_out="out", loss="softmax", progress=False, steps=60)
+    model = tt.fit(few, "kind", hold_out="out", **FAST)
+    tt.fit(alone, "kind", hold_out="out", loss="softmax", **FAST)
     assert model.settings["loss"] == f"{DEFAULT_LOSS} + {DEFAULT_VIEWS}"
     assert held_out_f1(few) >= held_out_f1(alone)
     assert model.calibration.n_cells == 5 * len(KNOWN)
@@ -148,7 +163,7 @@ def test_cells_without_labels_help_where_labels_are_few(few):
 def test_a_lone_label_is_enough_for_the_others_to_be_unlabelled(adata):
     """Types that have no label at all neither help nor hurt: they are unlabelled cells."""
     adata.obs["kind"] = adata.obs["kind"].where(adata.obs["kind"].isin(["a", "b"]))
-    model = tt.fit(adata, "kind", **FAST)
+    model = tt.fit(adata, "kind", **BRIEF)
     assert model.classes == ["a", "b"]
 
 
@@ -167,11 +182,9 @@ def test_what_are_no_molecules_cannot_be_thinned(adata, augment, counts, message
 
 
 @pytest.mark.parametrize("augment", ["thin", "noise + mask:p=0.3", "mixup", "censor"])
-def test_augmentations_arrive(adata, augment):
-    other = adata.copy()
-    tt.fit(adata, "kind", augment=augment, **FAST)
-    tt.fit(other, "kind", augment=None, **FAST)
-    assert not np.array_equal(adata.obsm["X_tt_metric"], other.obsm["X_tt_metric"])
+def test_augmentations_arrive(adata, plain, augment):
+    tt.fit(adata, "kind", augment=augment, **BRIEF)
+    assert not np.array_equal(adata.obsm["X_tt_metric"], plain)
     assert adata.uns["X_tt"]["settings"]["augment"] == augment
 
 
@@ -197,8 +210,8 @@ def test_the_null_keeps_all_labels_where_they_are_few(few, monkeypatch):
     assert "the line of predict says more than macro-F1" in " ".join(model.summary().split())
 
 
-def test_a_fit_without_labels_is_not_refitted_with_them(adata):
-    tt.fit(adata, **FAST)
+def test_a_fit_without_labels_is_not_refitted_with_them(blind):
+    _, adata = blind
     table = tt.evaluate(adata, "kind", progress=False)
     assert len(table)
     with pytest.raises(ValueError, match=r"X_tt was fitted without labels, and a refit would .*: pass refits=0"):
