@@ -2,13 +2,14 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import anndata as ad
 import matplotlib as mpl
 import pytest
+import scanpy as sc
 
+import tripletomics as tt
 from tripletomics import losses
 
 ROOT = Path(__file__).parents[1]
@@ -34,13 +35,26 @@ def test_python(clone):
     assert (clone / "pbmc.tt").is_file()
 
 
-def test_terminal(clone):
+def test_terminal(clone, run):
+    """In this process; that the program starts as one of its own is shown in `test_cli.py`."""
+    mpl.use("agg")
     (commands,) = (block for block in blocks("bash") if "tripletomics fit" in block)
     for line in commands.strip().splitlines():
         program, *arguments = shlex.split(line)
         assert program == "tripletomics"
-        subprocess.run([sys.executable, "-m", "tripletomics", *arguments], check=True, capture_output=True)
-    assert {"map.h5ad", "again.h5ad", "pbmc.tt"} <= {path.name for path in clone.iterdir()}
+        status, _, error = run(*arguments)
+        assert status == 0, error
+    written = {path.name for path in clone.iterdir()}
+    assert {"map.h5ad", "again.h5ad", "pbmc.tt", "labels.h5ad", "labels.png", "report.html"} <= written
+
+
+def test_scanpy_goes_on_from_the_metric_space_of_more_than_8192_cells(real_data):
+    """As the README says of the versions in `constraints.txt`; here, where UMAP is compiled already."""
+    adata = ad.read_h5ad(real_data / "cite_cbmc_adt.h5ad")
+    assert adata.n_obs > 8192
+    tt.fit(adata, label="cell_type", steps=5, progress=False)
+    sc.pp.neighbors(adata, use_rep="X_tt_metric")
+    assert adata.obsp["connectivities"].shape == (adata.n_obs, adata.n_obs)
 
 
 def test_examples_run(monkeypatch):

@@ -7,16 +7,17 @@ from sklearn.decomposition import PCA
 
 import tripletomics as tt
 from tripletomics import evaluation
+from tripletomics.labels import NO_SIGNAL
 from tripletomics.metrics import knn_macro_f1
 
-FAST = {"steps": 30, "progress": False}
+FEW = {"steps": 10, "progress": False}
 
 
 @pytest.fixture(scope="module")
 def mapped(pbmc_file):
     """A fitted table with a map that this package did not make."""
     adata = ad.read_h5ad(pbmc_file)
-    tt.fit(adata, "cell_type", hold_out=0.3, **FAST)
+    tt.fit(adata, "cell_type", hold_out=0.3, **FEW)
     adata.obsm["X_pca"] = PCA(5, random_state=0).fit_transform(adata.X.toarray())
     adata.obs["donor"] = [f"d{i % 4}" for i in range(700)]
     adata.obs["score"] = adata.obsm["X_pca"][:, 0]
@@ -105,7 +106,7 @@ def test_a_type_on_one_side_only_is_reported(mapped):
 
 def test_refits_give_deviations_and_types_that_were_never_seen(counts):
     counts.obs["four"] = np.where(np.arange(300) % 6 == 0, "d", counts.obs["kind"])
-    tt.fit(counts, "four", hold_out=0.3, structure=0.2, **FAST)
+    tt.fit(counts, "four", hold_out=0.3, structure=0.2, steps=5, progress=False)
     table = tt.evaluate(counts, "four", refits=2, unseen=True, progress=False)
     assert set(table["n_seeds"]) == {2}
     assert set(table["hold_out"]) == {"0.3"}
@@ -118,7 +119,7 @@ def test_refits_give_deviations_and_types_that_were_never_seen(counts):
 
 def test_refits_keep_the_settings_of_each_fit_apart(counts):
     found = []
-    for steps in (5, 30):
+    for steps in (2, 8):
         tt.fit(counts, "kind", hold_out=0.3, steps=steps, progress=False)
         found.append(tt.evaluate(counts, "kind", refits=1, progress=False))
     first, second = (value(table, "X_tt", "trustworthiness", "held-out") for table in found)
@@ -142,11 +143,24 @@ def test_other_labels_than_those_of_the_fit_are_permuted(mapped):
     assert evaluation.REFITTED not in set(table["null"])
 
 
-def test_noise_shows_nothing_and_says_so():
+@pytest.fixture(scope="module")
+def noise():
+    """Random labels on random numbers, and a model that has learned them by heart."""
     random = np.random.default_rng(0)
-    noise = ad.AnnData(random.normal(size=(1500, 50)).astype(np.float32))
-    noise.obs["kind"] = random.integers(5, size=1500).astype(str)
-    model = tt.fit(noise, "kind", hold_out=0.3, steps=100, progress=False)
+    adata = ad.AnnData(random.normal(size=(1500, 50)).astype(np.float32))
+    adata.obs["kind"] = random.integers(5, size=1500).astype(str)
+    return tt.fit(adata, "kind", hold_out=0.3, steps=100, progress=False), adata
+
+
+def test_a_fit_of_noise_holds_on_no_new_cells(noise):
+    model, _ = noise
+    assert min(model.p_value.values()) > NO_SIGNAL
+    for space in ("map", "metric"):
+        assert model.scores["held-out"][space] == pytest.approx(model.scores["null"][space], abs=0.07)
+
+
+def test_noise_shows_nothing_and_says_so(noise):
+    model, noise = noise
     assert "No signal" in model.summary()
     with pytest.warns(UserWarning, match="NO SIGNAL"):
         table = tt.evaluate(noise, "kind")
@@ -159,7 +173,7 @@ def test_noise_shows_nothing_and_says_so():
 
 
 def test_the_same_cells_held_out_under_another_name(counts):
-    tt.fit(counts, "kind", hold_out="donor=d1", **FAST)
+    tt.fit(counts, "kind", hold_out="donor=d1", **FEW)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first, second = (tt.evaluate(counts, "kind", splits=splits) for splits in ("donor=d1", None))
@@ -177,7 +191,7 @@ def test_the_order_of_bases_changes_nothing(mapped):
 
 
 def test_a_map_of_all_cells_is_no_evidence(counts):
-    tt.fit(counts, "kind", hold_out=0, **FAST)
+    tt.fit(counts, "kind", hold_out=0, **FEW)
     with pytest.raises(ValueError, match=r"X_tt was fitted on all cells, .*refits=1 and splits=0\.3"):
         tt.evaluate(counts, "kind")
 
@@ -223,7 +237,7 @@ def test_bad_input(mapped, case):
 def test_a_fit_on_a_layer_is_fitted_again_on_that_layer(counts):
     counts.layers["raw"] = counts.X.copy()
     counts.X = np.random.default_rng(0).permuted(counts.X.toarray(), axis=0)  # says nothing of the types
-    tt.fit(counts, "kind", layer="raw", batch="donor", hold_out=0.3, **FAST)
+    tt.fit(counts, "kind", layer="raw", batch="donor", hold_out=0.3, **FEW)
     own = tt.evaluate(counts, "kind")
     refit = tt.evaluate(counts, "kind", refits=1, progress=False)
     for table in (own, refit):

@@ -3,19 +3,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+from kinds import BRIEF
 from scipy.spatial import procrustes
 
 import tripletomics as tt
 from tripletomics import training
-from tripletomics.labels import NO_SIGNAL
 from tripletomics.metrics import knn_macro_f1, knn_recall, knn_recall_within_types
-
-FAST = {"steps": 30, "progress": False}
 
 
 def test_what_is_written(pbmc):
     x, names = pbmc.X.copy(), list(pbmc.obs.columns)
-    model = tt.fit(pbmc, label="cell_type", dim=3, metric_dim=8, **FAST)
+    model = tt.fit(pbmc, label="cell_type", dim=3, metric_dim=8, **BRIEF)
     assert pbmc.obsm["X_tt"].shape == (700, 3)
     assert pbmc.obsm["X_tt_metric"].shape == (700, 8)
     assert pbmc.obsm["X_tt_pca"].shape == (700, 50)
@@ -25,7 +23,7 @@ def test_what_is_written(pbmc):
     assert list(pbmc.obs.columns) == [*names, "tt_split"]
     assert (x != pbmc.X).nnz == 0
     assert pbmc.uns["X_tt"]["settings"]["loss"] == "softmax"
-    assert pbmc.uns["X_tt"]["settings"]["steps"] == "30"
+    assert pbmc.uns["X_tt"]["settings"]["steps"] == "5"
     assert set(pbmc.uns["X_tt"]["history"]) == {"metric", "map"}
     assert model.classes == sorted(pbmc.obs["cell_type"].unique())
 
@@ -33,7 +31,7 @@ def test_what_is_written(pbmc):
 def test_another_key_overwrites_nothing(fitted):
     adata = fitted[1].copy()
     before = adata.obsm["X_tt"].copy()
-    tt.fit(adata, label="cell_type", key_added="X_other", hold_out=0.2, **FAST)
+    tt.fit(adata, label="cell_type", key_added="X_other", hold_out=0.2, **BRIEF)
     np.testing.assert_array_equal(adata.obsm["X_tt"], before)
     assert {"X_other", "X_other_metric"} <= set(adata.obsm)
     assert (adata.obs["X_other_split"] == "held-out").sum() != (adata.obs["tt_split"] == "held-out").sum()
@@ -63,7 +61,7 @@ def test_held_out_cells_do_not_influence_the_model(pbmc):
     scrambled.obs["cell_type"] = labels
     pbmc.X = pbmc.X.toarray()
     for adata in (pbmc, scrambled):
-        tt.fit(adata, label="cell_type", hold_out="held", **FAST)
+        tt.fit(adata, label="cell_type", hold_out="held", **BRIEF)
     train = ~pbmc.obs["held"].to_numpy()
     np.testing.assert_array_equal(pbmc.obsm["X_tt"][train], scrambled.obsm["X_tt"][train])
     np.testing.assert_array_equal(pbmc.obsm["X_tt_metric"][train], scrambled.obsm["X_tt_metric"][train])
@@ -78,19 +76,9 @@ def test_same_seed_same_map_bit_for_bit(pbmc, fitted):
 
 
 def test_real_cells_hold_on_cells_never_seen(pbmc):
-    scores = tt.fit(pbmc, label="cell_type", hold_out=0.3, steps=100, progress=False).scores
+    scores = tt.fit(pbmc, label="cell_type", hold_out=0.3, steps=40, progress=False).scores
     for space in ("map", "metric"):
         assert scores["held-out"][space] > scores["null"][space] + 0.4
-
-
-def test_noise_does_not():
-    random = np.random.default_rng(0)
-    noise = ad.AnnData(random.normal(size=(1500, 50)).astype(np.float32))
-    noise.obs["kind"] = random.integers(5, size=1500).astype(str)
-    model = tt.fit(noise, label="kind", hold_out=0.3, steps=100, progress=False)
-    assert min(model.p_value.values()) > NO_SIGNAL
-    for space in ("map", "metric"):
-        assert model.scores["held-out"][space] == pytest.approx(model.scores["null"][space], abs=0.07)
 
 
 def test_the_null_costs_less_than_a_quarter_of_the_fit(pbmc, monkeypatch):
@@ -102,7 +90,7 @@ def test_the_null_costs_less_than_a_quarter_of_the_fit(pbmc, monkeypatch):
 
     train = training.train
     monkeypatch.setattr(training, "train", count)
-    tt.fit(pbmc, label="cell_type", steps=60, progress=False)
+    tt.fit(pbmc, label="cell_type", steps=12, progress=False)
     encoder, map_head, null_encoder, null_map_head = taken  # steps cost the same in both: batches are of one size
     assert null_encoder < encoder / 4
     assert null_map_head < map_head / 4
@@ -129,7 +117,7 @@ def test_maps_of_another_seed_and_of_fewer_cells_lie_alike(pbmc):
     part = pbmc[np.random.default_rng(0).random(700) < 0.9].copy()
     maps = {}
     for name, adata, seed in (("first", pbmc, 0), ("seed", pbmc, 1), ("part", part, 0)):
-        tt.fit(adata, "cell_type", steps=60, seed=seed, progress=False)
+        tt.fit(adata, "cell_type", steps=30, seed=seed, progress=False)
         maps[name] = pd.DataFrame(adata.obsm["X_tt"].copy(), index=adata.obs_names)
     for other in ("seed", "part"):
         first = maps["first"].loc[maps[other].index]
@@ -142,7 +130,7 @@ def test_structure_1_ignores_the_labels(pbmc):
     other = pbmc.copy()
     other.obs["cell_type"] = np.random.default_rng(0).permutation(other.obs["cell_type"])
     for adata in (pbmc, other):
-        tt.fit(adata, label="cell_type", structure=1, hold_out="held", **FAST)
+        tt.fit(adata, label="cell_type", structure=1, hold_out="held", **BRIEF)
     np.testing.assert_array_equal(pbmc.obsm["X_tt"], other.obsm["X_tt"])
     assert not np.array_equal(pbmc.obsm["X_tt_metric"], other.obsm["X_tt_metric"])
 
@@ -151,13 +139,13 @@ def test_unlabelled_cells_are_placed_but_teach_no_type(pbmc):
     labels = pbmc.obs["cell_type"].astype(object)
     labels.iloc[:100] = ([None, np.nan, "", "Unknown", "nan"] * 20)[:100]
     pbmc.obs["partly"] = labels
-    model = tt.fit(pbmc, label="partly", **FAST)
+    model = tt.fit(pbmc, label="partly", **BRIEF)
     assert len(model.classes) == 10
     assert np.isfinite(pbmc.obsm["X_tt"]).all()
 
 
 def test_hold_out_0_trains_on_all_and_says_so(pbmc):
-    model = tt.fit(pbmc, label="cell_type", hold_out=0, **FAST)
+    model = tt.fit(pbmc, label="cell_type", hold_out=0, **BRIEF)
     assert (pbmc.obs["tt_split"] == "train").all()
     assert set(model.scores) == {"train"}
     assert "nothing here says how the map does on new cells" in model.summary()
@@ -172,14 +160,14 @@ def test_counts_are_normalised_inside(counts):
     for adata, layer in ((counts, "raw"), (to_median, None), (usual, None)):
         if layer is None:
             sc.pp.log1p(adata)
-        tt.fit(adata, label="kind", layer=layer, hold_out=0, **FAST)
+        tt.fit(adata, label="kind", layer=layer, hold_out=0, **BRIEF)
     # the encoder sees the median depth, the components of the map are of 10,000 counts a cell
     np.testing.assert_allclose(counts.obsm["X_tt_metric"], to_median.obsm["X_tt_metric"], atol=0.02)
     np.testing.assert_allclose(counts.obsm["X_tt_pca"][:, :3], usual.obsm["X_tt_pca"][:, :3], atol=0.02)
 
 
 def test_a_batch_column_and_groups_held_out(counts):
-    tt.fit(counts, label="kind", batch="donor", hold_out="donor=d1,d3", **FAST)
+    tt.fit(counts, label="kind", batch="donor", hold_out="donor=d1,d3", **BRIEF)
     held = counts.obs["tt_split"] == "held-out"
     assert set(counts.obs.loc[held, "donor"]) == {"d1", "d3"}
     assert not counts.obs.loc[~held, "donor"].isin(["d1", "d3"]).any()
@@ -192,7 +180,7 @@ def test_views_and_transform_of_a_subset(fitted):
     np.testing.assert_allclose(view.obsm["X_again"], adata.obsm["X_tt"][100:120], atol=1e-4)
     assert "X_again_pca" not in view.obsm
     part = adata[:400]
-    tt.fit(part, label="cell_type", **FAST)
+    tt.fit(part, label="cell_type", **BRIEF)
     assert part.obsm["X_tt"].shape == (400, 2)
     tt.transform(part, model)  # places and components of one model
     np.testing.assert_allclose(part.obsm["X_tt_pca"], adata.obsm["X_tt_pca"][:400], atol=1e-3)
@@ -218,18 +206,10 @@ def test_tiny_tables():
 
 def test_protein_panel(pbmc_file):
     adata = ad.read_h5ad(pbmc_file.with_name("tissue_protein.h5ad"))[::8].copy()
-    model = tt.fit(adata, label="phenotype", **FAST)
+    model = tt.fit(adata, label="phenotype", steps=15, progress=False)
     assert "Unknown" not in model.classes
     assert model.settings["counts"] == "False"
     assert model.scores["held-out"]["map"] > model.scores["null"]["map"] + 0.2
-
-
-def test_scanpy_goes_on_from_the_metric_space_of_more_than_8192_cells(real_data):
-    adata = ad.read_h5ad(real_data / "cite_cbmc_adt.h5ad")
-    assert adata.n_obs > 8192
-    tt.fit(adata, label="cell_type", **FAST)
-    sc.pp.neighbors(adata, use_rep="X_tt_metric")
-    assert adata.obsp["connectivities"].shape == (adata.n_obs, adata.n_obs)
 
 
 @pytest.mark.parametrize("metric_dim", [2, 3])
