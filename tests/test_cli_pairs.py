@@ -12,7 +12,7 @@ import tripletomics as tt
 
 md = pytest.importorskip("mudata")
 
-FAST = ["--steps", "30"]
+FEW = ["--steps", "5"]
 
 
 def proteins(adata, seed):
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 def expected(folder):
     """What Python makes of the two files."""
     tables = ad.read_h5ad(folder / "rna.h5ad"), ad.read_h5ad(folder / "adt.h5ad")
-    model = tt.fit(tables, "kind", steps=30, progress=False)
+    model = tt.fit(tables, "kind", steps=5, progress=False)
     query = ad.read_h5ad(folder / "new.h5ad")
     tt.predict(query, model)
     return tables, query
@@ -48,7 +48,7 @@ def expected(folder):
 
 def test_two_files_become_one(run, folder, expected):
     out, model = folder / "both.h5mu", folder / "both.tt"
-    given = ["--protein", folder / "adt.h5ad", "--label", "kind", "--out", out, "--model", model, *FAST]
+    given = ["--protein", folder / "adt.h5ad", "--label", "kind", "--out", out, "--model", model, *FEW]
     status, shown, error = run("fit", folder / "rna.h5ad", *given)
     assert (status, error) == (0, "")
     for line in ("by rna", "by protein", "same cell"):
@@ -81,7 +81,7 @@ def test_one_file_of_two_tables(run, folder, expected):
     md.MuData({"rna": ad.read_h5ad(folder / "rna.h5ad"), "protein": ad.read_h5ad(folder / "adt.h5ad")}).write_h5mu(
         folder / "in.h5mu"
     )
-    status, _, error = run("fit", folder / "in.h5mu", "--label", "kind", "--out", folder / "out.h5mu", *FAST)
+    status, _, error = run("fit", folder / "in.h5mu", "--label", "kind", "--out", folder / "out.h5mu", *FEW)
     assert (status, error) == (0, "")
     found = md.read_h5mu(folder / "out.h5mu")["rna"].obsm["X_tt"]
     np.testing.assert_allclose(found, expected[0][0].obsm["X_tt"], atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 import tripletomics as tt
 from tripletomics import cli, tl
 
-QUICK = ["--methods", "pca2", "tt:steps=10", "--seeds", "1", "--cache", "none", "--no-progress"]
+QUICK = ["--methods", "pca2", "tt:steps=5", "--seeds", "1", "--no-progress"]
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def source(counts, tmp_path):
 
 @pytest.fixture
 def mapped(counts, tmp_path):
-    tt.fit(counts, "kind", hold_out=0.3, steps=20, progress=False)
+    tt.fit(counts, "kind", hold_out=0.3, steps=5, progress=False)
     counts.obsm["X_pca"] = counts.X[:, :3].toarray()
     counts.write_h5ad(tmp_path / "map.h5ad")
     return tmp_path / "map.h5ad"
@@ -75,7 +75,7 @@ def test_compare_writes_a_page(run, source, tmp_path):
     page = tmp_path / "report.html"
     status, said, error = run("compare", source, "--label", "kind", "--out", page, *QUICK)
     assert (status, error) == (0, "")
-    assert "tt:steps=10, map: held-out macro-F1" in said
+    assert "tt:steps=5, map: held-out macro-F1" in said
     assert page.read_text().lower().startswith("<!doctype html>")
     assert {path.name for path in tmp_path.iterdir()} == {"cells.h5ad", "report.html"}
 

@@ -13,7 +13,7 @@ from tripletomics.metrics import knn_macro_f1
 from tripletomics.tl import comparison, fitting, runs
 
 LINEAR = ["pca2", "pca50", "lda"]
-QUICK = ["tt:steps=20", *LINEAR]
+QUICK = ["tt:steps=10", *LINEAR]
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,10 @@ def test_what_comes_back(ask, counts):
     assert result.methods == QUICK
     assert list(result.table["method"].unique()) == QUICK
     assert set(result.table["metric"]) <= set(evaluation.METRICS)
-    assert set(result.adata.obsm) == {"X_tt:steps=20", "X_pca2", "X_lda"}
-    assert set(result.histories) == {"tt:steps=20"}
-    assert len(result.histories["tt:steps=20"]["metric"]["loss"]) == 20
-    assert result.titles["tt:steps=20"] == "tripletomics (steps=20)"
+    assert set(result.adata.obsm) == {"X_tt:steps=10", "X_pca2", "X_lda"}
+    assert set(result.histories) == {"tt:steps=10"}
+    assert len(result.histories["tt:steps=10"]["metric"]["loss"]) == 10
+    assert result.titles["tt:steps=10"] == "tripletomics (steps=10)"
     assert result.settings["seeds"] == "0, 1"
     assert result.versions["tripletomics"] == tt.__version__
     assert "optimistic" in result.summary()
@@ -75,7 +75,7 @@ def test_scores_are_those_of_the_maps_on_held_out_cells(ask, counts):
     held = (result.adata.obs["tt_split"] == "held-out").to_numpy()
     y = counts.obs["kind"].astype("category").cat.codes.to_numpy()
     np.testing.assert_array_equal(held, pp.split(counts, 0.3, y, 0))
-    for method in ("tt:steps=20", "pca2", "lda"):
+    for method in ("tt:steps=10", "pca2", "lda"):
         z = result.adata.obsm[f"X_{method}"]
         expected = knn_macro_f1(z[~held], y[~held], z[held], y[held])
         first = result.runs.query(f"method == '{method}' and seed == 0 and space == 'map' and split == 'held-out'")
@@ -93,7 +93,7 @@ def test_every_label_score_has_a_null_near_chance(ask):
     keys = ["method", "space", "metric", "type"]
     assert set(map(tuple, held[keys].to_numpy())) == set(map(tuple, nulls[keys].to_numpy()))
     for method, space, how in (
-        ("tt:steps=20", "map", evaluation.REFITTED), ("lda", "metric", evaluation.REFITTED),
+        ("tt:steps=10", "map", evaluation.REFITTED), ("lda", "metric", evaluation.REFITTED),
         ("pca2", "map", evaluation.UNUSED),
     ):  # fmt: skip
         null = of(result, method, space, split="null")
@@ -349,7 +349,7 @@ def test_a_file_is_no_folder(ask, tmp_path):
 
 
 def test_the_figure_is_that_of_the_maps(ask):
-    figure = ask(["tt:steps=20", "pca2", "pca50"], seeds=1).plot(width=3.5)
+    figure = ask(["tt:steps=10", "pca2", "pca50"], seeds=1).plot(width=3.5)
     assert figure.get_figwidth() == 3.5
     assert sum("held-out F1" in text.get_text() for text in figure.findobj(match=lambda a: hasattr(a, "get_text"))) >= 2
 

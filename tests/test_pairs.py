@@ -1028,7 +1028,7 @@ def test_how_a_table_is_stored_makes_no_difference(form):
 
 def test_one_protein_is_a_modality():
     rna, protein = pair(90)
-    model = tt.fit((rna, protein[:, :1].copy()), "kind", **FAST)
+    model = tt.fit((rna, protein[:, :1].copy()), "kind", **QUICK)
     assert np.isfinite(model.embed(protein=protein[:, :1].X)).all()
 
 
@@ -1040,7 +1040,7 @@ def test_whole_numbers_with_gaps_are_the_same_names():
     protein.obs.loc[protein.obs_names[:2], "donor"] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        tt.fit((rna[:60].copy(), protein), hold_out="donor=1", **FAST)
+        tt.fit((rna[:60].copy(), protein), hold_out="donor=1", **QUICK)
     held = protein.obs["tt_split"] == "held-out"
     assert (held == (np.arange(30, 90) % 3 == 1)).all()
 
@@ -1051,15 +1051,15 @@ def test_a_mudata_that_was_not_updated_is_refused():
     mdata = md.MuData({"rna": rna, "protein": protein})
     mdata.mod["rna"], mdata.mod["protein"] = rna[10:].copy(), protein[10:].copy()
     with pytest.raises(ValueError, match=r"are in neither modality \(first: cell 0 of 1.*run mdata.update\(\) first"):
-        tt.fit(mdata, "kind", **FAST)
+        tt.fit(mdata, "kind", **QUICK)
     with pytest.raises(ValueError, match=r"^key_added='rna' is a modality of the MuData"):
-        tt.fit(mdata, "kind", key_added="rna", **FAST)
+        tt.fit(mdata, "kind", key_added="rna", **QUICK)
 
 
 def test_a_layer_of_one_table_serves_new_cells_too():
     rna, protein = pair(90)
     rna.layers["raw"], rna.X = rna.X.copy(), rna.X * 0
-    model = tt.fit((rna, protein), "kind", layer="raw", **FAST)
+    model = tt.fit((rna, protein), "kind", layer="raw", **QUICK)
     z = rna.obsm["X_tt_metric"].copy()
     tt.transform((rna, protein), model, layer="raw")
     np.testing.assert_allclose(rna.obsm["X_tt_metric"], z, atol=1e-5)
@@ -1071,7 +1071,7 @@ def test_a_layer_of_one_table_serves_new_cells_too():
 def test_few_cells_with_both_are_calibrated_on_in_turn():
     rna, protein = pair(300)
     protein = protein[:30].copy()
-    model = tt.fit((rna, protein), "kind", **FAST)
+    model = tt.fit((rna, protein), "kind", **QUICK)
     assert model.calibration.n_cells >= 20
     assert model.alone["protein"].calibration.n_cells >= 20
     tt.predict((rna, protein), model)
@@ -1082,7 +1082,7 @@ def test_columns_of_one_name_are_no_matter():
     rna, protein = pair(60)
     rna.obs = pd.concat([rna.obs, rna.obs[["kind"]].rename(columns={"kind": "x"})] * 2, axis=1)
     rna.obs.columns = ["kind", "x", "x", "x"][: rna.obs.shape[1]]
-    tt.fit((rna, protein), **FAST)
+    tt.fit((rna, protein), **QUICK)
     assert "X_tt" in rna.obsm
 
 
