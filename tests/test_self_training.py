@@ -14,7 +14,7 @@ from tripletomics import metrics
 from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.sources import Memory
 from tripletomics.tl import comparison, self_training
-from tripletomics.tl.tasks import prepare
+from tripletomics.tl.preparing import prepare
 from tripletomics.training import silent
 
 SMALL = {"encoder": "mlp:hidden=16", "steps": 8}

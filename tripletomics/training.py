@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Literal, cast
 
 import numpy as np
@@ -246,25 +245,13 @@ def learn_map(
     neighbours = structure_term.fit(scores[rows], y[rows], structure, seed)
     steps = min(MAP_STEPS * steps, max(MAP_MOST, steps))
     watch = Watch("map", steps, report, head, inputs, y, rows, held_out_rows, fabric)
-    with one_thread():  # its many small operations gain nothing from a second one
-        curves = train(
-            fabric, head, neighbours, inputs.subset(rows),
-            Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
-            steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch,
-        )  # fmt: skip
+    curves = train(
+        fabric, head, neighbours, inputs.subset(rows),
+        Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
+        steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch,
+    )  # fmt: skip
     head.orient(project(head, inputs.subset(rows), fabric.device), known[train_on])
     return Networks(encoder, head), {"map": watch.history(curves)}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread, and then as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def batches(

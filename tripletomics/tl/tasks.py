@@ -6,7 +6,6 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -93,13 +92,10 @@ class Task:
     def learn(self, report: Report = silent) -> tuple[Networks, History]:
         """Train on the labels of the training cells, or on views of all; warn if these collapse."""
         learned = self.lesson.learned if self.lesson else self.encode(report)[-1]
-        with ThreadPoolExecutor(1) as other:  # the map head is trained in one thread
-            if self.calibration.any():
-                other.submit(getattr, self, "_unspoilt")
-            networks, history = self._learn_map(
-                learned.encoder, self.cells, self.codes, np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out),
-                scores=self.scores, steps=self.used["steps"], report=report,
-            )  # fmt: skip
+        networks, history = self._learn_map(
+            learned.encoder, self.cells, self.codes, np.flatnonzero(~self.held_out), np.flatnonzero(self.held_out),
+            scores=self.scores, steps=self.used["steps"], report=report,
+        )  # fmt: skip
         history = learned.history | history
         traced = history["metric"].get("spread", np.ones(1))
         spread = float(np.nanmean(traced[-max(len(traced) // 10, 1) :]))
