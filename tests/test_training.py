@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch import nn
 
-from tripletomics import augment, losses, metrics, training
+from tripletomics import augment, features, losses, metrics, training
+from tripletomics.networks import MLP
 from tripletomics.samplers import Balanced
-from tripletomics.sources import Memory
+from tripletomics.sources import Memory, OnDevice, pack
 
 
 @pytest.fixture
@@ -192,3 +194,66 @@ def test_cuda_runs_through_the_same_loop(blobs):
     torch.manual_seed(0)
     values = run(training.start("cuda", "auto"), blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))["loss"]
     assert values[-10:].mean() < 0.5 * values[:5].mean()
+
+
+def learn_both(fabric, cells, y):
+    """Train encoder and map head on the first cells, a few of which are held out."""
+    rows, held = np.arange(200), np.arange(200, 240)
+    contract = cells.contract
+    scores = contract.project(cells.x)
+    encoder, metric = training.learn_metric(
+        fabric, cells, y, rows, held, groups=None, loss=losses.make("softmax"), mlp=MLP((32, 16)),
+        augment=augment.fit(augment.make("mask"), contract, 1), metric_dim=8, batch_size=64, steps=20, lr=1e-3, seed=0,
+        scores=scores,
+    )  # fmt: skip
+    networks, history = training.learn_map(
+        fabric, encoder, cells, y, rows, held, scores=scores, structure=0.5, dim=2, steps=5, lr=1e-3, seed=0
+    )
+    return metric | history, networks.place(cells, torch.from_numpy(scores))
+
+
+@pytest.fixture
+def counted():
+    random = np.random.default_rng(0)
+    y = np.arange(240) % 4
+    x = random.poisson(0.2 + 2.0 * (np.arange(60) % 4 == y[:, None]) * (np.arange(60) < 24)).astype(np.float32)
+    contract = features.fit(x, [f"g{i}" for i in range(60)], counts=True, seed=0)
+    return contract.source(sp.csr_matrix(x)), y
+
+
+def test_a_fit_whose_table_is_on_the_device_is_that_of_memory(fabric, counted):
+    cells, y = counted
+    cpu = torch.device("cpu")
+    wanted, places = learn_both(fabric, cells, y)
+    for table in (pack(cells, cpu), None):
+        found, same = learn_both(fabric, OnDevice(cells, cpu, table), y)
+        np.testing.assert_allclose(found["metric"]["loss"], wanted["metric"]["loss"], atol=1e-5)
+        np.testing.assert_allclose(found["map"]["loss"], wanted["map"]["loss"], atol=1e-4)
+        torch.testing.assert_close(same[0], places[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_places_cells_as_cpu_does(counted):
+    cells, y = counted
+    places = {}
+    for device in ("cpu", "cuda"):
+        history, (z, m) = learn_both(training.start(device, "auto"), cells, y)
+        places[device] = z.cpu().numpy(), m.cpu().numpy()
+        assert history["metric"]["loss"][-1] < history["metric"]["loss"][0]
+    for one, other in zip(places["cpu"], places["cuda"], strict=True):  # each device hides genes of its own
+        scores = [metrics.knn_macro_f1(z[:200], y[:200], z[200:], y[200:]) for z in (one, other)]
+        assert abs(scores[0] - scores[1]) < 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_resident_batch_on_cuda_does_not_wait(counted):
+    cells, _ = counted
+    there = cells.on(torch.device("cuda"))
+    torch.testing.assert_close(there.rows(slice(9)).cpu(), cells.rows(slice(9)), rtol=1e-5, atol=1e-5)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        there.rows(np.array([3, 0, 17]))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

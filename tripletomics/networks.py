@@ -236,6 +236,7 @@ def follow(twin: nn.Module, network: nn.Module, keep: float) -> None:
 @torch.no_grad()
 def project(network: Callable[[Tensor], Tensor], source: Memory, device: torch.device) -> Tensor:
     """Send all rows of a source through a network, 4,096 at a time: (cells, width) on `device`."""
+    source = source.on(device, once=True)
     contract, run = source.contract, lambda i: network(source.rows(i).to(device))
     if isinstance(network, Encoder) and contract is not None and device.type == "cpu" and source.sparse:
         mean, scale = torch.from_numpy(contract.mean), torch.from_numpy(contract.scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 SPARSE = 0.15  # share of the values: with 0.05 of them a sparse product takes a third of a dense one's time
+ROOM = 0.5  # share of a device's free memory that a table may take
+BLOCK = 8192  # rows that are normalised at once on their way to a device
 
 Matrix = Any  # a numpy array, a scipy.sparse matrix, which has no types, or the pair of two of them
 
@@ -57,6 +60,7 @@ class Memory:
     ) -> None:
         self.x, self.contract, self.present = x, contract, present
         self.among = np.arange(x.shape[0]) if among is None else among
+        self.tables: dict[torch.device, Packed] = {}  # what was sent to a device, which all subsets share
 
     def __len__(self) -> int:
         return len(self.among)
@@ -73,7 +77,28 @@ class Memory:
 
     def subset(self, i: np.ndarray) -> Memory:
         """Return a source of the rows `i` of this one."""
-        return Memory(self.x, self.contract, self.present, self.among[i])
+        part = Memory(self.x, self.contract, self.present, self.among[i])
+        part.tables = self.tables
+        return part
+
+    def on(self, device: torch.device, *, once: bool = False) -> Memory:
+        """Return this source with its rows on a device: the whole table is sent there, packed, if there is room.
+
+        Else, and where the rows are asked for `once`, each block is sent as it is asked for.
+        """
+        if device.type == "cpu":
+            return self
+        plain = sp.issparse(self.x) or isinstance(self.x, np.ndarray)  # the sides of a `Pair` stay here
+        if device not in self.tables and plain and not once and fits(self.packed_bytes, free_bytes(device)):
+            self.tables[device] = pack(self, device)
+        return OnDevice(self, device, self.tables.get(device))
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes that the table takes at most when it is sent as a whole."""
+        if sp.issparse(self.x):
+            return int(8 * self.x.nnz + 8 * (self.x.shape[0] + 1))
+        return 4 * int(self.x.shape[0]) * self.width
 
     def normalised(self, i: np.ndarray | slice) -> Matrix:
         """Return the rows `i` before they are scaled and made dense."""
@@ -85,6 +110,136 @@ class Memory:
         rows = self.normalised(i)
         dense = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float32)
         return torch.from_numpy(dense if self.contract is None else self.contract.standardise(dense, self.present))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Normalised rows on a device, float32: a CSR matrix, or a dense one without `columns`.
+
+    Attributes
+    ----------
+    values, columns, starts
+        Data, column numbers and row starts of CSR; or the dense rows.
+    lengths
+        Stored values of each row, also kept here, so that no step has to wait for the device to tell their sum.
+    width
+        Columns of a dense row.
+    """
+
+    values: Tensor
+    columns: Tensor | None
+    starts: Tensor | None
+    lengths: np.ndarray
+    width: int
+
+    def dense(self, i: np.ndarray) -> Tensor:
+        """Return the rows `i` (rows, width), dense."""
+        device = self.values.device
+        rows = send(i, device)
+        if self.columns is None or self.starts is None:
+            return self.values[rows]
+        total = int(self.lengths[i].sum())
+        start = self.starts[rows].long()
+        length = self.starts[rows + 1].long() - start
+        shift = start - (length.cumsum(0) - length)  # from the place of a value in the batch to that in the table
+        row = torch.arange(len(i), device=device).repeat_interleave(length, output_size=total)
+        place = torch.arange(total, device=device) + shift[row]
+        out = torch.zeros(len(i) * self.width, device=device)
+        out.scatter_(0, row * self.width + self.columns[place], self.values[place])
+        return out.view(len(i), self.width)
+
+
+class OnDevice(Memory):
+    """Rows that are made dense and scaled on a device.
+
+    Parameters
+    ----------
+    source
+        Where they come from.
+    device
+        Where they are wanted.
+    table
+        All rows of `source.x` there; without it, what is asked for is sent, sparse rows packed.
+    """
+
+    def __init__(self, source: Memory, device: torch.device, table: Packed | None = None) -> None:
+        super().__init__(source.x, source.contract, source.present, source.among)
+        self.tables, self.device, self.table = source.tables, device, table
+        self.scaling: tuple[Tensor, Tensor] | None = None
+        self.known: Tensor | None = None
+        if source.contract is not None:
+            self.scaling = send(source.contract.mean, device), send(source.contract.scale, device)
+            if source.present is not None:
+                self.known = send(source.present[: self.width], device)
+
+    def subset(self, i: np.ndarray) -> OnDevice:
+        """Return a source of the rows `i` of this one; the table is shared."""
+        return OnDevice(super().subset(i), self.device, self.table)
+
+    def on(self, device: torch.device, *, once: bool = False) -> Memory:
+        """Return this source: it is there."""
+        return self
+
+    def rows(self, i: np.ndarray | slice) -> Tensor:
+        """Return the rows `i` as a float32 tensor (rows, features) on the device."""
+        if self.table is not None:
+            rows = self.table.dense(self.among[i])
+        else:
+            some = self.normalised(i)
+            if sp.issparse(some):
+                rows = send_csr(some, self.device).dense(np.arange(some.shape[0]))
+            else:
+                dense = some.toarray() if hasattr(some, "toarray") else some
+                rows = send(np.asarray(dense, dtype=np.float32), self.device)
+        if self.scaling is not None:
+            mean, scale = self.scaling
+            rows = (rows - mean) / scale
+        return rows if self.known is None else torch.where(self.known, rows, 0)
+
+
+def pack(source: Memory, device: torch.device) -> Packed:
+    """Normalise a whole table, block by block, and send it to a device."""
+    whole = Memory(source.x, source.contract, source.present)
+    parts = [whole.normalised(slice(i, i + BLOCK)) for i in range(0, max(len(whole), 1), BLOCK)]
+    if sp.issparse(source.x):
+        return send_csr(sp.vstack([sp.csr_matrix(part) for part in parts], format="csr"), device)
+    dense = np.concatenate([np.asarray(p.toarray() if sp.issparse(p) else p, dtype=np.float32) for p in parts])
+    return Packed(send(dense, device), None, None, np.zeros(0, dtype=np.int64), dense.shape[1])
+
+
+def send_csr(x: Matrix, device: torch.device) -> Packed:
+    """Send a sparse matrix to a device, its numbers in 32 bits where they fit."""
+    x = sp.csr_matrix(x, dtype=np.float32)
+    if not x.has_canonical_format:  # a value that is stored twice would be put there once
+        x = x.copy()
+        x.sum_duplicates()
+    numbers = np.int32 if x.nnz < 2**31 else np.int64
+    return Packed(
+        send(x.data, device), send(x.indices.astype(np.int32, copy=False), device),
+        send(x.indptr.astype(numbers, copy=False), device), np.diff(x.indptr).astype(np.int64), x.shape[1],
+    )  # fmt: skip
+
+
+def send(values: np.ndarray, device: torch.device) -> Tensor:
+    """Send an array to a device; to a GPU from pinned memory, so that nothing waits for it."""
+    here = torch.from_numpy(np.ascontiguousarray(values))
+    if device.type == "cuda":
+        return here.pin_memory().to(device, non_blocking=True)
+    return here.to(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory that a GPU has free."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return 0
+
+
+def fits(needed: int, free: int) -> bool:
+    """Tell whether a table of so many bytes may stay on a device with so many free."""
+    return needed <= ROOM * free
 
 
 class Projection:

@@ -184,6 +184,7 @@ def learn_metric(
     """
     codes = y if taught is None else taught
     rows = rows[some(codes[rows], seed)] if loss.neighbours else rows
+    cells = cells.on(fabric.device)
     source, y_train = cells.subset(rows), codes[rows]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -241,7 +242,7 @@ def learn_map(
     train_on = slice(len(rows))
     radius = structure_term.radius(scores[rows], seed)
     head.fit_inputs(known[train_on], z[train_on], structure, radius)
-    inputs = Memory(head.inputs(known, z).cpu().numpy())
+    inputs = Memory(head.inputs(known, z).cpu().numpy()).on(fabric.device)
     neighbours = structure_term.fit(scores[rows], y[rows], structure, seed)
     steps = min(MAP_STEPS * steps, max(MAP_MOST, steps))
     watch = Watch("map", steps, report, head, inputs, y, rows, held_out_rows, fabric)
