@@ -5,7 +5,7 @@
 
 Each method runs in a process of its own on the same file, and is warmed up on 10,000 cells (smaller tables take another
 path) before its clock starts: UMAP and its neighbours are compiled then. 10 % of each type are held out, and nothing is
-fitted on them.
+fitted on them. What takes more than 20 minutes is stopped. Prints a table, and draws speed.svg.
 
 - fit: from the counts in memory to the places of the training cells; of tt also those of the held-out cells, reference,
   calibration and scores, without the null. PCA, neighbours and UMAP have scanpy's defaults.
@@ -33,6 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import simulate
@@ -42,6 +43,7 @@ from tripletomics import metrics
 
 SIZES = (3_000, 30_000, 100_000, 300_000, 1_000_000)
 WARM, ASKED, REFERENCES = 10_000, 5_000, 100_000
+LIMIT = 1_200  # seconds of a process, with its warming up
 
 
 def held_out(n: int) -> np.ndarray:
@@ -224,17 +226,43 @@ def compare(sizes: list[int]) -> None:
                 if importlib.util.find_spec(package) is None or (package != "scanpy" and n > 100_000):
                     continue
                 command = [sys.executable, "-W", "ignore", __file__, "measure", method, path]
-                ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                rows.append(json.loads(ran.stdout.splitlines()[-1]))
+                try:
+                    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=LIMIT)
+                    rows.append(json.loads(ran.stdout.splitlines()[-1]))
+                except subprocess.TimeoutExpired:
+                    rows.append({"method": method, "cells": n, "fit, s": float(LIMIT), "stopped": True})
                 print(rows[-1], file=sys.stderr, flush=True)
             path.unlink()
     table = pd.DataFrame(rows)
+    draw(table)
     peer = table[table["method"] == "UMAP (scanpy)"].set_index("cells")["fit, s"]
     table["of UMAP's time"] = table["fit, s"] / table["cells"].map(peer)
     print("| " + " | ".join(table) + " |\n|" + "---|" * table.shape[1])
     for row in table.itertuples(index=False):
         shown = ("" if pd.isna(v) else f"{v:.3g}" if isinstance(v, float) else f"{v}" for v in row)
         print("| " + " | ".join(shown) + " |")
+
+
+def draw(table: pd.DataFrame) -> None:
+    """Draw how time and memory grow with the number of cells; a hollow mark is where a method was stopped."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), layout="constrained")
+    for method, color in zip(METHODS, ("#d1495b", "#30638e", "#8d96a3", "#c8a951"), strict=True):
+        mine = table[table["method"] == method]
+        stopped = mine["stopped"].eq(True) if "stopped" in mine else np.zeros(len(mine), dtype=bool)
+        for ax, column in zip(axes, ("fit, s", "memory, MB"), strict=True):
+            ax.plot(mine["cells"], mine[column], color=color, marker="o", markersize=4, label=method)
+            ax.plot(mine["cells"][stopped], mine[column][stopped], "o", color="white", markersize=2.5, zorder=3)
+    for ax, title in zip(axes, ("Seconds of a fit with its map", "Most memory of the process, MB"), strict=True):
+        ax.set(xscale="log", yscale="log")
+        ax.set_xlabel("cells", fontsize=8)
+        ax.set_title(title, loc="left", fontsize=9)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+    axes[1].set_yticks([500, 1000, 2000, 4000])
+    axes[1].yaxis.set_major_formatter("{x:,.0f}")
+    axes[1].yaxis.set_minor_formatter("")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig("speed.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
