@@ -192,7 +192,8 @@ def learn_metric(
         loss.build(metric_dim, int(y_train.max()) + 1)
     donors = None if groups is None else groups[rows]
     lone = ~source.x.both[source.among] if isinstance(source.x, Pair) else None
-    sampler = batches(loss, y_train, batch_size, seed, donors, scores[rows], lone)
+    near = structure_term.data_graph(scores[rows])[:, : loss.neighbours] if loss.neighbours else None
+    sampler = batches(loss, y_train, batch_size, seed, donors, near, lone)
     watch = Watch("metric", steps, report, encoder, cells, y, rows, held_out_rows, fabric)
     curves = train(
         fabric, encoder, loss, source, sampler, torch.from_numpy(y_train),
@@ -261,14 +262,13 @@ def batches(
     batch_size: int | None,
     seed: int,
     donors: np.ndarray | None,
-    scores: np.ndarray,
+    near: np.ndarray | None = None,
     lone: np.ndarray | None = None,
 ) -> Balanced | Views:
     """Choose the cells of each batch as the loss wants them."""
     size = batch_size or BATCH_SIZE
     if loss.views == 1:
         return Balanced(y, size, seed, donors, guide=loss)
-    near = structure_term.data_graph(scores)[:, : loss.neighbours] if loss.neighbours else None
     return Views(y, size, seed, donors, guide=loss, graph=near, lone=lone)
 
 
