@@ -214,7 +214,7 @@ def fit(
         matches=task.match(alone),
     )  # fmt: skip
     split_key = "tt_split" if key_added == "X_tt" else f"{key_added}_split"
-    split = pd.Categorical.from_codes(task.held_out.astype(np.int8), ["train", "held-out"])
+    split = pd.Categorical.from_codes(task.held_out.astype(np.int8), pd.Index(["train", "held-out"]))
     for target, rows in task.table.targets():
         _write_places(target, key_added, places["metric"][rows], places["map"][rows])
         target.obsm[f"{key_added}_pca"] = task.scores[rows]
