@@ -38,6 +38,18 @@ VARIANTS = {
     "contrastive": [f"contrastive:distance={d}" for d in ("euclidean", "sqeuclidean", "cosine", "angular")],
 }
 TEXTS = [text for name in NAMES for text in VARIANTS.get(name, [name])] + ["softmax + 0.003*center"]
+PROMPT = [
+    "softmax",
+    "normsoftmax",
+    "arcface",
+    "cosface",
+    "adacos",
+    "proxynca",
+    "softtriple",
+    "hardtriple",
+    "contrastive",
+    "softmax + 0.003*center",
+]  # on a GPU the next step is prepared while they still run
 
 
 @pytest.fixture(params=TEXTS)
@@ -168,13 +180,23 @@ def test_unlabelled_cells_are_ignored(text):
     assert torch.equal(gradient[~hidden], rest)
 
 
+@pytest.mark.parametrize("text", PROMPT)
+def test_a_step_asks_the_device_for_nothing(text):
+    """A tensor on `meta` has no values: whatever had to read one on the way would fail."""
+    loss, (_, y) = build(text, dtype=torch.float32).to("meta"), batch()
+    for codes in (y, torch.where(y == 1, -1, y)):
+        z = torch.empty(len(y), 2, device="meta", requires_grad=True)
+        loss(z, codes).backward()
+        assert z.grad.device == z.device
+
+
 def test_loss_falls_in_2d(text):
     loss, (z, y) = build(text, dtype=torch.float32), batch(60, dtype=torch.float32)
     z = (z.abs() if "jaccard" in text else z).detach().clone().requires_grad_()  # which is flat below 0
     trained = [parameter for parameter in loss.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam([z, *trained], lr=0.02)
     first, start = z.detach().clone(), loss(z, y).item()
-    for _ in range(300):
+    for _ in range(200):
         optimizer.zero_grad()
         value = loss(z, y)
         value.backward()

@@ -77,6 +77,14 @@ def test_coinciding_places_and_absent_edges_have_a_finite_gradient(small):
     assert torch.isfinite(a.grad).all()
 
 
+def test_a_step_asks_the_device_for_nothing(small):
+    """A tensor on `meta` has no values: whatever had to read one on the way would fail."""
+    graph, weights, groupings, rows = small
+    a = torch.empty(12, 2, device="meta", requires_grad=True)
+    Neighbours(graph, weights, groupings).to("meta")(a, torch.from_numpy(rows)).backward()
+    assert a.grad.shape == a.shape
+
+
 def test_the_graph_of_the_data_alone_at_structure_1():
     random = np.random.default_rng(0)
     x, y = random.normal(size=(90, 4)).astype(np.float32), random.integers(4, size=90)

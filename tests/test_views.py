@@ -59,6 +59,18 @@ def run(loss, z1, z2, y=None, **known):
     return value.detach(), *gradients
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_asks_the_device_for_nothing(name):
+    """A tensor on `meta` has no values: whatever had to read one on the way would fail."""
+    loss, (_, _, y, cells) = build(name, n=12).to("meta"), views()
+    z1, z2 = (torch.empty(12, 3, dtype=torch.float64, device="meta", requires_grad=True) for _ in range(2))
+    known = {"cells": cells.to("meta"), "codes": torch.stack([y, y]).to("meta")}
+    if loss.momentum:
+        known["twin"] = torch.empty(24, 3, dtype=torch.float64, device="meta")
+    loss(z1, z2, y, **known).backward()
+    assert z1.grad.device == z1.device
+
+
 def cosine(a, b):
     return a @ b / (a.norm() * b.norm())
 

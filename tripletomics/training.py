@@ -111,11 +111,11 @@ def train(
         taken = slice(None) if ready else own
         shown = source.rows(rows[:, taken].ravel())
         cells = torch.from_numpy(rows)
-        y = fabric.to_device(targets[cells])
-        x = augment(fabric.to_device(shown), generator, y[:, taken].flatten())
+        y = targets[cells]  # stays here: a loss that looks at it need not wait for the device
+        x = augment(fabric.to_device(shown), generator, fabric.to_device(y[:, taken].flatten()))
         x = x.unflatten(0, (views, n))[:, own].flatten(0, 1) if ready else x
         places = processes.gather(network(x).float(), views, n)
-        known = {"cells": fabric.to_device(cells), "codes": y} if loss.views == 2 else {}
+        known = {"cells": fabric.to_device(cells), "codes": fabric.to_device(y)} if loss.views == 2 else {}
         if twin is not None:
             with torch.no_grad():
                 known["twin"] = processes.gather(twin(x).float(), views, n)

@@ -375,14 +375,14 @@ def spec(loss: Loss) -> str:
 
 
 def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop the unlabelled cells (code -1) of a batch.
+    """Drop the unlabelled cells (code -1) of a batch, and put the codes where the embeddings are.
 
     Parameters
     ----------
     z
         Embeddings (n, dim).
     y
-        Class codes (n,), whole numbers.
+        Class codes (n,), whole numbers. On the processor they tell which cells to keep without waiting for a GPU.
 
     Raises
     ------
@@ -393,8 +393,10 @@ def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"A loss needs z (n, dim) and y (n,): got z {tuple(z.shape)} and y {tuple(y.shape)}.")
     if y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f"y holds {y.dtype}: pass class codes as whole numbers, -1 for unlabelled.")
-    known = y >= 0
-    return z[known], y[known].long()
+    known = (y >= 0).nonzero()[:, 0]
+    if len(known) < len(y):
+        z, y = z[known.to(z.device)], y[known]
+    return z, y.long().to(z.device)
 
 
 def zero(z: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class Neighbours(Loss):
 
     def forward(self, a: Tensor, rows: Tensor) -> Tensor:
         """Return the loss of the places `a` (n, dim) of the cells `rows` (n,)."""
+        rows = rows.to(a.device)
         value = self._attraction(a, rows) + _Repulsion.apply(a)
         if len(self.importance):
             value = value + self.importance @ _disorder(a, self.codes[:, rows], self.ranks)
@@ -86,11 +87,13 @@ class Neighbours(Loss):
 
     def _attraction(self, a: Tensor, rows: Tensor) -> Tensor:
         self.place[rows] = torch.arange(len(rows), device=a.device)
-        ends = self.place[self.graph[rows]]
+        k, ends = self.graph.shape[1], self.place[self.graph[rows]].flatten()
         self.place[rows] = -1
-        k = ends.shape[1]
-        edges = (ends.flatten() >= 0).nonzero()[:, 0]  # few have both ends in a batch of a large table
-        return _Attraction.apply(a, self.weights[edges % k], edges // k, ends.flatten()[edges])
+        inside = ends >= 0
+        # few edges have both ends in a batch of a large table; a GPU takes all of them sooner than it says which
+        edges = inside.nonzero()[:, 0] if a.device.type == "cpu" else torch.arange(len(ends), device=a.device)
+        weights = self.weights[edges % k] * inside[edges]
+        return _Attraction.apply(a, weights, edges // k, ends[edges].clamp(min=0))
 
 
 class _Attraction(torch.autograd.Function):

@@ -44,7 +44,7 @@ class ProxyLoss(Loss):
             raise ValueError(f"{self.name} was built for dim={dim}, but z has {z.shape[1]} columns.")
         if not len(codes):
             return zero(z)
-        if (top := int(codes.max())) >= n_classes:
+        if (top := int(y.max())) >= n_classes:
             allowed = f"n_classes={n_classes} (codes 0 to {n_classes - 1})"
             raise ValueError(f"{self.name} was built for {allowed}, but y holds {top}.")
         w = self.proxies.to(z.dtype)
@@ -119,8 +119,8 @@ class Center(ProxyLoss):
         away = x - w[codes]
         if self.training:
             step = torch.zeros_like(self.proxies).index_add_(0, codes, away.detach().to(self.proxies.dtype))
-            size = torch.bincount(codes, minlength=len(self.proxies))
-            self.proxies.add_(self.alpha * step / (1 + size[:, None]))
+            size = step.new_zeros(len(step), 1).index_add_(0, codes, step.new_ones(len(codes), 1))
+            self.proxies.add_(self.alpha * step / (1 + size))
         return away.square().sum() / (2 * len(codes))
 
 
