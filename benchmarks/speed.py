@@ -235,12 +235,23 @@ def compare(sizes: list[int]) -> None:
             path.unlink()
     table = pd.DataFrame(rows)
     draw(table)
+    show(table)
+
+
+def show(table: pd.DataFrame) -> None:
+    """Print Markdown, and beside each time its share of UMAP's."""
     peer = table[table["method"] == "UMAP (scanpy)"].set_index("cells")["fit, s"]
-    table["of UMAP's time"] = table["fit, s"] / table["cells"].map(peer)
+    table.insert(3, "of UMAP's time", table["fit, s"] / table["cells"].map(peer))
+    table = table.drop(columns="stopped", errors="ignore")
     print("| " + " | ".join(table) + " |\n|" + "---|" * table.shape[1])
     for row in table.itertuples(index=False):
-        shown = ("" if pd.isna(v) else f"{v:.3g}" if isinstance(v, float) else f"{v}" for v in row)
-        print("| " + " | ".join(shown) + " |")
+        print("| " + " | ".join(map(_cell, row)) + " |")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def draw(table: pd.DataFrame) -> None:
