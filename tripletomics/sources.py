@@ -107,9 +107,8 @@ class Memory:
 
     def rows(self, i: np.ndarray | slice) -> Tensor:
         """Return the rows `i` as a float32 tensor (rows, features)."""
-        rows = self.normalised(i)
-        dense = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float32)
-        return torch.from_numpy(dense if self.contract is None else self.contract.standardise(dense, self.present))
+        rows = dense(self.normalised(i))
+        return torch.from_numpy(rows if self.contract is None else self.contract.standardise(rows, self.present))
 
 
 @dataclass(frozen=True)
@@ -189,12 +188,16 @@ class OnDevice(Memory):
             if sp.issparse(some):
                 rows = send_csr(some, self.device).dense(np.arange(some.shape[0]))
             else:
-                dense = some.toarray() if hasattr(some, "toarray") else some
-                rows = send(np.asarray(dense, dtype=np.float32), self.device)
+                rows = send(dense(some), self.device)
         if self.scaling is not None:
             mean, scale = self.scaling
             rows = (rows - mean) / scale
         return rows if self.known is None else torch.where(self.known, rows, 0)
+
+
+def dense(x: Matrix) -> np.ndarray:
+    """Return a matrix as a dense one, float32."""
+    return np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
 
 
 def pack(source: Memory, device: torch.device) -> Packed:
@@ -203,8 +206,8 @@ def pack(source: Memory, device: torch.device) -> Packed:
     parts = [whole.normalised(slice(i, i + BLOCK)) for i in range(0, max(len(whole), 1), BLOCK)]
     if sp.issparse(source.x):
         return send_csr(sp.vstack([sp.csr_matrix(part) for part in parts], format="csr"), device)
-    dense = np.concatenate([np.asarray(p.toarray() if sp.issparse(p) else p, dtype=np.float32) for p in parts])
-    return Packed(send(dense, device), None, None, np.zeros(0, dtype=np.int64), dense.shape[1])
+    rows = np.concatenate([dense(part) for part in parts])
+    return Packed(send(rows, device), None, None, np.zeros(0, dtype=np.int64), rows.shape[1])
 
 
 def send_csr(x: Matrix, device: torch.device) -> Packed:

@@ -20,7 +20,7 @@ from tripletomics.pp.checks import (
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.queries import Query, check_scale, take_query
-from tripletomics.pp.splits import SPARE_LEAST, batches, deal, fitting, folds, spare, split
+from tripletomics.pp.splits import SPARE_LEAST, batches, deal, fitting, folds, spare, split, split_names
 from tripletomics.pp.tables import NewCells, Table, choose, open_table, take_new
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "refuse_without_labels",
     "spare",
     "split",
+    "split_names",
     "take",
     "take_new",
     "take_query",

@@ -52,6 +52,11 @@ def split(adata: AnnData, hold_out: float | str | np.ndarray, codes: np.ndarray,
     return held_out
 
 
+def split_names(held_out: np.ndarray) -> pd.Categorical[str]:
+    """Say "train" or "held-out" of each cell, boolean (cells,)."""
+    return pd.Categorical.from_codes(held_out.astype(np.int8), pd.Index(["train", "held-out"]))
+
+
 def _held_out_fraction(fraction: float, codes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Draw a fraction of every type; of a type of five or more at least one, and two always stay for training."""
     held_out = np.zeros(len(codes), dtype=bool)

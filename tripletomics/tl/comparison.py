@@ -378,16 +378,15 @@ def _title(method: str) -> str:
 def _cells(question: Question, held_out: np.ndarray, first: dict[str, Run]) -> AnnData:
     """Copy the cells, with logged values, the split, and the maps of the first seed."""
     import anndata
-    import numpy as np
     import pandas as pd
 
-    from tripletomics import features
+    from tripletomics import features, pp
 
     x = question.x
     x = features.normalise(x, features.DEPTH) if question.is_counts else x.copy()
     cells = anndata.AnnData(x, question.adata.obs.copy(), question.adata.var[[]].copy())
     cells.obs[question.label] = pd.Categorical.from_codes(question.codes, pd.Index(question.classes))
-    cells.obs["tt_split"] = pd.Categorical(np.where(held_out, "held-out", "train"), ["train", "held-out"])
+    cells.obs["tt_split"] = pp.split_names(held_out)
     for method, run in first.items():
         if "map" in run.places:
             cells.obsm[f"X_{method}"] = run.places["map"]

@@ -86,7 +86,7 @@ def fit(path: Path, settings: Mapping[str, Any], out: Path | None = None) -> Mod
         del adata, sample  # before the blocks take its place in memory
         match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
         blocks = _place(path, settings["layer"], model, match, None, keys, settings["progress"], known=True)
-        column = pd.Categorical.from_codes(held_out.astype(np.int8), pd.Index(["train", "held-out"]))
+        column = pp.split_names(held_out)
     if processes.rank() == 0:  # the first of many processes writes
         write(path, target, Results(n_obs, widths, blocks, {split: column}, {key: model.record()}), needed)
     return model

@@ -162,9 +162,6 @@ def fit(
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
-    import numpy as np
-    import pandas as pd
-
     from tripletomics import pp
     from tripletomics.index import Catalog
     from tripletomics.model import Model, Side, score, score_null, score_structure
@@ -214,7 +211,7 @@ def fit(
         matches=task.match(alone),
     )  # fmt: skip
     split_key = "tt_split" if key_added == "X_tt" else f"{key_added}_split"
-    split = pd.Categorical.from_codes(task.held_out.astype(np.int8), pd.Index(["train", "held-out"]))
+    split = pp.split_names(task.held_out)
     for target, rows in task.table.targets():
         _write_places(target, key_added, places["metric"][rows], places["map"][rows])
         target.obsm[f"{key_added}_pca"] = task.scores[rows]
