@@ -14,6 +14,8 @@ says nothing about a map that was trained with its labels. Distances are Euclide
   `within_between`, `pseudotime_spearman`; of each cell its `distortion`, which is better the less it is. Labels alone
   improve none of these.
 - Whether to trust a prediction: `ece`, `brier`, `risk_coverage`, `aurc`; `novelty`, `auroc`, `fpr_at_95`.
+- What a reader of a map sees: `page_use`, how much of the page is filled; `exchangeability`, whether held-out cells can
+  be told from training cells of their type.
 - Batches: `batch_scores`, with the extra ``tripletomics[batch]``.
 
 Ties are counted pessimistically: of cells at the same distance, those that would lower the score come first. A map that
@@ -46,6 +48,7 @@ from tripletomics.metrics.labels import (
     recall_per_type,
     silhouette,
 )
+from tripletomics.metrics.page import exchangeability, page_use
 from tripletomics.metrics.prediction import aurc, auroc, brier, ece, fpr_at_95, novelty, risk_coverage
 from tripletomics.metrics.ranking import map_at_r, r_precision, recall_at_k, retrieval, verification
 from tripletomics.metrics.structure import (
@@ -70,6 +73,7 @@ __all__ = [
     "continuity",
     "distortion",
     "ece",
+    "exchangeability",
     "fpr_at_95",
     "knn_balanced_accuracy",
     "knn_macro_f1",
@@ -81,6 +85,7 @@ __all__ = [
     "neighbourhoods",
     "nmi",
     "novelty",
+    "page_use",
     "permutation_p",
     "permuted_macro_f1",
     "pseudotime_spearman",
