@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import tripletomics as tt
-from tripletomics import baselines, evaluation, parts, pp
+from tripletomics import baselines, evaluation, metrics, parts, pp
 from tripletomics.losses import family
 from tripletomics.metrics import knn_macro_f1
 from tripletomics.tl import comparison, fitting, runs
@@ -90,6 +90,7 @@ def test_every_label_score_has_a_null_near_chance(ask):
     result = ask()
     nulls = result.table[result.table["split"] == "null"]
     held = result.table[(result.table["split"] == "held-out") & (result.table["metric"] != "permutation_p")]
+    held = held[held["family"] != "exchangeability"]
     keys = ["method", "space", "metric", "type"]
     assert set(map(tuple, held[keys].to_numpy())) == set(map(tuple, nulls[keys].to_numpy()))
     for method, space, how in (
@@ -100,6 +101,24 @@ def test_every_label_score_has_a_null_near_chance(ask):
         assert null.null == how
         assert null.value == pytest.approx(1 / 3, abs=0.12)
         assert of(result, method, space).value > 0.7
+
+
+def test_page_and_strangers_are_those_of_the_maps(ask, counts):
+    first = ask().runs.query("seed == 0 and space == 'map'").set_index(["method", "metric", "split"])["value"]
+    adata = ask().adata
+    held = (adata.obs["tt_split"] == "held-out").to_numpy()
+    y = counts.obs["kind"].astype("category").cat.codes.to_numpy()
+    for method in ("tt:steps=10", "pca2", "lda"):
+        z = adata.obsm[f"X_{method}"]
+        assert first[method, "a50", ""] == metrics.page_use(z)["a50"]
+        expected = metrics.exchangeability(z, y, held, 0)["held_out_auroc"]
+        assert first[method, "held_out_auroc", "held-out"] == pytest.approx(expected)
+    donor = ask(["pca2"], hold_out="donor=d1", seeds=1).table
+    assert "a50" in set(donor["metric"])
+    assert "exchangeability" not in set(donor["family"])
+    counts.obs["held"] = held  # the same cells, and nobody knows how they were chosen
+    named = ask(["pca2"], adata=counts, hold_out="held", seeds=1).table
+    assert "exchangeability" not in set(named["family"])
 
 
 def test_held_out_cells_influence_no_method(ask, counts):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,7 +48,7 @@ def test_every_score_is_listed_once_and_in_range(cells):
     assert set(table["metric"]) <= set(METRICS)
     assert not table.duplicated(["metric", "type", "split"]).any()
     assert list(table.columns) == evaluation.COLUMNS
-    assert set(table["split"]) == {"train", "held-out"}
+    assert set(table["split"]) == {"train", "held-out", ""}
     shares = table[~table["metric"].isin(["within_between", "brier"])]["value"]
     assert shares.between(-1, 1).all()
 
@@ -97,6 +99,22 @@ def test_finer_labels_pseudotime_and_batches_are_scored_when_given(cells):
     assert value(table, "pseudotime_spearman") > 0.9
     assert value(table, "fine_knn_macro_f1") < value(table, "knn_macro_f1")  # halves of types, drawn at random
     assert value(evaluation.null_of_places(z, told, 0), "pseudotime_spearman", "null") < 0.3
+
+
+def test_the_page_is_scored_in_two_dimensions_and_strangers_where_the_split_is_random(cells):
+    z, truth = cells
+    drawn = replace(truth, at_random=True)
+    table = evaluation.score(z, drawn, seed=3)
+    for name, expected in metrics.page_use(z).items():
+        assert value(table, name, "") == expected
+    for name, expected in metrics.exchangeability(z, truth.codes, truth.held_out, seed=3).items():
+        assert value(table, name) == expected
+    families = {METRICS[name].family for name in evaluation.score(truth.reference, drawn, 3)["metric"]}
+    assert "exchangeability" in families
+    assert "page" not in families
+    without = evaluation.score(z, truth, seed=3)
+    assert set(table["metric"]) - set(without["metric"]) == {"held_out_auroc", "spread_ratio"}
+    assert {METRICS[name].best for name in ("held_out_auroc", "spread_ratio")} == {0.5, 1}
 
 
 def test_what_is_left_out_as_unseen():

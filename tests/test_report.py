@@ -22,7 +22,7 @@ SPACES = {"pca2": ["map"], "umap": ["map"], "mlp": ["metric"], "tt": ["map", "me
 
 
 def table(methods, types, silent=()):
-    """Made-up numbers for every metric: held-out 0.8, null 0.1, training 0.99."""
+    """Made-up numbers for every metric: held-out and all cells 0.8, null 0.1, training 0.99."""
     rows = []
     for method in methods:
         for space in SPACES[method]:
@@ -32,6 +32,10 @@ def table(methods, types, silent=()):
                            "family": info.family, "label_circular": info.circular, "null": ""}  # fmt: skip
                     if info.family == "cost":
                         rows.append({**row, "split": "", "value": 1234.5})
+                    elif info.family == "page":
+                        rows.append({**row, "split": "", "value": 0.00123})
+                    elif info.family == "exchangeability":
+                        rows.append({**row, "split": "held-out", "value": 0.678})
                     elif metric == "permutation_p":
                         rows.append({**row, "split": "held-out", "value": 0.43 if method in silent else 0.001})
                     else:
@@ -132,6 +136,11 @@ def test_numbers_of_the_table_appear(page):
     assert "silhouette of the labels † " in words
     assert "seconds lower is better" in words
     assert "1,234" in words
+    assert words.count("page used by half of all cells") == 2  # among the main scores and among all of them
+    assert "0.12%" in words
+    assert "AUROC (.5 = no) best is 0.5" in words
+    assert "spread of held-out / training cells (1 = alike) best is 1" in words
+    assert "cells at the edge of the map lower is better" in words
     assert "– " in words  # a score of nothing
     assert words.index("Scores of training cells: no evidence") < words.index("0.990")
     assert "Genes: 765 of 765" in words

@@ -12,12 +12,13 @@ import pandas as pd
 from tripletomics.evaluation import MAIN, METRICS
 from tripletomics.labels import NO_SIGNAL
 
-SHOWN = (*MAIN, "silhouette", "seconds")
+SHOWN = (*MAIN, "a50", "held_out_auroc", "silhouette", "seconds")
 SPACES = {"map": "maps", "metric": "spaces of more dimensions"}
 FAMILIES = {
     "labels": "Labels", "retrieval": "Retrieval", "verification": "Verification", "prediction": "Prediction",
-    "unseen": "Types that were never seen", "structure": "Structure of the data", "collapse": "Collapse",
-    "batches": "Batches", "cost": "Cost",
+    "unseen": "Types that were never seen", "structure": "Structure of the data", "page": "Use of the page",
+    "exchangeability": "Held-out and training cells of a type", "collapse": "Collapse", "batches": "Batches",
+    "cost": "Cost",
 }  # fmt: skip
 
 
@@ -49,6 +50,7 @@ class Head:
     title: str
     higher: bool
     circular: bool
+    best: str  # "" where more or less is better
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,11 @@ class Table:
         self.pairs = [(method, space) for space in SPACES for method in methods if (method, space) in scored]
 
     def number(self, method: str, space: str, metric: str, split: str) -> Any:
-        """One row of the table, or None."""
+        """One row of the table, or None; what is of all cells stands with the held-out ones."""
         if METRICS[metric].family == "cost":
             return self.cost.get((method, metric))
+        if METRICS[metric].family == "page" and split == "held-out":
+            split = ""
         return self.numbers.get((method, space, metric, split))
 
     def verdict(self, method: str, space: str) -> str:
@@ -99,7 +103,7 @@ class Table:
         if not metrics:
             return None
         rows = {pair: [self.cell(*pair, metric, split) for metric in metrics] for pair in self.pairs}
-        heads = [Head(METRICS[m].title, METRICS[m].higher, self.circular(m, split)) for m in metrics]
+        heads = [head(metric, self.circular(metric, split)) for metric in metrics]
         groups: dict[str, list[Row]] = {}
         for (method, space), cells in rows.items():
             if any(cell.text for cell in cells):
@@ -186,6 +190,13 @@ class Table:
                 yield scores
 
 
+def head(metric: str, circular: bool) -> Head:
+    """Say what a metric is called, and what is good."""
+    info = METRICS[metric]
+    best = "" if info.best is None else f"{info.best:g}"
+    return Head(info.title, info.higher, circular, best)
+
+
 def recall_cell(score: Any, null: Any, no_signal: bool) -> Cell:
     """Recall of one type, tinted by itself."""
     if score is None or not np.isfinite(score.value):
@@ -196,7 +207,9 @@ def recall_cell(score: Any, null: Any, no_signal: bool) -> Cell:
 
 
 def written(value: float, metric: str) -> str:
-    """Three decimals of a score; seconds, megabytes and cells in whole numbers from 100 on."""
+    """Three decimals of a score; shares of the page in per cent; seconds, MB and cells in whole numbers from 100 on."""
     if METRICS[metric].family == "cost":
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+    if METRICS[metric].family == "page":
+        return f"{value:.2%}"
     return f"{value:.1e}" if metric == "permutation_p" and 0 < value < 0.001 else f"{value:.3f}"

@@ -50,8 +50,8 @@ class Comparison:
     titles
         What a method is called in figures.
     table
-        One row a number: method, space, metric, type, split ("train", "held-out", "null"), value (mean over seeds),
-        sd, n_seeds, family, label_circular, null (how it was made).
+        One row a number: method, space, metric, type, split ("train", "held-out", "null", or "" for what is of all
+        cells), value (mean over seeds), sd, n_seeds, family, label_circular, null (how it was made).
     runs
         The same of each seed, with the column seed.
     confusions
@@ -264,7 +264,7 @@ def perform(
         pp.check_labels(question.codes, question.classes, held_out, question.label)
         if question.unseen:
             evaluation.check_unseen(question.codes, held_out)
-        stages.append(runs.Stage(question, held_out, seed))
+        stages.append(runs.Stage(question, held_out, seed, evaluation.drawn_at_random(str(hold_out))))
     for settings in plan.values():
         if settings is not None:
             stages[0].task(settings)

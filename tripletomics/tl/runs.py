@@ -143,10 +143,10 @@ class Run:
 
 
 class Stage:
-    """One split of the cells, and what all methods are given on it."""
+    """One split of the cells, drawn at random within types or not, and what all methods are given on it."""
 
-    def __init__(self, question: Question, held_out: np.ndarray, seed: int) -> None:
-        self.question, self.held_out, self.seed = question, held_out, seed
+    def __init__(self, question: Question, held_out: np.ndarray, seed: int, at_random: bool = False) -> None:
+        self.question, self.held_out, self.seed, self.at_random = question, held_out, seed, at_random
 
     @functools.cached_property
     def prepared(self) -> tuple[baselines.Cells, float]:
@@ -167,7 +167,7 @@ class Stage:
             reference = self.merge(self.prepared[0].train_pca, self.prepared[0].query_pca)
         return Truth(
             asked.codes, asked.classes, self.held_out, reference, asked.fine, asked.batch, asked.pseudotime,
-            asked.score_batches,
+            asked.score_batches, self.at_random,
         )  # fmt: skip
 
     def merge(self, train: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -291,7 +291,7 @@ class Cache:
         if self.folder is None:
             return None
         asked = hashlib.blake2b(stage.question.digest, digest_size=32)
-        asked.update(repr((method, settings, stage.seed, dependencies([method]))).encode())
+        asked.update(repr((method, settings, stage.seed, stage.at_random, dependencies([method]))).encode())
         asked.update(np.packbits(stage.held_out).tobytes())
         return self.folder / f"{asked.hexdigest()}.npz"
 

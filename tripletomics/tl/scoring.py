@@ -83,11 +83,13 @@ def evaluate(
     Returns
     -------
     One row a number: hold_out (how cells were held out), space (the `obsm` key), metric, type (for recall), split
-    ("train", "held-out", "null"), value, sd and n_seeds (over refits), family, label_circular (rises with how hard
-    labels were used, so no evidence), null (how it was made). ``attrs["summary"]`` says in words what it shows.
+    ("train", "held-out", "null", or "" for what is of all cells), value, sd and n_seeds (over refits), family,
+    label_circular (rises with how hard labels were used, so no evidence), null (how it was made).
+    ``attrs["summary"]`` says in words what it shows.
 
     The null of a map that `fit` wrote is a fit on permuted labels; of any other map, the labels of the scored cells
-    are permuted. Nulls of structure shuffle the places of the scored cells.
+    are permuted. Nulls of structure shuffle the places of the scored cells. The use of the page (of two dimensions) and
+    how well held-out cells are told from training cells (of a random split) have none.
 
     Raises
     ------
@@ -222,7 +224,8 @@ def _as_it_is(
     if not held_out.any():
         raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
     pp.check_labels(question.codes, question.classes, held_out, question.label)
-    stage = runs.Stage(question, held_out, seed)
+    drawn = _drawn(adata, hold_out)
+    stage = runs.Stage(question, held_out, seed, evaluation.drawn_at_random(drawn))
     known = _record(adata, basis) is not None
     clean = hidden is not None and not (held_out & ~hidden).any()
     if known and not clean:
@@ -244,7 +247,7 @@ def _as_it_is(
             evaluation.null_of_places(z, stage.truth, seed),
         ):
             tables.append(rows.assign(space=key))
-    sentence = evaluation.split_sentence(_drawn(adata, hold_out), [held_out])
+    sentence = evaluation.split_sentence(drawn, [held_out])
     return str(hold_out), pd.concat(tables, ignore_index=True), sentence
 
 

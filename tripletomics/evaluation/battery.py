@@ -1,12 +1,7 @@
-"""The battery: every score of an embedding, with what it means and when it proves nothing.
-
-`METRICS` lists the scores by the names that tables use. Held-out cells are scored against the training cells, by
-labels and by a label-free reference; the null says what the same score is when there is nothing to find.
-"""
+"""The scores: what each is called and measures, and the rows of numbers of an embedding and of its nulls."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +9,6 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 from tripletomics import labels, metrics
-from tripletomics.labels import NO_SIGNAL
 
 
 @dataclass(frozen=True)
@@ -22,8 +16,9 @@ class Metric:
     """What a score is called, what it measures, and how to read it."""
 
     title: str
-    family: str  # labels, retrieval, verification, prediction, unseen, structure, collapse, batches, cost
+    family: str  # those of `METRICS` have a title each in `report.scores`
     higher: bool = True  # whether more is better
+    best: float | None = None  # the value to come near to, where neither more nor less is better
     circular: bool = False  # rises with how hard the labels were used, whether they mean anything or not
 
 
@@ -63,6 +58,11 @@ METRICS = {
     "centroid_spearman": Metric("Spearman of centroid distances", "structure"),
     "triplet_accuracy": Metric("random-triplet accuracy", "structure"),
     "scgraph": Metric("scGraph (favours PCA)", "structure"),
+    "a50": Metric("page used by half of all cells", "page"),
+    "a90": Metric("page used by 90 % of all cells", "page"),
+    "edge_share": Metric("share of all cells at the edge of the map", "page", higher=False),
+    "held_out_auroc": Metric("held-out told from training, AUROC (.5 = no)", "exchangeability", best=0.5),
+    "spread_ratio": Metric("spread of held-out / training cells (1 = alike)", "exchangeability", best=1),
     "within_between": Metric("variance within / between types", "collapse", circular=True),
     "fine_knn_macro_f1": Metric("15-NN macro-F1 of finer labels", "collapse"),
     "pseudotime_spearman": Metric("Spearman of pseudotime", "collapse"),
@@ -102,6 +102,8 @@ class Truth:
         Codes of finer labels that nobody trained on, and of batches, which are scored if `score_batches`.
     pseudotime
         Numbers, NaN where there is none.
+    at_random
+        Whether the held-out cells were drawn at random within types, so that they should lie as training cells do.
     """
 
     codes: np.ndarray
@@ -112,6 +114,7 @@ class Truth:
     batch: np.ndarray | None = None
     pseudotime: np.ndarray | None = None
     score_batches: bool = True
+    at_random: bool = False
 
     def of(self, rows: np.ndarray, codes: np.ndarray) -> Truth:
         """Return the truth of some cells, with other codes."""
@@ -129,11 +132,12 @@ class Truth:
 
 
 def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
-    """Score a space on training cells among themselves, and on held-out cells against the training cells.
+    """Score a space on training cells among themselves, on held-out cells against the training cells, and as a page.
 
     Returns
     -------
-    One row a number, with the columns metric, type, split, value and null.
+    One row a number, with the columns metric, type, split, value and null. Of the use of the page, which is scored if
+    there are two dimensions, the split is "": it is one of all cells.
     """
     tables = []
     for split in ("train", "held-out"):
@@ -143,7 +147,12 @@ def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
                 held = truth.held_out
                 found = metrics.batch_scores(z[held], truth.codes[held], truth.batch[held], seed)
                 rows += [(name, "", value) for name, value in found.items()]
+            if truth.at_random and split == "held-out":
+                found = metrics.exchangeability(z, truth.codes, truth.held_out, seed)
+                rows += [(name, "", value) for name, value in found.items()]
             tables.append(_table(rows, split))
+    if z.shape[1] == 2:
+        tables.append(_table([(name, "", value) for name, value in metrics.page_use(z).items()], ""))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -235,103 +244,6 @@ def score_novel(z: np.ndarray, codes: np.ndarray, left_out: np.ndarray, near: in
 
     null = np.random.default_rng(seed).permutation(novelty)
     return pd.concat([_table(rows(novelty), "held-out"), _table(rows(null), "null", PERMUTED)], ignore_index=True)
-
-
-def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Take the mean and the sd over runs; the rows keep their order.
-
-    The mean of p-values is none; twice the median is (Meinshausen, Meier & Bühlmann 2009, p-Values for high-dimensional
-    regression).
-
-    Parameters
-    ----------
-    runs
-        Rows as of `score` of one or more seeds, with the columns in `by`.
-    by
-        What besides metric, type and split makes a row, such as method and space.
-    """
-    keys = [*by, "metric", "type", "split"]
-    groups = runs.groupby(keys, sort=False)
-    table = groups["value"].agg(value="mean", sd="std", n_seeds="count").reset_index()
-    tests = ((table["metric"] == "permutation_p") & (table["n_seeds"] > 1)).to_numpy()
-    table.loc[tests, "value"] = np.minimum(1, 2 * groups["value"].median().to_numpy()[tests])
-    known = table["metric"].map(METRICS)
-    table["family"] = [metric.family for metric in known]
-    taught = (table["split"] == "train") & table["family"].isin(["labels", "retrieval", "verification", "prediction"])
-    table["label_circular"] = [metric.circular for metric in known] | taught.to_numpy()
-    table["null"] = groups["null"].first().to_numpy()
-    return table
-
-
-def split_sentence(hold_out: str, splits: Sequence[np.ndarray]) -> str:
-    """Say how cells were held out, and when that is optimistic."""
-    sizes = [int(held_out.sum()) for held_out in splits]
-    cells = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
-    same = len(splits) > 1 and all(np.array_equal(held_out, splits[0]) for held_out in splits)
-    try:
-        share = f"{float(hold_out):.0%} of each type"
-    except ValueError:
-        again = ", the same in every fit" if same else ""
-        return f"Held out: {cells} of {len(splits[0]):,} cells, by {hold_out}{again}."
-    return (
-        f"Held out: {cells} of {len(splits[0]):,} cells, {share} at random, which is optimistic: they come from the "
-        "same donors and runs as the training cells."
-    )
-
-
-def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Write the main scores as text, "held-out ± sd (null)", a row for each method and space."""
-    main = table[(table["type"] == "") & (table["space"] != "") & table["metric"].isin(MAIN)]
-
-    def words(rows: pd.DataFrame) -> str:
-        values, sds = (dict(zip(rows["split"], rows[column], strict=True)) for column in ("value", "sd"))
-        if np.isnan(values.get("held-out", np.nan)):
-            return "-"
-        spread = "" if np.isnan(sds["held-out"]) else f" ± {sds['held-out']:.3f}"
-        return f"{values['held-out']:.3f}{spread} ({values.get('null', np.nan):.3f})"
-
-    cells = {key: words(rows) for key, rows in main.groupby([*by, "metric"], sort=False)}
-    wide = pd.Series(cells).rename_axis([*by, "metric"]).unstack("metric", sort=False)
-    return wide[[metric for metric in MAIN if metric in wide]]
-
-
-def headline(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
-    """Say which map names the types of held-out cells best, and by how much, or that none does."""
-    rows = table[(table["metric"] == "knn_macro_f1") & (table["space"] == "map")].set_index(["method", "split"])
-    p = table[(table["metric"] == "permutation_p") & (table["space"] == "map")].set_index("method")["value"]
-    found = [(method, *rows.loc[(method, "held-out"), ["value", "sd"]]) for method in p.index[p <= NO_SIGNAL]]
-    if not found:
-        tested = len(p) > 0 and p.notna().all()
-        return "NO SIGNAL: no map names the types of held-out cells better than with permuted labels." if tested else ""
-    (best, f1, sd), *others = sorted(found, key=lambda row: -row[1])
-    words = f"{titles[best]} is the map that names the types of held-out cells best: macro-F1 {f1:.2f}"
-    null = rows.loc[(best, "null"), "value"]
-    if others:
-        second, other, spread = others[0]
-        close = f1 - other <= max(sd, spread)  # False for one seed, whose sd is NaN
-        words += f", then {titles[second]}, {other:.2f}" + (", within the spread over seeds" if close else "")
-    return f"{words}. Permuted labels give {null:.2f}."
-
-
-def verdicts(table: pd.DataFrame, by: str) -> list[str]:
-    """Say in a sentence for each method and space whether its held-out cells hold the labels."""
-    held = table[(table["type"] == "") & table["metric"].isin(["knn_macro_f1", "permutation_p"])]
-    lines = []
-    keys = [by] if by == "space" else [by, "space"]
-    for key, rows in held.groupby(keys, sort=False, observed=True):
-        value = rows.set_index(["metric", "split"])["value"]
-        f1, p = value.get(("knn_macro_f1", "held-out"), np.nan), value.get(("permutation_p", "held-out"), np.nan)
-        null = value.get(("knn_macro_f1", "null"), np.nan)
-        name = ", ".join(map(str, key))
-        if np.isnan(f1):
-            lines.append(f"{name}: no held-out cell could be scored.")
-        elif np.isnan(p):
-            lines.append(f"{name}: held-out macro-F1 {f1:.2f}, not tested: the held-out cells are of one type.")
-        elif p > NO_SIGNAL:
-            lines.append(f"{name}: NO SIGNAL. Held-out macro-F1 {f1:.2f}, permuted labels {null:.2f} (p = {p:.2g}).")
-        else:
-            lines.append(f"{name}: held-out macro-F1 {f1:.2f}, {f1 - null:.2f} above permuted labels ({null:.2f}).")
-    return lines
 
 
 Row = tuple[str, str, float]  # metric, type, value

@@ -1,0 +1,53 @@
+"""The battery: every score of an embedding, with what it means and when it proves nothing.
+
+`METRICS` lists the scores by the names that tables use. Held-out cells are scored against the training cells, by
+labels and by a label-free reference; the null says what the same score is when there is nothing to find. `battery`
+makes the numbers, and `summary` takes their means over runs and says in words what they show.
+"""
+
+from tripletomics.evaluation.battery import (
+    COLUMNS,
+    MAIN,
+    METRICS,
+    PERMUTED,
+    REFITTED,
+    SHUFFLED,
+    UNUSED,
+    Metric,
+    Truth,
+    check_unseen,
+    confusion,
+    null_of_labels,
+    null_of_places,
+    score,
+    score_novel,
+    score_unseen,
+    unseen_types,
+)
+from tripletomics.evaluation.summary import collect, drawn_at_random, headline, overview, split_sentence, verdicts
+
+__all__ = [
+    "COLUMNS",
+    "MAIN",
+    "METRICS",
+    "PERMUTED",
+    "REFITTED",
+    "SHUFFLED",
+    "UNUSED",
+    "Metric",
+    "Truth",
+    "check_unseen",
+    "collect",
+    "confusion",
+    "drawn_at_random",
+    "headline",
+    "null_of_labels",
+    "null_of_places",
+    "overview",
+    "score",
+    "score_novel",
+    "score_unseen",
+    "split_sentence",
+    "unseen_types",
+    "verdicts",
+]

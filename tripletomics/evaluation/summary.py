@@ -1,0 +1,115 @@
+"""What a table of scores says: means over runs, how cells were held out, and whether labels were found, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from tripletomics.evaluation.battery import MAIN, METRICS
+from tripletomics.labels import NO_SIGNAL
+
+
+def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Take the mean and the sd over runs; the rows keep their order.
+
+    The mean of p-values is none; twice the median is (Meinshausen, Meier & Bühlmann 2009, p-Values for high-dimensional
+    regression).
+
+    Parameters
+    ----------
+    runs
+        Rows as of `score` of one or more seeds, with the columns in `by`.
+    by
+        What besides metric, type and split makes a row, such as method and space.
+    """
+    keys = [*by, "metric", "type", "split"]
+    groups = runs.groupby(keys, sort=False)
+    table = groups["value"].agg(value="mean", sd="std", n_seeds="count").reset_index()
+    tests = ((table["metric"] == "permutation_p") & (table["n_seeds"] > 1)).to_numpy()
+    table.loc[tests, "value"] = np.minimum(1, 2 * groups["value"].median().to_numpy()[tests])
+    known = table["metric"].map(METRICS)
+    table["family"] = [metric.family for metric in known]
+    taught = (table["split"] == "train") & table["family"].isin(["labels", "retrieval", "verification", "prediction"])
+    table["label_circular"] = [metric.circular for metric in known] | taught.to_numpy()
+    table["null"] = groups["null"].first().to_numpy()
+    return table
+
+
+def drawn_at_random(hold_out: str) -> bool:
+    """Tell whether cells were held out as a fraction of each type, and not by a column."""
+    try:
+        float(hold_out)
+    except ValueError:
+        return False
+    return True
+
+
+def split_sentence(hold_out: str, splits: Sequence[np.ndarray]) -> str:
+    """Say how cells were held out, and when that is optimistic."""
+    sizes = [int(held_out.sum()) for held_out in splits]
+    cells = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+    same = len(splits) > 1 and all(np.array_equal(held_out, splits[0]) for held_out in splits)
+    if not drawn_at_random(hold_out):
+        again = ", the same in every fit" if same else ""
+        return f"Held out: {cells} of {len(splits[0]):,} cells, by {hold_out}{again}."
+    return (
+        f"Held out: {cells} of {len(splits[0]):,} cells, {float(hold_out):.0%} of each type at random, which is "
+        "optimistic: they come from the same donors and runs as the training cells."
+    )
+
+
+def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Write the main scores as text, "held-out ± sd (null)", a row for each method and space."""
+    main = table[(table["type"] == "") & (table["space"] != "") & table["metric"].isin(MAIN)]
+
+    def words(rows: pd.DataFrame) -> str:
+        values, sds = (dict(zip(rows["split"], rows[column], strict=True)) for column in ("value", "sd"))
+        if np.isnan(values.get("held-out", np.nan)):
+            return "-"
+        spread = "" if np.isnan(sds["held-out"]) else f" ± {sds['held-out']:.3f}"
+        return f"{values['held-out']:.3f}{spread} ({values.get('null', np.nan):.3f})"
+
+    cells = {key: words(rows) for key, rows in main.groupby([*by, "metric"], sort=False)}
+    wide = pd.Series(cells).rename_axis([*by, "metric"]).unstack("metric", sort=False)
+    return wide[[metric for metric in MAIN if metric in wide]]
+
+
+def headline(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
+    """Say which map names the types of held-out cells best, and by how much, or that none does."""
+    rows = table[(table["metric"] == "knn_macro_f1") & (table["space"] == "map")].set_index(["method", "split"])
+    p = table[(table["metric"] == "permutation_p") & (table["space"] == "map")].set_index("method")["value"]
+    found = [(method, *rows.loc[(method, "held-out"), ["value", "sd"]]) for method in p.index[p <= NO_SIGNAL]]
+    if not found:
+        tested = len(p) > 0 and p.notna().all()
+        return "NO SIGNAL: no map names the types of held-out cells better than with permuted labels." if tested else ""
+    (best, f1, sd), *others = sorted(found, key=lambda row: -row[1])
+    words = f"{titles[best]} is the map that names the types of held-out cells best: macro-F1 {f1:.2f}"
+    null = rows.loc[(best, "null"), "value"]
+    if others:
+        second, other, spread = others[0]
+        close = f1 - other <= max(sd, spread)  # False for one seed, whose sd is NaN
+        words += f", then {titles[second]}, {other:.2f}" + (", within the spread over seeds" if close else "")
+    return f"{words}. Permuted labels give {null:.2f}."
+
+
+def verdicts(table: pd.DataFrame, by: str) -> list[str]:
+    """Say in a sentence for each method and space whether its held-out cells hold the labels."""
+    held = table[(table["type"] == "") & table["metric"].isin(["knn_macro_f1", "permutation_p"])]
+    lines = []
+    keys = [by] if by == "space" else [by, "space"]
+    for key, rows in held.groupby(keys, sort=False, observed=True):
+        value = rows.set_index(["metric", "split"])["value"]
+        f1, p = value.get(("knn_macro_f1", "held-out"), np.nan), value.get(("permutation_p", "held-out"), np.nan)
+        null = value.get(("knn_macro_f1", "null"), np.nan)
+        name = ", ".join(map(str, key))
+        if np.isnan(f1):
+            lines.append(f"{name}: no held-out cell could be scored.")
+        elif np.isnan(p):
+            lines.append(f"{name}: held-out macro-F1 {f1:.2f}, not tested: the held-out cells are of one type.")
+        elif p > NO_SIGNAL:
+            lines.append(f"{name}: NO SIGNAL. Held-out macro-F1 {f1:.2f}, permuted labels {null:.2f} (p = {p:.2g}).")
+        else:
+            lines.append(f"{name}: held-out macro-F1 {f1:.2f}, {f1 - null:.2f} above permuted labels ({null:.2f}).")
+    return lines
