@@ -25,7 +25,8 @@ from importlib.util import find_spec
 import numpy as np
 
 CELLS, SCORED, TYPES, FEATURES = 70_000, 30_000, 20, 50
-GROUPS = ("neighbours", "retrieval", "verification", "clusters", "structure", "arrangement", "prediction", "batches")
+GROUPS = ("neighbours", "retrieval", "verification", "clusters", "structure", "arrangement", "page", "prediction",
+          "batches")  # fmt: skip
 
 
 def cells(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -75,6 +76,9 @@ def run(group: str, n: int, scored: int) -> tuple[float, float, float]:
         metrics.scgraph(z[b], r[b], y[b], batch[b])
         metrics.within_between(z[b], y[b])
         metrics.pseudotime_spearman(z[a], t[a], z[b], t[b])
+    elif group == "page":
+        metrics.page_use(np.concatenate([z[a], z[b]]))
+        metrics.exchangeability(z, y, np.arange(len(z)) >= n)
     elif group == "prediction":
         confidence, correct = votes.max(axis=1), predicted == y[b]
         metrics.ece(confidence, correct)

@@ -1,6 +1,7 @@
 """What a map keeps of the labels and of the data, on cells it never saw: tt.fit beside other maps on real sets.
 
     TRIPLETOMICS_DATA=folder python benchmarks/quality.py [dataset ...] [--seeds N] [--methods umap,tsne,...]
+        [--json file]
 
 Each set is split at random within types (30 % held out), or by platform where it has any, each platform held out in
 turn. The reference is scanpy's usual one, fitted on the training cells: 10,000 counts a cell, logged, 2,000 dispersed
@@ -12,8 +13,16 @@ recall  share of the 30 nearest training cells of the reference that are among t
 within  the same with 15 neighbours inside a type, (recall - chance) / (1 - chance), mean over types of over 30 cells
 rho     mean over types of the Spearman correlation of its distances to the centres of the others
 
+Four more say how a map looks (tripletomics.metrics.page_use and exchangeability): of all its cells, and of how held-out
+cells lie beside training cells of their type, where the split is random.
+
+a50     percentage of the page that holds half of the cells; it compares maps of one set
+edge    percentage of the cells in the outermost 1 % of the map's radius
+auroc   can held-out cells be told from training cells? .5 = no
+spread  distance of held-out cells from their type's middle over that of training cells; 1 = alike
+
 Rows in bold are on the Pareto front of the maps: no other map is better in all four. `ceiling` is the best that labels
-alone reach: logistic regression on the genes, or tt's metric space.
+alone reach: logistic regression on the genes, or tt's metric space. --json keeps the numbers of every fit.
 """
 
 from __future__ import annotations
@@ -44,6 +53,8 @@ SETS = {
 PROTEINS = ("flow_flowcap_sample", "cite_cbmc_adt")
 METHODS = "pca2,umap,umap_supervised,tsne,pacmap,lda"
 SCORES = ["f1", "recall", "within", "rho"]
+LOOKS = ["a50", "edge", "auroc", "spread"]
+DECIMALS = dict.fromkeys(SCORES, 3) | dict.fromkeys(LOOKS, 2)
 
 
 def usual(adata: ad.AnnData, train: np.ndarray, counts: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +94,14 @@ def scores(m: np.ndarray, r: np.ndarray, y: np.ndarray, train: np.ndarray) -> li
     ]
 
 
+def looks(m: np.ndarray, y: np.ndarray, train: np.ndarray, at_random: bool) -> list[float]:
+    """Score a map as a page: a50, edge, auroc, spread."""
+    page = metrics.page_use(m)
+    strangers = metrics.exchangeability(m, y, ~train)
+    told = [strangers[name] if at_random else np.nan for name in ("held_out_auroc", "spread_ratio")]
+    return [100 * page["a50"], 100 * page["edge_share"], *told]
+
+
 def one_split(adata: ad.AnnData, name: str, hold_out: float | str, seed: int, methods: list[str]) -> list[dict]:
     """Return a row for each method on one split."""
     started = time.perf_counter()
@@ -106,6 +125,7 @@ def one_split(adata: ad.AnnData, name: str, hold_out: float | str, seed: int, me
         places[method][train], places[method][~train] = both
     for row in rows[1:]:
         row.update(zip(SCORES, scores(places[row["method"]], r, y, train), strict=True))
+        row.update(zip(LOOKS, looks(places[row["method"]], y, train, SETS[name] is None), strict=True))
     return rows
 
 
@@ -115,7 +135,7 @@ def front(table: pd.DataFrame) -> set[str]:
     return {a for a in values.index if not any((values.loc[b] > values.loc[a]).all() for b in values.index)}
 
 
-def main(names: list[str], seeds: int, methods: list[str]) -> None:
+def main(names: list[str], seeds: int, methods: list[str], file: Path | None) -> None:
     if "TRIPLETOMICS_DATA" not in os.environ:
         sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
     warnings.simplefilter("ignore")
@@ -123,23 +143,28 @@ def main(names: list[str], seeds: int, methods: list[str]) -> None:
     warm = np.random.default_rng(0).normal(size=(600, 20)).astype(np.float32)
     for method in methods:  # what compiles is compiled before the clock starts
         baselines.METHODS[method].place(baselines.Cells(warm[:500], warm[500:], np.arange(500) % 3), 0)
+    kept = []
     for name in names:
         adata = ad.read_h5ad(Path(os.environ["TRIPLETOMICS_DATA"]) / f"{name}.h5ad")
         column = SETS[name]
         splits = [0.3] if column is None else [f"{column}={group}" for group in adata.obs[column].unique()]
         rows = [
-            row | {"seed": seed}
+            row | {"dataset": name, "hold_out": split, "seed": seed}
             for split in splits for seed in range(seeds)
             for row in one_split(adata.copy(), name, split, seed, methods)
         ]  # fmt: skip
         by_seed = pd.DataFrame(rows).groupby(["method", "seed"], sort=False).mean(numeric_only=True)
         mean, sd = (getattr(by_seed.groupby("method", sort=False), how)() for how in ("mean", "std"))
         best = front(mean)
+        kept += rows
+        if file is not None:
+            pd.DataFrame(kept).to_json(file, orient="records", indent=1)
         print(f"\n{name}, {adata.n_obs:,} cells, {'random split' if column is None else f'each {column} held out'}\n")
-        print("| map | f1 | recall | within | rho | seconds |\n|---|---|---|---|---|---|")
+        shown = [*SCORES, *LOOKS]
+        print(f"| map | {' | '.join(shown)} | seconds |\n|{'---|' * (len(shown) + 2)}")
         for method in mean.index:
-            both = zip(mean.loc[method, SCORES], sd.loc[method, SCORES], strict=True)
-            cells = ["–" if np.isnan(value) else f"{value:.3f} ± {spread:.3f}" for value, spread in both]
+            both = zip(mean.loc[method, shown], sd.loc[method, shown], DECIMALS.values(), strict=True)
+            cells = ["–" if np.isnan(value) else f"{value:.{n}f} ± {spread:.{n}f}" for value, spread, n in both]
             clock = mean.loc[method, "seconds"]
             title = f"**{method}**" if method in best else method
             print(f"| {title} | {' | '.join(cells)} | {'–' if np.isnan(clock) else f'{clock:.1f}'} |", flush=True)
@@ -150,5 +175,6 @@ if __name__ == "__main__":
     parser.add_argument("datasets", nargs="*", default=list(SETS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    main(given.datasets, given.seeds, given.methods.split(","))
+    main(given.datasets, given.seeds, given.methods.split(","), given.json)
