@@ -36,5 +36,5 @@ def identify(model: Model) -> str:
         content.update(name.encode())
         content.update(tensor.cpu().contiguous().numpy().tobytes())
     if model.seen is not None:
-        content.update(model.seen.hashes.tobytes())
+        content.update(model.seen.hashes.tobytes() + model.seen.roles.tobytes())
     return content.hexdigest()

@@ -140,7 +140,7 @@ def transform(
         old = list(cast(Any, root["obsm"]).keys()) if "obsm" in root else []
         first = rows.read(0, min(FIRST, rows.n_obs))
         n_obs = rows.n_obs
-        named, old = _origin(root, path, key_added)
+        named, before = _origin(root, path, key_added)
     weights = model.gene_weights()
     with of_rows(0, first.shape[0]):
         query = pp.take_query(
@@ -156,8 +156,8 @@ def transform(
 
     def blocks() -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
         yield from _place(path, layer, model, match, query.present, tuple(widths), progress, trained=trained)
-        if trained is not None or (old is not None and not same):
-            columns[keys.split_key(key_added)] = split_of(trained, n_obs, old if same else None)
+        if trained is not None or (before is not None and not same):
+            columns[keys.split_key(key_added)] = split_of(trained, n_obs, before if same else None)
 
     records = {} if same else {key_added: {"seen": model.id}}
     write(path, target, Results(n_obs, widths, blocks(), columns, records), needed)
