@@ -147,12 +147,13 @@ def evaluate(
             for line in lines:
                 if "NO SIGNAL" in line:
                     warnings.warn(line, stacklevel=2)
-            words += [*lines, sentence]
+            words += lines
             if _record(adata, name) is None and keys.seen_by(adata.uns, name) is None:
                 words.append(
                     f"Nothing in uns says which model wrote {name}: its scores are evidence only if it was made "
                     "without the cells that are held out."
                 )
+            words.append(sentence)
             tables.append(table.assign(hold_out=hold_out)[["hold_out", *table.columns]])
     table = pd.concat(tables, ignore_index=True)
     table.attrs["summary"] = "\n".join(dict.fromkeys(words))
