@@ -283,7 +283,7 @@ def transform(
         split of another away.
 
     A warning says how many cells the model was trained on. They are found by their values over all of its genes, as
-    they were in the fit: a cell of which a value has changed or a gene lacks counts as new, unless the split says
+    they were in the fit: a cell of which a value has changed, or a gene lacks, counts as new, unless the split says
     otherwise that the fit wrote.
 
     Raises
