@@ -15,8 +15,8 @@ LEVELS = (  # each may import from its own and from later ones
     {"tl"},
     {"pp", "pl", "report"},
     {"model", "training", "evaluation", "attribution", "labels", "index", "metrics", "baselines"},
-    {"losses", "samplers", "networks", "features", "modalities", "augment", "sources"},
-    {"parts", "geometry", "files", "processes"},
+    {"losses", "samplers", "networks", "features", "modalities", "augment", "sources", "seen"},
+    {"parts", "geometry", "files", "processes", "keys"},
 )
 ANNDATA = {"cli", "tl", "pp", "pl", "report", "sources", "baselines"}
 MATPLOTLIB = {"pl", "report"}

@@ -101,6 +101,8 @@ TABLE = {
     "hold_out everything": (options(hold_out="donor=d0,d1,d2,d3,d4"), ValueError, "leaves no training cell"),
     "device": (options(device="cud"), ValueError, "device='cud' is not known. Did you mean 'cuda'?"),
     "key of scanpy": (options(key_added="X"), ValueError, "would write over obsm['X_pca'], which is scanpy's"),
+    "key of the default": (options(key_added="tt"), ValueError, "key_added='tt' would write over what belongs"),
+    "key of a metric space": (options(key_added="a_metric"), ValueError, "what belongs to the key 'a': choose"),
     "key": (options(key_added="a/b"), ValueError, "key_added='a/b' is not a name without '/'"),
 }  # fmt: skip
 

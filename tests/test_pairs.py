@@ -175,7 +175,7 @@ def test_transform_places_cells_where_fit_did(both):
     assert_same_places(rna, both.rna, atol=1e-4)
     assert_same_places(protein, both.protein, atol=1e-4)
     assert sorted(rna.obsm) == KEYS
-    assert not len(rna.obs.columns)
+    assert list(rna.obs) == ["tt_split"]
 
 
 def test_arrays_lie_where_their_tables_do(both):
@@ -765,7 +765,7 @@ def test_predictions_are_written_as_for_one_modality(single, both, fresh):
     for table in (fresh.rna, fresh.protein):
         found = predicted(table, both.model)
         assert found.obs.dtypes.to_dict() == one.obs.dtypes.to_dict()
-        assert list(found.obs) == OBS
+        assert list(found.obs) == [*OBS, "tt_split"]
         assert found.obs["tt_confidence"].between(0, 1).all()
         assert found.obs["tt_novelty"].between(0, 1).all()
         assert {key: (x.shape, x.dtype) for key, x in found.obsm.items()} == {
@@ -773,7 +773,7 @@ def test_predictions_are_written_as_for_one_modality(single, both, fresh):
         }
         assert set(found.uns["tt_mapping"]) == set(one.uns["tt_mapping"])
     named = predicted(fresh.protein, both.model, key_added="mine")
-    assert list(named.obs) == [name.replace("tt", "mine") for name in OBS]
+    assert list(named.obs) == [name.replace("tt", "mine") for name in [*OBS, "tt_split"]]
 
 
 def test_tables_that_share_some_cells_are_asked_at_once(both, fresh):
@@ -829,7 +829,7 @@ def test_one_table_by_name_is_that_table(both, fresh, name):
         tt.predict(query, both.model)
         found = query[name]
         assert_same_places(found, expected, KEYS[:2])
-        pd.testing.assert_frame_equal(found.obs[OBS], expected.obs)
+        pd.testing.assert_frame_equal(found.obs[OBS], expected.obs[OBS])
 
 
 def test_one_table_by_a_name_of_ones_own():

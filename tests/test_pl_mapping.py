@@ -235,7 +235,8 @@ def test_after_predict_under_any_key_and_from_a_file(counts, tmp_path):
     query.write_h5ad(tmp_path / "query.h5ad")
     figures.append(pl.mapping(ad.read_h5ad(tmp_path / "query.h5ad"), model))
     for figure in figures:
-        assert texts(figure, "note")[0].startswith("300 cells; 147 of 150 genes found (9")
+        seen = query.uns["tt_mapping"]["seen"]  # cells without counts of the genes that lack
+        assert texts(figure, "note")[0].startswith(f"300 cells, {seen} of them part of the fit; 147 of 150 genes found")
         assert [row[:2] for row in composition(figure.axes[1])] == [row[:2] for row in composition(figures[0].axes[1])]
         assert rows(layers(figure.axes[0])["reference"].get_offsets()) == rows(model.reference.map)
     assert {row[0]: row[2] for row in composition(figures[1].axes[1])}["a"] == to_rgb("red")

@@ -29,9 +29,10 @@ def test_what_is_written(request, new_cells, which):
         setattr(query, name, {} if name != "obs" else query.obs[[]])
     x = query.X.copy()
     tt.predict(query, model)
-    assert list(query.obs) == OBS
+    assert sorted(query.obs) == sorted([*OBS, "tt_split"])
     assert sorted(query.obsm) == ["X_tt", "X_tt_metric"]
-    assert list(query.uns) == ["tt_mapping"]
+    assert sorted(query.uns) == ["X_tt", "tt_mapping"]
+    assert query.uns["X_tt"] == {"seen": model.id}
     assert (x != query.X).nnz == 0
     assert query.obs["tt_label"].cat.categories.tolist() == [*model.classes, "unassigned"]
     assert query.obs["tt_label"].notna().all()
@@ -103,9 +104,10 @@ def test_another_key_overwrites_nothing(trained, new_cells):
     before = query.copy()
     tt.predict(query, trained[0], key_added="X_new", reject=0.5)
     assert_same(query, before)
-    assert list(query.obs) == ["kind", *OBS, *(name.replace("tt", "X_new") for name in OBS)]
+    both = [*OBS, "tt_split"]
+    assert set(query.obs) == {"kind", *both, *(name.replace("tt", "X_new") for name in both)}
     assert sorted(query.obsm) == ["X_new", "X_new_metric", "X_tt", "X_tt_metric"]
-    assert sorted(query.uns) == ["X_new_mapping", "tt_mapping"]
+    assert sorted(query.uns) == ["X_new", "X_new_mapping", "X_tt", "tt_mapping"]
     np.testing.assert_array_equal(query.obsm["X_new"], query.obsm["X_tt"])
     assert query.uns["X_new_mapping"]["rejected"] > query.uns["tt_mapping"]["rejected"]
 

@@ -250,6 +250,8 @@ def _print_mapping(adata: AnnData | MuData, prefix: str) -> None:
     if record["missing"]:
         print("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + ".")
     print(f"{record['rejected']:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")
+    if record.get("seen"):
+        print(f"{record['seen']:,} of {adata.n_obs:,} cells were part of the fit and say nothing about new cells.")
 
 
 def _print_table(table: pd.DataFrame, by: list[str]) -> None:

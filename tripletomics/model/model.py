@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model.given import check_present, check_table, pair
 from tripletomics.model.scoring import place
 from tripletomics.networks import Networks
+from tripletomics.seen import SeenCells
 from tripletomics.sources import Matrix
 
 Known = Any  # which genes were measured: boolean (genes,), a dict of such by modality, or None for all
@@ -81,6 +82,9 @@ class Model:
     matches
         Of a model of two modalities: how often a held-out cell, placed by one of them, is among the 1, 10 or 50 nearest
         of those placed by the other (``recall_1``, the mean of both ways) and how often by chance (``null_1``).
+    seen
+        Hashes of the cells of the fit (of a large table on disk, of the sample), and which were held out; None in a
+        model of an older file. `enroll` adds nothing: no weight was trained on its cells.
 
     Notes
     -----
@@ -105,6 +109,14 @@ class Model:
     enrolled: list[str] = field(default_factory=list)
     alone: dict[str, Side] = field(default_factory=dict)
     matches: dict[str, float] = field(default_factory=dict)
+    seen: SeenCells | None = None
+
+    @property
+    def id(self) -> str:
+        """What names the model in tables that it writes to: 16 hexadecimal digits, the same in a file or a copy."""
+        from tripletomics.model.weights import identify
+
+        return identify(self)
 
     @property
     def types(self) -> list[str]:
@@ -346,20 +358,9 @@ class Model:
         serves the principal components alone has weight 0. With two modalities it is of the one that is named, whose
         genes reach that layer through the components.
         """
-        part = self.part(modality)
-        encoder, side = cast(Any, self.networks.encoder), 0
-        if isinstance(self.features, PairFeatures):
-            side = self.modalities.index(str(modality))
-            encoder = encoder.encoders[side]
-        first = encoder.trunk.get_parameter("0.weight").detach().cpu().numpy().astype(float)
-        if isinstance(self.features, PairFeatures):
-            first = first @ (self.features.seen or self.features).parts[side].axes
-            deviation = np.maximum(part.cap - part.center, 0)
-        else:
-            deviation = part.deviation / part.scale
-        weights = np.zeros(len(part.genes))
-        weights[: len(deviation)] = np.linalg.norm(first, axis=0)[: len(deviation)] * deviation
-        return weights / (weights.sum() or 1.0)
+        from tripletomics.model.weights import gene_weights
+
+        return gene_weights(self, modality)
 
     def part(self, modality: str | None = None) -> Features:
         """Return the genes of a model, or of one of its two modalities."""
@@ -377,18 +378,9 @@ class Model:
 
     def record(self) -> dict[str, object]:
         """Return what is kept in `uns`, as in the attributes of the same names."""
-        return {
-            "settings": dict(self.settings),
-            "versions": dict(self.versions),
-            "history": {stage: dict(columns) for stage, columns in self.history.items()},
-            "classes": np.array(self.classes, dtype=object),
-            "findings": dict(self.findings),
-            "seconds": dict(self.seconds),
-            "scores": {group: dict(score) for group, score in self.scores.items()},
-            "p_value": dict(self.p_value),
-            "checks": dict(self.checks),
-        } | ({"alone": {name: dict(side.checks) for name, side in self.alone.items()}, "matches": dict(self.matches)}
-             if self.modalities else {})  # fmt: skip
+        from tripletomics.model.summary import record
+
+        return record(self)
 
     def save(self, path: str | Path, *, index: bool = False) -> None:
         """Write the model to one safetensors file (``.tt``): weights, genes, landmarks and settings, no expression.

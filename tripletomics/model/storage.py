@@ -20,8 +20,10 @@ from tripletomics.labels.reference import Reference
 from tripletomics.modalities import PairFeatures
 from tripletomics.model.model import Model, Side
 from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, make
+from tripletomics.seen import SeenCells
 
-FORMAT = 6  # of the file; raised when an older program could not read it
+FORMAT = 7  # of the file; raised when an older program could not read it
+OLDEST = 6  # that can be read: it does not say which cells the model has seen
 SUFFIX = ".tt"
 
 
@@ -31,6 +33,7 @@ def save(model: Model, path: str | Path, index: bool) -> None:
     if index and model.catalog is None:
         raise ValueError("index=True, but this model was read from a file without its index: fit it again.")
     parts: dict[str, Any] = {"features": model.features, "reference": model.reference, "calibration": model.calibration}
+    parts |= {"cells": model.seen}
     if isinstance(model.features, PairFeatures):
         parts |= {"seen": model.features.seen}
         for side, name in enumerate(model.modalities):
@@ -54,7 +57,7 @@ def save(model: Model, path: str | Path, index: bool) -> None:
             "index.codes": torch.from_numpy(model.catalog.codes),
             "index.names": torch.from_numpy(np.frombuffer(names, dtype=np.uint8).copy()),
         }
-    header = model.record() | known | {
+    header = {name: value for name, value in model.record().items() if name != "seen"} | known | {
         "format": FORMAT,
         "classes": model.classes,
         "enrolled": model.enrolled,
@@ -94,12 +97,12 @@ def load(path: str | Path) -> Model:
         raise ValueError(f"{str(path)!r} is a safetensors file of another program, not a tripletomics model.")
     try:
         header = json.loads(text)
-        age = int(header["format"]) - FORMAT
-        model = None if age else _assemble(header, tensors)
+        made = int(header["format"])
+        model = _assemble(header, tensors) if OLDEST <= made <= FORMAT else None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{str(path)!r} is damaged: {error}") from None
     if model is None:
-        which, cure = ("a newer", "update this one") if age > 0 else ("an older", "fit the model again")
+        which, cure = ("a newer", "update this one") if made > FORMAT else ("an older", "fit the model again")
         raise ValueError(f"{str(path)!r} was written by {which} tripletomics, in format {header['format']}: {cure}.")
     return model
 
@@ -158,6 +161,7 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
             for side, name in enumerate(names)
         },
         catalog=Catalog(**index) if index else None,
+        seen=build(SeenCells, "cells") if "cells" in known else None,
         **{name: known[name] for name in ("classes", "enrolled", "matches", "settings", "scores", "p_value", "checks",
                                           "seconds", "versions")},
     )  # fmt: skip

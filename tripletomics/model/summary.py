@@ -1,4 +1,4 @@
-"""What a model says of itself, in words."""
+"""What a model says of itself, in words and in the table that it was fitted to."""
 
 from __future__ import annotations
 
@@ -71,3 +71,20 @@ def summarise(model: Model) -> str:
         centers = zip(model.classes, model.findings["surviving_centers"], strict=True)
         lines.append("Centers that survive: " + ", ".join(f"{name} {n}" for name, n in centers))
     return "\n".join(lines)
+
+
+def record(model: Model) -> dict[str, object]:
+    """Return what is kept of a model in `uns`."""
+    return {
+        "settings": dict(model.settings),
+        "versions": dict(model.versions),
+        "history": {stage: dict(columns) for stage, columns in model.history.items()},
+        "classes": np.array(model.classes, dtype=object),
+        "findings": dict(model.findings),
+        "seconds": dict(model.seconds),
+        "scores": {group: dict(score) for group, score in model.scores.items()},
+        "p_value": dict(model.p_value),
+        "checks": dict(model.checks),
+        "seen": model.id,
+    } | ({"alone": {name: dict(side.checks) for name, side in model.alone.items()}, "matches": dict(model.matches)}
+         if model.modalities else {})  # fmt: skip

@@ -12,6 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from tripletomics import keys
 from tripletomics.labels import NO_SIGNAL, UNLABELLED, encode
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.draw import ALARM, EDGE, SMALL, TITLE, inches, side, text_width, wrap
@@ -71,9 +72,9 @@ def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "
     basis
         A key of ``obsm`` of any dimension; distances are Euclidean.
     split
-        The ``obs`` column that marks held-out cells, as in :func:`embedding`. ``"auto"`` takes the one that ``tt.fit``
-        wrote for this basis, else ``"tt_split"``: it says nothing about a basis that was computed from all cells with
-        their labels.
+        The ``obs`` column that marks held-out cells, as in :func:`embedding`. ``"auto"`` takes the one that was written
+        with this basis, else ``"tt_split"``, but not of another model: it says nothing about a basis that was computed
+        from all cells with their labels.
     ax
         Where to draw. Without it, a new figure is made, as large as the types need.
 
@@ -113,9 +114,7 @@ def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
     if label not in adata.obs:
         near = did_you_mean(label, adata.obs.columns)
         raise KeyError(f"label={label!r} is not a column of adata.obs.{near} Columns: {some(adata.obs.columns)}.")
-    held = held_out(adata, basis, split)
-    if held is None:
-        held = held_out(adata, "X_tt", split)
+    held = held_out(adata, basis, keys.split_of(adata, basis) if split == "auto" else split)
     if held is None:
         raise ValueError(
             "adata.obs marks no held-out cells. Pass split=, a column with 'train' and 'held-out' or booleans; tt.fit "

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
 
-from tripletomics import metrics
+from tripletomics import keys, metrics
 from tripletomics.labels import NO_SIGNAL, UNLABELLED
 from tripletomics.parts import did_you_mean
 
@@ -85,8 +85,8 @@ def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
         )
     r = coordinates_of(adata, key)
     there = np.isfinite(points).all(axis=1) & np.isfinite(r).all(axis=1)
-    splits = (held_out(adata, fit, "auto") for fit in (key.removesuffix("_pca"), "X_tt"))
-    held = next((held for held in splits if held is not None), np.zeros(len(points), dtype=bool))
+    held = held_out(adata, basis, keys.split_of(adata, key.removesuffix("_pca")))
+    held = np.zeros(len(points), dtype=bool) if held is None else held
     dark = metrics.distortion(points[there], r[there], None if held[there].all() else ~held[there])
     if np.isnan(dark).any():
         raise ValueError(
@@ -101,9 +101,8 @@ def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
 def held_out(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None:
     """Which cells are held out, or None."""
     if split == "auto":
-        key = basis.removesuffix("_metric")
-        split = "tt_split" if key == "X_tt" else f"{key}_split"
-        split = split if split in adata.obs else None
+        split = keys.split_key(basis.removesuffix("_metric"))
+        split = split if split in adata.obs and adata.obs[split].notna().any() else None
     if split is None:
         return None
     if split not in adata.obs:
@@ -114,6 +113,12 @@ def held_out(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None
         return values.fillna(False).to_numpy(dtype=bool)
     if odd := sorted(set(values.dropna().astype(str)) - {"train", "held-out"}):
         raise ValueError(f"split={split!r} holds {some(odd)}; allowed are 'train' and 'held-out', or booleans.")
+    if values.isna().any():
+        warnings.warn(
+            f"obs[{split!r}] says nothing of {values.isna().sum():,} of {len(values):,} cells: they are drawn as "
+            "training cells. tt.transform(adata, model) says which the model was trained on.",
+            stacklevel=3,
+        )
     return (values.astype(str) == "held-out").to_numpy()
 
 

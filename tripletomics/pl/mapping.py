@@ -80,6 +80,8 @@ class Mapped:
         cells, some_left = (f"{k:,} cell{'s' * (k > 1)}" for k in (n, left))
         rest = f"{some_left} unassigned ({_percent(left, n)})" if left else "no cell unassigned"
         rest = rest.replace(" ", "\u00a0")
+        if trained := int(self.record.get("seen", 0)):
+            cells += f", {trained:,} of them part of the fit"
         return f"{cells}; {matched:,} of {wanted:,} genes found ({weight}); {rest}"
 
 

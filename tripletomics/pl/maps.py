@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from matplotlib import pyplot as plt
 
+from tripletomics import keys
 from tripletomics.parts import did_you_mean
 from tripletomics.pl import panel, tables
 from tripletomics.pl.draw import (
@@ -25,7 +27,7 @@ from tripletomics.pl.draw import (
     side,
     stamp,
 )
-from tripletomics.pl.look import Palette, distortion_of, held_out, look_of, no_signal, obsm_keys, points_of, some
+from tripletomics.pl.look import Look, Palette, distortion_of, held_out, look_of, no_signal, obsm_keys, points_of, some
 from tripletomics.pl.sheet import Sheet, add_map, caption_of
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def embedding(
         A key of ``obsm`` with 2 or 3 columns; of an ordered basis such as ``"X_pca"`` the first two are drawn.
     split
         The ``obs`` column that marks held-out cells ("train" / "held-out", or True for held out). ``"auto"`` takes the
-        one that ``tt.fit`` wrote for this basis, if any; None marks nothing.
+        one that was written with this basis by ``tt.fit``, ``transform`` or ``predict``, if any; None marks nothing.
     distortion
         Whether to darken each cell by how far its neighbours on the map are from being those of the data: the darker,
         the less its place is to be trusted, and black is chance. See :func:`tripletomics.metrics.distortion`. The data
@@ -143,8 +145,9 @@ def compare(
 ) -> Figure:
     """Draw maps of the same cells side by side, with the same colours, one legend, and held-out cells marked in each.
 
-    The split is the one that ``tt.fit`` wrote for the first of the bases that has one, or for ``X_tt``. A map that was
-    computed on all cells has seen the held-out ones; the maps of ``tt.compare`` have not.
+    The split is the one that was written with the first of the bases that has one, or with ``X_tt``; a map of another
+    model shows its own. A map that was computed on all cells has seen the held-out ones; the maps of ``tt.compare``
+    have not.
 
     Parameters
     ----------
@@ -212,11 +215,17 @@ def compare(
     scale(panels[-1], look, color)
     if plan:
         panel.paint(figure, plan, tall + foot + GAP)
-    for ax, points, caption in zip(panels, maps.values(), captions, strict=True):
-        draw(ax, points, look, None, numbered)
+    for ax, (basis, points), caption in zip(panels, maps.items(), captions, strict=True):
+        own = look if keys.seen_by(adata.uns, basis) is None else _marked(look, adata, basis)
+        draw(ax, points, own, None, numbered)
         if caption.silence:
             stamp(ax, caption.silence, 72 * sheet.side)
     return figure
+
+
+def _marked(look: Look, adata: AnnData, basis: str) -> Look:
+    """Mark the cells that were held out from the model that wrote a basis."""
+    return replace(look, held=held_out(adata, basis, keys.split_of(adata, basis)))
 
 
 def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | None) -> dict[str, np.ndarray]:

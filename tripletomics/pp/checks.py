@@ -144,6 +144,12 @@ def check_key(key_added: str, adata: object = None) -> None:
             f"key_added={key_added!r} is a modality of the MuData, whose obsm has that name already: choose another, "
             "such as 'X_tt'."
         )
+    if key_added == "tt" or key_added.endswith(("_metric", "_pca")):
+        other = "X_tt" if key_added == "tt" else key_added.rpartition("_")[0]
+        raise ValueError(
+            f"key_added={key_added!r} would write over what belongs to the key {other!r}: choose another, such as "
+            "'X_mine'."
+        )
     if key_added == "X":
         raise ValueError(
             "key_added='X' would write over obsm['X_pca'], which is scanpy's: choose another, such as 'X_tt'."

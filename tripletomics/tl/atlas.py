@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tripletomics import files
+from tripletomics.keys import split_key
 from tripletomics.tl.progress import steps_bar
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def transform_shard(
         The map, float32 (cells, dim).
     ``obsm["X_tt_metric"]``
         The metric space, float32 (cells, metric_dim).
+    ``uns["X_tt"]``
+        ``{"seen": model.id}``. No split is written: `transform` of the cells in memory, or of the path, writes one.
 
     Raises
     ------
@@ -113,6 +116,7 @@ def transform_shard(
         return Placed(start, stop, 0)
 
     fitted = _load(model)
+    _check_origin(root, path, key_added, fitted.id)
     dims = [int(fitted.settings[setting]) for setting in ("metric_dim", "dim")]
     weights = fitted.gene_weights()
     match = pp.match_genes(AnnData(var=var), fitted.part().genes, missing, alias, weights, min_matched)
@@ -127,6 +131,7 @@ def transform_shard(
     with files.filling(path, f"the {takes}. What is written counts: make room and run the same command again."):
         for name, dim in zip(names, dims, strict=True):
             _create(root, path, name, (rows.n_obs, dim), made_by)
+        _name_model(root, path, key_added, fitted.id)
         places = [_find(root, path, name, key_added, made_by) for name in names]
         _publish(root, path, names)
         with steps_bar(len(todo), True) as step:
@@ -216,6 +221,46 @@ def _create(root: zarr.Group, path: Path, name: str, shape: tuple[int, int], mad
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def _check_origin(root: zarr.Group, path: Path, key: str, model: str) -> None:
+    """Refuse to place cells where the record and the split of another model would stand beside the places."""
+    named, column = _named(root, key), split_key(key)
+    stale = [f"uns/{key}"] * (f"uns/{key}" in root) + [f"obs/{column}"] * (f"obs/{column}" in root)
+    if stale and named != model:
+        raise ValueError(
+            f"{' and '.join(stale)} of {str(path)!r} {'are' if len(stale) > 1 else 'is'} not of this model: choose "
+            "another key_added, or read the store, delete these from the AnnData, and write it anew."
+        )
+
+
+def _named(root: zarr.Group, key: str) -> str | None:
+    """Return the id of the model that a store names for a key."""
+    import anndata
+
+    record: Any = root.get(f"uns/{key}")
+    return str(anndata.io.read_elem(record["seen"])) if hasattr(record, "keys") and "seen" in record else None
+
+
+def _name_model(root: zarr.Group, path: Path, key: str, model: str) -> None:
+    """Write the id of the model, unless another process was first."""
+    import anndata
+    import zarr
+
+    if f"uns/{key}" in root:
+        return
+    if "uns" not in root:
+        anndata.io.write_elem(root, "uns", {})
+    draft = Path(tempfile.mkdtemp(prefix=".tripletomics-", dir=path))
+    try:
+        made = zarr.open_group(draft / "new", mode="w", zarr_format=root.metadata.zarr_format)
+        anndata.io.write_elem(made, key, {"seen": model})
+        os.rename(draft / "new" / key, path / "uns" / key)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def _publish(root: zarr.Group, path: Path, names: tuple[str, ...]) -> None:
     """Add the arrays to the list of all metadata that a store may have, where readers look for them."""
     import zarr
@@ -223,9 +268,10 @@ def _publish(root: zarr.Group, path: Path, names: tuple[str, ...]) -> None:
     listed = zarr.open_group(path, mode="r")
     if listed.metadata.consolidated_metadata is None:
         return
-    for name in names:
-        array = listed.get(f"obsm/{name}")
-        if array is None or array.attrs.asdict() != root[f"obsm/{name}"].attrs.asdict():
+    parts = [f"uns/{names[-1]}", *(f"obsm/{name}" for name in names)]
+    for part in parts:
+        there = listed.get(part)
+        if there is None or there.attrs.asdict() != root[part].attrs.asdict():
             zarr.consolidate_metadata(root.store)
             return
 

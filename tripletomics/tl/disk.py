@@ -17,19 +17,21 @@ import pandas as pd
 import psutil
 from anndata import AnnData
 
-from tripletomics import augment, labels, losses, networks, pp, processes, training
+from tripletomics import augment, keys, labels, losses, networks, pp, processes, training
 from tripletomics.features import N_COMPONENTS
 from tripletomics.model import Model
 from tripletomics.model.scoring import SCORED
 from tripletomics.samplers import shares
 from tripletomics.tl import fitting
 from tripletomics.tl.atlas import CHUNK, FIRST, of_rows, read_block
+from tripletomics.tl.origins import note_on_training, split_of, trained_on
 from tripletomics.tl.places import Results, check_target, write
 from tripletomics.tl.progress import steps_bar
 from tripletomics.tl.stores import Obs, Rows, reading
 
 if TYPE_CHECKING:
     from tripletomics.pp import Match
+    from tripletomics.tl.stores import Group
 
 # bytes and rows of a matrix that a fit takes whole, and of the sample of a larger one: the process takes up to 1.5 GB
 BUDGET, MOST = 5 * 2**25, 300_000
@@ -68,24 +70,24 @@ def fit(path: Path, settings: Mapping[str, Any], out: Path | None = None) -> Mod
     losses.make("softmax" if settings["loss"] is None else settings["loss"])  # what is wrong is said before any reading
     networks.make(settings["encoder"])
     augment.make(settings["augment"])
-    keys = f"{key}_metric", key, f"{key}_pca"
+    names = f"{key}_metric", key, f"{key}_pca"
     with reading(path) as (root, var):
         rows = Rows(root, path, settings["layer"])
-        needed = check_target(path, target, keys, rows.n_obs, settings["metric_dim"] + settings["dim"] + N_COMPONENTS)
+        needed = check_target(path, target, names, rows.n_obs, settings["metric_dim"] + settings["dim"] + N_COMPONENTS)
         sample = _read(rows, Obs(root, path), var, settings)
         n_obs = rows.n_obs
     adata, held_out = sample.adata, sample.held_out
     model = fitting.fit(adata, **{**settings, **sample.settings})
-    widths = {name: adata.obsm[name].shape[1] for name in keys}
-    split = "tt_split" if key == "X_tt" else f"{key}_split"
+    widths = {name: adata.obsm[name].shape[1] for name in names}
+    split = keys.split_key(key)
     if held_out is None:
-        blocks = iter([(0, n_obs, {name: np.asarray(adata.obsm[name]) for name in keys})])
+        blocks = iter([(0, n_obs, {name: np.asarray(adata.obsm[name]) for name in names})])
         column = adata.obs[split].array
     else:
         model.settings |= {"hold_out": fitting.text(settings["hold_out"]), "cells": f"{adata.n_obs:,} of {n_obs:,}"}
         del adata, sample  # before the blocks take its place in memory
         match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
-        blocks = _place(path, settings["layer"], model, match, None, keys, settings["progress"], known=True)
+        blocks = _place(path, settings["layer"], model, match, None, names, settings["progress"], known=True)
         column = pp.split_names(held_out)
     if processes.rank() == 0:  # the first of many processes writes
         write(path, target, Results(n_obs, widths, blocks, {split: column}, {key: model.record()}), needed)
@@ -138,6 +140,7 @@ def transform(
         old = list(cast(Any, root["obsm"]).keys()) if "obsm" in root else []
         first = rows.read(0, min(FIRST, rows.n_obs))
         n_obs = rows.n_obs
+        named, before = _origin(root, path, key_added)
     weights = model.gene_weights()
     with of_rows(0, first.shape[0]):
         query = pp.take_query(
@@ -148,8 +151,27 @@ def transform(
     if f"{key_added}_pca" in old:  # what an earlier fit wrote no longer belongs to these places
         widths[f"{key_added}_pca"] = len(model.part().axes)
     needed = check_target(path, target, widths, n_obs, sum(widths.values()))
-    blocks = _place(path, layer, model, match, query.present, tuple(widths), progress)
-    write(path, target, Results(n_obs, widths, blocks, {}, {}), needed)
+    trained, same = None if model.seen is None else np.zeros(n_obs, dtype=bool), named == model.id
+    columns: dict[str, pd.Categorical[str]] = {}
+
+    def blocks() -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+        yield from _place(path, layer, model, match, query.present, tuple(widths), progress, trained=trained)
+        if trained is not None or (before is not None and not same):
+            columns[keys.split_key(key_added)] = split_of(trained, n_obs, before if same else None)
+
+    records = {} if same else {key_added: {"seen": model.id}}
+    write(path, target, Results(n_obs, widths, blocks(), columns, records), needed)
+    note_on_training(trained, stacklevel=stacklevel)
+
+
+def _origin(root: Group, path: Path, key: str) -> tuple[str | None, Any]:
+    """Return the id of the model that wrote places into a table, if it names one, and the split of its cells."""
+    import anndata
+
+    uns, obs, column = cast(Any, root.get("uns", {})), Obs(root, path), keys.split_key(key)
+    record = cast(Any, uns.get(key, {}))
+    named = str(anndata.io.read_elem(record["seen"])) if hasattr(record, "keys") and "seen" in record else None
+    return named, obs.read(column).array if column in obs.obs else None
 
 
 def settings_of(label: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,9 +273,12 @@ def _table(x: Any, obs: Obs, frame: pd.DataFrame, rows: np.ndarray, var: pd.Data
 
 def _place(
     path: Path, layer: str | None, model: Model, match: Match, present: np.ndarray | None, keys: tuple[str, ...],
-    progress: bool, known: bool = False,
+    progress: bool, known: bool = False, trained: np.ndarray | None = None,
 ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:  # fmt: skip
-    """Yield the places of all rows: metric space, map and, if there is a third key, principal components."""
+    """Yield the places of all rows: metric space, map and, if there is a third key, principal components.
+
+    Which cells the model was trained on is written into `trained`.
+    """
     with reading(path) as (root, var):
         rows = Rows(root, path, layer)
         starts = range(0, rows.n_obs, CHUNK)
@@ -262,6 +287,8 @@ def _place(
                 stop = min(start + CHUNK, rows.n_obs)
                 step(f"rows {start:,} to {stop - 1:,}")
                 x = read_block(rows, var, start, stop, match, model, known)
+                if trained is not None:
+                    trained[start:stop] = trained_on(model, x)
                 found = [*model.place(x, present)]
                 if len(keys) > 2:
                     found.append(model.features.project(x, cast(Any, present)))

@@ -148,7 +148,7 @@ def fit(
         held-out cells, beside the training figure and that of held-out cells in a short fit on permuted labels; without
         labels, recall of the neighbours by principal components, beside that of places dealt out at random. Of two
         modalities also how predictions from each alone did (``alone``), and how often a held-out cell is found by the
-        other modality (``matches``).
+        other modality (``matches``). ``seen`` is the id of the model, `Model.id`: whose places these are.
 
     Raises
     ------
@@ -164,7 +164,9 @@ def fit(
     """
     from tripletomics import pp
     from tripletomics.index import Catalog
+    from tripletomics.keys import split_key
     from tripletomics.model import Model, Side, score, score_null, score_structure
+    from tripletomics.seen import SeenCells
     from tripletomics.tl.preparing import prepare
     from tripletomics.tl.self_training import study
 
@@ -208,14 +210,13 @@ def fit(
             name: Side(found, task.check(places["metric"], reference, found, alone[name]))
             for name, found in calibrations.items()
         },
-        matches=task.match(alone),
+        matches=task.match(alone), seen=SeenCells.of(task.x, task.held_out, task.calibration),
     )  # fmt: skip
-    split_key = "tt_split" if key_added == "X_tt" else f"{key_added}_split"
     split = pp.split_names(task.held_out)
     for target, rows in task.table.targets():
         _write_places(target, key_added, places["metric"][rows], places["map"][rows])
         target.obsm[f"{key_added}_pca"] = task.scores[rows]
-        target.obs[split_key] = split[rows]
+        target.obs[split_key(key_added)] = split[rows]
         target.uns[key_added] = model.record()
     return model
 
@@ -274,6 +275,16 @@ def transform(
         The metric space, float32 (cells, metric_dim).
     ``obsm["X_tt_pca"]``
         Only if it is there: their principal components, in place of those of an earlier fit.
+    ``uns["X_tt"]``
+        ``{"seen": model.id}`` in place of what another model wrote there; what this one wrote stays.
+    ``obs["tt_split"]``
+        Categorical (``obs["<key_added>_split"]`` with another `key_added`): "train" for cells that this model was
+        trained or calibrated on, "held-out" for all others. A model from an older file does not know: it takes the
+        split of another away.
+
+    A warning says how many cells the model was trained on. They are found by their values over all of its genes, as
+    they were in the fit: a cell of which a value has changed, or a gene lacks, counts as new, unless the split says
+    otherwise that the fit wrote.
 
     Raises
     ------
@@ -286,6 +297,7 @@ def transform(
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
     from tripletomics import pp
+    from tripletomics.tl.origins import trained_on
 
     pp.check_key(key_added, adata)
     pp.check_model(model)
@@ -298,17 +310,23 @@ def transform(
         )  # fmt: skip
         return
     cells = pp.take_new(adata, model, layer, missing, alias, min_matched)
-    write_places(cells, key_added, model, *model.place(cells.x, cells.present))
+    write_places(cells, key_added, model, *model.place(cells.x, cells.present), trained_on(model, cells.x))
 
 
-def write_places(cells: NewCells, key: str, model: Model, z: np.ndarray, m: np.ndarray) -> None:
-    """Write the places of new cells."""
-    scores = None
+def write_places(
+    cells: NewCells, key: str, model: Model, z: np.ndarray, m: np.ndarray, trained: np.ndarray | None
+) -> None:
+    """Write the places of new cells, whose they are, and which of the cells that model was `trained` on; warn of it."""
+    from tripletomics.tl.origins import name_model, note_on_training
+
+    scores, changed = None, 0
     for target, rows, _ in cells.targets:
         _write_places(target, key, z[rows], m[rows])
+        changed = max(changed, name_model(target, key, model, None if trained is None else trained[rows]))
         if f"{key}_pca" in target.obsm:  # what an earlier fit wrote no longer belongs to these places
             scores = model.features.project(cells.x, cells.present) if scores is None else scores
             target.obsm[f"{key}_pca"] = scores[rows]
+    note_on_training(trained, changed, stacklevel=4)
 
 
 def _write_places(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:

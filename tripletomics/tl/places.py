@@ -35,13 +35,13 @@ class Results:
     blocks
         Rows from one number to before another, of all of these arrays.
     columns, records
-        Of `obs` and `uns`.
+        Of `obs` and `uns`; they are read once all blocks are there, which may add to them.
     """
 
     n_obs: int
     widths: Mapping[str, int]
     blocks: Iterable[tuple[int, int, Mapping[str, np.ndarray]]]
-    columns: Mapping[str, pd.Categorical]
+    columns: Mapping[str, pd.Categorical[str]]
     records: Mapping[str, object]
 
 
@@ -124,11 +124,11 @@ def _write_zarr(path: Path, results: Results) -> None:
     folder = Path(tempfile.mkdtemp(prefix=".tripletomics-", dir=path))
     try:
         draft = zarr.open_group(folder / "new", mode="w", zarr_format=root.metadata.zarr_format)
-        for name, elements in (("obsm", {}), ("obs", results.columns), ("uns", results.records)):
+        _fill(draft.create_group("obsm"), results)
+        for name, elements in (("obs", results.columns), ("uns", results.records)):
             part = draft.create_group(name)
             for key, element in elements.items():
                 anndata.io.write_elem(part, key, element)
-        _fill(draft["obsm"], results)
         for name in missing:
             anndata.io.write_elem(root, name, {})
         for new in [element for part in ("obsm", "obs", "uns") for element in (folder / "new" / part).iterdir()]:

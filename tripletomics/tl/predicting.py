@@ -65,9 +65,13 @@ def predict(
         Types that are credible at the coverage, joined by " | "; empty for a cell that is unlike all of them.
     ``obsm["X_tt"]``, ``obsm["X_tt_metric"]``
         Map and metric space, as `transform` writes them (and ``obsm["X_tt_pca"]`` if it is there).
+    ``uns["X_tt"]``, ``obs["tt_split"]``
+        Which model wrote these places, and which cells it was trained on, as `transform` writes them.
     ``uns["tt_mapping"]``
         How the genes were matched: numbers ``matched``, ``missing``, ``extra``, share of the encoder's ``weight`` that
-        was matched, ``missing_genes`` (heaviest first), sentences on what looks odd (``notes``), cells ``rejected``.
+        was matched, ``missing_genes`` (heaviest first), sentences on what looks odd (``notes``), cells ``rejected``,
+        and how many the model has ``seen``, because it was trained on them. These are found by their values: a cell of
+        which a value has changed since the fit, or a gene lacks, counts as new. (Of an older model file, no ``seen``.)
 
     Raises
     ------
@@ -90,11 +94,13 @@ def predict(
 
     from tripletomics import pp
     from tripletomics.tl.fitting import write_places
+    from tripletomics.tl.origins import trained_on
 
     pp.check_key(key_added, adata)
     pp.check_model(model)
     cells = pp.take_new(adata, model, layer, missing, alias, min_matched)
     found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage)
+    trained = trained_on(model, cells.x)
     prefix = "tt" if key_added == "X_tt" else key_added
     names = np.array([*model.types, UNASSIGNED], dtype=object)
     labels = names[np.where(found.unassigned, -1, found.codes)]
@@ -113,5 +119,5 @@ def predict(
             "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
             "notes": np.array([note for query in queries for note in query.notes], dtype=object),
             "rejected": int(found.unassigned[rows].sum()),
-        }
-    write_places(cells, key_added, model, z, m)
+        } | ({} if trained is None else {"seen": int(trained[rows].sum())})
+    write_places(cells, key_added, model, z, m, trained)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tripletomics import keys
 from tripletomics.labels import UNLABELLED
 from tripletomics.parts import did_you_mean
 
@@ -53,8 +54,8 @@ def evaluate(
         Key of `obsm` that says what the structure of the data is, without labels; by default 50 principal components
         of the training cells.
     splits
-        How cells were held out: one or more of what `hold_out` of `fit` takes. By default the split that `fit` wrote,
-        `obs["tt_split"]`.
+        How cells were held out: one or more of what `hold_out` of `fit` takes. By default the split that was written
+        with the basis, `obs["tt_split"]`; never that of another model than the one in ``uns["X_tt"]["seen"]``.
     refits
         How many times to fit again, with the seeds 0, 1, ..., for means and standard deviations; only for a basis that
         `fit` wrote. 0 scores what is there.
@@ -99,6 +100,12 @@ def evaluate(
         If `adata` is not an AnnData in memory or holds no numbers.
     ValueError
         If a basis has rows that are not finite, nothing says which cells were held out, or a value cannot be used.
+
+    Notes
+    -----
+    It believes the split. `fit` knows which cells it held out; `transform` and `predict` find the cells that the model
+    was trained on by their values, so one whose values have changed since passes as held out. Where `uns` names no
+    model, as after `anndata.concat`, nothing says whose the split is, and the summary says so.
     """
     import pandas as pd
 
@@ -142,7 +149,13 @@ def evaluate(
             for line in lines:
                 if "NO SIGNAL" in line:
                     warnings.warn(line, stacklevel=2)
-            words += [*lines, sentence]
+            words += lines
+            if _record(adata, name) is None and keys.seen_by(adata.uns, name) is None:
+                words.append(
+                    f"Nothing in uns says which model wrote {name}: its scores are evidence only if it was made "
+                    "without the cells that are held out."
+                )
+            words.append(sentence)
             tables.append(table.assign(hold_out=hold_out)[["hold_out", *table.columns]])
     table = pd.concat(tables, ignore_index=True)
     table.attrs["summary"] = "\n".join(dict.fromkeys(words))
@@ -192,12 +205,6 @@ def _written(adata: AnnData, basis: str) -> dict[str, Any]:
     return none | {"counts": {"True": True, "False": False}.get(texts["counts"], "auto")}
 
 
-def _split_of(adata: AnnData, key: str) -> str | None:
-    """Return the column that says which cells were held out from a basis, if there is one."""
-    columns = (f"{key.removesuffix('_metric')}_split", "tt_split")
-    return next((column for column in columns if column in adata.obs), None)
-
-
 def _as_it_is(
     question: Question, basis: str, spaces: dict[str, np.ndarray], wanted: float | str | None, seed: int
 ) -> tuple[str, DataFrame, str]:
@@ -207,31 +214,31 @@ def _as_it_is(
     from tripletomics import evaluation, pp
     from tripletomics.tl import runs
 
-    adata, column = question.adata, _split_of(question.adata, basis)
+    adata, column = question.adata, keys.split_of(question.adata, basis)
     hold_out = column if wanted is None else wanted
     if hold_out is None:
         raise ValueError(
-            "Nothing says which cells were held out: adata.obs has no 'tt_split'. Pass splits='donor' (a column "
-            f"whose groups were held out), 'column=group', or 0.3; columns: {', '.join(adata.obs.columns)}."
+            f"Nothing says which cells were held out from {basis}: adata.obs has no 'tt_split' of the model that wrote "
+            "it. Pass splits='donor' (a column whose groups were held out), 'column=group', or 0.3; columns: "
+            f"{', '.join(adata.obs.columns)}."
         )
-    hidden = None if column is None else (adata.obs[column].astype(str) == "held-out").to_numpy()
-    if wanted is None and hidden is not None and not hidden.any():
-        raise ValueError(
-            f"obs[{column!r}] holds no cell out: {basis} was fitted on all cells, and without others there is no "
-            "evidence. Pass refits=1 and splits=0.3, or a column, to fit again on some of them."
-        )
+    written = None if column is None else adata.obs[column].astype(str).to_numpy()
+    if wanted is None and written is not None:
+        _check_split(basis, str(column), written, _record(adata, basis) is not None)
     held_out = pp.split(adata, hold_out, question.codes, seed)
     if not held_out.any():
         raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
     pp.check_labels(question.codes, question.classes, held_out, question.label)
     drawn = _drawn(adata, hold_out)
     stage = runs.Stage(question, held_out, seed, evaluation.drawn_at_random(drawn))
-    known = _record(adata, basis) is not None
-    clean = hidden is not None and not (held_out & ~hidden).any()
+    known = _record(adata, basis) is not None or keys.seen_by(adata.uns, basis) is not None
+    clean = written is not None and not (held_out & (written != "held-out")).any()
     if known and not clean:
+        how = "was" if written is not None else "may have been"
+        cure = "Pass refits=1 to fit again" if _record(adata, basis) else "Fit again"
         warnings.warn(
-            f"{basis} was fitted on cells that splits={hold_out!r} holds out, so their scores are no evidence. Pass "
-            "refits=1 to fit again on the others.",
+            f"{basis} {how} fitted on cells that splits={hold_out!r} holds out, so their scores are no evidence. "
+            f"{cure} on the others.",
             stacklevel=3,
         )
     null = _null_fit(stage, basis) if known and clean else None
@@ -251,6 +258,30 @@ def _as_it_is(
     return str(hold_out), pd.concat(tables, ignore_index=True), sentence
 
 
+def _check_split(basis: str, column: str, written: np.ndarray, fitted: bool) -> None:
+    """Refuse a split that says nothing of some cells, or that has cells on one side alone."""
+    import numpy as np
+
+    held_out, unknown = written == "held-out", ~np.isin(written, ("train", "held-out"))
+    if unknown.any():
+        raise ValueError(
+            f"obs[{column!r}] says nothing of {unknown.sum():,} of {len(written):,} cells, as after anndata.concat. "
+            "Run tripletomics.transform(adata, model), which finds the cells that the model was trained on, or leave "
+            f"these out: adata[adata.obs[{column!r}].notna()]."
+        )
+    if not held_out.any():
+        cure = "Pass refits=1 and splits=0.3, or a column, to fit again on some of them"
+        raise ValueError(
+            f"obs[{column!r}] holds no cell out: {basis} was fitted on all cells, and without others there is no "
+            f"evidence. {cure if fitted else 'Fit again with hold_out=0.3'}."
+        )
+    if held_out.all():
+        raise ValueError(
+            f"obs[{column!r}] holds all cells out, and scores compare them with the training cells of {basis}: put "
+            "these into the same table with anndata.concat, and run tripletomics.transform(adata, model)."
+        )
+
+
 def _refitted(
     question: Question, basis: str, wanted: float | str | None, refits: int, cache: str | None, progress: bool
 ) -> tuple[str, DataFrame, str]:
@@ -263,6 +294,8 @@ def _refitted(
         why = (
             "is scored with its map" if record else "was not written by tripletomics.fit, so it cannot be fitted again"
         )
+        if keys.seen_by(question.adata.uns, basis) and not record:
+            why = "was written by transform, and uns does not say how its model was fitted"
         what = f"basis={basis.removesuffix('_metric')!r}" if record else "refits=0, or use tripletomics.compare"
         raise ValueError(f"basis={basis!r} {why}: {what}.")
     if record["settings"]["label"] == "None":

@@ -1,0 +1,155 @@
+"""Which cells a model has seen: an 8-byte hash of each one's values, so that no verb takes a seen cell for a new one.
+
+The hash of a row is the sum, modulo 2^64, of a mixed number for each value that is not 0; so it does not hang on the
+order in which the values are stored, and a row of zeros has the hash 0.
+
+References
+----------
+The numbers are mixed by the last step of SplitMix64: Steele, Lea & Flood 2014, *Fast splittable pseudorandom number
+generators*, OOPSLA; adding up the hashes of the members of a set is from Clarke et al. 2003, *Incremental multiset hash
+functions*, ASIACRYPT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    from tripletomics.modalities import Pair
+    from tripletomics.sources import Matrix
+
+HELD_OUT, TRAINING, CALIBRATION = range(3)  # roles of cells in a fit
+NEVER = -1  # in place of a role: no cell of the fit
+PRIORITY = np.array([2, 0, 1])  # of the roles, where cells of several have the same values
+BLOCK = 2**16  # values that are mixed at once, which stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class SeenCells:
+    """The cells of a fit, by hashes of their values.
+
+    Attributes
+    ----------
+    hashes
+        Ascending and each once, uint64 (cells,): as `hash_rows` gives them. Of a cell with two modalities, those of
+        either one alone are there, too.
+    roles
+        uint8 (cells,): 0 held-out, 1 training, 2 calibration. Of cells with the same values, those that were trained
+        on count.
+    folds
+        int8 (cells,): fold of a training cell where components are cross-fitted, else -1.
+    """
+
+    hashes: np.ndarray
+    roles: np.ndarray
+    folds: np.ndarray
+
+    @classmethod
+    def of(
+        cls, x: Matrix | Pair, held_out: np.ndarray, calibration: np.ndarray, folds: np.ndarray | None = None
+    ) -> SeenCells:
+        """Hash the cells of a fit.
+
+        Parameters
+        ----------
+        x
+            All cells by the model's genes, as they are in AnnData, neither normalised nor scaled.
+        held_out, calibration
+            Boolean (cells,). All other cells are training cells.
+        folds
+            Whole numbers (cells,), -1 for none; by default there are none.
+        """
+        roles = np.where(held_out, HELD_OUT, np.where(calibration, CALIBRATION, TRAINING)).astype(np.uint8)
+        folds = np.full(len(roles), -1) if folds is None else folds
+        rows, hashes = np.arange(len(roles)), hash_rows(x)
+        if hasattr(x, "sides"):  # a cell is also met by one of its modalities alone
+            pair = cast("Pair", x)
+            both = np.flatnonzero(pair.both)
+            hashes = np.concatenate([hashes, *(hash_rows(pair[both].only(side)) for side in (0, 1))])
+            rows = np.concatenate([rows, both, both])
+        order = np.lexsort((PRIORITY[roles[rows]], hashes))
+        found, first = np.unique(hashes[order], return_index=True)
+        rows = rows[order[first]]
+        return cls(found, roles[rows], folds[rows].astype(np.int8))
+
+    def find(self, x: Matrix | Pair) -> tuple[np.ndarray, np.ndarray]:
+        """Look cells up by their values, as in `of`; those whose values have changed since the fit are not found.
+
+        Returns
+        -------
+        Roles, int8 (cells,), -1 for a cell that was not in the fit, and folds, int8 (cells,).
+        """
+        hashes = hash_rows(x)
+        if not len(self.hashes):
+            return np.full(len(hashes), NEVER, dtype=np.int8), np.full(len(hashes), -1, dtype=np.int8)
+        places = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        met = self.hashes[places] == hashes
+        roles = np.where(met, self.roles[places].astype(np.int8), np.int8(NEVER))
+        return roles, np.where(met, self.folds[places], np.int8(-1))
+
+
+def hash_rows(x: Matrix | Pair) -> np.ndarray:
+    """Return an 8-byte hash of the values of each row, uint64 (cells,).
+
+    Parameters
+    ----------
+    x
+        Cells by genes, dense or sparse. Each value counts as float32; how a matrix is stored makes no difference. Two
+        modalities are hashed as the dense table that they make, in which the columns of a modality that was not
+        measured are 0.
+    """
+    if not hasattr(x, "sides"):
+        return _hash(cast("Matrix", x), 0)
+    pair = cast("Pair", x)
+    found = np.zeros(len(pair.measured), dtype=np.uint64)
+    for side, first in enumerate((0, pair.widths[0])):
+        shown = pair.measured[:, side]
+        found += np.where(shown, _hash(pair.sides[side], first), np.uint64(0))
+    return found + _hash(pair.measured, sum(pair.widths))
+
+
+def _hash(x: Matrix, first: int) -> np.ndarray:
+    """Hash rows whose columns have the numbers from `first` on."""
+    found = np.zeros(x.shape[0], dtype=np.uint64)
+    for start, stop, ends, columns, values in _blocks(x):
+        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        mixed = columns.astype(np.uint64)
+        mixed += np.uint64(first + 1)  # so that nothing is mixed from 0
+        mixed <<= np.uint64(32)
+        mixed |= bits
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed ^= mixed >> np.uint64(shift)
+            mixed *= np.uint64(factor)
+        mixed ^= mixed >> np.uint64(31)
+        mixed[(bits & np.uint32(0x7FFFFFFF)) == 0] = 0  # zeros that are stored, -0 among them
+        sums = np.zeros(len(mixed) + 1, dtype=np.uint64)
+        np.cumsum(mixed, out=sums[1:])  # modulo 2^64, as are the differences
+        found[start:stop] = sums[ends[1:]] - sums[ends[:-1]]
+    return found
+
+
+def _blocks(x: Matrix) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield blocks of rows: from which to before which, where each ends among the values, their columns, the values."""
+    if sp.issparse(x):
+        x = sp.csr_matrix(x)
+        if not x.has_canonical_format:  # a value may be stored in parts
+            x = x.copy()
+            x.sum_duplicates()
+        start = 0
+        while start < x.shape[0]:
+            stop = max(int(np.searchsorted(x.indptr, x.indptr[start] + BLOCK, "right")) - 1, start + 1)
+            begin, end = x.indptr[[start, stop]]
+            yield start, stop, x.indptr[start : stop + 1] - begin, x.indices[begin:end], x.data[begin:end]
+            start = stop
+        return
+    height = max(BLOCK // max(x.shape[1], 1), 1)
+    for start in range(0, x.shape[0], height):
+        some = np.asarray(x[start : start + height])
+        places = np.flatnonzero(some)
+        ends = np.concatenate([[0], np.count_nonzero(some, axis=1).cumsum()])
+        yield start, start + len(some), ends, places % some.shape[1], some.ravel()[places]

@@ -1,0 +1,67 @@
+"""Which model the places of a table are from, and which of its cells that model was trained on."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from tripletomics import keys, pp
+from tripletomics.seen import HELD_OUT
+
+if TYPE_CHECKING:
+    from tripletomics.modalities import Pair
+    from tripletomics.model import Model
+    from tripletomics.sources import Matrix
+
+
+def trained_on(model: Model, x: Matrix | Pair) -> np.ndarray | None:
+    """Tell which cells a model was trained or calibrated on, boolean (cells,); None if it does not know."""
+    return None if model.seen is None else model.seen.find(x)[0] > HELD_OUT
+
+
+def split_of(trained: np.ndarray | None, n: int, old: Any) -> pd.Categorical[str]:
+    """Say "train" or "held-out" of each of n cells, or nothing if the model does not know.
+
+    Cells that an older split of the same model calls training cells stay so: their values may have changed since.
+    """
+    if trained is None:
+        return pd.Categorical.from_codes(np.full(n, -1, dtype=np.int8), pd.Index(["train", "held-out"]))
+    return pp.split_names(~trained if old is None else ~trained & (np.asarray(old).astype(str) != "train"))
+
+
+def name_model(target: Any, key: str, model: Model, trained: np.ndarray | None) -> int:
+    """Write which model the places of a table are from, and the split of its cells, in place of those of another.
+
+    Returns
+    -------
+    How many of its training cells the table names, as this model wrote them, that are not found by their values.
+    """
+    column, same = keys.split_key(key), keys.seen_by(target.uns, key) == model.id
+    old = target.obs.get(column)
+    if not same:
+        target.uns[key] = {"seen": model.id}
+    if trained is None and (same or old is None):
+        return 0
+    target.obs[column] = split_of(trained, target.n_obs, old if same else None)
+    if not same or trained is None or old is None or "cells" in model.settings:  # of a sample, not all can be found
+        return 0
+    return int(((old.astype(str) == "train") & ~trained).sum())
+
+
+def note_on_training(trained: np.ndarray | None, changed: int = 0, stacklevel: int = 3) -> None:
+    """Warn if a model was trained on some of the cells that it is to place, or if their values have changed since."""
+    if trained is not None and trained.any():
+        warnings.warn(
+            f"{trained.sum():,} of {len(trained):,} cells were part of the fit (the model was trained on them): what "
+            "it says of them is no evidence of how it does on new cells.",
+            stacklevel=stacklevel,
+        )
+    if changed:
+        warnings.warn(
+            f"{changed:,} training cells of this model, as the split in obs says, have other values than in the fit: "
+            "they stay training cells, but in a table without that split they would pass as held out.",
+            stacklevel=stacklevel,
+        )
