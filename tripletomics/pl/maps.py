@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
@@ -26,10 +28,10 @@ from tripletomics.pl.draw import (
     stamp,
 )
 from tripletomics.pl.look import Palette, distortion_of, held_out, look_of, no_signal, obsm_keys, points_of, some
+from tripletomics.pl.names import broken, write
 from tripletomics.pl.sheet import Sheet, add_map, caption_of
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -111,8 +113,13 @@ def embedding(
         ax = figure.add_subplot(projection="3d" if solid else None)
     frame(ax, points, basis)
     ax.set_title((color or "") if title is None else title, fontsize=TITLE, loc="left", pad=4)
-    numbered = legend and len(look.types) > MANY
-    if legend and (entries := legend_entries(look, numbered)):
+    many = legend and len(look.types) > MANY
+    names = broken([name for name, _ in look.types.values()], side(ax)) if many and not solid else None
+    numbered = many and names is None
+    entries = legend_entries(replace(look, types={}) if names else look, numbered, points) if legend else []
+    if entries and names:
+        ax.legend(handles=entries, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -13 / side(ax)), **LEGEND)
+    elif entries:
         above = 0.3 * distortion  # of its scale
         place: Any = ("upper left", (1, 1)) if look.scale is None else ("lower left", (1, above))
         columns = math.ceil(1.31 * SMALL * len(entries) / (side(ax) * (0.7 if distortion else 1)))
@@ -125,6 +132,11 @@ def embedding(
         box: Any = ax.get_tightbbox()
         figure.set_figwidth(4.6 + (box.width - box.height) / figure.dpi)
     draw(ax, points, look, size, numbered, dark)
+    if names:
+        there = np.isfinite(points).all(axis=1)
+        codes = np.select([look.codes == code for code in look.types], range(len(names)), len(names))[there]
+        spots = ax.transAxes.inverted().transform(ax.transData.transform(points[there])).clip(0, 1)
+        write(ax, names, [rgb for _, rgb in look.types.values()], spots, codes, side(ax))
     if words := no_signal(adata, basis):
         stamp(ax, words, side(ax))
     return ax
@@ -199,7 +211,7 @@ def compare(
     numbered = len(look.types) > MANY
     head = max(caption.height for caption in captions)
     tall = sheet.rows * (head + sheet.side + sheet.foot)
-    legend, beside = shared_legend(figure, legend_entries(look, numbered), width, sheet.blank(head))
+    legend, beside = shared_legend(figure, legend_entries(look, numbered, *maps.values()), width, sheet.blank(head))
     foot = 0.0 if beside else legend.get_window_extent().height / figure.dpi + 0.08
     figure.set_figheight(tall + foot + (GAP + plan.height if plan else 0.04))
     spot = sheet.place(len(maps), head) if beside else (width / 2, tall + 0.02)
