@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
@@ -32,6 +31,7 @@ from tripletomics.pl.names import broken, write
 from tripletomics.pl.sheet import Sheet, add_map, caption_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ def embedding(
     frame(ax, points, basis)
     ax.set_title((color or "") if title is None else title, fontsize=TITLE, loc="left", pad=4)
     many = legend and len(look.types) > MANY
-    names = broken([name for name, _ in look.types.values()], side(ax)) if many and not solid else None
+    names = broken(look.types, side(ax)) if many and not solid else None
     numbered = many and names is None
     entries = legend_entries(replace(look, types={}) if names else look, numbered, points) if legend else []
     if entries and names:
@@ -133,10 +133,7 @@ def embedding(
         figure.set_figwidth(4.6 + (box.width - box.height) / figure.dpi)
     draw(ax, points, look, size, numbered, dark)
     if names:
-        there = np.isfinite(points).all(axis=1)
-        codes = np.select([look.codes == code for code in look.types], range(len(names)), len(names))[there]
-        spots = ax.transAxes.inverted().transform(ax.transData.transform(points[there])).clip(0, 1)
-        write(ax, names, [rgb for _, rgb in look.types.values()], spots, codes, side(ax))
+        write(ax, names, points, look.codes)
     if words := no_signal(adata, basis):
         stamp(ax, words, side(ax))
     return ax

@@ -7,58 +7,71 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from mpl_toolkits.mplot3d import proj3d  # type: ignore[import-untyped]
 from scipy import ndimage
 
-from tripletomics.pl.draw import SMALL, text_width, wrap
+from tripletomics.pl.draw import SMALL, side, text_width, wrap
 
 MOST = 40  # types whose names a map may hold
 FULL = 0.2  # share of a map that its names may fill
 WIDEST = 0.3  # share of a map's width that a line of a name may fill; longer names are broken at their spaces
 LINE = 1.2 * SMALL  # points, height of a line
 FIELD = 2.0  # points, side of the squares in which cells and names are looked for
+SMOOTH = 2.5  # fields, for the density of a type
 TIED = 4.0  # points between a name and its cells from which on a line ties them
 SHORTLIST, ROUNDS = 1000, 3  # places tried with their lines; times that each name may choose
 DARK = 0.15  # luminance at most, for a contrast of 5:1 with white
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green, blue
 HALO = (1, 1, 1, 0.85)
+Types = dict[int, tuple[str, Any]]  # name and colour of each code
 # What a name pays: for a box full of cells of other types, or of its own; for each type hidden; for a way across the
 # page to its cells; for having a line, one that crosses another name, or runs across the page over other cells; for
 # covering another name or its line
-OTHERS, OWN, HIDE, FAR, TIE, CROSS, OVER, HIT = 5.0, 1.0, 6.0, 12.0, 1.0, 10.0, 10.0, 1000.0
+OTHERS, OWN, HIDE, FAR, TIE, CROSS, OVER, HIT = 8.0, 2.0, 6.0, 12.0, 1.0, 10.0, 10.0, 1000.0
 
 
-def broken(names: list[str], side: float) -> list[str] | None:
-    """Break names into lines for a map of `side` points; None if they do not fit there."""
-    lines = [wrap(name, WIDEST * side / 72, SMALL) for name in names]
-    sizes = _sizes(["\n".join(name) for name in lines])
-    fits = len(names) <= MOST and sizes.prod(axis=1).sum() <= FULL * side**2 and (sizes < 0.9 * side).all()
-    return ["\n".join(name) for name in lines] if fits else None
+def broken(types: Types, width: float) -> Types | None:
+    """Break the names of types into lines for a map `width` points wide; None if they do not fit there."""
+    lines = {code: "\n".join(wrap(name, WIDEST * width / 72, SMALL)) for code, (name, _) in types.items()}
+    sizes = np.array([_size(name) for name in lines.values()]).reshape(-1, 2)
+    fit = len(types) <= MOST and sizes.prod(axis=1).sum() <= FULL * width**2 and (sizes < 0.8 * width).all()
+    return {code: (name, types[code][1]) for code, name in lines.items()} if fit else None
 
 
-def _sizes(names: list[str]) -> np.ndarray:
-    """Width and height of names in points, (names, 2)."""
-    lines = [name.split("\n") for name in names]
-    return np.array([(72 * max(text_width(text, SMALL) for text in name) + 2, LINE * len(name) + 1) for name in lines])
+def _size(name: str) -> tuple[float, float]:
+    """Width and height of a name in points."""
+    lines = name.split("\n")
+    return 72 * max(text_width(line, SMALL) for line in lines) + 2, LINE * len(lines) + 1
 
 
-def write(ax: Any, names: list[str], colors: list[Any], spots: np.ndarray, codes: np.ndarray, side: float) -> None:
-    """Write the names of types on a map of `side` points, with lines to their cells where these are not next to them.
+def write(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray) -> None:
+    """Write the names of types on a map, with lines to their cells where these are not next to them.
 
     Parameters
     ----------
-    names, colors
-        Of the types. Letters and lines are as dark as it takes to read them.
-    spots
-        Where cells are on the page, (n, 2), 0 to 1 across the axes.
+    ax
+        The map, laid out.
+    types
+        Name, as `broken` returns it, and colour of types. Letters and lines are as dark as it takes to read them.
+    points
+        Cells (n, dim). What few lie outside the limits are taken to be at the edge.
     codes
-        Type of each of these cells; those of ``len(names)`` or more are of no named type, but no less worth seeing.
+        Type of each cell (n,). Codes that are not in `types` are of groups without a name, but no less worth seeing.
     """
+    width = side(ax)
+    there = np.isfinite(points).all(axis=1)
+    spots, codes = on_page(ax, points[there]).clip(0, 1), codes[there]
+    named = [code for code in types if code in codes]
+    groups = [spots[codes == code] for code in [*named, *sorted(set(codes.tolist()) - set(named))]]
+    spans = place(groups, np.array([_size(types[code][0]) for code in named]) / width, FIELD / width)
     halo = [withStroke(linewidth=1.8, foreground=HALO)]
-    spans = place(spots, codes, _sizes(names) / side, FIELD / side)
-    for name, color, (middle, start, tip) in zip(names, colors, spans, strict=True):
+    for code, (middle, start, tip) in zip(named, spans, strict=True):
+        name, color = types[code]
         ink = dark(color)
-        if np.linalg.norm(tip - start) * side > TIED:
+        if np.linalg.norm(tip - start) * width > TIED:
             ax.add_artist(Line2D(*np.stack([start, tip], axis=1), transform=ax.transAxes, linewidth=0.6, color=ink,
                                  marker="o", markevery=[1], markersize=1.8, markeredgewidth=0, path_effects=halo,
                                  zorder=3.5, gid="tie"))  # fmt: skip
@@ -66,12 +79,19 @@ def write(ax: Any, names: list[str], colors: list[Any], spots: np.ndarray, codes
                     linespacing=1.1, path_effects=halo, zorder=4, gid="type")  # fmt: skip
 
 
-def dark(color: Any) -> np.ndarray:
-    """Darken a colour (3,) until it can be read on white; its hue stays."""
-    rgb = np.asarray(color, dtype=float)
+def on_page(ax: Any, points: np.ndarray) -> np.ndarray:
+    """Return where points of a map are seen, 0 to 1 across the axes (n, 2)."""
+    if points.shape[1] == 3:
+        points = np.stack(proj3d.proj_transform(*points.T, ax.get_proj())[:2], axis=1)
+    return ax.transAxes.inverted().transform(ax.transData.transform(points))
+
+
+def dark(color: Any) -> tuple[float, float, float]:
+    """Darken a colour until it can be read on white; its hue stays."""
+    rgb = np.array(to_rgb(color))
     light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)  # sRGB to linear
-    light = light * min(1, DARK / max(light @ (0.2126, 0.7152, 0.0722), 1e-9))
-    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    light = light * min(1.0, DARK / max(float(light @ LUMINANCE), 1e-9))
+    return to_rgb(tuple(np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)))
 
 
 @dataclass(frozen=True)
@@ -80,9 +100,9 @@ class Wish:
 
     half: np.ndarray  # (2,) fields on either side of a name's middle
     cost: np.ndarray  # (f, f) of a name whose middle is there; infinite where it would leave the page
-    tip: np.ndarray  # (2, f, f) the type's nearest dense field
+    tip: np.ndarray  # (2, f, f) the nearest field of those that hold the denser half of the type
     foreign: np.ndarray  # (f, f) whether cells of other types are there
-    area: int  # dense fields
+    area: int  # of these fields
 
     @classmethod
     def of(cls, count: np.ndarray, foreign: np.ndarray, hidden: np.ndarray, half: np.ndarray) -> Wish:
@@ -101,8 +121,8 @@ class Wish:
         """
         size = tuple(2 * half + 1)
         mean = functools.partial(ndimage.uniform_filter, mode="constant")
-        smooth = ndimage.gaussian_filter(count.astype(float), 1.5)
-        dense = smooth >= 0.3 * smooth.max()
+        smooth = ndimage.gaussian_filter(count.astype(float), SMOOTH)
+        dense = smooth >= np.median(np.repeat(smooth.ravel(), count.ravel().astype(int)))
         at = np.indices(count.shape)
         tip = ndimage.distance_transform_edt(~dense, return_distances=False, return_indices=True)
         half = half[:, None, None]
@@ -148,32 +168,37 @@ def _path(start: np.ndarray, tip: np.ndarray, steps: int) -> np.ndarray:
     return np.rint(start[..., None, :] + way * (tip - start)[..., None, :]).astype(int)
 
 
-def place(
-    spots: np.ndarray, codes: np.ndarray, boxes: np.ndarray, field: float
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Find for each box (types, 2) a place near its cells where it covers few cells and no other box.
+def place(groups: list[np.ndarray], boxes: np.ndarray, field: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Find for each box a place near its cells where it covers few cells and no other box.
 
-    Types with little room choose first; then each chooses again, given where the others stand.
+    Types with little room choose first; then each chooses again, given where the others stand. All is between 0 and 1.
+
+    Parameters
+    ----------
+    groups
+        Where the cells of each type are, (cells, 2), then those of groups without a box.
+    boxes
+        Width and height of the name of each type, (types, 2).
+    field
+        Side of the squares into which the page is divided.
 
     Returns
     -------
     Middle of each box, the end of its line at the box and that at its cells.
     """
     fields = round(1 / field)
-    edges = [np.linspace(0, 1, fields + 1)] * 2
-    groups = range(max(codes.max() + 1, len(boxes)))
-    counts = np.array([np.histogram2d(*spots[codes == code].T, bins=edges)[0] for code in groups])
+    counts = np.array([np.histogramdd(spots, bins=fields, range=[(0, 1), (0, 1)])[0] for spots in groups])
     there = ndimage.binary_dilation(counts > 0, np.ones((1, 3, 3)))  # a cell is about as wide as a field
     hidden = (there / np.maximum(there.sum(axis=(1, 2), keepdims=True), 1)).sum(axis=0)
     halves = np.ceil((boxes * fields - 1) / 2).astype(int)
     wishes = [
-        Wish.of(counts[code], np.delete(there, code, axis=0).any(axis=0), hidden, half)
-        for code, half in enumerate(halves)
+        Wish.of(counts[k], np.delete(there, k, axis=0).any(axis=0), hidden, half) for k, half in enumerate(halves)
     ]
     taken = np.zeros((len(boxes), fields, fields), dtype=bool)
     found: list[Any] = [None] * len(boxes)
-    order = sorted(range(len(boxes)), key=lambda code: wishes[code].area)
-    for code in order * ROUNDS:
-        found[code] = wishes[code].choose(np.delete(taken, code, axis=0).any(axis=0))
-        taken[code] = wishes[code].mark(*found[code])
-    return [tuple((field + 0.5) / fields for field in each) for each in found]
+    order = sorted(range(len(boxes)), key=lambda k: wishes[k].area)
+    for k in order * ROUNDS:
+        taken[k] = False
+        found[k] = wishes[k].choose(np.any(taken, axis=0))
+        taken[k] = wishes[k].mark(*found[k])
+    return [tuple((at + 0.5) / fields for at in each) for each in found]
