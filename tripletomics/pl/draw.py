@@ -31,17 +31,18 @@ MARGIN = 0.02  # inches left and right of what fills the width of a figure
 def page(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the limits (dim,), (dim,) of a square page for cells, which a few cells far from all others do not draw.
 
-    Of n cells at most sqrt(n) / 10 lie outside, one of fewer than 400, none of fewer than 20, and none that is nearer
-    to the others than a tenth of their page: so a type of one cell does not leave the others a small part of it.
+    Of n cells at most sqrt(n) / 10 lie outside, one of fewer than 400, none of fewer than 50, and none that is nearer
+    to the others than a quarter of their page: so a type of one cell does not leave the others a small part of it.
     """
     points = points[np.isfinite(points).all(axis=1)]
     inner = np.quantile(points, (0.05, 0.95), axis=0)
     away = np.maximum(inner[0] - points, points - inner[1]).max(axis=1)
-    few = max(1, int(math.sqrt(len(points)) / 10)) if len(points) >= 20 else 0
+    few = max(1, int(math.sqrt(len(points)) / 10)) if len(points) >= 50 else 0
     most = points[np.argsort(away, kind="stable")[: len(points) - few]]
     low, high = most.min(axis=0), most.max(axis=0)
-    near = 0.1 * (high - low).max()
-    low, high = np.maximum(low - near, points.min(axis=0)), np.minimum(high + near, points.max(axis=0))
+    near = 0.25 * (high - low).max()
+    most = points[~outside(points, low - near, high + near)]
+    low, high = most.min(axis=0), most.max(axis=0)
     half = 0.53 * float((high - low).max() or 1.0)
     return (low + high) / 2 - half, (low + high) / 2 + half
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 LINE, ROW, LEAST = 0.11, 0.17, 0.115  # inches: a line of text, a row of the bars, and where there are many
 LABEL, GAP, BARS = 0.13, 0.22, 0.5  # inches: for an axis label, between map and names, least width of the bars
-QUIET, NOTE = "#5a5a5a", "#404040"
+NOTE = "#404040"
 LEAST_MAP = 0.45  # of the width of the figure
 
 
@@ -121,12 +121,13 @@ def mapping(
     Returns
     -------
     Figure
-        Two Axes. On the map the collections "reference" (grey, with the names of the types at their medians or near
-        and tied to them; their numbers where names do not fit), "new cells" (in the colour of the type that each was
-        taken for) and "unassigned" (hollow crosses). Beside it a bar for each type that was found, with its cells and
-        their share, most cells first and the unassigned ones last. The text above says how many of the model's genes
-        were found, the text below what was noted about the query. "No signal" is written across the map of a model
-        whose held-out cells scored no better than permuted labels (p > 0.01).
+        Two Axes. On the map the collections "reference" (grey, with the names of the types next to their cells or tied
+        to them by a line; their numbers where names do not fit), "new cells" (in the colour of the type that each was
+        taken for) and "unassigned" (hollow crosses); a few cells far from all others are arrowheads at its edge,
+        "outside". Beside it a bar for each type that was found, with its cells and their share, most cells first and
+        the unassigned ones last. The text above says how many of the model's genes were found, the text below what was
+        noted about the query. "No signal" is written across the map of a model whose held-out cells scored no better
+        than permuted labels (p > 0.01).
 
     Raises
     ------

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MANY = 8  # types that colours alone tell apart; more of them are numbered on the map
+MANY = 8  # types that colours alone tell apart; more of them are named or numbered on the map
 GAP = 0.12  # inches above the panel of scores
 
 
@@ -73,12 +73,14 @@ def embedding(
         are ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells. The
         colours of numbers can no longer be read off their scale.
     ax
-        Where to draw. The legend stands to its right: a figure made with ``layout="constrained"`` makes room for it.
-        Without `ax`, a new figure is made.
+        Where to draw. The legend stands below named types, else to the right of the map: a figure made with
+        ``layout="constrained"`` makes room for it. Without `ax`, a new figure is made.
     size
         Area of a training cell in square points; by default it follows the number of cells and the size of the map.
     legend
-        Whether to explain the colours beside the map. More than 8 types are also numbered on the map.
+        Whether to explain what is drawn. The names of up to 8 types stand beside the map, those of more on it, next to
+        their cells or tied to them by a line. Where names do not fit, of more than 40 types and in 3-D, types are
+        numbered on the map and named beside it.
     title
         The text above the map; by default ``color``.
     palette
@@ -87,9 +89,10 @@ def embedding(
     Returns
     -------
     Axes
-        Up to three collections labelled "unlabelled", "train" (or "cells" without a split) and "held-out". Where
-        ``uns`` says that the labels of held-out cells are found no better than permuted ones (p > 0.01), "no signal"
-        is written across the map.
+        Up to three collections labelled "unlabelled", "train" (or "cells" without a split) and "held-out". A few cells
+        that lie far from all others do not set the limits: they are arrowheads at the edge of the map, in collections
+        labelled "outside", and the legend counts them. Where ``uns`` says that the labels of held-out cells are found
+        no better than permuted ones (p > 0.01), "no signal" is written across the map.
 
     Raises
     ------
@@ -180,8 +183,8 @@ def compare(
     Returns
     -------
     Figure
-        One Axes per basis, in order, then one for each score. Maps stand in one row where each can be 1.1 in wide, else
-        in balanced rows.
+        One Axes per basis, in order, then one for each score. Far cells are drawn as in :func:`embedding`, and the
+        legend counts those of all maps. Maps stand in one row where each can be 1.1 in wide, else in balanced rows.
 
     Raises
     ------

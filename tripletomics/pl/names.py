@@ -19,18 +19,18 @@ MOST = 40  # types whose names a map may hold
 FULL = 0.2  # share of a map that its names may fill
 WIDEST = 0.3  # share of a map's width that a line of a name may fill; longer names are broken at their spaces
 LINE = 1.2 * SMALL  # points, height of a line
-FIELD = 2.0  # points, side of the squares in which cells and names are looked for
+FIELD, FIELDS = 2.0, 200  # points, side of the squares in which cells and names are counted; most of them in a row
 SMOOTH = 2.5  # fields, for the density of a type
 TIED = 4.0  # points between a name and its cells from which on a line ties them
 SHORTLIST, ROUNDS = 1000, 3  # places tried with their lines; times that each name may choose
 DARK = 0.15  # luminance at most, for a contrast of 5:1 with white
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green, blue
-HALO = (1, 1, 1, 0.85)
+WHITE = (1, 1, 1, 0.8)  # below names and lines
 Types = dict[int, tuple[str, Any]]  # name and colour of each code
 # What a name pays: for a box full of cells of other types, or of its own; for each type hidden; for a way across the
 # page to its cells; for having a line, one that crosses another name, or runs across the page over other cells; for
 # covering another name or its line
-OTHERS, OWN, HIDE, FAR, TIE, CROSS, OVER, HIT = 8.0, 2.0, 6.0, 12.0, 1.0, 10.0, 10.0, 1000.0
+OTHERS, OWN, HIDE, FAR, TIE, CROSS, OVER, HIT = 6.0, 2.0, 6.0, 12.0, 1.0, 10.0, 20.0, 1000.0
 
 
 def broken(types: Types, width: float) -> Types | None:
@@ -66,8 +66,10 @@ def write(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray) -> None:
     spots, codes = on_page(ax, points[there]).clip(0, 1), codes[there]
     named = [code for code in types if code in codes]
     groups = [spots[codes == code] for code in [*named, *sorted(set(codes.tolist()) - set(named))]]
-    spans = place(groups, np.array([_size(types[code][0]) for code in named]) / width, FIELD / width)
-    halo = [withStroke(linewidth=1.8, foreground=HALO)]
+    boxes = np.array([_size(types[code][0]) for code in named]) / width
+    spans = place(groups, boxes, min(round(width / FIELD), FIELDS))
+    halo = [withStroke(linewidth=1.8, foreground=WHITE)]
+    plate = {"boxstyle": "round,pad=0.1", "facecolor": WHITE, "edgecolor": "none"}  # a halo would draw letters as paths
     for code, (middle, start, tip) in zip(named, spans, strict=True):
         name, color = types[code]
         ink = dark(color)
@@ -76,7 +78,7 @@ def write(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray) -> None:
                                  marker="o", markevery=[1], markersize=1.8, markeredgewidth=0, path_effects=halo,
                                  zorder=3.5, gid="tie"))  # fmt: skip
         ax.annotate(name, middle, xycoords="axes fraction", ha="center", va="center", fontsize=SMALL, color=ink,
-                    linespacing=1.1, path_effects=halo, zorder=4, gid="type")  # fmt: skip
+                    linespacing=1.1, bbox=plate, zorder=4, gid="type")  # fmt: skip
 
 
 def on_page(ax: Any, points: np.ndarray) -> np.ndarray:
@@ -168,7 +170,7 @@ def _path(start: np.ndarray, tip: np.ndarray, steps: int) -> np.ndarray:
     return np.rint(start[..., None, :] + way * (tip - start)[..., None, :]).astype(int)
 
 
-def place(groups: list[np.ndarray], boxes: np.ndarray, field: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def place(groups: list[np.ndarray], boxes: np.ndarray, fields: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Find for each box a place near its cells where it covers few cells and no other box.
 
     Types with little room choose first; then each chooses again, given where the others stand. All is between 0 and 1.
@@ -179,15 +181,14 @@ def place(groups: list[np.ndarray], boxes: np.ndarray, field: float) -> list[tup
         Where the cells of each type are, (cells, 2), then those of groups without a box.
     boxes
         Width and height of the name of each type, (types, 2).
-    field
-        Side of the squares into which the page is divided.
+    fields
+        How many squares the page is divided into, across and up.
 
     Returns
     -------
     Middle of each box, the end of its line at the box and that at its cells.
     """
-    fields = round(1 / field)
-    counts = np.array([np.histogramdd(spots, bins=fields, range=[(0, 1), (0, 1)])[0] for spots in groups])
+    counts = np.array([np.histogramdd(spots, fields, range=[(0, 1), (0, 1)])[0] for spots in groups])
     there = ndimage.binary_dilation(counts > 0, np.ones((1, 3, 3)))  # a cell is about as wide as a field
     hidden = (there / np.maximum(there.sum(axis=(1, 2), keepdims=True), 1)).sum(axis=0)
     halves = np.ceil((boxes * fields - 1) / 2).astype(int)
