@@ -75,8 +75,7 @@ def layers(ax):
 # Names ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("types", [9, 19, 25])
-@pytest.mark.parametrize("make", [clumped, even, together])
+@pytest.mark.parametrize(("make", "types"), [(clumped, 9), (clumped, 25), (even, 19), (together, 25)])
 def test_names_in_a_column_are_all_there_apart_and_inside_the_map(make, types):
     ax = column(make(types))
     texts = named(ax)
@@ -108,7 +107,7 @@ def test_a_name_is_next_to_its_cells_or_tied_to_one_of_them(make):
         away = np.maximum(np.maximum(box.min - own, own - box.max), 0)
         tip = tips.get(text.get_color())
         near = np.linalg.norm(away if tip is None else own - tip, axis=1).min()
-        assert near < (2 * names.TIED if tip is None else 6) * pixel
+        assert near < (1.5 * names.TIED if tip is None else 6) * pixel
 
 
 def test_types_side_by_side_are_named_beside_them_without_lines():
@@ -122,11 +121,11 @@ def test_types_side_by_side_are_named_beside_them_without_lines():
     assert sum(covered) < 9
 
 
-def test_names_do_not_depend_on_the_order_of_cells_and_are_the_same_each_time():
+def test_names_do_not_depend_on_the_order_of_cells():
     adata = clumped(12)
     shuffled = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
-    one, again, other = ({k: v.xy for k, v in named(column(a)).items()} for a in (adata, adata, shuffled))
-    assert one == again == other
+    one, other = ({name: text.xy for name, text in named(column(drawn)).items()} for drawn in (adata, shuffled))
+    assert one == other
 
 
 def test_names_are_text_in_vector_files_and_as_wide_as_a_column_when_broken(tmp_path):
@@ -205,14 +204,13 @@ def test_a_small_type_away_from_the_others_keeps_its_place():
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-@pytest.mark.parametrize("n", [1, 3, 400])
+@pytest.mark.parametrize("n", [1, 3, 60])
 def test_all_cells_in_one_place_and_maps_of_few_cells(dim, n):
     for points in (np.ones((n, dim)), np.arange(n * dim).reshape(n, dim)):
         adata = cells(points, np.arange(n) % 12)
         ax = pl.embedding(adata, "cell_type")
         ax.figure.draw_without_rendering()
         assert sum(len(layer.get_offsets()) for layer in ax.collections) == n
-        assert len(pl.compare(adata, "cell_type").axes) == 1
 
 
 def test_compare_counts_the_cells_outside_of_all_its_maps():

@@ -121,7 +121,12 @@ def embedding(
     numbered = many and names is None
     entries = legend_entries(replace(look, types={}) if names else look, numbered, points) if legend else []
     if entries and names:
-        ax.legend(handles=entries, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -13 / side(ax)), **LEGEND)
+        below = {
+            "loc": "upper center",
+            "bbox_to_anchor": (0.5, -11 / side(ax)),
+            "borderaxespad": 0,
+        }  # of the axis label
+        ax.legend(handles=entries, ncols=2, **(LEGEND | below))
     elif entries:
         above = 0.3 * distortion  # of its scale
         place: Any = ("upper left", (1, 1)) if look.scale is None else ("lower left", (1, above))
