@@ -155,12 +155,14 @@ def mapping(
     absent = "; ".join(name.replace(" ", "\u00a0") for name in query.absent())
     beside = wrap(f"Not found: {absent}.", width - left - MARGIN, SMALL) if absent else []
     notes = [line for note in query.record["notes"] for line in wrap(str(note), width - 2 * MARGIN, SMALL)]
-    under = max(head + large + LABEL, foot + 0.45 + LINE * len(beside)) + 0.08
+    entries = _entries(query)
+    rest = foot + 0.23 + LINE * len(entries)
+    under = max(head + large + LABEL, rest + LINE * len(beside)) + 0.08
 
     figure = plt.figure(figsize=(width, under + LINE * len(notes) + 0.02), dpi=150)
     figure.text(*inches(figure, MARGIN, 0.03, 0, 0)[:2], title, fontsize=TITLE, va="top", gid="title")
     _say(figure, above, MARGIN, 0.24, 0.13, SMALL + 1)
-    _say(figure, beside, left, foot + 0.45, LINE, SMALL)
+    _say(figure, beside, left, rest, LINE, SMALL)
     _say(figure, notes, MARGIN, under, LINE, SMALL)
     solid = query.points.shape[1] == 3
     ax: Any = figure.add_axes(inches(figure, MARGIN + LABEL, head, large, large), projection="3d" if solid else None)
@@ -170,7 +172,7 @@ def mapping(
         stamp(ax, silence(held, null), 72 * large)
     panel = figure.add_axes(inches(figure, left + names, head, bars, row * len(rows)))
     _count(panel, rows, counts, columns)
-    figure.legend(handles=_entries(query), loc="upper left", bbox_to_anchor=inches(figure, left, foot + 0.13, 0, 0)[:2],
+    figure.legend(handles=entries, loc="upper left", bbox_to_anchor=inches(figure, left, foot + 0.13, 0, 0)[:2],
                   **(LEGEND | {"borderaxespad": 0.0}))  # fmt: skip
     return figure
 
