@@ -144,7 +144,7 @@ def test_one_cell_all_cells_unassigned_or_none(n, left, wanted):
     assert [row[0] for row in composition(figure.axes[1])].count("unassigned") == (left > 0)
 
 
-def test_names_stand_at_medians_or_are_tied_to_them_and_do_not_overlap():
+def test_names_of_the_reference_are_on_the_map_and_do_not_overlap():
     adata, model = pair(types=15, n=2000, name="a type {}", spread=4)
     ax, _ = pl.mapping(adata, model).axes
     ax.figure.draw_without_rendering()
@@ -153,10 +153,6 @@ def test_names_stand_at_medians_or_are_tied_to_them_and_do_not_overlap():
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
     frame = ax.get_window_extent()
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
-    ties = [line.get_xydata()[0] for line in ax.lines if line.get_gid() == "tie"]
-    starts = ax.transData.inverted().transform(ax.transAxes.transform(ties))
-    places, codes = model.reference.map, model.reference.codes
-    assert rows(starts.round(2)) == rows(np.round([np.median(places[codes == c], axis=0) for c in range(15)], 2))
 
 
 def test_a_name_does_not_hide_the_only_cell():
@@ -166,6 +162,18 @@ def test_a_name_does_not_hide_the_only_cell():
     ax.figure.draw_without_rendering()
     (cell,) = ax.transData.transform(adata.obsm["X_tt"])
     assert not any(text.get_window_extent().contains(*cell) for text in ax.texts)
+
+
+def test_a_new_cell_far_from_all_others_is_drawn_at_the_edge_and_counted():
+    adata, model = pair()
+    plain = pl.mapping(adata, model).axes[0]
+    adata.obsm["X_tt"][0] = [1e4, 0]  # unassigned
+    ax = pl.mapping(adata, model).axes[0]
+    np.testing.assert_allclose(np.ptp(ax.get_xlim()), np.ptp(plain.get_xlim()), rtol=0.25)
+    (place,) = layers(ax)["outside"].get_offsets()
+    assert ax.get_xlim()[1] - 0.02 * np.ptp(ax.get_xlim()) < place[0] < ax.get_xlim()[1]
+    assert len(layers(ax)["unassigned"].get_offsets()) == 19
+    assert [text.get_text() for text in ax.figure.legends[0].get_texts()][-1] == "outside the frame (1)"
 
 
 def test_where_names_do_not_fit_types_are_numbered():

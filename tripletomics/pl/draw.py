@@ -28,13 +28,35 @@ SMALL, TITLE = 6, 9  # points
 MARGIN = 0.02  # inches left and right of what fills the width of a figure
 
 
+def page(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the limits (dim,), (dim,) of a square page for cells, which a few cells far from all others do not draw.
+
+    Of n cells at most sqrt(n) / 10 lie outside, one of fewer than 400, none of fewer than 50, and none that is nearer
+    to the others than a quarter of their page: so a type of one cell does not leave the others a small part of it.
+    """
+    points = points[np.isfinite(points).all(axis=1)]
+    inner = np.quantile(points, (0.05, 0.95), axis=0)
+    away = np.maximum(inner[0] - points, points - inner[1]).max(axis=1)
+    few = max(1, int(math.sqrt(len(points)) / 10)) if len(points) >= 50 else 0
+    most = points[np.argsort(away, kind="stable")[: len(points) - few]]
+    low, high = most.min(axis=0), most.max(axis=0)
+    near = 0.25 * (high - low).max()
+    most = points[~outside(points, low - near, high + near)]
+    low, high = most.min(axis=0), most.max(axis=0)
+    half = 0.53 * float((high - low).max() or 1.0)
+    return (low + high) / 2 - half, (low + high) / 2 + half
+
+
+def outside(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return which cells (n,) lie outside such limits."""
+    return np.any((points < low) | (points > high), axis=1)
+
+
 def frame(ax: Any, points: np.ndarray, basis: str) -> None:
     """Square limits, equal aspect, no ticks."""
-    low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
-    half = 0.53 * float((high - low).max() or 1.0)
+    low, high = page(points)
     for i, axis in enumerate("xyz"[: points.shape[1]]):
-        middle = (low[i] + high[i]) / 2
-        ax.set(**{f"{axis}lim": (middle - half, middle + half), f"{axis}ticks": []})
+        ax.set(**{f"{axis}lim": (low[i], high[i]), f"{axis}ticks": []})
         label = getattr(ax, f"set_{axis}label")
         label(f"{title_of(basis.partition(':')[0])} {i + 1}", fontsize=SMALL, labelpad=2 - 16 * (len(low) - 2))
     ax.set_aspect("equal")
@@ -42,6 +64,21 @@ def frame(ax: Any, points: np.ndarray, basis: str) -> None:
         ax.computed_zorder = False
     else:
         ax.spines[:].set(linewidth=0.8, color=GREY)
+
+
+def at_edge(ax: Any, points: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    """Draw the cells outside of a map's limits as arrowheads at its edge; return which these are, (n,)."""
+    low, high = np.array([getattr(ax, f"get_{axis}lim")() for axis in "xyz"[: points.shape[1]]]).T
+    beyond = outside(points, low, high)
+    inset = 0.012 * (high - low)
+    places = np.clip(points, low + inset, high - inset)
+    ways = np.sign(points - np.clip(points, low, high))
+    for way in np.unique(ways[beyond], axis=0):
+        rows = beyond & (ways == way).all(axis=1)
+        head: Any = (3, 0, math.degrees(math.atan2(way[1], way[0])) - 90) if len(low) == 2 else "D"
+        ax.scatter(*places[rows].T, s=18, c=rgb[rows], marker=head, linewidths=0.4, edgecolors=EDGE, zorder=3.2,
+                   label="outside", rasterized=True)  # fmt: skip
+    return beyond
 
 
 def draw(
@@ -63,6 +100,7 @@ def draw(
     light = 1 - (np.zeros(len(points)) if dark is None else dark)[:, None]
     flat = {"depthshade": False} if points.shape[1] == 3 else {}
     order = np.random.default_rng(0).permutation(len(points))
+    finite &= ~at_edge(ax, points, light * look.rgb)
     for zorder, (label, mask, rgb, area, edge) in enumerate(layers, start=1):
         rows = order[(mask & finite)[order]]
         if len(rows):
@@ -95,12 +133,12 @@ def number(ax: Any, points: np.ndarray, look: Look, room: float) -> None:
         text.set(gid="number", zorder=4)
 
 
-def legend_entries(look: Look, numbered: bool) -> list[Line2D]:
-    """Legend entries: the types, then what pale, edged and grey points are, with the number of cells."""
+def legend_entries(look: Look, numbered: bool, *maps: np.ndarray) -> list[Line2D]:
+    """Legend entries: the types, then what pale, edged, grey and pointed marks are, with the number of cells."""
 
-    def dot(color: Any, label: str, size: float = 5.0, edge: str = "none") -> Line2D:
-        return Line2D([], [], linestyle="", marker="o", color=color, label=label, markersize=size, markeredgecolor=edge,
-                      markeredgewidth=0.6)  # fmt: skip
+    def dot(color: Any, label: str, size: float = 5.0, edge: str = "none", marker: str = "o") -> Line2D:
+        return Line2D([], [], linestyle="", marker=marker, color=color, label=label, markersize=size,
+                      markeredgecolor=edge, markeredgewidth=0.6)  # fmt: skip
 
     digits = len(str(max(look.types, default=0) + 1))
     handles = []
@@ -112,6 +150,8 @@ def legend_entries(look: Look, numbered: bool) -> list[Line2D]:
         handles.append(dot("#6f6f6f", f"held-out cells ({held:,})", 5.0, EDGE))
     if grey := (~look.known).sum():
         handles.append(dot(GREY, f"unlabelled ({grey:,})", 3.0))
+    if beyond := sum(int(outside(points, *page(points)).sum()) for points in maps):
+        handles.append(dot("#a9a9a9", f"outside the frame ({beyond:,})", 4.0, EDGE, ">"))
     return handles
 
 

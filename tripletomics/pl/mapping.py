@@ -10,8 +10,6 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from mpl_toolkits.mplot3d import proj3d  # type: ignore[import-untyped]
 
 from tripletomics.labels import NO_SIGNAL, UNASSIGNED, UNLABELLED
 from tripletomics.parts import did_you_mean
@@ -21,15 +19,19 @@ from tripletomics.pl.draw import (
     MARGIN,
     SMALL,
     TITLE,
+    at_edge,
     frame,
     inches,
     number,
+    outside,
+    page,
     side,
     stamp,
     text_width,
     wrap,
 )
 from tripletomics.pl.look import GREY, Look, Palette, colours, obsm_keys, points_of, silence, some
+from tripletomics.pl.names import Types, broken, write
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,9 +40,8 @@ if TYPE_CHECKING:
 
 LINE, ROW, LEAST = 0.11, 0.17, 0.115  # inches: a line of text, a row of the bars, and where there are many
 LABEL, GAP, BARS = 0.13, 0.22, 0.5  # inches: for an axis label, between map and names, least width of the bars
-QUIET, NOTE = "#5a5a5a", "#404040"
-CROWDED = 0.04  # share of the squared width of the figure that names of types may fill
-CELLS = 2000  # of the reference and of the new ones, that names try not to cover
+NOTE = "#404040"
+LEAST_MAP = 0.45  # of the width of the figure
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,12 @@ class Mapped:
     reference: np.ndarray  # (landmarks, dim)
     reference_codes: np.ndarray  # (landmarks,)
     record: Mapping[str, Any]
-    numbered: bool  # types have numbers on the map, where their names do not fit
+    names: Types | None  # name, broken into lines, and colour of each type on the map; None where they do not fit
+
+    @property
+    def numbered(self) -> bool:
+        """Whether types have numbers on the map."""
+        return self.names is None
 
     def name(self, code: int) -> str:
         """Return what a type is called beside the map."""
@@ -117,12 +123,13 @@ def mapping(
     Returns
     -------
     Figure
-        Two Axes. On the map the collections "reference" (grey, with the names of the types at their medians or near
-        and tied to them; their numbers where names do not fit), "new cells" (in the colour of the type that each was
-        taken for) and "unassigned" (hollow crosses). Beside it a bar for each type that was found, with its cells and
-        their share, most cells first and the unassigned ones last. The text above says how many of the model's genes
-        were found, the text below what was noted about the query. "No signal" is written across the map of a model
-        whose held-out cells scored no better than permuted labels (p > 0.01).
+        Two Axes. On the map the collections "reference" (grey, with the names of the types next to their cells or tied
+        to them by a line; their numbers where names do not fit), "new cells" (in the colour of the type that each was
+        taken for) and "unassigned" (hollow crosses); a few cells far from all others are arrowheads at its edge,
+        "outside". Beside it a bar for each type that was found, with its cells and their share, most cells first and
+        the unassigned ones last. The text above says how many of the model's genes were found, the text below what was
+        noted about the query. "No signal" is written across the map of a model whose held-out cells scored no better
+        than permuted labels (p > 0.01).
 
     Raises
     ------
@@ -139,7 +146,7 @@ def mapping(
     names = 0.05 + max(text_width(name, SMALL) for name, _, _ in rows)
     columns = [0.1 + max(text_width(text, SMALL) for text in column) for column in zip(*counts, strict=True)]
     room = width - 2 * MARGIN - LABEL - GAP  # of the map and the bars with their text
-    large = float(np.clip(room - names - sum(columns) - 2 * BARS, 0.45 * width, 0.62 * width))
+    large = float(np.clip(room - names - sum(columns) - 2 * BARS, LEAST_MAP * width, 0.62 * width))
     bars = max(room - large - names - sum(columns), BARS)
     width = 2 * MARGIN + LABEL + large + GAP + names + bars + sum(columns)
 
@@ -150,12 +157,14 @@ def mapping(
     absent = "; ".join(name.replace(" ", "\u00a0") for name in query.absent())
     beside = wrap(f"Not found: {absent}.", width - left - MARGIN, SMALL) if absent else []
     notes = [line for note in query.record["notes"] for line in wrap(str(note), width - 2 * MARGIN, SMALL)]
-    under = max(head + large + LABEL, foot + 0.45 + LINE * len(beside)) + 0.08
+    entries = _entries(query)
+    rest = foot + 0.23 + LINE * len(entries)
+    under = max(head + large + LABEL, rest + LINE * len(beside)) + 0.08
 
     figure = plt.figure(figsize=(width, under + LINE * len(notes) + 0.02), dpi=150)
     figure.text(*inches(figure, MARGIN, 0.03, 0, 0)[:2], title, fontsize=TITLE, va="top", gid="title")
     _say(figure, above, MARGIN, 0.24, 0.13, SMALL + 1)
-    _say(figure, beside, left, foot + 0.45, LINE, SMALL)
+    _say(figure, beside, left, rest, LINE, SMALL)
     _say(figure, notes, MARGIN, under, LINE, SMALL)
     solid = query.points.shape[1] == 3
     ax: Any = figure.add_axes(inches(figure, MARGIN + LABEL, head, large, large), projection="3d" if solid else None)
@@ -165,7 +174,7 @@ def mapping(
         stamp(ax, silence(held, null), 72 * large)
     panel = figure.add_axes(inches(figure, left + names, head, bars, row * len(rows)))
     _count(panel, rows, counts, columns)
-    figure.legend(handles=_entries(query), loc="upper left", bbox_to_anchor=inches(figure, left, foot + 0.13, 0, 0)[:2],
+    figure.legend(handles=entries, loc="upper left", bbox_to_anchor=inches(figure, left, foot + 0.13, 0, 0)[:2],
                   **(LEGEND | {"borderaxespad": 0.0}))  # fmt: skip
     return figure
 
@@ -202,15 +211,17 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
                 f"{did_you_mean(name, types)} Run {call}. Types: {some(types)}."
             )
     colors = colours(f"{key}_label", list(types), palette)
-    numbered = LINE * sum(text_width(name, SMALL) for name in types) > CROWDED * width**2
+    mapped = np.unique(reference.codes[reference.codes >= 0])
+    names = broken({code: (types[code], colors[code]) for code in mapped.tolist()}, 72 * LEAST_MAP * width)
     record = adata.uns[f"{key}_mapping"]
-    return Mapped(points, codes, list(types), colors, places, np.asarray(reference.codes), record, numbered)
+    return Mapped(points, codes, list(types), colors, places, np.asarray(reference.codes), record, names)
 
 
 def _draw(ax: Any, query: Mapped, basis: str, size: float | None) -> None:
     """Draw the reference in grey, the new cells above it, and the names of the reference's types."""
     solid = query.points.shape[1] == 3
-    frame(ax, np.concatenate([query.reference, query.points]), basis)
+    every = np.concatenate([query.reference, query.points])
+    frame(ax, every, basis)
     if solid:
         ax.set_box_aspect(None, zoom=0.9)  # the labels stand outside the cube
     width = side(ax)
@@ -219,70 +230,26 @@ def _draw(ax: Any, query: Mapped, basis: str, size: float | None) -> None:
     edge = min(0.5, 0.13 * large**0.5)
     flat = {"depthshade": False} if solid else {}
     order = np.random.default_rng(0).permutation(len(query.codes))  # no type lies above all others
-    order = order[np.isfinite(query.points).all(axis=1)[order]]
+    grey, white = np.array([to_rgb(GREY)] * len(query.reference)), to_rgb("white")
+    beyond = at_edge(ax, every, np.concatenate([grey, np.array([*query.colors, white])[query.codes]]))
+    inside, found = ~beyond[: len(query.reference)], ~beyond[len(query.reference) :]
+    order = order[(np.isfinite(query.points).all(axis=1) & found)[order]]
     named, left = order[query.codes[order] >= 0], order[query.codes[order] < 0]
-    ax.scatter(*query.reference.T, s=small, color=GREY, linewidths=0, zorder=1, label="reference", rasterized=True,
-               **flat)  # fmt: skip
+    ax.scatter(*query.reference[inside].T, s=small, color=GREY, linewidths=0, zorder=1, label="reference",
+               rasterized=True, **flat)  # fmt: skip
     if len(named):
         ax.scatter(*query.points[named].T, s=large, c=np.array(query.colors)[query.codes[named]], linewidths=edge,
                    edgecolors=EDGE, zorder=2, label="new cells", rasterized=True, **flat)  # fmt: skip
     if len(left):
         ax.scatter(*query.points[left].T, s=1.8 * large, c="white", marker="X", linewidths=max(edge, 0.4),
                    edgecolors=EDGE, zorder=3, label=UNASSIGNED, rasterized=True, **flat)  # fmt: skip
-    if query.numbered:
-        types = {code: (query.types[code], query.colors[code]) for code in np.unique(query.reference_codes).tolist()}
-        types.pop(-1, None)
-        rgb = np.tile(to_rgb(GREY), (len(query.reference), 1))
-        look = Look(rgb, query.reference_codes >= 0, None, query.reference_codes, types, None)
-        number(ax, query.reference, look, 1.6 * SMALL / width)
-    else:
-        _name(ax, query, width)
-
-
-def _name(ax: Any, query: Mapped, width: float) -> None:
-    """Write the names of the reference's types at their medians, or near and tied to them where they cover less."""
-    sizes = np.bincount(query.reference_codes[query.reference_codes >= 0], minlength=len(query.types))
-    codes = [code for code in np.argsort(-sizes, kind="stable") if sizes[code]]  # large types choose first
-    if not codes:
+    if query.names is not None:
+        write(ax, query.names, every, np.concatenate([query.reference_codes, -2 - query.codes]))  # new cells have none
         return
-    medians = [np.median(query.reference[query.reference_codes == code], axis=0) for code in codes]
-    middles = _on_page(ax, np.array(medians))
-    random = np.random.default_rng(0)
-    cells = [_on_page(ax, random.permutation(places)[:CELLS]) for places in (query.reference, query.points)]
-    boxes = np.array([(72 * text_width(query.types[code], SMALL) + 2, 1.15 * SMALL) for code in codes]) / width
-    for code, middle, spot, half in zip(codes, middles, _beside(middles, boxes, *cells), boxes / 2, strict=True):
-        ends = np.stack([middle, np.clip(middle, spot - half, spot + half)], axis=1)
-        ax.add_artist(Line2D(*ends, transform=ax.transAxes, linewidth=0.5, color=QUIET, zorder=1.5, gid="tie"))
-        ax.annotate(query.types[code], spot, xycoords="axes fraction", ha="center", va="center", fontsize=SMALL,
-                    color=QUIET, path_effects=[withStroke(linewidth=2, foreground=(1, 1, 1, 0.9))], zorder=4,
-                    gid="type")  # fmt: skip
-
-
-def _on_page(ax: Any, places: np.ndarray) -> np.ndarray:
-    """Return where places of the map are seen, 0 to 1 across the axes (n, 2)."""
-    if places.shape[1] == 3:
-        places = np.stack(proj3d.proj_transform(*places.T, ax.get_proj())[:2], axis=1)
-    return ax.transAxes.inverted().transform(ax.transData.transform(places))
-
-
-def _beside(spots: np.ndarray, boxes: np.ndarray, reference: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Move boxes (n, 2) from their spots (n, 2) to where they cover few cells and no other box, but not far.
-
-    Each in turn takes the cheapest of the places around its spot: a step as long as it is high is worth a tenth of the
-    log of the new cells that it uncovers.
-    """
-    found = np.empty_like(spots)
-    for i, (spot, box) in enumerate(zip(spots, boxes, strict=True)):
-        across = np.linspace(-1, 1, 9) * (box[0] / 2 + 4 * box[1])
-        shifts = np.stack(np.meshgrid(across, np.linspace(-6, 6, 25) * box[1]), axis=2).reshape(-1, 2)
-        tried = np.clip(spot + shifts, box / 2 + 0.01, 0.99 - box / 2)
-        near = box / 2 + 0.008  # the radius of a cell
-        covered = [(np.abs(places - tried[:, None]) < near).all(axis=2).sum(axis=1) for places in (reference, cells)]
-        hit = (np.abs(found[:i] - tried[:, None]) < (boxes[:i] + box) / 2).all(axis=2).sum(axis=1)
-        far = np.linalg.norm(tried - spot, axis=1) / box[1]
-        cost = 0.3 * np.log1p(covered[0]) + 2 * np.log1p(covered[1]) + 100 * hit + 0.2 * far
-        found[i] = tried[cost.argmin()]
-    return found
+    types = {code: (query.types[code], query.colors[code]) for code in np.unique(query.reference_codes).tolist()}
+    types.pop(-1, None)
+    look = Look(grey, query.reference_codes >= 0, None, query.reference_codes, types, None)
+    number(ax, query.reference, look, 1.6 * SMALL / width)
 
 
 def _count(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, str]], columns: list[float]) -> None:
@@ -308,6 +275,10 @@ def _entries(query: Mapped) -> list[Line2D]:
     entries = [Line2D([], [], linestyle="", label=f"reference ({len(query.reference):,} cells shown)", **grey)]
     if (query.codes < 0).any():
         entries.append(Line2D([], [], linestyle="", label=UNASSIGNED, **cross))
+    every = np.concatenate([query.reference, query.points])
+    if beyond := int(outside(every, *page(every)).sum()):
+        entries.append(Line2D([], [], linestyle="", label=f"outside the frame ({beyond:,})", marker=">", markersize=4,
+                              color=GREY, markeredgecolor=EDGE, markeredgewidth=0.6))  # fmt: skip
     return entries
 
 

@@ -28,6 +28,7 @@ from tripletomics.pl.draw import (
     stamp,
 )
 from tripletomics.pl.look import Look, Palette, distortion_of, held_out, look_of, no_signal, obsm_keys, points_of, some
+from tripletomics.pl.names import broken, write
 from tripletomics.pl.sheet import Sheet, add_map, caption_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MANY = 8  # types that colours alone tell apart; more of them are numbered on the map
+MANY = 8  # types that colours alone tell apart; more of them are named or numbered on the map
 GAP = 0.12  # inches above the panel of scores
 
 
@@ -73,12 +74,14 @@ def embedding(
         are ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells. The
         colours of numbers can no longer be read off their scale.
     ax
-        Where to draw. The legend stands to its right: a figure made with ``layout="constrained"`` makes room for it.
-        Without `ax`, a new figure is made.
+        Where to draw. The legend stands below named types, else to the right of the map: a figure made with
+        ``layout="constrained"`` makes room for it. Without `ax`, a new figure is made.
     size
         Area of a training cell in square points; by default it follows the number of cells and the size of the map.
     legend
-        Whether to explain the colours beside the map. More than 8 types are also numbered on the map.
+        Whether to explain what is drawn. The names of up to 8 types stand beside the map, those of more on it, next to
+        their cells or tied to them by a line. Where names do not fit, of more than 40 types and in 3-D, types are
+        numbered on the map and named beside it.
     title
         The text above the map; by default ``color``.
     palette
@@ -87,9 +90,10 @@ def embedding(
     Returns
     -------
     Axes
-        Up to three collections labelled "unlabelled", "train" (or "cells" without a split) and "held-out". Where
-        ``uns`` says that the labels of held-out cells are found no better than permuted ones (p > 0.01), "no signal"
-        is written across the map.
+        Up to three collections labelled "unlabelled", "train" (or "cells" without a split) and "held-out". A few cells
+        that lie far from all others do not set the limits: they are arrowheads at the edge of the map, in collections
+        labelled "outside", and the legend counts them. Where ``uns`` says that the labels of held-out cells are found
+        no better than permuted ones (p > 0.01), "no signal" is written across the map.
 
     Raises
     ------
@@ -113,8 +117,18 @@ def embedding(
         ax = figure.add_subplot(projection="3d" if solid else None)
     frame(ax, points, basis)
     ax.set_title((color or "") if title is None else title, fontsize=TITLE, loc="left", pad=4)
-    numbered = legend and len(look.types) > MANY
-    if legend and (entries := legend_entries(look, numbered)):
+    many = legend and len(look.types) > MANY
+    names = broken(look.types, side(ax)) if many and not solid else None
+    numbered = many and names is None
+    entries = legend_entries(replace(look, types={}) if names else look, numbered, points) if legend else []
+    if entries and names:
+        below = {
+            "loc": "upper center",
+            "bbox_to_anchor": (0.5, -11 / side(ax)),
+            "borderaxespad": 0,
+        }  # of the axis label
+        ax.legend(handles=entries, ncols=2, **(LEGEND | below))
+    elif entries:
         above = 0.3 * distortion  # of its scale
         place: Any = ("upper left", (1, 1)) if look.scale is None else ("lower left", (1, above))
         columns = math.ceil(1.31 * SMALL * len(entries) / (side(ax) * (0.7 if distortion else 1)))
@@ -127,6 +141,8 @@ def embedding(
         box: Any = ax.get_tightbbox()
         figure.set_figwidth(4.6 + (box.width - box.height) / figure.dpi)
     draw(ax, points, look, size, numbered, dark)
+    if names:
+        write(ax, names, points, look.codes)
     if words := no_signal(adata, basis):
         stamp(ax, words, side(ax))
     return ax
@@ -174,8 +190,8 @@ def compare(
     Returns
     -------
     Figure
-        One Axes per basis, in order, then one for each score. Maps stand in one row where each can be 1.1 in wide, else
-        in balanced rows.
+        One Axes per basis, in order, then one for each score. Far cells are drawn as in :func:`embedding`, and the
+        legend counts those of all maps. Maps stand in one row where each can be 1.1 in wide, else in balanced rows.
 
     Raises
     ------
@@ -202,7 +218,7 @@ def compare(
     numbered = len(look.types) > MANY
     head = max(caption.height for caption in captions)
     tall = sheet.rows * (head + sheet.side + sheet.foot)
-    legend, beside = shared_legend(figure, legend_entries(look, numbered), width, sheet.blank(head))
+    legend, beside = shared_legend(figure, legend_entries(look, numbered, *maps.values()), width, sheet.blank(head))
     foot = 0.0 if beside else legend.get_window_extent().height / figure.dpi + 0.08
     figure.set_figheight(tall + foot + (GAP + plan.height if plan else 0.04))
     spot = sheet.place(len(maps), head) if beside else (width / 2, tall + 0.02)
