@@ -5,7 +5,7 @@ import scanpy as sc
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-from tripletomics import features
+from tripletomics import features, pcs
 
 
 def dense(x):
@@ -88,7 +88,7 @@ def test_components_of_a_tall_table_are_those_of_a_full_decomposition(kind):
     spread = np.maximum(x.std(axis=0, dtype=float), 1e-9)
     scaled = np.minimum((x - x.mean(axis=0, dtype=float)) / spread, 10)
     expected = PCA(50, svd_solver="full").fit(scaled)
-    assert len(x) >= features.TALL * x.shape[1]
+    assert len(x) >= pcs.TALL * x.shape[1]
     np.testing.assert_allclose(contract.variance, expected.explained_variance_ * (1 - 1 / len(x)), rtol=1e-4)
     ours, theirs = contract.project(kind(x))[:, :4], expected.transform(scaled)[:, :4]
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=2e-3)
@@ -232,7 +232,7 @@ def test_the_model_of_the_components_has_the_variance_of_the_genes(counts):
     # a gene has a variance of 1, less what is cut
     assert contract.variance.sum() + contract.noise * (150 - 50) == pytest.approx(150, rel=0.01)
     panel = features.fit(counts.X[:, :20], counts.var_names[:20].tolist(), True, 0)
-    assert panel.noise == features.QUIET
+    assert panel.noise == pcs.QUIET
 
 
 def test_imputed_components_are_nearer_to_the_whole_than_those_of_zeros(partly):

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from tripletomics import parts
-from tripletomics.features import PANEL, Features
+from tripletomics.features import Features
 from tripletomics.modalities import PairFeatures
+from tripletomics.pcs import PANEL
 
 _AUGMENTATIONS: dict[str, type[Augmentation]] = {}
 

@@ -6,27 +6,18 @@ Fitted on training rows and saved with the model, so that `transform` treats new
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy.linalg import eigh
-from sklearn.decomposition import PCA
-from sklearn.utils.sparsefuncs import mean_variance_axis
-from threadpoolctl import threadpool_limits
 
+from tripletomics import pcs
+from tripletomics.pcs import CUT, PANEL, cut, mean_and_variance
 from tripletomics.sources import Matrix, Memory
 
-N_COMPONENTS = 50
-PANEL = 100  # fewer features than this are a panel of proteins, each on a scale of its own
 DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
 LOGGED = 30  # log1p of 1e13: no logged value is above
-CUT = 10  # standard deviations above the mean at which a value is cut
 BLOCK = 8192  # cells that are projected at once
-SUMMED = 2048  # cells whose products are added up in float32
-TALL = 4  # cells a gene from which on components are those of the genes' covariance
-QUIET = 1e-3  # least noise of a gene of unit variance: a panel's components leave none, and nothing could be solved
 
 
 @dataclass(frozen=True)
@@ -83,6 +74,10 @@ class Features:
         For components of cells whose genes are partly unknown: mean of the cut rows and what scales them to unit
         variance, float32 (genes,); on that scale the variance along each component, float32 (components,), and the mean
         variance that a gene has beside them.
+    shrink, residual
+        For the components of cells that they were fitted on: the coefficients of `pcs.factors`, float32
+        (3, components), and the mean squared distance of such a cell to the space of the components. None in a model
+        that was saved before there were any.
 
     Notes
     -----
@@ -108,6 +103,8 @@ class Features:
     unit: np.ndarray
     variance: np.ndarray
     noise: float
+    shrink: np.ndarray | None = None
+    residual: float = 0.0
 
     @property
     def width(self) -> int:
@@ -119,8 +116,8 @@ class Features:
         """Standard deviation of the genes that the encoder sees (n_seen,), at the depth of the components."""
         return np.maximum(self.cap - self.center, 0)[: self.n_seen] / CUT
 
-    def source(self, x: Matrix, present: np.ndarray | None = None) -> Memory:
-        """Return what the encoder sees of cells, row by row."""
+    def source(self, x: Matrix, present: np.ndarray | None = None, trained: np.ndarray | None = None) -> Memory:
+        """Return what the encoder sees of cells, row by row; it sees genes, which are the same of `trained` cells."""
         return Memory(_by_rows(x), self, present)
 
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
@@ -135,8 +132,15 @@ class Features:
             scaled[:, ~present[: self.n_seen]] = 0
         return scaled
 
-    def project(self, x: Matrix, present: np.ndarray | None = None) -> np.ndarray:
+    def project(self, x: Matrix, present: np.ndarray | None = None, fitted: np.ndarray | None = None) -> np.ndarray:
         """Return principal components, float32 (cells, components): of partly unknown cells those to be expected.
+
+        Parameters
+        ----------
+        x, present
+            Cells by `genes`, and which of these were measured.
+        fitted
+            Boolean (cells,): cells that the components were fitted on. They lie where they would, had they been new.
 
         References
         ----------
@@ -148,11 +152,25 @@ class Features:
             whole = self._completion(present).T
             axes = np.where(present, self.axes, 0).T @ whole
             offset = self.center @ axes
-        scores, x = np.empty((x.shape[0], self.width), dtype=np.float32), _by_rows(x)
-        for i in range(0, len(scores), BLOCK):
+        found, x = np.empty((x.shape[0], self.width), dtype=np.float32), _by_rows(x)
+        for i in range(0, len(found), BLOCK):
             rows = cut(self._log(x[i : i + BLOCK], self.usual_depth, present), self.cap)
-            scores[i : i + BLOCK] = rows @ axes - offset
-        return scores
+            block = found[i : i + BLOCK]
+            block[:] = rows @ axes - offset
+            own = np.zeros(len(block), dtype=bool) if fitted is None else fitted[i : i + BLOCK]
+            if own.any() and self.shrink is not None and (present is None or present.all()):
+                block[own] *= pcs.factors(self.shrink, block[own], self.variance, self._outside(rows[own], block[own]))
+        return found
+
+    def _outside(self, rows: Matrix, found: np.ndarray) -> np.ndarray:
+        """Return the squared distance of cut rows to the space of the components, in units of its mean: (cells,)."""
+        if not self.residual:
+            return np.zeros(len(found))
+        weights = np.where(self.axes.any(axis=0), 1 / np.square(self.unit, dtype=np.float64), 0)
+        squares = rows.multiply(rows) if sp.issparse(rows) else np.square(rows)
+        center = self.center.astype(np.float64)
+        whole = squares @ weights - 2 * (rows @ (weights * center)) + weights @ np.square(center)
+        return np.maximum(whole - np.square(found).sum(axis=1), 0) / self.residual
 
     def _log(self, x: Matrix, depth: float, present: np.ndarray | None) -> Matrix:
         """Return float32 rows of all genes, counts scaled to the depth and logged."""
@@ -190,15 +208,6 @@ def median_depth(x: Matrix) -> float:
     """Return the median counts of the cells that have any."""
     total = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
     return float(np.median(total[total > 0])) if (total > 0).any() else 1.0
-
-
-def cut(x: Matrix, cap: np.ndarray) -> Matrix:
-    """Lower the values of every column that are above its cap; of a sparse matrix the stored ones."""
-    if not sp.issparse(x):
-        return np.minimum(x, cap)
-    lowered = x.copy()
-    np.minimum(lowered.data, cap[lowered.indices], out=lowered.data)
-    return lowered
 
 
 def take(x: Matrix, columns: np.ndarray) -> Matrix:
@@ -284,7 +293,7 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
         scale=scale.astype(np.float32),
         shares=_shares(x, counts),
         usual_depth=usual_depth,
-        **_principal(normalise(x, usual_depth) if counts else x, choice.dispersed, seed),
+        **pcs.fit(normalise(x, usual_depth) if counts else x, choice.dispersed, seed),
     )
 
 
@@ -292,74 +301,6 @@ def _shares(x: Matrix, counts: bool) -> np.ndarray:
     total = np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() if counts else np.ones(x.shape[1])
     total = total if total.any() else np.ones(x.shape[1])
     return (total / total.sum()).astype(np.float32)
-
-
-def _principal(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
-    """Fit principal components of the dispersed genes with unit variance, for rows of all genes."""
-    center, variance = mean_and_variance(x)
-    cap = (center + CUT * np.sqrt(variance)).astype(np.float32)
-    columns = np.flatnonzero(dispersed)
-    units = np.where(variance > 0, np.sqrt(variance), 1)
-    unit = units[columns]
-    # in float64, so that sparse and dense give the same axes where two components are nearly as strong as each other
-    x = cut(x, cap)[:, columns]
-    x = x.multiply(1 / unit).tocsr() if sp.issparse(x) else x / unit
-    total = mean_and_variance(x)[1].sum()
-    if x.shape[1] >= PANEL and x.shape[0] >= TALL * x.shape[1]:
-        components, mean, strength = _by_covariance(x)
-        scores = x @ components.T - components @ mean
-    else:
-        if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS:
-            x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
-        else:
-            solver, most = "arpack", min(x.shape) - 1
-        pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed)
-        scores = pca.fit_transform(x)
-        components, mean, strength = pca.components_, pca.mean_, pca.singular_values_**2 / x.shape[0]
-    # an axis has no direction of its own: its long tail points up, so that a map of other cells is no mirror image
-    components = components * np.where((scores**3).sum(axis=0) < 0, -1, 1)[:, None]
-    axes = np.zeros((len(components), len(dispersed)), dtype=np.float32)
-    axes[:, columns] = components / unit
-    center = np.zeros(len(dispersed), dtype=np.float32)
-    center[columns] = mean * unit
-    rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
-    return {
-        "cap": cap,
-        "axes": axes,
-        "offset": (components @ mean).astype(np.float32),
-        "center": center,
-        "unit": units.astype(np.float32),
-        "variance": strength.astype(np.float32),
-        "noise": max(float(rest), QUIET),
-    }
-
-
-def _by_covariance(x: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return principal components (components, columns), means and variances along the components of a tall matrix.
-
-    The columns have unit variance. Two to three times as fast as a solver that sweeps over all rows once an iteration.
-    """
-    n, width = x.shape
-    mean, covariance = np.asarray(x.mean(axis=0), dtype=np.float64).ravel(), np.zeros((width, width))
-    x, room = x.astype(np.float32), np.empty((min(n, SUMMED), width), dtype=np.float32)
-    for i in range(0, n, SUMMED):
-        some = x[i : i + SUMMED]
-        rows = some.toarray(out=room[: some.shape[0]]) if sp.issparse(x) else some.copy()
-        rows -= mean.astype(np.float32)
-        covariance += rows.T @ rows
-    covariance /= n
-    with threadpool_limits(1, "blas"):  # a second thread gains 0.3 s, and can lose 5 where others are at work
-        variance, axes = eigh(covariance.T, overwrite_a=True, subset_by_index=(width - N_COMPONENTS, width - 1))
-    return axes.T[::-1], mean, np.maximum(variance[::-1], 0)
-
-
-def mean_and_variance(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Return the float64 mean and variance of every column."""
-    if sp.issparse(x):
-        mean, variance = mean_variance_axis(x.astype(np.float64), axis=0)
-    else:
-        mean, variance = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
-    return mean, np.maximum(variance, 0)
 
 
 def stored(x: Matrix) -> np.ndarray:

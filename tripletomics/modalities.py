@@ -114,27 +114,27 @@ class PairFeatures:
         one, other = (self.seen or self).parts
         return one.width, other.width
 
-    def source(self, x: Pair, present: Present | None = None) -> Memory:
-        """Return what the encoders see of cells, row by row."""
-        return Memory(self.normalise(x, present))
+    def source(self, x: Pair, present: Present | None = None, trained: np.ndarray | None = None) -> Memory:
+        """Return what the encoders see of cells by row; `trained`, boolean (cells,), are those of their training."""
+        return Memory(self.normalise(x, present, trained))
 
-    def normalise(self, x: Pair, present: Present | None = None) -> Pair:
+    def normalise(self, x: Pair, present: Present | None = None, trained: np.ndarray | None = None) -> Pair:
         """Return what the encoders see, float32: the principal components of each."""
-        a, b = (self.seen or self)._components(x, present)
+        a, b = (self.seen or self)._components(x, present, trained)
         return Pair((a, b), x.measured)
 
-    def project(self, x: Pair, present: Present | None = None) -> np.ndarray:
+    def project(self, x: Pair, present: Present | None = None, fitted: np.ndarray | None = None) -> np.ndarray:
         """Return the principal components of both, float32; those that were not measured are foretold."""
-        a, b = self._components(x, present)
+        a, b = self._components(x, present, fitted)
         for side, (mine, other, weights) in enumerate(((a, b, self.to_first), (b, a, self.to_second))):
             lacking = ~x.measured[:, side]
             mine[lacking] = weights[0] + other[lacking] @ weights[1:]
         return np.concatenate([a, b], axis=1)
 
-    def _components(self, x: Pair, present: Present | None) -> list[np.ndarray]:
+    def _components(self, x: Pair, present: Present | None, fitted: np.ndarray | None) -> list[np.ndarray]:
         known = present or {}
         return [
-            part.project(side, known.get(name)) / unit
+            part.project(side, known.get(name), fitted) / unit
             for name, part, side, unit in zip(self.names, self.parts, x.sides, self.units, strict=True)
         ]
 
@@ -154,7 +154,7 @@ def fit(x: Pair, names: Sequence[str], fits: Sequence[Callable[[Matrix], Feature
     parts, units, scores = [], [], []
     for side, learn in enumerate(fits):
         parts.append(learn(x.sides[side][x.measured[:, side]]))
-        found = parts[-1].project(x.sides[side])
+        found = parts[-1].project(x.sides[side], fitted=x.measured[:, side])
         units.append(float(np.sqrt(found[x.measured[:, side]].var(axis=0).mean())) or 1.0)
         scores.append(found / units[-1])
     a, b = scores[0][x.both], scores[1][x.both]

@@ -41,18 +41,16 @@ class SeenCells:
     roles
         uint8 (cells,): 0 held-out, 1 training, 2 calibration. Of cells with the same values, those that were trained
         on count.
-    folds
-        int8 (cells,): fold of a training cell where components are cross-fitted, else -1.
+    fitted
+        Boolean (cells,): those that the principal components were fitted on.
     """
 
     hashes: np.ndarray
     roles: np.ndarray
-    folds: np.ndarray
+    fitted: np.ndarray
 
     @classmethod
-    def of(
-        cls, x: Matrix | Pair, held_out: np.ndarray, calibration: np.ndarray, folds: np.ndarray | None = None
-    ) -> SeenCells:
+    def of(cls, x: Matrix | Pair, held_out: np.ndarray, calibration: np.ndarray, fitted: np.ndarray) -> SeenCells:
         """Hash the cells of a fit.
 
         Parameters
@@ -61,11 +59,10 @@ class SeenCells:
             All cells by the model's genes, as they are in AnnData, neither normalised nor scaled.
         held_out, calibration
             Boolean (cells,). All other cells are training cells.
-        folds
-            Whole numbers (cells,), -1 for none; by default there are none.
+        fitted
+            Boolean (cells,), those that the principal components are fitted on.
         """
         roles = np.where(held_out, HELD_OUT, np.where(calibration, CALIBRATION, TRAINING)).astype(np.uint8)
-        folds = np.full(len(roles), -1) if folds is None else folds
         rows, hashes = np.arange(len(roles)), hash_rows(x)
         if hasattr(x, "sides"):  # a cell is also met by one of its modalities alone
             pair = cast("Pair", x)
@@ -75,22 +72,23 @@ class SeenCells:
         order = np.lexsort((PRIORITY[roles[rows]], hashes))
         found, first = np.unique(hashes[order], return_index=True)
         rows = rows[order[first]]
-        return cls(found, roles[rows], folds[rows].astype(np.int8))
+        return cls(found, roles[rows], fitted[rows])
 
     def find(self, x: Matrix | Pair) -> tuple[np.ndarray, np.ndarray]:
         """Look cells up by their values, as in `of`; those whose values have changed since the fit are not found.
 
         Returns
         -------
-        Roles, int8 (cells,), -1 for a cell that was not in the fit, and folds, int8 (cells,).
+        Roles, int8 (cells,), -1 for a cell that was not in the fit; and whether the principal components were fitted on
+        it, boolean (cells,).
         """
         hashes = hash_rows(x)
         if not len(self.hashes):
-            return np.full(len(hashes), NEVER, dtype=np.int8), np.full(len(hashes), -1, dtype=np.int8)
+            return np.full(len(hashes), NEVER, dtype=np.int8), np.zeros(len(hashes), dtype=bool)
         places = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         met = self.hashes[places] == hashes
         roles = np.where(met, self.roles[places].astype(np.int8), np.int8(NEVER))
-        return roles, np.where(met, self.folds[places], np.int8(-1))
+        return roles, met & self.fitted[places]
 
 
 def hash_rows(x: Matrix | Pair) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -243,17 +242,3 @@ def free_bytes(device: torch.device) -> int:
 def fits(needed: int, free: int) -> bool:
     """Tell whether a table of so many bytes may stay on a device with so many free."""
     return needed <= ROOM * free
-
-
-class Projection:
-    """Principal components of a matrix, of the rows that are asked for."""
-
-    def __init__(self, project: Callable[[Matrix], np.ndarray], x: Matrix) -> None:
-        self.project, self.x = project, x
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Return those of some rows (rows, components)."""
-        return self.project(self.x[rows])
-
-
-Scores = np.ndarray | Projection

@@ -14,12 +14,12 @@ from sklearn.covariance import ledoit_wolf
 
 from tripletomics.metrics.blocks import neighbours
 from tripletomics.samplers import shares
-from tripletomics.sources import Scores
 
 LANDMARKS = 20_000  # cells kept to vote
 FITTED = 50_000  # cells that means and covariance are those of
 VOTERS = 15
 BAND = 5  # the kernel is as wide as the distance to the fifth neighbour
+ITSELF = 1e-3  # of the spread: a cell is no further from its own landmark, but for rounding
 FLOOR = 0.01  # of the votes are spread evenly, so that no type is impossible
 LENT = 0.5  # of the votes of the best trained type that an enrolled one has at least where its components are nearest
 KINDS = ("votes", "prototypes", "components", "prior")  # of evidence
@@ -97,16 +97,17 @@ class Reference:
     means: np.ndarray
     n_enrolled: int = 0
 
-    def evidence(self, z: np.ndarray, scores: np.ndarray) -> Evidence:
+    def evidence(self, z: np.ndarray, scores: np.ndarray, known: np.ndarray | None = None) -> Evidence:
         """Compare cells with the reference.
 
         Parameters
         ----------
         z, scores
             Metric space (cells, metric_dim) and principal components (cells, components).
+        known
+            Boolean (cells,): cells of the reference, which are compared with all others. None by default.
         """
-        d, rows = neighbours(self.z, z, min(VOTERS, len(self.z)))
-        d = d / self.spread
+        d, rows = self._nearest(z, known)
         # a prototype of n cells is itself off by 1/n of their variance
         doubt = np.sqrt(1 + 1 / np.maximum(self.sizes, 1))
         to_prototypes = cdist(z, self.prototypes) / self.spread / doubt
@@ -122,6 +123,18 @@ class Reference:
         near = np.log(np.maximum(d[:, :BAND].mean(axis=1), least))
         typical = np.log(np.maximum(to_means.min(axis=1), least))
         return Evidence(logits, near, typical, z / self.spread, white)
+
+    def _nearest(self, z: np.ndarray, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances, in units of the spread, and landmarks of the nearest ones but for a cell itself."""
+        k = min(VOTERS, len(self.z))
+        if known is None or not known.any() or len(self.z) < 2:
+            d, rows = neighbours(self.z, z, k)
+            return d / self.spread, rows
+        d, rows = neighbours(self.z, z, min(k + 1, len(self.z)))
+        d = d / self.spread
+        itself = known & (d[:, 0] < ITSELF)
+        kept = np.arange(d.shape[1] - 1) + itself[:, None]
+        return np.take_along_axis(d, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
 
     def _votes(self, d: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return the log share of each type among the neighbours, weighted by a Gaussian of the distance."""
@@ -159,7 +172,7 @@ class Reference:
         )
 
 
-def fit(z: np.ndarray, m: np.ndarray, scores: Scores, codes: np.ndarray, n_classes: int, seed: int) -> Reference:
+def fit(z: np.ndarray, m: np.ndarray, scores: np.ndarray, codes: np.ndarray, n_classes: int, seed: int) -> Reference:
     """Make a reference of training cells.
 
     Parameters

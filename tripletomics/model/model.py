@@ -19,7 +19,7 @@ from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model.given import check_present, check_table, pair
 from tripletomics.model.scoring import place
 from tripletomics.networks import Networks
-from tripletomics.seen import SeenCells
+from tripletomics.seen import HELD_OUT, NEVER, TRAINING, SeenCells
 from tripletomics.sources import Matrix
 
 Known = Any  # which genes were measured: boolean (genes,), a dict of such by modality, or None for all
@@ -159,6 +159,13 @@ class Model:
         """Place cells on the map: float32 (cells, dim). Parameters as for `embed`."""
         return self.place(x, present, **modalities)[1]
 
+    def pcs(self, x: Matrix, present: Known = None) -> np.ndarray:
+        """Return principal components, float32 (cells, components), of cells of the fit as if they were new.
+
+        Parameters as for `embed`.
+        """
+        return self.features.project(x, present, self._met(x)[1])
+
     def place(self, x: Matrix = None, present: Known = None, **modalities: Matrix) -> tuple[np.ndarray, np.ndarray]:
         """Place cells in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`."""
         return self._place(self._given(x, modalities), present)[:2]
@@ -200,9 +207,17 @@ class Model:
         check_present(present, self.features)
         if isinstance(self.features, Features):
             check_table(x, self.features)
-        source, scores = self.features.source(x, present), self.features.project(x, present)
+        role, fitted = self._met(x)
+        source = self.features.source(x, present, fitted & (role == TRAINING))
+        scores = self.features.project(x, present, fitted)
         places = place(self.networks, source, scores)
         return places["metric"], places["map"], scores
+
+    def _met(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
+        """Look cells up among those of the fit: see `SeenCells.find`."""
+        if self.seen is None:
+            return np.full(x.shape[0], NEVER, dtype=np.int8), np.zeros(x.shape[0], dtype=bool)
+        return self.seen.find(x)
 
     def predict(
         self,
@@ -231,12 +246,14 @@ class Model:
         reference, measured = self._known(), self._measured(x)
         calibrations = {name: self._calibrated(reject, coverage, str(name)) for name in np.unique(measured)}
         z, m, scores = self._place(x, present)
+        known = self._met(x)[0] > HELD_OUT
         blocks, order = [], []
         for name, calibration in calibrations.items():
             rows = np.flatnonzero(np.broadcast_to(measured == name, len(z)))
             for i in range(0, max(len(rows), 1), BLOCK):
                 some = rows[i : i + BLOCK]
-                blocks.append(predict(reference.evidence(z[some], scores[some]), calibration, reject, coverage))
+                evidence = reference.evidence(z[some], scores[some], known[some])
+                blocks.append(predict(evidence, calibration, reject, coverage))
             order.append(rows)
         found = Prediction(*map(np.concatenate, zip(*map(astuple, blocks), strict=True)))
         return found[np.argsort(np.concatenate(order), kind="stable")], z, m

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tripletomics import features
+from tripletomics.pcs import mean_and_variance
 from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> 
     if adata.n_vars <= N_GENES:
         return features.Choice.every(np.arange(adata.n_vars))
     logged = features.normalise(rows, features.DEPTH) if counts else rows
-    _, variance = features.mean_and_variance(logged)
+    _, variance = mean_and_variance(logged)
     varying = np.zeros(adata.n_vars, dtype=bool)
     varying[np.argsort(-variance, kind="stable")[:N_GENES]] = True
     values = features.stored(logged)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tripletomics import features
 from tripletomics.features import Features
+from tripletomics.pcs import mean_and_variance
 from tripletomics.pp.checks import matrix
 from tripletomics.pp.matching import Match, match_genes, unversioned
 from tripletomics.sources import Matrix
@@ -157,7 +158,7 @@ def _note_on_depth(query: float, training: float) -> list[str]:
 def _notes_on_means(x: Matrix, contract: Features, found: np.ndarray) -> list[str]:
     """Compare the mean values of the genes, as the encoder sees them."""
     seen = found[: contract.n_seen]
-    mean, _ = features.mean_and_variance(contract.normalise(x, found))
+    mean, _ = mean_and_variance(contract.normalise(x, found))
     query, training = ((means / contract.scale)[seen] for means in (mean, contract.mean))
     notes = []
     if not (contract.counts or contract.negative):

@@ -18,9 +18,9 @@ import psutil
 from anndata import AnnData
 
 from tripletomics import augment, keys, labels, losses, networks, pp, processes, training
-from tripletomics.features import N_COMPONENTS
 from tripletomics.model import Model
 from tripletomics.model.scoring import SCORED
+from tripletomics.pcs import N_COMPONENTS
 from tripletomics.samplers import shares
 from tripletomics.tl import fitting
 from tripletomics.tl.atlas import CHUNK, FIRST, of_rows, read_block
@@ -291,5 +291,5 @@ def _place(
                     trained[start:stop] = trained_on(model, x)
                 found = [*model.place(x, present)]
                 if len(keys) > 2:
-                    found.append(model.features.project(x, cast(Any, present)))
+                    found.append(model.pcs(x, present))
                 yield start, stop, dict(zip(keys, found, strict=True))

@@ -101,7 +101,8 @@ def explain(
     import numpy as np
     import pandas as pd
 
-    from tripletomics import attribution, features, labels, networks, pp
+    from tripletomics import attribution, labels, networks, pp
+    from tripletomics.pcs import mean_and_variance
 
     pp.check_model(model)
     if model.modalities:
@@ -123,7 +124,7 @@ def explain(
     for code, other in pairs.items():
         other = _nearest(centroids, code) if other is None else other
         way = centroids[code] - centroids[other]
-        means = [features.mean_and_variance(source.normalised(members[c]))[0] for c in (code, other)]
+        means = [mean_and_variance(source.normalised(members[c]))[0] for c in (code, other)]
         drawn = np.sort(np.random.default_rng(seed).permutation(members[code])[:n_cells])
         found = attribution.integrated_gradients(
             encoder,

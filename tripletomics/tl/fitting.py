@@ -166,7 +166,6 @@ def fit(
     from tripletomics.index import Catalog
     from tripletomics.keys import split_key
     from tripletomics.model import Model, Side, score, score_null, score_structure
-    from tripletomics.seen import SeenCells
     from tripletomics.tl.preparing import prepare
     from tripletomics.tl.self_training import study
 
@@ -210,7 +209,7 @@ def fit(
             name: Side(found, task.check(places["metric"], reference, found, alone[name]))
             for name, found in calibrations.items()
         },
-        matches=task.match(alone), seen=SeenCells.of(task.x, task.held_out, task.calibration),
+        matches=task.match(alone), seen=task.seen,
     )  # fmt: skip
     split = pp.split_names(task.held_out)
     for target, rows in task.table.targets():
@@ -324,7 +323,7 @@ def write_places(
         _write_places(target, key, z[rows], m[rows])
         changed = max(changed, name_model(target, key, model, None if trained is None else trained[rows]))
         if f"{key}_pca" in target.obsm:  # what an earlier fit wrote no longer belongs to these places
-            scores = model.features.project(cells.x, cells.present) if scores is None else scores
+            scores = model.pcs(cells.x, cells.present) if scores is None else scores
             target.obsm[f"{key}_pca"] = scores[rows]
     note_on_training(trained, changed, stacklevel=4)
 

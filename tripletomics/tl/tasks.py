@@ -23,7 +23,8 @@ from tripletomics.losses import Loss
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model import place
 from tripletomics.networks import Encoder, Networks, PairEncoder
-from tripletomics.sources import Matrix, Memory, Projection, Scores
+from tripletomics.seen import SeenCells
+from tripletomics.sources import Matrix, Memory
 from tripletomics.tl.self_training import Answers, Lesson, Round, placed, train_rounds
 from tripletomics.training import History, Report, silent
 
@@ -55,12 +56,15 @@ class Task:
         have.
     order
         The place of each code among all sorted types.
-    held_out, calibration
-        Boolean (cells,): cells that nothing is fitted on, and training cells that the encoder is not trained on.
+    held_out, calibration, fitted
+        Boolean (cells,): cells that nothing is fitted on, training cells that the encoder is not trained on, and those
+        that the principal components are fitted on.
     groups
         Codes of donors or runs.
     loss, used, seed
         The loss, to be trained, the settings as they were settled, and the seed.
+    seen
+        What the model remembers of these cells.
     untrained, augment
         A copy of the loss, and what is done to the views of a cell.
     rounds, lesson
@@ -83,7 +87,9 @@ class Task:
     augment: Augmentation
     used: dict[str, Any]
     seed: int
-    _fit: Callable[[np.ndarray], Features | PairFeatures]
+    seen: SeenCells
+    _fit: Callable[[Matrix], Features | PairFeatures]
+    fitted: np.ndarray
     _learn_metric: Callable[..., tuple[Encoder | PairEncoder, History]]
     _learn_map: Callable[..., tuple[Networks, History]]
     rounds: int
@@ -149,18 +155,15 @@ class Task:
         """Place all cells by each of two modalities alone, by its name; those that lack it lie anywhere."""
         if not isinstance(self.x, Pair):
             return {}
-        return {
-            name: Alone(place(networks, *self._shown(self.x.only(side), self.features)), self.x.only(side))
-            for side, name in enumerate(self.table.sides)
-        }
+        return {name: self._alone(networks, self.x.only(side)) for side, name in enumerate(self.table.sides)}
 
     def calibrate(
         self, z: np.ndarray, alone: Mapping[str, Alone], report: Report = silent
     ) -> dict[str, Calibration | None]:
         """Find out how far evidence can be trusted; None where the types have too few cells to spare.
 
-        It is asked on the calibration cells, placed at `z`, with principal components that were not fitted on them
-        either: cells that are lie farther out than new ones do. With batches, these are left out in turn, in up to four
+        It is asked on the calibration cells, placed at `z`, which the encoder was not trained on, and whose principal
+        components are those of new cells. With batches, these are left out in turn, in up to four
         parts, each placed by an encoder of the others: what is usual in a batch that was never seen? So are the
         labelled cells where they are too few to spare any.
 
@@ -174,11 +177,11 @@ class Task:
         if self.lesson and self.lesson.answers:
             return {"": _calibrate(self.lesson.answers)}
         if self.calibration.any():
-            trained, scores = ~self.held_out & ~self.calibration, Projection(self._unspoilt.project, self.x)
+            trained, scores = ~self.held_out & ~self.calibration, self.scores
             folds = {"": [self._ask(z, scores, trained, self.calibration & self._whole)]}
             for name, side in alone.items():
                 asked = self.calibration & side.measured
-                folds[name] = [self._ask(z, scores, trained, asked, side.z, Projection(self._unspoilt.project, side.x))]
+                folds[name] = [self._ask(z, scores, trained, asked, side.z, side.scores)]
         else:
             answers = [self._ask_without(part, report)[-1] for part in self._parts()]
             folds = {name: [answer[name] for answer in answers] for name in shown}
@@ -187,8 +190,10 @@ class Task:
     def ask(self, rounds: Sequence[Round], report: Report) -> list[Answers]:
         """Ask the encoders of two rounds about labelled training cells, as `calibrate` does with one table."""
         if self.calibration.any():
-            trained, scores = ~self.held_out & ~self.calibration, Projection(self._unspoilt.project, self.x)
-            return [[self._ask(placed(one.encoder, self.cells), scores, trained, self.calibration)] for one in rounds]
+            trained = ~self.held_out & ~self.calibration
+            return [
+                [self._ask(placed(one.encoder, self.cells), self.scores, trained, self.calibration)] for one in rounds
+            ]
         parts = [self._ask_without(part, report) for part in self._parts()]
         return [[part[number][""] for part in parts] for number in (0, -1)]
 
@@ -199,11 +204,11 @@ class Task:
 
         They lie at `z`, of two modalities those with both; or by one modality alone.
         """
-        x, z, among = (self.x, z, self._whole) if alone is None else (alone.x, alone.z, alone.measured)
+        scores, z, among = (self.scores, z, self._whole) if alone is None else (alone.scores, alone.z, alone.measured)
         held = self._some(among & self.held_out & (self.codes >= 0) & (self.codes < len(self.classes)))
         if known is None or found is None or not len(held):
             return {}
-        return check(predict(known.evidence(z[held], self.features.project(x[held])), found), self.codes[held])
+        return check(predict(known.evidence(z[held], scores[held]), found), self.codes[held])
 
     def match(self, alone: Mapping[str, Alone]) -> dict[str, float]:
         """Look for each held-out cell by one modality among those by the other; empty where that makes no sense."""
@@ -220,20 +225,14 @@ class Task:
             found |= {f"recall_{k}": sum(ways) / 2, f"null_{k}": min(k / len(both), 1.0)}
         return found
 
-    @functools.cached_property
-    def _unspoilt(self) -> Features | PairFeatures:
-        """What was not fitted to the calibration cells either."""
-        seen = self.features.seen if isinstance(self.features, PairFeatures) else None
-        return self._fit(~self.held_out & ~self.calibration) if seen is None else seen
-
     @property
     def _whole(self) -> np.ndarray:
         """Cells of which all was measured, boolean (cells,)."""
         return self.x.both if isinstance(self.x, Pair) else np.ones_like(self.held_out)
 
     def _ask(
-        self, z: np.ndarray, scores: Scores, trained: np.ndarray, asked: np.ndarray,
-        asked_z: np.ndarray | None = None, asked_scores: Scores | None = None,
+        self, z: np.ndarray, scores: np.ndarray, trained: np.ndarray, asked: np.ndarray,
+        asked_z: np.ndarray | None = None, asked_scores: np.ndarray | None = None,
     ) -> tuple[Evidence, np.ndarray]:  # fmt: skip
         """Compare cells, as they lie or at other places, with a reference of others, if these have their type."""
         rows = self._some(asked & np.isin(self.codes, self.codes[trained & (self.codes >= 0)]))
@@ -252,8 +251,9 @@ class Task:
     def _ask_without(self, part: np.ndarray, report: Report) -> list[dict[str, tuple[Evidence, np.ndarray]]]:
         """Fit scaling, components and encoder without a part of the cells, and ask about these after each round."""
         others = ~self.held_out & ~part
-        contract = self._fit(others)
-        cells, scores = self._shown(self.x, contract)
+        fitted = pp.fitting(others, self.seed)
+        contract = self._fit(self.x[fitted])
+        cells, scores = contract.source(self.x, None, fitted), contract.project(self.x, None, fitted)
         rounds = self._encode(
             cells, scores, self.codes, others, part, self.groups, contract, copy.deepcopy(self.untrained),
             self.used["steps"], lambda stage, *rest: report("calibration", *rest),
@@ -265,17 +265,19 @@ class Task:
             found = {"": self._ask(z, scores, others, whole if whole.any() else part)}
             for side, name in enumerate(self.table.sides if isinstance(self.x, Pair) else ()):
                 x = cast(Pair, self.x).only(side)
-                alone, theirs = self._shown(x, contract)
+                alone, theirs = contract.source(x, None, fitted), contract.project(x, None, fitted)
                 asked = part & x.measured[:, side]
                 found[name] = self._ask(z, scores, others, asked, placed(learned.encoder, alone), theirs)
             answers.append(found)
         return answers
 
-    def _shown(self, x: Matrix, contract: Features | PairFeatures) -> tuple[Memory, np.ndarray]:
-        """Return scaled rows and principal components."""
-        return contract.source(x), contract.project(x)
+    def _alone(self, networks: Networks, x: Pair) -> Alone:
+        """Place cells of which one modality is hidden."""
+        cells = self.features.source(x, None, self.fitted & ~self.calibration)
+        scores = self.features.project(x, None, self.fitted)
+        return Alone(place(networks, cells, scores), scores, x)
 
-    def _refer(self, z: np.ndarray, m: np.ndarray, scores: Scores, rows: np.ndarray) -> Reference:
+    def _refer(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> Reference:
         return reference.fit(z, m, scores, np.where(rows, self.codes, -1), len(self.classes), self.seed)
 
     def _encode(
@@ -296,6 +298,7 @@ class Alone:
     """Where cells lie by one of two modalities."""
 
     places: dict[str, np.ndarray]
+    scores: np.ndarray
     x: Pair  # with the other one hidden
 
     @property

@@ -1,0 +1,238 @@
+"""Principal components of training cells, and where a training cell would lie along them had it been new.
+
+Components are fitted to the noise of the cells, too. A training cell has pulled them to itself and so lies further out
+along them than a new cell of the same kind: with 2,000 cells and genes, twice as far along the weaker ones. `fit` finds
+out how much, from components that did not see the cell (cross-fitting), and `Features.pcs` takes it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.linalg import eigh
+from sklearn.decomposition import PCA
+from sklearn.utils.extmath import randomized_svd
+from sklearn.utils.sparsefuncs import mean_variance_axis
+from threadpoolctl import threadpool_limits
+
+from tripletomics.sources import Matrix
+
+N_COMPONENTS = 50
+PANEL = 100  # fewer features than this are a panel of proteins, each on a scale of its own
+CUT = 10  # standard deviations above the mean at which a value is cut
+SUMMED = 2048  # cells whose products are added up in float32
+TALL = 4  # cells a gene from which on components are those of the genes' covariance
+QUIET = 1e-3  # least noise of a gene of unit variance: a panel's components leave none, and nothing could be solved
+FOLDS = 5  # each of which is left out of components once
+LEAST = 25  # cells from which on folds say anything
+WIDEST = 5000  # genes or cells, the fewer ones, up to which all their products are held at once
+SWEEPS, SPARE = 4, 20  # of the randomised solver: products with the covariance are twice the sweeps
+
+
+def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
+    """Fit principal components of the dispersed genes with unit variance.
+
+    Parameters
+    ----------
+    x
+        Normalised training cells by all genes, float32, dense or CSR.
+    dispersed
+        Boolean (genes,).
+    seed
+        Of the solver and the folds.
+
+    Returns
+    -------
+    The fields of `features.Features` from ``cap`` on.
+    """
+    center, variance = mean_and_variance(x)
+    cap = (center + CUT * np.sqrt(variance)).astype(np.float32)
+    columns = np.flatnonzero(dispersed)
+    units = np.where(variance > 0, np.sqrt(variance), 1)
+    unit = units[columns]
+    # in float64, so that sparse and dense give the same axes where two components are nearly as strong as each other
+    x = cut(x, cap)[:, columns]
+    x = x.multiply(1 / unit).tocsr() if sp.issparse(x) else x / unit
+    total = mean_and_variance(x)[1].sum()
+    if x.shape[1] >= PANEL and x.shape[0] >= TALL * x.shape[1]:
+        components, mean, strength = _by_covariance(x)
+    else:
+        if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS:
+            x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
+        else:
+            solver, most = "arpack", min(x.shape) - 1
+        pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed).fit(x)
+        components, mean, strength = pca.components_, pca.mean_, pca.singular_values_**2 / x.shape[0]
+    pcs = np.asarray(x @ components.T) - components @ mean
+    # an axis has no direction of its own: its long tail points up, so that a map of other cells is no mirror image
+    sign = np.where((pcs**3).sum(axis=0) < 0, -1, 1)
+    components, pcs = components * sign[:, None], pcs * sign
+    axes = np.zeros((len(components), len(dispersed)), dtype=np.float32)
+    axes[:, columns] = components / unit
+    center = np.zeros(len(dispersed), dtype=np.float32)
+    center[columns] = mean * unit
+    rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
+    shrink, residual = _shrinkage(x, components, mean, pcs, seed)
+    return {
+        "cap": cap,
+        "axes": axes,
+        "offset": (components @ mean).astype(np.float32),
+        "center": center,
+        "unit": units.astype(np.float32),
+        "variance": strength.astype(np.float32),
+        "noise": max(float(rest), QUIET),
+        "shrink": shrink.astype(np.float32),
+        "residual": residual,
+    }
+
+
+def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """Return what the components of cells that they were fitted on are multiplied by: (cells, components).
+
+    Parameters
+    ----------
+    shrink
+        Coefficients (3, components) of 1 and of the two arguments that follow.
+    pcs, variance
+        The components (cells, components), of which the squares count in units of their variance (components,).
+    outside
+        Squared distance (cells,) of each cell to the space of the components, in units of the training cells' mean.
+
+    Notes
+    -----
+    To first order, leaving out a cell with the coordinate s along a component of variance v multiplies s by one minus a
+    multiple of the cell's squared distance to the space of all components, and changes v by a multiple of s². The
+    multiples are the same for all cells, so a regression on cross-fitted coordinates finds them, free of the noise that
+    the folds' own components have.
+    """
+    own = np.square(pcs) / np.where(variance > 0, variance, 1)
+    return shrink[0] + shrink[1] * outside[:, None] + shrink[2] * own
+
+
+def _shrinkage(
+    x: Matrix, components: np.ndarray, mean: np.ndarray, pcs: np.ndarray, seed: int
+) -> tuple[np.ndarray, float]:
+    """Fit the coefficients of `factors`, and return the mean squared distance to the space of the components, too."""
+    shrink = np.zeros((3, len(components)))
+    shrink[0] = 1
+    if len(pcs) < LEAST:
+        return shrink, 0.0
+    squares = x.multiply(x).sum(axis=1) if sp.issparse(x) else np.square(x).sum(axis=1)
+    outside = np.asarray(squares, dtype=np.float64).ravel() - 2 * (x @ mean) + mean @ mean - np.square(pcs).sum(axis=1)
+    residual = float(outside.mean())
+    # a panel of which all components are taken leaves nothing but rounding
+    residual = residual if residual > 1e-6 * x.shape[1] else 0.0
+    outside = np.maximum(outside, 0) / residual if residual else np.zeros(len(pcs))
+    unseen, variance = crossfitted(x, components, mean, seed), pcs.var(axis=0)
+    for k in np.flatnonzero(variance > 0):
+        terms = pcs[:, [k]] * np.stack([np.ones(len(pcs)), outside, np.square(pcs[:, k]) / variance[k]], axis=1)
+        weights = np.linalg.lstsq(terms, unseen[:, k], rcond=None)[0]
+        # a regression draws to 0 where the folds are noisy; new cells spread as the cross-fitted ones do
+        spread = (terms @ weights).std()
+        shrink[:, k] = weights * (unseen[:, k].std() / spread if spread > 0 else 1)
+    return shrink, residual
+
+
+def crossfitted(x: Matrix, components: np.ndarray, mean: np.ndarray, seed: int) -> np.ndarray:
+    """Return principal components of cells by axes that were fitted without them: float32 (cells, components).
+
+    Each of five folds is left out in turn. The axes of the others are turned to `components` (components, genes), as
+    near as rotations and reflections bring them.
+
+    References
+    ----------
+    That components of new cells shrink: Lee, Zou & Wright 2010, Ann. Stat. 38(6). Rotation: Schönemann 1966.
+    """
+    n, width = x.shape
+    folds = np.random.default_rng([seed, 7]).permutation(np.arange(n) % FOLDS)
+    if min(n, width) > WIDEST:
+        axes_without = _by_solver(x, folds, len(components), seed)
+    else:
+        axes_without = (_by_cells if n < width else _by_genes)(x, mean, folds, len(components), seed)
+    out = np.empty((n, len(components)), dtype=np.float32)
+    for fold, axes in enumerate(axes_without):
+        u, _, v = np.linalg.svd(axes.T @ components.T, full_matrices=False)
+        turned = axes @ (u @ v)
+        rows = x[folds == fold]
+        out[folds == fold] = np.asarray(rows @ turned) - mean @ turned
+    return out
+
+
+def _by_genes(x: Matrix, mean: np.ndarray, folds: np.ndarray, most: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the axes of all folds but one, from the products of genes: the folds' own are taken from their sum."""
+    parts = [(np.asarray(x[folds == f].toarray() if sp.issparse(x) else x[folds == f]) - mean) for f in range(FOLDS)]
+    parts = [part.astype(np.float32) for part in parts]
+    sums, products = [part.sum(axis=0) for part in parts], [part.T @ part for part in parts]
+    whole, products_of_all = np.sum(sums, axis=0), np.sum(products, axis=0)
+    for part, own_sum, own in zip(parts, sums, products, strict=True):
+        n = len(folds) - len(part)
+        middle = (whole - own_sum) / n
+        yield _leading((products_of_all - own) / n - np.outer(middle, middle), min(most, n - 1), seed)[0]
+
+
+def _by_cells(x: Matrix, mean: np.ndarray, folds: np.ndarray, most: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the axes of all folds but one, from the products of cells, of which there are fewer than genes."""
+    rows = ((x.toarray() if sp.issparse(x) else x) - mean).astype(np.float32)
+    products = rows @ rows.T
+    for fold in range(FOLDS):
+        others = np.flatnonzero(folds != fold)
+        gram = products[np.ix_(others, others)]
+        middle = gram.mean(axis=0)
+        gram = gram - middle - middle[:, None] + middle.mean()
+        u, strength = _leading(gram, min(most, len(others) - 1), seed)
+        axes = rows[others].T @ (u / np.sqrt(np.maximum(strength, 1e-6 * strength[0])))  # columns of u add up to 0
+        yield axes / np.maximum(np.linalg.norm(axes, axis=0), 1e-6)
+
+
+def _by_solver(x: Matrix, folds: np.ndarray, most: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the axes of all folds but one, where neither the products of cells nor those of genes fit in memory."""
+    for fold in range(FOLDS):
+        yield PCA(most, svd_solver="arpack", random_state=seed).fit(x[folds != fold]).components_.T
+
+
+def _leading(symmetric: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvectors (width, most) and eigenvalues of a matrix without negative ones, the largest first."""
+    u, strength, _ = randomized_svd(
+        symmetric, most, n_oversamples=SPARE, n_iter=SWEEPS, power_iteration_normalizer="QR", random_state=seed
+    )
+    return u, strength
+
+
+def _by_covariance(x: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return principal components (components, columns), means and variances along the components of a tall matrix.
+
+    The columns have unit variance. Two to three times as fast as a solver that sweeps over all rows once an iteration.
+    """
+    n, width = x.shape
+    mean, covariance = np.asarray(x.mean(axis=0), dtype=np.float64).ravel(), np.zeros((width, width))
+    x, room = x.astype(np.float32), np.empty((min(n, SUMMED), width), dtype=np.float32)
+    for i in range(0, n, SUMMED):
+        some = x[i : i + SUMMED]
+        rows = some.toarray(out=room[: some.shape[0]]) if sp.issparse(x) else some.copy()
+        rows -= mean.astype(np.float32)
+        covariance += rows.T @ rows
+    covariance /= n
+    with threadpool_limits(1, "blas"):  # a second thread gains 0.3 s, and can lose 5 where others are at work
+        variance, axes = eigh(covariance.T, overwrite_a=True, subset_by_index=(width - N_COMPONENTS, width - 1))
+    return axes.T[::-1], mean, np.maximum(variance[::-1], 0)
+
+
+def cut(x: Matrix, cap: np.ndarray) -> Matrix:
+    """Lower the values of every column that are above its cap; of a sparse matrix the stored ones."""
+    if not sp.issparse(x):
+        return np.minimum(x, cap)
+    lowered = x.copy()
+    np.minimum(lowered.data, cap[lowered.indices], out=lowered.data)
+    return lowered
+
+
+def mean_and_variance(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Return the float64 mean and variance of every column."""
+    if sp.issparse(x):
+        mean, variance = mean_variance_axis(x.astype(np.float64), axis=0)
+    else:
+        mean, variance = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
+    return mean, np.maximum(variance, 0)
