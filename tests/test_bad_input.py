@@ -82,6 +82,8 @@ TABLE = {
     "dim": (options(dim=4), ValueError, "dim=4 is not a whole number from 2 to 3."),
     "metric_dim": (options(metric_dim=1), ValueError, "metric_dim=1 is not a whole number from 2 to 512."),
     "structure": (options(structure=1.5), ValueError, "structure=1.5 is not a number from 0 (labels) to 1 (data)."),
+    "spread": (options(spread=-0.1), ValueError, "spread=-0.1 is not a number from 0 (dense groups) to 1 (an even"),
+    "spread text": (options(spread="0.5"), ValueError, "spread='0.5' is not a number from 0"),
     "structure NaN": (options(structure=np.nan), ValueError, "structure=nan is not a number from 0"),
     "steps": (options(steps=0), ValueError, "steps=0 is not a whole number of at least 1."),
     "lr": (options(lr=-1), ValueError, "lr=-1 is not a number above 0"),

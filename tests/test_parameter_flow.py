@@ -13,6 +13,7 @@ CHANGES = {
     "label": "other",
     "loss": "triplet",
     "structure": 0.1,
+    "spread": 0.9,
     "dim": 3,
     "metric_dim": 5,
     "batch": "donor",
@@ -65,7 +66,7 @@ def test_a_keyword_arrives(cells, before, name):
         before.obsm["X_tt"], after.obsm["X_tt"]
     )
     assert not same_map
-    assert same == (name in ("structure", "dim"))  # these act on the map alone
+    assert same == (name in ("structure", "spread", "dim"))  # these act on the map alone
     assert before.uns["X_tt"]["settings"][name] != after.uns["X_tt"]["settings"][name]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tripletomics import parts
+from tripletomics.area import EqualArea
 from tripletomics.geometry import normalise
 from tripletomics.modalities import Pair
 from tripletomics.sources import Memory
@@ -145,6 +146,7 @@ class MapHead(nn.Module):
         self.mlp = MLP(hidden=(128, 128, 64)).build(n_components + metric_dim)
         self.out = nn.Linear(64, dim)
         self.linear = nn.Linear(n_components + metric_dim, dim)
+        self.even: EqualArea | None = None  # what comes after training
         with torch.no_grad():
             self.out.weight.mul_(0.1)
             self.linear.weight.zero_()
@@ -223,7 +225,8 @@ class Networks(nn.Module):
     def draw(self, z: Tensor, scores: Tensor) -> Tensor:
         """Return the map places (cells, dim) of cells in the metric space, with their principal components."""
         pairs = zip(z.split(BLOCK), scores.split(BLOCK), strict=True)
-        return torch.cat([self.map_head(self.map_head.inputs(part.to(z.device), near)) for near, part in pairs])
+        even = self.map_head.even or nn.Identity()
+        return torch.cat([even(self.map_head(self.map_head.inputs(part.to(z.device), near))) for near, part in pairs])
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from tripletomics import metrics, networks, processes
+from tripletomics.area import EqualArea
 from tripletomics.augment import Augmentation
 from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
@@ -38,6 +39,7 @@ MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes 
 MAP_MOST = 600  # steps of the map head from 1,600 cells on
 MAP_LR = 30.0
 MAP_CELLS = 1024
+SHARE = 0.6  # of the way to a map of even density that spread=1 moves the cells after training
 
 
 def silent(stage: str, step: int, steps: int, loss: float, score: float) -> None:
@@ -212,6 +214,7 @@ def learn_map(
     *,
     scores: np.ndarray,
     structure: float,
+    spread: float,
     dim: int,
     steps: int,
     lr: float,
@@ -228,6 +231,8 @@ def learn_map(
         As for `learn_metric`.
     scores
         Principal components (cells, components) of all cells.
+    spread
+        How evenly the cells fill the map, in [0, 1].
     steps
         Of the encoder, for each of which the map head takes four; but 600, or as many as these, are enough.
     """
@@ -244,7 +249,7 @@ def learn_map(
     radius = structure_term.radius(scores[rows], seed)
     head.fit_inputs(known[train_on], z[train_on], structure, radius)
     inputs = Memory(head.inputs(known, z).cpu().numpy()).on(fabric.device)
-    neighbours = structure_term.fit(scores[rows], y[rows], structure, seed)
+    neighbours = structure_term.fit(scores[rows], y[rows], structure, seed, spread)
     steps = min(MAP_STEPS * steps, max(MAP_MOST, steps))
     watch = Watch("map", steps, report, head, inputs, y, rows, held_out_rows, fabric)
     curves = train(
@@ -253,6 +258,9 @@ def learn_map(
         steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch,
     )  # fmt: skip
     head.orient(project(head, inputs.subset(rows), fabric.device), known[train_on])
+    if spread:
+        places = project(head, inputs.subset(rows), fabric.device)
+        head.even = EqualArea(dim).to(fabric.device).fit(places, SHARE * spread, seed)
     return Networks(encoder, head), {"map": watch.history(curves)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,14 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from tripletomics import area
 from tripletomics.losses.base import Loss
 
 NEIGHBOURS = 15
 CLUSTERS = 30
 ORDER = 6.0  # weight of the order of the clusters; that of the types is twice as much at structure=0
+EVEN = 12.0  # weight of the even disk at spread=1
+RISE = 3  # it has its weight after one in so many steps
 CLUSTERED = 20_000  # cells that the clusters are found on
 
 
@@ -25,12 +29,13 @@ class Neighbours(Loss):
 
     .. math::
         L = \sum_{ij} v_{ij} \log(1 + d_{ij}^2) + \frac1n \sum_i \log \sum_{j \ne i} \frac1{1 + d_{ij}^2}
-            + \sum_g w_g \Big(1 - \frac1{|g|} \sum_{k \in g} r_k\Big)
+            + \sum_g w_g \Big(1 - \frac1{|g|} \sum_{k \in g} r_k\Big) + e\, U
 
     with the distances d of the n cells of a batch in the map. v is the weight of an edge of the neighbour graph that
     has both ends in the batch, and sums to 1. For each grouping g of the cells, r_k is the congruence coefficient (the
     cosine), over the other groups, of the distances between the centre of group k and theirs in the map with the ranks
-    that these distances have in the reference.
+    that these distances have in the reference. U is how far the batch is from a disk of even density
+    (`area.unevenness`); its weight rises to e over the first third of the training.
 
     Parameters
     ----------
@@ -41,6 +46,8 @@ class Neighbours(Loss):
     groupings
         Of each grouping its weight, codes (cells,) with -1 for none, and the rank (groups, groups) of each group by
         its distance from one in the reference: 1 for that one, 2 for the nearest other.
+    even, seed
+        Weight e of the last term, and the seed of its random lines.
 
     Notes
     -----
@@ -59,9 +66,16 @@ class Neighbours(Loss):
     """
 
     def __init__(
-        self, graph: np.ndarray, weights: np.ndarray, groupings: Sequence[tuple[float, np.ndarray, np.ndarray]] = ()
+        self,
+        graph: np.ndarray,
+        weights: np.ndarray,
+        groupings: Sequence[tuple[float, np.ndarray, np.ndarray]] = (),
+        even: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        self.even, self.risen = even, 1.0
+        self.random = np.random.default_rng([seed, 9])
         self.graph: Tensor
         self.weights: Tensor
         self.place: Tensor
@@ -83,7 +97,18 @@ class Neighbours(Loss):
         value = self._attraction(a, rows) + _Repulsion.apply(a)
         if len(self.importance):
             value = value + self.importance @ _disorder(a, self.codes[:, rows], self.ranks)
+        if self.even:
+            value = value + self.risen * self.even * self._unevenness(a)
         return value
+
+    def pace(self, step: int, steps: int) -> None:
+        """Raise the weight of the last term: neighbours come first."""
+        self.risen = min(1.0, RISE * step / steps)
+
+    def _unevenness(self, a: Tensor) -> Tensor:
+        lines = self.random.normal(size=(a.shape[1], area.LINES)).astype(np.float32)
+        lines /= np.linalg.norm(lines, axis=0)
+        return area.unevenness(a, _even(len(a), a.shape[1]).to(a), torch.from_numpy(lines).to(a))
 
     def _attraction(self, a: Tensor, rows: Tensor) -> Tensor:
         self.place[rows] = torch.arange(len(rows), device=a.device)
@@ -161,7 +186,12 @@ def _disorder(a: Tensor, codes: Tensor, ranks: Tensor) -> Tensor:
     return (n > 2) * (present * (1 - r)).sum(dim=1) / n.clamp(min=1)
 
 
-def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int) -> Neighbours:
+@functools.cache
+def _even(n: int, dim: int) -> Tensor:
+    return area.quantiles(n, dim)
+
+
+def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, spread: float = 0.0) -> Neighbours:
     """Make the loss of a map of training cells.
 
     Parameters
@@ -173,7 +203,9 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int) -> Ne
     structure
         The dial: the share of the data's graph is its square root, 0.71 in the middle, and at 1 nothing depends on y.
     seed
-        Of the clusters.
+        Of the clusters, and of random lines.
+    spread
+        In [0, 1]: how evenly the cells are to fill the map.
     """
     data = structure**0.5
     near = data_graph(reference)
@@ -188,7 +220,7 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int) -> Ne
     groupings = [(ORDER, *_grouping(reference, clusters(reference, seed)))]
     if structure < 1:
         groupings.append((2 * ORDER * (1 - structure), *_grouping(reference, y)))
-    return Neighbours(np.concatenate(graph, axis=1), np.concatenate(weights), groupings)
+    return Neighbours(np.concatenate(graph, axis=1), np.concatenate(weights), groupings, EVEN * spread**2, seed)
 
 
 def data_graph(reference: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tripletomics import files
+from tripletomics.area import EqualArea
 from tripletomics.features import Features
 from tripletomics.index import Catalog
 from tripletomics.labels.calibration import Calibration
@@ -141,7 +142,10 @@ def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
     else:
         features = read("features")
         encoder = Encoder(mlp, features.n_seen, metric_dim)
-    networks = Networks(encoder, MapHead(features.width, metric_dim, int(settings["dim"])))
+    head = MapHead(features.width, metric_dim, int(settings["dim"]))
+    if "networks.map_head.even.sites" in tensors:
+        head.even = EqualArea(int(settings["dim"]), len(tensors["networks.map_head.even.sites"]))
+    networks = Networks(encoder, head)
     networks.load_state_dict(arrays("networks"))
     index = {name: tensor.numpy() for name, tensor in arrays("index").items()}
     if index:

@@ -104,6 +104,7 @@ def check_anndata(adata: object) -> None:
 
 def check_settings(
     structure: float,
+    spread: float,
     dim: int,
     metric_dim: int,
     steps: int | None,
@@ -123,6 +124,8 @@ def check_settings(
         check_whole(name, value, low, high)
     if isinstance(structure, bool) or not isinstance(structure, Real) or not 0 <= structure <= 1:
         raise ValueError(f"structure={structure!r} is not a number from 0 (labels) to 1 (data).")
+    if isinstance(spread, bool) or not isinstance(spread, Real) or not 0 <= spread <= 1:
+        raise ValueError(f"spread={spread!r} is not a number from 0 (dense groups) to 1 (an even page).")
     if not isinstance(self_training, bool):
         raise ValueError(f"self_training={self_training!r} is neither True nor False.")
     if isinstance(lr, bool) or not isinstance(lr, Real) or not 0 < lr < math.inf:

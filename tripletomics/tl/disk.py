@@ -65,7 +65,7 @@ def fit(path: Path, settings: Mapping[str, Any], out: Path | None = None) -> Mod
     target, key = out or path, settings["key_added"]
     pp.check_key(key)
     pp.check_settings(*(settings[name] for name in (
-        "structure", "dim", "metric_dim", "steps", "batch_size", "lr", "seed", "self_training"
+        "structure", "spread", "dim", "metric_dim", "steps", "batch_size", "lr", "seed", "self_training"
     )))  # fmt: skip
     losses.make("softmax" if settings["loss"] is None else settings["loss"])  # what is wrong is said before any reading
     networks.make(settings["encoder"])

@@ -41,6 +41,7 @@ def fit(
     *,
     loss: str | Module | None = None,
     structure: float = 0.5,
+    spread: float = 0.5,
     dim: int = 2,
     metric_dim: int = 32,
     batch: str | None = None,
@@ -83,6 +84,9 @@ def fit(
         clip", and without labels "clip". `tripletomics losses` lists and explains all.
     structure
         Dial of the map between labels (0) and data (1), in [0, 1]. At 1 no label reaches the map.
+    spread
+        How much room cells have inside their groups, in [0, 1]: at 0 groups are dense and far apart; the higher it is,
+        the more evenly the cells fill the page, and the less the gaps between groups say.
     dim
         Dimensions of the map, 2 or 3.
     metric_dim
@@ -177,7 +181,7 @@ def fit(
         return disk.fit(Path(adata), {name: value for name, value in given.items() if name != "adata"})
     pp.check_key(key_added, adata)
     task = prepare(
-        adata, label, loss=loss, structure=structure, dim=dim, metric_dim=metric_dim, batch=batch, layer=layer,
+        adata, label, loss=loss, structure=structure, spread=spread, dim=dim, metric_dim=metric_dim, batch=batch, layer=layer,
         counts=counts, unlabelled=unlabelled, hold_out=hold_out, encoder=encoder, augment=augment,
         self_training=self_training, steps=steps, batch_size=batch_size, lr=lr, seed=seed, device=device,
         precision=precision,

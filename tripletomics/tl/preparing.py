@@ -31,6 +31,7 @@ def prepare(
     *,
     loss: str | Module | None,
     structure: float,
+    spread: float,
     dim: int,
     metric_dim: int,
     batch: str | None,
@@ -51,7 +52,7 @@ def prepare(
     """Check everything that `fit` was given, choose and scale the genes on the training cells."""
     given = None if loss is None else losses.make(loss)
     mlp, views = networks.make(encoder), augmentations.make(augment)
-    pp.check_settings(structure, dim, metric_dim, steps, batch_size, lr, seed, self_training)
+    pp.check_settings(structure, spread, dim, metric_dim, steps, batch_size, lr, seed, self_training)
     fabric = training.start(device, precision)
     held_out_by = hold_out.partition("=")[0] if isinstance(hold_out, str) else None
     table = pp.open_table(adata, layer, label, unlabelled, (batch, held_out_by))
@@ -109,7 +110,9 @@ def prepare(
         training.learn_metric, fabric, mlp=mlp, metric_dim=metric_dim, batch_size=batch_size, lr=lr, seed=seed
     )
     structure = structure if classes else 1.0
-    learn_map = functools.partial(training.learn_map, fabric, structure=structure, dim=dim, lr=lr, seed=seed)
+    learn_map = functools.partial(
+        training.learn_map, fabric, structure=structure, spread=spread, dim=dim, lr=lr, seed=seed
+    )
     used = {"loss": objective, "encoder": mlp, "augment": views, "steps": steps, "structure": structure,
             "counts": are_counts if paired else are_counts[0]}  # fmt: skip
     if paired:

@@ -1,0 +1,134 @@
+"""Room on the map by number of cells, as in a cartogram: optimal transport to a disk (in 3-D, a ball) of even density.
+
+`spread` in [0, 1] weighs both parts. While the map is learned, `unevenness` pulls the cells of a batch to where an even
+disk would have them along random lines. `EqualArea` then moves every cell a share of its way in the whole plane.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.stats import beta, qmc
+from torch import Tensor, nn
+
+LINES = 16  # along which a batch is compared with the disk
+SITES = 10  # 2 to this power: the points that stand for the disk, and at most as many cells
+BLUR = 0.002  # squared radii of the disk, a little less than the distance between its points
+COARSE, ROUNDS, LAST = 0.5, 3, 15  # the blur begins there and is halved after so many rounds; rounds with the last one
+
+
+def quantiles(n: int, dim: int) -> Tensor:
+    """Return where n cells lie along a line if they fill a disk or ball of radius 1 evenly, ascending: float32 (n,)."""
+    a = (dim + 1) / 2  # the shadow of an even ball: a beta distribution on (-1, 1)
+    return torch.from_numpy((2 * beta(a, a).ppf((np.arange(n) + 0.5) / n) - 1).astype(np.float32))
+
+
+def radius(a: Tensor) -> Tensor:
+    """Return the radius of the even disk or ball whose cells are as far from its middle as those of the map `a`."""
+    dim = a.shape[1]
+    return ((a - a.mean(dim=0)).square().sum(dim=1).mean() * (dim + 2) / dim).sqrt()
+
+
+def unevenness(a: Tensor, even: Tensor, lines: Tensor) -> Tensor:
+    r"""Return how far a map is from an even disk of the same size: its squared sliced Wasserstein distance.
+
+    .. math::
+        \frac{D}{L} \sum_{l} \frac1n \sum_i \Big(\frac{(a\,l)_{(i)}}{R} - q_i\Big)^2
+
+    with the n cells in the order in which they lie along a line l, the place :math:`q_i` of the i-th of n cells of the
+    even disk, and its radius R, which is no subject to training.
+
+    Parameters
+    ----------
+    a, even
+        The map (n, dim), and the `quantiles` of n cells.
+    lines
+        Directions (dim, lines) of length 1.
+
+    References
+    ----------
+    Rabin, Peyré, Delon & Bernot 2012, Wasserstein barycenter and its application to texture mixing, SSVM 2011.
+    """
+    size = radius(a.detach()).clamp(min=1e-6)
+    along = ((a - a.mean(dim=0)) @ lines).sort(dim=0).values
+    return a.shape[1] * (along / size - even[:, None]).square().mean()
+
+
+class EqualArea(nn.Module):
+    r"""Move places of a map a share t of their way to an even disk (2-D) or ball (3-D): (cells, dim) -> (cells, dim).
+
+    .. math::
+        u \mapsto (1 - t)\, u + t \sum_j y_j \,\mathrm{softmax}_j\big((g_j - |u - y_j|^2 / 2) / \varepsilon\big)
+
+    in units of the disk's radius, with its points y and their potentials g. The second term is the gradient of a convex
+    function, so that the whole is one-to-one and smooth: no neighbours are torn apart, and nothing is folded.
+
+    Parameters
+    ----------
+    dim, n_sites
+        Of the map; points of the disk.
+
+    References
+    ----------
+    A share of the way: McCann 1997. Potentials by matrix scaling: Cuturi 2013. The map that they give: Pooladian &
+    Niles-Weed 2021, Entropic estimation of optimal transport maps, arXiv 2109.12004.
+    """
+
+    def __init__(self, dim: int, n_sites: int = 2**SITES) -> None:
+        super().__init__()
+        for name, shape in {
+            "sites": (n_sites, dim),
+            "potentials": (n_sites,),
+            "middle": (dim,),
+            "size": (),
+            "share": (),
+        }.items():
+            self.register_buffer(name, torch.zeros(shape))
+        self.sites: Tensor
+        self.potentials: Tensor
+        self.middle: Tensor
+        self.size: Tensor
+        self.share: Tensor
+
+    @torch.no_grad()
+    def fit(self, m: Tensor, share: float, seed: int) -> EqualArea:
+        """Find the potentials for the places `m` (cells, dim) of training cells, of which up to 1,024 are drawn."""
+        drawn = np.random.default_rng([seed, 8]).permutation(len(m))[: len(self.sites)]
+        self.middle, self.size, self.share = m.mean(dim=0), radius(m).clamp(min=1e-6), m.new_tensor(share)
+        self.sites = torch.from_numpy(even_points(len(self.sites), m.shape[1])).to(m)
+        u = (m[torch.from_numpy(drawn).to(m.device)] - self.middle) / self.size
+        cost = torch.cdist(u, self.sites).square() / 2
+        g, blur = cost.new_zeros(len(self.sites)), COARSE
+        while blur > BLUR:
+            g = _scale(cost, g, blur, ROUNDS)
+            blur /= 2
+        self.potentials = _scale(cost, g, BLUR, LAST)
+        return self
+
+    def forward(self, m: Tensor) -> Tensor:
+        """Return the moved places."""
+        u = (m - self.middle) / self.size
+        near = (self.potentials - torch.cdist(u, self.sites).square() / 2) / BLUR
+        return self.middle + self.size * torch.lerp(u, near.softmax(dim=1) @ self.sites, self.share)
+
+
+def even_points(n: int, dim: int) -> np.ndarray:
+    """Return points that fill a disk or ball of radius 1 evenly, float32 (n, dim), for n a power of 2."""
+    u = qmc.Sobol(dim, scramble=False).random(n) + 0.5 / n
+    length, angle = u[:, 0] ** (1 / dim), 2 * math.pi * u[:, 1]
+    flat = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    if dim == 3:
+        height = 1 - 2 * u[:, [2]]
+        flat = np.concatenate([flat * np.sqrt(np.maximum(1 - height**2, 0)), height], axis=1)
+    return (length[:, None] * flat).astype(np.float32)
+
+
+def _scale(cost: Tensor, g: Tensor, blur: float, rounds: int) -> Tensor:
+    """Improve the potentials of the columns by Sinkhorn's rounds, for rows and columns of equal weight."""
+    rows, columns = cost.shape
+    for _ in range(rounds):
+        f = -blur * (((g - cost) / blur).logsumexp(dim=1) - math.log(columns))
+        g = -blur * (((f[:, None] - cost) / blur).logsumexp(dim=0) - math.log(rows))
+    return g
