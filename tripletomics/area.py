@@ -13,9 +13,9 @@ import torch
 from scipy.stats import beta, qmc
 from torch import Tensor, nn
 
-LINES = 16  # along which a batch is compared with the disk
-SITES = 10  # 2 to this power: the points that stand for the disk, and at most as many cells
-BLUR = 0.002  # squared radii of the disk, a little less than the distance between its points
+LINES = 8  # along which a batch is compared with the disk
+SITES, CELLS = 9, 1024  # 2 to this power points stand for the disk, and at most so many cells
+BLUR = 0.003  # squared radii of the disk, a little less than the distance between its points
 COARSE, ROUNDS, LAST = 0.5, 3, 15  # the blur begins there and is halved after so many rounds; rounds with the last one
 
 
@@ -52,8 +52,8 @@ def unevenness(a: Tensor, even: Tensor, lines: Tensor) -> Tensor:
     Rabin, Peyré, Delon & Bernot 2012, Wasserstein barycenter and its application to texture mixing, SSVM 2011.
     """
     size = radius(a.detach()).clamp(min=1e-6)
-    along = ((a - a.mean(dim=0)) @ lines).sort(dim=0).values
-    return a.shape[1] * (along / size - even[:, None]).square().mean()
+    along = (lines.T @ (a - a.mean(dim=0)).T).sort(dim=1).values
+    return a.shape[1] * (along / size - even).square().mean()
 
 
 class EqualArea(nn.Module):
@@ -78,24 +78,21 @@ class EqualArea(nn.Module):
 
     def __init__(self, dim: int, n_sites: int = 2**SITES) -> None:
         super().__init__()
-        for name, shape in {
-            "sites": (n_sites, dim),
-            "potentials": (n_sites,),
-            "middle": (dim,),
-            "size": (),
-            "share": (),
-        }.items():
-            self.register_buffer(name, torch.zeros(shape))
         self.sites: Tensor
         self.potentials: Tensor
         self.middle: Tensor
         self.size: Tensor
         self.share: Tensor
+        self.register_buffer("sites", torch.zeros(n_sites, dim))
+        self.register_buffer("potentials", torch.zeros(n_sites))
+        self.register_buffer("middle", torch.zeros(dim))
+        self.register_buffer("size", torch.ones(()))
+        self.register_buffer("share", torch.zeros(()))
 
     @torch.no_grad()
     def fit(self, m: Tensor, share: float, seed: int) -> EqualArea:
         """Find the potentials for the places `m` (cells, dim) of training cells, of which up to 1,024 are drawn."""
-        drawn = np.random.default_rng([seed, 8]).permutation(len(m))[: len(self.sites)]
+        drawn = np.random.default_rng([seed, 8]).permutation(len(m))[:CELLS]
         self.middle, self.size, self.share = m.mean(dim=0), radius(m).clamp(min=1e-6), m.new_tensor(share)
         self.sites = torch.from_numpy(even_points(len(self.sites), m.shape[1])).to(m)
         u = (m[torch.from_numpy(drawn).to(m.device)] - self.middle) / self.size

@@ -169,7 +169,7 @@ class MapHead(nn.Module):
         self.spread = scores[:, 0].std(correction=0).clamp(min=1e-6)
         self.z_mean = z.mean(dim=0)
         self.z_scale = (z - self.z_mean).std(correction=0).clamp(min=1e-6)
-        self.z_weight = z.new_tensor(4 * (1 - structure))
+        self.z_weight = z.new_tensor(6 * (1 - structure))
         self.blur = 0.4 * 10 * radius / float(self.spread) / math.sqrt(self.n_components)
 
     def inputs(self, scores: Tensor, z: Tensor) -> Tensor:

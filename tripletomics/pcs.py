@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from scipy.linalg import eigh
 from sklearn.decomposition import PCA
-from sklearn.utils.extmath import randomized_svd
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from tripletomics.sources import Matrix
 
@@ -29,7 +30,7 @@ QUIET = 1e-3  # least noise of a gene of unit variance: a panel's components lea
 FOLDS = 5  # each of which is left out of components once
 LEAST = 25  # cells from which on folds say anything
 WIDEST = 5000  # genes or cells, the fewer ones, up to which all their products are held at once
-SWEEPS, SPARE = 4, 20  # of the randomised solver: products with the covariance are twice the sweeps
+SWEEPS, SPARE = 6, 20  # of the randomised solver: sweeps, and components beyond those that are wanted
 
 
 def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
@@ -163,28 +164,33 @@ def crossfitted(x: Matrix, components: np.ndarray, mean: np.ndarray, seed: int) 
 
 def _by_genes(x: Matrix, mean: np.ndarray, folds: np.ndarray, most: int, seed: int) -> Iterator[np.ndarray]:
     """Yield the axes of all folds but one, from the products of genes: the folds' own are taken from their sum."""
-    parts = [(np.asarray(x[folds == f].toarray() if sp.issparse(x) else x[folds == f]) - mean) for f in range(FOLDS)]
-    parts = [part.astype(np.float32) for part in parts]
-    sums, products = [part.sum(axis=0) for part in parts], [part.T @ part for part in parts]
-    whole, products_of_all = np.sum(sums, axis=0), np.sum(products, axis=0)
-    for part, own_sum, own in zip(parts, sums, products, strict=True):
-        n = len(folds) - len(part)
+    sums, products = [], []
+    for fold in range(FOLDS):
+        part = _centred(x[folds == fold], mean)
+        sums.append(part.sum(dim=0))
+        products.append(part.T @ part)
+    whole, all_products = sum(sums), sum(products)
+    for fold, (own_sum, own) in enumerate(zip(sums, products, strict=True)):
+        n = int((folds != fold).sum())
         middle = (whole - own_sum) / n
-        yield _leading((products_of_all - own) / n - np.outer(middle, middle), min(most, n - 1), seed)[0]
+        yield _leading((all_products - own) / n - torch.outer(middle, middle), min(most, n - 1), seed)[0].numpy()
 
 
 def _by_cells(x: Matrix, mean: np.ndarray, folds: np.ndarray, most: int, seed: int) -> Iterator[np.ndarray]:
     """Yield the axes of all folds but one, from the products of cells, of which there are fewer than genes."""
-    rows = ((x.toarray() if sp.issparse(x) else x) - mean).astype(np.float32)
+    rows = _centred(x, mean)
     products = rows @ rows.T
     for fold in range(FOLDS):
-        others = np.flatnonzero(folds != fold)
-        gram = products[np.ix_(others, others)]
-        middle = gram.mean(axis=0)
-        gram = gram - middle - middle[:, None] + middle.mean()
-        u, strength = _leading(gram, min(most, len(others) - 1), seed)
-        axes = rows[others].T @ (u / np.sqrt(np.maximum(strength, 1e-6 * strength[0])))  # columns of u add up to 0
-        yield axes / np.maximum(np.linalg.norm(axes, axis=0), 1e-6)
+        others = torch.from_numpy(np.flatnonzero(folds != fold))
+        gram = products[others][:, others]
+        middle = gram.mean(dim=0)
+        u, _ = _leading(gram - middle - middle[:, None] + middle.mean(), min(most, len(others) - 1), seed)
+        yield torch.nn.functional.normalize(rows[others].T @ u, dim=0).numpy()  # columns of u add up to 0
+
+
+def _centred(x: Matrix, mean: np.ndarray) -> Tensor:
+    rows = x.astype(np.float32)
+    return torch.from_numpy(rows.toarray() if sp.issparse(rows) else rows) - torch.from_numpy(mean.astype(np.float32))
 
 
 def _by_solver(x: Matrix, folds: np.ndarray, most: int, seed: int) -> Iterator[np.ndarray]:
@@ -193,12 +199,22 @@ def _by_solver(x: Matrix, folds: np.ndarray, most: int, seed: int) -> Iterator[n
         yield PCA(most, svd_solver="arpack", random_state=seed).fit(x[folds != fold]).components_.T
 
 
-def _leading(symmetric: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the eigenvectors (width, most) and eigenvalues of a matrix without negative ones, the largest first."""
-    u, strength, _ = randomized_svd(
-        symmetric, most, n_oversamples=SPARE, n_iter=SWEEPS, power_iteration_normalizer="QR", random_state=seed
-    )
-    return u, strength
+def _leading(symmetric: Tensor, most: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the eigenvectors (width, most) and eigenvalues of a matrix without negative ones, the largest first.
+
+    By subspace iteration from a random start, which does not know the cells that were left out. Late components are as
+    near to noise as each other, and sweeps that part them would part noise.
+
+    References
+    ----------
+    Halko, Martinsson & Tropp 2011, Finding structure with randomness, SIAM Rev. 53(2).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(len(symmetric), min(most + SPARE, len(symmetric)), generator=generator)
+    for _ in range(SWEEPS):
+        q = torch.linalg.qr(symmetric @ q)[0]
+    strength, u = torch.linalg.eigh(q.T @ symmetric @ q)
+    return (q @ u)[:, -most:].flip(1), strength[-most:].flip(0)
 
 
 def _by_covariance(x: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

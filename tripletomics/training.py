@@ -36,7 +36,7 @@ TRIED_BATCHES = 20  # batches in which a loss must have something to compare
 CHECKS = 6  # times a stage that the held-out cells are scored, for the history alone
 CHECK_CELLS = 1000
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
-MAP_MOST = 600  # steps of the map head from 1,600 cells on
+MAP_MOST = 480  # steps of the map head from 800 cells on
 MAP_LR = 30.0
 MAP_CELLS = 1024
 SHARE = 0.6  # of the way to a map of even density that spread=1 moves the cells after training
@@ -234,7 +234,7 @@ def learn_map(
     spread
         How evenly the cells fill the map, in [0, 1].
     steps
-        Of the encoder, for each of which the map head takes four; but 600, or as many as these, are enough.
+        Of the encoder, for each of which the map head takes four; but 480, or as many as these, are enough.
     """
     rows = rows[some(y[rows] if structure < 1 else np.full(len(rows), -1), seed)]
     watched = np.random.default_rng(seed).permutation(held_out_rows[y[held_out_rows] >= 0])[:CHECK_CELLS]

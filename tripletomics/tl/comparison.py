@@ -29,8 +29,8 @@ else:  # the command line reads these annotations
 METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "tsne", "pacmap", "pca2", "pca50")
 EXTRAS = {"scanvi": ("scvi", "scanvi"), "parametric_umap": ("tensorflow", "parametric-umap")}
 OWN = (
-    "loss", "structure", "spread", "dim", "metric_dim", "encoder", "augment", "self_training", "steps", "batch_size", "lr",
-    "precision",
+    "loss", "structure", "spread", "dim", "metric_dim", "encoder", "augment", "self_training", "steps", "batch_size",
+    "lr", "precision",
 )  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def fit(
         training is kept, with a warning, if the second does worse on labelled cells that were left out of both. No
         score, prediction or calibration counts the labels that were taken.
     steps
-        Training steps of the encoder; the map head takes four times as many, but 600, or as many as these, are enough.
+        Training steps of the encoder; the map head takes four times as many, but 480, or as many as these, are enough.
         By default set by the number of cells.
     batch_size
         Cells a training step, by default 512 or all.
@@ -181,8 +181,8 @@ def fit(
         return disk.fit(Path(adata), {name: value for name, value in given.items() if name != "adata"})
     pp.check_key(key_added, adata)
     task = prepare(
-        adata, label, loss=loss, structure=structure, spread=spread, dim=dim, metric_dim=metric_dim, batch=batch, layer=layer,
-        counts=counts, unlabelled=unlabelled, hold_out=hold_out, encoder=encoder, augment=augment,
+        adata, label, loss=loss, structure=structure, spread=spread, dim=dim, metric_dim=metric_dim, batch=batch,
+        layer=layer, counts=counts, unlabelled=unlabelled, hold_out=hold_out, encoder=encoder, augment=augment,
         self_training=self_training, steps=steps, batch_size=batch_size, lr=lr, seed=seed, device=device,
         precision=precision,
     )  # fmt: skip
