@@ -25,6 +25,7 @@ from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
 from tripletomics.modalities import Pair
 from tripletomics.networks import MLP, Encoder, MapHead, Networks, PairEncoder, follow, project
+from tripletomics.optimizer import Muon
 from tripletomics.parts import did_you_mean
 from tripletomics.samplers import Balanced, Neighbourhoods, Views, some
 from tripletomics.sources import Memory
@@ -39,6 +40,7 @@ MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes 
 MAP_MOST = 480  # steps of the map head from 800 cells on
 MAP_LR = 30.0
 MAP_CELLS = 1024
+NARROW = 8  # rows or columns of a layer with too few directions for orthogonal steps
 SHARE = 0.6  # of the way to a map of even density that spread=1 moves the cells after training
 
 
@@ -59,6 +61,7 @@ def train(
     augment: Callable[[Tensor, torch.Generator, Tensor], Tensor],
     seed: int,
     watch: Callable[[int, Tensor], None],
+    orthogonal: bool = False,
 ) -> dict[str, np.ndarray]:
     """Train `network`, and `loss` where it has parameters, in place; return the loss of each step and its traces.
 
@@ -75,6 +78,8 @@ def train(
         What is done to a view, given a generator and its y, and the seed of the generator.
     watch
         Called after each step with its number and loss.
+    orthogonal
+        Whether the hidden layers take orthogonal steps, as `Muon` does.
 
     Notes
     -----
@@ -83,9 +88,14 @@ def train(
     """
     processes.check_same(len(source), steps, lr, seed, [tuple(p.shape) for p in network.parameters()], targets.numpy())
     processes.share_state(network, loss.to(fabric.device))
-    optimizer = torch.optim.AdamW(
+    hidden = [p for p in network.parameters() if orthogonal and p.dim() > 1 and min(p.shape) > NARROW]
+    optimizer = Muon(
         [
-            {"params": [p for p in network.parameters() if p.dim() > 1], "weight_decay": 1e-4},
+            {"params": hidden, "weight_decay": 1e-4, "orthogonal": True},
+            {
+                "params": [p for p in network.parameters() if p.dim() > 1 and not any(p is q for q in hidden)],
+                "weight_decay": 1e-4,
+            },
             {"params": [p for p in network.parameters() if p.dim() <= 1], "weight_decay": 0.0},
             *loss.train().to(fabric.device).groups(lr),
         ],
@@ -255,7 +265,7 @@ def learn_map(
     curves = train(
         fabric, head, neighbours, inputs.subset(rows),
         Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
-        steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch,
+        steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch, orthogonal=True,
     )  # fmt: skip
     head.orient(project(head, inputs.subset(rows), fabric.device), known[train_on])
     if spread:
