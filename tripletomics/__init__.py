@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tripletomics import losses, pl
     from tripletomics.model import Model, load
-    from tripletomics.tl import Comparison, compare, evaluate, explain, fit, predict, transform
+    from tripletomics.tl import Comparison, compare, evaluate, explain, fit, pca, predict, transform
 
 __all__ = [
     "Comparison",
@@ -20,13 +20,14 @@ __all__ = [
     "fit",
     "load",
     "losses",
+    "pca",
     "pl",
     "predict",
     "transform",
 ]
 
 # Everything is imported on first use: torch and scanpy take seconds, and `--help` needs neither.
-_HOMES = dict.fromkeys(("Comparison", "compare", "evaluate", "explain", "fit", "predict", "transform"), "tl")
+_HOMES = dict.fromkeys(("Comparison", "compare", "evaluate", "explain", "fit", "pca", "predict", "transform"), "tl")
 _HOMES |= {"Model": "model", "load": "model", "losses": "", "pl": ""}
 
 

@@ -46,6 +46,9 @@ class Method:
 _UMAP = "McInnes, Healy & Melville 2018, arXiv:1802.03426"
 _UMAP_SETTINGS = f"n_neighbors {maps.N_NEIGHBORS}, min_dist {maps.MIN_DIST:g}"
 _PCS = "50 principal components"
+_NEW = f"{_PCS}, those of the training cells as they would be for new cells"
+_TSNE = "van der Maaten & Hinton 2008, J. Mach. Learn. Res. 9; Poličar, Stražar & Zupan 2024, J. Stat. Softw. 109(3)"
+_TSNE_SETTINGS = f"perplexity {maps.PERPLEXITY:g}, query cells with {maps.QUERY_PERPLEXITY:g}"
 
 METHODS: dict[str, Method] = {
     "pca2": Method(
@@ -91,8 +94,19 @@ METHODS: dict[str, Method] = {
         "t-SNE",
         False,
         "openTSNE",
-        "van der Maaten & Hinton 2008, J. Mach. Learn. Res. 9; Poličar, Stražar & Zupan 2024, J. Stat. Softw. 109(3)",
-        f"t-SNE (perplexity {maps.PERPLEXITY:g}, query cells with {maps.QUERY_PERPLEXITY:g}) on {_PCS}",
+        _TSNE,
+        f"t-SNE ({_TSNE_SETTINGS}) on {_PCS}",
+    ),
+    "umap_crossfit": Method(
+        maps.umap_crossfit,
+        "UMAP, cross-fitted PCs",
+        False,
+        "umap-learn",
+        _UMAP,
+        f"UMAP ({_UMAP_SETTINGS}) on {_NEW}",
+    ),
+    "tsne_crossfit": Method(
+        maps.tsne_crossfit, "t-SNE, cross-fitted PCs", False, "openTSNE", _TSNE, f"t-SNE ({_TSNE_SETTINGS}) on {_NEW}"
     ),
     "pacmap": Method(
         maps.pacmap,

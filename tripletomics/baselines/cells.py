@@ -29,6 +29,8 @@ class Cells:
         Codes of the training cells, -1 for unlabelled.
     train_counts, query_counts
         The cells as they came where they are counts, else None.
+    train_new
+        The components of the training cells as they would be, had they been new (`pcs`).
     """
 
     train_pca: np.ndarray
@@ -36,6 +38,7 @@ class Cells:
     y: np.ndarray
     train_counts: Matrix | None = None
     query_counts: Matrix | None = None
+    train_new: np.ndarray | None = None
 
 
 def prepare(contract: Features, x_train: Matrix, x_query: Matrix, y: np.ndarray) -> Cells:
@@ -63,8 +66,9 @@ def prepare(contract: Features, x_train: Matrix, x_query: Matrix, y: np.ndarray)
             f"features have {most}: give more."
         )
     train_pca, query_pca = (contract.project(x)[:, :most] for x in (x_train, x_query))
+    train_new = contract.project(x_train, fitted=np.ones(x_train.shape[0], dtype=bool))[:, :most]
     counts = (x_train, x_query) if contract.counts else (None, None)
-    return Cells(train_pca, query_pca, y, *counts)
+    return Cells(train_pca, query_pca, y, counts[0], counts[1], train_new)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,22 @@ def umap(cells: Cells, seed: int) -> Places:
     McInnes, Healy & Melville 2018, arXiv:1802.03426.
     """
     return _umap(cells, None, seed)
+
+
+def umap_crossfit(cells: Cells, seed: int) -> Places:
+    """Place cells as `umap` does, on components in which training cells lie as new ones do."""
+    return umap(_as_new(cells), seed)
+
+
+def tsne_crossfit(cells: Cells, seed: int) -> Places:
+    """Place cells as `tsne` does, on components in which training cells lie as new ones do."""
+    return tsne(_as_new(cells), seed)
+
+
+def _as_new(cells: Cells) -> Cells:
+    if cells.train_new is None:
+        raise ValueError("There are no components of training cells as new ones: pass train_new.")
+    return replace(cells, train_pca=cells.train_new)
 
 
 def umap_supervised(cells: Cells, seed: int) -> Places:

@@ -51,6 +51,7 @@ METRICS = {
     "novelty_fpr95_far": Metric("FPR@95 of a novel distant type", "unseen", higher=False),
     "knn_recall_10": Metric("recall of 10 neighbours", "structure"),
     "knn_recall_30": Metric("recall of 30 neighbours", "structure"),
+    "knn_recall_30_usual": Metric("recall of 30 neighbours in usual components", "structure"),
     "knn_recall_100": Metric("recall of 100 neighbours", "structure"),
     "knn_recall_within_types": Metric("recall of 30 neighbours within types, minus chance", "structure"),
     "trustworthiness": Metric("trustworthiness", "structure"),
@@ -97,7 +98,9 @@ class Truth:
     held_out
         True for the cells that nothing was fitted on.
     reference
-        A label-free space, by default 50 principal components of the training cells.
+        A label-free space, by default 50 principal components of the training cells, which lie as new cells do in them.
+    usual
+        Usual components, in which training cells lie further out than new ones: those of earlier releases.
     fine, batch
         Codes of finer labels that nobody trained on, and of batches, which are scored if `score_batches`.
     pseudotime
@@ -115,13 +118,16 @@ class Truth:
     pseudotime: np.ndarray | None = None
     score_batches: bool = True
     at_random: bool = False
+    usual: np.ndarray | None = None
 
     def of(self, rows: np.ndarray, codes: np.ndarray) -> Truth:
         """Return the truth of some cells, with other codes."""
-        fine, batch, times = (part if part is None else part[rows] for part in (self.fine, self.batch, self.pseudotime))
+        fine, batch, times, usual = (
+            part if part is None else part[rows] for part in (self.fine, self.batch, self.pseudotime, self.usual)
+        )
         return replace(
             self, codes=codes, held_out=self.held_out[rows], reference=self.reference[rows], fine=fine, batch=batch,
-            pseudotime=times,
+            pseudotime=times, usual=usual,
         )  # fmt: skip
 
     def permuted(self, seed: int, among: np.ndarray) -> Truth:
@@ -318,6 +324,10 @@ def _by_places(z: np.ndarray, truth: Truth, split: str, seed: int) -> list[Row]:
         ("triplet_accuracy", "", metrics.triplet_accuracy(*sides, seed=seed)),
         ("scgraph", "", metrics.scgraph(z[here], truth.reference[here], truth.codes[here], batch)),
     ]
+    if truth.usual is not None:
+        u_train, _, u_query, _ = _sides(truth.usual, truth.codes, truth.held_out, split)
+        found = metrics.knn_recall(z_train, u_train, z_query, u_query, k=(30,), seed=seed)
+        rows.append(("knn_recall_30_usual", "", float(found[0])))
     if truth.fine is not None:
         rows.append(("fine_knn_macro_f1", "", metrics.knn_macro_f1(*_sides(z, truth.fine, truth.held_out, split))))
     if truth.pseudotime is not None:

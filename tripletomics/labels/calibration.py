@@ -7,7 +7,7 @@ cells: a slice of the training cells, or whole batches in turn. The choice of ge
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
@@ -69,6 +69,18 @@ class Calibration:
         d = np.maximum(-evidence.logits[enrolled, best[enrolled], 2], np.finfo(np.float32).tiny)
         novelty[enrolled] = np.minimum(novelty[enrolled], (np.log(d) - self.center[1]) / self.scale[1])
         return novelty
+
+    def as_new(self, evidence: Evidence, trained: np.ndarray, near_trained: np.ndarray) -> Evidence:
+        """Return evidence in which cells of the encoder's training, boolean (cells,), are as near as new ones are.
+
+        Parameters
+        ----------
+        near_trained
+            Of `Reference`: what their distances are like, which is brought to what is usual of calibration cells.
+        """
+        near = evidence.near.copy()
+        near[trained] = (near[trained] - near_trained[0]) / near_trained[1] * self.scale[0] + self.center[0]
+        return replace(evidence, near=near)
 
     def odds(self, evidence: Evidence) -> np.ndarray:
         """Return the log odds of each type (cells, classes) against all others and none of them."""

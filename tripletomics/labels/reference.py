@@ -79,6 +79,9 @@ class Reference:
     n_enrolled
         How many types, the last ones, were enrolled. A handful of cells among thousands can win no vote: where the
         principal components are nearest to such a type, it has half the votes of the best other one at least.
+    near_trained
+        Mean and standard deviation (2,) of `Evidence.near` of cells that the encoder was trained on, each compared with
+        the others: they lie nearer to their type than new cells do.
 
     References
     ----------
@@ -96,6 +99,7 @@ class Reference:
     whiten: np.ndarray
     means: np.ndarray
     n_enrolled: int = 0
+    near_trained: np.ndarray | None = None
 
     def evidence(self, z: np.ndarray, scores: np.ndarray, known: np.ndarray | None = None) -> Evidence:
         """Compare cells with the reference.

@@ -246,13 +246,15 @@ class Model:
         reference, measured = self._known(), self._measured(x)
         calibrations = {name: self._calibrated(reject, coverage, str(name)) for name in np.unique(measured)}
         z, m, scores = self._place(x, present)
-        known = self._met(x)[0] > HELD_OUT
+        role = self._met(x)[0]
         blocks, order = [], []
         for name, calibration in calibrations.items():
             rows = np.flatnonzero(np.broadcast_to(measured == name, len(z)))
             for i in range(0, max(len(rows), 1), BLOCK):
                 some = rows[i : i + BLOCK]
-                evidence = reference.evidence(z[some], scores[some], known[some])
+                evidence = reference.evidence(z[some], scores[some], role[some] > HELD_OUT)
+                if reference.near_trained is not None and not name:
+                    evidence = calibration.as_new(evidence, role[some] == TRAINING, reference.near_trained)
                 blocks.append(predict(evidence, calibration, reject, coverage))
             order.append(rows)
         found = Prediction(*map(np.concatenate, zip(*map(astuple, blocks), strict=True)))

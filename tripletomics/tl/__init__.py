@@ -2,6 +2,7 @@
 
 from tripletomics.tl.atlas import transform_shard
 from tripletomics.tl.comparison import Comparison, compare
+from tripletomics.tl.components import pca
 from tripletomics.tl.conversion import convert
 from tripletomics.tl.explaining import explain
 from tripletomics.tl.fitting import DEFAULT_LOSS, DEFAULT_VIEWS, fit, transform
@@ -17,6 +18,7 @@ __all__ = [
     "evaluate",
     "explain",
     "fit",
+    "pca",
     "predict",
     "transform",
     "transform_shard",

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 else:  # the command line reads these annotations
     AnnData = object
 
-METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "tsne", "pacmap", "pca2", "pca50")
+METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "umap_crossfit", "tsne", "tsne_crossfit", "pacmap", "pca2",
+           "pca50")  # fmt: skip
 EXTRAS = {"scanvi": ("scvi", "scanvi"), "parametric_umap": ("tensorflow", "parametric-umap")}
 OWN = (
     "loss", "structure", "spread", "dim", "metric_dim", "encoder", "augment", "self_training", "steps", "batch_size",

@@ -162,12 +162,14 @@ class Stage:
     @functools.cached_property
     def truth(self) -> Truth:
         """Return what the places are scored against."""
-        asked, reference = self.question, self.question.reference
+        asked, reference, usual = self.question, self.question.reference, None
         if reference is None:
-            reference = self.merge(self.prepared[0].train_pca, self.prepared[0].query_pca)
+            cells = self.prepared[0]
+            reference = self.merge(cells.train_pca if cells.train_new is None else cells.train_new, cells.query_pca)
+            usual = self.merge(cells.train_pca, cells.query_pca)
         return Truth(
             asked.codes, asked.classes, self.held_out, reference, asked.fine, asked.batch, asked.pseudotime,
-            asked.score_batches, self.at_random,
+            asked.score_batches, self.at_random, usual,
         )  # fmt: skip
 
     def merge(self, train: np.ndarray, query: np.ndarray) -> np.ndarray:

@@ -52,7 +52,7 @@ def evaluate(
         One or more keys of `obsm`, of any dimension. "X_tt" stands for the map and its metric space.
     reference
         Key of `obsm` that says what the structure of the data is, without labels; by default 50 principal components
-        of the training cells.
+        of the training cells, in which these lie as new cells do.
     splits
         How cells were held out: one or more of what `hold_out` of `fit` takes. By default the split that was written
         with the basis, `obs["tt_split"]`; never that of another model than the one in ``uns["X_tt"]["seen"]``.

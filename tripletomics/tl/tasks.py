@@ -6,7 +6,7 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -35,6 +35,7 @@ COLLAPSED = 0.2  # spread of the directions of z below which distances say littl
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
 ASKED = 5000  # cells that predictions are calibrated on or compared with labels, the most of a part
+NEAR_CELLS = 2000  # training cells whose distances to the others are measured
 MATCH_CELLS, MATCHES = 2500, (1, 10, 50)  # held-out cells that are looked for among each other, and in how many
 FOLDS = 4  # of whole batches at most, or of few labelled cells; an encoder of the others calibrates on each
 
@@ -149,7 +150,11 @@ class Task:
         """Make a reference of the labelled training cells; None without labels."""
         if not self.classes:
             return None
-        return self._refer(places["metric"], places["map"], self.scores, ~self.held_out)
+        z = places["metric"]
+        found = self._refer(z, places["map"], self.scores, ~self.held_out)
+        own = self._some(~self.held_out & ~self.calibration & self._whole & (self.codes >= 0))[:NEAR_CELLS]
+        near = found.evidence(z[own], self.scores[own], np.ones(len(own), dtype=bool)).near
+        return replace(found, near_trained=np.array([near.mean(), near.std() or 1.0]) if len(own) > 1 else None)
 
     def place_alone(self, networks: Networks) -> dict[str, Alone]:
         """Place all cells by each of two modalities alone, by its name; those that lack it lie anywhere."""

@@ -1,0 +1,90 @@
+"""`pca`: principal components in which the cells they were fitted on lie as new cells do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from tripletomics.labels import UNLABELLED
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+else:
+    AnnData = object
+
+
+def pca(
+    adata: AnnData,
+    label: str | None = None,
+    *,
+    hold_out: float | str = 0.1,
+    layer: str | None = None,
+    counts: bool | Literal["auto"] = "auto",
+    unlabelled: Sequence[str] = UNLABELLED,
+    seed: int = 0,
+    key_added: str = "X_tt",
+) -> None:
+    """Fit principal components on the training cells, and give every cell the coordinates that it has as a new one.
+
+    Usual components draw the cells they were fitted on outwards, so that new cells lie in their middle. Here neighbours
+    of new cells among training cells, and maps of both, can be trusted.
+
+    Parameters
+    ----------
+    adata
+        Annotated cells in memory.
+    label
+        Column of `obs` with the cell types, for one thing alone: that cells are held out of every type.
+    hold_out
+        Cells that nothing is fitted on: as for `fit`.
+    layer
+        Layer to use in place of `.X`.
+    counts
+        Whether the values are counts, which are normalised and log-transformed first; "auto" decides.
+    unlabelled
+        Names in the column that mean unlabelled.
+    seed
+        Of everything random.
+    key_added
+        Prefix of the key in `obsm`.
+
+    Returns
+    -------
+    None. Written to `adata`:
+
+    ``obsm["X_tt_pca"]``
+        Principal components, float32 (cells, 50) or fewer, of the genes and the scaling that `fit` takes.
+    ``obs["tt_split"]``
+        Categorical, "train" or "held-out" (``obs["<key_added>_split"]`` with another `key_added`).
+
+    Raises
+    ------
+    KeyError
+        If there is no such column or layer.
+    TypeError
+        If `adata` is not an AnnData in memory, or holds no numbers.
+    ValueError
+        If a value cannot be used. Nothing is written then.
+
+    References
+    ----------
+    That components of new cells shrink: Lee, Zou & Wright 2010, Ann. Stat. 38(6).
+    """
+    import numpy as np
+
+    from tripletomics import keys, labels, pp
+
+    pp.check_key(key_added, adata)
+    pp.check_whole("seed", seed, 0, 2**32 - 1)
+    pp.check_anndata(adata)
+    table = pp.open_table(adata, layer, label, unlabelled, ())
+    codes = np.full(adata.n_obs, -1)
+    if label is not None:
+        codes, _ = labels.encode(pp.column(adata, label, "label"), unlabelled)
+    held_out = pp.split(adata, hold_out, codes, seed)
+    if (~held_out).sum() < 2:
+        raise ValueError(f"hold_out={hold_out!r} leaves {(~held_out).sum()} training cells: two or more are needed.")
+    fitted = pp.fitting(~held_out, seed)
+    x, learn = pp.choose(table, fitted, [pp.decide_counts(table.x, counts)], seed)
+    adata.obsm[f"{key_added}_pca"] = learn(x[fitted]).project(x, None, fitted)
+    adata.obs[keys.split_key(key_added)] = pp.split_names(held_out)
