@@ -29,6 +29,7 @@ TALL = 4  # cells a gene from which on components are those of the genes' covari
 QUIET = 1e-3  # least noise of a gene of unit variance: a panel's components leave none, and nothing could be solved
 FOLDS = 5  # each of which is left out of components once
 LEAST = 25  # cells from which on folds say anything
+FARTHEST = 9.0  # variances: three standard deviations
 WIDEST = 5000  # genes or cells, the fewer ones, up to which all their products are held at once
 SWEEPS, SPARE = 6, 20  # of the randomised solver: sweeps, and components beyond those that are wanted
 
@@ -98,7 +99,7 @@ def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: 
     shrink
         Coefficients (3, components) of 1 and of the two arguments that follow.
     pcs, variance
-        The components (cells, components), of which the squares count in units of their variance (components,).
+        The components (cells, components), of which the squares count in units of their variance (components,), up to 9.
     outside
         Squared distance (cells,) of each cell to the space of the components, in units of the training cells' mean.
 
@@ -109,8 +110,12 @@ def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: 
     multiples are the same for all cells, so a regression on cross-fitted coordinates finds them, free of the noise that
     the folds' own components have.
     """
-    own = np.square(pcs) / np.where(variance > 0, variance, 1)
-    return shrink[0] + shrink[1] * outside[:, None] + shrink[2] * own
+    return shrink[0] + shrink[1] * outside[:, None] + shrink[2] * _own(pcs, variance)
+
+
+def _own(pcs: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return squares in units of the variance; no regression knows more of the few cells that lie far out."""
+    return np.minimum(np.square(pcs) / np.where(variance > 0, variance, 1), FARTHEST)
 
 
 def _shrinkage(
@@ -128,8 +133,9 @@ def _shrinkage(
     residual = residual if residual > 1e-6 * x.shape[1] else 0.0
     outside = np.maximum(outside, 0) / residual if residual else np.zeros(len(pcs))
     unseen, variance = crossfitted(x, components, mean, seed), pcs.var(axis=0)
+    own = _own(pcs, variance)
     for k in np.flatnonzero(variance > 0):
-        terms = pcs[:, [k]] * np.stack([np.ones(len(pcs)), outside, np.square(pcs[:, k]) / variance[k]], axis=1)
+        terms = pcs[:, [k]] * np.stack([np.ones(len(pcs)), outside, own[:, k]], axis=1)
         weights = np.linalg.lstsq(terms, unseen[:, k], rcond=None)[0]
         # a regression draws to 0 where the folds are noisy; new cells spread as the cross-fitted ones do
         spread = (terms @ weights).std()
