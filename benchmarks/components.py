@@ -1,0 +1,138 @@
+"""Principal components of training cells and of new ones: scanpy's usual components next to those of tripletomics.
+
+    TRIPLETOMICS_DATA=folder python benchmarks/components.py [dataset ...] [--seeds N] [--figure docs/components.png]
+
+prints the table of docs/components.md, and draws its figure. Each dataset is split at random within types (30 % held
+out), or by platform where it has any, each platform held out in turn. The usual components are those of ``quality.py``,
+ours those that `tt.fit` and `tt.pca` write to ``obsm["X_tt_pca"]``. Both are fitted on the training cells, and no
+label enters them. Scores, mean over seeds (± sd) and over platforms, the usual components first:
+
+f1      macro-F1 of held-out cells by their 15 nearest training cells
+auroc   can held-out cells be told from training cells of their type? .5 = no (tripletomics.metrics.exchangeability)
+sd      standard deviation of held-out cells over that of training cells, mean over these components; 1 = alike
+
+The last two are for random splits alone: cells of another platform may well be others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from matplotlib import pyplot as plt
+from quality import PROTEINS, SETS, usual
+
+from tripletomics import labels, metrics, pp
+from tripletomics.seen import SeenCells
+
+KINDS = ("usual", "X_tt_pca")
+GROUPS = {"1-5": slice(0, 5), "6-15": slice(5, 15), "16-50": slice(15, 50)}
+SCORES = ["f1", "auroc", *(f"sd {group}" for group in GROUPS)]
+DRAWN, DRAWN_TYPE, DRAWN_COMPONENTS = "pbmc3k", "CD14+ Mono", (10, 11)
+COLOURS = {"usual": "#9a9a9a", "X_tt_pca": "#c2410c", "training": "#9a9a9a", "held-out": "#c2410c"}
+
+
+def ours(adata: ad.AnnData, held_out: np.ndarray, seed: int) -> np.ndarray:
+    """Return the components of all cells as `tt.fit` makes them."""
+    table = pp.open_table(adata, None, None, labels.UNLABELLED, ())
+    fitted = pp.fitting(~held_out, seed)
+    x, learn = pp.choose(table, fitted, [pp.decide_counts(table.x, "auto")], seed)
+    contract = learn(x[fitted])
+    # a held-out cell with the values of a training cell is not new
+    return contract.project(x, None, SeenCells.of(x, held_out, np.zeros_like(held_out), fitted).find(x)[1])
+
+
+def one_split(adata: ad.AnnData, name: str, hold_out: float | str, seed: int) -> tuple[dict, dict, np.ndarray]:
+    """Return the scores of both kinds of components on one split, the components, and which cells were held out."""
+    codes, _ = labels.encode(adata.obs["cell_type"], labels.UNLABELLED)
+    held = pp.split(adata, hold_out, codes, seed)
+    components = dict(zip(KINDS, (usual(adata, ~held, name not in PROTEINS)[1], ours(adata, held, seed)), strict=True))
+    row = {"seed": seed}
+    for kind, z in components.items():
+        row[f"f1 {kind}"] = metrics.knn_macro_f1(z[~held], codes[~held], z[held], codes[held])
+        if SETS[name] is None:
+            row[f"auroc {kind}"] = metrics.exchangeability(z, codes, held)["held_out_auroc"]
+            ratio = z[held].std(axis=0) / z[~held].std(axis=0)
+            row |= {f"sd {group} {kind}": ratio[of].mean() for group, of in GROUPS.items() if len(ratio[of])}
+    return row, components, held
+
+
+def draw(adata: ad.AnnData, components: dict[str, np.ndarray], held: np.ndarray, file: Path) -> None:
+    """Draw one type along two components of each kind, and the ratio of standard deviations along all of them."""
+    own, which = (adata.obs["cell_type"] == DRAWN_TYPE).to_numpy(), list(DRAWN_COMPONENTS)
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained", width_ratios=(1, 1, 1.25))
+    centred = {kind: z[:, which] - np.median(z[own & held][:, which], axis=0) for kind, z in components.items()}
+    limit = 1.05 * np.abs(centred["usual"][own]).max()
+    for ax, (kind, z) in zip(axes, centred.items(), strict=False):
+        for cells, words in ((own & ~held, "training"), (own & held, "held-out")):
+            ax.scatter(*z[cells].T, s=7, color=COLOURS[words], linewidths=0, label=f"{cells.sum()} {words} cells")
+        ax.set(title=f"{DRAWN_TYPE}, {kind}", xlabel=f"component {which[0] + 1}", ylabel=f"component {which[1] + 1}")
+        ax.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[], aspect="equal")
+    handles, words = axes[0].get_legend_handles_labels()
+    figure.legend(handles, words, loc="outside lower left", ncols=2, fontsize=8, frameon=False, markerscale=2)
+    for kind, z in components.items():
+        ratio = z[held].std(axis=0) / z[~held].std(axis=0)
+        axes[2].plot(np.arange(1, len(ratio) + 1), ratio, color=COLOURS[kind], label=kind)
+    axes[2].axhline(1, color="black", linewidth=0.6)
+    axes[2].set(xlabel="component", ylabel="sd of held-out / training cells", ylim=(0, 1.3), title="all types")
+    axes[2].legend(loc="lower left", fontsize=8, frameon=False)
+    for ax in axes:
+        ax.title.set_size(10)
+    figure.savefig(file, dpi=150)
+
+
+def cells_of(mean: pd.Series, sd: pd.Series | None) -> str:
+    """Return the scores of a dataset as columns of a table."""
+    columns = []
+    for score in SCORES:
+        values = [mean.get(f"{score} {kind}", np.nan) for kind in KINDS]
+        if score == "f1":
+            signs = ["" if sd is None else f" ± {sd[f'f1 {kind}']:.3f}" for kind in KINDS]
+            columns += [f"{value:.3f}{sign}" for value, sign in zip(values, signs, strict=True)]
+        else:
+            columns.append("–" if np.isnan(values[0]) else "{:.2f} → {:.2f}".format(*values))
+    return " | ".join(columns)
+
+
+def main(names: list[str], seeds: int, file: Path | None) -> None:
+    if "TRIPLETOMICS_DATA" not in os.environ:
+        sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
+    warnings.simplefilter("ignore")
+    sc.settings.verbosity = 0
+    print(f"| dataset | f1, usual | f1, X_tt_pca | {' | '.join(SCORES[1:])} |\n|{'---|' * (len(SCORES) + 2)}")
+    means, deviations = [], []
+    for name in names:
+        adata = ad.read_h5ad(Path(os.environ["TRIPLETOMICS_DATA"]) / f"{name}.h5ad")
+        column = SETS[name]
+        splits = [0.3] if column is None else [f"{column}={group}" for group in adata.obs[column].unique()]
+        rows = []
+        for seed in range(seeds):
+            for split in splits:
+                row, components, held = one_split(adata, name, split, seed)
+                rows.append(row)
+                if file is not None and name == DRAWN and seed == 0:
+                    draw(adata, components, held, file)
+        by_seed = pd.DataFrame(rows).groupby("seed").mean()
+        means.append(by_seed.mean())
+        deviations.append(by_seed.std())
+        print(f"| {name} | {cells_of(means[-1], deviations[-1] if seeds > 1 else None)} |", flush=True)
+    print(f"| mean | {cells_of(pd.DataFrame(means).mean(), None)} |")
+    if seeds > 1:
+        others = pd.DataFrame(deviations).filter(regex="auroc|sd").max().max()
+        print(f"\nThe largest sd over seeds of the last four columns is {others:.3f}.")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("datasets", nargs="*", default=list(SETS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--figure", type=Path)
+    given = parser.parse_args()
+    main(given.datasets, given.seeds, given.figure)
