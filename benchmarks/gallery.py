@@ -44,7 +44,7 @@ def maps_of(adata: ad.AnnData, name: str, seed: int) -> dict[str, np.ndarray]:
     hold_out = 0.3 if column is None else f"{column}={adata.obs[column].unique()[0]}"
     tt.fit(adata, label="cell_type", hold_out=hold_out, seed=seed, progress=False)
     train = (adata.obs["tt_split"] == "train").to_numpy()
-    _, r = usual(adata, train, counts=name not in PROTEINS)
+    _, r, _ = usual(adata, train, counts=name not in PROTEINS)
     y, _ = labels.encode(adata.obs["cell_type"], labels.UNLABELLED)
     cells = baselines.Cells(r[train], r[~train], y[train])
     maps = {"tt": np.asarray(adata.obsm["X_tt"])}

@@ -1,12 +1,15 @@
 """What a map keeps of the labels and of the data, on cells it never saw: tt.fit beside other maps on real sets.
 
     TRIPLETOMICS_DATA=folder python benchmarks/quality.py [dataset ...] [--seeds N] [--methods umap,tsne,...]
-        [--json file]
+        [--json file] [--before python]
 
 Each set is split at random within types (30 % held out), or by platform where it has any, each platform held out in
-turn. The reference is scanpy's usual one, fitted on the training cells: 10,000 counts a cell, logged, 2,000 dispersed
-genes, unit variance cut at 10, 50 principal components. Other maps are given these components; tt.fit is given the
-table. All scores are of held-out cells against training cells:
+turn. Other maps are given scanpy's usual components, fitted on the training cells: 10,000 counts a cell, logged, 2,000
+dispersed genes, unit variance cut at 10, 50 principal components; tt.fit is given the table. The reference are the same
+components, cross-fitted by scikit-learn: each training cell has the coordinates that four fifths of the others give it,
+turned to the whole (orthogonal Procrustes). Methods whose name ends in _crossfit are given the training cells in
+these. --before names the Python of an environment with another version of tripletomics, which is fitted to the same
+splits. All scores are of held-out cells against training cells:
 
 f1      macro-F1 of the 15 nearest neighbours
 recall  share of the 30 nearest training cells of the reference that are among the 30 nearest in the map
@@ -29,7 +32,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -41,7 +46,9 @@ import scanpy as sc
 import scipy.sparse as sp
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold
 
 import tripletomics as tt
 from tripletomics import baselines, labels, metrics
@@ -50,15 +57,23 @@ SETS = {
     "pbmc3k": None, "paul15": None, "cite_cbmc_rna": None, "human_kidney": None, "worm_neuron": None,
     "cite_cbmc_adt": None, "flow_flowcap_sample": None, "panc8_small": "batch", "scmixology_3platform": "platform",
 }  # fmt: skip
+BEFORE = """
+import sys, warnings
+import anndata, numpy, tripletomics
+warnings.simplefilter("ignore")
+adata = anndata.read_h5ad(f"{sys.argv[1]}/cells.h5ad")
+tripletomics.fit(adata, label="cell_type", hold_out="spared", seed=int(sys.argv[2]), progress=False)
+numpy.save(f"{sys.argv[1]}/map.npy", adata.obsm["X_tt"])
+"""
 PROTEINS = ("flow_flowcap_sample", "cite_cbmc_adt")
-METHODS = "pca2,umap,umap_supervised,tsne,pacmap,lda"
+METHODS = "pca2,umap,umap_crossfit,umap_supervised,tsne,tsne_crossfit,pacmap,lda"
 SCORES = ["f1", "recall", "within", "rho"]
 LOOKS = ["a50", "edge", "auroc", "spread"]
 DECIMALS = dict.fromkeys(SCORES, 3) | dict.fromkeys(LOOKS, 2)
 
 
-def usual(adata: ad.AnnData, train: np.ndarray, counts: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return scaled genes and their principal components, by scanpy's usual steps fitted on the training cells."""
+def usual(adata: ad.AnnData, train: np.ndarray, counts: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scaled genes, their principal components and axes, by scanpy's usual steps fitted on the training cells."""
     cells = adata.copy()
     if counts:
         sc.pp.normalize_total(cells, target_sum=1e4)
@@ -71,7 +86,30 @@ def usual(adata: ad.AnnData, train: np.ndarray, counts: bool) -> tuple[np.ndarra
     n = min(50, x.shape[1] - 1 if x.shape[1] > 50 else x.shape[1])
     reference = ad.AnnData(x[train])
     sc.pp.pca(reference, n_comps=n, random_state=0, svd_solver="full" if n < 50 else "arpack")
-    return x, ((x - x[train].mean(axis=0)) @ reference.varm["PCs"]).astype(np.float32)
+    axes = reference.varm["PCs"]
+    return x, ((x - x[train].mean(axis=0)) @ axes).astype(np.float32), axes
+
+
+def crossfit(x: np.ndarray, r: np.ndarray, whole: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
+    """Return components `r` of the scaled genes `x`, in which training cells lie by axes fitted without them."""
+    known, new = np.flatnonzero(train), r.copy()
+    for others, part in KFold(5, shuffle=True, random_state=seed).split(known):
+        n = min(r.shape[1], len(others) - 1)
+        solver = "full" if n == x.shape[1] or n < r.shape[1] else "arpack"
+        axes = PCA(n, svd_solver=solver, random_state=0).fit(x[known[others]]).components_.T
+        u, _, v = np.linalg.svd(axes.T @ whole, full_matrices=False)
+        new[known[part]] = (x[known[part]] - x[known].mean(axis=0)) @ axes @ (u @ v)
+    return new
+
+
+def fit_before(python: str, adata: ad.AnnData, train: np.ndarray, seed: int) -> np.ndarray:
+    """Return the map of another version of tripletomics."""
+    with tempfile.TemporaryDirectory() as folder:
+        cells = adata.copy()
+        cells.obs["spared"] = ~train
+        cells.write_h5ad(f"{folder}/cells.h5ad")
+        subprocess.run([python, "-c", BEFORE, folder, str(seed)], check=True, cwd=folder)
+        return np.load(f"{folder}/map.npy")
 
 
 def scores(m: np.ndarray, r: np.ndarray, y: np.ndarray, train: np.ndarray) -> list[float]:
@@ -102,21 +140,28 @@ def looks(m: np.ndarray, y: np.ndarray, train: np.ndarray, at_random: bool) -> l
     return [100 * page["a50"], 100 * page["edge_share"], *told]
 
 
-def one_split(adata: ad.AnnData, name: str, hold_out: float | str, seed: int, methods: list[str]) -> list[dict]:
+def one_split(
+    adata: ad.AnnData, name: str, hold_out: float | str, seed: int, methods: list[str], before: str | None
+) -> list[dict]:
     """Return a row for each method on one split."""
+    table = adata.copy()
     started = time.perf_counter()
     model = tt.fit(adata, label="cell_type", hold_out=hold_out, seed=seed, progress=False)
     seconds = time.perf_counter() - started
     train = (adata.obs["tt_split"] == "train").to_numpy()
     y, _ = labels.encode(adata.obs["cell_type"], labels.UNLABELLED)
-    x, r = usual(adata, train, counts=name not in PROTEINS)
+    x, given, axes = usual(table, train, counts=name not in PROTEINS)
+    r = crossfit(x, given, axes, train, seed)
     known = train & (y >= 0)
     regression = LogisticRegression(C=0.01, max_iter=300).fit(x[known], y[known])
     linear = metrics.macro_f1(y[~train & (y >= 0)], regression.predict(x[~train & (y >= 0)]))
     ceiling = max(linear, model.scores["held-out"]["metric"])
     places = {"tt": adata.obsm["X_tt"]}
     rows = [{"method": "ceiling", "f1": ceiling}, {"method": "tt", "seconds": seconds}]
-    cells = baselines.Cells(r[train], r[~train], y[train])
+    if before is not None:
+        places["before"] = fit_before(before, table, train, seed)
+        rows.append({"method": "before"})
+    cells = baselines.Cells(given[train], given[~train], y[train], train_new=r[train])
     for method in methods:
         started = time.perf_counter()
         both = baselines.METHODS[method].place(cells, seed)["map"]
@@ -135,14 +180,15 @@ def front(table: pd.DataFrame) -> set[str]:
     return {a for a in values.index if not any((values.loc[b] > values.loc[a]).all() for b in values.index)}
 
 
-def main(names: list[str], seeds: int, methods: list[str], file: Path | None) -> None:
+def main(names: list[str], seeds: int, methods: list[str], file: Path | None, before: str | None) -> None:
     if "TRIPLETOMICS_DATA" not in os.environ:
         sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
     warnings.simplefilter("ignore")
     sc.settings.verbosity = 0
     warm = np.random.default_rng(0).normal(size=(600, 20)).astype(np.float32)
     for method in methods:  # what compiles is compiled before the clock starts
-        baselines.METHODS[method].place(baselines.Cells(warm[:500], warm[500:], np.arange(500) % 3), 0)
+        cells = baselines.Cells(warm[:500], warm[500:], np.arange(500) % 3, train_new=warm[:500])
+        baselines.METHODS[method].place(cells, 0)
     kept = []
     for name in names:
         adata = ad.read_h5ad(Path(os.environ["TRIPLETOMICS_DATA"]) / f"{name}.h5ad")
@@ -151,7 +197,7 @@ def main(names: list[str], seeds: int, methods: list[str], file: Path | None) ->
         rows = [
             row | {"dataset": name, "hold_out": split, "seed": seed}
             for split in splits for seed in range(seeds)
-            for row in one_split(adata.copy(), name, split, seed, methods)
+            for row in one_split(adata.copy(), name, split, seed, methods, before)
         ]  # fmt: skip
         by_seed = pd.DataFrame(rows).groupby(["method", "seed"], sort=False).mean(numeric_only=True)
         mean, sd = (getattr(by_seed.groupby("method", sort=False), how)() for how in ("mean", "std"))
@@ -176,5 +222,6 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--before")
     given = parser.parse_args()
-    main(given.datasets, given.seeds, given.methods.split(","), given.json)
+    main(given.datasets, given.seeds, [name for name in given.methods.split(",") if name], given.json, given.before)

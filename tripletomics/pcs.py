@@ -99,7 +99,7 @@ def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: 
     shrink
         Coefficients (3, components) of 1 and of the two arguments that follow.
     pcs, variance
-        The components (cells, components), of which the squares count in units of their variance (components,), up to 9.
+        The components (cells, components), whose squares count in units of their variance (components,), up to 9.
     outside
         Squared distance (cells,) of each cell to the space of the components, in units of the training cells' mean.
 
