@@ -73,7 +73,7 @@ DECIMALS = dict.fromkeys(SCORES, 3) | dict.fromkeys(LOOKS, 2)
 
 
 def usual(adata: ad.AnnData, train: np.ndarray, counts: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return scaled genes, their principal components and axes, by scanpy's usual steps fitted on the training cells."""
+    """Return scaled genes, their principal components and the axes, by scanpy's steps fitted on the training cells."""
     cells = adata.copy()
     if counts:
         sc.pp.normalize_total(cells, target_sum=1e4)
