@@ -83,7 +83,8 @@ def test_no_label_reaches_the_map_at_structure_1(spread):
     adata = draw()
     adata.obs["out"] = np.arange(150) % 4 == 0
     maps = [
-        fitted(adata, label, structure=1, spread=spread, hold_out="out")[1].obsm["X_tt"] for label in ("kind", None)
+        fitted(adata, label, structure=1, spread=spread, hold_out="out", steps=3)[1].obsm["X_tt"]
+        for label in ("kind", None)
     ]
     np.testing.assert_array_equal(*maps)
 
@@ -156,7 +157,7 @@ def test_odd_tables(name, dim):
     kinds = np.array(["a", "b", "c"])[rows % types if len(np.unique(rows)) > 1 else np.arange(len(rows)) % types]
     if name == "a type of one cell":
         kinds[1:][kinds[1:] == "a"] = "b"
-    model, adata = fitted(ad.AnnData(draw().X[rows], {"kind": kinds}), spread=1, dim=dim)
+    model, adata = fitted(ad.AnnData(draw().X[rows], {"kind": kinds}), spread=1, dim=dim, steps=2)
     assert adata.obsm["X_tt"].shape == (adata.n_obs, dim)
     assert np.isfinite(adata.obsm["X_tt"]).all()
     np.testing.assert_array_equal(model.map(adata.X), adata.obsm["X_tt"])
