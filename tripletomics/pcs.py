@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy.linalg import eigh
+from scipy.linalg import eigh, qr
 from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from threadpoolctl import threadpool_limits
@@ -30,6 +30,7 @@ QUIET = 1e-3  # least noise of a gene of unit variance: a panel's components lea
 FOLDS = 5  # each of which is left out of components once
 LEAST = 25  # cells from which on folds say anything
 FARTHEST = 9.0  # variances: three standard deviations
+FAINT = 1e-5  # of the largest variance along a component: what is below is rounding, as where cells are copies
 WIDEST = 5000  # genes or cells, the fewer ones, up to which all their products are held at once
 SWEEPS, SPARE = 6, 20  # of the randomised solver: sweeps, and components beyond those that are wanted
 
@@ -62,7 +63,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     if x.shape[1] >= PANEL and x.shape[0] >= TALL * x.shape[1]:
         components, mean, strength = _by_covariance(x)
     else:
-        if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS:
+        if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS or not total:  # of equal cells, arpack fails
             x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
         else:
             solver, most = "arpack", min(x.shape) - 1
@@ -115,7 +116,8 @@ def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: 
 
 def _own(pcs: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Return squares in units of the variance; no regression knows more of the few cells that lie far out."""
-    return np.minimum(np.square(pcs) / np.where(variance > 0, variance, 1), FARTHEST)
+    own = np.square(pcs) / np.where(variance > FAINT * variance.max(), variance, np.inf)
+    return np.minimum(own, FARTHEST)
 
 
 def _shrinkage(
@@ -134,7 +136,7 @@ def _shrinkage(
     outside = np.maximum(outside, 0) / residual if residual else np.zeros(len(pcs))
     unseen, variance = crossfitted(x, components, mean, seed), pcs.var(axis=0)
     own = _own(pcs, variance)
-    for k in np.flatnonzero(variance > 0):
+    for k in np.flatnonzero(variance > FAINT * variance.max()):
         terms = pcs[:, [k]] * np.stack([np.ones(len(pcs)), outside, own[:, k]], axis=1)
         weights = np.linalg.lstsq(terms, unseen[:, k], rcond=None)[0]
         # a regression draws to 0 where the folds are noisy; new cells spread as the cross-fitted ones do
@@ -179,7 +181,7 @@ def _by_genes(x: Matrix, mean: np.ndarray, folds: np.ndarray, most: int, seed: i
     for fold, (own_sum, own) in enumerate(zip(sums, products, strict=True)):
         n = int((folds != fold).sum())
         middle = (whole - own_sum) / n
-        yield _leading((all_products - own) / n - torch.outer(middle, middle), min(most, n - 1), seed)[0].numpy()
+        yield _leading((all_products - own) / n - torch.outer(middle, middle), min(most, n - 1), seed).numpy()
 
 
 def _by_cells(x: Matrix, mean: np.ndarray, folds: np.ndarray, most: int, seed: int) -> Iterator[np.ndarray]:
@@ -190,7 +192,7 @@ def _by_cells(x: Matrix, mean: np.ndarray, folds: np.ndarray, most: int, seed: i
         others = torch.from_numpy(np.flatnonzero(folds != fold))
         gram = products[others][:, others]
         middle = gram.mean(dim=0)
-        u, _ = _leading(gram - middle - middle[:, None] + middle.mean(), min(most, len(others) - 1), seed)
+        u = _leading(gram - middle - middle[:, None] + middle.mean(), min(most, len(others) - 1), seed)
         yield torch.nn.functional.normalize(rows[others].T @ u, dim=0).numpy()  # columns of u add up to 0
 
 
@@ -205,8 +207,10 @@ def _by_solver(x: Matrix, folds: np.ndarray, most: int, seed: int) -> Iterator[n
         yield PCA(most, svd_solver="arpack", random_state=seed).fit(x[folds != fold]).components_.T
 
 
-def _leading(symmetric: Tensor, most: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the eigenvectors (width, most) and eigenvalues of a matrix without negative ones, the largest first.
+def _leading(symmetric: Tensor, most: int, seed: int) -> Tensor:
+    """Return the leading eigenvectors (width, most) of a matrix without negative eigenvalues, the largest first.
+
+    There are fewer where the matrix has fewer eigenvalues that are more than rounding: their axes would be no axes.
 
     By subspace iteration from a random start, which does not know the cells that were left out. Late components are as
     near to noise as each other, and sweeps that part them would part noise.
@@ -217,10 +221,11 @@ def _leading(symmetric: Tensor, most: int, seed: int) -> tuple[Tensor, Tensor]:
     """
     generator = torch.Generator().manual_seed(seed)
     q = torch.randn(len(symmetric), min(most + SPARE, len(symmetric)), generator=generator)
-    for _ in range(SWEEPS):
-        q = torch.linalg.qr(symmetric @ q)[0]
+    with threadpool_limits(1, "blas"):  # 1 ms each; two threads of torch take 200 where others are at work
+        for _ in range(SWEEPS):
+            q = torch.from_numpy(qr((symmetric @ q).numpy(), mode="economic")[0])
     strength, u = torch.linalg.eigh(q.T @ symmetric @ q)
-    return (q @ u)[:, -most:].flip(1), strength[-most:].flip(0)
+    return (q @ u[:, strength > FAINT * strength[-1]])[:, -most:].flip(1)
 
 
 def _by_covariance(x: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
