@@ -737,7 +737,8 @@ def test_one_of_two_tables_is_scored_but_not_fitted_again(quick):
     with pytest.raises(ValueError, match=r"X_tt was fitted to two modalities \(rna, protein\), .* pass refits=0"):
         tt.evaluate(quick.rna, "kind", refits=1, cache=None, progress=False)
     table = tt.evaluate(quick.rna, "kind", cache=None, progress=False)
-    assert set(table["split"]) == {"train", "held-out", "null"}
+    assert set(table["split"]) == {"train", "held-out", "null", ""}  # "" says what is of all cells
+    assert set(table.loc[table["split"] == "", "metric"]) == {"a50", "a90", "edge_share"}
     with pytest.raises(TypeError, match="adata is tuple, not AnnData"):
         tt.evaluate((quick.rna, quick.protein), "kind", progress=False)
 
