@@ -178,6 +178,19 @@ def test_transform_places_cells_where_fit_did(both):
     assert list(rna.obs) == ["tt_split"]
 
 
+def test_copies_of_cells_lie_where_fit_placed_them():
+    """Held-out copies, too, of cells that were trained on, or calibrated on."""
+    rna, protein = (ad.concat([table, table], index_unique=" ") for table in pair(150))
+    rna.obs["copy"] = np.arange(300) >= 150
+    model = tt.fit((rna, protein), "kind", hold_out="copy", **QUICK)
+    assert set(np.unique(model.seen.roles)) == {1, 2}
+    again = plain(rna), plain(protein)
+    for table in again:
+        table.obsm["X_tt_pca"] = np.zeros((300, 1))
+    tt.transform(again, model)
+    assert_same_places(rna, again[0], atol=1e-4)
+
+
 def test_arrays_lie_where_their_tables_do(both):
     x = {"rna": both.rna.X, "protein": both.protein[both.rna.obs_names].X}
     np.testing.assert_allclose(both.model.embed(**x), both.rna.obsm["X_tt_metric"], atol=1e-4)

@@ -76,7 +76,10 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     center = np.zeros(len(dispersed), dtype=np.float32)
     center[columns] = mean * unit
     rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
-    shrink, residual = _shrinkage(x, components, mean, pcs, seed)
+    with threadpool_limits(
+        1, "blas"
+    ):  # small steps, of which a second thread can make seconds where others are at work
+        shrink, residual = _shrinkage(x, components, mean, pcs, seed)
     return {
         "cap": cap,
         "axes": axes,
@@ -212,7 +215,7 @@ def _leading(symmetric: Tensor, most: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     q = torch.randn(len(symmetric), min(most + SPARE, len(symmetric)), generator=generator)
     for _ in range(SWEEPS):
-        q = torch.linalg.qr(symmetric @ q)[0]
+        q = torch.from_numpy(np.linalg.qr((symmetric @ q).numpy())[0])  # torch's takes as many threads as it can
     strength, u = torch.linalg.eigh(q.T @ symmetric @ q)
     return (q @ u)[:, -most:].flip(1), strength[-most:].flip(0)
 
