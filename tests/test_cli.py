@@ -21,6 +21,7 @@ EVERY_OPTION = {
     "label": ("cell_type", "cell_type"),
     "loss": ("triplet:margin=0.3", "triplet:margin=0.3"),
     "structure": ("0.25", 0.25),
+    "spread": ("0.75", 0.75),
     "dim": ("3", 3),
     "metric_dim": ("7", 7),
     "batch": ("donor", "donor"),
@@ -153,7 +154,7 @@ def test_help_explains_every_option(run, monkeypatch, verb):
     for name, parameter in inspect.signature(getattr(cli, verb)).parameters.items():
         line = next((line for line in lines if f"{'INPUT' if name == 'input' else kebab(name)} " in line), None)
         assert line is not None, name
-        if name in ("structure", "seed", "key_added", "missing", "min_matched"):
+        if name in ("structure", "spread", "seed", "key_added", "missing", "min_matched"):
             assert f"[default: {parameter.default}]" in line
     said = inspect.getdoc(getattr(tl, verb))
     for text in ("Layer to use in place of .X.", "Key of the map in obsm"):

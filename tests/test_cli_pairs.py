@@ -68,7 +68,10 @@ def test_two_files_become_one(run, folder, expected):
 
     given = ["--model", model, "--out", folder / "again.h5mu", "--figure", folder / "again.png"]
     status, shown, error = run("predict", out, *given)
-    assert (status, error) == (0, "")
+    assert status == 0
+    n = (written.obs["tt_split"] == "train").sum()
+    assert error.startswith(f"warning: {n} of 300 cells were part of the fit")
+    assert error.count("\n") == 1
     assert "162 of the model's 162 genes were found" in shown
     assert (folder / "again.png").stat().st_size > 10_000
     again = md.read_h5mu(folder / "again.h5mu")

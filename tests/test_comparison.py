@@ -306,6 +306,8 @@ def test_settings_written_by_fit_are_read_again(fitted):
     assert {name: fitting.text(value) for name, value in settings.items()} == {name: written[name] for name in settings}
     assert settings["steps"] == 40
     assert settings["batch_size"] is None
+    before = {name: value for name, value in written.items() if name != "spread"}  # as earlier versions wrote it
+    assert comparison.settings_written(before) == settings | {"spread": 0}
 
 
 BAD = {

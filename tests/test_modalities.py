@@ -143,7 +143,7 @@ def test_each_contract_is_that_of_the_cells_that_have_it(fitted_pair):
 
 def test_the_components_of_both_have_a_mean_variance_of_1(fitted_pair):
     contract, x = fitted_pair
-    scores, first = contract.project(x), contract.parts[0].width
+    scores, first = contract.project(x, fitted=x.measured.any(axis=1)), contract.parts[0].width
     for block, there in zip((scores[:, :first], scores[:, first:]), x.measured.T, strict=True):
         assert block[there].astype(np.float64).var(axis=0).mean() == pytest.approx(1, rel=1e-5)
 
@@ -163,7 +163,7 @@ def test_what_foretells_the_components_is_a_ridge_regression(fitted_pair):
     contract, x = fitted_pair
     both = x.measured.all(axis=1)
     a, b = (
-        part.project(side[both]).astype(np.float64) / unit
+        part.project(side[both], fitted=np.ones(both.sum(), dtype=bool)).astype(np.float64) / unit
         for part, side, unit in zip(contract.parts, x.sides, contract.units, strict=True)
     )
     for known, wanted, found in ((b, a, contract.to_first), (a, b, contract.to_second)):
@@ -236,9 +236,12 @@ def test_what_is_foretold_follows_the_truth(fitted_pair):
             assert np.corrcoef(found[:, axis], truth[:, axis])[0, 1] > 0.7
 
 
-def test_the_encoders_see_these_components(fitted_pair):
+@pytest.mark.parametrize("trained", [None, np.arange(90) % 2 == 0])
+def test_the_encoders_see_these_components(fitted_pair, trained):
     contract, x = fitted_pair
-    seen, scores = contract.normalise(x), contract.project(x)
+    seen, scores = contract.normalise(x, None, trained), contract.project(x, None, trained)
+    differs = (scores != contract.project(x)).any(axis=1)
+    assert differs.tolist() == ([False] * 90 if trained is None else trained.tolist())
     assert seen.widths == tuple(part.width for part in contract.parts)
     np.testing.assert_array_equal(seen.measured, x.measured)
     blocks = np.split(scores, [seen.widths[0]], axis=1)
@@ -246,7 +249,7 @@ def test_the_encoders_see_these_components(fitted_pair):
         assert side.dtype == np.float32
         np.testing.assert_array_equal(side[there], block[there])
     rows = seen.toarray()
-    np.testing.assert_array_equal(contract.normalise(sparse(x)).toarray(), rows)
+    np.testing.assert_array_equal(contract.normalise(sparse(x), None, trained).toarray(), rows)
 
 
 def test_the_genes_that_are_present_are_told_to_each_part(fitted_pair):

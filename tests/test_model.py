@@ -134,7 +134,7 @@ def test_the_file_holds_landmarks_of_the_metric_space_and_no_expression(saved):
     of_cells = {name: tuple(shape) for name, shape in shapes.items() if {700, 630, 70} & {*shape}}
     assert of_cells == {
         "reference.z": (630, 32), "reference.map": (630, 2), "reference.codes": (630,),
-        "cells.hashes": (700,), "cells.roles": (700,), "cells.folds": (700,),
+        "cells.hashes": (700,), "cells.roles": (700,), "cells.fitted": (700,),
     }  # fmt: skip
     assert not any(name.encode() in path.read_bytes() for name in adata.obs_names[:20])
 

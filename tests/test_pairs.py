@@ -178,6 +178,19 @@ def test_transform_places_cells_where_fit_did(both):
     assert list(rna.obs) == ["tt_split"]
 
 
+def test_copies_of_cells_lie_where_fit_placed_them():
+    """Held-out copies, too, of cells that were trained on, or calibrated on."""
+    rna, protein = (ad.concat([table, table], index_unique=" ") for table in pair(150))
+    rna.obs["copy"] = np.arange(300) >= 150
+    model = tt.fit((rna, protein), "kind", hold_out="copy", **QUICK)
+    assert set(np.unique(model.seen.roles)) == {1, 2}
+    again = plain(rna), plain(protein)
+    for table in again:
+        table.obsm["X_tt_pca"] = np.zeros((300, 1))
+    tt.transform(again, model)
+    assert_same_places(rna, again[0], atol=1e-4)
+
+
 def test_arrays_lie_where_their_tables_do(both):
     x = {"rna": both.rna.X, "protein": both.protein[both.rna.obs_names].X}
     np.testing.assert_allclose(both.model.embed(**x), both.rna.obsm["X_tt_metric"], atol=1e-4)
@@ -737,7 +750,8 @@ def test_one_of_two_tables_is_scored_but_not_fitted_again(quick):
     with pytest.raises(ValueError, match=r"X_tt was fitted to two modalities \(rna, protein\), .* pass refits=0"):
         tt.evaluate(quick.rna, "kind", refits=1, cache=None, progress=False)
     table = tt.evaluate(quick.rna, "kind", cache=None, progress=False)
-    assert set(table["split"]) == {"train", "held-out", "null"}
+    assert set(table["split"]) == {"train", "held-out", "null", ""}  # "" says what is of all cells
+    assert set(table.loc[table["split"] == "", "metric"]) == {"a50", "a90", "edge_share"}
     with pytest.raises(TypeError, match="adata is tuple, not AnnData"):
         tt.evaluate((quick.rna, quick.protein), "kind", progress=False)
 

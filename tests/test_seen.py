@@ -120,37 +120,40 @@ def test_a_pair_is_its_dense_table(x):
 # ------------------------------------------------------------------------------------------------- cells
 
 
-def test_roles_and_folds_are_found_again(x):
-    held_out, calibration, folds = np.arange(40) % 4 == 0, np.arange(40) % 4 == 1, np.arange(40) % 5
-    seen = SeenCells.of(x, held_out, calibration, folds)
-    assert (seen.hashes.dtype, seen.roles.dtype, seen.folds.dtype) == (np.uint64, np.uint8, np.int8)
+def test_roles_and_what_components_were_fitted_on_are_found_again(x):
+    held_out, calibration, fitted = np.arange(40) % 4 == 0, np.arange(40) % 4 == 1, np.arange(40) % 5 > 1
+    seen = SeenCells.of(x, held_out, calibration, fitted)
+    assert (seen.hashes.dtype, seen.roles.dtype, seen.fitted.dtype) == (np.uint64, np.uint8, bool)
     assert (np.diff(seen.hashes.astype(object)) > 0).all()
     order = np.random.default_rng(0).permutation(40)
     roles, found = seen.find(sp.csc_matrix(x[order].astype(np.float32)))
-    assert (roles.dtype, found.dtype) == (np.int8, np.int8)
+    assert (roles.dtype, found.dtype) == (np.int8, bool)
     np.testing.assert_array_equal(roles, np.select([held_out, calibration], [0, 2], 1)[order])
-    np.testing.assert_array_equal(found, folds[order])
-    for roles, found in (seen.find(x + 1), SeenCells.of(x[:0], *np.zeros((2, 0), dtype=bool)).find(x)):
-        assert set(roles) == set(found) == {-1}
-    assert set(SeenCells.of(x, held_out, calibration).folds) == {-1}
+    np.testing.assert_array_equal(found, fitted[order])
+    for roles, found in (seen.find(x + 1), SeenCells.of(x[:0], *np.zeros((3, 0), dtype=bool)).find(x)):
+        assert set(roles) == {-1}
+        assert not found.any()
 
 
 def test_of_cells_with_the_same_values_those_that_were_trained_on_count(x):
     same = x[[0, 0, 0, 1, 1, 2]]
     held_out, calibration = np.array([1, 0, 0, 1, 0, 1], dtype=bool), np.array([0, 1, 0, 0, 1, 0], dtype=bool)
-    seen = SeenCells.of(same, held_out, calibration, np.array([-1, -1, 3, -1, -1, -1]))
-    roles, folds = seen.find(x[:3])
+    seen = SeenCells.of(same, held_out, calibration, np.array([0, 0, 1, 0, 0, 0], dtype=bool))
+    roles, fitted = seen.find(x[:3])
     assert roles.tolist() == [1, 2, 0]
-    assert folds.tolist() == [3, -1, -1]
+    assert fitted.tolist() == [True, False, False]
 
 
 def test_a_cell_of_two_modalities_is_met_by_one_of_them(x):
     measured = np.ones((40, 2), dtype=bool)
     measured[5, 1] = False
     pair = Pair((x, x[:, :4] * measured[:, 1:] + measured[:, 1:]), measured)
-    seen = SeenCells.of(pair, np.arange(40) < 10, np.zeros(40, dtype=bool))
+    held_out = np.arange(40) < 10
+    seen = SeenCells.of(pair, held_out, np.zeros(40, dtype=bool), ~held_out)
     for query in (pair, pair.only(0)):
-        assert (seen.find(query)[0] == (np.arange(40) >= 10)).all()
+        roles, fitted = seen.find(query)
+        assert (roles == ~held_out).all()
+        assert (fitted == ~held_out).all()
     assert (seen.find(pair.only(1))[0][6:] >= 0).all()
     assert seen.find(pair.only(1))[0][5] == -1  # never measured
 
@@ -183,10 +186,10 @@ def quiet(verb, *given, **settings):
 
 def test_a_fit_keeps_its_cells_and_names_itself(table, other):
     adata, model = table
-    roles, folds = model.seen.find(adata[:, model.features.genes].X)
+    roles, fitted = model.seen.find(adata[:, model.features.genes].X)
     assert ((roles == 0) == held(adata)).all()
     assert (roles == 2).sum() >= 10  # calibration cells
-    assert set(folds) == {-1}
+    assert (fitted == ~held(adata)).all()  # calibration cells among them
     assert adata.uns["X_tt"]["seen"] == model.id != other.id
     assert len(model.id) == 16
     assert set(model.seen.find(cells(50, 2).X)[0]) == {-1}
@@ -199,7 +202,7 @@ def test_the_file_keeps_them(table, tmp_path):
     model.save(tmp_path / "m.tt")
     loaded = tt.load(tmp_path / "m.tt")
     assert loaded.id == model.id
-    for name in ("hashes", "roles", "folds"):
+    for name in ("hashes", "roles", "fitted"):
         found, expected = getattr(loaded.seen, name), getattr(model.seen, name)
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
@@ -212,22 +215,28 @@ def test_the_file_keeps_them(table, tmp_path):
 
 @pytest.fixture
 def old(table, tmp_path):
-    """The model as the format before wrote it."""
+    """The model as the format before wrote it: without the cells, how components shrink, and transport."""
     table[1].save(tmp_path / "m.tt")
     with safe_open(tmp_path / "m.tt", framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("cells.")}  # noqa: SIM118
+        names = [name for name in file.keys() if not name.startswith(("cells.", "networks.map_head.even."))]  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in names}
         header = json.loads(file.metadata()["tripletomics"])
-    del header["cells"]
+    del header["cells"], header["settings"]["spread"], header["features"]["residual"], tensors["features.shrink"]
     save_file(tensors, tmp_path / "old.tt", {"tripletomics": json.dumps(header | {"format": 6})})
     return tt.load(tmp_path / "old.tt")
 
 
-def test_a_file_of_the_format_before_loads_and_knows_no_cells(table, old):
+def test_a_file_of_the_format_before_loads_and_knows_no_cells(table, old, tmp_path):
     adata, model = table
-    assert old.seen is None
+    assert old.seen is old.features.shrink is old.networks.map_head.even is None
     assert old.id != model.id
+    before = copy.deepcopy(model)
+    before.seen = before.networks.map_head.even = None
     x = adata[:, model.features.genes].X
-    np.testing.assert_array_equal(old.map(x), model.map(x))
+    np.testing.assert_array_equal(old.map(x), before.map(x))
+    np.testing.assert_array_equal(old.pcs(x), model.features.project(x))
+    old.save(tmp_path / "again.tt")
+    np.testing.assert_array_equal(tt.load(tmp_path / "again.tt").map(x), before.map(x))
 
 
 def test_a_model_that_knows_no_cells_takes_the_split_away(table, old):

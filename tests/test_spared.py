@@ -11,6 +11,7 @@ from kinds import KNOWN, cells, predicted, state
 
 import tripletomics as tt
 from tripletomics import pp
+from tripletomics.labels import reference
 from tripletomics.sources import Memory
 from tripletomics.tl.preparing import prepare
 
@@ -76,6 +77,32 @@ def test_calibration_cells_do_not_train_the_encoder():
     trained = ~task.calibration & ~task.held_out
     taught = replace(task, cells=Memory(scramble(task.cells.x, trained), task.cells.contract))
     assert any((weight != first[name]).any() for name, weight in encoder_of(taught).items())
+
+
+def test_components_of_calibration_cells_are_those_of_new_cells():
+    """So are those of training cells: the usual ones are further out, for they were fitted to these cells."""
+    task = settled(cells(1600, 1), hold_out=0.3)
+    usual, out, spared = task.features.project(task.x), task.held_out, task.calibration
+
+    def spread(scores, rows):
+        return scores[rows, 10:].std(axis=0).mean() / usual[out, 10:].std(axis=0).mean()
+
+    np.testing.assert_array_equal(task.scores[out], usual[out])
+    for rows in (spared, ~out & ~spared):
+        assert spread(task.scores, rows) == pytest.approx(1, abs=0.07)
+        assert spread(usual, rows) > 1.12
+
+
+def test_it_is_asked_about_calibration_cells_by_the_components_of_the_map():
+    task = settled(cells(300, 1))
+    z = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    codes = np.where(task.held_out | task.calibration, -1, task.codes)
+    known = reference.fit(z, z[:, :0], task.scores, codes, len(task.classes), 0)
+    expected = known.evidence(z[task.calibration], task.scores[task.calibration])
+    found = task.calibrate(z, {})[""]
+    assert found.n_cells == task.calibration.sum()
+    np.testing.assert_allclose(found.center[:2], [expected.near.mean(), expected.typical.mean()], rtol=1e-5)
+    np.testing.assert_allclose(found.scale[:2], [expected.near.std(), expected.typical.std()], rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Types that only held-out cells have")

@@ -16,8 +16,8 @@ from tripletomics.tl.preparing import prepare
 
 def task_of(adata, label="kind", **settings):
     defaults = {
-        "loss": DEFAULT_LOSS, "structure": 0.5, "dim": 2, "metric_dim": 8, "batch": None, "layer": None,
-        "counts": "auto", "self_training": False,
+        "loss": DEFAULT_LOSS, "structure": 0.5, "spread": 0.5, "dim": 2, "metric_dim": 8, "batch": None,
+        "layer": None, "counts": "auto", "self_training": False,
         "unlabelled": labels.UNLABELLED, "hold_out": 0.2, "encoder": "mlp", "augment": "mask", "steps": 5,
         "batch_size": None, "lr": 1e-3, "seed": 0, "device": "cpu", "precision": "auto",
     }  # fmt: skip

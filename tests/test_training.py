@@ -207,7 +207,7 @@ def learn_both(fabric, cells, y):
         scores=scores,
     )  # fmt: skip
     networks, history = training.learn_map(
-        fabric, encoder, cells, y, rows, held, scores=scores, structure=0.5, dim=2, steps=5, lr=1e-3, seed=0
+        fabric, encoder, cells, y, rows, held, scores=scores, structure=0.5, spread=0.5, dim=2, steps=5, lr=1e-3, seed=0
     )
     return metric | history, networks.place(cells, torch.from_numpy(scores))
 

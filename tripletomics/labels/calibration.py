@@ -1,7 +1,8 @@
 """From evidence to probabilities, label sets and novelty that can be taken at their word.
 
-All is fitted on training cells that encoder and components of their reference were not fitted on, and never on held-out
-cells: a slice of the training cells, or whole batches in turn. The choice of genes did see them.
+All is fitted on training cells that the encoder of their reference was not trained on, and never on held-out cells: a
+slice of the training cells, whose components are those that they would have as new cells, or whole batches in turn.
+The choice of genes did see them.
 """
 
 from __future__ import annotations

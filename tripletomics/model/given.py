@@ -1,19 +1,50 @@
-"""Arrays that the methods of a model are given."""
+"""Arrays and names that the methods of a model are given."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.sparse as sp
 
 from tripletomics.features import Features
+from tripletomics.labels import UNLABELLED
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.sources import Matrix
 
 
-def pair(contract: PairFeatures, modalities: Mapping[str, Matrix]) -> Pair:
+def check_cells(contract: Features | PairFeatures, x: Matrix, modalities: Mapping[str, Matrix] | None) -> Matrix | Pair:
+    """Return cells as one table, or raise; `modalities` is None where a method has no room for names."""
+    if modalities:
+        if x is not None:
+            raise TypeError(f"Pass x or {', '.join(modalities)}, not both.")
+        return pair(contract, modalities)
+    if isinstance(contract, PairFeatures) and not isinstance(x, Pair):
+        a, b = contract.names
+        way = f"say which x is, as in embed({a}=x) or embed({b}=x)"
+        if modalities is None:
+            way = f"pass what model.table({a}=x) or model.table({b}=x) returns"
+        raise TypeError(f"This model has two modalities: {way}.")
+    return x
+
+
+def check_new_types(names: str | Sequence[str], n_cells: int, types: Sequence[str]) -> list[str]:
+    """Return the new type of each cell as text, or raise if one is among `types` or means unlabelled."""
+    names = [names] if isinstance(names, str) else [str(name) for name in names]
+    if not names or len(names) != n_cells:
+        raise ValueError(f"{len(names)} names for {n_cells} cells: pass one for each, and at least one.")
+    for name in sorted(set(names)):
+        if name in types:
+            raise ValueError(f"{name!r} is a type of the model already: enroll new types alone, or fit again.")
+        if name in UNLABELLED:
+            raise ValueError(f"{name!r} means unlabelled: give the new type a name of its own.")
+    return names
+
+
+def pair(contract: Features | PairFeatures, modalities: Mapping[str, Matrix]) -> Pair:
     """Put the arrays of one or both modalities of some cells together, after checking them."""
+    if isinstance(contract, Features):
+        raise TypeError("This model has one modality: pass its array alone, as in embed(x).")
     unknown = [name for name in modalities if name not in contract.names]
     if unknown or not modalities:
         what = f"{unknown[0]!r} is not a modality of this model" if unknown else "No modality was given"

@@ -11,12 +11,12 @@ import numpy as np
 
 from tripletomics.features import Features
 from tripletomics.index import Catalog, Hits
-from tripletomics.labels import COVERAGE, REJECT, UNLABELLED
+from tripletomics.labels import COVERAGE, REJECT
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.prediction import Prediction, predict
 from tripletomics.labels.reference import Reference
 from tripletomics.modalities import Pair, PairFeatures
-from tripletomics.model.given import check_present, check_table, pair
+from tripletomics.model.given import check_cells, check_new_types, check_present, check_table, pair
 from tripletomics.model.scoring import place
 from tripletomics.networks import Networks
 from tripletomics.seen import HELD_OUT, NEVER, TRAINING, SeenCells
@@ -186,22 +186,10 @@ class Model:
         ValueError
             If the shapes do not fit.
         """
-        if not isinstance(self.features, PairFeatures):
-            raise TypeError("This model has one modality: pass its array alone, as in embed(x).")
         return pair(self.features, modalities)
 
     def _given(self, x: Matrix, modalities: dict[str, Matrix] | None = None) -> Matrix:
-        if modalities:
-            if x is not None:
-                raise TypeError(f"Pass x or {', '.join(modalities)}, not both.")
-            return self.table(**modalities)
-        if self.modalities and not isinstance(x, Pair):
-            a, b = self.modalities
-            way = f"say which x is, as in embed({a}=x) or embed({b}=x)"
-            if modalities is None:
-                way = f"pass what model.table({a}=x) or model.table({b}=x) returns"
-            raise TypeError(f"This model has two modalities: {way}.")
-        return x
+        return check_cells(self.features, x, modalities)
 
     def _place(self, x: Matrix, present: Known) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         check_present(present, self.features)
@@ -330,15 +318,8 @@ class Model:
         ValueError
             If a name is known already or means unlabelled, or there is not one for each cell. The model is as before.
         """
-        names = [names] if isinstance(names, str) else [str(name) for name in names]
+        names = check_new_types(names, x.shape[0], self.types)
         new = sorted(set(names))
-        if not names or len(names) != x.shape[0]:
-            raise ValueError(f"{len(names)} names for {x.shape[0]} cells: pass one for each, and at least one.")
-        for name in new:
-            if name in self.types:
-                raise ValueError(f"{name!r} is a type of the model already: enroll new types alone, or fit again.")
-            if name in UNLABELLED:
-                raise ValueError(f"{name!r} means unlabelled: give the new type a name of its own.")
         reference = self._known()
         z, m, scores = self._place(self._given(x), present)
         types = self.types + new

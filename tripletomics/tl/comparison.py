@@ -328,6 +328,7 @@ def settings_of(method: str) -> dict[str, Any] | None:
 def settings_written(settings: dict[str, str]) -> dict[str, Any]:
     """Read the settings that `fit` wrote to `uns`."""
     parameters = inspect.signature(fit, eval_str=True).parameters
+    settings = {"spread": "0.0"} | settings  # maps of before had no such setting, and dense groups
     return {key: read(str(settings[key]), parameters[key].annotation, key) for key in OWN}
 
 

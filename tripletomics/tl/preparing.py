@@ -13,7 +13,7 @@ import numpy as np
 from tripletomics import augment as augmentations
 from tripletomics import labels, losses, networks, pp, training
 from tripletomics.modalities import Pair, PairFeatures
-from tripletomics.seen import SeenCells
+from tripletomics.seen import TRAINING, SeenCells
 from tripletomics.tl.fitting import default_loss
 from tripletomics.tl.tasks import Task
 
@@ -101,10 +101,10 @@ def prepare(
     fitted = pp.fitting(~held_out, seed)
     x, learn = pp.choose(table, fitted, are_counts, seed)
     contract, seen = learn(x[fitted]), SeenCells.of(x, held_out, calibration, fitted)
-    fitted = seen.find(x)[1]  # a held-out cell with the values of a training cell is not new
+    role, fitted = seen.find(x)  # as the model will: a held-out cell with the values of a training cell is not new
     if isinstance(contract, PairFeatures) and calibration.any():
         contract = replace(contract, seen=cast(PairFeatures, learn(x[fitted & ~held_out & ~calibration])))
-    cells, scores = contract.source(x, None, fitted & ~calibration), contract.project(x, None, fitted)
+    cells, scores = contract.source(x, None, fitted & (role == TRAINING)), contract.project(x, None, fitted)
     steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
     learn_metric = functools.partial(
         training.learn_metric, fabric, mlp=mlp, metric_dim=metric_dim, batch_size=batch_size, lr=lr, seed=seed
@@ -119,5 +119,5 @@ def prepare(
         used["modalities"] = list(table.sides)
     return Task(
         table, x, contract, cells, scores, codes, classes, order, held_out, calibration, groups, objective,
-        copy.deepcopy(objective), views, used, seed, seen, learn, fitted, learn_metric, learn_map, rounds,
+        copy.deepcopy(objective), views, used, seed, seen, learn, learn_metric, learn_map, rounds,
     )  # fmt: skip

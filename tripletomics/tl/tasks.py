@@ -23,7 +23,7 @@ from tripletomics.losses import Loss
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model import place
 from tripletomics.networks import Encoder, Networks, PairEncoder
-from tripletomics.seen import SeenCells
+from tripletomics.seen import TRAINING, SeenCells
 from tripletomics.sources import Matrix, Memory
 from tripletomics.tl.self_training import Answers, Lesson, Round, placed, train_rounds
 from tripletomics.training import History, Report, silent
@@ -57,9 +57,8 @@ class Task:
         have.
     order
         The place of each code among all sorted types.
-    held_out, calibration, fitted
-        Boolean (cells,): cells that nothing is fitted on, training cells that the encoder is not trained on, and those
-        that the principal components are fitted on.
+    held_out, calibration
+        Boolean (cells,): cells that nothing is fitted on, and training cells that the encoder is not trained on.
     groups
         Codes of donors or runs.
     loss, used, seed
@@ -90,7 +89,6 @@ class Task:
     seed: int
     seen: SeenCells
     _fit: Callable[[Matrix], Features | PairFeatures]
-    fitted: np.ndarray
     _learn_metric: Callable[..., tuple[Encoder | PairEncoder, History]]
     _learn_map: Callable[..., tuple[Networks, History]]
     rounds: int
@@ -277,9 +275,10 @@ class Task:
         return answers
 
     def _alone(self, networks: Networks, x: Pair) -> Alone:
-        """Place cells of which one modality is hidden."""
-        cells = self.features.source(x, None, self.fitted & ~self.calibration)
-        scores = self.features.project(x, None, self.fitted)
+        """Place cells of which one modality is hidden, as the model does."""
+        role, fitted = self.seen.find(x)
+        cells = self.features.source(x, None, fitted & (role == TRAINING))
+        scores = self.features.project(x, None, fitted)
         return Alone(place(networks, cells, scores), scores, x)
 
     def _refer(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> Reference:
