@@ -78,7 +78,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
     with threadpool_limits(
         1, "blas"
-    ):  # small steps, of which a second thread can make seconds where others are at work
+    ):  # as above: small steps, between which threads wait
         shrink, residual = _shrinkage(x, components, mean, pcs, seed)
     return {
         "cap": cap,
