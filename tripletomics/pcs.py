@@ -78,9 +78,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     center = np.zeros(len(dispersed), dtype=np.float32)
     center[columns] = mean * unit
     rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
-    with threadpool_limits(
-        1, "blas"
-    ):  # small steps, of which a second thread can make seconds where others are at work
+    with threadpool_limits(1, "blas"):  # as above: small steps, between which threads wait
         shrink, residual = _shrinkage(x, components, mean, pcs, seed)
     return {
         "cap": cap,
