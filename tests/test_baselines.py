@@ -23,7 +23,18 @@ METHODS = [
 ]
 CORE = [name for name in baselines.METHODS if name not in EXTRAS]
 SPACES = {
-    "map": {"pca2", "lda", "nca", "umap", "umap_supervised", "tsne", "pacmap", "parametric_umap"},
+    "map": {
+        "pca2",
+        "lda",
+        "nca",
+        "umap",
+        "umap_crossfit",
+        "umap_supervised",
+        "tsne",
+        "tsne_crossfit",
+        "pacmap",
+        "parametric_umap",
+    },  # fmt: skip
     "metric": {"pca50", "lda", "mlp", "scanvi"},
 }
 
