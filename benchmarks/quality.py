@@ -210,7 +210,10 @@ def main(names: list[str], seeds: int, methods: list[str], file: Path | None, be
         print(f"| map | {' | '.join(shown)} | seconds |\n|{'---|' * (len(shown) + 2)}")
         for method in mean.index:
             both = zip(mean.loc[method, shown], sd.loc[method, shown], DECIMALS.values(), strict=True)
-            cells = ["–" if np.isnan(value) else f"{value:.{n}f} ± {spread:.{n}f}" for value, spread, n in both]
+            cells = [
+                "–" if np.isnan(value) else f"{value:.{n}f}" + ("" if np.isnan(spread) else f" ± {spread:.{n}f}")
+                for value, spread, n in both
+            ]
             clock = mean.loc[method, "seconds"]
             title = f"**{method}**" if method in best else method
             print(f"| {title} | {' | '.join(cells)} | {'–' if np.isnan(clock) else f'{clock:.1f}'} |", flush=True)

@@ -34,7 +34,7 @@ SPACES = {
         "tsne_crossfit",
         "pacmap",
         "parametric_umap",
-    },  # fmt: skip
+    },
     "metric": {"pca50", "lda", "mlp", "scanvi"},
 }
 
