@@ -257,7 +257,8 @@ def test_every_default_method_runs(counts, tmp_path):
     spaces = result.table[result.table["space"] != ""].groupby("method", sort=False)["space"].unique()
     assert {method: set(found) for method, found in spaces.items()} == {
         "tt:steps=10": {"map", "metric"}, "mlp": {"metric"}, "umap_supervised": {"map"}, "lda": {"metric", "map"},
-        "umap": {"map"}, "tsne": {"map"}, "pacmap": {"map"}, "pca2": {"map"}, "pca50": {"metric"},
+        "umap": {"map"}, "umap_crossfit": {"map"}, "tsne": {"map"}, "tsne_crossfit": {"map"}, "pacmap": {"map"},
+        "pca2": {"map"}, "pca50": {"metric"},
     }  # fmt: skip
     result.save(tmp_path / "paper")
     written = {path.name for path in (tmp_path / "paper").iterdir()}

@@ -804,7 +804,7 @@ def test_tables_that_share_some_cells_are_asked_at_once(both, fresh):
         (rna, predicted(fresh.rna[:80], both.model)),
         (protein, predicted(fresh.protein[120:], both.model)),
     ):
-        assert_same_places(table, query, KEYS[:2], atol=1e-5)
+        assert_same_places(table, query, KEYS[:2], atol=1e-4)  # rounding of places of up to 20
         found = table.obs.loc[query.obs_names]
         assert found["tt_label"].tolist() == query.obs["tt_label"].tolist()
         for name in ("tt_confidence", "tt_novelty"):
