@@ -102,7 +102,7 @@ def test_structure_is_a_dial(pbmc):
     scores = np.empty((3, 3, 3))
     for i, structure in enumerate((0.0, 0.5, 1.0)):
         for seed in range(3):
-            model = tt.fit(pbmc, "cell_type", structure=structure, steps=20, hold_out=0.3, seed=seed, progress=False)
+            model = tt.fit(pbmc, "cell_type", structure=structure, steps=40, hold_out=0.3, seed=seed, progress=False)
             train = (pbmc.obs["tt_split"] == "train").to_numpy()
             m, r = pbmc.obsm["X_tt"], pbmc.obsm["X_tt_pca"]
             recall = knn_recall(m[train], r[train], m[~train], r[~train], k=(30,))[0]
