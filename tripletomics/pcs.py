@@ -78,7 +78,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     center = np.zeros(len(dispersed), dtype=np.float32)
     center[columns] = mean * unit
     rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
-    with threadpool_limits(1, "blas"):  # as above: small steps, between which threads wait
+    with threadpool_limits(1, "blas"):  # small steps of 1 ms; two threads can take 200 where others are at work
         shrink, residual = _shrinkage(x, components, mean, pcs, seed)
     return {
         "cap": cap,
@@ -222,9 +222,8 @@ def _leading(symmetric: Tensor, most: int, seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     q = torch.randn(len(symmetric), min(most + SPARE, len(symmetric)), generator=generator)
-    with threadpool_limits(1, "blas"):  # 1 ms each; two threads of torch take 200 where others are at work
-        for _ in range(SWEEPS):
-            q = torch.from_numpy(qr((symmetric @ q).numpy(), mode="economic")[0])
+    for _ in range(SWEEPS):
+        q = torch.from_numpy(qr((symmetric @ q).numpy(), mode="economic")[0])  # torch's QR keeps threads of its own
     strength, u = torch.linalg.eigh(q.T @ symmetric @ q)
     return (q @ u[:, strength > FAINT * strength[-1]])[:, -most:].flip(1)
 

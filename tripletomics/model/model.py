@@ -191,7 +191,8 @@ class Model:
     def _given(self, x: Matrix, modalities: dict[str, Matrix] | None = None) -> Matrix:
         return check_cells(self.features, x, modalities)
 
-    def _place(self, x: Matrix, present: Known) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _place(self, x: Matrix, present: Known) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return z, the map, principal components and the roles that cells had in the fit."""
         check_present(present, self.features)
         if isinstance(self.features, Features):
             check_table(x, self.features)
@@ -199,7 +200,7 @@ class Model:
         source = self.features.source(x, present, fitted & (role == TRAINING))
         scores = self.features.project(x, present, fitted)
         places = place(self.networks, source, scores)
-        return places["metric"], places["map"], scores
+        return places["metric"], places["map"], scores, role
 
     def _met(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
         """Look cells up among those of the fit: see `SeenCells.find`."""
@@ -233,8 +234,7 @@ class Model:
         x = self._given(x, modalities)
         reference, measured = self._known(), self._measured(x)
         calibrations = {name: self._calibrated(reject, coverage, str(name)) for name in np.unique(measured)}
-        z, m, scores = self._place(x, present)
-        role = self._met(x)[0]
+        z, m, scores, role = self._place(x, present)
         blocks, order = [], []
         for name, calibration in calibrations.items():
             rows = np.flatnonzero(np.broadcast_to(measured == name, len(z)))
@@ -321,7 +321,7 @@ class Model:
         names = check_new_types(names, x.shape[0], self.types)
         new = sorted(set(names))
         reference = self._known()
-        z, m, scores = self._place(self._given(x), present)
+        z, m, scores, _ = self._place(self._given(x), present)
         types = self.types + new
         codes = np.array([types.index(name) for name in names])
         self.reference = reference.enroll(z, m, scores, codes, len(types))
@@ -349,7 +349,7 @@ class Model:
         shown = {str(name) for x in tables for name in self._measured(x)}
         reference, calibration = self._known(), self._calibrated(name=shown.pop() if len(shown) == 1 else "")
         pairs = (self._place(x, present) for x in tables)
-        return calibration.same(*(reference.evidence(z, scores) for z, _, scores in pairs))
+        return calibration.same(*(reference.evidence(z, scores) for z, _, scores, _ in pairs))
 
     def gene_weights(self, modality: str | None = None) -> np.ndarray:
         """Return how much of what enters the encoder's first layer comes from each gene: (genes,), which adds up to 1.
