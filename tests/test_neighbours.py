@@ -22,13 +22,16 @@ def small():
     return graph, np.array([0.4, 0.3, 0.1, 0.1, 0.1]), groupings, random.permutation(20)[:12]
 
 
-def plain_loss(places, rows, graph, weights, groupings):
+def plain_loss(places, rows, graph, weights, groupings, satellites=None):
     """The formula of the docstring, one pair at a time."""
     at = dict(zip(rows.tolist(), places, strict=True))
     edges = [(w, i, j) for i in at for j, w in zip(graph[i].tolist(), weights, strict=True) if j in at]
     near = sum(w * math.log1p(math.dist(at[i], at[j]) ** 2) for w, i, j in edges) / sum(w for w, _, _ in edges)
-    apart = [math.log(sum(1 / (1 + math.dist(at[i], at[j]) ** 2) for j in at if j != i)) for i in at]
-    value = near + sum(apart) / len(apart)
+    sums = {i: sum(1 / (1 + math.dist(at[i], at[j]) ** 2) for j in at if j != i) for i in at}
+    floor = 0.25 * np.mean(list(sums.values()))
+    value = near + np.mean(
+        [math.log(total + (floor if satellites is not None and satellites[i] else 0)) for i, total in sums.items()]
+    )
     for importance, codes, ranks in groupings:
         groups = [g for g in range(len(ranks)) if any(codes[i] == g for i in at)]
         centre = {g: np.mean([at[i] for i in at if codes[i] == g], axis=0) for g in groups}
@@ -58,6 +61,36 @@ def test_gradient(small, dim):
     loss = Neighbours(graph, weights, groupings).double()
     a = torch.from_numpy(np.random.default_rng(1).normal(size=(12, dim))).requires_grad_()
     assert torch.autograd.gradcheck(lambda a: loss(a, torch.from_numpy(rows)), (a,))
+
+
+def test_sums_of_satellites_have_a_floor_that_is_constant(small):
+    graph, weights, groupings, rows = small
+    few = np.random.default_rng(2).random(len(graph)) < 0.4
+    loss, plain = (Neighbours(graph, weights, groupings, satellites=which).double() for which in (few, None))
+    a = torch.from_numpy(np.random.default_rng(1).normal(size=(12, 2))).requires_grad_()
+    value, without = loss(a, torch.from_numpy(rows)), plain(a, torch.from_numpy(rows))
+    expected = plain_loss(a.tolist(), rows, graph, weights, groupings, few)
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    sums = (1 / (1 + (a[:, None] - a).square().sum(dim=2))).fill_diagonal_(0).sum(dim=1)
+    floor = 0.25 * sums.mean().detach() * torch.from_numpy(few[rows])
+    change = (sums + floor).log().mean() - sums.log().mean()
+    gradient = torch.autograd.grad(without + change, a)[0]
+    torch.testing.assert_close(torch.autograd.grad(value, a)[0], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_satellite_is_a_small_group_at_the_outside_and_has_no_place_in_the_order():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(400, 5)).astype(np.float32)
+    y = np.repeat([0, 1, 2, 3, -1], [200, 150, 10, 20, 20])
+    x[y == 2] += 20  # few, far
+    x[y == 3] -= 20  # far, but not few
+    np.testing.assert_array_equal(neighbours.satellites(x, y), y == 2)
+    y[y == 2] = 4  # a code without cells in between
+    np.testing.assert_array_equal(neighbours.satellites(x, y), y == 4)
+    loss = neighbours.fit(x, y, 0.0, 0)
+    assert (loss.codes[1][torch.from_numpy(y == 4)] == -1).all()
+    assert (loss.satellites.numpy() >= (y == 4)).all()
+    assert not neighbours.satellites(x[y != 4], y[y != 4]).any()
 
 
 def test_it_does_not_hang_on_where_the_map_lies_or_on_the_order_of_the_batch(small):

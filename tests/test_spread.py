@@ -42,7 +42,7 @@ def test_without_spread_the_loss_has_three_terms():
     groupings = [
         (w.item(), c.numpy(), r.numpy()) for w, c, r in zip(loss.importance, loss.codes, loss.ranks, strict=True)
     ]
-    expected = plain_loss(a.tolist(), rows, loss.graph.numpy(), loss.weights.tolist(), groupings)
+    expected = plain_loss(a.tolist(), rows, loss.graph.numpy(), loss.weights.tolist(), groupings, loss.satellites)
     assert loss(a, torch.from_numpy(rows)).item() == pytest.approx(expected, rel=1e-4)
     assert neighbours.fit(x, y, 0.5, 0, 0.0)(a, torch.from_numpy(rows)) == loss(a, torch.from_numpy(rows))
 

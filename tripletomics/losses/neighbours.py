@@ -22,20 +22,25 @@ ORDER = 6.0  # weight of the order of the clusters; that of the types is twice a
 EVEN = 12.0  # weight of the even disk at spread=1
 RISE = 3  # it has its weight after one in so many steps
 CLUSTERED = 20_000  # cells that the clusters are found on
+FEW = 16  # cells; a smaller group that is far from all others is a satellite
+FAR = 0.95  # of the cells are nearer to the middle than a satellite's centre
+FLOOR = 0.25  # of the mean sum of a batch, added to the sums of a satellite's cells
 
 
 class Neighbours(Loss):
     r"""Neighbours lie close in the map, all others apart, and groups of cells in the order of their distances.
 
     .. math::
-        L = \sum_{ij} v_{ij} \log(1 + d_{ij}^2) + \frac1n \sum_i \log \sum_{j \ne i} \frac1{1 + d_{ij}^2}
+        L = \sum_{ij} v_{ij} \log(1 + d_{ij}^2)
+            + \frac1n \sum_i \log \Big(b_i + \sum_{j \ne i} \frac1{1 + d_{ij}^2}\Big)
             + \sum_g w_g \Big(1 - \frac1{|g|} \sum_{k \in g} r_k\Big) + e\, U
 
     with the distances d of the n cells of a batch in the map. v is the weight of an edge of the neighbour graph that
     has both ends in the batch, and sums to 1. For each grouping g of the cells, r_k is the congruence coefficient (the
     cosine), over the other groups, of the distances between the centre of group k and theirs in the map with the ranks
     that these distances have in the reference. U is how far the batch is from a disk of even density
-    (`area.unevenness`); its weight rises to e over the first third of the training.
+    (`area.unevenness`); its weight rises to e over the first third of the training. b is 0 but for satellites: few
+    cells far from all others, which nothing else would keep from the edge of the page.
 
     Parameters
     ----------
@@ -48,6 +53,8 @@ class Neighbours(Loss):
         its distance from one in the reference: 1 for that one, 2 for the nearest other.
     even, seed
         Weight e of the last term, and the seed of its random lines.
+    satellites
+        Boolean (cells,): those whose b is a quarter of the mean sum of the batch, and constant. By default no cell.
 
     Notes
     -----
@@ -72,6 +79,7 @@ class Neighbours(Loss):
         groupings: Sequence[tuple[float, np.ndarray, np.ndarray]] = (),
         even: float = 0.0,
         seed: int = 0,
+        satellites: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.even, self.risen = even, 1.0
@@ -81,6 +89,9 @@ class Neighbours(Loss):
         self.place: Tensor
         self.register_buffer("graph", torch.from_numpy(graph))
         self.register_buffer("weights", torch.from_numpy(weights).float())
+        self.satellites: Tensor
+        few = np.zeros(len(graph), dtype=bool) if satellites is None else satellites
+        self.register_buffer("satellites", torch.from_numpy(few))
         self.register_buffer("place", torch.full((len(graph) + 1,), -1))  # the last one is for -1, no cell
         self.importance: Tensor
         self.codes: Tensor
@@ -94,7 +105,7 @@ class Neighbours(Loss):
     def forward(self, a: Tensor, rows: Tensor) -> Tensor:
         """Return the loss of the places `a` (n, dim) of the cells `rows` (n,)."""
         rows = rows.to(a.device)
-        value = self._attraction(a, rows) + _Repulsion.apply(a)
+        value = self._attraction(a, rows) + _Repulsion.apply(a, self.satellites[rows])
         if len(self.importance):
             value = value + self.importance @ _disorder(a, self.codes[:, rows], self.ranks)
         if self.even:
@@ -145,7 +156,7 @@ class _Repulsion(torch.autograd.Function):
     """The second term and its gradient in closed form, several times as fast as autograd's."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor) -> Tensor:
+    def forward(ctx: Any, a: Tensor, satellites: Tensor) -> Tensor:
         centred = a - a.mean(dim=0)
         norms = centred.square().sum(dim=1, keepdim=True)
         one = torch.ones_like(norms)
@@ -153,18 +164,19 @@ class _Repulsion(torch.autograd.Function):
         similarity = torch.cat([centred, norms, one], dim=1) @ torch.cat([-2 * centred, one, norms + 1], dim=1).T
         similarity.clamp_(min=1).reciprocal_().fill_diagonal_(0)
         total = similarity.sum(dim=1).clamp(min=torch.finfo(a.dtype).tiny)
+        total += FLOOR * total.mean() * satellites
         ctx.save_for_backward(centred, similarity.square_(), total)
         return total.log().mean()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         a, squares, total = ctx.saved_tensors
         share = (1 / total)[:, None]
         # a cell is pushed by its own sum and by those of all others; a wide product is 5 times as fast as a tall one
         sums = (torch.cat([torch.ones_like(share), share, a, a * share], dim=1).T @ squares).T
         dim = a.shape[1]
         pushed = a * (share * sums[:, :1] + sums[:, 1:2]) - share * sums[:, 2 : 2 + dim] - sums[:, 2 + dim :]
-        return gradients[0] * (-2 / len(a)) * pushed
+        return gradients[0] * (-2 / len(a)) * pushed, None
 
 
 def _disorder(a: Tensor, codes: Tensor, ranks: Tensor) -> Tensor:
@@ -217,10 +229,18 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, sprea
         same = label_graph(reference, y)
         graph.append(np.where(same >= 0, same, near))
         weights.append(np.full(near.shape[1], (1 - data) / near.shape[1]))
-    groupings = [(ORDER, *_grouping(reference, clusters(reference, seed)))]
+    importance, groups = [ORDER], [clusters(reference, seed)]
     if structure < 1:
-        groupings.append((2 * ORDER * (1 - structure), *_grouping(reference, y)))
-    return Neighbours(np.concatenate(graph, axis=1), np.concatenate(weights), groupings, EVEN * spread**2, seed)
+        importance.append(2 * ORDER * (1 - structure))
+        groups.append(y)
+    apart = [satellites(reference, codes) for codes in groups]
+    groupings = [
+        (weight, *_grouping(reference, np.where(alone, -1, codes)))
+        for weight, codes, alone in zip(importance, groups, apart, strict=True)
+    ]
+    return Neighbours(
+        np.concatenate(graph, axis=1), np.concatenate(weights), groupings, EVEN * spread**2, seed, np.any(apart, axis=0)
+    )
 
 
 def data_graph(reference: np.ndarray) -> np.ndarray:
@@ -266,6 +286,20 @@ def clusters(reference: np.ndarray, seed: int) -> np.ndarray:
     some = np.random.default_rng(seed).permutation(len(reference))[:CLUSTERED]
     n = max(min(CLUSTERS, len(np.unique(reference[some], axis=0)) // 10), 1)
     return KMeans(n, n_init=1, random_state=seed).fit(reference[some]).predict(reference).astype(np.int64)
+
+
+def satellites(reference: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Tell which cells are of a group of few cells at the outside of the data: boolean (cells,).
+
+    The order of distances would put such a group at the edge of the map, as the farthest of all others.
+    """
+    from_middle = reference - reference.mean(axis=0)
+    limit = np.quantile(np.linalg.norm(from_middle, axis=1), FAR)
+    found = np.zeros(len(codes), dtype=bool)
+    for code in np.flatnonzero(np.bincount(codes[codes >= 0]) < FEW):
+        own = codes == code
+        found[own] = own.any() and np.linalg.norm(from_middle[own].mean(axis=0)) > limit
+    return found
 
 
 def _grouping(reference: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
