@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+SECONDS = 60  # of a processor that a child may take
 MEMORY = 3 * 2**30  # bytes that a child may add to what it starts with
 
 
@@ -36,6 +37,7 @@ def start(work: Callable[[], Any], answer: Path) -> int:
         os.dup2(log, 2)  # what compiled code says, too
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         answer.write_text(json.dumps(work()))
         status = 0

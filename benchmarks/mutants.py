@@ -499,6 +499,8 @@ def _fault(root: Any, used: bool, label: str | None) -> str:
         shape = tuple(int(size) for size in x.attrs["shape"])
         if shape != (n, genes):
             return f"X of {shape}, {n} cells and {genes} genes"
+        if x["data"].shape != x["indices"].shape:  # before what may be huge is read
+            return f"{x['indices'].shape} indices, {x['data'].shape} values"
         values = x["data"][...]
         said = lengths(values, x["indices"][...], x["indptr"][...], shape, kind == "csc_matrix")
         if said:
