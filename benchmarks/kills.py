@@ -49,7 +49,7 @@ from safetensors import safe_open
 import tripletomics as tt
 from tripletomics import cli, pp
 
-STEPS = ("--steps", "40", "--no-progress")
+STEPS = ("--steps", "10", "--no-progress")
 FIT = ("fit", "in.h5ad", "--label", "kind", *STEPS, "--model", "out.tt")
 STORE = ("fit", "in.zarr", "--label", "kind", *STEPS, "--model", "out.tt")
 PAIR = (
@@ -95,11 +95,11 @@ BASE = ("in.h5ad", "protein.h5ad", "in.zarr", "fitted.zarr", "long.zarr", "model
 def prepare(base: Path) -> None:
     """Write what the situations start from."""
     os.chdir(base)
-    adata = fuzz.cells(600, 1, 150)
+    adata = fuzz.cells(200, 1)
     adata.write_h5ad("in.h5ad")
     adata.write_zarr("in.zarr")
     ad.AnnData(adata.X[:, :20].toarray(), obs=adata.obs, var=adata.var[:20]).write_h5ad("protein.h5ad")
-    fuzz.cells(20_000, 2, 150).write_zarr("long.zarr")
+    fuzz.cells(20_000, 2).write_zarr("long.zarr")
     copy(Path("in.zarr"), Path("fitted.zarr"))
     for arguments in (
         ("fit", "in.h5ad", "--label", "kind", *STEPS, "--out", "old.h5ad", "--model", "old.tt", "--seed", "1"),
