@@ -25,7 +25,7 @@ def with_one_thread() -> None:
 
 
 def start(work: Callable[[], Any], answer: Path) -> int:
-    """Start a child that writes what `work` returns as JSON, and what it prints beside that, as .log; return its id."""
+    """Start a child that writes what `work` returns as JSON, and what it prints beside that as .log; return its id."""
     sys.stdout.flush()
     child = os.fork()
     if child:
@@ -41,6 +41,8 @@ def start(work: Callable[[], Any], answer: Path) -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         answer.write_text(json.dumps(work()))
         status = 0
+    except SystemExit as leave:
+        status = leave.code if isinstance(leave.code, int) else 1
     except BaseException:
         traceback.print_exc()
     finally:

@@ -489,6 +489,8 @@ def _fault(root: Any, used: bool, label: str | None) -> str:
         index = table[table.attrs["_index"]]
         sizes.append(index.shape[0] if hasattr(index, "shape") else index["values"].shape[0])
     n, genes = sizes
+    if "X" not in root:
+        return "no matrix" if used else ""
     x = root["X"]
     kind = x.attrs.get("encoding-type", "")
     if kind == "array" and hasattr(x, "shape"):
