@@ -32,7 +32,7 @@ def start(work: Callable[[], Any], answer: Path) -> int:
         return child
     status = 1
     try:
-        log = os.open(answer.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
+        log = os.open(answer.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)  # what compiled code says, too
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -50,6 +50,7 @@ from safetensors.torch import save_file
 
 import tripletomics as tt
 from tripletomics import cli
+from tripletomics.model import storage
 
 OUTCOMES = ("right", "refused", "traceback", "crash", "hang", "wrong", "changed", "half", "draft", "harness")
 GOOD = OUTCOMES[:2]
@@ -96,9 +97,7 @@ def write_whole(base: Path) -> None:
             mudata.MuData({"rna": adata, "protein": protein}).write_h5mu(base / "pair.h5mu")
     tt.fit(adata, "kind", steps=2, progress=False).save(base / "model.tt")
     adata.write_h5ad(base / "fitted.h5ad")
-    with safe_open(base / "model.tt", framework="pt") as file:
-        header = json.loads(file.metadata()["tripletomics"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header, tensors = _read_model(base / "model.tt")
     _write_old(base / "old.tt", header, tensors)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no checksum
@@ -116,8 +115,22 @@ def prepare(base: Path) -> None:
             raise RuntimeError(trial.said)
 
 
+def _read_model(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return json.loads(file.metadata()["tripletomics"]), tensors
+
+
 def _write_old(path: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    save_file(tensors, path, {"tripletomics": json.dumps(header | ({"format": OLD} if "format" in header else {}))})
+    """Write a file of the format before the checksum."""
+    known = {name: value for name, value in header.items() if name != "sha256"}
+    save_file(tensors, path, {"tripletomics": json.dumps(known | ({"format": OLD} if "format" in known else {}))})
+
+
+def _write_sealed(path: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Write a file with the checksum of what it holds, whatever that is."""
+    save_file(tensors, path, {"tripletomics": json.dumps({"sha256": "0" * 64} | header | {"sha256": "0" * 64})})
+    storage.seal(path)
 
 
 class Trial:
@@ -152,8 +165,11 @@ class Trial:
         return self.use_model(path, "a byte is changed" if raw != whole else "")
 
     def model_saved(self) -> str:
-        """A model that was changed before it was saved, as a stranger's program may write it."""
-        model, path = tt.load(self.base / "model.tt"), self.folder / "model.tt"
+        """A model with a right checksum that was changed before it was saved, as a stranger's program may write it."""
+        path = self.folder / "model.tt"
+        if self.random.random() < 0.5 and hasattr(storage, "seal"):
+            return self.model_parts(_write_sealed)
+        model = tt.load(self.base / "model.tt")
         self.said, wrong = _damage_model(model, self.random)
         try:
             model.save(path)
@@ -163,20 +179,20 @@ class Trial:
         return self.use_model(path, wrong)
 
     def model_old(self) -> str:
-        """A file of the format before the checksum, whose header or tensors are others."""
-        path = self.folder / "model.tt"
-        with safe_open(self.base / "old.tt", framework="pt") as file:
-            header = json.loads(file.metadata()["tripletomics"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        """A file of the format before the checksum, whose header or arrays are others."""
+        return self.model_parts(_write_old)
+
+    def model_parts(self, write: Callable[[Path, dict[str, Any], dict[str, torch.Tensor]], None]) -> str:
+        path, wrong = self.folder / "model.tt", ""
+        header, tensors = _read_model(self.base / "model.tt")
         if self.random.random() < 0.6:
             self.said = mutants.damage_json(header, self.random)
-            _write_old(path, header, tensors)
-            return self.use_model(path, "")
-        name = pick(self.random, tensors)
-        tensors[name], self.said, wrong = _damage_tensor(tensors[name], self.random)
-        self.said = f"{name}: {self.said}"
-        wrong = "" if name.endswith(".oddities") and "finite" in wrong else wrong  # may be infinite
-        _write_old(path, header, tensors)
+        else:
+            name = pick(self.random, tensors)
+            tensors[name], said, wrong = _damage_tensor(tensors[name], self.random)
+            self.said = f"{name}: {said}"
+            wrong = "" if name.endswith(".oddities") and "finite" in wrong else wrong  # may be infinite
+        write(path, header, tensors)
         return self.use_model(path, wrong)
 
     def use_model(self, path: Path, wrong: str) -> str:

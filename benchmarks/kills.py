@@ -396,6 +396,7 @@ def _leave(folder: Path, room: int) -> None:
 
 def soak(times: int) -> bool:
     """Fit, save, load, transform and predict over and over; return whether memory, threads or handles grow after 20."""
+    warnings.simplefilter("ignore")  # that these cells were part of the fit
     me, seen = psutil.Process(), {}
     print("| after | memory, MB | threads | handles |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
