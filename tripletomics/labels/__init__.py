@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    import pandas as pd
+from tripletomics.labels.columns import UNASSIGNED, UNLABELLED, encode, flags, is_missing, names, several, split_of
 
 NO_SIGNAL = 0.01  # a permutation p above this: permuted labels of the held-out cells score as well
-UNASSIGNED = "unassigned"  # what a cell is called that is like no known type
-UNLABELLED = ("", "Unknown", "unknown", UNASSIGNED, "NA", "None", "nan")
 REJECT, COVERAGE = 0.05, 0.9  # share of the known cells that may be rejected, and that label sets hold
 
 
-def encode(values: pd.Series, unlabelled: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Turn names into codes.
-
-    Parameters
-    ----------
-    values
-        One name a cell; whole numbers and categories are taken as their text.
-    unlabelled
-        Names that mean *unlabelled*, as missing values do.
-
-    Returns
-    -------
-    codes
-        int64 (cells,), -1 for unlabelled.
-    classes
-        The names, sorted; ``classes[code]`` is the name of a code.
-    """
-    names = values.astype(object).where(values.notna(), None).map(lambda name: None if name is None else str(name))
-    known = names.notna() & ~names.isin(list(unlabelled))
-    codes = np.full(len(names), -1, dtype=np.int64)
-    classes, codes[known] = np.unique(names[known].to_numpy(dtype=str), return_inverse=True)
-    return codes, classes.tolist()
+__all__ = [
+    "COVERAGE",
+    "NO_SIGNAL",
+    "REJECT",
+    "UNASSIGNED",
+    "UNLABELLED",
+    "encode",
+    "flags",
+    "is_missing",
+    "known_first",
+    "names",
+    "permute",
+    "several",
+    "split_of",
+]
 
 
 def known_first(codes: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

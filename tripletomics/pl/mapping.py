@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from tripletomics.labels import NO_SIGNAL, UNASSIGNED, UNLABELLED
+from tripletomics.labels import NO_SIGNAL, UNASSIGNED, is_missing
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.draw import (
     EDGE,
@@ -205,7 +205,7 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
     for i, name in enumerate(adata.obs[f"{key}_label"].astype(object)):
         if str(name) in code_of:
             codes[i] = code_of[str(name)]
-        elif str(name) not in UNLABELLED:  # a missing value is "nan"
+        elif not is_missing(name):  # a missing value is "nan"
             raise ValueError(
                 f"obs[{key + '_label'!r}] holds {str(name)!r}, which is no type of this model."
                 f"{did_you_mean(name, types)} Run {call}. Types: {some(types)}."

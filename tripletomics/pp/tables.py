@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from tripletomics import features, modalities
+from tripletomics import features, labels, modalities
 from tripletomics.features import Features
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.parts import did_you_mean
@@ -380,8 +380,9 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _known(values: pd.Series, unlabelled: Sequence[str]) -> pd.Series:
     """Return labels as text, None where there is none."""
-    text = values.where(values.notna(), None).map(lambda name: None if name is None else str(name))
-    return text.where(~text.isin(list(unlabelled)), None)
+    text = labels.names(values)
+    absent = [name for name in text.dropna().unique() if labels.is_missing(name, unlabelled)]
+    return text.where(~text.isin(absent), None)
 
 
 def _note_on_values(column: str, columns: Mapping[str, pd.Series]) -> None:

@@ -341,6 +341,8 @@ def text(value: object) -> str:
     """Write a setting as text, a part as the text that makes it."""
     from tripletomics import augment, losses, parts
 
+    if hasattr(value, "shape") and value.shape:
+        return "an array"
     if isinstance(value, losses.Loss):
         return losses.spec(value)
     if isinstance(value, augment.Augmentation):
