@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import numpy as np
 
 from tripletomics.labels.columns import UNASSIGNED, UNLABELLED, encode, flags, is_missing, names, several, split_of
 
 NO_SIGNAL = 0.01  # a permutation p above this: permuted labels of the held-out cells score as well
+TOO_FEW = "too few held-out cells to tell"
 REJECT, COVERAGE = 0.05, 0.9  # share of the known cells that may be rejected, and that label sets hold
 
 
@@ -14,6 +18,7 @@ __all__ = [
     "COVERAGE",
     "NO_SIGNAL",
     "REJECT",
+    "TOO_FEW",
     "UNASSIGNED",
     "UNLABELLED",
     "encode",
@@ -24,6 +29,7 @@ __all__ = [
     "permute",
     "several",
     "split_of",
+    "verdict",
 ]
 
 
@@ -42,6 +48,22 @@ def known_first(codes: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.nd
     seen = np.isin(np.arange(codes.max() + 1), codes[train])
     order = np.argsort(~seen, kind="stable")
     return np.where(codes >= 0, np.argsort(order)[codes], -1), order, int(seen.sum())
+
+
+def verdict(p: float, reachable: float = 0.0) -> Literal["signal", "no signal", "too few", "not tested"]:
+    """Say what a permutation test of the held-out labels shows.
+
+    Parameters
+    ----------
+    p, reachable
+        Of `metrics.permutation_p`, and of `metrics.reachable_p`: a test that could not have found anything shows
+        nothing.
+    """
+    if math.isnan(p):
+        return "not tested"
+    if p <= NO_SIGNAL:
+        return "signal"
+    return "too few" if reachable > NO_SIGNAL else "no signal"
 
 
 def permute(codes: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tripletomics.labels import NO_SIGNAL
+from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.labels.reference import VOTERS
 from tripletomics.model.model import Model
 
@@ -53,8 +53,7 @@ def summarise(model: Model) -> str:
             f"Types have fewer labelled training cells than the {VOTERS} neighbours that vote: the line of predict "
             "says more than macro-F1."
         )
-    if model.p_value and min(model.p_value.values()) > NO_SIGNAL:
-        lines.append("No signal: the held-out cells score no better than with permuted labels.")
+    lines += _verdict(model)
     if "cells" in model.settings:
         lines.append(f"Fitted to and scored on a sample: {model.settings['cells']} cells.")
     if "held-out" not in model.scores:
@@ -71,6 +70,25 @@ def summarise(model: Model) -> str:
         centers = zip(model.classes, model.findings["surviving_centers"], strict=True)
         lines.append("Centers that survive: " + ", ".join(f"{name} {n}" for name, n in centers))
     return "\n".join(lines)
+
+
+def _verdict(model: Model) -> list[str]:
+    """Say where the labels of held-out cells are not found, or cannot be tested."""
+    if not model.p_value:
+        return []
+    cells, types, reachable = model.findings.get("tested", (np.nan, np.nan, 0.0))  # of a file of before
+    said = {verdict(p, reachable) for p in model.p_value.values()}
+    if "signal" in said:
+        return []
+    if "no signal" in said:
+        return ["No signal: the held-out cells score no better than with permuted labels."]
+    if "too few" in said:
+        return [
+            f"{TOO_FEW.capitalize()} ({cells:.0f}, of {types:.0f} types): even with four of five named right, p would "
+            f"be {reachable:.2g}. Hold out more of each type."
+        ]
+    why = "no held-out cell has a label" if cells == 0 else "the held-out cells are of one type"
+    return [f"Not tested: {why}. Hold out more, or label more cells."]
 
 
 def record(model: Model) -> dict[str, object]:

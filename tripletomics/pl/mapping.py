@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from tripletomics.labels import NO_SIGNAL, UNASSIGNED, is_missing
+from tripletomics.labels import UNASSIGNED, is_missing, verdict
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.draw import (
     EDGE,
@@ -30,7 +30,7 @@ from tripletomics.pl.draw import (
     text_width,
     wrap,
 )
-from tripletomics.pl.look import GREY, Look, Palette, colours, obsm_keys, points_of, silence, some
+from tripletomics.pl.look import GREY, Look, Palette, colours, obsm_keys, points_of, reachable_by, silence, some
 from tripletomics.pl.names import Types, broken, write
 
 if TYPE_CHECKING:
@@ -169,7 +169,8 @@ def mapping(
     solid = query.points.shape[1] == 3
     ax: Any = figure.add_axes(inches(figure, MARGIN + LABEL, head, large, large), projection="3d" if solid else None)
     _draw(ax, query, basis, size)
-    if getattr(model, "p_value", {}).get("map", 0.0) > NO_SIGNAL:
+    reachable = reachable_by(getattr(model, "findings", {}))
+    if verdict(getattr(model, "p_value", {}).get("map", 0.0), reachable) == "no signal":
         held, null = (model.scores.get(split, {}).get("map", np.nan) for split in ("held-out", "null"))
         stamp(ax, silence(held, null), 72 * large)
     panel = figure.add_axes(inches(figure, left + names, head, bars, row * len(rows)))
@@ -210,7 +211,7 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
                 f"obs[{key + '_label'!r}] holds {str(name)!r}, which is no type of this model."
                 f"{did_you_mean(name, types)} Run {call}. Types: {some(types)}."
             )
-    colors = colours(f"{key}_label", list(types), palette)
+    colors = colours(f"{key}_label", list(types), palette, adata)
     mapped = np.unique(reference.codes[reference.codes >= 0])
     names = broken({code: (types[code], colors[code]) for code in mapped.tolist()}, 72 * LEAST_MAP * width)
     record = adata.uns[f"{key}_mapping"]

@@ -27,7 +27,18 @@ from tripletomics.pl.draw import (
     side,
     stamp,
 )
-from tripletomics.pl.look import Look, Palette, distortion_of, held_out, look_of, no_signal, obsm_keys, points_of, some
+from tripletomics.pl.look import (
+    Look,
+    Palette,
+    distortion_of,
+    look_of,
+    no_signal,
+    obsm_keys,
+    points_of,
+    some,
+    split_of,
+    untested,
+)
 from tripletomics.pl.names import broken, write
 from tripletomics.pl.sheet import Sheet, add_map, caption_of
 
@@ -104,8 +115,7 @@ def embedding(
         tell the distortion by.
     """
     points = points_of(adata, basis)
-    held = held_out(adata, basis, split)
-    look = look_of(adata, color, held, palette)
+    look = replace(look_of(adata, color, split_of(adata, basis, split), palette), remark=untested(adata, basis))
     dark = distortion_of(adata, basis, points) if distortion else None
     solid = points.shape[1] == 3
     if ax is not None and solid != (ax.name == "3d"):
@@ -206,8 +216,8 @@ def compare(
         near = did_you_mean(unknown[0], maps)
         raise ValueError(f"scores has {unknown[0]!r}, which is not drawn.{near} Drawn: {some(maps)}.")
     tables.check_titles(titles, [*maps, *([] if checked is None else checked["method"].unique())])
-    splits = (held_out(adata, basis, "auto") for basis in (*maps, "X_tt"))
-    look = look_of(adata, color, next((held for held in splits if held is not None), None), palette)
+    splits = (split_of(adata, basis, "auto") for basis in (*maps, "X_tt"))
+    look = look_of(adata, color, next((codes for codes in splits if codes is not None), None), palette)
     sheet = Sheet.of(len(maps), width, numbers=look.scale is not None)
     captions = [caption_of(adata, basis, checked, (scores or {}).get(basis), titles, sheet) for basis in maps]
     plan = None
@@ -241,7 +251,7 @@ def compare(
 
 def _marked(look: Look, adata: AnnData, basis: str) -> Look:
     """Mark the cells that were held out from the model that wrote a basis."""
-    return replace(look, held=held_out(adata, basis, keys.split_of(adata, basis)))
+    return replace(look, split=split_of(adata, basis, keys.split_of(adata, basis)))
 
 
 def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | None) -> dict[str, np.ndarray]:
@@ -252,6 +262,7 @@ def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | Non
         bases = [key for key in (f"X_{tables.method_of(method)}" for method in methods) if key in present]
     elif bases is None:
         bases = [basis for basis in ("X_tt", "X_umap", "X_pca") if basis in present]
+    bases = [bases] if isinstance(bases, str) else bases
     if not bases:
         raise ValueError(f"No bases to compare. Pass bases=[...]. Present: {some(present)}.")
     if table is not None and not any(tables.headline(table, basis) for basis in bases):

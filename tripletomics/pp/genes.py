@@ -49,9 +49,10 @@ def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> 
 
 def _marked(values: pd.Series) -> np.ndarray:
     """Return which genes a column marks, boolean (genes,): by booleans, 0 and 1, or true and false as text."""
-    found = names(values).map({"0": False, "1": True, "0.0": False, "1.0": True})
-    found = found if found.notna().any() else flags(values)
-    if found is None or (found.isna() & values.notna()).any():
+    found = flags(values)
+    if found is None:
+        found = names(values).map({"0": False, "1": True, "0.0": False, "1.0": True})
+    if (found.isna() & values.notna()).any():
         given = ", ".join(map(repr, values.dropna().unique()[:3]))
         raise ValueError(
             f"var['highly_variable'] holds {given} ({values.dtype}), not True and False: convert it, or delete it for "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from tripletomics.labels import encode, names, split_of
+from tripletomics.labels import encode, flags, names, split_of
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import column
 
@@ -122,10 +123,10 @@ def _marked(values: pd.Series, name: str) -> np.ndarray | None:
     if marks is None:
         return None
     if unknown := int((marks < 0).sum()):
-        raise ValueError(
-            f"hold_out={name!r} says nothing of {unknown:,} of {len(marks):,} cells: give each 'train' or 'held-out', "
-            "or leave these cells out."
-        )
+        silent = f"hold_out={name!r} says nothing of {unknown:,} of {len(marks):,} cells"
+        if flags(values) is None:
+            raise ValueError(f"{silent}: give each 'train' or 'held-out', or leave these cells out.")
+        warnings.warn(f"{silent}: they are training cells.", stacklevel=5)
     if not (marks == 1).any():
         raise ValueError(f"hold_out={name!r} marks no cell.")
     return marks == 1

@@ -169,7 +169,7 @@ def fit(
     from tripletomics import pp
     from tripletomics.index import Catalog
     from tripletomics.keys import split_key
-    from tripletomics.model import Model, Side, score, score_null, score_structure
+    from tripletomics.model import Model, Side, score, score_null, score_structure, test_of
     from tripletomics.tl.preparing import prepare
     from tripletomics.tl.self_training import study
 
@@ -203,6 +203,8 @@ def fit(
     train = ~task.held_out
     calibration = calibrations.pop("")
     findings = task.loss.findings() | (task.lesson.findings if task.lesson else {})
+    if p_value:
+        findings["tested"] = test_of(task.codes, task.held_out, seed)
     settings = {name: text(value) for name, value in (given | task.used).items() if name not in ("adata", "progress")}
     model = Model(
         task.features, trained, task.classes, settings, scores, p_value, history, findings, seconds,

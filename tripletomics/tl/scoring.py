@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tripletomics import keys
-from tripletomics.labels import UNLABELLED
+from tripletomics.labels import TOO_FEW, UNLABELLED
 from tripletomics.parts import did_you_mean
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def evaluate(
             table = evaluation.collect(rows, ["space"])
             lines = evaluation.verdicts(table, "space")
             for line in lines:
-                if "NO SIGNAL" in line:
+                if "NO SIGNAL" in line or TOO_FEW.upper() in line:
                     warnings.warn(line, stacklevel=2)
             words += lines
             if _record(adata, name) is None and keys.seen_by(adata.uns, name) is None:
