@@ -201,7 +201,7 @@ def reachable_p(truth: np.ndarray, seed: int, permutations: int = 199) -> float:
     """Return the p of `permutation_p` if predictions were right about four of five cells of each type.
 
     Where even that would pass for chance, a p that is not small says nothing: there are too few cells, or too few of
-    all types but one. Of a type of fewer than five cells all are right.
+    all types but one. Of a type of one or two cells all are right.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def reachable_p(truth: np.ndarray, seed: int, permutations: int = 199) -> float:
     truth = truth[truth >= 0]
     predicted, types = truth.copy(), np.unique(truth)
     for i, code in enumerate(types):
-        predicted[np.flatnonzero(truth == code)[4::5]] = types[(i + 1) % len(types)]
+        predicted[np.flatnonzero(truth == code)[2::5]] = types[(i + 1) % len(types)]
     return permutation_p(truth, predicted, seed, permutations)
 
 

@@ -35,6 +35,8 @@ def summarise(model: Model) -> str:
             f"{'predict':<16} {'':>6} {c['macro_f1']:>7.3f}   held-out cells; calibration error {c['ece']:.3f}, "
             f"90 % sets hold {c['coverage']:.0%} of the labels, {c['unassigned']:.1%} unassigned"
         )
+    elif model.classes and model.calibration is None:
+        lines.append("No predictions: they could not be calibrated, so predict refuses to make them.")
     for name, side in model.alone.items():
         if side.checks:
             lines.append(

@@ -57,7 +57,8 @@ def coordinates_of(adata: AnnData, basis: str) -> np.ndarray:
     if basis not in present:
         hint = " tt.fit writes it." if basis == "X_tt" else did_you_mean(basis, present)
         raise KeyError(f"basis={basis!r} is not in adata.obsm.{hint} Present: {some(present)}.")
-    return np.array(adata.obsm[basis], dtype=float)
+    kept = adata.obsm[basis]
+    return np.array(kept.toarray() if hasattr(kept, "toarray") else kept, dtype=float)
 
 
 def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
@@ -162,12 +163,14 @@ def _number(record: Any, *keys: str) -> float:
     return float(record) if isinstance(record, (int, float, np.number)) else float("nan")
 
 
-def look_of(adata: AnnData, color: str | None, split: np.ndarray | None, palette: Palette | None) -> Look:
+def look_of(
+    adata: AnnData, color: str | None, split: np.ndarray | None, palette: Palette | None, layer: str | None = None
+) -> Look:
     """Colour the cells by a column or a gene."""
     none = np.full(adata.n_obs, -1)
     if color is None:
         return Look(np.tile(to_rgb(PALETTE[0]), (adata.n_obs, 1)), none < 0, split, none, {}, None)
-    values = values_of(adata, color)
+    values = values_of(adata, color, layer)
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         numbers = values.to_numpy(dtype=float, na_value=np.nan)
         known = np.isfinite(numbers)
@@ -179,15 +182,22 @@ def look_of(adata: AnnData, color: str | None, split: np.ndarray | None, palette
     return Look(np.array([*colors, to_rgb(GREY)])[codes], codes >= 0, split, codes, types, None)
 
 
-def values_of(adata: AnnData, color: str) -> pd.Series:
+def values_of(adata: AnnData, color: str, layer: str | None = None) -> pd.Series:
     """Return an obs column or the values of a gene."""
     if color in adata.obs:
+        if isinstance(adata.obs[color], pd.DataFrame):
+            raise ValueError(f"color={color!r} names {adata.obs[color].shape[1]} columns of adata.obs: keep one.")
         return adata.obs[color]
+    if layer is not None and layer not in adata.layers:
+        near = did_you_mean(layer, adata.layers)
+        raise KeyError(f"layer={layer!r} is not a layer of adata.{near} Layers: {some(adata.layers)}.")
     hits = int((adata.var_names == color).sum())
     if hits > 1:
         raise ValueError(f"color={color!r} names {hits} genes. Call adata.var_names_make_unique() first.")
     if hits == 1:
-        return pd.Series(np.asarray(adata.obs_vector(color)), index=adata.obs_names)
+        if layer is None and adata.X is None:
+            raise ValueError(f"color={color!r} is a gene, and adata.X is empty: name the matrix with layer=.")
+        return pd.Series(np.asarray(adata.obs_vector(color, layer=layer)), index=adata.obs_names)
     near = did_you_mean(color, [*adata.obs.columns, *adata.var_names])
     raise KeyError(
         f"color={color!r} is neither a column of adata.obs nor a gene.{near} Columns: {some(adata.obs.columns)}. "

@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
+from tripletomics import keys
 from tripletomics.labels import UNASSIGNED, is_missing, verdict
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.draw import (
@@ -195,6 +196,10 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
                                ("uns", f"{key}_mapping", adata.uns)):  # fmt: skip
         if name not in there:
             raise KeyError(f"{name!r} is not in adata.{place}. Run {call} first. Present: {some(there)}.")
+    record = adata.uns[f"{key}_mapping"]
+    for what, other in (("places", keys.seen_by(adata.uns, basis)), ("labels", record.get("model"))):
+        if other is not None and other != getattr(model, "id", other):
+            raise ValueError(f"The {what} of adata are from another model than this one. Run {call}.")
     points, places = points_of(adata, basis), np.asarray(reference.map, dtype=float)
     if points.shape[1] != places.shape[1]:
         raise ValueError(
@@ -214,7 +219,6 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
     colors = colours(f"{key}_label", list(types), palette, adata)
     mapped = np.unique(reference.codes[reference.codes >= 0])
     names = broken({code: (types[code], colors[code]) for code in mapped.tolist()}, 72 * LEAST_MAP * width)
-    record = adata.uns[f"{key}_mapping"]
     return Mapped(points, codes, list(types), colors, places, np.asarray(reference.codes), record, names)
 
 

@@ -64,6 +64,7 @@ def embedding(
     legend: bool = True,
     title: str | None = None,
     palette: Palette | None = None,
+    layer: str | None = None,
 ) -> Axes:
     """Draw a map of the cells, with held-out cells in full colour on top of pale training cells.
 
@@ -96,15 +97,20 @@ def embedding(
     title
         The text above the map; by default ``color``.
     palette
-        Colours of the types, a list or a dict; for numbers the name of a matplotlib colormap.
+        Colours of the types, a list or a dict; for numbers the name of a matplotlib colormap. By default a type has the
+        same colour in all columns: that of its name in ``uns["<color>_colors"]``, where scanpy keeps it, or its place
+        among the types of the model.
+    layer
+        Layer to take a gene from in place of `.X`.
 
     Returns
     -------
     Axes
-        Up to three collections labelled "unlabelled", "train" (or "cells" without a split) and "held-out". A few cells
-        that lie far from all others do not set the limits: they are arrowheads at the edge of the map, in collections
-        labelled "outside", and the legend counts them. Where ``uns`` says that the labels of held-out cells are found
-        no better than permuted ones (p > 0.01), "no signal" is written across the map.
+        Up to four collections labelled "unlabelled", "train" (or "cells" without a split), "no split" (cells of which
+        the split says nothing) and "held-out". A few cells that lie far from all others do not set the limits: they are
+        arrowheads at the edge of the map, in collections labelled "outside", and the legend counts them. Where ``uns``
+        says that the labels of held-out cells are found no better than permuted ones (p > 0.01), "no signal" is written
+        across the map; where there are too few to tell, the legend says so.
 
     Raises
     ------
@@ -115,7 +121,8 @@ def embedding(
         tell the distortion by.
     """
     points = points_of(adata, basis)
-    look = replace(look_of(adata, color, split_of(adata, basis, split), palette), remark=untested(adata, basis))
+    look = look_of(adata, color, split_of(adata, basis, split), palette, layer)
+    look = replace(look, remark=untested(adata, basis))
     dark = distortion_of(adata, basis, points) if distortion else None
     solid = points.shape[1] == 3
     if ax is not None and solid != (ax.name == "3d"):

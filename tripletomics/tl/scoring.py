@@ -155,6 +155,12 @@ def evaluate(
                     f"Nothing in uns says which model wrote {name}: its scores are evidence only if it was made "
                     "without the cells that are held out."
                 )
+                if keys.split_key(name.removesuffix("_metric")) in adata.obs:  # it once did
+                    warnings.warn(
+                        f"uns[{name.removesuffix('_metric')!r}] is gone, as after anndata.concat, so nothing says "
+                        f"whose the split of {name} is. Run tripletomics.transform(adata, model).",
+                        stacklevel=2,
+                    )
             words.append(sentence)
             tables.append(table.assign(hold_out=hold_out)[["hold_out", *table.columns]])
     table = pd.concat(tables, ignore_index=True)
@@ -170,7 +176,8 @@ def places(adata: AnnData, key: str, argument: str = "basis") -> np.ndarray:
     if key not in adata.obsm:
         hint = " Run tripletomics.fit first." if key == "X_tt" else did_you_mean(key, adata.obsm)
         raise KeyError(f"{argument}={key!r} is not in adata.obsm.{hint} Present: {present}.")
-    z = np.asarray(adata.obsm[key])
+    kept = adata.obsm[key]
+    z = kept.toarray() if hasattr(kept, "toarray") else np.asarray(kept)
     if z.ndim != 2 or z.dtype.kind not in "fiu":
         raise ValueError(f"{argument}={key!r} has shape {z.shape} of {z.dtype}: pass numbers, cells by dimensions.")
     bad = ~np.isfinite(z).all(axis=1)
