@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from tripletomics.model import Model
 
+MATCHED = 0.5  # share of the smaller table's cells below which few are in both
 NAMES = ("rna", "protein")  # of two tables that come without names
 TAKEN = ("self", "x", "present", "k", "reject", "coverage")  # by other arguments of the model's methods
 
@@ -143,11 +144,19 @@ def open_table(
         _of_modality(name, matrix, side, layer if layer in side.layers else None) for name, side in sides.items()
     ]
     obs, rows = join(sides)
-    if not np.intersect1d(rows[0], rows[1]).size:
+    shared, smaller = np.intersect1d(rows[0], rows[1]).size, min(side.n_obs for side in sides.values())
+    if not shared:
         some = " and ".join(f"{first(side.obs_names, 2)} in {name}" for name, side in sides.items())
         raise ValueError(
             f"The two tables have no cell in common: cells are matched by name, and there is {some}. If both have the "
             f"same cells in the same order, say so: {b}.obs_names = {a}.obs_names."
+        )
+    if shared < MATCHED * smaller:
+        shares = " and ".join(f"{shared / side.n_obs:.1%} of {name}" for name, side in sides.items())
+        warnings.warn(
+            f"{shared:,} cells are in both tables by name, {shares}: what the two have in common is learned from these "
+            f"alone. Compare the names, such as {first(sides[a].obs_names, 1)} and {first(sides[b].obs_names, 1)}.",
+            stacklevel=4,
         )
     frames = ({} if whole is None else {"the MuData": whole.obs}) | {name: side.obs for name, side in sides.items()}
     obs.obs = _merge(frames, obs.obs_names, label, unlabelled, others)

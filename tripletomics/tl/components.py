@@ -42,7 +42,7 @@ def pca(
     counts
         Whether the values are counts, which are normalised and log-transformed first; "auto" decides.
     unlabelled
-        Names in the column that mean unlabelled.
+        Names in the column that mean unlabelled: as for `fit`.
     seed
         Of everything random.
     key_added

@@ -101,10 +101,12 @@ def fit(
         Whether the values are counts, which are normalised and log-transformed inside the model; "auto" decides for
         each of two tables.
     unlabelled
-        Names that mean unlabelled.
+        Names that mean unlabelled, one or several, in place of the default ones: whatever their case and the blanks
+        around them. Missing values and blanks always do.
     hold_out
         Cells that are never trained on: a fraction drawn within every type, a column of `obs` whose groups are held
-        out whole (about 10 %), "column=group", a boolean column, or 0 to spare none.
+        out whole (about 10 %), "column=group", a boolean column (or yes and no, True and False as text), a column of
+        "train" and "test", "val" or "held-out" (all but the first are held out), or 0 to spare none.
     encoder
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment

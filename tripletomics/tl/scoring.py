@@ -64,7 +64,8 @@ def evaluate(
     layer
         Layer to use in place of `.X`; by default the one that the basis was fitted on.
     unlabelled
-        Names that mean unlabelled.
+        Names that mean unlabelled, one or several, in place of the default ones: whatever their case and the blanks
+        around them. Missing values and blanks always do.
     fine
         Column of `obs` with finer types, which no map was given.
     pseudotime
