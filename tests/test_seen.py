@@ -376,6 +376,23 @@ def test_a_concat_of_the_tables_of_two_models(table, other):
     assert held(both).tolist() == [*held(adata), *held(adata)]
 
 
+@pytest.mark.parametrize("merge", [None, "same", "unique", "only", "first"])
+def test_a_concat_of_the_tables_of_two_fits(table, merge):
+    adata, model = table
+    second = cells(120, 3)
+    tt.fit(second, "kind", hold_out=0.3, seed=2, **BRIEF)
+    both = ad.concat([adata, second], uns_merge=merge)  # a dict of dicts is merged in depth: a part of it is left
+    if merge == "first":
+        n = (both.obs["tt_split"] == "train").sum()
+        with pytest.raises(ValueError, match=rf"marks {n} training cells, and the model .* was trained on 140, as"):
+            tt.evaluate(both, "kind")
+    else:
+        with pytest.warns(UserWarning, match=r"uns\['X_tt'\] is gone, as after anndata.concat"):
+            assert "Nothing in uns says which model wrote X_tt" in tt.evaluate(both, "kind").attrs["summary"]
+    quiet(tt.transform, both, model)
+    assert held(both).tolist() == [*held(adata), *[True] * 120]
+
+
 def test_keys_do_not_share_a_split(table, other):
     adata, model = table
     adata = adata.copy()

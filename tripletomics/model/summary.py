@@ -95,7 +95,7 @@ def _verdict(model: Model) -> list[str]:
 
 def record(model: Model) -> dict[str, object]:
     """Return what is kept of a model in `uns`."""
-    return {
+    kept: dict[str, object] = {
         "settings": dict(model.settings),
         "versions": dict(model.versions),
         "history": {stage: dict(columns) for stage, columns in model.history.items()},
@@ -106,5 +106,10 @@ def record(model: Model) -> dict[str, object]:
         "p_value": dict(model.p_value),
         "checks": dict(model.checks),
         "seen": model.id,
-    } | ({"alone": {name: dict(side.checks) for name, side in model.alone.items()}, "matches": dict(model.matches)}
-         if model.modalities else {})  # fmt: skip
+    }
+    if model.catalog is not None:
+        kept["n_train"] = len(model.catalog.names)
+    if model.modalities:
+        kept["alone"] = {name: dict(side.checks) for name, side in model.alone.items()}
+        kept["matches"] = dict(model.matches)
+    return kept

@@ -154,7 +154,8 @@ def fit(
         held-out cells, beside the training figure and that of held-out cells in a short fit on permuted labels; without
         labels, recall of the neighbours by principal components, beside that of places dealt out at random. Of two
         modalities also how predictions from each alone did (``alone``), and how often a held-out cell is found by the
-        other modality (``matches``). ``seen`` is the id of the model, `Model.id`: whose places these are.
+        other modality (``matches``). ``seen`` is the id of the model, `Model.id`: whose places these are; ``n_train``,
+        how many cells it was trained on.
 
     Raises
     ------

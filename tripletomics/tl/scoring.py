@@ -200,7 +200,10 @@ def _spaces(adata: AnnData, basis: str) -> list[str]:
 def _record(adata: AnnData, key: str) -> dict[str, Any] | None:
     """Return what `fit` wrote of a basis or its metric space, if it did."""
     record = adata.uns.get(key.removesuffix("_metric"))
-    return record if isinstance(record, dict) and "settings" in record else None
+    if not isinstance(record, dict) or "settings" not in record:
+        return None
+    # of the records of two fits anndata.concat can leave what is the same, and no two losses are
+    return record if all("loss" in stage for stage in record.get("history", {}).values()) else None
 
 
 def _written(adata: AnnData, basis: str) -> dict[str, Any]:
@@ -232,7 +235,7 @@ def _as_it_is(
         )
     written = None if column is None else adata.obs[column].astype(str).to_numpy()
     if wanted is None and written is not None:
-        _check_split(basis, str(column), written, _record(adata, basis) is not None)
+        _check_split(basis, str(column), written, _record(adata, basis))
     held_out = pp.split(adata, hold_out, question.codes, seed)
     if not held_out.any():
         raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
@@ -266,8 +269,8 @@ def _as_it_is(
     return str(hold_out), pd.concat(tables, ignore_index=True), sentence
 
 
-def _check_split(basis: str, column: str, written: np.ndarray, fitted: bool) -> None:
-    """Refuse a split that says nothing of some cells, or that has cells on one side alone."""
+def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str, Any] | None) -> None:
+    """Refuse a split that says nothing of some cells, has cells on one side alone, or is of several models."""
     import numpy as np
 
     held_out, unknown = written == "held-out", ~np.isin(written, ("train", "held-out"))
@@ -276,6 +279,13 @@ def _check_split(basis: str, column: str, written: np.ndarray, fitted: bool) -> 
             f"obs[{column!r}] says nothing of {unknown.sum():,} of {len(written):,} cells, as after anndata.concat. "
             "Run tripletomics.transform(adata, model), which finds the cells that the model was trained on, or leave "
             f"these out: adata[adata.obs[{column!r}].notna()]."
+        )
+    n_train, fitted = int((written == "train").sum()), record is not None
+    if record is not None and n_train > record.get("n_train", n_train) and "cells" not in record["settings"]:
+        raise ValueError(
+            f"obs[{column!r}] marks {n_train:,} training cells, and the model that uns[{basis!r}] names was trained on "
+            f"{record['n_train']:,}, as after anndata.concat of the tables of several models. Run "
+            "tripletomics.transform(adata, model)."
         )
     if not held_out.any():
         cure = "Pass refits=1 and splits=0.3, or a column, to fit again on some of them"
