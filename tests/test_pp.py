@@ -50,6 +50,7 @@ def test_few_large_groups_give_one():
         (np.array([True, False, False, False]), [1, 0, 0, 0]),
         (pd.Series([True, False, False, False]), [1, 0, 0, 0]),
         (pd.Series([True, False, False, False], list("3210")), [0, 0, 0, 1]),
+        (pd.Series([True, False, False, False], dtype="boolean"), [1, 0, 0, 0]),
     ],
 )
 def test_named_groups_and_boolean_columns(hold_out, expected):

@@ -42,9 +42,7 @@ def split(adata: AnnData, hold_out: float | str | np.ndarray | pd.Series, codes:
     """
     random = np.random.default_rng(seed)
     if isinstance(hold_out, (np.ndarray, pd.Series)):
-        if isinstance(hold_out, pd.Series) and adata.obs_names.isin(hold_out.index).all():
-            hold_out = hold_out.reindex(adata.obs_names)  # cells are matched by name where it has their names
-        held_out = np.asarray(hold_out)
+        held_out = _by_name(adata, hold_out) if isinstance(hold_out, pd.Series) else hold_out
         if held_out.dtype != bool or held_out.shape != codes.shape:
             raise ValueError(
                 f"hold_out is {held_out.dtype} of shape {held_out.shape}: pass True or False for each of "
@@ -60,6 +58,14 @@ def split(adata: AnnData, hold_out: float | str | np.ndarray | pd.Series, codes:
     if held_out.all():
         raise ValueError(f"hold_out={hold_out!r} leaves no training cell.")
     return held_out
+
+
+def _by_name(adata: AnnData, hold_out: pd.Series) -> np.ndarray:
+    """Return the values of the cells, matched by name where the index has their names, else as they come."""
+    if hold_out.index.is_unique and adata.obs_names.isin(hold_out.index).all():
+        hold_out = hold_out.reindex(adata.obs_names)
+    marks = flags(hold_out)
+    return hold_out.to_numpy() if marks is None or marks.isna().any() else marks.to_numpy(dtype=bool)
 
 
 def split_names(held_out: np.ndarray) -> pd.Categorical[str]:

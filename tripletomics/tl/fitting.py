@@ -30,6 +30,7 @@ else:  # the command line reads these annotations; there, a part is its text
     Module = Augmentation = MLP = str
 
 
+AN_ARRAY = "an array"  # in place of what has no name to write, such as hold_out
 DEFAULT_LOSS = "softmax"  # within noise of the best, and the simplest: see docs/choose-a-loss.md
 DEFAULT_VIEWS = "simclr:temperature=0.2,neighbours=5"  # of cells without labels: see docs/few-labels.md
 DEFAULT_PAIR = "clip"  # of two modalities: see docs/two-modalities.md
@@ -347,7 +348,7 @@ def text(value: object) -> str:
     from tripletomics import augment, losses, parts
 
     if hasattr(value, "shape") and value.shape:
-        return "an array"
+        return AN_ARRAY
     if isinstance(value, losses.Loss):
         return losses.spec(value)
     if isinstance(value, augment.Augmentation):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from tripletomics import keys
@@ -118,7 +119,7 @@ def evaluate(
     pp.check_whole("seed", seed, 0, 2**32 - 1)
     bases = [basis] if isinstance(basis, str) else list(dict.fromkeys(basis))
     bases = [name for name in bases if not (name.endswith("_metric") and name.removesuffix("_metric") in bases)]
-    given = [splits] if splits is None or isinstance(splits, (str, float, int)) else list(splits)
+    given = [splits] if splits is None or isinstance(splits, (str, float, int, Real)) else list(splits)
     if not bases or not given:
         raise ValueError(f"{'splits' if bases else 'basis'} is an empty list: leave it out, or name one.")
     spaces = {name: {key: places(adata, key) for key in _spaces(adata, name)} for name in bases}
@@ -306,6 +307,7 @@ def _refitted(
     """Fit a basis again with several seeds and score the fits."""
     from tripletomics import evaluation
     from tripletomics.tl import comparison
+    from tripletomics.tl.fitting import AN_ARRAY
 
     record = _record(question.adata, basis)
     if record is None or basis.endswith("_metric"):
@@ -321,6 +323,8 @@ def _refitted(
     if both := record["settings"].get("modalities"):
         raise ValueError(f"{basis} was fitted to two modalities ({both}), and here is one of them: pass refits=0.")
     hold_out = _hold_out(record["settings"]["hold_out"]) if wanted is None else wanted
+    if hold_out == AN_ARRAY:
+        hold_out = keys.split_of(question.adata, basis) or hold_out
     if hold_out == 0:
         raise ValueError(f"{basis} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")
     plan: dict[str, dict[str, Any] | None] = {"tt": comparison.settings_written(record["settings"])}
