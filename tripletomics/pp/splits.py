@@ -62,8 +62,9 @@ def split(adata: AnnData, hold_out: float | str | np.ndarray | pd.Series, codes:
 
 def _by_name(adata: AnnData, hold_out: pd.Series) -> np.ndarray:
     """Return the values of the cells, matched by name where the index has their names, else as they come."""
-    if hold_out.index.is_unique and adata.obs_names.isin(hold_out.index).all():
-        hold_out = hold_out.reindex(adata.obs_names)
+    cells = adata.obs.index  # a table on disk is its columns alone
+    if hold_out.index.is_unique and cells.isin(hold_out.index).all():
+        hold_out = hold_out.reindex(cells)
     marks = flags(hold_out)
     return hold_out.to_numpy() if marks is None or marks.isna().any() else marks.to_numpy(dtype=bool)
 
