@@ -7,7 +7,17 @@ from typing import Literal
 
 import numpy as np
 
-from tripletomics.labels.columns import UNASSIGNED, UNLABELLED, encode, flags, is_missing, names, several, split_of
+from tripletomics.labels.columns import (
+    UNASSIGNED,
+    UNLABELLED,
+    encode,
+    flags,
+    is_missing,
+    known,
+    names,
+    several,
+    split_of,
+)
 
 NO_SIGNAL = 0.01  # a permutation p above this: permuted labels of the held-out cells score as well
 TOO_FEW = "too few held-out cells to tell"
@@ -24,6 +34,7 @@ __all__ = [
     "encode",
     "flags",
     "is_missing",
+    "known",
     "known_first",
     "names",
     "permute",

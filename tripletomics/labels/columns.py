@@ -50,7 +50,13 @@ def several(given: str | Sequence[str], argument: str) -> list[str]:
 def is_missing(name: object, unlabelled: str | Sequence[str] = UNLABELLED) -> bool:
     """Tell whether a name says that there is none, whatever its case and the blanks around it."""
     text = _text(name)
-    return text is None or _plain(text) in {_plain(word) for word in several(unlabelled, "unlabelled")}
+    return text is None or _plain(text) in _words(unlabelled)
+
+
+def known(values: pd.Series, unlabelled: str | Sequence[str]) -> pd.Series:
+    """Return the names in a column as `names` does, None also where one means unlabelled."""
+    found, words = names(values), _words(unlabelled)
+    return found.where(~found.isin([name for name in found.dropna().unique() if _plain(name) in words]), None)
 
 
 def encode(values: pd.Series, unlabelled: str | Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -70,11 +76,10 @@ def encode(values: pd.Series, unlabelled: str | Sequence[str]) -> tuple[np.ndarr
     classes
         The names, sorted; ``classes[code]`` is the name of a code.
     """
-    found = names(values)
-    absent = [name for name in found.dropna().unique() if is_missing(name, unlabelled)]
-    known = found.notna() & ~found.isin(absent)
+    found = known(values, unlabelled)
+    there = found.notna().to_numpy()
     codes = np.full(len(found), -1, dtype=np.int64)
-    classes, codes[known] = np.unique(found[known].to_numpy(dtype=str), return_inverse=True)
+    classes, codes[there] = np.unique(found[there].to_numpy(dtype=str), return_inverse=True)
     return codes, classes.tolist()
 
 
@@ -115,6 +120,10 @@ def split_of(values: pd.Series) -> np.ndarray | None:
     if present <= {*TRAINING}:
         return None
     return np.where(words.isna(), -1, np.where(words.isin(TRAINING), 0, 1)).astype(np.int8)
+
+
+def _words(unlabelled: str | Sequence[str]) -> set[str]:
+    return {_plain(word) for word in several(unlabelled, "unlabelled")}
 
 
 def _plain(word: str) -> str:

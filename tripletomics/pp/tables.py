@@ -364,7 +364,7 @@ def _merge(
         # as objects: a cell that is missing would make whole numbers fractions, with other names
         series = [frames[name][column].astype(object).reindex(names) for name in where]
         if column == label:
-            series = [_known(values, unlabelled) for values in series]
+            series = [labels.known(values, unlabelled) for values in series]
         if column == label or column in others:
             _note_on_values(column, dict(zip(where, series, strict=True)))
         values = series[0]
@@ -385,13 +385,6 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
         if (known % 1 == 0).all():
             frame[column] = frame[column].astype("Int64")
     return frame
-
-
-def _known(values: pd.Series, unlabelled: Sequence[str]) -> pd.Series:
-    """Return labels as text, None where there is none."""
-    text = labels.names(values)
-    absent = [name for name in text.dropna().unique() if labels.is_missing(name, unlabelled)]
-    return text.where(~text.isin(absent), None)
 
 
 def _note_on_values(column: str, columns: Mapping[str, pd.Series]) -> None:
