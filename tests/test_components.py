@@ -69,3 +69,13 @@ def test_bad_input_is_named_and_nothing_is_written(cells, options, error, messag
 def test_no_table_in_memory_is_refused():
     with pytest.raises(TypeError):
         tt.pca("cells.h5ad")
+
+
+def test_the_split_of_a_map_is_left_alone(cells):
+    tt.fit(cells, "cell_type", steps=2, progress=False)
+    before = cells.copy()
+    with pytest.raises(ValueError, match=r"were held out from the map .* pass hold_out='tt_split' for the same"):
+        tt.pca(cells, hold_out=0.3, seed=4)
+    assert cells.obs.equals(before.obs)
+    tt.pca(cells, hold_out="tt_split")
+    assert cells.obs["tt_split"].tolist() == before.obs["tt_split"].tolist()

@@ -178,6 +178,25 @@ def test_the_verdict_is_in_words(p, words):
     assert words in line
 
 
+def test_too_few_cells_are_no_sign_of_no_signal():
+    runs = [
+        runs_of([1.0]),
+        runs_of([0.5], split="null"),
+        runs_of([0.16], "permutation_p"),
+        runs_of([0.16], "reachable_p"),
+    ]
+    table = evaluation.collect(pd.concat(runs), ["method", "space"])
+    (line,) = evaluation.verdicts(table, "method")
+    assert line.startswith(
+        "tt, map: TOO FEW HELD-OUT CELLS TO TELL. Held-out macro-F1 1.00, permuted labels 0.50; even"
+    )
+    assert evaluation.headline(table, {"tt": "tt"}).startswith("Too few held-out cells to tell whether a map names")
+    runs[-1] = runs_of([0.005], "reachable_p")
+    table = evaluation.collect(pd.concat(runs), ["method", "space"])
+    assert "NO SIGNAL" in evaluation.verdicts(table, "method")[0]
+    assert "NO SIGNAL" in evaluation.headline(table, {"tt": "tt"})
+
+
 def test_p_values_are_joined_by_twice_their_median():
     runs = [runs_of([0.9, 0.9, 0.8]), runs_of([0.3] * 3, split="null"), runs_of([0.005, 0.005, 0.3], "permutation_p")]
     table = evaluation.collect(pd.concat(runs), ["method", "space"])

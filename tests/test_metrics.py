@@ -309,6 +309,19 @@ def test_permutation_p():
     assert metrics.permutation_p(truth, predicted, 4, 19) == pytest.approx(expected)
 
 
+def test_reachable_p():
+    """Of predictions that are right about four of five: exact where few orders are possible, and as a plain loop."""
+    truth = np.array([0, 1, 0, 1, -1])
+    assert metrics.reachable_p(truth, 0, 20_000) == pytest.approx(1 / 6, abs=0.01)  # all four right
+    truth = np.repeat([0, 1, 2], [5, 10, 3])
+    predicted = np.array([0, 0, 1, 0, 0, 1, 1, 2, 1, 1, 1, 1, 2, 1, 1, 2, 2, 0])
+    assert metrics.reachable_p(truth, 7) == metrics.permutation_p(truth, predicted, 7)
+    assert np.isnan(metrics.reachable_p(truth * 0, 0))
+    assert np.isnan(metrics.reachable_p(truth[:0], 0))
+    sizes = [next(n for n in range(2, 40) if metrics.reachable_p(np.arange(n) % k, 0) <= 0.01) for k in (2, 10)]
+    assert sizes[1] < sizes[0] < 30  # of many types fewer cells tell
+
+
 def test_verification_against_scikit_learn(cells):
     z, y = cells
     d = cdist(z[200:], z[:200])

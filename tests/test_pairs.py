@@ -1119,3 +1119,10 @@ def test_encoders_see_nothing_of_the_cells_that_they_are_calibrated_on():
     ]
     given = {"rna": x[:, order[0]], "protein": y[:, order[1]]}
     np.testing.assert_array_equal(model.embed(**given), changed.embed(**given))
+
+
+def test_few_cells_in_both_tables_are_told():
+    rna, protein = pair()
+    protein.obs_names = [name if i < 60 else f"other {name}" for i, name in enumerate(protein.obs_names)]
+    with pytest.warns(UserWarning, match=r"60 cells are in both tables by name, 28.6% of rna and 28.6% of protein"):
+        tt.fit((rna, protein), "kind", steps=1, progress=False)

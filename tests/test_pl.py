@@ -15,7 +15,8 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
 from tripletomics import metrics, pl
-from tripletomics.pl.look import GREY
+from tripletomics.pl.look import GREY, look_of
+from tripletomics.pl.palette import PALETTE, colours
 
 HISTORY = {
     "metric": {"step": np.arange(200), "loss": np.exp(-np.arange(200) / 50), "held_out_f1": np.linspace(0.1, 0.9, 200)},
@@ -490,3 +491,68 @@ def test_errors_about_the_data():
 def test_history_of_no_model():
     with pytest.raises(TypeError, match=r"history needs a fitted tt.Model, not int"):
         pl.history(3)
+
+
+def colour_of(adata, color):
+    return {name: tuple(rgb) for name, rgb in look_of(adata, color, None, None).types.values()}
+
+
+def test_a_type_has_one_colour_by_its_name_in_all_columns():
+    adata = cells()
+    names = list(adata.obs["cell_type"].cat.categories)
+    first = colour_of(adata, "cell_type")
+    adata.obs["cell_type"] = adata.obs["cell_type"].cat.reorder_categories(names[::-1])
+    assert colour_of(adata, "cell_type") == first  # whatever the order of the categories
+    adata.obs["tt_label"] = pd.Categorical(["type 3"] * 300, [*names[1:], "unassigned"])
+    adata.uns["X_tt"] = {"classes": np.array(names[1:], dtype=object)}  # of a model that does not know the first
+    both = colour_of(adata, "cell_type"), colour_of(adata, "tt_label")
+    assert both[1] == {"type 3": both[0]["type 3"]} == {"type 3": to_rgb(PALETTE[2])}
+    assert len(set(both[0].values())) == 4
+    assert both[0]["type 0"] == to_rgb(PALETTE[3])
+    adata.uns["cell_type_colors"] = ["#010101", "#020202", "#030303", "#040404"]  # scanpy's, in the order of categories
+    assert colour_of(adata, "cell_type")["type 3"] == colour_of(adata, "tt_label")["type 3"] == to_rgb("#010101")
+    adata.uns["cell_type_colors"] = ["#010101"]  # of fewer categories than there are
+    assert colour_of(adata, "cell_type")["type 3"] == to_rgb(PALETTE[2])
+    adata.obs["side"] = pd.Categorical(np.array(["left", "right"])[np.arange(300) % 2])
+    assert list(colour_of(adata, "side").values()) == [to_rgb(PALETTE[0]), to_rgb(PALETTE[1])]  # no types of the model
+
+
+def test_colours_run_out_only_where_there_are_more_types_than_colours():
+    adata = ad.AnnData(uns={"X_tt": {"classes": np.array([f"t{i}" for i in range(28)], dtype=object)}})
+    found = colours("x", ["t3", *(f"new {i}" for i in range(29))], None, adata)
+    assert len(set(found)) == 30
+    assert len(colours("x", [f"n{i}" for i in range(70)], None, adata)) == 70
+
+
+def test_names_in_bytes_are_read():
+    adata = cells()
+    names = adata.obs["cell_type"].astype(str)
+    adata.obs["raw"] = pd.Categorical([name.encode() for name in names])
+    assert colour_of(adata, "raw") == colour_of(adata, "cell_type")
+
+
+@pytest.mark.parametrize(("p", "least", "words"), [(0.2, 0.2, ", too few to tell"), (np.nan, np.nan, ", not tested")])
+def test_a_test_that_could_not_tell_is_said_in_the_legend_and_stamps_nothing(p, least, words):
+    adata = cells()
+    adata.uns["X_tt"] = {"p_value": {"map": p}, "findings": {"tested": np.array([4, 2, least])}}
+    ax = pl.embedding(adata, "cell_type")
+    held = int((adata.obs["tt_split"] == "held-out").sum())
+    assert f"held-out cells ({held}{words})" in legend_texts(ax.get_legend())
+    assert not [text for text in ax.texts if text.get_gid() == "no signal"]
+
+
+def test_a_gene_of_a_layer():
+    adata = cells()
+    adata.layers["raw"] = adata.X.copy()
+    expected = pl.embedding(adata, "CD4").collections[0].get_facecolors()
+    adata.X = None
+    np.testing.assert_array_equal(pl.embedding(adata, "CD4", layer="raw").collections[0].get_facecolors(), expected)
+    with pytest.raises(ValueError, match=r"color='CD4' is a gene, and adata.X is empty: name the matrix with layer="):
+        pl.embedding(adata, "CD4")
+    with pytest.raises(KeyError, match=r"layer='rew' is not a layer of adata. Did you mean 'raw'"):
+        pl.embedding(adata, "CD4", layer="rew")
+
+
+def test_one_basis_is_a_list_of_one():
+    adata = cells()
+    assert len(pl.compare(adata, "cell_type", bases="X_tt").axes) == 1

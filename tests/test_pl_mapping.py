@@ -219,6 +219,22 @@ def test_a_model_without_signal_says_so():
     assert not texts(pl.mapping(adata, model).axes[0], "no signal")
 
 
+def test_places_or_labels_of_another_model_are_refused():
+    adata, model = pair()
+    model.id = "one"
+    adata.uns |= {"X_tt": {"seen": "one"}}
+    adata.uns["tt_mapping"]["model"] = "one"
+    pl.mapping(adata, model)
+    adata.uns["tt_mapping"]["model"] = "two"
+    with pytest.raises(
+        ValueError, match=r"The labels of adata are from another model.* Run tt.predict\(adata, model\)"
+    ):
+        pl.mapping(adata, model)
+    adata.uns["X_tt"]["seen"] = "two"
+    with pytest.raises(ValueError, match="The places of adata are from another model"):
+        pl.mapping(adata, model)
+
+
 def test_missing_labels_are_unassigned_and_cells_without_a_place_are_counted():
     adata, model = pair(left=0)
     adata.obs.loc[adata.obs_names[:5], "tt_label"] = np.nan

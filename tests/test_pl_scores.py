@@ -394,6 +394,10 @@ def test_history_draws_the_null():
     model.p_value = {"metric": 0.005, "map": 0.2}
     panels = pl.history(model).child_axes
     assert ["no signal" in words(panel) for panel in panels[1::2]] == [False, True]
+    model.findings = {"tested": np.array([4, 2, 0.2])}
+    last = pl.history(model).child_axes[-1]
+    assert "no signal" not in words(last)
+    assert "too few held-out cells to tell" in words(last)
     model.scores = {}
     assert all(line.get_label() != "null" for panel in pl.history(model).child_axes for line in panel.lines)
 
@@ -454,6 +458,25 @@ def test_a_confusion_of_labels_that_mean_nothing_says_so():
     assert remark.get_text().startswith("no signal: held-out F1 0.")
     assert remark.get_color() == ALARM
     assert inside(ax.figure)
+
+
+def test_too_few_held_out_cells_are_said_in_every_figure_in_place_of_no_signal():
+    adata = cells()
+    few = adata.obs_names[:4]
+    adata.obs["tt_split"] = np.where(adata.obs_names.isin(few), "held-out", "train")
+    adata.obs.loc[few, "kind"] = ["type 0", "type 0", "type 1", "type 1"]
+    (remark,) = [text for text in pl.confusion(adata, "kind").texts if text.get_gid() == "remark"]
+    assert "too few held-out cells to tell" in remark.get_text().replace("\n", " ")
+    assert remark.get_color() != ALARM
+    scored = table(silent=["pca2"])
+    rows = scored[scored["metric"] == "permutation_p"]
+    scored = pd.concat([scored, rows.assign(metric="reachable_p", value=0.2)], ignore_index=True)
+    figure = pl.compare(adata, "kind", table=scored, bases=["X_tt", "X_pca2"])
+    assert "no signal" not in words(figure)
+    said = " ".join(text.get_text() for text in figure.axes[1].texts)
+    assert said == "held-out F1 0.50 (null 0.10), too few held-out cells to tell"
+    assert "no signal" not in labels_of(figure.axes[2])
+    assert "too few held-out cells to tell" in words(pl.scores(scored))
 
 
 def test_types_on_one_side_of_the_split_are_shown_and_say_so():

@@ -38,11 +38,75 @@ def test_few_large_groups_give_one():
 
 @pytest.mark.parametrize(
     ("hold_out", "expected"),
-    [("g=x", [1, 0, 0, 0]), ("g=x,y", [1, 1, 0, 0]), ("flag", [0, 0, 1, 1]), ("a=b", [0, 1, 1, 1])],
+    [
+        ("g=x", [1, 0, 0, 0]),
+        ("g=x,y", [1, 1, 0, 0]),
+        ("flag", [0, 0, 1, 1]),
+        ("a=b", [0, 1, 1, 1]),
+        ("text", [0, 0, 1, 1]),
+        ("split", [0, 1, 1, 0]),
+        ("split=test", [0, 1, 0, 0]),
+        ("number=1", [1, 1, 0, 0]),
+        (np.array([True, False, False, False]), [1, 0, 0, 0]),
+        (pd.Series([True, False, False, False]), [1, 0, 0, 0]),
+        (pd.Series([True, False, False, False], list("3210")), [0, 0, 0, 1]),
+        (pd.Series([True, False, False, False], dtype="boolean"), [1, 0, 0, 0]),
+    ],
 )
 def test_named_groups_and_boolean_columns(hold_out, expected):
-    adata = obs(g=["x", "y", "z", None], flag=[False, False, True, True], **{"a=b": [False, True, True, True]})
+    adata = obs(
+        g=["x", "y", "z", None], flag=[False, False, True, True],
+        text=pd.Categorical(["FALSE", "FALSE", "TRUE", "TRUE"]),
+        split=["train", "test", "val", "train"], number=[1, 1, 0, 0], **{"a=b": [False, True, True, True]},
+    )  # fmt: skip
     assert pp.split(adata, hold_out, np.zeros(4, int), 0).astype(int).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "words"),
+    [
+        ("number", "0 and 1, which may be two groups.*hold_out='number=1', or another of number=0, number=1"),
+        ("odd", "'train', and other names beside it, such as 'ood'. Say which: hold_out='odd="),
+        ("gaps", "says nothing of 1 of 4 cells: give each 'train' or 'held-out'"),
+        (np.array([1, 0, 0, 0]), "hold_out is int64 of shape .4,.: pass True or False for each of 4 cells"),
+        (np.array([True]), "hold_out is bool of shape .1,."),
+    ],
+)
+def test_what_may_be_a_split_is_not_guessed(hold_out, words):
+    adata = obs(number=[1, 1, 0, 0], odd=["train", "test", "ood", "ood"], gaps=["train", "test", None, "train"])
+    with pytest.raises(ValueError, match=words):
+        pp.split(adata, hold_out, np.zeros(4, int), 0)
+
+
+def test_numbers_of_numpy_are_fractions():
+    codes = np.repeat([0, 1], 50)
+    split = pp.split(obs(a=codes), np.float32(0.25), codes, 0)
+    np.testing.assert_array_equal(split, pp.split(obs(a=codes), 0.25, codes, 0))
+
+
+def test_a_column_that_is_there_twice_is_named():
+    adata = obs(a=["x", "y"])
+    adata.obs = pd.concat([adata.obs, adata.obs], axis=1)
+    with pytest.raises(ValueError, match=r"label='a': adata.obs has 2 columns of this name, as after a join"):
+        pp.column(adata, "a", "label")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (str, ["False", "True"]), ("category", ["FALSE", "TRUE"]), (int, [0, 1]), (float, [0.0, 1.0]),
+        ("boolean", [False, True]), (object, [b"no", b"yes"]),
+    ],
+)  # fmt: skip
+def test_marked_genes_as_tables_from_elsewhere_have_them(kind, words):
+    marks = np.arange(30) % 3 == 0
+    adata = ad.AnnData(np.ones((4, 30), dtype=np.float32))
+    adata.var["highly_variable"] = pd.Series([words[i] for i in marks.astype(int)], adata.var_names).astype(kind)
+    choice = pp.choose_genes(adata, adata.X, np.ones(4, bool), False)
+    np.testing.assert_array_equal(choice.columns, np.flatnonzero(marks))
+    adata.var["highly_variable"] = "variable"
+    with pytest.raises(ValueError, match=r"var\['highly_variable'\] holds 'variable' .*, not True and False"):
+        pp.choose_genes(adata, adata.X, np.ones(4, bool), False)
 
 
 def test_genes_marked_by_the_user(pbmc):

@@ -36,8 +36,9 @@ def table(methods, types, silent=()):
                         rows.append({**row, "split": "", "value": 0.00123})
                     elif info.family == "exchangeability":
                         rows.append({**row, "split": "held-out", "value": 0.678})
-                    elif metric == "permutation_p":
-                        rows.append({**row, "split": "held-out", "value": 0.43 if method in silent else 0.001})
+                    elif metric in ("permutation_p", "reachable_p"):
+                        value = 0.43 if method in silent and metric == "permutation_p" else 0.001
+                        rows.append({**row, "split": "held-out", "value": value})
                     else:
                         value = np.nan if metric == "pseudotime_spearman" else 0.8123
                         rows.append({**row, "split": "train", "value": 0.99})
@@ -156,6 +157,16 @@ def test_methods_without_signal_are_not_coloured(awkward, tmp_path):
     assert "No signal: no method finds the types" in text
     assert text.count('class="stamp"') == 3
     assert '"warning":""' not in text
+
+
+def test_too_few_held_out_cells_are_no_alarm(awkward, tmp_path):
+    given = {**awkward, "table": table(METHODS, ["a"], silent=METHODS)}
+    given["table"].loc[given["table"]["metric"] == "reachable_p", "value"] = 0.2
+    report.write(tmp_path / "few.html", **given)
+    text = (tmp_path / "few.html").read_text()
+    assert "No signal: no method" not in text
+    assert 'class="stamp"' not in text
+    assert "Too few held-out cells to tell whether any method finds their types" in text
 
 
 def test_colours_are_those_of_the_figures_and_unused_categories_keep_theirs(pbmc):

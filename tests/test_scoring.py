@@ -3,6 +3,7 @@ import warnings
 import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
 import tripletomics as tt
@@ -262,3 +263,36 @@ def test_without_a_split_it_says_what_to_do(mapped):
     adata.uns.clear()
     with pytest.raises(TypeError, match="not AnnData"):
         tt.evaluate("cells.h5ad", "cell_type")
+
+
+def few(y, apart=5.0):
+    """Cells whose types could not be further apart, or not at all."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(len(y), 60)) + apart * y[:, None] * random.normal(size=60)
+    return ad.AnnData(x.astype(np.float32), obs={"kind": np.array(["case", "control"])[y]})
+
+
+def test_few_held_out_cells_all_of_them_right():
+    adata = few(np.arange(40) % 2)
+    model = tt.fit(adata, "kind", steps=20, progress=False)
+    assert model.scores["held-out"]["map"] == 1
+    assert "Too few held-out cells to tell (4, of 2 types)" in model.summary()
+    assert "o signal" not in model.summary()
+    with pytest.warns(UserWarning, match="TOO FEW HELD-OUT CELLS TO TELL"):
+        words = tt.evaluate(adata, "kind", cache=None, progress=False).attrs["summary"]
+    assert "NO SIGNAL" not in words
+
+
+def test_held_out_cells_of_one_type_are_not_tested():
+    adata = few(np.repeat([0, 1], [60, 4]))  # of fewer than five cells none is held out
+    model = tt.fit(adata, "kind", steps=5, progress=False)
+    assert "Not tested: the held-out cells are of one type" in model.summary()
+
+
+def test_a_sparse_basis():
+    adata = few(np.arange(60) % 2)
+    adata.obs["side"] = np.where(np.arange(60) % 5 < 2, "test", "train")
+    adata.obsm["X_a"] = adata.X[:, :3]
+    adata.obsm["X_b"] = sp.csr_matrix(adata.X[:, :3])
+    one, two = (tt.evaluate(adata, "kind", basis=key, splits="side")["value"] for key in ("X_a", "X_b"))
+    np.testing.assert_array_equal(one, two)

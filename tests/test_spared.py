@@ -198,8 +198,10 @@ def test_no_type_may_be_called_what_cells_like_no_type_are(donors):
 def test_types_that_each_belong_to_one_batch_cannot_be_calibrated_but_are_fitted(donors):
     adata = donors[donors.obs["kind"].isin(["a", "b", "c"])].copy()
     adata.obs["run"] = "of " + adata.obs["kind"]
-    model = tt.fit(adata, "kind", batch="run", steps=3, progress=False)
+    with pytest.warns(UserWarning, match="Predictions cannot be calibrated, and predict will refuse.*leave batch out"):
+        model = tt.fit(adata, "kind", batch="run", steps=3, progress=False)
     assert model.calibration is None
+    assert "No predictions: they could not be calibrated" in model.summary()
     with pytest.raises(ValueError, match=r"The model could not be calibrated.*two batches"):
         tt.predict(adata, model)
     assert model.search(adata.X[:2], 3).names.shape == (2, 3)

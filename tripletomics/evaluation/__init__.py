@@ -24,7 +24,15 @@ from tripletomics.evaluation.battery import (
     score_unseen,
     unseen_types,
 )
-from tripletomics.evaluation.summary import collect, drawn_at_random, headline, overview, split_sentence, verdicts
+from tripletomics.evaluation.summary import (
+    collect,
+    drawn_at_random,
+    found_in,
+    headline,
+    overview,
+    split_sentence,
+    verdicts,
+)
 
 __all__ = [
     "COLUMNS",
@@ -40,6 +48,7 @@ __all__ = [
     "collect",
     "confusion",
     "drawn_at_random",
+    "found_in",
     "headline",
     "null_of_labels",
     "null_of_places",

@@ -31,6 +31,7 @@ METRICS = {
     "knn_balanced_accuracy": Metric("15-NN balanced accuracy", "labels"),
     "recall": Metric("15-NN recall of a type", "labels"),
     "permutation_p": Metric("p of macro-F1, labels of the scored cells permuted", "labels", higher=False),
+    "reachable_p": Metric("the same p if four of five cells were right", "labels", higher=False),
     "recall_at_1": Metric("Recall@1 (P@1)", "retrieval"),
     "recall_at_10": Metric("Recall@10", "retrieval"),
     "r_precision": Metric("R-Precision", "retrieval"),
@@ -281,6 +282,7 @@ def _by_labels(z: np.ndarray, truth: Truth, split: str, seed: int) -> list[Row]:
     rows = _by_votes(known, votes, truth.classes)
     if split == "held-out":
         rows.append(("permutation_p", "", metrics.permutation_p(known, votes.argmax(axis=1), seed)))
+        rows.append(("reachable_p", "", metrics.reachable_p(known, seed)))
     return rows + _by_distances(z, truth, split, seed)
 
 

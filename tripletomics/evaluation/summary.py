@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from tripletomics.evaluation.battery import MAIN, METRICS
-from tripletomics.labels import NO_SIGNAL
+from tripletomics.labels import TOO_FEW, verdict
 
 
 def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -27,7 +28,7 @@ def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     keys = [*by, "metric", "type", "split"]
     groups = runs.groupby(keys, sort=False)
     table = groups["value"].agg(value="mean", sd="std", n_seeds="count").reset_index()
-    tests = ((table["metric"] == "permutation_p") & (table["n_seeds"] > 1)).to_numpy()
+    tests = (table["metric"].isin(["permutation_p", "reachable_p"]) & (table["n_seeds"] > 1)).to_numpy()
     table.loc[tests, "value"] = np.minimum(1, 2 * groups["value"].median().to_numpy()[tests])
     known = table["metric"].map(METRICS)
     table["family"] = [metric.family for metric in known]
@@ -79,11 +80,14 @@ def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def headline(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
     """Say which map names the types of held-out cells best, and by how much, or that none does."""
     rows = table[(table["metric"] == "knn_macro_f1") & (table["space"] == "map")].set_index(["method", "split"])
-    p = table[(table["metric"] == "permutation_p") & (table["space"] == "map")].set_index("method")["value"]
-    found = [(method, *rows.loc[(method, "held-out"), ["value", "sd"]]) for method in p.index[p <= NO_SIGNAL]]
+    said = found_in(table[table["space"] == "map"], "method")
+    found = [(key, *rows.loc[(key, "held-out"), ["value", "sd"]]) for key, word in said.items() if word == "signal"]
+    if not found and said and "not tested" not in said.values():
+        if "too few" in said.values():
+            return f"{TOO_FEW.capitalize()} whether a map names their types: hold out more of them."
+        return "NO SIGNAL: no map names the types of held-out cells better than with permuted labels."
     if not found:
-        tested = len(p) > 0 and p.notna().all()
-        return "NO SIGNAL: no map names the types of held-out cells better than with permuted labels." if tested else ""
+        return ""
     (best, f1, sd), *others = sorted(found, key=lambda row: -row[1])
     words = f"{titles[best]} is the map that names the types of held-out cells best: macro-F1 {f1:.2f}"
     null = rows.loc[(best, "null"), "value"]
@@ -94,21 +98,38 @@ def headline(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
     return f"{words}. Permuted labels give {null:.2f}."
 
 
+def found_in(table: pd.DataFrame, by: str | list[str]) -> dict[Any, str]:
+    """Return the `labels.verdict` of each method or space whose held-out labels were tested."""
+    tests = table[(table["split"] == "held-out") & table["metric"].isin(["permutation_p", "reachable_p"])]
+    found: dict[Any, str] = {}
+    for key, rows in tests.groupby(by, sort=False, observed=True):
+        p = rows.set_index("metric")["value"].astype(float)
+        if "permutation_p" in p:
+            found[key] = verdict(p["permutation_p"], p.get("reachable_p", 0.0))
+    return found
+
+
 def verdicts(table: pd.DataFrame, by: str) -> list[str]:
     """Say in a sentence for each method and space whether its held-out cells hold the labels."""
-    held = table[(table["type"] == "") & table["metric"].isin(["knn_macro_f1", "permutation_p"])]
+    held = table[(table["type"] == "") & table["metric"].isin(["knn_macro_f1", "permutation_p", "reachable_p"])]
     lines = []
     keys = [by] if by == "space" else [by, "space"]
     for key, rows in held.groupby(keys, sort=False, observed=True):
         value = rows.set_index(["metric", "split"])["value"]
         f1, p = value.get(("knn_macro_f1", "held-out"), np.nan), value.get(("permutation_p", "held-out"), np.nan)
-        null = value.get(("knn_macro_f1", "null"), np.nan)
+        null, reachable = value.get(("knn_macro_f1", "null"), np.nan), value.get(("reachable_p", "held-out"), 0.0)
+        said = verdict(p, reachable)
         name = ", ".join(map(str, key))
         if np.isnan(f1):
             lines.append(f"{name}: no held-out cell could be scored.")
-        elif np.isnan(p):
+        elif said == "not tested":
             lines.append(f"{name}: held-out macro-F1 {f1:.2f}, not tested: the held-out cells are of one type.")
-        elif p > NO_SIGNAL:
+        elif said == "too few":
+            lines.append(
+                f"{name}: {TOO_FEW.upper()}. Held-out macro-F1 {f1:.2f}, permuted labels {null:.2f}; even with four of "
+                f"five named right, p would be {reachable:.2g}. Hold out more of each type."
+            )
+        elif said == "no signal":
             lines.append(f"{name}: NO SIGNAL. Held-out macro-F1 {f1:.2f}, permuted labels {null:.2f} (p = {p:.2g}).")
         else:
             lines.append(f"{name}: held-out macro-F1 {f1:.2f}, {f1 - null:.2f} above permuted labels ({null:.2f}).")

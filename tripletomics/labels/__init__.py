@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from typing import Literal
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import pandas as pd
+from tripletomics.labels.columns import (
+    UNASSIGNED,
+    UNLABELLED,
+    encode,
+    flags,
+    is_missing,
+    known,
+    names,
+    several,
+    split_of,
+)
 
 NO_SIGNAL = 0.01  # a permutation p above this: permuted labels of the held-out cells score as well
-UNASSIGNED = "unassigned"  # what a cell is called that is like no known type
-UNLABELLED = ("", "Unknown", "unknown", UNASSIGNED, "NA", "None", "nan")
+TOO_FEW = "too few held-out cells to tell"
 REJECT, COVERAGE = 0.05, 0.9  # share of the known cells that may be rejected, and that label sets hold
 
 
-def encode(values: pd.Series, unlabelled: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Turn names into codes.
-
-    Parameters
-    ----------
-    values
-        One name a cell; whole numbers and categories are taken as their text.
-    unlabelled
-        Names that mean *unlabelled*, as missing values do.
-
-    Returns
-    -------
-    codes
-        int64 (cells,), -1 for unlabelled.
-    classes
-        The names, sorted; ``classes[code]`` is the name of a code.
-    """
-    names = values.astype(object).where(values.notna(), None).map(lambda name: None if name is None else str(name))
-    known = names.notna() & ~names.isin(list(unlabelled))
-    codes = np.full(len(names), -1, dtype=np.int64)
-    classes, codes[known] = np.unique(names[known].to_numpy(dtype=str), return_inverse=True)
-    return codes, classes.tolist()
+__all__ = [
+    "COVERAGE",
+    "NO_SIGNAL",
+    "REJECT",
+    "TOO_FEW",
+    "UNASSIGNED",
+    "UNLABELLED",
+    "encode",
+    "flags",
+    "is_missing",
+    "known",
+    "known_first",
+    "names",
+    "permute",
+    "several",
+    "split_of",
+    "verdict",
+]
 
 
 def known_first(codes: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -55,6 +59,22 @@ def known_first(codes: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.nd
     seen = np.isin(np.arange(codes.max() + 1), codes[train])
     order = np.argsort(~seen, kind="stable")
     return np.where(codes >= 0, np.argsort(order)[codes], -1), order, int(seen.sum())
+
+
+def verdict(p: float, reachable: float = 0.0) -> Literal["signal", "no signal", "too few", "not tested"]:
+    """Say what a permutation test of the held-out labels shows.
+
+    Parameters
+    ----------
+    p, reachable
+        Of `metrics.permutation_p`, and of `metrics.reachable_p`: a test that could not have found anything shows
+        nothing.
+    """
+    if math.isnan(p):
+        return "not tested"
+    if p <= NO_SIGNAL:
+        return "signal"
+    return "too few" if reachable > NO_SIGNAL else "no signal"
 
 
 def permute(codes: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ says nothing about a map that was trained with its labels. Distances are Euclide
 
 - What the neighbours know: `knn_votes` finds the 15 nearest labelled cells once, and everything else follows from the
   true and the predicted codes: `macro_f1`, `balanced_accuracy`, `recall_per_type`, `brier`, `ece`; `permutation_p` and
-  `permuted_macro_f1` say what chance gives.
+  `permuted_macro_f1` say what chance gives, and `reachable_p` whether there are enough cells to tell.
 - Who comes first: `retrieval` ranks the reference cells of each cell once, for `recall_at_k`, `r_precision` and
   `map_at_r`; `verification` asks of pairs whether they are of one type. `nmi` and `silhouette` are about clusters.
 - What is kept of the data, against a label-free space r of the same cells: `neighbourhoods` for `knn_recall`,
@@ -45,6 +45,7 @@ from tripletomics.metrics.labels import (
     nmi,
     permutation_p,
     permuted_macro_f1,
+    reachable_p,
     recall_per_type,
     silhouette,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "permuted_macro_f1",
     "pseudotime_spearman",
     "r_precision",
+    "reachable_p",
     "recall_at_k",
     "recall_per_type",
     "retrieval",

@@ -197,6 +197,28 @@ def permutation_p(truth: np.ndarray, predicted: np.ndarray, seed: int, permutati
     return (1 + int(np.count_nonzero(reached))) / (1 + permutations)
 
 
+def reachable_p(truth: np.ndarray, seed: int, permutations: int = 199) -> float:
+    """Return the p of `permutation_p` if predictions were right about four of five cells of each type.
+
+    Where even that would pass for chance, a p that is not small says nothing: there are too few cells, or too few of
+    all types but one. Of a type of one or two cells all are right.
+
+    Parameters
+    ----------
+    truth, seed, permutations
+        As in `permutation_p`.
+
+    Returns
+    -------
+    A number in (0, 1]; NaN for a single type and without cells.
+    """
+    truth = truth[truth >= 0]
+    predicted, types = truth.copy(), np.unique(truth)
+    for i, code in enumerate(types):
+        predicted[np.flatnonzero(truth == code)[2::5]] = types[(i + 1) % len(types)]
+    return permutation_p(truth, predicted, seed, permutations)
+
+
 def permuted_macro_f1(truth: np.ndarray, predicted: np.ndarray, seed: int, orders: int = ORDERS) -> np.ndarray:
     """Score predictions by random orders of the true types: what chance gives.
 

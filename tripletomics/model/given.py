@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tripletomics.features import Features
-from tripletomics.labels import UNLABELLED
+from tripletomics.labels import is_missing
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.sources import Matrix
 
@@ -36,7 +36,7 @@ def check_new_types(names: str | Sequence[str], n_cells: int, types: Sequence[st
     for name in sorted(set(names)):
         if name in types:
             raise ValueError(f"{name!r} is a type of the model already: enroll new types alone, or fit again.")
-        if name in UNLABELLED:
+        if is_missing(name):
             raise ValueError(f"{name!r} means unlabelled: give the new type a name of its own.")
     return names
 

@@ -46,6 +46,13 @@ def score(
     return scores, p_value
 
 
+def test_of(y: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
+    """Return how many labelled held-out cells `score` tests, of how many types, and their `metrics.reachable_p`."""
+    order = np.random.default_rng([seed, 4]).permutation(len(y))
+    truth = y[_asked(y, held_out, order)]
+    return np.array([len(truth), len(np.unique(truth)), metrics.reachable_p(truth, seed)])
+
+
 def score_null(places: dict[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int) -> dict[str, float]:
     """Score every space on held-out cells whose codes mean nothing: macro-F1, the mean over random orders of them."""
     found = {space: _found(z, y, held_out, np.arange(len(y))) for space, z in places.items()}
@@ -85,7 +92,11 @@ def _scored(z: np.ndarray, y: np.ndarray, cells: np.ndarray) -> float:
 
 def _found(z: np.ndarray, y: np.ndarray, held_out: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the codes of the labelled held-out cells, in an order, and those of their nearest training cells."""
-    asked = order[(held_out & (y >= 0))[order]][:SCORED]
+    asked = _asked(y, held_out, order)
     train = order[~held_out[order]][:REFERENCES]
     votes = metrics.knn_votes(z[train], y[train], z[asked], int(y.max()) + 1)
     return y[asked], votes.argmax(axis=1)
+
+
+def _asked(y: np.ndarray, held_out: np.ndarray, order: np.ndarray) -> np.ndarray:
+    return order[(held_out & (y >= 0))[order]][:SCORED]

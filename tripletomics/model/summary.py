@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tripletomics.labels import NO_SIGNAL
+from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.labels.reference import VOTERS
 from tripletomics.model.model import Model
 
@@ -35,6 +35,8 @@ def summarise(model: Model) -> str:
             f"{'predict':<16} {'':>6} {c['macro_f1']:>7.3f}   held-out cells; calibration error {c['ece']:.3f}, "
             f"90 % sets hold {c['coverage']:.0%} of the labels, {c['unassigned']:.1%} unassigned"
         )
+    elif model.classes and model.calibration is None:
+        lines.append("No predictions: they could not be calibrated, so predict refuses to make them.")
     for name, side in model.alone.items():
         if side.checks:
             lines.append(
@@ -53,8 +55,7 @@ def summarise(model: Model) -> str:
             f"Types have fewer labelled training cells than the {VOTERS} neighbours that vote: the line of predict "
             "says more than macro-F1."
         )
-    if model.p_value and min(model.p_value.values()) > NO_SIGNAL:
-        lines.append("No signal: the held-out cells score no better than with permuted labels.")
+    lines += _verdict(model)
     if "cells" in model.settings:
         lines.append(f"Fitted to and scored on a sample: {model.settings['cells']} cells.")
     if "held-out" not in model.scores:
@@ -73,9 +74,28 @@ def summarise(model: Model) -> str:
     return "\n".join(lines)
 
 
+def _verdict(model: Model) -> list[str]:
+    """Say where the labels of held-out cells are not found, or cannot be tested."""
+    if not model.p_value:
+        return []
+    cells, types, reachable = model.findings.get("tested", (np.nan, np.nan, 0.0))  # of a file of before
+    said = {verdict(p, reachable) for p in model.p_value.values()}
+    if "signal" in said:
+        return []
+    if "no signal" in said:
+        return ["No signal: the held-out cells score no better than with permuted labels."]
+    if "too few" in said:
+        return [
+            f"{TOO_FEW.capitalize()} ({cells:.0f}, of {types:.0f} types): even with four of five named right, p would "
+            f"be {reachable:.2g}. Hold out more of each type."
+        ]
+    why = "no held-out cell has a label" if cells == 0 else "the held-out cells are of one type"
+    return [f"Not tested: {why}. Hold out more, or label more cells."]
+
+
 def record(model: Model) -> dict[str, object]:
     """Return what is kept of a model in `uns`."""
-    return {
+    kept: dict[str, object] = {
         "settings": dict(model.settings),
         "versions": dict(model.versions),
         "history": {stage: dict(columns) for stage, columns in model.history.items()},
@@ -86,5 +106,10 @@ def record(model: Model) -> dict[str, object]:
         "p_value": dict(model.p_value),
         "checks": dict(model.checks),
         "seen": model.id,
-    } | ({"alone": {name: dict(side.checks) for name, side in model.alone.items()}, "matches": dict(model.matches)}
-         if model.modalities else {})  # fmt: skip
+    }
+    if model.catalog is not None:
+        kept["n_train"] = len(model.catalog.names)
+    if model.modalities:
+        kept["alone"] = {name: dict(side.checks) for name, side in model.alone.items()}
+        kept["matches"] = dict(model.matches)
+    return kept

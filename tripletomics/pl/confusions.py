@@ -13,10 +13,10 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from tripletomics import keys
-from tripletomics.labels import NO_SIGNAL, UNLABELLED, encode
+from tripletomics.labels import TOO_FEW, UNLABELLED, encode, verdict
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.draw import ALARM, EDGE, SMALL, TITLE, inches, side, text_width, wrap
-from tripletomics.pl.look import GREY, PALETTE, coordinates_of, held_out, some
+from tripletomics.pl.look import GREY, PALETTE, coordinates_of, some, split_of
 from tripletomics.pl.tables import title_of
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Confusion:
     classes: list[str]
     f1: float
     p: float
+    said: str
 
     def ordered(self) -> Confusion:
         """Put types that are taken for each other side by side; where none is, keep the order of the classes."""
@@ -48,7 +49,7 @@ class Confusion:
         order = leaves_list(tree)
         order = order if order[0] < order[-1] else order[::-1]
         names, classes = ([words[i] for i in order] for words in (self.names, self.classes))
-        return Confusion(self.counts[np.ix_(order, order)], names, classes, self.f1, self.p)
+        return Confusion(self.counts[np.ix_(order, order)], names, classes, self.f1, self.p, self.said)
 
     def shares(self) -> np.ndarray:
         """Rows that sum to 1; NaN for a type without held-out cells."""
@@ -114,8 +115,8 @@ def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
     if label not in adata.obs:
         near = did_you_mean(label, adata.obs.columns)
         raise KeyError(f"label={label!r} is not a column of adata.obs.{near} Columns: {some(adata.obs.columns)}.")
-    held = held_out(adata, basis, keys.split_of(adata, basis) if split == "auto" else split)
-    if held is None:
+    sides = split_of(adata, basis, keys.split_of(adata, basis) if split == "auto" else split)
+    if sides is None:
         raise ValueError(
             "adata.obs marks no held-out cells. Pass split=, a column with 'train' and 'held-out' or booleans; tt.fit "
             "writes 'tt_split'."
@@ -123,8 +124,9 @@ def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
     codes, classes = encode(adata.obs[label], UNLABELLED)
     if len(classes) < 2:
         raise ValueError(f"label={label!r} holds {len(classes)} type ({some(classes)}); a confusion needs two.")
-    known = codes >= 0
-    for side_of, cells in (("training", known & ~held), ("held-out", known & held)):
+    known = (codes >= 0) & (sides >= 0)
+    train, asked, n = known & (sides == 0), known & (sides == 1), len(classes)
+    for side_of, cells in (("training", train), ("held-out", asked)):
         if not cells.any():
             raise ValueError(f"No {side_of} cell has a label in {label!r}: nothing to compare. Pass another split.")
     bad = known & ~np.isfinite(z).all(axis=1)
@@ -133,29 +135,29 @@ def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
             f"{bad.sum()} of {known.sum()} labelled cells have no finite coordinates in {basis!r}. Leave them out: "
             f"adata[np.isfinite(adata.obsm[{basis!r}]).all(axis=1)]."
         )
-    train, n = known & ~held, len(classes)
-    truth = codes[known & held]
-    predicted = metrics.knn_votes(z[train], codes[train], z[known & held], n).argmax(axis=1)
+    truth = codes[asked]
+    predicted = metrics.knn_votes(z[train], codes[train], z[asked], n).argmax(axis=1)
     counts = np.bincount(truth * n + predicted, minlength=n * n).reshape(n, n)
-    seen, taught = (np.bincount(codes[cells], minlength=n) > 0 for cells in (known & held, train))
+    seen, taught = (np.bincount(codes[cells], minlength=n) > 0 for cells in (asked, train))
     lacks = [" (no held-out cell)" * (not seen[i]) + " (no training cell)" * (not taught[i]) for i in range(n)]
     names = [name + lack for name, lack in zip(classes, lacks, strict=True)]
-    return Confusion(
-        counts, names, classes, metrics.macro_f1(truth, predicted), metrics.permutation_p(truth, predicted, seed=0)
-    )
+    p = metrics.permutation_p(truth, predicted, seed=0)
+    said = verdict(p, metrics.reachable_p(truth, seed=0))
+    return Confusion(counts, names, classes, metrics.macro_f1(truth, predicted), p, said)
 
 
 def _remark(found: Confusion, width: float) -> list[str]:
     """Say below the title how good it is, or that there is no signal."""
-    if found.p > NO_SIGNAL:
+    if found.said == "no signal":
         words = f"no signal: held-out F1 {found.f1:.2f}, no better than permuted labels (p\u00a0=\u00a0{found.p:.2g})"
         return wrap(words, width, 1.1 * SMALL)
-    return wrap(f"held-out macro-F1 {found.f1:.2f}; percent of each row", width + 0.3, SMALL)
+    few = f", {TOO_FEW}" if found.said == "too few" else ""
+    return wrap(f"held-out macro-F1 {found.f1:.2f}{few}; percent of each row", width + 0.3, SMALL)
 
 
 def _paint(ax: Axes, found: Confusion, title: str) -> None:
     """Draw the matrix with its numbers and names."""
-    n, silent, shares = len(found.classes), found.p > NO_SIGNAL, found.shares()
+    n, silent, shares = len(found.classes), found.said == "no signal", found.shares()
     dark = "#5a5a5a" if silent else PALETTE[0]
     colors = LinearSegmentedColormap.from_list("tt", ["white", dark])
     edges = np.arange(n + 1) - 0.5

@@ -84,17 +84,22 @@ def at_edge(ax: Any, points: np.ndarray, rgb: np.ndarray) -> np.ndarray:
 def draw(
     ax: Any, points: np.ndarray, look: Look, size: float | None, numbered: bool, dark: np.ndarray | None = None
 ) -> None:
-    """Unlabelled cells below, then training cells, then held-out cells, in random order; darkened by `dark` (n,)."""
+    """Unlabelled cells below, then training cells, those without a split, then held-out cells, each in random order.
+
+    They are darkened by `dark` (n,).
+    """
     finite = np.isfinite(points).all(axis=1)
-    held = np.zeros(len(points), bool) if look.held is None else look.held
+    split = np.zeros(len(points)) if look.split is None else look.split
+    held = split == 1
     width = side(ax)
     small = float(np.clip(0.35 * width**2 / finite.sum(), 0.3, width / 20)) if size is None else size
     large = float(np.clip(0.16 * width**2 / max(1, held.sum()), 1.6 * small, 2.3 * small))
-    pale = look.rgb if look.scale is not None or look.held is None else 0.45 * look.rgb + 0.55
+    pale = look.rgb if look.scale is not None or look.split is None else 0.45 * look.rgb + 0.55
     grey = np.tile(to_rgb(GREY), (len(points), 1))
     layers = (
         ("unlabelled", ~look.known, grey, small, 0.0),
-        ("cells" if look.held is None else "train", look.known & ~held, pale, small, 0.0),
+        ("cells" if look.split is None else "train", look.known & (split == 0), pale, small, 0.0),
+        ("no split", look.known & (split < 0), look.rgb, small, 0.0),
         ("held-out", look.known & held, look.rgb, large, min(0.5, 0.13 * math.sqrt(large))),
     )
     light = 1 - (np.zeros(len(points)) if dark is None else dark)[:, None]
@@ -144,10 +149,12 @@ def legend_entries(look: Look, numbered: bool, *maps: np.ndarray) -> list[Line2D
     handles = []
     for code, (name, color) in look.types.items():
         handles.append(dot(color, f"{code + 1:\u2007>{digits}}  {name}" if numbered else name))
-    if look.held is not None:
-        train, held = ((look.known & mask).sum() for mask in (~look.held, look.held))
+    if look.split is not None:
+        train, held, neither = ((look.known & (look.split == code)).sum() for code in (0, 1, -1))
         handles.append(dot("#a9a9a9", f"training cells ({train:,})", 3.0))
-        handles.append(dot("#6f6f6f", f"held-out cells ({held:,})", 5.0, EDGE))
+        handles.append(dot("#6f6f6f", f"held-out cells ({held:,}{look.remark})", 5.0, EDGE))
+        if neither:
+            handles.append(dot("#6f6f6f", f"cells without a split ({neither:,})", 3.0))
     if grey := (~look.known).sum():
         handles.append(dot(GREY, f"unlabelled ({grey:,})", 3.0))
     if beyond := sum(int(outside(points, *page(points)).sum()) for points in maps):

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
+from matplotlib.colors import to_rgb
 
-from tripletomics import keys, metrics
-from tripletomics.labels import NO_SIGNAL, UNLABELLED
+from tripletomics import keys, labels, metrics
+from tripletomics.labels import verdict
 from tripletomics.parts import did_you_mean
+from tripletomics.pl.palette import GREY, PALETTE, Palette, codes_of, colour_scale, colours, some
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-# Farthest points in OKLab under normal, deuteranope and protanope vision at once; the first ten lie furthest apart.
-# fmt: off
-PALETTE = (
-    "#145cc2", "#e0c200", "#8f000a", "#f599ff", "#c25c85", "#66297a", "#7ab899", "#8f7aeb", "#eb7a14", "#856629",
-    "#145c52", "#47e08f", "#6699c2", "#993d8f", "#33ad5c", "#6670b8", "#d6adcc", "#1f8566", "#3d33a3", "#a31f52",
-    "#b87000", "#ff7a7a", "#b88feb", "#f5ad66", "#008fa3", "#8f3d1f", "#33adad", "#b85252", "#296699", "#5c4770",
-)
-# fmt: on
-GREY = "#d4d4d4"
-Palette = str | Sequence[str] | Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -38,10 +27,11 @@ class Look:
 
     rgb: np.ndarray  # (n, 3)
     known: np.ndarray  # (n,) bool: False is unlabelled
-    held: np.ndarray | None  # (n,) bool: held out; None when no split is shown
+    split: np.ndarray | None  # (n,) 1 held out, 0 training, -1 neither is said; None when no split is shown
     codes: np.ndarray  # (n,) type of each cell, -1 for none
     types: dict[int, tuple[str, tuple[float, float, float]]]  # name and colour of each code that has cells
     scale: ScalarMappable | None  # for numbers
+    remark: str = ""  # on the held-out cells
 
 
 def points_of(adata: AnnData, basis: str) -> np.ndarray:
@@ -67,7 +57,8 @@ def coordinates_of(adata: AnnData, basis: str) -> np.ndarray:
     if basis not in present:
         hint = " tt.fit writes it." if basis == "X_tt" else did_you_mean(basis, present)
         raise KeyError(f"basis={basis!r} is not in adata.obsm.{hint} Present: {some(present)}.")
-    return np.array(adata.obsm[basis], dtype=float)
+    kept = adata.obsm[basis]
+    return np.array(kept.toarray() if hasattr(kept, "toarray") else kept, dtype=float)
 
 
 def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
@@ -85,12 +76,12 @@ def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
         )
     r = coordinates_of(adata, key)
     there = np.isfinite(points).all(axis=1) & np.isfinite(r).all(axis=1)
-    held = held_out(adata, basis, keys.split_of(adata, key.removesuffix("_pca")))
-    held = np.zeros(len(points), dtype=bool) if held is None else held
-    dark = metrics.distortion(points[there], r[there], None if held[there].all() else ~held[there])
+    codes = split_of(adata, basis, keys.split_of(adata, key.removesuffix("_pca")))
+    train = np.ones(len(points), dtype=bool) if codes is None else codes == 0
+    dark = metrics.distortion(points[there], r[there], train[there] if train[there].any() else None)
     if np.isnan(dark).any():
         raise ValueError(
-            f"distortion=True needs 17 or more cells to seek neighbours among, and {np.count_nonzero(there & ~held)} "
+            f"distortion=True needs 17 or more cells to seek neighbours among, and {np.count_nonzero(there & train)} "
             f"training cells of {len(points)} cells have places in {basis!r} and {key!r}."
         )
     found = np.zeros(len(points))
@@ -98,8 +89,8 @@ def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
     return found
 
 
-def held_out(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None:
-    """Which cells are held out, or None."""
+def split_of(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None:
+    """Which cells are held out (1), and which were trained on (0); -1 where the table does not say, or None."""
     if split == "auto":
         split = keys.split_key(basis.removesuffix("_metric"))
         split = split if split in adata.obs and adata.obs[split].notna().any() else None
@@ -109,17 +100,25 @@ def held_out(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None
         near = did_you_mean(split, adata.obs.columns)
         raise KeyError(f"split={split!r} is not a column of adata.obs.{near} Columns: {some(adata.obs.columns)}.")
     values = adata.obs[split]
-    if pd.api.types.is_bool_dtype(values):
-        return values.fillna(False).to_numpy(dtype=bool)
-    if odd := sorted(set(values.dropna().astype(str)) - {"train", "held-out"}):
-        raise ValueError(f"split={split!r} holds {some(odd)}; allowed are 'train' and 'held-out', or booleans.")
-    if values.isna().any():
+    given = set(values.dropna().astype(str))
+    if given <= {"train", "held-out"}:  # one alone is no split to hold out by, but can be drawn
+        codes = values.astype(str).map({"train": 0, "held-out": 1}).fillna(-1).to_numpy(dtype=np.int8)
+    else:
+        try:
+            codes = labels.split_of(values)
+        except ValueError:
+            codes = None
+    if codes is None:
+        raise ValueError(
+            f"split={split!r} holds {some(sorted(given))}; allowed are 'train' and 'held-out', or booleans."
+        )
+    if unknown := int((codes < 0).sum()):
         warnings.warn(
-            f"obs[{split!r}] says nothing of {values.isna().sum():,} of {len(values):,} cells: they are drawn as "
-            "training cells. tt.transform(adata, model) says which the model was trained on.",
+            f"obs[{split!r}] says nothing of {unknown:,} of {len(codes):,} cells: they are drawn as a group of their "
+            "own. tt.transform(adata, model) says which the model was trained on.",
             stacklevel=3,
         )
-    return (values.astype(str) == "held-out").to_numpy()
+    return codes
 
 
 def no_signal(adata: AnnData, basis: str) -> str | None:
@@ -127,11 +126,27 @@ def no_signal(adata: AnnData, basis: str) -> str | None:
     key, space = (basis.removesuffix("_metric"), "metric") if basis.endswith("_metric") else (basis, "map")
     record = getattr(adata, "uns", {}).get(key)
     known = record if isinstance(record, Mapping) else {}
-    p = _number(known, "p_value", space)
-    if not p > NO_SIGNAL:
+    if verdict(_number(known, "p_value", space), reachable_by(known.get("findings"))) != "no signal":
         return None
     held, null = (_number(known.get("scores"), split, space) for split in ("held-out", "null"))
     return silence(held, null)
+
+
+def reachable_by(findings: Any) -> float:
+    """Return the p that the held-out cells of a fit allow, as `fit` found it; 0 where that is not known."""
+    tested = findings.get("tested") if isinstance(findings, Mapping) else None
+    return 0.0 if tested is None else float(tested[2])
+
+
+def untested(adata: AnnData, basis: str) -> str:
+    """Say of the held-out cells that a test of their labels could not tell, where ``uns`` says so; else nothing."""
+    key, space = (basis.removesuffix("_metric"), "metric") if basis.endswith("_metric") else (basis, "map")
+    record = getattr(adata, "uns", {}).get(key)
+    known = record if isinstance(record, Mapping) else {}
+    if space not in (known.get("p_value") or {}):
+        return ""
+    said = verdict(_number(known, "p_value", space), reachable_by(known.get("findings")))
+    return {"too few": ", too few to tell", "not tested": ", not tested"}.get(said, "")
 
 
 def silence(held: float, null: float) -> str:
@@ -148,34 +163,41 @@ def _number(record: Any, *keys: str) -> float:
     return float(record) if isinstance(record, (int, float, np.number)) else float("nan")
 
 
-def look_of(adata: AnnData, color: str | None, held: np.ndarray | None, palette: Palette | None) -> Look:
+def look_of(
+    adata: AnnData, color: str | None, split: np.ndarray | None, palette: Palette | None, layer: str | None = None
+) -> Look:
     """Colour the cells by a column or a gene."""
     none = np.full(adata.n_obs, -1)
     if color is None:
-        return Look(np.tile(to_rgb(PALETTE[0]), (adata.n_obs, 1)), none < 0, held, none, {}, None)
-    values = values_of(adata, color)
+        return Look(np.tile(to_rgb(PALETTE[0]), (adata.n_obs, 1)), none < 0, split, none, {}, None)
+    values = values_of(adata, color, layer)
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         numbers = values.to_numpy(dtype=float, na_value=np.nan)
         known = np.isfinite(numbers)
         scale = colour_scale(color, numbers[known], palette)
-        return Look(scale.to_rgba(np.where(known, numbers, 0))[:, :3], known, held, none, {}, scale)
-    values = values.astype("category")
-    wanted = [name for name in values.cat.categories if str(name) not in UNLABELLED]
-    codes = values.cat.set_categories(wanted).cat.codes.to_numpy(dtype=int)
-    colors = colours(color, [str(name) for name in wanted], palette)
-    types = {int(code): (str(wanted[code]), colors[code]) for code in np.unique(codes[codes >= 0])}
-    return Look(np.array([*colors, to_rgb(GREY)])[codes], codes >= 0, held, codes, types, None)
+        return Look(scale.to_rgba(np.where(known, numbers, 0))[:, :3], known, split, none, {}, scale)
+    codes, names = codes_of(values)
+    colors = colours(color, names, palette, adata)
+    types = {int(code): (names[code], colors[code]) for code in np.unique(codes[codes >= 0])}
+    return Look(np.array([*colors, to_rgb(GREY)])[codes], codes >= 0, split, codes, types, None)
 
 
-def values_of(adata: AnnData, color: str) -> pd.Series:
+def values_of(adata: AnnData, color: str, layer: str | None = None) -> pd.Series:
     """Return an obs column or the values of a gene."""
     if color in adata.obs:
+        if isinstance(adata.obs[color], pd.DataFrame):
+            raise ValueError(f"color={color!r} names {adata.obs[color].shape[1]} columns of adata.obs: keep one.")
         return adata.obs[color]
+    if layer is not None and layer not in adata.layers:
+        near = did_you_mean(layer, adata.layers)
+        raise KeyError(f"layer={layer!r} is not a layer of adata.{near} Layers: {some(adata.layers)}.")
     hits = int((adata.var_names == color).sum())
     if hits > 1:
         raise ValueError(f"color={color!r} names {hits} genes. Call adata.var_names_make_unique() first.")
     if hits == 1:
-        return pd.Series(np.asarray(adata.obs_vector(color)), index=adata.obs_names)
+        if layer is None and adata.X is None:
+            raise ValueError(f"color={color!r} is a gene, and adata.X is empty: name the matrix with layer=.")
+        return pd.Series(np.asarray(adata.obs_vector(color, layer=layer)), index=adata.obs_names)
     near = did_you_mean(color, [*adata.obs.columns, *adata.var_names])
     raise KeyError(
         f"color={color!r} is neither a column of adata.obs nor a gene.{near} Columns: {some(adata.obs.columns)}. "
@@ -183,49 +205,8 @@ def values_of(adata: AnnData, color: str) -> pd.Series:
     )
 
 
-def colours(color: str, names: list[str], palette: Palette | None) -> list[tuple[float, float, float]]:
-    """One colour for each type; it stays when other types have no cells."""
-    if isinstance(palette, str):
-        raise ValueError(f"color={color!r} holds types: palette is then a list or a dict of colours, not {palette!r}.")
-    if isinstance(palette, Mapping):
-        if lacks := [name for name in names if name not in palette]:
-            near = did_you_mean(lacks[0], palette)
-            raise ValueError(f"palette has no colour for {lacks[0]!r}.{near} Given: {some(palette)}.")
-        return [to_rgb(palette[name]) for name in names]
-    if palette is not None and len(palette) < len(names):
-        raise ValueError(f"palette has {len(palette)} colours for {len(names)} types. Give one per type.")
-    choice = palette or PALETTE
-    return [to_rgb(choice[i % len(choice)]) for i in range(len(names))]
-
-
-def colour_scale(color: str, numbers: np.ndarray, palette: Palette | None) -> ScalarMappable:
-    """Scale from the least number to the 0.995 quantile: a few extreme cells must not hide the others."""
-    colormap: Colormap = LinearSegmentedColormap.from_list("tt", mpl.colormaps["magma_r"](np.linspace(0.06, 0.95, 256)))
-    if palette is not None:
-        if not isinstance(palette, str) or palette not in mpl.colormaps:
-            near = did_you_mean(palette, mpl.colormaps)
-            raise ValueError(f"palette={palette!r} is not a matplotlib colormap; color={color!r} holds numbers.{near}")
-        colormap = mpl.colormaps[palette]
-    return ScalarMappable(Normalize(*limits(numbers), clip=True), colormap)
-
-
-def limits(numbers: np.ndarray) -> tuple[float, float]:
-    """Least number and 0.995 quantile; the largest number where these are the same: a gene that few cells express."""
-    if not len(numbers):
-        return 0.0, 1.0
-    low, high = np.quantile(numbers, (0, 0.995))
-    return float(low), float(high if low < high else numbers.max())
-
-
 def obsm_keys(adata: AnnData) -> list[str]:
     """Return the keys of obsm, or say that this is no AnnData."""
     if not hasattr(adata, "obsm"):
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
     return list(adata.obsm)
-
-
-def some(names: Iterable[Any], most: int = 12) -> str:
-    """List names for a message."""
-    words = [str(name) for name in names]
-    more = f", and {len(words) - most} more" if len(words) > most else ""
-    return (", ".join(words[:most]) or "none") + more

@@ -11,7 +11,8 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from tripletomics.labels import NO_SIGNAL, UNASSIGNED, UNLABELLED
+from tripletomics import keys
+from tripletomics.labels import UNASSIGNED, is_missing, verdict
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.draw import (
     EDGE,
@@ -30,7 +31,7 @@ from tripletomics.pl.draw import (
     text_width,
     wrap,
 )
-from tripletomics.pl.look import GREY, Look, Palette, colours, obsm_keys, points_of, silence, some
+from tripletomics.pl.look import GREY, Look, Palette, colours, obsm_keys, points_of, reachable_by, silence, some
 from tripletomics.pl.names import Types, broken, write
 
 if TYPE_CHECKING:
@@ -169,7 +170,8 @@ def mapping(
     solid = query.points.shape[1] == 3
     ax: Any = figure.add_axes(inches(figure, MARGIN + LABEL, head, large, large), projection="3d" if solid else None)
     _draw(ax, query, basis, size)
-    if getattr(model, "p_value", {}).get("map", 0.0) > NO_SIGNAL:
+    reachable = reachable_by(getattr(model, "findings", {}))
+    if verdict(getattr(model, "p_value", {}).get("map", 0.0), reachable) == "no signal":
         held, null = (model.scores.get(split, {}).get("map", np.nan) for split in ("held-out", "null"))
         stamp(ax, silence(held, null), 72 * large)
     panel = figure.add_axes(inches(figure, left + names, head, bars, row * len(rows)))
@@ -194,6 +196,10 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
                                ("uns", f"{key}_mapping", adata.uns)):  # fmt: skip
         if name not in there:
             raise KeyError(f"{name!r} is not in adata.{place}. Run {call} first. Present: {some(there)}.")
+    record = adata.uns[f"{key}_mapping"]
+    for what, other in (("places", keys.seen_by(adata.uns, basis)), ("labels", record.get("model"))):
+        if other is not None and other != getattr(model, "id", other):
+            raise ValueError(f"The {what} of adata are from another model than this one. Run {call}.")
     points, places = points_of(adata, basis), np.asarray(reference.map, dtype=float)
     if points.shape[1] != places.shape[1]:
         raise ValueError(
@@ -205,15 +211,14 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
     for i, name in enumerate(adata.obs[f"{key}_label"].astype(object)):
         if str(name) in code_of:
             codes[i] = code_of[str(name)]
-        elif str(name) not in UNLABELLED:  # a missing value is "nan"
+        elif not is_missing(name):  # a missing value is "nan"
             raise ValueError(
                 f"obs[{key + '_label'!r}] holds {str(name)!r}, which is no type of this model."
                 f"{did_you_mean(name, types)} Run {call}. Types: {some(types)}."
             )
-    colors = colours(f"{key}_label", list(types), palette)
+    colors = colours(f"{key}_label", list(types), palette, adata)
     mapped = np.unique(reference.codes[reference.codes >= 0])
     names = broken({code: (types[code], colors[code]) for code in mapped.tolist()}, 72 * LEAST_MAP * width)
-    record = adata.uns[f"{key}_mapping"]
     return Mapped(points, codes, list(types), colors, places, np.asarray(reference.codes), record, names)
 
 

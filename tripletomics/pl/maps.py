@@ -27,7 +27,18 @@ from tripletomics.pl.draw import (
     side,
     stamp,
 )
-from tripletomics.pl.look import Look, Palette, distortion_of, held_out, look_of, no_signal, obsm_keys, points_of, some
+from tripletomics.pl.look import (
+    Look,
+    Palette,
+    distortion_of,
+    look_of,
+    no_signal,
+    obsm_keys,
+    points_of,
+    some,
+    split_of,
+    untested,
+)
 from tripletomics.pl.names import broken, write
 from tripletomics.pl.sheet import Sheet, add_map, caption_of
 
@@ -53,6 +64,7 @@ def embedding(
     legend: bool = True,
     title: str | None = None,
     palette: Palette | None = None,
+    layer: str | None = None,
 ) -> Axes:
     """Draw a map of the cells, with held-out cells in full colour on top of pale training cells.
 
@@ -85,15 +97,20 @@ def embedding(
     title
         The text above the map; by default ``color``.
     palette
-        Colours of the types, a list or a dict; for numbers the name of a matplotlib colormap.
+        Colours of the types, a list or a dict; for numbers the name of a matplotlib colormap. By default a type has the
+        same colour in all columns: that of its name in ``uns["<color>_colors"]``, where scanpy keeps it, or its place
+        among the types of the model.
+    layer
+        Layer to take a gene from in place of `.X`.
 
     Returns
     -------
     Axes
-        Up to three collections labelled "unlabelled", "train" (or "cells" without a split) and "held-out". A few cells
-        that lie far from all others do not set the limits: they are arrowheads at the edge of the map, in collections
-        labelled "outside", and the legend counts them. Where ``uns`` says that the labels of held-out cells are found
-        no better than permuted ones (p > 0.01), "no signal" is written across the map.
+        Up to four collections labelled "unlabelled", "train" (or "cells" without a split), "no split" (cells of which
+        the split says nothing) and "held-out". A few cells that lie far from all others do not set the limits: they are
+        arrowheads at the edge of the map, in collections labelled "outside", and the legend counts them. Where ``uns``
+        says that the labels of held-out cells are found no better than permuted ones (p > 0.01), "no signal" is written
+        across the map; where there are too few to tell, the legend says so.
 
     Raises
     ------
@@ -104,8 +121,8 @@ def embedding(
         tell the distortion by.
     """
     points = points_of(adata, basis)
-    held = held_out(adata, basis, split)
-    look = look_of(adata, color, held, palette)
+    look = look_of(adata, color, split_of(adata, basis, split), palette, layer)
+    look = replace(look, remark=untested(adata, basis))
     dark = distortion_of(adata, basis, points) if distortion else None
     solid = points.shape[1] == 3
     if ax is not None and solid != (ax.name == "3d"):
@@ -206,8 +223,8 @@ def compare(
         near = did_you_mean(unknown[0], maps)
         raise ValueError(f"scores has {unknown[0]!r}, which is not drawn.{near} Drawn: {some(maps)}.")
     tables.check_titles(titles, [*maps, *([] if checked is None else checked["method"].unique())])
-    splits = (held_out(adata, basis, "auto") for basis in (*maps, "X_tt"))
-    look = look_of(adata, color, next((held for held in splits if held is not None), None), palette)
+    splits = (split_of(adata, basis, "auto") for basis in (*maps, "X_tt"))
+    look = look_of(adata, color, next((codes for codes in splits if codes is not None), None), palette)
     sheet = Sheet.of(len(maps), width, numbers=look.scale is not None)
     captions = [caption_of(adata, basis, checked, (scores or {}).get(basis), titles, sheet) for basis in maps]
     plan = None
@@ -241,7 +258,7 @@ def compare(
 
 def _marked(look: Look, adata: AnnData, basis: str) -> Look:
     """Mark the cells that were held out from the model that wrote a basis."""
-    return replace(look, held=held_out(adata, basis, keys.split_of(adata, basis)))
+    return replace(look, split=split_of(adata, basis, keys.split_of(adata, basis)))
 
 
 def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | None) -> dict[str, np.ndarray]:
@@ -252,6 +269,7 @@ def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | Non
         bases = [key for key in (f"X_{tables.method_of(method)}" for method in methods) if key in present]
     elif bases is None:
         bases = [basis for basis in ("X_tt", "X_umap", "X_pca") if basis in present]
+    bases = [bases] if isinstance(bases, str) else bases
     if not bases:
         raise ValueError(f"No bases to compare. Pass bases=[...]. Present: {some(present)}.")
     if table is not None and not any(tables.headline(table, basis) for basis in bases):

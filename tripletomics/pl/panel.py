@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tripletomics.labels import NO_SIGNAL
+from tripletomics.labels import NO_SIGNAL, TOO_FEW
 from tripletomics.pl import tables
 from tripletomics.pl.draw import ALARM, EDGE, LEGEND, MARGIN, SMALL, inches, text_width, wrap
 from tripletomics.pl.look import PALETTE
@@ -146,7 +146,7 @@ def plan_of(
     """Decide what is drawn where."""
     chosen = tables.choose(table, metrics, choice)
     table = table[table["split"].isin(("held-out", "null"))]
-    silent = tables.no_signal(table)
+    silent, said = tables.no_signal(table), set(tables.verdicts(table).values())
     drawn = table[table["metric"].isin(chosen)]
     rows, labels, bands, top = [], [], [], 0.04
     for method, spaces in tables.ranked(drawn, chosen[0], silent):
@@ -176,7 +176,7 @@ def plan_of(
         for metric in chosen
     ]
     title = [wrap(head, room, SMALL + 0.5) for head in heads]
-    notes = [line for note in _notes(drawn, chosen, rows) for line in wrap(note, width - 2 * MARGIN, SMALL)]
+    notes = [line for note in _notes(drawn, chosen, rows, said) for line in wrap(note, width - 2 * MARGIN, SMALL)]
     return Plan(drawn, chosen, rows, labels, bands, names, columns, title, notes, width)
 
 
@@ -188,7 +188,7 @@ def _labels(name: str, spaces: list[str], quiet: list[bool]) -> list[str]:
     return [word + ": no\u00a0signal" * silent for word, silent in zip(words, quiet, strict=True)]
 
 
-def _notes(table: pd.DataFrame, metrics: Sequence[str], rows: Sequence[Row]) -> list[str]:
+def _notes(table: pd.DataFrame, metrics: Sequence[str], rows: Sequence[Row], said: set[str]) -> list[str]:
     """Say what a reader has to know."""
     count = tables.seeds(table, metrics)
     lower = " (null minus held-out score where less is better)" if any(map(tables.lower_is_better, metrics)) else ""
@@ -203,6 +203,8 @@ def _notes(table: pd.DataFrame, metrics: Sequence[str], rows: Sequence[Row]) -> 
             "Grey, no signal: held-out cells are named no better than with permuted labels "
             f"(p\u00a0>\u00a0{NO_SIGNAL:g})."
         )
+    if "too few" in said:
+        notes.append(f"Some: {TOO_FEW}; the test of their labels could not have found any signal.")
     if any(tables.circular(table, metric) for metric in metrics):
         notes.append("† Rises with how hard the labels were used, whether they mean anything or not.")
     return notes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from tripletomics.labels import TOO_FEW
 from tripletomics.pl import tables
 from tripletomics.pl.draw import ALARM, MARGIN, SMALL, TITLE, frame, wrap
 from tripletomics.pl.look import no_signal, silence
@@ -105,10 +106,10 @@ def caption_of(
     words, found = no_signal(adata, basis), None if table is None else tables.headline(table, basis)
     lines = [] if note is None else wrap(note, sheet.side, SMALL)
     if found is not None:
-        _, held, null, silent = found
-        words = silence(held, null) if silent else words
+        _, held, null, said = found
+        words = silence(held, null) if said == "no signal" else words
         if note is None:
-            lines = wrap(_f1(held, null), sheet.side, SMALL)
+            lines = wrap(_f1(held, null) + (f", {TOO_FEW}" if said == "too few" else ""), sheet.side, SMALL)
     return Caption(title, lines, words is not None, size, words)
 
 

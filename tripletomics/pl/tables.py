@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tripletomics.labels import NO_SIGNAL
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.look import some
 
@@ -110,9 +109,14 @@ def differences(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def no_signal(table: pd.DataFrame) -> set[tuple[str, str]]:
     """Return each (method, space) whose held-out labels are found no better than permuted ones."""
-    rows = table[(table["metric"] == "permutation_p") & (table["split"] == "held-out")]
-    rows = rows[rows["value"].astype(float) > NO_SIGNAL]
-    return set(zip(rows["method"], rows["space"], strict=True))
+    return {key for key, said in verdicts(table).items() if said == "no signal"}
+
+
+def verdicts(table: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Return what the test of held-out labels says of each (method, space) that was tested."""
+    from tripletomics.evaluation import found_in
+
+    return found_in(table, ["method", "space"])
 
 
 def ranked(table: pd.DataFrame, metric: str, silent: set[tuple[str, str]]) -> list[tuple[str, list[str]]]:
@@ -140,8 +144,8 @@ def seeds(table: pd.DataFrame, metrics: Iterable[str]) -> int:
     return int(rows["n_seeds"].astype(float).min()) if len(rows) else 1
 
 
-def headline(table: pd.DataFrame, basis: str) -> tuple[str, float, float, bool] | None:
-    """Return space, held-out macro-F1, its null, and whether there is no signal, of the map in a basis; None if absent.
+def headline(table: pd.DataFrame, basis: str) -> tuple[str, float, float, str] | None:
+    """Return space, held-out macro-F1, its null, and what its test says, of the map in a basis; None if absent.
 
     A basis ``"X_umap"`` is the map of the method ``"umap"``, or in a table of one method the space ``"X_umap"``.
     """
@@ -150,7 +154,7 @@ def headline(table: pd.DataFrame, basis: str) -> tuple[str, float, float, bool] 
         if len(rows):
             scores = rows[rows["metric"] == "knn_macro_f1"].set_index("split")["value"]
             held, null = (float(scores.get(split, np.nan)) for split in ("held-out", "null"))
-            return key[1], held, null, key in no_signal(table)
+            return key[1], held, null, verdicts(table).get(key, "not tested")
     return None
 
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from scipy.cluster.hierarchy import dendrogram
 
-from tripletomics.labels import NO_SIGNAL
+from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.pl.draw import ALARM, EDGE, LEGEND, SMALL, TITLE
-from tripletomics.pl.look import PALETTE
+from tripletomics.pl.look import PALETTE, reachable_by
 
 
 def history(model: Any, ax: Axes | None = None) -> Axes:
@@ -37,7 +37,7 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
     if not stages:
         raise TypeError(f"history needs a fitted tt.Model, not {type(model).__name__}.")
     null = getattr(model, "scores", {}).get("null", {})
-    p_value = getattr(model, "p_value", {})
+    p_value, reachable = getattr(model, "p_value", {}), reachable_by(getattr(model, "findings", {}))
     if ax is None:
         ax = plt.figure(figsize=(2.5 * len(stages) + 1.0, 3.8), dpi=150).add_axes((0.11, 0.11, 0.87, 0.82))
     ax.set_axis_off()
@@ -49,7 +49,7 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
         upper.plot(step, loss, color=PALETTE[0], alpha=0.25, linewidth=0.6, label="each step")
         upper.plot(step, mean, color=PALETTE[0], linewidth=1.4, label="running mean")
         lower.sharex(upper)
-        _held_out(lower, step, f1, null.get(name, np.nan), p_value.get(name, 0.0) > NO_SIGNAL)
+        _held_out(lower, step, f1, null.get(name, np.nan), verdict(p_value.get(name, 0.0), reachable))
         upper.set_title("metric space" if name == "metric" else name, fontsize=TITLE, loc="left")
         upper.tick_params(labelbottom=False)
         lower.set_xlabel("step", fontsize=SMALL)
@@ -63,7 +63,7 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, null: float, silent: bool) -> None:
+def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, null: float, said: str) -> None:
     """Draw the held-out macro-F1 of a stage where it was measured, and its null."""
     seen = np.isfinite(f1)
     ax.plot(step[seen], f1[seen], "o-", color=PALETTE[2], linewidth=1.2, markersize=2.5)
@@ -77,7 +77,9 @@ def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, null: float, silent: b
             foot = null / 1.05 + 0.09
     final = f"last: {f1[seen][-1]:.2f}" if seen.any() else "not measured"
     ax.text(0.98, foot, final, transform=ax.transAxes, ha="right", fontsize=SMALL, color=PALETTE[2])
-    if silent:
+    if said == "too few":
+        ax.text(0.98, foot + 0.1, TOO_FEW, transform=ax.transAxes, ha="right", fontsize=SMALL, color=EDGE)
+    if said == "no signal":
         ax.text(0.5, 0.5, "no signal", transform=ax.transAxes, ha="center", fontsize=TITLE, color=ALARM, weight="bold",
                 gid="no signal")  # fmt: skip
 

@@ -13,7 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from tripletomics import features
-from tripletomics.labels import UNASSIGNED
+from tripletomics.labels import UNASSIGNED, is_missing
 from tripletomics.parts import did_you_mean
 from tripletomics.sources import Matrix
 
@@ -33,7 +33,13 @@ def column(adata: AnnData, name: str | None, argument: str) -> pd.Series:
             f"{argument}={name!r} is not a column of adata.obs.{did_you_mean(name, adata.obs.columns)} "
             f"Columns: {columns}."
         )
-    return adata.obs[name]
+    values = adata.obs[name]
+    if isinstance(values, pd.DataFrame):
+        raise ValueError(
+            f"{argument}={name!r}: adata.obs has {values.shape[1]} columns of this name, as after a join. Keep one: "
+            "adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]."
+        )
+    return values
 
 
 def numbers(adata: AnnData, name: str | None) -> np.ndarray | None:
@@ -167,6 +173,12 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
         raise ValueError(
             f"label={label!r} has a type {UNASSIGNED!r}, which is what predict calls cells like no known type: rename "
             "it, or name it in unlabelled=."
+        )
+    if odd := [name for name in classes if is_missing(name)]:
+        warnings.warn(
+            f"label={label!r} has a type {odd[0]!r}, which looks like a missing value: name it in unlabelled=, too, or "
+            "rename it.",
+            stacklevel=4,
         )
     if len(classes) == 1:
         raise ValueError(f"label={label!r} has one type, {classes[0]!r}: there is nothing to tell apart.")

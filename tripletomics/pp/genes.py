@@ -9,10 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from tripletomics import features
+from tripletomics.labels import flags, names
 from tripletomics.pcs import mean_and_variance
 from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 N_GENES = 2000
@@ -27,7 +29,7 @@ def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> 
     """
     rows = sp.csr_matrix(x)[train] if sp.issparse(x) else x[train]
     if "highly_variable" in adata.var:
-        marked = np.flatnonzero(adata.var["highly_variable"].fillna(False).to_numpy(dtype=bool))
+        marked = np.flatnonzero(_marked(adata.var["highly_variable"]))
         if len(marked):
             return features.Choice.every(marked, _share(rows, marked, counts))
     if adata.n_vars <= N_GENES:
@@ -43,6 +45,20 @@ def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> 
     columns = np.flatnonzero(varying | dispersed)
     columns = columns[np.argsort(~varying[columns], kind="stable")]
     return features.Choice(columns, int(varying.sum()), dispersed[columns], _share(rows, columns, counts))
+
+
+def _marked(values: pd.Series) -> np.ndarray:
+    """Return which genes a column marks, boolean (genes,): by booleans, 0 and 1, or true and false as text."""
+    found = flags(values)
+    if found is None:
+        found = names(values).map({"0": False, "1": True, "0.0": False, "1.0": True})
+    if (found.isna() & values.notna()).any():
+        given = ", ".join(map(repr, values.dropna().unique()[:3]))
+        raise ValueError(
+            f"var['highly_variable'] holds {given} ({values.dtype}), not True and False: convert it, or delete it for "
+            "the genes to be chosen anew."
+        )
+    return found.eq(True).to_numpy(dtype=bool)
 
 
 def _dispersed(logged: Matrix) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from tripletomics.labels import encode
+from tripletomics.labels import encode, flags, names, split_of
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import column
 
@@ -18,7 +20,7 @@ SPARE_SHARE, SPARE_CELLS, SPARE_LEFT, SPARE_LEAST = 0.1, 5000, 5, 10
 FITTING_CELLS = 20_000  # whose components take seconds
 
 
-def split(adata: AnnData, hold_out: float | str | np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
+def split(adata: AnnData, hold_out: float | str | np.ndarray | pd.Series, codes: np.ndarray, seed: int) -> np.ndarray:
     """Choose the cells that the model must not see.
 
     Parameters
@@ -27,8 +29,8 @@ def split(adata: AnnData, hold_out: float | str | np.ndarray, codes: np.ndarray,
         Holds the column that `hold_out` may name.
     hold_out
         A fraction in [0, 1) drawn within every type; a column whose groups are held out whole (about 10 % of the
-        cells); ``"column=group"`` or ``"column=group,group"``; a boolean column, or one of "train" and "held-out"; or
-        the split itself, boolean (cells,).
+        cells); ``"column=group"`` or ``"column=group,group"``; a column that says which cells to hold out, as
+        `labels.split_of` reads it; or the split itself, boolean (cells,).
     codes
         Class codes (cells,), -1 for unlabelled.
     seed
@@ -39,17 +41,32 @@ def split(adata: AnnData, hold_out: float | str | np.ndarray, codes: np.ndarray,
     Boolean (cells,), True for held-out.
     """
     random = np.random.default_rng(seed)
-    if isinstance(hold_out, np.ndarray):
-        held_out = hold_out
+    if isinstance(hold_out, (np.ndarray, pd.Series)):
+        held_out = _by_name(adata, hold_out) if isinstance(hold_out, pd.Series) else hold_out
+        if held_out.dtype != bool or held_out.shape != codes.shape:
+            raise ValueError(
+                f"hold_out is {held_out.dtype} of shape {held_out.shape}: pass True or False for each of "
+                f"{len(codes):,} cells, or the name of a column of adata.obs."
+            )
+        hold_out = "the array"
     elif isinstance(hold_out, str):
         held_out = _held_out_groups(adata, hold_out, random)
-    elif isinstance(hold_out, bool) or not isinstance(hold_out, (int, float)) or not 0 <= hold_out < 1:
+    elif isinstance(hold_out, bool) or not isinstance(hold_out, Real) or not 0 <= hold_out < 1:
         raise ValueError(f"hold_out={hold_out!r} is neither a fraction in [0, 1) nor a column of adata.obs.")
     else:
-        held_out = _held_out_fraction(hold_out, codes, random)
+        held_out = _held_out_fraction(float(hold_out), codes, random)
     if held_out.all():
         raise ValueError(f"hold_out={hold_out!r} leaves no training cell.")
     return held_out
+
+
+def _by_name(adata: AnnData, hold_out: pd.Series) -> np.ndarray:
+    """Return the values of the cells, matched by name where the index has their names, else as they come."""
+    cells = adata.obs.index  # a table on disk is its columns alone
+    if hold_out.index.is_unique and cells.isin(hold_out.index).all():
+        hold_out = hold_out.reindex(cells)
+    marks = flags(hold_out)
+    return hold_out.to_numpy() if marks is None or marks.isna().any() else marks.to_numpy(dtype=bool)
 
 
 def split_names(held_out: np.ndarray) -> pd.Categorical[str]:
@@ -74,14 +91,10 @@ def _held_out_groups(adata: AnnData, hold_out: str, random: np.random.Generator)
     if hold_out in adata.obs.columns or not equals:
         name, wanted = hold_out, ""
     values = column(adata, name, "hold_out")
-    if not wanted and pd.api.types.is_bool_dtype(values):
-        if not values.any():
-            raise ValueError(f"hold_out={hold_out!r} marks no cell.")
-        return values.fillna(False).to_numpy(dtype=bool)
-    groups = values.astype(object).where(values.notna(), None).map(lambda g: None if g is None else str(g))
+    if not wanted and (marked := _marked(values, hold_out)) is not None:
+        return marked
+    groups = names(values)
     sizes = groups.value_counts().sort_index()
-    if not wanted and set(sizes.index) == {"train", "held-out"}:
-        return (groups == "held-out").to_numpy()
     if len(sizes) < 2:
         raise ValueError(f"hold_out={hold_out!r}: the column has one group, so holding it out leaves no training cell.")
     if wanted:
@@ -102,6 +115,28 @@ def _held_out_groups(adata: AnnData, hold_out: str, random: np.random.Generator)
             chosen.append(group)
             total += sizes[group]
     return groups.isin(chosen).to_numpy()
+
+
+def _marked(values: pd.Series, name: str) -> np.ndarray | None:
+    """Return the cells that a column of a split holds out, boolean (cells,); None if it holds groups."""
+    try:
+        marks = split_of(values)
+    except ValueError as error:
+        groups = [f"{name}={group}" for group in sorted(names(values).dropna().unique())]
+        raise ValueError(
+            f"hold_out={name!r}: the column {error}. Say which: hold_out={groups[-1]!r}, or another of "
+            f"{', '.join(groups[:5])}."
+        ) from None
+    if marks is None:
+        return None
+    if unknown := int((marks < 0).sum()):
+        silent = f"hold_out={name!r} says nothing of {unknown:,} of {len(marks):,} cells"
+        if flags(values) is None:
+            raise ValueError(f"{silent}: give each 'train' or 'held-out', or leave these cells out.")
+        warnings.warn(f"{silent}: they are training cells.", stacklevel=5)
+    if not (marks == 1).any():
+        raise ValueError(f"hold_out={name!r} marks no cell.")
+    return marks == 1
 
 
 def spare(codes: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from tripletomics import features, modalities
+from tripletomics import features, labels, modalities
 from tripletomics.features import Features
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.parts import did_you_mean
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from tripletomics.model import Model
 
+MATCHED = 0.5  # share of the smaller table's cells below which few are in both
 NAMES = ("rna", "protein")  # of two tables that come without names
 TAKEN = ("self", "x", "present", "k", "reject", "coverage")  # by other arguments of the model's methods
 
@@ -143,11 +144,19 @@ def open_table(
         _of_modality(name, matrix, side, layer if layer in side.layers else None) for name, side in sides.items()
     ]
     obs, rows = join(sides)
-    if not np.intersect1d(rows[0], rows[1]).size:
+    shared, smaller = np.intersect1d(rows[0], rows[1]).size, min(side.n_obs for side in sides.values())
+    if not shared:
         some = " and ".join(f"{first(side.obs_names, 2)} in {name}" for name, side in sides.items())
         raise ValueError(
             f"The two tables have no cell in common: cells are matched by name, and there is {some}. If both have the "
             f"same cells in the same order, say so: {b}.obs_names = {a}.obs_names."
+        )
+    if shared < MATCHED * smaller:
+        shares = " and ".join(f"{shared / side.n_obs:.1%} of {name}" for name, side in sides.items())
+        warnings.warn(
+            f"{shared:,} cells are in both tables by name, {shares}: what the two have in common is learned from these "
+            f"alone. Compare the names, such as {first(sides[a].obs_names, 1)} and {first(sides[b].obs_names, 1)}.",
+            stacklevel=4,
         )
     frames = ({} if whole is None else {"the MuData": whole.obs}) | {name: side.obs for name, side in sides.items()}
     obs.obs = _merge(frames, obs.obs_names, label, unlabelled, others)
@@ -355,7 +364,7 @@ def _merge(
         # as objects: a cell that is missing would make whole numbers fractions, with other names
         series = [frames[name][column].astype(object).reindex(names) for name in where]
         if column == label:
-            series = [_known(values, unlabelled) for values in series]
+            series = [labels.known(values, unlabelled) for values in series]
         if column == label or column in others:
             _note_on_values(column, dict(zip(where, series, strict=True)))
         values = series[0]
@@ -376,12 +385,6 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
         if (known % 1 == 0).all():
             frame[column] = frame[column].astype("Int64")
     return frame
-
-
-def _known(values: pd.Series, unlabelled: Sequence[str]) -> pd.Series:
-    """Return labels as text, None where there is none."""
-    text = values.where(values.notna(), None).map(lambda name: None if name is None else str(name))
-    return text.where(~text.isin(list(unlabelled)), None)
 
 
 def _note_on_values(column: str, columns: Mapping[str, pd.Series]) -> None:

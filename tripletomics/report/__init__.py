@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from tripletomics.files import check_writable, replacing
-from tripletomics.labels import NO_SIGNAL
+from tripletomics.labels import NO_SIGNAL, TOO_FEW
 from tripletomics.parts import did_you_mean
 from tripletomics.pl import history
 from tripletomics.pl.draw import EDGE
@@ -95,8 +95,12 @@ def write(
             near = did_you_mean(column, adata.obs.columns)
             names = ", ".join(map(str, adata.obs.columns))
             raise KeyError(f"{column!r} is not a column of adata.obs.{near} Columns: {names}.")
+    if unknown := int(adata.obs["tt_split"].isna().sum()):
+        raise ValueError(
+            f"obs['tt_split'] says nothing of {unknown:,} of {adata.n_obs:,} cells: leave these cells out."
+        )
     held = (adata.obs["tt_split"].astype(str) == "held-out").to_numpy()
-    types = cells.types_of(adata.obs[label], label)
+    types = cells.types_of(adata.obs[label], label, adata)
     rows = cells.chosen(types.codes, held, seed)
     numbers = Table(table, dict(titles), methods)
     shown = [method for method in methods if f"X_{method}" in adata.obsm]
@@ -120,6 +124,7 @@ def write(
         "items": items,
     }
     recall_heads, recall = numbers.recall()
+    said = {numbers.verdict(*pair).partition(" (")[0] for pair in numbers.pairs}
     page = template().render(
         css=(FOLDER / "page.css").read_text(encoding="utf-8"),
         js=(FOLDER / "page.js").read_text(encoding="utf-8"),
@@ -150,7 +155,8 @@ def write(
         main=numbers.scores("Scores of held-out cells", SHOWN, "held-out"),
         families=list(numbers.families("held-out")),
         training=list(numbers.families("train")),
-        tested=[numbers.verdict(*pair) for pair in numbers.pairs],
+        silent=bool(said) and said <= {"no signal"},
+        few=TOO_FEW.capitalize() if TOO_FEW in said and "" not in said else "",
         n_seeds=int(table["n_seeds"].max()) if len(table) else 0,
         signal=NO_SIGNAL,
         recall_heads=recall_heads,

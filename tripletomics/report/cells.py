@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import sparse
 
 from tripletomics.labels import UNLABELLED, encode
-from tripletomics.pl.look import GREY, colour_scale, colours, limits
+from tripletomics.pl.palette import GREY, codes_of, colour_scale, colours, limits
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,16 +35,13 @@ class Types:
     colours: list[str]  # "#rrggbb"
 
 
-def types_of(values: pd.Series, name: str) -> Types:
+def types_of(values: pd.Series, name: str, adata: AnnData | None = None) -> Types:
     """Codes, names and colours of a column, as in :mod:`tripletomics.pl`; numbers are taken as their text."""
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         codes, names = encode(values, UNLABELLED)
     else:
-        values = values.astype("category")
-        wanted = [category for category in values.cat.categories if str(category) not in UNLABELLED]
-        names = [str(category) for category in wanted]
-        codes = values.cat.set_categories(wanted).cat.codes.to_numpy(dtype=np.int64)
-    return Types(codes, names, [hexadecimal(rgb) for rgb in colours(name, names, None)])
+        codes, names = codes_of(values)
+    return Types(codes, names, [hexadecimal(rgb) for rgb in colours(name, names, None, adata)])
 
 
 def hexadecimal(rgb: Sequence[float]) -> str:
@@ -105,7 +102,7 @@ def columns(adata: AnnData, label: str, types: Types, rows: np.ndarray, store: S
         elif values.astype(str).nunique() > MOST_NAMES:
             left_out.append(str(name))
         else:
-            entries.append(type_entry(str(name), types_of(values, str(name)), rows, store))
+            entries.append(type_entry(str(name), types_of(values, str(name), adata), rows, store))
     return entries, left_out
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tripletomics.evaluation import MAIN, METRICS
-from tripletomics.labels import NO_SIGNAL
+from tripletomics.labels import TOO_FEW, verdict
 
 SHOWN = (*MAIN, "a50", "held_out_auroc", "silhouette", "seconds")
 SPACES = {"map": "maps", "metric": "spaces of more dimensions"}
@@ -88,10 +88,10 @@ class Table:
 
     def verdict(self, method: str, space: str) -> str:
         """Say what the permutation test found; nothing where there is signal."""
-        row = self.numbers.get((method, space, "permutation_p", "held-out"))
-        if row is None or not np.isfinite(row.value):
-            return "not tested"
-        return f"no signal (p = {row.value:.2g})" if row.value > NO_SIGNAL else ""
+        row, least = (self.numbers.get((method, space, m, "held-out")) for m in ("permutation_p", "reachable_p"))
+        said = "not tested" if row is None else verdict(row.value, 0.0 if least is None else least.value)
+        words = {"signal": "", "too few": TOO_FEW, "no signal": f"no signal (p = {row.value:.2g})" if row else ""}
+        return words.get(said, said)
 
     def scores(self, title: str, metrics: Sequence[str], split: str) -> Scores | None:
         """Return the table of some metrics; None if none of them was measured."""
@@ -212,4 +212,4 @@ def written(value: float, metric: str) -> str:
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
     if METRICS[metric].family == "page":
         return f"{value:.2%}"
-    return f"{value:.1e}" if metric == "permutation_p" and 0 < value < 0.001 else f"{value:.3f}"
+    return f"{value:.1e}" if metric in ("permutation_p", "reachable_p") and 0 < value < 0.001 else f"{value:.3f}"

@@ -180,7 +180,8 @@ def compare(
     counts
         Whether the values are counts, as in `fit`.
     unlabelled
-        Names that mean unlabelled.
+        Names that mean unlabelled, one or several, in place of the default ones: whatever their case and the blanks
+        around them. Missing values and blanks always do.
     fine
         Column of `obs` with finer types, which no method is given: do the maps keep them?
     pseudotime
@@ -382,13 +383,19 @@ def _cells(question: Question, held_out: np.ndarray, first: dict[str, Run]) -> A
     import anndata
     import pandas as pd
 
-    from tripletomics import features, pp
+    from tripletomics import features, labels, pp
 
     x = question.x
     x = features.normalise(x, features.DEPTH) if question.is_counts else x.copy()
     cells = anndata.AnnData(x, question.adata.obs.copy(), question.adata.var[[]].copy())
     cells.obs[question.label] = pd.Categorical.from_codes(question.codes, pd.Index(question.classes))
     cells.obs["tt_split"] = pp.split_names(held_out)
+    cells.uns.update({key: value for key, value in question.adata.uns.items() if key.endswith("_colors")})
+    if (own := f"{question.label}_colors") in cells.uns:  # in the order of the names, as the column is now
+        old = labels.names(pd.Series(question.adata.obs[question.label].astype("category").cat.categories))
+        known = dict(zip(old, cells.uns.pop(own), strict=False))
+        if set(question.classes) <= set(known):
+            cells.uns[own] = [known[name] for name in question.classes]
     for method, run in first.items():
         if "map" in run.places:
             cells.obsm[f"X_{method}"] = run.places["map"]

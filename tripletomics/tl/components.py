@@ -42,7 +42,7 @@ def pca(
     counts
         Whether the values are counts, which are normalised and log-transformed first; "auto" decides.
     unlabelled
-        Names in the column that mean unlabelled.
+        Names in the column that mean unlabelled: as for `fit`.
     seed
         Of everything random.
     key_added
@@ -64,7 +64,7 @@ def pca(
     TypeError
         If `adata` is not an AnnData in memory, or holds no numbers.
     ValueError
-        If a value cannot be used. Nothing is written then.
+        If a value cannot be used, or a map with this key held out other cells. Nothing is written then.
 
     References
     ----------
@@ -84,7 +84,13 @@ def pca(
     held_out = pp.split(adata, hold_out, codes, seed)
     if (~held_out).sum() < 2:
         raise ValueError(f"hold_out={hold_out!r} leaves {(~held_out).sum()} training cells: two or more are needed.")
+    column, split = keys.split_key(key_added), pp.split_names(held_out)
+    if key_added in adata.obsm and column in adata.obs and (adata.obs[column].astype(str) != split.astype(str)).any():
+        raise ValueError(
+            f"obs[{column!r}] says which cells were held out from the map in obsm[{key_added!r}], and these are "
+            f"others: pass hold_out={column!r} for the same, or another key_added."
+        )
     fitted = pp.fitting(~held_out, seed)
     x, learn = pp.choose(table, fitted, [pp.decide_counts(table.x, counts)], seed)
     adata.obsm[f"{key_added}_pca"] = learn(x[fitted]).project(x, None, fitted)
-    adata.obs[keys.split_key(key_added)] = pp.split_names(held_out)
+    adata.obs[column] = split

@@ -24,7 +24,7 @@ from tripletomics.pcs import N_COMPONENTS
 from tripletomics.samplers import shares
 from tripletomics.tl import fitting
 from tripletomics.tl.atlas import CHUNK, FIRST, of_rows, read_block
-from tripletomics.tl.origins import note_on_training, split_of, trained_on
+from tripletomics.tl.origins import is_own, note_on_training, split_of, trained_on
 from tripletomics.tl.places import Results, check_target, write
 from tripletomics.tl.progress import steps_bar
 from tripletomics.tl.stores import Obs, Rows, reading
@@ -151,7 +151,7 @@ def transform(
     if f"{key_added}_pca" in old:  # what an earlier fit wrote no longer belongs to these places
         widths[f"{key_added}_pca"] = len(model.part().axes)
     needed = check_target(path, target, widths, n_obs, sum(widths.values()))
-    trained, same = None if model.seen is None else np.zeros(n_obs, dtype=bool), named == model.id
+    trained, same = None if model.seen is None else np.zeros(n_obs, dtype=bool), is_own(named, model, before)
     columns: dict[str, pd.Categorical[str]] = {}
 
     def blocks() -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:

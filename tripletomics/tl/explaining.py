@@ -178,9 +178,11 @@ def _names(column: Series, classes: list[str]) -> list[str]:
     """Return all groups that a column knows, in its own order if it has one: figures give them colours by it."""
     import pandas as pd
 
+    from tripletomics import labels
+
     if not isinstance(column.dtype, pd.CategoricalDtype):
         return classes
-    return [str(name) for name in column.cat.categories if str(name) not in UNLABELLED]
+    return [name for name in labels.names(pd.Series(column.cat.categories)) if not labels.is_missing(name)]
 
 
 def _nearest(centroids: np.ndarray, code: int) -> int:

@@ -30,6 +30,7 @@ else:  # the command line reads these annotations; there, a part is its text
     Module = Augmentation = MLP = str
 
 
+AN_ARRAY = "an array"  # in place of what has no name to write, such as hold_out
 DEFAULT_LOSS = "softmax"  # within noise of the best, and the simplest: see docs/choose-a-loss.md
 DEFAULT_VIEWS = "simclr:temperature=0.2,neighbours=5"  # of cells without labels: see docs/few-labels.md
 DEFAULT_PAIR = "clip"  # of two modalities: see docs/two-modalities.md
@@ -101,10 +102,12 @@ def fit(
         Whether the values are counts, which are normalised and log-transformed inside the model; "auto" decides for
         each of two tables.
     unlabelled
-        Names that mean unlabelled.
+        Names that mean unlabelled, one or several, in place of the default ones: whatever their case and the blanks
+        around them. Missing values and blanks always do.
     hold_out
         Cells that are never trained on: a fraction drawn within every type, a column of `obs` whose groups are held
-        out whole (about 10 %), "column=group", a boolean column, or 0 to spare none.
+        out whole (about 10 %), "column=group", a boolean column (or yes and no, True and False as text), a column of
+        "train" and "test", "val" or "held-out" (all but the first are held out), or 0 to spare none.
     encoder
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment
@@ -152,7 +155,8 @@ def fit(
         held-out cells, beside the training figure and that of held-out cells in a short fit on permuted labels; without
         labels, recall of the neighbours by principal components, beside that of places dealt out at random. Of two
         modalities also how predictions from each alone did (``alone``), and how often a held-out cell is found by the
-        other modality (``matches``). ``seen`` is the id of the model, `Model.id`: whose places these are.
+        other modality (``matches``). ``seen`` is the id of the model, `Model.id`: whose places these are; ``n_train``,
+        how many cells it was trained on.
 
     Raises
     ------
@@ -169,7 +173,7 @@ def fit(
     from tripletomics import pp
     from tripletomics.index import Catalog
     from tripletomics.keys import split_key
-    from tripletomics.model import Model, Side, score, score_null, score_structure
+    from tripletomics.model import Model, Side, score, score_null, score_structure, test_of
     from tripletomics.tl.preparing import prepare
     from tripletomics.tl.self_training import study
 
@@ -203,6 +207,8 @@ def fit(
     train = ~task.held_out
     calibration = calibrations.pop("")
     findings = task.loss.findings() | (task.lesson.findings if task.lesson else {})
+    if p_value:
+        findings["tested"] = test_of(task.codes, task.held_out, seed)
     settings = {name: text(value) for name, value in (given | task.used).items() if name not in ("adata", "progress")}
     model = Model(
         task.features, trained, task.classes, settings, scores, p_value, history, findings, seconds,
@@ -341,6 +347,8 @@ def text(value: object) -> str:
     """Write a setting as text, a part as the text that makes it."""
     from tripletomics import augment, losses, parts
 
+    if hasattr(value, "shape") and value.shape:
+        return AN_ARRAY
     if isinstance(value, losses.Loss):
         return losses.spec(value)
     if isinstance(value, augment.Augmentation):

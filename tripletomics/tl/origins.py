@@ -32,6 +32,21 @@ def split_of(trained: np.ndarray | None, n: int, old: Any) -> pd.Categorical[str
     return pp.split_names(~trained if old is None else ~trained & (np.asarray(old).astype(str) != "train"))
 
 
+def is_own(named: str | None, model: Model, old: Any) -> bool:
+    """Tell whether a table that names a model has the split of this one, and not of the tables of several put together.
+
+    Parameters
+    ----------
+    named
+        The id that the table has.
+    old
+        The column of its split; None if there is none.
+    """
+    if named != model.id or old is None or model.catalog is None or "cells" in model.settings:  # of a sample
+        return named == model.id
+    return int((np.asarray(old).astype(str) == "train").sum()) <= len(model.catalog.names)
+
+
 def name_model(target: Any, key: str, model: Model, trained: np.ndarray | None) -> int:
     """Write which model the places of a table are from, and the split of its cells, in place of those of another.
 
@@ -39,8 +54,9 @@ def name_model(target: Any, key: str, model: Model, trained: np.ndarray | None) 
     -------
     How many of its training cells the table names, as this model wrote them, that are not found by their values.
     """
-    column, same = keys.split_key(key), keys.seen_by(target.uns, key) == model.id
+    column = keys.split_key(key)
     old = target.obs.get(column)
+    same = is_own(keys.seen_by(target.uns, key), model, old)
     if not same:
         target.uns[key] = {"seen": model.id}
     if trained is None and (same or old is None):

@@ -68,8 +68,9 @@ def predict(
     ``uns["X_tt"]``, ``obs["tt_split"]``
         Which model wrote these places, and which cells it was trained on, as `transform` writes them.
     ``uns["tt_mapping"]``
-        How the genes were matched: numbers ``matched``, ``missing``, ``extra``, share of the encoder's ``weight`` that
-        was matched, ``missing_genes`` (heaviest first), sentences on what looks odd (``notes``), cells ``rejected``,
+        ``model``, the id of the one that named the cells, and how the genes were matched: numbers ``matched``,
+        ``missing``, ``extra``, share of the encoder's ``weight`` that was matched, ``missing_genes`` (heaviest first),
+        sentences on what looks odd (``notes``), cells ``rejected``,
         and how many the model has ``seen``, because it was trained on them. These are found by their values: a cell of
         which a value has changed since the fit, or a gene lacks, counts as new. (Of an older model file, no ``seen``.)
 
@@ -112,6 +113,7 @@ def predict(
         target.obs[f"{prefix}_label_set"] = sets[rows]
         matches = [query.match for query in queries]
         target.uns[f"{prefix}_mapping"] = {
+            "model": model.id,
             "matched": sum(match.matched for match in matches),
             "missing": sum(match.missing for match in matches),
             "extra": sum(match.extra for match in matches),

@@ -98,7 +98,13 @@ def ask(
         warnings.warn('Batches are not scored without scib-metrics: pip install "tripletomics[batch]".', stacklevel=3)
     finer = None if fine is None else labels.encode(pp.column(adata, fine, "fine"), unlabelled)[0]
     is_counts = pp.decide_counts(x, counts)
-    common = {"batch": batch, "layer": layer, "counts": counts, "unlabelled": tuple(unlabelled), "device": device}
+    common = {
+        "batch": batch,
+        "layer": layer,
+        "counts": counts,
+        "unlabelled": tuple(labels.several(unlabelled, "unlabelled")),
+        "device": device,
+    }
     times = pp.numbers(adata, pseudotime)
     return Question(
         adata, x, label, codes, classes, is_counts, common, finer, groups, score_batches, times, unseen, reference

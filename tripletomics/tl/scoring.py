@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from tripletomics import keys
-from tripletomics.labels import UNLABELLED
+from tripletomics.labels import TOO_FEW, UNLABELLED
 from tripletomics.parts import did_you_mean
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def evaluate(
     layer
         Layer to use in place of `.X`; by default the one that the basis was fitted on.
     unlabelled
-        Names that mean unlabelled.
+        Names that mean unlabelled, one or several, in place of the default ones: whatever their case and the blanks
+        around them. Missing values and blanks always do.
     fine
         Column of `obs` with finer types, which no map was given.
     pseudotime
@@ -117,7 +119,7 @@ def evaluate(
     pp.check_whole("seed", seed, 0, 2**32 - 1)
     bases = [basis] if isinstance(basis, str) else list(dict.fromkeys(basis))
     bases = [name for name in bases if not (name.endswith("_metric") and name.removesuffix("_metric") in bases)]
-    given = [splits] if splits is None or isinstance(splits, (str, float, int)) else list(splits)
+    given = [splits] if splits is None or isinstance(splits, (str, float, int, Real)) else list(splits)
     if not bases or not given:
         raise ValueError(f"{'splits' if bases else 'basis'} is an empty list: leave it out, or name one.")
     spaces = {name: {key: places(adata, key) for key in _spaces(adata, name)} for name in bases}
@@ -147,7 +149,7 @@ def evaluate(
             table = evaluation.collect(rows, ["space"])
             lines = evaluation.verdicts(table, "space")
             for line in lines:
-                if "NO SIGNAL" in line:
+                if "NO SIGNAL" in line or TOO_FEW.upper() in line:
                     warnings.warn(line, stacklevel=2)
             words += lines
             if _record(adata, name) is None and keys.seen_by(adata.uns, name) is None:
@@ -155,6 +157,12 @@ def evaluate(
                     f"Nothing in uns says which model wrote {name}: its scores are evidence only if it was made "
                     "without the cells that are held out."
                 )
+                if keys.split_key(name.removesuffix("_metric")) in adata.obs:  # it once did
+                    warnings.warn(
+                        f"uns[{name.removesuffix('_metric')!r}] is gone, as after anndata.concat, so nothing says "
+                        f"whose the split of {name} is. Run tripletomics.transform(adata, model).",
+                        stacklevel=2,
+                    )
             words.append(sentence)
             tables.append(table.assign(hold_out=hold_out)[["hold_out", *table.columns]])
     table = pd.concat(tables, ignore_index=True)
@@ -170,7 +178,8 @@ def places(adata: AnnData, key: str, argument: str = "basis") -> np.ndarray:
     if key not in adata.obsm:
         hint = " Run tripletomics.fit first." if key == "X_tt" else did_you_mean(key, adata.obsm)
         raise KeyError(f"{argument}={key!r} is not in adata.obsm.{hint} Present: {present}.")
-    z = np.asarray(adata.obsm[key])
+    kept = adata.obsm[key]
+    z = kept.toarray() if hasattr(kept, "toarray") else np.asarray(kept)
     if z.ndim != 2 or z.dtype.kind not in "fiu":
         raise ValueError(f"{argument}={key!r} has shape {z.shape} of {z.dtype}: pass numbers, cells by dimensions.")
     bad = ~np.isfinite(z).all(axis=1)
@@ -192,7 +201,10 @@ def _spaces(adata: AnnData, basis: str) -> list[str]:
 def _record(adata: AnnData, key: str) -> dict[str, Any] | None:
     """Return what `fit` wrote of a basis or its metric space, if it did."""
     record = adata.uns.get(key.removesuffix("_metric"))
-    return record if isinstance(record, dict) and "settings" in record else None
+    if not isinstance(record, dict) or "settings" not in record:
+        return None
+    # of the records of two fits anndata.concat can leave what is the same, and no two losses are
+    return record if all("loss" in stage for stage in record.get("history", {}).values()) else None
 
 
 def _written(adata: AnnData, basis: str) -> dict[str, Any]:
@@ -224,7 +236,7 @@ def _as_it_is(
         )
     written = None if column is None else adata.obs[column].astype(str).to_numpy()
     if wanted is None and written is not None:
-        _check_split(basis, str(column), written, _record(adata, basis) is not None)
+        _check_split(basis, str(column), written, _record(adata, basis))
     held_out = pp.split(adata, hold_out, question.codes, seed)
     if not held_out.any():
         raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
@@ -258,8 +270,8 @@ def _as_it_is(
     return str(hold_out), pd.concat(tables, ignore_index=True), sentence
 
 
-def _check_split(basis: str, column: str, written: np.ndarray, fitted: bool) -> None:
-    """Refuse a split that says nothing of some cells, or that has cells on one side alone."""
+def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str, Any] | None) -> None:
+    """Refuse a split that says nothing of some cells, has cells on one side alone, or is of several models."""
     import numpy as np
 
     held_out, unknown = written == "held-out", ~np.isin(written, ("train", "held-out"))
@@ -268,6 +280,13 @@ def _check_split(basis: str, column: str, written: np.ndarray, fitted: bool) -> 
             f"obs[{column!r}] says nothing of {unknown.sum():,} of {len(written):,} cells, as after anndata.concat. "
             "Run tripletomics.transform(adata, model), which finds the cells that the model was trained on, or leave "
             f"these out: adata[adata.obs[{column!r}].notna()]."
+        )
+    n_train, fitted = int((written == "train").sum()), record is not None
+    if record is not None and n_train > record.get("n_train", n_train) and "cells" not in record["settings"]:
+        raise ValueError(
+            f"obs[{column!r}] marks {n_train:,} training cells, and the model that uns[{basis!r}] names was trained on "
+            f"{record['n_train']:,}, as after anndata.concat of the tables of several models. Run "
+            "tripletomics.transform(adata, model)."
         )
     if not held_out.any():
         cure = "Pass refits=1 and splits=0.3, or a column, to fit again on some of them"
@@ -288,6 +307,7 @@ def _refitted(
     """Fit a basis again with several seeds and score the fits."""
     from tripletomics import evaluation
     from tripletomics.tl import comparison
+    from tripletomics.tl.fitting import AN_ARRAY
 
     record = _record(question.adata, basis)
     if record is None or basis.endswith("_metric"):
@@ -303,6 +323,8 @@ def _refitted(
     if both := record["settings"].get("modalities"):
         raise ValueError(f"{basis} was fitted to two modalities ({both}), and here is one of them: pass refits=0.")
     hold_out = _hold_out(record["settings"]["hold_out"]) if wanted is None else wanted
+    if hold_out == AN_ARRAY:
+        hold_out = keys.split_of(question.adata, basis) or hold_out
     if hold_out == 0:
         raise ValueError(f"{basis} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")
     plan: dict[str, dict[str, Any] | None] = {"tt": comparison.settings_written(record["settings"])}

@@ -178,7 +178,7 @@ class Task:
         if not self.classes:
             return dict.fromkeys(shown)
         if self.lesson and self.lesson.answers:
-            return {"": _calibrate(self.lesson.answers)}
+            return self._warned({"": _calibrate(self.lesson.answers)})
         if self.calibration.any():
             trained, scores = ~self.held_out & ~self.calibration, self.scores
             folds = {"": [self._ask(z, scores, trained, self.calibration & self._whole)]}
@@ -188,7 +188,20 @@ class Task:
         else:
             answers = [self._ask_without(part, report)[-1] for part in self._parts()]
             folds = {name: [answer[name] for answer in answers] for name in shown}
-        return {name: _calibrate(asked) for name, asked in folds.items()}
+        return self._warned({name: _calibrate(asked) for name, asked in folds.items()})
+
+    def _warned(self, found: dict[str, Calibration | None]) -> dict[str, Calibration | None]:
+        """Warn of predictions that the model will refuse to make."""
+        for name in (name for name, calibration in found.items() if calibration is None):
+            cure = "types of two training cells or more: label or fit more cells"
+            if self.groups is not None:
+                cure = "types that are in two batches or more, each with other types beside them: leave batch out"
+            warnings.warn(
+                f"Predictions{f' from {name} alone' * bool(name)} cannot be calibrated, and predict will refuse to "
+                f"make them. It takes {cure}. The map is not concerned.",
+                stacklevel=4,
+            )
+        return found
 
     def ask(self, rounds: Sequence[Round], report: Report) -> list[Answers]:
         """Ask the encoders of two rounds about labelled training cells, as `calibrate` does with one table."""

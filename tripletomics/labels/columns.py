@@ -1,0 +1,130 @@
+"""What the columns of a table say: names of types, yes or no, held out or not, however they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNASSIGNED = "unassigned"  # what a cell is called that is like no known type
+UNLABELLED = (
+    "", "Unknown", "unknown", UNASSIGNED, "NA", "None", "nan", "<NA>", "N/A", "null", "unlabelled", "unlabeled",
+)  # fmt: skip
+YES, NO = ("true", "yes"), ("false", "no")
+TRAINING = ("train", "training")
+SPARED = (
+    "held-out", "held_out", "held out", "heldout", "hold-out", "hold_out", "holdout", "test", "testing", "val", "valid",
+    "validation", "dev",
+)  # fmt: skip
+
+
+def names(values: pd.Series) -> pd.Series:
+    """Return the names in a column as text, None where one is missing or blank; bytes are read as UTF-8."""
+    import pandas as pd
+
+    codes, levels = pd.factorize(values)
+    texts = np.array([*map(_text, levels), None], dtype=object)
+    return pd.Series(texts[codes], values.index, dtype=object)
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):  # of fixed-length strings in HDF5
+        value = value.decode("utf-8", errors="replace")
+    return None if value is None or not str(value).strip() else str(value)
+
+
+def several(given: str | Sequence[str], argument: str) -> list[str]:
+    """Return one name or several as a list, or raise a TypeError."""
+    if isinstance(given, (str, bytes)):
+        given = [given.decode() if isinstance(given, bytes) else given]
+    try:
+        return [str(name) for name in given]
+    except TypeError:
+        raise TypeError(f"{argument}={given!r} is neither a name nor a list of names.") from None
+
+
+def is_missing(name: object, unlabelled: str | Sequence[str] = UNLABELLED) -> bool:
+    """Tell whether a name says that there is none, whatever its case and the blanks around it."""
+    text = _text(name)
+    return text is None or _plain(text) in _words(unlabelled)
+
+
+def known(values: pd.Series, unlabelled: str | Sequence[str]) -> pd.Series:
+    """Return the names in a column as `names` does, None also where one means unlabelled."""
+    found, words = names(values), _words(unlabelled)
+    return found.where(~found.isin([name for name in found.dropna().unique() if _plain(name) in words]), None)
+
+
+def encode(values: pd.Series, unlabelled: str | Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Turn names into codes.
+
+    Parameters
+    ----------
+    values
+        One name a cell; whole numbers, bytes and categories are taken as their text.
+    unlabelled
+        Names that mean *unlabelled*, as missing values and blanks do, whatever their case and the blanks around them.
+
+    Returns
+    -------
+    codes
+        int64 (cells,), -1 for unlabelled.
+    classes
+        The names, sorted; ``classes[code]`` is the name of a code.
+    """
+    found = known(values, unlabelled)
+    there = found.notna().to_numpy()
+    codes = np.full(len(found), -1, dtype=np.int64)
+    classes, codes[there] = np.unique(found[there].to_numpy(dtype=str), return_inverse=True)
+    return codes, classes.tolist()
+
+
+def flags(values: pd.Series) -> pd.Series | None:
+    """Read a column of yes and no: True, False or None for each row; None if it holds anything else.
+
+    Booleans, and true, false, yes and no as text in any case, as tables from R and CSV have them.
+    """
+    answers = dict.fromkeys(YES, True) | dict.fromkeys(NO, False)
+    words = names(values).map(lambda name: None if name is None else _plain(name))
+    known = words.dropna()
+    if known.empty or not known.isin(list(answers)).all():
+        return None
+    return words.map(lambda word: None if word is None else answers[word]).astype(object)
+
+
+def split_of(values: pd.Series) -> np.ndarray | None:
+    """Read a column that says which cells are held out: 1 held out, 0 training, -1 nothing; None if it says no such.
+
+    It holds yes for held-out cells and no for others, or names: "train", and "held-out", "test" or "validation".
+
+    Raises
+    ------
+    ValueError
+        If it may be a split or groups: 0 and 1, or "train" beside other names.
+    """
+    marks = flags(values)
+    if marks is not None:
+        return marks.map({True: 1, False: 0}).fillna(-1).to_numpy(dtype=np.int8)
+    words = names(values).map(lambda name: None if name is None else _plain(name))
+    present = set(words.dropna())
+    if {word.removesuffix(".0") for word in present} == {"0", "1"}:
+        raise ValueError("holds 0 and 1, which may be two groups or say which cells to hold out")
+    if not present & {*TRAINING}:
+        return None
+    if odd := sorted(present - {*TRAINING, *SPARED}):
+        raise ValueError(f"holds a split, by 'train', and other names beside it, such as {odd[0]!r}")
+    if present <= {*TRAINING}:
+        return None
+    return np.where(words.isna(), -1, np.where(words.isin(TRAINING), 0, 1)).astype(np.int8)
+
+
+def _words(unlabelled: str | Sequence[str]) -> set[str]:
+    return {_plain(word) for word in several(unlabelled, "unlabelled")}
+
+
+def _plain(word: str) -> str:
+    return word.strip().casefold()

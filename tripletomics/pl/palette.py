@@ -1,0 +1,128 @@
+"""Which colour each type has, by its name, and each number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, is_color_like, to_rgb
+
+from tripletomics.labels import is_missing
+from tripletomics.labels import names as texts
+from tripletomics.parts import did_you_mean
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# Farthest points in OKLab under normal, deuteranope and protanope vision at once; the first ten lie furthest apart.
+# fmt: off
+PALETTE = (
+    "#145cc2", "#e0c200", "#8f000a", "#f599ff", "#c25c85", "#66297a", "#7ab899", "#8f7aeb", "#eb7a14", "#856629",
+    "#145c52", "#47e08f", "#6699c2", "#993d8f", "#33ad5c", "#6670b8", "#d6adcc", "#1f8566", "#3d33a3", "#a31f52",
+    "#b87000", "#ff7a7a", "#b88feb", "#f5ad66", "#008fa3", "#8f3d1f", "#33adad", "#b85252", "#296699", "#5c4770",
+)
+# fmt: on
+GREY = "#d4d4d4"
+Palette = str | Sequence[str] | Mapping[str, str]
+
+
+def codes_of(values: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Return the type of each cell (n,), -1 for none, and the names of the types in the order of the column."""
+    values = values.astype("category")
+    categories = texts(pd.Series(values.cat.categories))
+    names = [name for name in dict.fromkeys(categories) if not is_missing(name)]
+    place = {name: i for i, name in enumerate(names)}
+    codes = np.array([*(place.get(name, -1) for name in categories), -1])
+    return codes[values.cat.codes.to_numpy()], names
+
+
+def colours(
+    color: str, names: Sequence[str], palette: Palette | None, adata: AnnData | None = None
+) -> list[tuple[float, float, float]]:
+    """One colour for each type; it stays when other types have no cells.
+
+    By default that of its name, in all columns of `adata`: the one in ``uns["<column>_colors"]``, as scanpy keeps it,
+    else that of its place among the types of the model, sorted.
+    """
+    if isinstance(palette, str):
+        raise ValueError(f"color={color!r} holds types: palette is then a list or a dict of colours, not {palette!r}.")
+    if isinstance(palette, Mapping):
+        if lacks := [name for name in names if name not in palette]:
+            near = did_you_mean(lacks[0], palette)
+            raise ValueError(f"palette has no colour for {lacks[0]!r}.{near} Given: {some(palette)}.")
+        return [to_rgb(palette[name]) for name in names]
+    if palette is not None and len(palette) < len(names):
+        raise ValueError(f"palette has {len(palette)} colours for {len(names)} types. Give one per type.")
+    if palette:
+        return [to_rgb(palette[i]) for i in range(len(names))]
+    known = _order(adata, names)
+    place = {name: i for i, name in enumerate(known) if name in names}
+    taken = {i % len(PALETTE) for i in place.values()}
+    every = [*range(len(known), len(PALETTE)), *range(min(len(known), len(PALETTE)))]
+    free = [i for i in every if i not in taken] or every
+    place |= {name: free[i % len(free)] for i, name in enumerate(sorted(set(names) - set(known)))}
+    given = _given(adata, color, names)
+    return [to_rgb(given.get(name, PALETTE[place[name] % len(PALETTE)])) for name in names]
+
+
+def _order(adata: AnnData | None, names: Sequence[str]) -> list[str]:
+    """Return the types of the first model that knows some of these names; none if there is no such model."""
+    if adata is None:
+        return []
+    uns = adata.uns
+    for key in sorted(uns, key=lambda key: key not in ("X_tt", "tt_mapping")):
+        record, types = uns[key], []
+        if isinstance(record, Mapping) and "classes" in record:
+            types = [str(name) for name in record["classes"]]
+        elif key.endswith("_mapping") and (named := f"{key.removesuffix('_mapping')}_label") in adata.obs:
+            types = codes_of(adata.obs[named])[1]
+        if set(types) & set(names):
+            return types
+    return []
+
+
+def _given(adata: AnnData | None, color: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the colours by name that the table keeps for a column, or for another with half of its names or more."""
+    if adata is None:
+        return {}
+    for column in (color, *(name for name in adata.obs if name != color and f"{name}_colors" in adata.uns)):
+        given = adata.uns.get(f"{column}_colors")
+        if given is None or column not in adata.obs or isinstance(adata.obs[column], pd.DataFrame):
+            continue
+        categories = texts(pd.Series(adata.obs[column].astype("category").cat.categories))
+        if len(given) < len(categories) or not all(map(is_color_like, given)):
+            continue
+        found = dict(zip(categories, map(str, given), strict=False))
+        if column == color or 2 * len(found.keys() & set(names)) >= len(names):
+            return found
+    return {}
+
+
+def colour_scale(color: str, numbers: np.ndarray, palette: Palette | None) -> ScalarMappable:
+    """Scale from the least number to the 0.995 quantile: a few extreme cells must not hide the others."""
+    colormap: Colormap = LinearSegmentedColormap.from_list("tt", mpl.colormaps["magma_r"](np.linspace(0.06, 0.95, 256)))
+    if palette is not None:
+        if not isinstance(palette, str) or palette not in mpl.colormaps:
+            near = did_you_mean(palette, mpl.colormaps)
+            raise ValueError(f"palette={palette!r} is not a matplotlib colormap; color={color!r} holds numbers.{near}")
+        colormap = mpl.colormaps[palette]
+    return ScalarMappable(Normalize(*limits(numbers), clip=True), colormap)
+
+
+def limits(numbers: np.ndarray) -> tuple[float, float]:
+    """Least number and 0.995 quantile; the largest number where these are the same: a gene that few cells express."""
+    if not len(numbers):
+        return 0.0, 1.0
+    low, high = np.quantile(numbers, (0, 0.995))
+    return float(low), float(high if low < high else numbers.max())
+
+
+def some(names: Iterable[Any], most: int = 12) -> str:
+    """List names for a message."""
+    words = [str(name) for name in names]
+    more = f", and {len(words) - most} more" if len(words) > most else ""
+    return (", ".join(words[:most]) or "none") + more
