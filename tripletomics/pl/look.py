@@ -16,6 +16,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_r
 from tripletomics import keys, metrics
 from tripletomics.labels import NO_SIGNAL, UNLABELLED
 from tripletomics.parts import did_you_mean
+from tripletomics.pp import stored_matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -175,6 +176,7 @@ def values_of(adata: AnnData, color: str) -> pd.Series:
     if hits > 1:
         raise ValueError(f"color={color!r} names {hits} genes. Call adata.var_names_make_unique() first.")
     if hits == 1:
+        stored_matrix(adata, None)  # taking a column of a damaged one can end the process
         return pd.Series(np.asarray(adata.obs_vector(color)), index=adata.obs_names)
     near = did_you_mean(color, [*adata.obs.columns, *adata.var_names])
     raise KeyError(
