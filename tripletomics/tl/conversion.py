@@ -83,7 +83,7 @@ def _order(root: Group, path: Path, group_by: str | None) -> np.ndarray | None:
     import numpy as np
 
     from tripletomics import pp
-    from tripletomics.tl.stores import Obs
+    from tripletomics.tl.frames import Obs
 
     if group_by is None:
         return None

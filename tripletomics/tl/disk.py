@@ -24,10 +24,11 @@ from tripletomics.pcs import N_COMPONENTS
 from tripletomics.samplers import shares
 from tripletomics.tl import fitting
 from tripletomics.tl.atlas import CHUNK, FIRST, of_rows, read_block
+from tripletomics.tl.frames import Obs
 from tripletomics.tl.origins import note_on_training, split_of, trained_on
 from tripletomics.tl.places import Results, check_target, write
 from tripletomics.tl.progress import steps_bar
-from tripletomics.tl.stores import Obs, Rows, reading
+from tripletomics.tl.stores import Rows, reading
 
 if TYPE_CHECKING:
     from tripletomics.pp import Match
