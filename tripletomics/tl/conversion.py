@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ENTRIES = 2**18  # of a chunk of CSR
 CHUNK_BYTES = 2**20  # of a chunk of a dense matrix
 GROUPED = 2**27  # bytes that are gathered in one pass over a matrix whose rows change their places
+COMPLETE = {"tripletomics": {"complete": True}}  # of an array of which every chunk is written, also one of zeros
 BY_ROWS = ("layers", "obsm", "obsp")
 
 
@@ -54,15 +55,16 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
     import zarr
 
     from tripletomics.tl.places import room
-    from tripletomics.tl.stores import Rows, reading
+    from tripletomics.tl.stores import Rows, modernised, reading
 
     source, target = Path(path), Path(out)
     if target.suffix == ".zarr" and target.exists():
         raise FileExistsError(f"{str(target)!r} is there already: choose another name, or delete it first.")
     files.check_writable(target, ".zarr")
-    with reading(source) as (root, _):
+    with modernised(source) as modern, reading(modern) as (root, _):
         order = _order(root, source, group_by)
         names = list(_elements(root))
+        _check_names(root, source)
         matrices = [Rows(root, source, name=name) for name in names if _is_matrix(root[name]) and _by_cells(name)]
         needed = sum(int(rows.n_obs * rows.bytes_of_a_row()) for rows in matrices)
         with room(target, needed), files.creating(target) as draft:
@@ -76,6 +78,20 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
             for name in set(names) - {rows.name for rows in matrices}:
                 _copy_whole(root, source, store, name, order)
             zarr.consolidate_metadata(store.store)
+
+
+def _check_names(root: Group, path: Path) -> None:
+    """Refuse names that a store, in which a name is that of a folder, cannot hold."""
+    from tripletomics.tl.layout import text
+
+    for frame in ("obs", "var", "raw/var"):
+        columns = map(text, cast(Any, root[frame]).attrs.get("column-order", [])) if frame in root else ()
+        for name in columns:
+            if "/" in name:
+                raise ValueError(
+                    f"{frame}[{name!r}] of {str(path)!r} has a '/' in its name, which a .zarr store cannot hold: read "
+                    f"the file, rename it with adata.{frame.replace('/', '.')}.rename(columns=...), and write it anew."
+                )
 
 
 def _order(root: Group, path: Path, group_by: str | None) -> np.ndarray | None:
@@ -111,6 +127,7 @@ def _is_matrix(element: Any) -> bool:
 
 def _copy_whole(root: Group, path: Path, store: zarr.Group, name: str, order: np.ndarray | None) -> None:
     import anndata
+    import zarr
 
     try:
         element: Any = anndata.io.read_elem(cast(Any, root[name]))
@@ -119,7 +136,14 @@ def _copy_whole(root: Group, path: Path, store: zarr.Group, name: str, order: np
     if order is not None and element is not None and (_by_cells(name) or name == "obs"):
         element = element.iloc[order] if hasattr(element, "iloc") else element[order]
     parent, _, leaf = name.rpartition("/")
-    anndata.io.write_elem(cast(Any, store[parent] if parent else store), leaf, element)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        anndata.io.write_elem(cast(Any, store[parent] if parent else store), leaf, element)
+    if name == "obs":  # a chunk that lacks would pass for cells of the first type
+        for _, array in cast(Any, store[name]).arrays():
+            array.attrs.update(COMPLETE)
+        for _, group in cast(Any, store[name]).groups():
+            for _, array in group.arrays():
+                array.attrs.update(COMPLETE)
 
 
 def _copy_rows(rows: Rows, store: zarr.Group, order: np.ndarray | None) -> None:

@@ -28,7 +28,7 @@ from tripletomics.tl.frames import Obs
 from tripletomics.tl.origins import note_on_training, split_of, trained_on
 from tripletomics.tl.places import Results, check_target, write
 from tripletomics.tl.progress import steps_bar
-from tripletomics.tl.stores import Rows, reading
+from tripletomics.tl.stores import Rows, modernised, reading
 
 if TYPE_CHECKING:
     from tripletomics.pp import Match
@@ -63,6 +63,9 @@ def fit(path: Path, settings: Mapping[str, Any], out: Path | None = None) -> Mod
     FileNotFoundError, PermissionError, ValueError, KeyError, OSError
         As `tripletomics.fit`. Nothing is written then.
     """
+    with modernised(path) as source:
+        if source != path:
+            return fit(source, settings, out or path)
     target, key = out or path, settings["key_added"]
     pp.check_key(key)
     pp.check_settings(*(settings[name] for name in (
@@ -128,6 +131,13 @@ def transform(
     FileNotFoundError, PermissionError, ValueError, KeyError, OSError
         As `tripletomics.transform`. Nothing is written then.
     """
+    with modernised(path) as source:
+        if source != path:
+            transform(
+                source, model, layer=layer, missing=missing, alias=alias, min_matched=min_matched, key_added=key_added,
+                out=out or path, progress=progress, stacklevel=stacklevel + 1,
+            )  # fmt: skip
+            return
     target = out or path
     pp.check_key(key_added)
     if model.modalities:

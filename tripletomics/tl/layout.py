@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +30,10 @@ def check_layout(root: Group, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of zarr, on files that are none of its own
             whole = {"": root} | dict(_elements(root))
-            found = [why for name, element in whole.items() if (why := _flaw(name, element))]
+            found = [why for name, element in whole.items() if (why := _flaw(path, name, element))]
             for name, element in whole.items():
-                if name == "" or name.rpartition("/")[0] == "mod":
-                    found += _contradictions(element, f"{name}/".lstrip("/"))
+                if not found and (name == "" or name.rpartition("/")[0] == "mod"):
+                    found += _contradictions(path, element, f"{name}/".lstrip("/"))
     except Exception as error:  # whatever a damaged file makes of the readers
         raise ValueError(f"{str(path)!r} cannot be read as AnnData: {type(error).__name__}: {error}") from error
     if found:
@@ -84,7 +85,7 @@ def _elements(root: Any) -> Iterator[tuple[str, Any]]:
     yield from found
 
 
-def _flaw(name: str, element: Any) -> str | None:
+def _flaw(path: Path, name: str, element: Any) -> str | None:
     """Say what is wrong with an element by itself."""
     if encoding(element) in ("csr_matrix", "csc_matrix"):
         return _sparse_flaw(name, element)
@@ -92,7 +93,10 @@ def _flaw(name: str, element: Any) -> str | None:
         return None
     size = prod(element.shape) * element.dtype.itemsize
     rows = hasattr(element, "metadata") and len(element.shape) == 2  # of zarr: read by blocks, which see what is lost
-    if size > HUGE and not rows and not _is_there(element):
+    complete = element.attrs.get("tripletomics", {})  # as `convert` says of columns whose chunks it wrote, all of them
+    if isinstance(complete, dict) and complete.get("complete") and not _is_there(path, element):
+        return f"a part of {name} is lost"
+    if size > HUGE and not rows and not _is_there(path, element):
         return f"{name} declares {element.shape} values, of which a part is not there"
     return None
 
@@ -117,17 +121,20 @@ def _sparse_flaw(name: str, group: Any) -> str | None:
     return None
 
 
-def _contradictions(table: Any, prefix: str) -> Iterator[str]:
+def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
     """Say which parts of a table do not have the shape that the names of its cells and genes ask for."""
     lengths = {}
     for axis in ("obs", "var"):
         if axis not in table:
             continue
         frame = table[axis]
+        if not hasattr(frame, "shape") and encoding(frame) != "dataframe":
+            yield f"{prefix}{axis} is stored as {encoding(frame)!r}, not as a table"
+            return
         index = frame if hasattr(frame, "shape") else frame[text(frame.attrs["_index"])]
         names = index if hasattr(index, "shape") else index["values"]
         lengths[axis] = int(names.shape[0])
-        if not _is_there(names):
+        if not _is_there(path, names):
             yield f"some names of {prefix}{axis} are not there"
         yield from _frame_flaws(frame, f"{prefix}{axis}", lengths[axis])
     parts: list[tuple[str, tuple[str, ...]]] = [("X", ("obs", "var"))] if "X" in table else []
@@ -156,11 +163,19 @@ def _frame_flaws(frame: Any, name: str, n: int) -> Iterator[str]:
             yield f"{name}[{column!r}] has shape {shape}, and there are {n:,} names"
 
 
-def _is_there(array: Any) -> bool:
+def _is_there(path: Path, array: Any) -> bool:
     """Tell whether all of an array is in the file or store."""
     if hasattr(array, "metadata"):  # zarr
-        return bool(array.nchunks_initialized == array.nchunks)
+        height = (array.shards or array.chunks)[0] if array.shape else 1
+        return all(is_kept(path, array, i) for i in range(-(-array.shape[0] // height) if array.shape else 0))
     if array.chunks is None:
         return bool(array.id.get_storage_size() >= prod(array.shape) * array.dtype.itemsize)
     chunks = prod(-(-n // size) for n, size in zip(array.shape, array.chunks, strict=True))
     return bool(array.id.get_num_chunks() >= chunks)
+
+
+def is_kept(path: Path, array: Any, i: int) -> bool:
+    """Tell whether, in a .zarr store, the i-th chunk along the first axis of an array, or a part of it, is there."""
+    folder, sizes = path / array.path, array.shards or array.chunks
+    others = [range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True)]
+    return any((folder / array.metadata.encode_chunk_key((i, *rest))).exists() for rest in product(*others))

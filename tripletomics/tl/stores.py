@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -17,7 +17,7 @@ from tripletomics.parts import did_you_mean
 from tripletomics.pp.matrices import contradiction
 from tripletomics.sources import Matrix
 from tripletomics.tl.frames import read_var
-from tripletomics.tl.layout import check_layout, encoding, shape_of
+from tripletomics.tl.layout import check_layout, encoding, is_kept, shape_of
 
 if TYPE_CHECKING:
     import h5py
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import zarr
 
     Group: TypeAlias = zarr.Group | h5py.File
+
+__all__ = ["Damage", "Rows", "is_kept", "modernised", "open_store", "reading"]
 
 BUDGET = 2**28  # bytes of a matrix that are read at once
 GATHERED = 2**25  # bytes that are read at once where a part of them is kept
@@ -75,6 +77,30 @@ def reading(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
     with h5py.File(path, "r") as root:
         check_layout(root, path)
         yield root, read_var(root, path)
+
+
+@contextmanager
+def modernised(path: Path) -> Iterator[Path]:
+    """Give the path itself, or of a file from before anndata 0.7, without columns, that of a copy with them."""
+    import anndata
+    import h5py
+
+    old = False
+    if path.suffix == ".h5ad":
+        files.check_hdf5(path, ".h5ad", {"obs", "var"})
+        with h5py.File(path, "r") as root:
+            if old := root.get("obs", getclass=True) is h5py.Dataset:
+                check_layout(root, path)
+    if not old:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        try:
+            anndata.read_h5ad(path).write_h5ad(copy)
+        except Exception as error:  # whatever a damaged file makes of the reader
+            raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
+        yield copy
 
 
 def _check_folder(path: Path) -> None:
@@ -305,10 +331,3 @@ class Rows:
 
     def _is_lost(self, array: Any, i: int) -> bool:
         return hasattr(array, "metadata") and not is_kept(self.path, array, i)  # of HDF5, the whole file would be cut
-
-
-def is_kept(path: Path, array: zarr.Array, i: int) -> bool:
-    """Tell whether the i-th chunk along the first axis of an array, or a part of it, is in the store."""
-    folder, sizes = path / array.path, array.shards or array.chunks
-    others = [range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True)]
-    return any((folder / array.metadata.encode_chunk_key((i, *rest))).exists() for rest in product(*others))
