@@ -169,6 +169,20 @@ def test_a_damaged_file_is_refused_in_one_line(how, copy, folder, tmp_path, run)
     assert state(path) == before
 
 
+def test_a_heap_without_end_is_refused(copy, folder, tmp_path, run):
+    path = copy("csr.h5ad")
+    data = path.read_bytes()
+    start = data.index(b"GCOL") + 16  # the first text
+    path.write_bytes(data[:start] + bytes(16) + data[start + 16 :])
+    for words in (
+        ("transform", path, "--model", folder / "m.tt", "--out", tmp_path / "o.h5ad"),
+        ("convert", path, "o.zarr"),
+    ):
+        status, _, error = run(*words)
+        assert (status, error.count("\n")) == (1, 1)
+        assert "is damaged: a part of its text is lost" in error
+
+
 def spoil_json(name, change, file="zarr.json"):
     def spoil(path):
         text = (path / name / file).read_text()

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import re
@@ -238,6 +239,16 @@ def test_every_changed_byte_is_found(saved):
             tt.load(path)
     path.write_bytes(whole)
     tt.load(path)
+
+
+def test_coordinates_that_are_not_finite_are_refused(fitted):
+    model, adata = fitted
+    x, damaged = adata[:20, model.features.genes].X, copy.deepcopy(model)
+    with torch.no_grad():
+        damaged.networks.map_head.out.weight.fill_(3e38)
+    for place in (damaged.embed, damaged.map, damaged.predict):
+        with pytest.raises(ValueError, match=r"cells have no place: their coordinates are NaN or infinite"):
+            place(x)
 
 
 def test_a_file_of_the_format_before_has_no_checksum_and_loads(saved):

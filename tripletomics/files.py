@@ -84,7 +84,7 @@ def check_hdf5(path: Path, ending: str, needed: set[str]) -> None:
     try:
         with h5py.File(path) as file:
             groups = list(file)
-    except OSError as error:
+    except Exception as error:  # whatever a damaged file makes of the reader
         raise ValueError(f"{str(path)!r} cannot be opened: {error}") from error
     if not needed <= set(groups):
         kind = "AnnData" if ending == ".h5ad" else "MuData"

@@ -71,8 +71,8 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
             store = zarr.open_group(draft, mode="w", zarr_format=anndata.settings.zarr_write_format)
             store.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             for name in {*BY_ROWS, "raw"} & set(root):
-                kind = cast(Any, root[name]).attrs
-                store.create_group(name).attrs.update({key: kind[key] for key in ("encoding-type", "encoding-version")})
+                kind = "raw" if name == "raw" else "dict"
+                store.create_group(name).attrs.update({"encoding-type": kind, "encoding-version": "0.1.0"})
             for rows in matrices:
                 _copy_rows(rows, store, order)
             for name in set(names) - {rows.name for rows in matrices}:
@@ -112,7 +112,7 @@ def _order(root: Group, path: Path, group_by: str | None) -> np.ndarray | None:
 def _elements(root: Group) -> Iterator[str]:
     """Name the parts of a table that are copied each by itself."""
     for name in root:
-        nested = name in (*BY_ROWS, "raw") and cast(Any, root[name]).attrs.get("encoding-type") in ("dict", "raw")
+        nested = name in (*BY_ROWS, "raw") and not hasattr(root[name], "shape")
         yield from (f"{name}/{part}" for part in cast(Any, root[name])) if nested else (name,)
 
 
@@ -121,8 +121,10 @@ def _by_cells(name: str) -> bool:
 
 
 def _is_matrix(element: Any) -> bool:
-    kind = element.attrs.get("encoding-type")
-    return kind in ("csr_matrix", "csc_matrix") or (kind == "array" and len(element.shape) == 2)
+    from tripletomics.tl.layout import encoding, shape_of
+
+    kind = encoding(element)
+    return kind in ("csr_matrix", "csc_matrix") or (kind in ("array", "") and len(shape_of(element) or ()) == 2)
 
 
 def _copy_whole(root: Group, path: Path, store: zarr.Group, name: str, order: np.ndarray | None) -> None:

@@ -6,6 +6,8 @@ and `var`, the arrays of a sparse matrix with each other, and what is declared w
 
 from __future__ import annotations
 
+import mmap
+import struct
 import warnings
 from collections.abc import Iterator
 from itertools import product
@@ -18,6 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     from tripletomics.tl.stores import Group
 
+HEAP, SCANNED = b"GCOL\x01\0\0\0", 2**30  # how a heap of text begins in HDF5; bytes of a file in which they are sought
 HUGE = 2**28  # bytes of an array that is refused if a part of it is not there: elsewhere that part is 0
 AXES = {"layers": ("obs", "var"), "obsm": ("obs",), "varm": ("var",), "obsp": ("obs", "obs"), "varp": ("var", "var")}
 LENGTHS = {"categorical": "codes", "nullable-integer": "values", "nullable-boolean": "values",
@@ -26,6 +29,8 @@ LENGTHS = {"categorical": "codes", "nullable-integer": "values", "nullable-boole
 
 def check_layout(root: Group, path: Path) -> None:
     """Raise a ValueError unless the parts of a table agree with each other, and all that it declares is there."""
+    if path.is_file():
+        _check_heaps(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of zarr, on files that are none of its own
@@ -64,6 +69,25 @@ def shape_of(element: Any) -> tuple[int, ...] | None:
 def text(value: Any) -> str:
     """Return text of an attribute that may be bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _check_heaps(path: Path) -> None:
+    """Raise a ValueError if HDF5 would read text of a file without end: where a free place of a heap has the size 0."""
+    if not 0 < path.stat().st_size <= SCANNED:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        start = data.find(HEAP)
+        while start >= 0:
+            (size,) = struct.unpack_from("<Q", data, start + 8) if start + 16 <= len(data) else (0,)
+            at, end = start + 16, min(start + size, len(data))
+            while at + 16 <= end:
+                number, length = struct.unpack_from("<H6xQ", data, at)
+                if number == length == 0:
+                    raise ValueError(
+                        f"{str(path)!r} is damaged: a part of its text is lost. Copy it anew from where it is whole."
+                    )
+                at += length if number == 0 else 16 + -(-length // 8) * 8
+            start = data.find(HEAP, start + len(HEAP))
 
 
 def _elements(root: Any) -> Iterator[tuple[str, Any]]:
