@@ -17,7 +17,7 @@ import zarr
 
 import tripletomics as tt
 from tripletomics import tl
-from tripletomics.tl import disk, frames, stores
+from tripletomics.tl import disk, frames, layout, stores
 
 N, GENES = 60, 20
 SETTINGS = {"steps": 2, "progress": False, "device": "cpu"}
@@ -169,18 +169,24 @@ def test_a_damaged_file_is_refused_in_one_line(how, copy, folder, tmp_path, run)
     assert state(path) == before
 
 
-def test_a_heap_without_end_is_refused(copy, folder, tmp_path, run):
+@pytest.mark.parametrize("size", [0, 2**40])
+def test_a_heap_that_is_damaged_is_refused(copy, folder, tmp_path, run, monkeypatch, size):
+    monkeypatch.setattr(layout, "PATIENCE", 3)
     path = copy("csr.h5ad")
     data = path.read_bytes()
     start = data.index(b"GCOL") + 16  # the first text
-    path.write_bytes(data[:start] + bytes(16) + data[start + 16 :])
-    for words in (
-        ("transform", path, "--model", folder / "m.tt", "--out", tmp_path / "o.h5ad"),
-        ("convert", path, "o.zarr"),
-    ):
-        status, _, error = run(*words)
-        assert (status, error.count("\n")) == (1, 1)
-        assert "is damaged: a part of its text is lost" in error
+    path.write_bytes(data[:start] + bytes(8) + size.to_bytes(8, "little") + data[start + 16 :])
+    status, _, error = run("transform", path, "--model", folder / "m.tt", "--out", tmp_path / "o.h5ad")
+    assert (status, error.count("\n")) == (1, 1)
+    assert "is damaged: a part of its text is lost" in error
+
+
+def test_a_heap_that_nothing_names_is_no_damage(copy):
+    path = copy("csr.h5ad")
+    with path.open("ab") as file:
+        file.write(b"GCOL\x01\0\0\0" + (4096).to_bytes(8, "little") + bytes(4096))
+    assert layout._is_doubtful(path)
+    tt.fit(path, "kind", **SETTINGS)
 
 
 def spoil_json(name, change, file="zarr.json"):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import mmap
 import struct
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from itertools import product
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
     from tripletomics.tl.stores import Group
 
 HEAP, SCANNED = b"GCOL\x01\0\0\0", 2**30  # how a heap of text begins in HDF5; bytes of a file in which they are sought
+PATIENCE = 60  # seconds in which all names of a file of that size are read
+PROBE = """
+import sys, h5py
+with h5py.File(sys.argv[1]) as file:
+    elements = [file]
+    file.visititems(lambda _, element: elements.append(element))
+    for element in elements:
+        dict(element.attrs)
+        if isinstance(element, h5py.Dataset) and element.dtype.kind == "O":
+            element[()]
+"""
 HUGE = 2**28  # bytes of an array that is refused if a part of it is not there: elsewhere that part is 0
 AXES = {"layers": ("obs", "var"), "obsm": ("obs",), "varm": ("var",), "obsp": ("obs", "obs"), "varp": ("var", "var")}
 LENGTHS = {"categorical": "codes", "nullable-integer": "values", "nullable-boolean": "values",
@@ -72,22 +85,36 @@ def text(value: Any) -> str:
 
 
 def _check_heaps(path: Path) -> None:
-    """Raise a ValueError if HDF5 would read text of a file without end: where a free place of a heap has the size 0."""
-    if not 0 < path.stat().st_size <= SCANNED:
+    """Raise a ValueError if HDF5 would read text of a file without end, as it does where a heap of it is damaged.
+
+    A heap that looks so may also be a left-over that nothing names any more: another process then tries to read all.
+    """
+    if not _is_doubtful(path):
         return
+    try:
+        subprocess.run([sys.executable, "-c", PROBE, str(path)], check=True, capture_output=True, timeout=PATIENCE)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        raise ValueError(
+            f"{str(path)!r} is damaged: a part of its text is lost. Copy it anew from where it is whole."
+        ) from None
+
+
+def _is_doubtful(path: Path) -> bool:
+    """Tell whether a heap of text has an object without a size, or one that is longer than the heap."""
+    if not 0 < path.stat().st_size <= SCANNED:
+        return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         start = data.find(HEAP)
         while start >= 0:
             (size,) = struct.unpack_from("<Q", data, start + 8) if start + 16 <= len(data) else (0,)
-            at, end = start + 16, min(start + size, len(data))
-            while at + 16 <= end:
+            at, end = start + 16, start + size
+            while at + 16 <= min(end, len(data)):
                 number, length = struct.unpack_from("<H6xQ", data, at)
-                if number == length == 0:
-                    raise ValueError(
-                        f"{str(path)!r} is damaged: a part of its text is lost. Copy it anew from where it is whole."
-                    )
                 at += length if number == 0 else 16 + -(-length // 8) * 8
+                if number == length == 0 or at > end:
+                    return True
             start = data.find(HEAP, start + len(HEAP))
+    return False
 
 
 def _elements(root: Any) -> Iterator[tuple[str, Any]]:
@@ -152,7 +179,7 @@ def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
         if axis not in table:
             continue
         frame = table[axis]
-        if not hasattr(frame, "shape") and encoding(frame) != "dataframe":
+        if not hasattr(frame, "shape") and encoding(frame) not in ("dataframe", ""):
             yield f"{prefix}{axis} is stored as {encoding(frame)!r}, not as a table"
             return
         index = frame if hasattr(frame, "shape") else frame[text(frame.attrs["_index"])]
