@@ -1,5 +1,6 @@
 import inspect
 import json
+import shutil
 
 import anndata as ad
 import numpy as np
@@ -170,6 +171,16 @@ def test_a_damaged_result_is_computed_again_and_none_keeps_nothing(remembering, 
     (kept,) = (tmp_path / "cache").iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
     assert of(remembering(["pca2"], seeds=1), "pca2", "map")[:6] == of(first, "pca2", "map")[:6]
+    whole = dict(np.load(kept, allow_pickle=False))
+    moved = whole["places/map"] * 2
+    for odd in ({"rows/value": np.ones(3)}, {"places/map": moved}, {"confusion": np.eye(2)}, {"a": np.ones(1)}):
+        np.savez(kept, **(whole | odd))
+        assert of(remembering(["pca2"], seeds=1), "pca2", "map")[:6] == of(first, "pca2", "map")[:6]
+    remembering(["pca50"], seeds=1)
+    (other,) = set((tmp_path / "cache").iterdir()) - {kept}
+    shutil.copyfile(other, kept)  # of another question
+    assert of(remembering(["pca2"], seeds=1), "pca2", "map")[:6] == of(first, "pca2", "map")[:6]
+    other.unlink()
     kept.unlink()
     remembering(["pca2"], seeds=1, cache=None)
     assert list((tmp_path / "cache").iterdir()) == []

@@ -17,7 +17,7 @@ from kinds import cells
 
 import tripletomics as tt
 from tripletomics import labels, pp
-from tripletomics.tl import atlas, disk, fitting, stores
+from tripletomics.tl import atlas, disk, fitting, frames, stores
 
 FEW = {"steps": 2, "progress": False}
 KEYS = ("X_tt", "X_tt_metric", "X_tt_pca")
@@ -102,7 +102,7 @@ def test_rows_of_any_numbers(table, written, monkeypatch, name, layer):
             assert sp.issparse(found) == (layer != "dense")
             np.testing.assert_array_equal(found.toarray() if sp.issparse(found) else found, table.X[some].toarray())
         assert rows.gather(chosen, sparse=True).format == "csr"
-        assert stores.Obs(root, written / name).names(chosen).tolist() == table.obs_names[chosen].tolist()
+        assert frames.Obs(root, written / name).names(chosen).tolist() == table.obs_names[chosen].tolist()
         assert var.index.equals(table.var_names)
 
 
@@ -178,7 +178,7 @@ def test_the_steps_and_the_loss_follow_all_cells(written, monkeypatch):
     monkeypatch.setattr(disk, "BUDGET", ROOM)
     path = written / "cells.h5ad"
     with stores.reading(path) as (root, var):
-        obs, rows = stores.Obs(root, path), stores.Rows(root, path)
+        obs, rows = frames.Obs(root, path), stores.Rows(root, path)
         sample = disk._read(rows, obs, var, disk.settings_of("kind", {"unlabelled": ("a", "b")}))
     assert sample.settings["loss"] == fitting.DEFAULT_LOSS + " + " + fitting.DEFAULT_VIEWS
     assert sample.settings["steps"] == round(30 * np.log2((~sample.held_out).sum() / 50))

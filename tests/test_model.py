@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import re
@@ -11,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import tripletomics as tt
+from tripletomics.model.storage import MARK, seal
 
 
 @pytest.fixture
@@ -25,11 +27,27 @@ def read(path):
         return json.loads(file.metadata()["tripletomics"])
 
 
-def rewrite(path, **changes):
-    """Write the file again with another header."""
+def rewrite(path, tensors=None, **changes):
+    """Write the file again with another header or other tensors, and a checksum that holds."""
     with safe_open(path, framework="pt") as file:
-        header, tensors = json.loads(file.metadata()["tripletomics"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    save_file(tensors, path, {"tripletomics": json.dumps(header | changes)})
+        header, known = json.loads(file.metadata()["tripletomics"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    known |= {name: change(known[name].clone()) for name, change in (tensors or {}).items()}
+    save_file(known, path, {"tripletomics": json.dumps(header | changes)})
+    seal(path)
+
+
+def change(path, part, **changes):
+    rewrite(path, **{part: read(path)[part] | changes})
+
+
+def put(value):
+    """Change the first value of a tensor."""
+
+    def change(tensor):
+        tensor.view(-1)[0] = value
+        return tensor
+
+    return change
 
 
 def test_arrays_in_arrays_out(fitted):
@@ -159,17 +177,90 @@ def test_the_summary_and_the_record_show_the_null(fitted):
         (lambda p: rewrite(p, format=99), r"written by a newer tripletomics, in format 99"),
         (lambda p: rewrite(p, format=2), r"written by an older tripletomics, in format 2: fit the model again"),
         (lambda p: rewrite(p, format="?"), "is damaged"),
-        (lambda p: rewrite(p, settings={}), "is damaged"),
-        (lambda p: rewrite(p, features=read(p)["features"] | {"genes": ["a"]}), "is damaged: 1 genes, but values for"),
-        (lambda p: rewrite(p, reference={}), "is damaged"),
+        (lambda p: rewrite(p, settings={}), "is damaged: it lacks 'loss'"),
+        (lambda p: change(p, "features", genes=["a"] * 765), "is damaged: a gene is there twice"),
+        (lambda p: change(p, "features", genes=["a"], n_seen=1), "is damaged: 1 genes, but values for"),
+        (lambda p: change(p, "features", counts="false"), "is damaged: features.counts='false' is not bool"),
+        (lambda p: change(p, "features", n_seen=10**30), "is damaged: features.n_seen=10+ is not int"),
+        (lambda p: change(p, "features", n_seen=766), "is damaged: 765 genes, of which the encoder would see 766"),
+        (lambda p: change(p, "features", depth=float("nan")), "is damaged: features.depth is nan"),
+        (lambda p: change(p, "features", width=3), "is damaged: features has 'width', which is not known"),
+        (lambda p: rewrite(p, reference={}), "is damaged: reference lacks spread"),
+        (lambda p: change(p, "reference", spread=0.0), "is damaged: reference"),
+        (lambda p: rewrite(p, classes=read(p)["classes"][::-1]), "is damaged: classes are not sorted"),
+        (lambda p: rewrite(p, classes=[1, *read(p)["classes"][1:]]), r"is damaged: classes=\[1, .* is not list"),
+        (lambda p: rewrite(p, classes=read(p)["classes"][1:]), "is damaged: reference.sizes is int64 of shape"),
+        (lambda p: rewrite(p, enrolled=["B"]), "is damaged: reference.sizes is int64 of shape"),
+        (lambda p: rewrite(p, history={"metric": {"step": [1, 2], "loss": [1.0]}}), "is damaged: history"),
+        (lambda p: rewrite(p, scores={"train": {}}), "is damaged: scores lacks a space"),
+        (lambda p: change(p, "settings", metric_dim="9" * 12), "is damaged: encoder.metric_head.weight is"),
+        (lambda p: change(p, "settings", encoder="mlp:hidden=900000000000"), "is damaged: encoder.trunk.0.weight is"),
+        (lambda p: change(p, "calibration", trust=7.0), "is damaged: calibration has numbers out of range"),
+        (lambda p: rewrite(p, {"networks.map_head.out.weight": put(np.nan)}), "out.weight has values that are NaN"),
+        (lambda p: rewrite(p, {"networks.map_head.out.bias": lambda t: t.int()}), "bias is torch.int32 of shape"),
+        (lambda p: rewrite(p, {"features.axes": put(np.inf)}), "is damaged: features.axes has values that are NaN"),
+        (lambda p: rewrite(p, {"features.scale": put(0)}), "is damaged: features.scale is not above 0"),
+        (lambda p: rewrite(p, {"features.cap": lambda t: t[:5]}), r"cap is float32 of shape \(5,\), not"),
+        (lambda p: rewrite(p, {"reference.codes": put(10)}), "is damaged: reference.codes has values out of range"),
+        (lambda p: rewrite(p, {"reference.codes": put(-1)}), "is damaged: reference.codes has values out of range"),
+        (lambda p: rewrite(p, {"reference.z": lambda t: t.double()}), "reference.z is float64 of shape"),
+        (lambda p: rewrite(p, {"cells.roles": put(3)}), "is damaged: cells.roles has values out of range"),
+        (
+            lambda p: rewrite(p, {"cells.hashes": lambda t: torch.from_numpy(t.numpy()[::-1].copy())}),
+            "is damaged: cells.hashes do not ascend",
+        ),
         (lambda p: save_file({"a": torch.zeros(3)}, p, {"tripletomics": "{"}), "is damaged"),
+        (lambda p: save_file({"a": torch.zeros(3)}, p, {"tripletomics": "[" * 100_000}), "is damaged: Recursion"),
+        (lambda p: save_file({"a": torch.zeros(3)}, p, {"tripletomics": '{"format": 1e400}'}), "format=inf is not"),
+        (lambda p: p.write_bytes(p.read_bytes().replace(b"sha256", b"sha255")), "its checksum is not where it was"),
     ],
 )
 def test_damaged_files(saved, damage, message):
     path = saved[2]
     damage(path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         tt.load(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_every_changed_byte_is_found(saved):
+    whole, path = saved[2].read_bytes(), saved[2]
+    digits = whole.index(MARK) + len(MARK)
+    places = [*range(digits + 70), *np.random.default_rng(0).integers(len(whole), size=200).tolist(), len(whole) - 1]
+    for i in places:
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :])
+        with pytest.raises(ValueError, match=r"is damaged|of another program"):
+            tt.load(path)
+    page = len(whole) // 2
+    for other in (whole[:-1], whole + b"\0", whole[:page] + bytes(4096) + whole[page + 4096 :], whole[:page]):
+        path.write_bytes(other)
+        with pytest.raises(ValueError, match=r"is damaged"):
+            tt.load(path)
+    path.write_bytes(whole)
+    tt.load(path)
+
+
+def test_coordinates_that_are_not_finite_are_refused(fitted):
+    model, adata = fitted
+    x, damaged = adata[:20, model.features.genes].X, copy.deepcopy(model)
+    with torch.no_grad():
+        damaged.networks.map_head.out.weight.fill_(3e38)
+    for place in (damaged.embed, damaged.map, damaged.predict):
+        with pytest.raises(ValueError, match=r"cells have no place: their coordinates are NaN or infinite"):
+            place(x)
+
+
+def test_a_file_of_the_format_before_has_no_checksum_and_loads(saved):
+    model, adata, path = saved
+    text = json.dumps({name: value for name, value in read(path).items() if name != "sha256"} | {"format": 7})
+    with safe_open(path, framework="pt") as file:
+        save_file({k: file.get_tensor(k) for k in file.keys()}, path, {"tripletomics": text})  # noqa: SIM118
+    with pytest.warns(UserWarning, match=r"was written in format 7, which carries no checksum: .* model.save writes"):
+        old = tt.load(path)
+    x = adata[:, model.features.genes].X
+    np.testing.assert_array_equal(old.map(x), model.map(x))
+    assert old.id == model.id
 
 
 def test_missing_file(tmp_path):

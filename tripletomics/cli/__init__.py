@@ -20,6 +20,7 @@ from tripletomics import processes
 from tripletomics.cli.demo import demo
 from tripletomics.cli.explain import losses
 from tripletomics.cli.verbs import compare, convert, evaluate, fit, predict, transform
+from tripletomics.names import printable
 
 HELP = """Maps of labelled single cells that hold on cells the model never saw.
 
@@ -56,7 +57,7 @@ def _show_warning(message: Warning | str, category: type[Warning], filename: str
 def _one_line(message: object) -> str:
     if isinstance(message, KeyError):
         message = message.args[0]  # str() puts it in quotes
-    return " ".join(str(message).split())
+    return printable(" ".join(str(message).split()))
 
 
 def _is_refusal(error: BaseException) -> bool:

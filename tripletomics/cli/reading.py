@@ -29,10 +29,14 @@ def read_cells(path: Path, other: Path | None = None) -> AnnData | MuData:
         if other is not None:
             return mudata.MuData(dict(zip(NAMES, (read(path), read(other)), strict=True)))
         check_hdf5(path, MODALITIES, {"mod", "obs"})
+        _check_layout(path)
         try:
-            return mudata.read_h5mu(path)
+            found = mudata.read_h5mu(path)
+            for side in found.mod.values():
+                _decode(side)
         except Exception as error:  # whatever a damaged file makes of the reader
             raise ValueError(f"{str(path)!r} cannot be read as MuData: {error}") from error
+        return found
 
 
 def write(cells: AnnData | MuData, path: Path) -> None:
@@ -63,10 +67,32 @@ def read(path: Path) -> AnnData:
     check_h5ad(path)
     import anndata
 
+    _check_layout(path)
     try:
-        return anndata.read_h5ad(path)
+        found = anndata.read_h5ad(path)
+        _decode(found)
     except Exception as error:  # whatever a damaged file makes of the reader
         raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
+    return found
+
+
+def _check_layout(path: Path) -> None:
+    import h5py
+
+    from tripletomics.tl.layout import check_layout
+
+    with h5py.File(path, "r") as root:
+        check_layout(root, path)
+
+
+def _decode(adata: AnnData) -> None:
+    """Make names and columns text where they were bytes."""
+    from tripletomics.tl.frames import decoded
+
+    for axis in ("obs", "var"):
+        frame = getattr(adata, axis)
+        if (found := decoded(frame)) is not frame:
+            setattr(adata, axis, found)
 
 
 def check_h5ad(path: Path) -> None:

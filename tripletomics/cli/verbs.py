@@ -11,6 +11,7 @@ from cyclopts import CycloptsError, Parameter
 from tripletomics import files, processes, tl
 from tripletomics.cli.options import OUT, Input, Out, options_of
 from tripletomics.cli.reading import check_cells, read, read_cells, suffix, write
+from tripletomics.names import harmless, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +67,7 @@ def fit(  # noqa: D103
                 fitted.save(model, index=index)
     elif model is not None:
         fitted.save(model, index=index)
-    print(fitted.summary())
+    print(printable(fitted.summary()))
     _report_written(out or input, model)
 
 
@@ -195,10 +196,10 @@ def evaluate(  # noqa: D103
         files.check_writable(out, ".csv")
     table = tl.evaluate(read(input), label, **settings)
     _print_table(table, ["hold_out", "space"])
-    print(table.attrs["summary"])
+    print(printable(table.attrs["summary"]))
     if out is not None:
         with files.replacing(out) as draft:
-            table.to_csv(draft, index=False)
+            harmless(table).to_csv(draft, index=False)
         _report_written(out)
 
 
@@ -227,7 +228,7 @@ def compare(  # noqa: D103
         result.save(out)
     result.to_html(page)
     _print_table(result.table, ["method", "space"])
-    print(result.summary())
+    print(printable(result.summary()))
     _report_written(out)
 
 
@@ -242,13 +243,13 @@ def _print_mapping(adata: AnnData | MuData, prefix: str) -> None:
     for header in ("cells", "share", "median\nconfidence"):
         shown.add_column(header, justify="right")
     for name, (size, confidence) in cells.sort_values("size", ascending=False, kind="stable").iterrows():
-        shown.add_row(str(name), f"{size:,.0f}", f"{size / adata.n_obs:.1%}", f"{confidence:.2f}")
-    Console().print(shown)
+        shown.add_row(printable(name), f"{size:,.0f}", f"{size / adata.n_obs:.1%}", f"{confidence:.2f}")
+    Console(markup=False, emoji=False, highlight=False).print(shown)
     record = adata.uns[f"{prefix}_mapping"]
     genes = record["matched"] + record["missing"]
     print(f"{record['matched']:,} of the model's {genes:,} genes were found ({record['weight']:.0%} of their weight).")
     if record["missing"]:
-        print("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + ".")
+        print(printable("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + "."))
     print(f"{record['rejected']:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")
     if record.get("seen"):
         print(f"{record['seen']:,} of {adata.n_obs:,} cells were part of the fit and say nothing about new cells.")
@@ -267,8 +268,9 @@ def _print_table(table: pd.DataFrame, by: list[str]) -> None:
     for metric in rows.columns:
         shown.add_column(METRICS[metric].title, justify="right")
     for key, row in rows.iterrows():
-        shown.add_row(*(key if isinstance(key, tuple) else (key,)), *(score.replace(" (", "\n(") for score in row))
-    Console().print(shown)
+        words = map(printable, key if isinstance(key, tuple) else (key,))
+        shown.add_row(*words, *(score.replace(" (", "\n(") for score in row))
+    Console(markup=False, emoji=False, highlight=False).print(shown)
     print("Scores of held-out cells, mean ± sd over seeds; in brackets the null.")
 
 

@@ -75,6 +75,16 @@ def check_table(x: Matrix, part: Features, modality: str = "") -> None:
         raise ValueError(f"{name} has shape {x.shape}: pass cells by {whose} {n_genes} genes, in the order of {where}.")
 
 
+def check_places(*spaces: np.ndarray) -> None:
+    """Refuse coordinates that are NaN or infinite, so that no verb writes them."""
+    lost = ~np.all([np.isfinite(z).all(axis=1) for z in spaces], axis=0)
+    if lost.any():
+        raise ValueError(
+            f"{lost.sum():,} of {len(lost):,} cells have no place: their coordinates are NaN or infinite (first: row "
+            f"{int(lost.argmax())}). Their values may be too large, or the weights of the model damaged: look at both."
+        )
+
+
 def check_present(present: object, contract: Features | PairFeatures) -> None:
     """Refuse what does not say of each gene, or of each gene of some modalities, whether it was measured."""
     if present is None:

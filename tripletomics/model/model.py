@@ -16,7 +16,7 @@ from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.prediction import Prediction, predict
 from tripletomics.labels.reference import Reference
 from tripletomics.modalities import Pair, PairFeatures
-from tripletomics.model.given import check_cells, check_new_types, check_present, check_table, pair
+from tripletomics.model.given import check_cells, check_new_types, check_places, check_present, check_table, pair
 from tripletomics.model.scoring import place
 from tripletomics.networks import Networks
 from tripletomics.seen import HELD_OUT, NEVER, TRAINING, SeenCells
@@ -202,6 +202,7 @@ class Model:
         source = self.features.source(x, present, fitted & (role == TRAINING))
         scores = self.features.project(x, present, fitted)
         places = place(self.networks, source, scores)
+        check_places(*places.values())
         return places["metric"], places["map"], scores, role
 
     def _met(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:

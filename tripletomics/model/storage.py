@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import fields, replace
+import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tripletomics import files
-from tripletomics.area import EqualArea
-from tripletomics.features import Features
-from tripletomics.index import Catalog
-from tripletomics.labels.calibration import Calibration
-from tripletomics.labels.reference import Reference
 from tripletomics.modalities import PairFeatures
-from tripletomics.model.model import Model, Side
-from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, make
-from tripletomics.seen import SeenCells
+from tripletomics.model.assembly import assemble
+from tripletomics.model.model import Model
 
-FORMAT = 7  # of the file; raised when an older program could not read it
+FORMAT = 8  # of the file; raised when an older program could not read it
+SEALED = 8  # the first that carries a checksum
 OLDEST = 6  # that can be read: it does not say which cells the model has seen
 SUFFIX = ".tt"
+DIGITS = 64  # of a SHA-256
+MARK = b'"tripletomics":"{\\"sha256\\": \\"'  # in a file, what stands before them; nothing of a user stands before it
+HEAD, BLOCK = 2**12, 2**20  # bytes in which the mark is looked for, and that are read at once
 
 
 def save(model: Model, path: str | Path, index: bool) -> None:
@@ -58,7 +58,8 @@ def save(model: Model, path: str | Path, index: bool) -> None:
             "index.codes": torch.from_numpy(model.catalog.codes),
             "index.names": torch.from_numpy(np.frombuffer(names, dtype=np.uint8).copy()),
         }
-    header = {name: value for name, value in model.record().items() if name != "seen"} | known | {
+    header: dict[str, Any] = {"sha256": "0" * DIGITS}  # first, where `seal` finds it
+    header |= {name: value for name, value in model.record().items() if name != "seen"} | known | {
         "format": FORMAT,
         "classes": model.classes,
         "enrolled": model.enrolled,
@@ -73,6 +74,7 @@ def save(model: Model, path: str | Path, index: bool) -> None:
     whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     with files.replacing(path) as draft:
         save_file(whole, draft, {"tripletomics": json.dumps(header)})
+        seal(draft)
 
 
 def load(path: str | Path) -> Model:
@@ -84,88 +86,80 @@ def load(path: str | Path) -> Model:
         If there is no such file.
     ValueError
         If the file is damaged, of another kind, or of a newer version.
+
+    Notes
+    -----
+    A file carries the SHA-256 of all its bytes, so that every byte that has changed since it was written is found. One
+    of format 6 or 7 carries none: a warning says so.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no model file {str(path)!r}.")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:  # checks the frame: where each tensor lies, and that all is there
+            sealed = _check_seal(path)
             text = (file.metadata() or {}).get("tripletomics")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{str(path)!r} is damaged or not a model file ({error}).") from None
     if text is None:
         raise ValueError(f"{str(path)!r} is a safetensors file of another program, not a tripletomics model.")
     try:
         header = json.loads(text)
-        made = int(header["format"])
-        model = _assemble(header, tensors) if OLDEST <= made <= FORMAT else None
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{str(path)!r} is damaged: {error}") from None
+        made = header["format"]
+        if type(made) is not int:
+            raise ValueError(f"format={made!r} is not a number")
+        if made >= SEALED and not sealed:
+            raise ValueError("its checksum is not where it was written")
+        model = assemble(header, tensors) if OLDEST <= made <= FORMAT else None
+    except Exception as error:  # whatever a damaged header makes of the reader
+        what = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{str(path)!r} is damaged: {' '.join(what.split())}") from None
     if model is None:
         which, cure = ("a newer", "update this one") if made > FORMAT else ("an older", "fit the model again")
-        raise ValueError(f"{str(path)!r} was written by {which} tripletomics, in format {header['format']}: {cure}.")
+        raise ValueError(f"{str(path)!r} was written by {which} tripletomics, in format {made}: {cure}.")
+    if not sealed:
+        warnings.warn(
+            f"{str(path)!r} was written in format {made}, which carries no checksum: damage to its numbers would not "
+            "be seen. model.save writes it anew with one.",
+            stacklevel=2,
+        )
     return model
 
 
-def _assemble(known: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Model:
-    """Build a model from the header and the tensors of its file."""
+def seal(path: Path) -> None:
+    """Write the SHA-256 of a model file into it, in place of the zeros that `save` left there."""
+    start, digest = _digest(path)
+    if not start:
+        raise ValueError(f"{str(path)!r} has no room for a checksum: its header does not begin with one.")
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(digest)
 
-    def arrays(part: str) -> dict[str, Any]:
-        return {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
 
-    def build(kind: type, part: str) -> Any:
-        return kind(**known[part], **{name: tensor.numpy() for name, tensor in arrays(part).items()})
+def _check_seal(path: Path) -> bool:
+    """Tell whether a file carries a checksum; raise if it is not that of its bytes."""
+    start, digest = _digest(path)
+    if not start:
+        return False
+    with path.open("rb") as file:
+        file.seek(start)
+        if file.read(len(digest)) != digest:
+            raise ValueError(
+                f"{str(path)!r} is damaged: its bytes are not those that were written, by its checksum (SHA-256). Copy "
+                "it anew from where it is whole."
+            )
+    return True
 
-    def read(part: str) -> Features:
-        found = build(Features, part)
-        if found.axes.shape[1] != len(found.genes):
-            raise ValueError(f"{len(found.genes)} genes, but values for {found.axes.shape[1]}")
-        return found
 
-    def read_pair(part: str) -> PairFeatures:
-        one, other = (read(f"{part}_{side}") for side in (0, 1))
-        values = {name: tensor.numpy() for name, tensor in arrays(part).items()}
-        return PairFeatures(names=tuple(known[part]["names"]), parts=(one, other), **values)
-
-    def calibration(part: str) -> Calibration | None:
-        return build(Calibration, part) if part in known else None
-
-    settings = known["settings"]
-    mlp, metric_dim = make(settings["encoder"]), int(settings["metric_dim"])
-    names = known["features"].get("names", ())
-    features: Features | PairFeatures
-    encoder: Encoder | PairEncoder
-    if names:
-        features = replace(read_pair("features"), seen=read_pair("seen") if "seen" in known else None)
-        encoder = PairEncoder(mlp, features.widths, metric_dim)
-    else:
-        features = read("features")
-        encoder = Encoder(mlp, features.n_seen, metric_dim)
-    head = MapHead(features.width, metric_dim, int(settings["dim"]))
-    if "networks.map_head.even.sites" in tensors:
-        head.even = EqualArea(int(settings["dim"]), len(tensors["networks.map_head.even.sites"]))
-    networks = Networks(encoder, head)
-    networks.load_state_dict(arrays("networks"))
-    index = {name: tensor.numpy() for name, tensor in arrays("index").items()}
-    if index:
-        index["names"] = np.array(index["names"].tobytes().decode().split("\n"))
-    return Model(
-        features=features,
-        networks=networks,
-        history={
-            stage: {name: np.array(values) for name, values in columns.items()}
-            for stage, columns in known["history"].items()
-        },
-        findings={name: np.array(values) for name, values in known["findings"].items()},
-        reference=build(Reference, "reference") if "reference" in known else None,
-        calibration=calibration("calibration"),
-        alone={
-            name: Side(calibration(f"calibration_{side}"), known["checks_alone"][side])
-            for side, name in enumerate(names)
-        },
-        catalog=Catalog(**index) if index else None,
-        seen=build(SeenCells, "cells") if "cells" in known else None,
-        **{name: known[name] for name in ("classes", "enrolled", "matches", "settings", "scores", "p_value", "checks",
-                                          "seconds", "versions")},
-    )  # fmt: skip
+def _digest(path: Path) -> tuple[int, bytes]:
+    """Return where in a file the digits of its checksum are, 0 for nowhere, and the digits of all other bytes."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+        start = head.find(MARK) + len(MARK)
+        if start < len(MARK):
+            return 0, b""
+        content = hashlib.sha256(head[:start] + bytes(DIGITS) + head[start + DIGITS :])
+        while block := file.read(BLOCK):
+            content.update(block)
+    return start, content.hexdigest().encode()

@@ -14,8 +14,9 @@ from scipy.spatial.distance import squareform
 
 from tripletomics import keys
 from tripletomics.labels import TOO_FEW, UNLABELLED, encode, verdict
+from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
-from tripletomics.pl.draw import ALARM, EDGE, SMALL, TITLE, inches, side, text_width, wrap
+from tripletomics.pl.draw import ALARM, EDGE, SMALL, TITLE, as_text, inches, literal, side, text_width, wrap
 from tripletomics.pl.look import GREY, PALETTE, coordinates_of, some, split_of
 from tripletomics.pl.tables import title_of
 
@@ -57,6 +58,7 @@ class Confusion:
         return np.where(sizes > 0, self.counts / np.maximum(sizes, 1), np.nan)
 
 
+@literal
 def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "auto", ax: Axes | None = None) -> Axes:
     """Draw which types held-out cells are taken for: the type of most of their 15 nearest training cells.
 
@@ -164,9 +166,10 @@ def _paint(ax: Axes, found: Confusion, title: str) -> None:
     mesh = ax.pcolormesh(edges, edges, np.ma.masked_invalid(shares), cmap=colors, norm=Normalize(0, 1),
                          edgecolors="#ececec", linewidth=0.4)  # fmt: skip
     ax.set_facecolor("#ececec")
+    as_text(ax)
     ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), aspect="equal")
-    ax.set_xticks(range(n), found.classes, rotation=90, fontsize=SMALL)
-    ax.set_yticks(range(n), found.names, fontsize=SMALL)
+    ax.set_xticks(range(n), [printable(name) for name in found.classes], rotation=90, fontsize=SMALL)
+    ax.set_yticks(range(n), [printable(name) for name in found.names], fontsize=SMALL)
     ax.tick_params(length=0, pad=2)
     ax.spines[:].set(color=GREY, linewidth=0.6)
     ax.set_xlabel("named by 15 nearest training cells", fontsize=SMALL, labelpad=2)

@@ -10,13 +10,14 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripletomics.pl import tables
-from tripletomics.pl.draw import EDGE, LEGEND, SMALL, wrap
+from tripletomics.pl.draw import EDGE, LEGEND, SMALL, literal, wrap
 from tripletomics.pl.look import PALETTE, some
 
 CHOICE = ("knn_macro_f1", "knn_recall_30", "knn_recall_within_types", "centroid_spearman")
 WIDTH, SIDE = 1.75, 1.35  # inches of a panel with its labels, and its height
 
 
+@literal
 def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure:
     """Draw the held-out scores of the map along `structure`, from the labels (0) to the data (1).
 

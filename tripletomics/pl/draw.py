@@ -12,10 +12,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 from scipy import ndimage
 
 from tripletomics.files import replacing
+from tripletomics.names import printable
 from tripletomics.pl.look import GREY, Look
 from tripletomics.pl.tables import title_of
 
@@ -25,7 +27,14 @@ LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 6, "handlelength": 1.2, 
 # fmt: on
 EDGE, ALARM = "#1a1a1a", "#c4001a"
 SMALL, TITLE = 6, 9  # points
+literal = mpl.rc_context({"text.parse_math": False})  # decorates what draws names: none of them is a formula
 MARGIN = 0.02  # inches left and right of what fills the width of a figure
+
+
+def as_text(ax: Any) -> None:
+    """Draw what is written on axes that others made as it is, not as a formula."""
+    for text in ax.findobj(Text):
+        text.set_parse_math(False)
 
 
 def page(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -252,6 +261,9 @@ def wrap(text: str, width: float, size: float, weight: str = "normal") -> list[s
 
 def save(figure: Any, path: str | Path) -> None:
     """Write a figure whole or not at all, at 300 dpi and with text as text; the name's ending is the format."""
-    fonts: Any = {"pdf.fonttype": 42, "svg.fonttype": "none"}
+    fonts: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "text.parse_math": False}
+    for text in figure.findobj(Text):
+        if (shown := printable(text.get_text())) != text.get_text():  # a control character breaks PDF and SVG
+            text.set_text(shown)
     with replacing(path) as draft, mpl.rc_context(fonts):
         figure.savefig(draft, dpi=300, format=Path(path).suffix[1:] or "png")

@@ -14,8 +14,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
-from tripletomics.pl.draw import EDGE, LEGEND, MARGIN, SMALL, inches, text_width, wrap
+from tripletomics.pl.draw import EDGE, LEGEND, MARGIN, SMALL, inches, literal, text_width, wrap
 from tripletomics.pl.look import GREY, Palette, colours, some
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Panel:
         return [(line, i == 0) for i, lines in enumerate(names) for line in lines]
 
 
+@literal
 def genes(
     table: pd.DataFrame,
     *,
@@ -196,7 +198,7 @@ def _paint(ax: Axes, panel: Panel, colors: dict[str, Any], scale: tuple[float, f
     ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
     ax.barh(y, 100 * rows["share"].to_numpy(dtype=float), height=0.62, color=face, edgecolor=color, linewidth=0.6)
     ax.set(xlim=scale, ylim=(y.max(initial=0) + 0.65, -0.65))
-    ax.set_yticks(y, rows["gene"], fontsize=SMALL, color=EDGE)
+    ax.set_yticks(y, rows["gene"].map(printable), fontsize=SMALL, color=EDGE)
     ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:.6g}".replace("-", "−"))
     ax.tick_params(labelsize=SMALL, length=2, width=0.6, pad=1.5)

@@ -16,6 +16,7 @@ from tripletomics import keys, labels, metrics
 from tripletomics.labels import verdict
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.palette import GREY, PALETTE, Palette, codes_of, colour_scale, colours, some
+from tripletomics.pp import stored_matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -197,6 +198,7 @@ def values_of(adata: AnnData, color: str, layer: str | None = None) -> pd.Series
     if hits == 1:
         if layer is None and adata.X is None:
             raise ValueError(f"color={color!r} is a gene, and adata.X is empty: name the matrix with layer=.")
+        stored_matrix(adata, layer)  # taking a column of a damaged one can end the process
         return pd.Series(np.asarray(adata.obs_vector(color, layer=layer)), index=adata.obs_names)
     near = did_you_mean(color, [*adata.obs.columns, *adata.var_names])
     raise KeyError(

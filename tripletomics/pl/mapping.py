@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from tripletomics import keys
 from tripletomics.labels import UNASSIGNED, is_missing, verdict
+from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.draw import (
     EDGE,
@@ -23,6 +24,7 @@ from tripletomics.pl.draw import (
     at_edge,
     frame,
     inches,
+    literal,
     number,
     outside,
     page,
@@ -92,6 +94,7 @@ class Mapped:
         return f"{cells}; {matched:,} of {wanted:,} genes found ({weight}); {rest}"
 
 
+@literal
 def mapping(
     adata: AnnData,
     model: Any,
@@ -263,7 +266,7 @@ def _count(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, s
     hollow = [EDGE if name == UNASSIGNED else "none" for name, _, _ in rows]
     ax.barh(y, cells, height=0.62, color=[color for _, _, color in rows], edgecolor=hollow, linewidth=0.6)
     ax.set(xlim=(0, cells.max()), ylim=(len(rows) - 0.5, -0.5), xticks=[])
-    ax.set_yticks(y, [name for name, _, _ in rows], fontsize=SMALL)
+    ax.set_yticks(y, [printable(name) for name, _, _ in rows], fontsize=SMALL)
     ax.tick_params(length=0, pad=2)
     ax.spines[:].set_visible(False)
     for i, texts in enumerate(counts):

@@ -17,10 +17,12 @@ from tripletomics.pl.draw import (
     LEGEND,
     SMALL,
     TITLE,
+    as_text,
     draw,
     frame,
     inches,
     legend_entries,
+    literal,
     scale,
     shade,
     shared_legend,
@@ -52,6 +54,7 @@ MANY = 8  # types that colours alone tell apart; more of them are named or numbe
 GAP = 0.12  # inches above the panel of scores
 
 
+@literal
 def embedding(
     adata: AnnData,
     color: str | None = None,
@@ -129,6 +132,8 @@ def embedding(
         need = "projection='3d'" if solid else "2-D axes"
         raise ValueError(f"basis={basis!r} has {points.shape[1]} dimensions: pass an ax made with {need}, or none.")
     own = ax is None
+    if ax is not None:
+        as_text(ax)
     if ax is None:
         figure = plt.figure(figsize=(4.6, 4.6), dpi=150, layout="compressed")
         ax = figure.add_subplot(projection="3d" if solid else None)
@@ -165,6 +170,7 @@ def embedding(
     return ax
 
 
+@literal
 def compare(
     adata: AnnData,
     color: str,

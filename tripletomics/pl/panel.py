@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from tripletomics.labels import NO_SIGNAL, TOO_FEW
+from tripletomics.names import printable
 from tripletomics.pl import tables
-from tripletomics.pl.draw import ALARM, EDGE, LEGEND, MARGIN, SMALL, inches, text_width, wrap
+from tripletomics.pl.draw import ALARM, EDGE, LEGEND, MARGIN, SMALL, inches, literal, text_width, wrap
 from tripletomics.pl.look import PALETTE
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Plan:
         return math.ceil(len(self.metrics) / self.columns) * (self.head + self.tall + TICKS)
 
 
+@literal
 def scores(
     table: pd.DataFrame,
     *,
@@ -219,7 +221,7 @@ def paint(figure: Figure, plan: Plan, top: float) -> None:
         ax = figure.add_axes(inches(figure, left, y, plan.cell - GAP - NUMBER, plan.tall))
         _panel(ax, plan, metric, plan.title[i])
         if column == 0:
-            ax.set_yticks([y for y, _, _ in plan.labels], [text for _, text, _ in plan.labels])
+            ax.set_yticks([y for y, _, _ in plan.labels], [printable(text) for _, text, _ in plan.labels])
             for tick, (_, _, alarm) in zip(ax.get_yticklabels(), plan.labels, strict=True):
                 tick.set(color=ALARM if alarm else EDGE, linespacing=1.0)
     y = top + plan.panels + 0.04

@@ -12,10 +12,12 @@ from matplotlib.collections import LineCollection
 from scipy.cluster.hierarchy import dendrogram
 
 from tripletomics.labels import TOO_FEW, verdict
-from tripletomics.pl.draw import ALARM, EDGE, LEGEND, SMALL, TITLE
+from tripletomics.names import printable
+from tripletomics.pl.draw import ALARM, EDGE, LEGEND, SMALL, TITLE, as_text, literal
 from tripletomics.pl.look import PALETTE, reachable_by
 
 
+@literal
 def history(model: Any, ax: Axes | None = None) -> Axes:
     """Draw how the loss fell and how the held-out macro-F1 rose, for each training stage.
 
@@ -84,6 +86,7 @@ def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, null: float, said: str
                 gid="no signal")  # fmt: skip
 
 
+@literal
 def tree(model: Any, ax: Axes | None = None) -> Axes:
     """Draw the class tree that ``loss="hierarchical_triplet"`` learned.
 
@@ -120,6 +123,8 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
         )
     plan = dendrogram(findings["tree"], labels=classes, count_sort="descending", no_plot=True)
     own = ax is None
+    if ax is not None:
+        as_text(ax)
     if ax is None:
         figure = plt.figure(figsize=(4.6, 0.6 + 0.13 * len(classes)), dpi=150, layout="constrained")
         ax = figure.add_subplot()
@@ -127,7 +132,7 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
     branches = list(np.stack([x, y], axis=2))
     ax.add_collection(LineCollection(branches, colors=EDGE, linewidths=0.8, capstyle="projecting"), autolim=False)
     ax.set(xlim=(0, 1.03 * x.max() or 1), ylim=(len(classes) - 0.5, -0.5))
-    ax.set_yticks(range(len(classes)), plan["ivl"])
+    ax.set_yticks(range(len(classes)), [printable(name) for name in plan["ivl"]])
     ax.tick_params(labelsize=SMALL, length=2.5)
     ax.tick_params(axis="y", length=0)
     ax.spines[["left", "top", "right"]].set_visible(False)

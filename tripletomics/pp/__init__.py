@@ -16,9 +16,11 @@ from tripletomics.pp.checks import (
     matrix,
     numbers,
     refuse_without_labels,
+    stored_matrix,
 )
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
+from tripletomics.pp.matrices import check_compressed, contradiction
 from tripletomics.pp.queries import Query, check_scale, take_query
 from tripletomics.pp.splits import SPARE_LEAST, batches, deal, fitting, folds, spare, split, split_names
 from tripletomics.pp.tables import NewCells, Table, choose, open_table, take_new
@@ -32,6 +34,7 @@ __all__ = [
     "batches",
     "check_anndata",
     "check_batch_size",
+    "check_compressed",
     "check_key",
     "check_labels",
     "check_model",
@@ -43,6 +46,7 @@ __all__ = [
     "choose",
     "choose_genes",
     "column",
+    "contradiction",
     "deal",
     "decide_counts",
     "fitting",
@@ -55,6 +59,7 @@ __all__ = [
     "spare",
     "split",
     "split_names",
+    "stored_matrix",
     "take",
     "take_new",
     "take_query",

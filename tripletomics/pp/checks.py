@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from tripletomics import features
 from tripletomics.labels import UNASSIGNED, is_missing
 from tripletomics.parts import did_you_mean
+from tripletomics.pp.matrices import check_compressed
 from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
@@ -62,13 +63,14 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
     KeyError
         If there is no such layer.
     ValueError
-        If the table is empty, a gene name occurs twice, or a value is NaN or infinite.
+        If the table is empty, a gene name occurs twice, a value is NaN or infinite, or the arrays of a sparse matrix
+        contradict each other.
     """
     check_anndata(adata)
     if layer is not None and layer not in adata.layers:
         layers = ", ".join(adata.layers) or "none"
         raise KeyError(f"layer={layer!r} is not a layer of adata.{did_you_mean(layer, adata.layers)} Layers: {layers}.")
-    x = adata.X if layer is None else adata.layers[layer]
+    x = stored_matrix(adata, layer)
     if x is None:
         raise ValueError("adata.X is empty: name the matrix with layer=.")
     if not adata.n_obs or not adata.n_vars:
@@ -79,6 +81,8 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
             f"{len(repeated)} gene names occur more than once (first: {first(repeated)}). "
             "Run adata.var_names_make_unique() first."
         )
+    if np.ma.is_masked(x):
+        raise ValueError(f"{np.ma.count_masked(x)} values of the matrix are masked: fill or impute them first.")
     x = x if sp.issparse(x) else np.asarray(x)
     if x.dtype.kind not in "fiub":
         raise TypeError(
@@ -95,6 +99,16 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
     return x
 
 
+def stored_matrix(adata: AnnData, layer: str | None) -> Matrix:
+    """Return `.X` or a layer once its arrays are checked, None if it is not there; what is lazy is read."""
+    name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    if adata.is_view and (whole := adata._adata_ref) is not None:  # taking rows of a damaged one can end the process
+        check_compressed(whole.X if layer is None else whole.layers[layer], name)
+    x = adata.X if layer is None else adata.layers[layer]
+    read = getattr(x, "compute", None) or getattr(x, "to_memory", None)  # of dask, of what anndata keeps in a file
+    return check_compressed(x if read is None else read(), name)
+
+
 def check_anndata(adata: object) -> None:
     """Raise a TypeError unless `adata` is an AnnData in memory."""
     from anndata import AnnData
@@ -106,6 +120,8 @@ def check_anndata(adata: object) -> None:
         )
     if adata.isbacked:
         raise TypeError("adata is backed by a file: pass adata.to_memory().")
+    if not isinstance(adata.obs, pd.DataFrame):
+        raise TypeError("adata is lazy, its columns are read when they are asked for: pass adata.to_memory().")
 
 
 def check_settings(

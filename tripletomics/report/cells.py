@@ -15,6 +15,7 @@ from scipy import sparse
 
 from tripletomics.labels import UNLABELLED, encode
 from tripletomics.pl.palette import GREY, codes_of, colour_scale, colours, limits
+from tripletomics.pp import stored_matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -134,16 +135,17 @@ def genes(adata: AnnData, rows: np.ndarray, store: Store) -> list[dict[str, Any]
 
 def by_variance(adata: AnnData, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Names and values of the genes in the chosen cells, the most variable first."""
-    if adata.X is None:
+    stored = stored_matrix(adata, None)
+    if stored is None:
         return
-    if sparse.issparse(adata.X):
-        x = sparse.csc_array(adata.X[rows])
+    if sparse.issparse(stored):
+        x = sparse.csc_array(stored[rows])
         x.sum_duplicates()
         gene = np.repeat(np.arange(x.shape[1]), np.diff(x.indptr))
         mean, square = (np.bincount(gene, x.data.astype(float) ** k, x.shape[1]) / len(rows) for k in (1, 2))
         variance = square - mean**2
     else:
-        x, blocks = np.asarray(adata.X), range(0, adata.n_vars, 256)
+        x, blocks = np.asarray(stored), range(0, adata.n_vars, 256)
         variance = np.concatenate([x[:, i : i + 256][rows].var(axis=0, dtype=float) for i in blocks] or [np.empty(0)])
     for j in np.argsort(-np.nan_to_num(variance, nan=-1.0), kind="stable"):
         if isinstance(x, np.ndarray):

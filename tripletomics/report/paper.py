@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from tripletomics import baselines, files, pl
 from tripletomics.evaluation import METRICS, overview
+from tripletomics.names import harmless
 
 CAPTION = "Scores of held-out cells, mean ± sd over seeds; in brackets the null."
 SOURCES = {
@@ -43,7 +44,7 @@ def write(
     shown["method"] = shown["method"].map(titles)
     shown = shown.rename(columns={name: metric.title for name, metric in METRICS.items()})
     texts = {
-        "table.csv": table.to_csv(index=False),
+        "table.csv": harmless(table).to_csv(index=False),
         "table.md": f"{markdown(shown)}\n{CAPTION}\n",
         "table.tex": shown.to_latex(index=False, escape=True, caption=CAPTION).replace("±", r"$\pm$"),
         "settings.json": json.dumps({"settings": settings, "versions": versions}, indent=2) + "\n",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ENTRIES = 2**18  # of a chunk of CSR
 CHUNK_BYTES = 2**20  # of a chunk of a dense matrix
 GROUPED = 2**27  # bytes that are gathered in one pass over a matrix whose rows change their places
+COMPLETE = {"tripletomics": {"complete": True}}  # of an array of which every chunk is written, also one of zeros
 BY_ROWS = ("layers", "obsm", "obsp")
 
 
@@ -54,23 +55,24 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
     import zarr
 
     from tripletomics.tl.places import room
-    from tripletomics.tl.stores import Rows, reading
+    from tripletomics.tl.stores import Rows, modernised, reading
 
     source, target = Path(path), Path(out)
     if target.suffix == ".zarr" and target.exists():
         raise FileExistsError(f"{str(target)!r} is there already: choose another name, or delete it first.")
     files.check_writable(target, ".zarr")
-    with reading(source) as (root, _):
+    with modernised(source) as modern, reading(modern) as (root, _):
         order = _order(root, source, group_by)
         names = list(_elements(root))
+        _check_names(root, source)
         matrices = [Rows(root, source, name=name) for name in names if _is_matrix(root[name]) and _by_cells(name)]
         needed = sum(int(rows.n_obs * rows.bytes_of_a_row()) for rows in matrices)
         with room(target, needed), files.creating(target) as draft:
             store = zarr.open_group(draft, mode="w", zarr_format=anndata.settings.zarr_write_format)
             store.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             for name in {*BY_ROWS, "raw"} & set(root):
-                kind = cast(Any, root[name]).attrs
-                store.create_group(name).attrs.update({key: kind[key] for key in ("encoding-type", "encoding-version")})
+                kind = "raw" if name == "raw" else "dict"
+                store.create_group(name).attrs.update({"encoding-type": kind, "encoding-version": "0.1.0"})
             for rows in matrices:
                 _copy_rows(rows, store, order)
             for name in set(names) - {rows.name for rows in matrices}:
@@ -78,12 +80,26 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
             zarr.consolidate_metadata(store.store)
 
 
+def _check_names(root: Group, path: Path) -> None:
+    """Refuse names that a store, in which a name is that of a folder, cannot hold."""
+    from tripletomics.tl.layout import text
+
+    for frame in ("obs", "var", "raw/var"):
+        columns = map(text, cast(Any, root[frame]).attrs.get("column-order", [])) if frame in root else ()
+        for name in columns:
+            if "/" in name:
+                raise ValueError(
+                    f"{frame}[{name!r}] of {str(path)!r} has a '/' in its name, which a .zarr store cannot hold: read "
+                    f"the file, rename it with adata.{frame.replace('/', '.')}.rename(columns=...), and write it anew."
+                )
+
+
 def _order(root: Group, path: Path, group_by: str | None) -> np.ndarray | None:
     """Return the rows as they are to lie, None for as they are."""
     import numpy as np
 
     from tripletomics import pp
-    from tripletomics.tl.stores import Obs
+    from tripletomics.tl.frames import Obs
 
     if group_by is None:
         return None
@@ -96,7 +112,7 @@ def _order(root: Group, path: Path, group_by: str | None) -> np.ndarray | None:
 def _elements(root: Group) -> Iterator[str]:
     """Name the parts of a table that are copied each by itself."""
     for name in root:
-        nested = name in (*BY_ROWS, "raw") and cast(Any, root[name]).attrs.get("encoding-type") in ("dict", "raw")
+        nested = name in (*BY_ROWS, "raw") and not hasattr(root[name], "shape")
         yield from (f"{name}/{part}" for part in cast(Any, root[name])) if nested else (name,)
 
 
@@ -105,12 +121,15 @@ def _by_cells(name: str) -> bool:
 
 
 def _is_matrix(element: Any) -> bool:
-    kind = element.attrs.get("encoding-type")
-    return kind in ("csr_matrix", "csc_matrix") or (kind == "array" and len(element.shape) == 2)
+    from tripletomics.tl.layout import encoding, shape_of
+
+    kind = encoding(element)
+    return kind in ("csr_matrix", "csc_matrix") or (kind in ("array", "") and len(shape_of(element) or ()) == 2)
 
 
 def _copy_whole(root: Group, path: Path, store: zarr.Group, name: str, order: np.ndarray | None) -> None:
     import anndata
+    import zarr
 
     try:
         element: Any = anndata.io.read_elem(cast(Any, root[name]))
@@ -119,7 +138,14 @@ def _copy_whole(root: Group, path: Path, store: zarr.Group, name: str, order: np
     if order is not None and element is not None and (_by_cells(name) or name == "obs"):
         element = element.iloc[order] if hasattr(element, "iloc") else element[order]
     parent, _, leaf = name.rpartition("/")
-    anndata.io.write_elem(cast(Any, store[parent] if parent else store), leaf, element)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        anndata.io.write_elem(cast(Any, store[parent] if parent else store), leaf, element)
+    if name == "obs":  # a chunk that lacks would pass for cells of the first type
+        for _, array in cast(Any, store[name]).arrays():
+            array.attrs.update(COMPLETE)
+        for _, group in cast(Any, store[name]).groups():
+            for _, array in group.arrays():
+                array.attrs.update(COMPLETE)
 
 
 def _copy_rows(rows: Rows, store: zarr.Group, order: np.ndarray | None) -> None:

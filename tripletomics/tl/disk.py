@@ -24,10 +24,11 @@ from tripletomics.pcs import N_COMPONENTS
 from tripletomics.samplers import shares
 from tripletomics.tl import fitting
 from tripletomics.tl.atlas import CHUNK, FIRST, of_rows, read_block
+from tripletomics.tl.frames import Obs
 from tripletomics.tl.origins import is_own, note_on_training, split_of, trained_on
 from tripletomics.tl.places import Results, check_target, write
 from tripletomics.tl.progress import steps_bar
-from tripletomics.tl.stores import Obs, Rows, reading
+from tripletomics.tl.stores import Rows, modernised, reading
 
 if TYPE_CHECKING:
     from tripletomics.pp import Match
@@ -62,6 +63,9 @@ def fit(path: Path, settings: Mapping[str, Any], out: Path | None = None) -> Mod
     FileNotFoundError, PermissionError, ValueError, KeyError, OSError
         As `tripletomics.fit`. Nothing is written then.
     """
+    with modernised(path) as source:
+        if source != path:
+            return fit(source, settings, out or path)
     target, key = out or path, settings["key_added"]
     pp.check_key(key)
     pp.check_settings(*(settings[name] for name in (
@@ -127,6 +131,13 @@ def transform(
     FileNotFoundError, PermissionError, ValueError, KeyError, OSError
         As `tripletomics.transform`. Nothing is written then.
     """
+    with modernised(path) as source:
+        if source != path:
+            transform(
+                source, model, layer=layer, missing=missing, alias=alias, min_matched=min_matched, key_added=key_added,
+                out=out or path, progress=progress, stacklevel=stacklevel + 1,
+            )  # fmt: skip
+            return
     target = out or path
     pp.check_key(key_added)
     if model.modalities:

@@ -10,7 +10,6 @@ import re
 import threading
 import time
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -308,9 +307,12 @@ class Cache:
         if path is None or not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return Run.unpack(dict(arrays))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            if str(arrays.pop("seal")) != _seal(path, arrays):
+                return None
+            return Run.unpack(arrays)
+        except Exception:  # whatever a damaged file makes of the reader
             return None
 
     def write(self, path: Path | None, result: Run) -> None:
@@ -319,7 +321,8 @@ class Cache:
             return
         try:
             with files.replacing(path) as draft:
-                np.savez(draft, **result.pack())  # type: ignore[arg-type]
+                arrays = result.pack()
+                np.savez(draft, **arrays, seal=np.array(_seal(path, arrays)))  # type: ignore[arg-type]
             known = [old for old in self.folder.iterdir() if re.fullmatch(r"[0-9a-f]{64}\.npz", old.name)]
             kept = sorted(((old.stat(), old) for old in known), key=lambda entry: -entry[0].st_mtime)
             total = np.cumsum([state.st_size for state, _ in kept])
@@ -328,6 +331,15 @@ class Cache:
                     old.unlink(missing_ok=True)
         except OSError as error:  # a full disk, or another process that tidies up: the result is not lost
             warnings.warn(f"A result was not kept for the next call: {error}.", stacklevel=2)
+
+
+def _seal(path: Path, arrays: dict[str, np.ndarray]) -> str:
+    """Return a hash of a result and of the name of its file, so that no other result is taken for it."""
+    content = hashlib.blake2b(path.name.encode(), digest_size=32)
+    for name, array in sorted(arrays.items()):
+        content.update(repr((name, array.dtype.str, array.shape)).encode())
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()
 
 
 def dependencies(methods: Sequence[str]) -> dict[str, str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -14,7 +14,10 @@ import scipy.sparse as sp
 
 from tripletomics import files
 from tripletomics.parts import did_you_mean
+from tripletomics.pp.matrices import contradiction
 from tripletomics.sources import Matrix
+from tripletomics.tl.frames import read_var
+from tripletomics.tl.layout import check_layout, encoding, is_kept, shape_of
 
 if TYPE_CHECKING:
     import h5py
@@ -23,10 +26,11 @@ if TYPE_CHECKING:
 
     Group: TypeAlias = zarr.Group | h5py.File
 
+__all__ = ["Damage", "Rows", "is_kept", "modernised", "open_store", "reading"]
+
 BUDGET = 2**28  # bytes of a matrix that are read at once
 GATHERED = 2**25  # bytes that are read at once where a part of them is kept
 PROBES, PROBED = 16, 64  # places where the share of zeros in a dense matrix is looked at, and rows at each
-NAMED = 2**16  # names that are read at once
 FEW = 1 / 3  # of a dense matrix are not 0, and CSR is smaller
 
 
@@ -60,7 +64,6 @@ def reading(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
     FileNotFoundError, PermissionError, ValueError
         If there is none, it may not be read, or it is no table of cells.
     """
-    import anndata
     import h5py
 
     if path.suffix == ".zarr":
@@ -72,11 +75,32 @@ def reading(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
         raise ValueError(f"{str(path)!r} is neither .h5ad nor .zarr, and only these are read from disk: {cure}.")
     files.check_hdf5(path, ".h5ad", {"obs", "var"})
     with h5py.File(path, "r") as root:
+        check_layout(root, path)
+        yield root, read_var(root, path)
+
+
+@contextmanager
+def modernised(path: Path) -> Iterator[Path]:
+    """Give the path itself, or of a file from before anndata 0.7, without columns, that of a copy with them."""
+    import anndata
+    import h5py
+
+    old = False
+    if path.suffix == ".h5ad":
+        files.check_hdf5(path, ".h5ad", {"obs", "var"})
+        with h5py.File(path, "r") as root:
+            if old := root.get("obs", getclass=True) is h5py.Dataset:
+                check_layout(root, path)
+    if not old:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
         try:
-            var = anndata.io.read_elem(root["var"])
+            anndata.read_h5ad(path).write_h5ad(copy)
         except Exception as error:  # whatever a damaged file makes of the reader
             raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
-        yield root, var
+        yield copy
 
 
 def _check_folder(path: Path) -> None:
@@ -87,70 +111,20 @@ def _check_folder(path: Path) -> None:
 
 
 def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, pd.DataFrame]:
-    import anndata
     import zarr
 
     try:
+        zarr.open_group(path, mode="r")  # with the list of all metadata that it may have, as other readers do
         root = zarr.open_group(path, mode=mode, use_consolidated=False)
-        if "obs" in root and "var" in root:
-            return root, anndata.io.read_elem(root["var"])
         found = sorted(root.keys())
     except Exception as error:  # whatever a damaged store makes of the reader
         raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
+    if "obs" in found and "var" in found:
+        check_layout(root, path)
+        return root, read_var(root, path)
     if "mod" in found:
         raise ValueError(f"{str(path)!r} holds several modalities, and one is placed here: write it as its own store.")
     raise ValueError(f"{str(path)!r} is a .zarr store but not one of cells: it holds {', '.join(found) or 'nothing'}.")
-
-
-class Obs:
-    """Columns and names of the cells of a table on disk, read when they are asked for.
-
-    Raises
-    ------
-    ValueError
-        If they are not stored as a table of columns.
-    """
-
-    def __init__(self, root: Group, path: Path) -> None:
-        import pandas as pd
-
-        self.group, self.path = cast(Any, root["obs"]), path
-        if self.group.attrs.get("encoding-type") != "dataframe":
-            raise ValueError(
-                f"obs of {str(path)!r} is not stored by columns, as anndata 0.7 and newer do: read it and write it "
-                "anew."
-            )
-        self.obs = pd.DataFrame(columns=[str(name) for name in self.group.attrs["column-order"]])  # for `pp.column`
-
-    def read(self, name: str) -> pd.Series:
-        """Return a column."""
-        import anndata
-        import pandas as pd
-
-        try:
-            return pd.Series(anndata.io.read_elem(self.group[name]))
-        except Exception as error:  # whatever a damaged file makes of the reader
-            raise ValueError(f"obs[{name!r}] of {str(self.path)!r} cannot be read: {error}") from error
-
-    def names(self, rows: np.ndarray) -> np.ndarray:
-        """Return the names of cells of ascending numbers; never are all of a large table in memory."""
-        import anndata
-
-        index = self.group[self.group.attrs["_index"]]
-        try:
-            if not hasattr(index, "shape"):  # names that may be missing are in two arrays
-                return np.asarray(anndata.io.read_elem(index), dtype=object)[rows]
-            if index.dtype.kind == "O" and hasattr(index, "asstr"):
-                index = index.asstr()
-            found = [np.zeros(0, dtype=object)]
-            for start in range(0, int(self.group[self.group.attrs["_index"]].shape[0]), NAMED):
-                mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + NAMED)]
-                if len(mine):
-                    some = np.asarray(index[start : start + NAMED])[mine - start]
-                    found.append(np.array([str(name) for name in some], dtype=object))
-            return np.concatenate(found)
-        except Exception as error:  # whatever a damaged file makes of the reader
-            raise ValueError(f"The names of the cells of {str(self.path)!r} cannot be read: {error}") from error
 
 
 class Rows:
@@ -180,14 +154,15 @@ class Rows:
             )
         self.path, self.name = path, name or ("X" if layer is None else f"layers/{layer}")
         self.matrix = cast(Any, root.get(self.name))
-        kind = None if self.matrix is None else self.matrix.attrs.get("encoding-type", "nothing known")
-        if kind in (None, "null"):
+        kind = "null" if self.matrix is None else encoding(self.matrix)
+        if kind == "null":
             raise ValueError(f"{self.name} of {str(path)!r} is empty: name the matrix with layer=.")
         self.by_genes, self.sparse = kind == "csc_matrix", kind in ("csr_matrix", "csc_matrix")
-        shape = self.matrix.attrs["shape"] if self.sparse else getattr(self.matrix, "shape", ())
-        if not (self.sparse or kind == "array") or len(shape) != 2:
-            raise ValueError(f"{self.name} of {str(path)!r} is stored as {kind!r}: write it as CSR or dense.")
-        self.n_obs, self.n_vars = map(int, shape)
+        shape = shape_of(self.matrix) or ()
+        if not (self.sparse or kind in ("array", "")) or len(shape) != 2:
+            how = repr(kind) if kind else f"an array of shape {shape}"
+            raise ValueError(f"{self.name} of {str(path)!r} is stored as {how}: write it as CSR or dense.")
+        self.n_obs, self.n_vars = shape
 
     def check(self) -> None:
         """Refuse what has no rows, or whose rows cannot be read alone."""
@@ -266,18 +241,22 @@ class Rows:
         begin, end = 0, 0
         try:
             indptr = self._take(self.matrix["indptr"], 0, self.n_vars + 1)
+            if indptr[0] != 0 or indptr[-1] != n or (indptr[1:] < indptr[:-1]).any():
+                raise Damage(0, n, f"its indptr does not ascend from 0 to {n:,}")
             for begin in range(0, n, step):
                 end = min(begin + step, n)
-                where = place[self._take(self.matrix["indices"], begin, end)]
+                indices = self._take(self.matrix["indices"], begin, end)
+                if indices.min() < 0 or indices.max() >= self.n_obs:
+                    raise Damage(begin, end, f"there are rows {indices.min():,} to {indices.max():,}")
+                where = place[indices]
                 kept = np.flatnonzero(where >= 0)
                 columns = np.searchsorted(indptr, kept + begin, "right") - 1
                 values = self._take(self.matrix["data"], begin, end)[kept]
                 taken.append((values, where[kept], columns.astype(np.int32)))
-        except (Damage, IndexError) as damage:
+        except Damage as damage:
             raise ValueError(
                 f"Entries {begin:,} to {max(end - 1, 0):,} of {self.name} in {str(self.path)!r}, which is stored by "
-                f"genes, cannot be read: {damage.why if isinstance(damage, Damage) else damage}. Copy it anew from "
-                "where it is whole."
+                f"genes, cannot be read: {damage.why}. Copy it anew from where it is whole."
             ) from damage
         empty = [(np.zeros(0, dtype=self.matrix["data"].dtype), *2 * (np.zeros(0, dtype=np.int32),))]
         values, where, columns = (np.concatenate(parts) for parts in zip(*(taken or empty), strict=True))
@@ -307,20 +286,22 @@ class Rows:
             indptr = self._take(self.matrix["indptr"], start, stop + 1)
         except Damage as damage:  # of the end of the row before, too
             raise Damage(damage.start - 1, damage.stop, damage.why) from damage
-        if (np.diff(indptr) < 0).any():
+        n = self.matrix["data"].shape[0]
+        if (indptr[1:] < indptr[:-1]).any():
             raise Damage(start, stop, "some end before they begin")
+        begin, end = indptr[0], indptr[-1]
+        if not 0 <= begin <= end <= n or (start == 0 and begin > 0) or (stop == self.n_obs and end < n):
+            raise Damage(start, stop, f"their values would be {begin:,} to {end:,} of {n:,}")
         try:
             data, indices = (self._take(self.matrix[of], *indptr[[0, -1]].tolist()) for of in ("data", "indices"))
         except Damage as damage:  # of entries: the rows that have them
             first = int(np.searchsorted(indptr, damage.start, "right")) - 1
             last = int(np.searchsorted(indptr, damage.stop, "left"))
             raise Damage(start + first, start + last, damage.why) from damage
-        try:
-            x = sp.csr_matrix((data, indices, indptr - indptr[0]), shape=(stop - start, self.n_vars))
-            x.check_format()  # a column beyond the last would crash what takes columns
-        except ValueError as error:
-            raise Damage(start, stop, error) from error
-        return x
+        why = contradiction(data, indices, indptr - indptr[0], (stop - start, self.n_vars))
+        if why is not None:
+            raise Damage(start, stop, why)
+        return sp.csr_matrix((data, indices, indptr - indptr[0]), shape=(stop - start, self.n_vars))
 
     def _take(self, array: Any, start: int, stop: int) -> np.ndarray:
         """Return a part of an array along its first axis."""
@@ -330,6 +311,11 @@ class Rows:
         ]
         lost = [stripe for stripe in stripes if stripe[2] - stripe[1] > 1 and self._is_lost(array, stripe[0])]
         why: object = "their chunks are not there"
+        if not self.sparse and getattr(array, "fill_value", None) == 0:
+            why = (
+                f"{why}. They are lost, or all their values are 0, which zarr leaves out: anndata.read_zarr reads them "
+                "as 0, to be fitted in memory or written anew as CSR"
+            )
         if not lost:
             try:
                 return np.asarray(array[start:stop])
@@ -345,10 +331,3 @@ class Rows:
 
     def _is_lost(self, array: Any, i: int) -> bool:
         return hasattr(array, "metadata") and not is_kept(self.path, array, i)  # of HDF5, the whole file would be cut
-
-
-def is_kept(path: Path, array: zarr.Array, i: int) -> bool:
-    """Tell whether the i-th chunk along the first axis of an array, or a part of it, is in the store."""
-    folder, sizes = path / array.path, array.shards or array.chunks
-    others = [range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True)]
-    return any((folder / array.metadata.encode_chunk_key((i, *rest))).exists() for rest in product(*others))

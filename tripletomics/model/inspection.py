@@ -1,0 +1,218 @@
+"""What must hold in the file of a model before anything is computed with it; what does not is said in one line."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+
+from tripletomics.features import Features
+from tripletomics.index import Catalog
+from tripletomics.labels.calibration import Calibration
+from tripletomics.labels.reference import Reference
+from tripletomics.modalities import PairFeatures
+from tripletomics.model.model import Model
+from tripletomics.seen import CALIBRATION, SeenCells
+
+NAMED = 200  # characters of a value that a message shows
+
+HEADER: dict[str, Any] = {
+    "settings": dict[str, str],
+    "versions": dict[str, str],
+    "classes": list[str],
+    "enrolled": list[str],
+    "history": dict[str, dict[str, list[float]]],
+    "findings": dict[str, list[Any]],
+    "seconds": dict[str, float],
+    "scores": dict[str, dict[str, float]],
+    "p_value": dict[str, float],
+    "checks": dict[str, float],
+    "checks_alone": list[dict[str, float]],
+    "matches": dict[str, float],
+}
+SETTINGS = ("loss", "encoder", "metric_dim", "dim")  # that a model is read by
+CHECKS = {"macro_f1", "ece", "coverage", "unassigned"}  # that the summary shows
+MATCHES = {"cells", "recall_10", "null_10"}
+CODES, FLOAT, DOUBLE = "int64", "float32", "float64"
+ARRAYS: dict[type, dict[str, tuple[str, ...]]] = {  # of each array its dtype and axes, of which equal names are as long
+    Features: {
+        "mean": (FLOAT, "seen"), "scale": (FLOAT, "seen"), "shares": (FLOAT, "genes"), "cap": (FLOAT, "genes"),
+        "axes": (FLOAT, "components", "genes"), "offset": (FLOAT, "components"), "center": (FLOAT, "genes"),
+        "unit": (FLOAT, "genes"), "variance": (FLOAT, "components"), "shrink": (FLOAT, "coefficients", "components"),
+    },
+    PairFeatures: {
+        "units": (FLOAT, "modalities"), "to_first": (FLOAT, "second and 1", "first"),
+        "to_second": (FLOAT, "first and 1", "second"),
+    },
+    Reference: {
+        "z": (FLOAT, "landmarks", "metric_dim"), "map": (FLOAT, "landmarks", "dim"), "codes": (CODES, "landmarks"),
+        "sizes": (CODES, "types"), "prior": (DOUBLE, "types"), "prototypes": (DOUBLE, "types", "metric_dim"),
+        "whiten": (DOUBLE, "components", "components"), "means": (DOUBLE, "types", "components"),
+        "near_trained": (DOUBLE, "moments"),
+    },
+    Calibration: {
+        "weights": (DOUBLE, "kinds"), "center": (DOUBLE, "distances"), "scale": (DOUBLE, "distances"),
+        "novelties": (DOUBLE, "levels"), "oddities": (DOUBLE, "levels"), "pair": (DOUBLE, "distances"),
+    },
+    SeenCells: {"hashes": ("uint64", "cells"), "roles": ("uint8", "cells"), "fitted": ("bool", "cells")},
+    Catalog: {"z": (FLOAT, "cells", "metric_dim"), "codes": (CODES, "cells")},
+}  # fmt: skip
+FIXED = {"coefficients": 3, "modalities": 2, "moments": 2, "kinds": 4, "distances": 3}
+UNBOUNDED = {"oddities"}  # infinite for a cell that lies beyond all types
+
+
+def check_header(header: Any) -> None:
+    """Raise a ValueError unless the header of a file has the fields of a model, each of its type."""
+    for name, hint in HEADER.items():
+        _check_type(name, _field(header, name), hint)
+    for name in SETTINGS:
+        _field(header["settings"], name)
+    for stage, columns in header["history"].items():
+        _require("step" in columns and len({*map(len, columns.values())}) == 1, f"history[{stage!r}] has gaps")
+    _require(all({"map", "metric"} <= {*score} for score in header["scores"].values()), "scores lacks a space")
+    said = [header["checks"], *header["checks_alone"]]
+    _require(all(not checks or {*checks} >= CHECKS for checks in said), "checks lacks some of its fields")
+    _require(not header["matches"] or {*header["matches"]} >= MATCHES, "matches lacks some of its fields")
+
+
+def check_fields(kind: type, part: str, known: Any, arrays: Iterable[str]) -> None:
+    """Raise a ValueError unless a part of the header and the arrays beside it are what a dataclass is made of."""
+    hints, given = get_type_hints(kind), {*arrays}
+    _require(isinstance(known, dict), f"{part} is {type(known).__name__}, not a record")
+    unknown = sorted(({*known} | given) - {*hints})
+    _require(not unknown, f"{part} has {unknown[0] if unknown else ''!r}, which is not known")
+    for field in fields(kind):
+        if field.name in given:
+            _require(field.name not in known, f"{part}.{field.name} is there twice")
+            continue
+        if field.name in known:
+            _check_type(f"{part}.{field.name}", known[field.name], hints[field.name])
+            numbers = known[field.name]
+            _require(not isinstance(numbers, float) or np.isfinite(numbers), f"{part}.{field.name} is {numbers}")
+        else:
+            _require(field.default is not MISSING or field.default_factory is not MISSING, f"{part} lacks {field.name}")
+
+
+def check_weights(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    """Raise a ValueError unless the weights are those that networks of these settings have, and all are finite."""
+    for name, tensor in expected.items():
+        other = _field(found, name)
+        _require(
+            other.dtype == tensor.dtype and other.shape == tensor.shape,
+            f"{name} is {other.dtype} of shape {tuple(other.shape)}, not {tensor.dtype} of {tuple(tensor.shape)}",
+        )
+        _require(bool(torch.isfinite(other).all()), f"{name} has values that are NaN or infinite")
+    rest = sorted({*found} - {*expected})
+    _require(not rest, f"{rest[0] if rest else ''!r} is no weight of these networks")
+
+
+def check_features(contract: Features | PairFeatures) -> None:
+    """Raise a ValueError unless the genes of a model agree with what is known of them."""
+    if isinstance(contract, Features):
+        genes, n_seen = len(contract.genes), contract.n_seen
+        _require(0 < n_seen <= genes, f"{genes} genes, of which the encoder would see {n_seen}")
+        _require(len({*contract.genes}) == genes, "a gene is there twice")
+        if contract.axes.ndim == 2 and contract.axes.shape[1] != genes:
+            raise ValueError(f"{genes} genes, but values for {contract.axes.shape[1]}")
+        _check_arrays("features", contract, {"genes": genes, "seen": n_seen})
+        _require(bool((contract.scale > 0).all()), "features.scale is not above 0")
+        return
+    for side in (contract.parts, *(() if contract.seen is None else (contract.seen.parts,))):
+        for part in side:
+            check_features(part)
+    for pair in filter(None, (contract, contract.seen)):
+        first, second = (part.width for part in pair.parts)
+        lengths = {"first": first, "second": second, "first and 1": first + 1, "second and 1": second + 1}
+        _check_arrays("features", pair, lengths)
+        _require(bool((pair.units > 0).all()), "features.units are not above 0")
+        genes_of = [part.genes for part in pair.parts]
+        _require(genes_of == [part.genes for part in contract.parts], "both contracts have other genes")
+
+
+def check_model(model: Model) -> None:
+    """Raise a ValueError unless the parts of a model agree with each other, and their values can be used."""
+    types = model.types
+    _require(model.classes == sorted({*model.classes}), "classes are not sorted, or one is there twice")
+    _require(len({*types}) == len(types), "an enrolled type is there twice")
+    _require((model.reference is None) == (not model.classes), "there are classes or a reference, but not both")
+    lengths = {"metric_dim": int(model.settings["metric_dim"]), "dim": int(model.settings["dim"]), "types": len(types),
+               "components": model.features.width}  # fmt: skip
+    if model.reference is not None:
+        reference = model.reference
+        _check_arrays("reference", reference, lengths)
+        _check_codes("reference.codes", reference.codes, 0, len(types))
+        _require(bool(reference.spread > 0 and (reference.sizes >= 0).all()), "reference.sizes are negative")
+        _require(reference.n_enrolled == len(model.enrolled), "reference.n_enrolled is not that of the names")
+    for calibration in (model.calibration, *(side.calibration for side in model.alone.values())):
+        if calibration is not None:
+            _check_arrays("calibration", calibration, {})
+            _require(calibration.n_types == len(model.classes), "calibration.n_types is not the number of classes")
+            _require(0 <= calibration.trust <= 1 and calibration.n_cells > 1, "calibration has numbers out of range")
+            _require(bool((calibration.scale > 0).all()), "calibration.scale is not above 0")
+    if model.seen is not None:
+        _check_arrays("cells", model.seen, {})
+        _require(bool((model.seen.hashes[1:] > model.seen.hashes[:-1]).all()), "cells.hashes do not ascend")
+        _check_codes("cells.roles", model.seen.roles, 0, CALIBRATION + 1)
+    if model.catalog is not None:
+        _check_arrays("index", model.catalog, lengths | {"cells": len(model.catalog.names)})
+        _check_codes("index.codes", model.catalog.codes, -1, len(types))
+
+
+def _check_arrays(name: str, part: Any, lengths: Mapping[str, int]) -> None:
+    """Check all arrays of a part; a length that is not given is that of the first array that has it."""
+    known = FIXED | dict(lengths)
+    for field in fields(part):
+        array, said = getattr(part, field.name), ARRAYS[type(part)].get(field.name)
+        if not isinstance(array, np.ndarray):
+            continue
+        if said is not None:
+            dtype, *axes = said
+            same = array.dtype == dtype and array.ndim == len(axes)
+            same = same and all(known.setdefault(axis, n) == n for axis, n in zip(axes, array.shape, strict=True))
+            wanted = ", ".join(f"{known[axis]} {axis}" if axis in known else axis for axis in axes)
+            _require(same, f"{name}.{field.name} is {array.dtype} of shape {array.shape}, not {dtype} of ({wanted})")
+        if array.dtype.kind == "f":
+            sound = ~np.isnan(array) if field.name in UNBOUNDED else np.isfinite(array)
+            _require(bool(sound.all()), f"{name}.{field.name} has values that are NaN or infinite")
+
+
+def _check_codes(name: str, codes: np.ndarray, low: int, end: int) -> None:
+    _require(not len(codes) or (codes.min() >= low and codes.max() < end), f"{name} has values out of range")
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    _require(_fits(value, hint), f"{name}={repr(value)[:NAMED]} is not {getattr(hint, '__name__', hint)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value of JSON is of a type; what is True is no number."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+    if origin is Literal:
+        return value in inner
+    if hint is Any or origin is not None:
+        return True
+    if hint is float and type(value) is float:
+        return True
+    if hint in (int, float):
+        return type(value) is int and abs(value) < 2**63
+    return type(value) is (types.NoneType if hint is None else hint)
+
+
+def _field(record: Any, name: str) -> Any:
+    _require(isinstance(record, Mapping) and name in record, f"it lacks {name!r}")
+    return record[name]
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)

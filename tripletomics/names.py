@@ -1,0 +1,33 @@
+"""Names that others chose, of types, genes and columns, as text: in a terminal, on a page and in a spreadsheet."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STEERING = {"Cc", "Cs", "Cn", "Zl", "Zp"}  # Unicode categories: control, surrogate, no character, breaks of lines
+TURNING = {0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # the direction of what follows
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet knows one
+
+
+def printable(text: object) -> str:
+    """Return text in which what would steer a terminal, or break a PDF, is U+FFFD; breaks of lines stay."""
+    return "".join(
+        letter
+        if letter == "\n" or not (unicodedata.category(letter) in STEERING or ord(letter) in TURNING)
+        else "\ufffd"
+        for letter in str(text)
+    )
+
+
+def harmless(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table for CSV, in which ``'`` stands before text that a spreadsheet would take for a formula."""
+
+    def quoted(value: object) -> object:
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+    changed = {str(name): column.map(quoted) for name, column in table.items() if column.dtype.kind not in "fiub"}
+    return table.assign(**changed).rename(columns=quoted)

@@ -1,0 +1,107 @@
+"""Columns and names of the cells and genes of a table on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from tripletomics.tl.layout import encoding, text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tripletomics.tl.stores import Group
+
+NAMED = 2**16  # names that are read at once
+
+
+def read_var(root: Group, path: Path) -> pd.DataFrame:
+    """Return `var` of a table whose layout is sound."""
+    import anndata
+    import pandas as pd
+
+    try:
+        var: Any = anndata.io.read_elem(root["var"])
+        if not isinstance(var, pd.DataFrame):  # an array of records, as before anndata 0.7
+            var = pd.DataFrame(var).pipe(lambda frame: frame.set_index(frame.columns[0]))
+        return decoded(var)
+    except Exception as error:  # whatever a damaged file makes of the reader
+        raise ValueError(f"var of {str(path)!r} cannot be read: {error}") from error
+
+
+def decoded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose names and columns are text where they were bytes, as other programs than anndata write."""
+    columns = {str(name): frame[name] for name in frame if frame[name].dtype in ("object", "category")}
+    changed = {name: found for name, values in columns.items() if (found := _decoded(values)) is not values}
+    frame = frame.assign(**changed) if changed else frame
+    names = frame.index.to_series()
+    return frame if (found := _decoded(names)) is names else frame.set_axis(found.to_numpy(), axis=0)
+
+
+def _decoded(values: pd.Series) -> pd.Series:
+    """Return the same series if none of its values, or its categories, are bytes."""
+    if values.dtype == "category":
+        names = values.cat.categories.to_series()
+        return values if (found := _decoded(names)) is names else values.cat.rename_categories(found.to_list())
+    if values.dtype != "object" or not any(isinstance(value, bytes) for value in values):
+        return values
+    return values.map(lambda value: value.decode(errors="replace") if isinstance(value, bytes) else value)
+
+
+class Obs:
+    """Columns and names of the cells of a table on disk, read when they are asked for.
+
+    Raises
+    ------
+    ValueError
+        If they are not stored as a table of columns.
+    """
+
+    def __init__(self, root: Group, path: Path) -> None:
+        import pandas as pd
+
+        self.group, self.path = cast(Any, root["obs"]), path
+        if encoding(self.group) != "dataframe":
+            raise ValueError(
+                f"obs of {str(path)!r} is not stored by columns, as anndata 0.7 and newer do: read it and write it "
+                "anew."
+            )
+        self.obs = pd.DataFrame(columns=[text(name) for name in self.group.attrs["column-order"]])  # for `pp.column`
+
+    def read(self, name: str) -> pd.Series:
+        """Return a column."""
+        import anndata
+        import pandas as pd
+
+        try:
+            element = self.group[name]
+            values, where = anndata.io.read_elem(element), element.attrs.get("categories")
+            if where is not None:  # codes, as of anndata 0.7
+                names = self.group[where]
+                ordered = bool(names.attrs.get("ordered", False))
+                values = pd.Categorical.from_codes(values, anndata.io.read_elem(names), ordered=ordered)
+            return _decoded(pd.Series(values))
+        except Exception as error:  # whatever a damaged file makes of the reader
+            raise ValueError(f"obs[{name!r}] of {str(self.path)!r} cannot be read: {error}") from error
+
+    def names(self, rows: np.ndarray) -> np.ndarray:
+        """Return the names of cells of ascending numbers; never are all of a large table in memory."""
+        import anndata
+
+        index = self.group[text(self.group.attrs["_index"])]
+        try:
+            if not hasattr(index, "shape"):  # names that may be missing are in two arrays
+                return np.asarray(anndata.io.read_elem(index), dtype=object)[rows]
+            if index.dtype.kind == "O" and hasattr(index, "asstr"):
+                index = index.asstr()
+            found = [np.zeros(0, dtype=object)]
+            for start in range(0, len(rows) and int(rows[-1]) + 1, NAMED):
+                mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + NAMED)]
+                if len(mine):
+                    some = np.asarray(index[start : start + NAMED])[mine - start]
+                    found.append(np.array([text(name) for name in some], dtype=object))
+            return np.concatenate(found)
+        except Exception as error:  # whatever a damaged file makes of the reader
+            raise ValueError(f"The names of the cells of {str(self.path)!r} cannot be read: {error}") from error

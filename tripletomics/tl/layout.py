@@ -1,0 +1,232 @@
+"""What a table on disk says of itself, .h5ad, .zarr and .h5mu: checked whole before anything of it is read.
+
+What reads a table allocates what it declares, and compiled code trusts its arrays. So shapes are compared with `obs`
+and `var`, the arrays of a sparse matrix with each other, and what is declared with what is there.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tripletomics.tl.stores import Group
+
+HEAP, SCANNED = b"GCOL\x01\0\0\0", 2**30  # how a heap of text begins in HDF5; bytes of a file in which they are sought
+PATIENCE = 60  # seconds in which all names of a file of that size are read
+PROBE = """
+import sys, h5py
+with h5py.File(sys.argv[1]) as file:
+    elements = [file]
+    file.visititems(lambda _, element: elements.append(element))
+    for element in elements:
+        dict(element.attrs)
+        if isinstance(element, h5py.Dataset) and element.dtype.kind == "O":
+            element[()]
+"""
+HUGE = 2**28  # bytes of an array that is refused if a part of it is not there: elsewhere that part is 0
+AXES = {"layers": ("obs", "var"), "obsm": ("obs",), "varm": ("var",), "obsp": ("obs", "obs"), "varp": ("var", "var")}
+LENGTHS = {"categorical": "codes", "nullable-integer": "values", "nullable-boolean": "values",
+           "nullable-string-array": "values"}  # fmt: skip
+
+
+def check_layout(root: Group, path: Path) -> None:
+    """Raise a ValueError unless the parts of a table agree with each other, and all that it declares is there."""
+    if path.is_file():
+        _check_heaps(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of zarr, on files that are none of its own
+            whole = {"": root} | dict(_elements(root))
+            found = [why for name, element in whole.items() if (why := _flaw(path, name, element))]
+            for name, element in whole.items():
+                if not found and (name == "" or name.rpartition("/")[0] == "mod"):
+                    found += _contradictions(path, element, f"{name}/".lstrip("/"))
+    except Exception as error:  # whatever a damaged file makes of the readers
+        raise ValueError(f"{str(path)!r} cannot be read as AnnData: {type(error).__name__}: {error}") from error
+    if found:
+        what = "store" if path.is_dir() else "file"
+        raise ValueError(f"{str(path)!r} is damaged: {found[0]}. Copy the {what} anew from where it is whole.")
+
+
+def encoding(element: Any) -> str:
+    """Return how anndata, of whatever version, stored an element: "" for what says nothing, such as arrays of 0.7."""
+    kind = text(element.attrs.get("encoding-type", ""))
+    old = text(element.attrs.get("h5sparse_format", ""))
+    return f"{old}_matrix" if not kind and old else kind
+
+
+def shape_of(element: Any) -> tuple[int, ...] | None:
+    """Return the shape of an array, a sparse matrix or a column of a frame, None of what has none."""
+    kind = encoding(element)
+    if kind in ("csr_matrix", "csc_matrix"):
+        declared = element.attrs["shape"] if "shape" in element.attrs else element.attrs["h5sparse_shape"]
+        return tuple(int(n) for n in declared)
+    if hasattr(element, "shape"):
+        return tuple(element.shape)
+    if kind == "dataframe":
+        return shape_of(element[text(element.attrs["_index"])])
+    return shape_of(element[LENGTHS[kind]]) if kind in LENGTHS else None
+
+
+def text(value: Any) -> str:
+    """Return text of an attribute that may be bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _check_heaps(path: Path) -> None:
+    """Raise a ValueError if HDF5 would read text of a file without end, as it does where a heap of it is damaged.
+
+    A heap that looks so may also be a left-over that nothing names any more: another process then tries to read all.
+    """
+    if not _is_doubtful(path):
+        return
+    try:
+        subprocess.run([sys.executable, "-c", PROBE, str(path)], check=True, capture_output=True, timeout=PATIENCE)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        raise ValueError(
+            f"{str(path)!r} is damaged: a part of its text is lost. Copy it anew from where it is whole."
+        ) from None
+
+
+def _is_doubtful(path: Path) -> bool:
+    """Tell whether a heap of text has an object without a size, or one that is longer than the heap."""
+    if not 0 < path.stat().st_size <= SCANNED:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        start = data.find(HEAP)
+        while start >= 0:
+            (size,) = struct.unpack_from("<Q", data, start + 8) if start + 16 <= len(data) else (0,)
+            at, end = start + 16, start + size
+            while at + 16 <= min(end, len(data)):
+                number, length = struct.unpack_from("<H6xQ", data, at)
+                at += length if number == 0 else 16 + -(-length // 8) * 8
+                if number == length == 0 or at > end:
+                    return True
+            start = data.find(HEAP, start + len(HEAP))
+    return False
+
+
+def _elements(root: Any) -> Iterator[tuple[str, Any]]:
+    """Yield all groups and arrays by their paths; links to other files are refused."""
+    if hasattr(root, "members"):  # zarr
+        yield from root.members(max_depth=None)
+        return
+    import h5py
+
+    found: list[tuple[str, Any]] = []
+    root.visititems(lambda name, element: found.append((name, element)))
+    for name, element in [("", root), *found]:
+        if isinstance(element, h5py.Group):
+            for key in element:
+                if isinstance(element.get(key, getlink=True), h5py.ExternalLink):
+                    raise ValueError(f"{name}/{key} is in another file, which is not read")
+        elif element.external or element.is_virtual:
+            raise ValueError(f"{name} is in another file, which is not read")
+    yield from found
+
+
+def _flaw(path: Path, name: str, element: Any) -> str | None:
+    """Say what is wrong with an element by itself."""
+    if encoding(element) in ("csr_matrix", "csc_matrix"):
+        return _sparse_flaw(name, element)
+    if not hasattr(element, "shape") or element.shape is None:
+        return None
+    size = prod(element.shape) * element.dtype.itemsize
+    rows = hasattr(element, "metadata") and len(element.shape) == 2  # of zarr: read by blocks, which see what is lost
+    complete = element.attrs.get("tripletomics", {})  # as `convert` says of columns whose chunks it wrote, all of them
+    if isinstance(complete, dict) and complete.get("complete") and not _is_there(path, element):
+        return f"a part of {name} is lost"
+    if size > HUGE and not rows and not _is_there(path, element):
+        return f"{name} declares {element.shape} values, of which a part is not there"
+    return None
+
+
+def _sparse_flaw(name: str, group: Any) -> str | None:
+    lacking = [part for part in ("data", "indices", "indptr") if part not in group]
+    if lacking or not ("shape" in group.attrs or "h5sparse_shape" in group.attrs):
+        return f"{name} lacks its {lacking[0] if lacking else 'shape'}"
+    shape, sizes = shape_of(group), {}
+    for part, kinds in (("data", "fiubc"), ("indices", "iu"), ("indptr", "iu")):
+        array = group[part]
+        if len(array.shape) != 1 or array.dtype.kind not in kinds:
+            return f"{name}/{part} is {array.dtype} of shape {array.shape}"
+        sizes[part] = array.shape[0]
+    if shape is None or len(shape) != 2 or min(shape) < 0:
+        return f"{name} has shape {shape}"
+    lines = shape[0 if encoding(group) == "csr_matrix" else 1]
+    if sizes["indptr"] != lines + 1:
+        return f"{name} of shape {shape} has {sizes['indptr']:,} entries in its indptr, not {lines + 1:,}"
+    if sizes["data"] != sizes["indices"]:
+        return f"{name} has {sizes['data']:,} values and {sizes['indices']:,} indices"
+    return None
+
+
+def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
+    """Say which parts of a table do not have the shape that the names of its cells and genes ask for."""
+    lengths = {}
+    for axis in ("obs", "var"):
+        if axis not in table:
+            continue
+        frame = table[axis]
+        if not hasattr(frame, "shape") and encoding(frame) not in ("dataframe", ""):
+            yield f"{prefix}{axis} is stored as {encoding(frame)!r}, not as a table"
+            return
+        index = frame if hasattr(frame, "shape") else frame[text(frame.attrs["_index"])]
+        names = index if hasattr(index, "shape") else index["values"]
+        lengths[axis] = int(names.shape[0])
+        if not _is_there(path, names):
+            yield f"some names of {prefix}{axis} are not there"
+        yield from _frame_flaws(frame, f"{prefix}{axis}", lengths[axis])
+    parts: list[tuple[str, tuple[str, ...]]] = [("X", ("obs", "var"))] if "X" in table else []
+    for group in {*AXES} & {*table}:
+        if not hasattr(table[group], "shape"):  # as before anndata 0.7
+            parts += [(f"{group}/{key}", AXES[group]) for key in table[group]]
+    if "raw" in table and "X" in table["raw"]:
+        parts.append(("raw/X", ("obs",)))
+    for name, axes in parts:
+        shape = shape_of(table[name])
+        wanted = tuple(lengths[axis] for axis in axes if axis in lengths)
+        if shape is not None and len(wanted) == len(axes) and shape[: len(wanted)] != wanted:
+            there = " and ".join(f"{lengths[axis]:,} {'cells' if axis == 'obs' else 'genes'}" for axis in axes)
+            yield f"{prefix}{name} has shape {shape}, and the table {there}"
+
+
+def _frame_flaws(frame: Any, name: str, n: int) -> Iterator[str]:
+    if hasattr(frame, "shape"):
+        return
+    for column in map(text, np.asarray(frame.attrs["column-order"]).tolist()):
+        if column not in frame:
+            yield f"{name}[{column!r}] is not there"
+            continue
+        shape = shape_of(frame[column])
+        if shape is not None and shape[:1] != (n,):
+            yield f"{name}[{column!r}] has shape {shape}, and there are {n:,} names"
+
+
+def _is_there(path: Path, array: Any) -> bool:
+    """Tell whether all of an array is in the file or store."""
+    if hasattr(array, "metadata"):  # zarr
+        height = (array.shards or array.chunks)[0] if array.shape else 1
+        return all(is_kept(path, array, i) for i in range(-(-array.shape[0] // height) if array.shape else 0))
+    if array.chunks is None:
+        return bool(array.id.get_storage_size() >= prod(array.shape) * array.dtype.itemsize)
+    chunks = prod(-(-n // size) for n, size in zip(array.shape, array.chunks, strict=True))
+    return bool(array.id.get_num_chunks() >= chunks)
+
+
+def is_kept(path: Path, array: Any, i: int) -> bool:
+    """Tell whether, in a .zarr store, the i-th chunk along the first axis of an array, or a part of it, is there."""
+    folder, sizes = path / array.path, array.shards or array.chunks
+    others = [range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True)]
+    return any((folder / array.metadata.encode_chunk_key((i, *rest))).exists() for rest in product(*others))
