@@ -52,6 +52,18 @@ def by_torchrun() -> bool:
     return TORCHRUN[0] in os.environ
 
 
+@contextmanager
+def keeping_threads() -> Iterator[None]:
+    """Give torch its number of threads back, which libraries that use OpenMP (numba's) change for all of a process."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def join() -> Place:
     """Meet the other processes, if there are any and that was not done before.
 
