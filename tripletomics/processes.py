@@ -12,6 +12,7 @@ import math
 import os
 import re
 import socket
+import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -54,13 +55,17 @@ def by_torchrun() -> bool:
 
 @contextmanager
 def keeping_threads() -> Iterator[None]:
-    """Give torch its number of threads back, which libraries that use OpenMP (numba's) change for all of a process."""
+    """Give torch and numba their numbers of threads back: where numba starts its own, OpenMP gives torch as many."""
     import torch
 
-    before = torch.get_num_threads()
+    before, numba = torch.get_num_threads(), sys.modules.get("numba")
+    compiled = numba.get_num_threads() if numba else None
+    torch.set_num_threads(before)
     try:
         yield
     finally:
+        if numba:
+            numba.set_num_threads(compiled)
         torch.set_num_threads(before)
 
 
