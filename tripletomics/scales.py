@@ -21,7 +21,7 @@ TAIL = 4  # times the median value: the largest count is further out, a large lo
 SMALL, SMALL_SHARE = 10, 0.1  # counts of a panel have so many small values, those of its faint features
 LOWEST_SHARE = 0.01  # and so many of 0, 1 and 2
 CLIPPED = 0.85  # of the least share of ones among twos that counts with so many zeros have
-FEW = 5  # ones below which a feature with large values has none
+RARE, PANEL_CELLS = 20, 20_000  # zeros for a one in a feature with large values, and cells that are asked
 ASKED, LEAST = 500, 20  # cells that are looked at, and the fewest that say anything
 SAME = 0.02  # how far totals of cells may differ, and multiples may be from whole ones
 SUMS = 1e-4  # the same of values that were not logged, whose sums may be alike by chance
@@ -63,7 +63,7 @@ class Scale:
         return self.kind.startswith("log")
 
     def __str__(self) -> str:
-        what = {"": "other continuous values", "whole": "whole numbers", "negative": "values below 0",
+        what = {"": "continuous values", "whole": "whole numbers", "negative": "values below 0",
                 "normalised": "normalised values without a logarithm"}.get(self.kind, self.kind)  # fmt: skip
         return f"{what} of {self.total:,.0f} a cell" if self.total else what
 
@@ -158,18 +158,15 @@ def _small_are_counts(x: Matrix) -> bool:
     Of negative binomial counts, ones are at least 2 / (1 + ones / zeros) times as common as twos. It is asked of each
     feature with zeros, and weighed by them.
     """
-    n = x.shape[0] * x.shape[1]
-    values = stored(x)
-    zeros = n - np.count_nonzero(values)
-    if zeros + np.count_nonzero((values > 0) & (values <= SMALL)) < SMALL_SHARE * n:
-        return False
-    dense = x.toarray() if sp.issparse(x) else np.asarray(x)
+    chosen = np.unique(np.linspace(0, x.shape[0] - 1, PANEL_CELLS).astype(int))
+    dense = x.tocsr()[chosen].toarray() if sp.issparse(x) else np.asarray(x)[chosen]
     none, one, two = ((dense == value).sum(axis=0) for value in range(3))
-    if (none + one + two).sum() < LOWEST_SHARE * n:
+    if (dense <= SMALL).mean() < SMALL_SHARE or (none + one + two).sum() < LOWEST_SHARE * dense.size:
         return False
     fits = one * (none + one) >= CLIPPED * 2 * two * none
-    fits &= (one >= FEW) | (dense.max(axis=0) <= SMALL)
-    return bool(none[fits].sum() >= 0.5 * zeros)
+    fits |= none <= one + two  # too few to have been cut
+    fits &= (none <= RARE * one) | (dense.max(axis=0) <= SMALL)
+    return bool(none[fits].sum() >= 0.5 * none.sum())
 
 
 def whole(values: np.ndarray) -> bool:

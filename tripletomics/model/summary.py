@@ -55,6 +55,7 @@ def summarise(model: Model) -> str:
         )
     if model.p_value and min(model.p_value.values()) > NO_SIGNAL:
         lines.append("No signal: the held-out cells score no better than with permuted labels.")
+    lines.append(f"Values: {'; '.join(_values(model))}.")
     if "cells" in model.settings:
         lines.append(f"Fitted to and scored on a sample: {model.settings['cells']} cells.")
     if "held-out" not in model.scores:
@@ -71,6 +72,18 @@ def summarise(model: Model) -> str:
         centers = zip(model.classes, model.findings["surviving_centers"], strict=True)
         lines.append("Centers that survive: " + ", ".join(f"{name} {n}" for name, n in centers))
     return "\n".join(lines)
+
+
+def _values(model: Model) -> list[str]:
+    """Say of each modality what its values were taken for."""
+    names = model.modalities
+    parts = [model.part(name) for name in names] if names else [model.part()]
+    said = []
+    for name, part in zip(names or ("",), parts, strict=True):
+        given = part.known_scale or "not counts"
+        what = "counts, normalised and logged by the model" if part.counts else f"{given}, taken as they are"
+        said.append(f"{name} {what}" if name else what)
+    return said
 
 
 def record(model: Model) -> dict[str, object]:
