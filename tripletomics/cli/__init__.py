@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         except BrokenPipeError:  # the reader has left, and all files are written
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of Python
-            sys.exit(128 + signal.SIGPIPE)
+            sys.exit(1)  # as rich does
         except CycloptsError as error:
             message, status = str(error), 2
         except KeyboardInterrupt:
