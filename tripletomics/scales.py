@@ -25,7 +25,8 @@ RARE, PANEL_CELLS = 20, 20_000  # zeros for a one in a feature with large values
 ASKED, LEAST = 500, 20  # cells that are looked at, and the fewest that say anything
 SAME = 0.02  # how far totals of cells may differ, and multiples may be from whole ones
 SUMS = 1e-4  # the same of values that were not logged, whose sums may be alike by chance
-MULTIPLES, CLEAR, NEARLY = 12, 0.7, 0.05  # largest multiple told from chance, share to be whole, and what is no more
+MULTIPLES, CLEAR = 12, 0.7  # largest multiple that can be told from chance, and the share that must be whole
+MARGIN, HIGHEST = 0.2, 40  # more than are whole without undoing a logarithm; log2 of 1e12, the largest logarithm
 INVERSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "log1p": np.expm1,
     "log2(1 + x)": lambda v: np.exp2(v) - 1,
@@ -83,13 +84,13 @@ def see(x: Matrix) -> Scale:
         return Scale()
     with np.errstate(over="ignore", invalid="ignore"):
         by_total = {kind: _total(rows, inverse, kind) for kind, inverse in INVERSES.items()}
-        by_step = {kind: _step(rows, inverse) for kind, inverse in INVERSES.items()}
+        by_step = {kind: _step(rows, inverse, kind) for kind, inverse in INVERSES.items()}
     kind, (spread, total) = min(by_total.items(), key=lambda item: item[1][0])
     if spread < 1:
         return Scale(kind, total, by_step[kind][1] if by_step[kind][0] >= CLEAR else 0.0)
     kind, (share, step) = max(by_step.items(), key=lambda item: item[1][0])
-    if by_step["normalised"][0] >= share - NEARLY:  # 2**x - 1 of whole numbers is whole, too
-        kind, (share, step) = "normalised", by_step["normalised"]
+    if kind != "normalised" and (values.max() > HIGHEST or by_step["normalised"][0] > share - MARGIN):
+        return Scale()  # small counts, some of them whole, are next to a logarithm
     return Scale(kind, 0.0, step) if share >= CLEAR else Scale()
 
 
@@ -112,13 +113,15 @@ def _total(rows: list[np.ndarray], inverse: Callable[[np.ndarray], np.ndarray], 
     return float(spread / (SUMS if kind == "normalised" else SAME)), middle
 
 
-def _step(rows: list[np.ndarray], inverse: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+def _step(rows: list[np.ndarray], inverse: Callable[[np.ndarray], np.ndarray], kind: str) -> tuple[float, float]:
     """Return which share of the values are whole multiples of the least one of the cell, and the median of these."""
     steps, multiples = [], []
     for row in rows:
         found = inverse(row)
         steps.append(found.min())
         ratio = found / max(found.min(), 1e-300)
+        if kind != "normalised":  # 2**x - 1 of a whole count is whole, too, and says nothing
+            ratio = ratio[row != np.round(row)]
         multiples.append(ratio[(ratio > 1.5) & (ratio <= MULTIPLES)])
     every = np.concatenate(multiples)
     if len(every) < 10 * LEAST:
