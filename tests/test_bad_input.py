@@ -92,7 +92,7 @@ TABLE = {
     "loss setting": (options(loss="triplet:margn=1"), ValueError, "triplet has no setting 'margn'. Did you mean"),
     "center alone": (options(loss="center"), ValueError, "loss='center' alone moves all cells to one point."),
     "no loss term": (options(loss="triplet", batch_size=4), ValueError, "batch_size=4 gives a batch with 1 of 3 types"),
-    "p": (options(loss="triplet:p=0"), ValueError, "triplet: p=0.0 is not a number in (0, inf)."),
+    "p": (options(loss="triplet:p=0"), ValueError, "triplet: p=0.0 is not a number in (0, inf]."),
     "loss object": (options(loss=3), TypeError, "loss=3 is neither text"),
     "encoder": (options(encoder="mlq"), ValueError, "encoder='mlq' is not known. Did you mean 'mlp'?"),
     "augment": (options(augment="mask:p=2"), ValueError, "p=2.0 is not a number in [0, 1)"),
@@ -174,7 +174,7 @@ def negative(adata):
 QUERIES = {
     "lacks genes": (lacking, "The query lacks 5 of the model's 150 genes (first: 0, 1, 2). Pass missing='zero'"),
     "no shared gene": (other_genes, "The query has none of the model's 150 genes"),
-    "logged against counts": (logged, "The query holds log-transformed or other continuous values, but the model was"),
+    "logged against counts": (logged, "The query holds log1p, but the model was trained on counts"),
     "negative against counts": (negative, "The query has negative values, but the model was trained on counts"),
     "duplicate genes": (lambda a: repeat_genes(a) and None, "gene names occur more than once"),
 }
@@ -196,7 +196,7 @@ def test_transform_refuses(counts, case):
 def test_counts_against_a_logged_model(fitted):
     query = fitted[1][:60].copy()
     query.X = np.round(np.expm1(query.X.toarray()))
-    with pytest.raises(ValueError, match="The query holds counts, but the model was trained on log-transformed"):
+    with pytest.raises(ValueError, match="The query holds counts, but the model was trained on log1p"):
         tt.transform(query, fitted[0])
 
 

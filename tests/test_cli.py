@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anndata as ad
 import h5py
+import kinds
 import numpy as np
 import pytest
 
@@ -521,3 +522,37 @@ def test_demo_refuses_a_file(run, tmp_path):
     path = Path(tmp_path / "file")
     path.touch()
     assert run("demo", "--out", path) == (1, "", f"error: {str(path)!r} is a file: name a folder.\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_log_that_is_not_utf8_gets_question_marks(scored, monkeypatch, encoding):
+    table, folder = scored
+    log = folder / "log"
+    with log.open("w", encoding=encoding) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        cli.main(["evaluate", str(table), "--label", "kind", "--out", str(folder / "scores.csv")])
+    assert f"mean {'?' if encoding == 'ascii' else '±'} sd over seeds" in log.read_text(encoding)
+
+
+@pytest.mark.parametrize("command", [["evaluate", "--label", "kind", "--out", "scores.csv"],
+                                     ["predict", "--model", "m.tt", "--out", "again.h5ad"]])  # fmt: skip
+def test_nothing_is_lost_where_nobody_reads(scored, monkeypatch, command):
+    table, folder = scored
+    monkeypatch.chdir(folder)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        with pytest.raises(SystemExit) as left:
+            cli.main([command[0], str(table), *command[1:]])
+    assert left.value.code == 1
+    assert (folder / command[-1]).stat().st_size > 100
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scored")
+    adata = kinds.cells(90, 0, types="abc", genes=40)
+    tt.fit(adata, "kind", steps=2, hold_out=0.3, progress=False).save(folder / "m.tt")
+    adata.write_h5ad(folder / "cells.h5ad")
+    return folder / "cells.h5ad", folder

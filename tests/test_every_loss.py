@@ -34,6 +34,7 @@ VARIANTS = {
         "triplet:mining=curriculum,soft=true,shuffled=true",
         "triplet:mining=offline",
         "triplet:distance=minkowski,p=3",
+        "triplet:distance=minkowski,p=inf",
     ],
     "contrastive": [f"contrastive:distance={d}" for d in ("euclidean", "sqeuclidean", "cosine", "angular")],
 }

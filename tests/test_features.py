@@ -247,27 +247,3 @@ def test_nothing_known_is_the_mean_cell(partly):
     contract, x, present = partly
     nothing = np.zeros_like(present)
     np.testing.assert_allclose(contract.project(x, nothing), 0, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "values", "expected"),
-    [
-        ("sparse counts", np.random.default_rng(0).poisson(0.3, (50, 200)), True),
-        ("deep counts", np.random.default_rng(0).poisson(30, (50, 200)), True),
-        ("few genes, many zeros", np.random.default_rng(0).poisson(0.5, (50, 20)), True),
-        ("read counts", np.random.default_rng(0).exponential(100, (50, 200)), True),
-        ("logged", np.log1p(np.random.default_rng(0).exponential(100, (50, 200))), False),
-        ("scaled", np.random.default_rng(0).normal(size=(50, 200)), False),
-        ("cytometer channels", np.random.default_rng(0).integers(1, 1024, (50, 12)), False),
-        ("imaging intensities", np.random.default_rng(0).exponential(1000, (50, 40)), False),
-        ("nothing", sp.csr_matrix((50, 200)), True),
-    ],
-)
-def test_looks_like_counts(name, values, expected):
-    assert features.looks_like_counts(values) is expected, name
-
-
-def test_part_of_a_wide_table_looks_like_the_whole():
-    reads = np.random.default_rng(0).exponential(100, (50, 60))
-    assert not features.looks_like_counts(reads)
-    assert features.looks_like_counts(reads, 200)

@@ -141,7 +141,7 @@ def test_make_and_spec(given, expected):
         ("triplet:margin=-1", "triplet: margin=-1.0 is not a number in [0, inf)."),
         ("triplet:margin=inf", "triplet: margin=inf is not a number in [0, inf)."),
         ("triplet:margin=nan", "triplet: margin=nan is not a number in [0, inf)."),
-        ("triplet:p=0", "triplet: p=0.0 is not a number in (0, inf)."),
+        ("triplet:p=0", "triplet: p=0.0 is not a number in (0, inf]."),
         ("triplet:lo=0.5", "triplet: lo=0.5 is not below hi=0.0."),
         ("triplet:start=2", "triplet: start=2.0 is not a number in [0, 1]."),
         ("triplet:every=0", "triplet: every=0 is not a whole number in [1, inf)."),

@@ -716,7 +716,7 @@ BAD_QUERIES = {
     "logged counts": (
         lambda rna, protein: ad.AnnData(rna.X.log1p(), obs=rna.obs, var=rna.var),
         ValueError,
-        "The query holds log-transformed or other continuous values, but the model was trained on counts",
+        "The query holds log1p, but the model was trained on counts: name the layer with the counts",
     ),
 }
 

@@ -228,7 +228,7 @@ REFUSED = {
     "too few genes": (lacking, {"missing": "zero", "min_matched": 0.999}, ValueError, "less than min_matched=0.999"),
     "duplicate genes": (repeated, {}, ValueError, "1 gene names occur more than once (first: Gene0)"),
     "genes alike": (alike, {"missing": "zero"}, ValueError, "'GENE1', 'gene1' match the model's 'Gene1' equally well"),
-    "logged values": (logged, {}, ValueError, "The query holds log-transformed or other continuous values, but the"),
+    "logged values": (logged, {}, ValueError, "The query holds log1p, but the model was trained on counts"),
     "layer": (nothing, {"layer": "raw"}, KeyError, "layer='raw' is not a layer of adata. Layers: none."),
     "reject of 1": (nothing, {"reject": 1}, ValueError, "reject=1 is not a share in [0, 1); 0 rejects no cell."),
     "negative reject": (nothing, {"reject": -0.1}, ValueError, "reject=-0.1 is not a share in [0, 1)"),
@@ -257,7 +257,7 @@ def test_counts_are_refused_by_a_model_of_logged_values(fitted):
     query = fitted[1][:60].copy()
     query.X = np.round(np.expm1(query.X.toarray()))
     before = state(query)
-    with pytest.raises(ValueError, match="The query holds counts, but the model was trained on log-transformed"):
+    with pytest.raises(ValueError, match="The query holds counts, but the model was trained on log1p"):
         tt.predict(query, fitted[0])
     assert state(query) == before
 

@@ -176,3 +176,36 @@ def test_who_is_not_met_is_said(monkeypatch):
     monkeypatch.setattr(processes, "TIMEOUT", processes.timedelta(seconds=1))
     with pytest.raises(ConnectionError, match="Process 1 of 2 did not meet the others at"):
         training.start("cpu", "auto")
+
+
+def test_a_plain_fit_inside_a_job_of_slurm_is_one_process(monkeypatch):
+    for name in (*processes.TORCHRUN, *processes.SRUN):
+        monkeypatch.delenv(name, raising=False)
+    job = {"JOB_ID": "1", "JOB_NAME": "analysis.sh", "NTASKS": "4", "NNODES": "1", "PROCID": "0", "LOCALID": "0",
+           "NODELIST": "node1"}  # fmt: skip
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    fabric = training.start("cpu", "auto")
+    assert (fabric.world_size, fabric.global_rank) == (1, 0)
+
+
+def test_a_fit_that_calls_numba_keeps_the_threads_of_torch():
+    """In a process of its own, where numba has not started yet; and the fit after it is that before it."""
+    code = """
+import numpy as np, torch, kinds, scipy.sparse as sp, tripletomics as tt
+from threadpoolctl import threadpool_info
+torch.set_num_threads(1)
+wide, small = kinds.cells(60, 0, types="ab", genes=2100), kinds.cells(60, 0, types="ab", genes=40)
+def fitted():
+    tt.fit(small, "kind", steps=2, hold_out=0, progress=False, device="cpu")
+    return small.obsm["X_tt"]
+blas = lambda: {pool["filepath"]: pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+before, pools = fitted(), blas()
+tt.fit(wide, "kind", steps=2, hold_out=0, progress=False, device="cpu")
+print(torch.get_num_threads(), np.array_equal(before, fitted()), pools.items() <= blas().items())
+"""
+    numba = {"NUMBA_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join([os.path.dirname(kinds.__file__), *sys.path])}
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=environment(**numba), capture_output=True, text=True
+    )
+    assert run.stdout.split() == ["1", "True", "True"], run.stderr

@@ -7,7 +7,7 @@ import torch
 from kinds import cells
 
 import tripletomics as tt
-from tripletomics import features, pp
+from tripletomics import features, pp, scales
 from tripletomics.labels import reference
 from tripletomics.model import scoring
 from tripletomics.networks import MLP, Encoder, project
@@ -60,10 +60,10 @@ def test_all_columns_in_order_are_no_copy():
 
 def test_whole_numbers_are_told_block_by_block():
     values = np.ones(2**20 + 5)
-    assert features.whole(values)
+    assert scales.whole(values)
     values[-1] = 0.5
-    assert not features.whole(values)
-    assert features.whole(values[:0])
+    assert not scales.whole(values)
+    assert scales.whole(values[:0])
 
 
 def test_cells_whose_neighbours_are_looked_for():

@@ -101,7 +101,7 @@ def test_a_few_cells_that_look_like_either_scale_are_no_error():
     with pytest.warns(UserWarning, match="The query seems to hold log-transformed"):
         tt.predict(one, model)
     many = ad.AnnData(np.log1p(x[:30]))
-    with pytest.raises(ValueError, match="The query holds log-transformed"):
+    with pytest.raises(ValueError, match="The query holds log1p, but the model was trained on counts"):
         tt.predict(many, model)
 
 

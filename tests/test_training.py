@@ -1,9 +1,13 @@
+import warnings
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from kinds import cells
 from torch import nn
 
+import tripletomics as tt
 from tripletomics import augment, features, losses, metrics, training
 from tripletomics.networks import MLP
 from tripletomics.samplers import Balanced
@@ -144,7 +148,9 @@ def test_a_loss_that_diverges_says_so(fabric, blobs):
         def forward(self, z, y):
             return z.sum() * torch.nan
 
-    with pytest.raises(FloatingPointError, match=r"step 1 of 4: lower lr=0.01"):
+    with pytest.raises(
+        FloatingPointError, match="The loss became infinite or NaN by step 1 of 4, for steps are too large: lower lr"
+    ):
         run(fabric, blobs, losses.make(Broken()), nn.Linear(8, 2), steps=4)
 
 
@@ -257,3 +263,18 @@ def test_a_resident_batch_on_cuda_does_not_wait(counted):
         there.rows(np.array([3, 0, 17]))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("loss", ["softmax", "simclr"])
+def test_steps_that_are_too_large_end_in_a_sentence(loss):
+    adata = cells(90, 0, types="abc", genes=60)
+    given = {"label": None if loss == "simclr" else "kind", "loss": loss, "progress": False, "device": "cpu"}
+    with pytest.raises(FloatingPointError, match=r"became infinite or NaN by step \d+ of \d+, for steps are too large"):
+        tt.fit(adata, lr=1e6, steps=20, **given)
+    assert not adata.obsm
+    with pytest.warns(UserWarning, match=r"The map was not learned: its loss rose from \d\.\d\d to \d\.\d\d") as caught:
+        tt.fit(adata, lr=1.0, steps=20, hold_out=0, **given)
+    assert any(warning.filename == __file__ for warning in caught)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tt.fit(adata, steps=5, hold_out=0, **given)

@@ -275,6 +275,23 @@ def test_offline_in_a_sum_and_in_blocks(monkeypatch):
     assert both.companions.shape == (20, 2)
 
 
+@pytest.mark.parametrize("mining", ["all", "hard", "semihard", "easy_positive", "band", "curriculum", "offline"])
+def test_an_infinite_p_is_the_largest_difference(mining):
+    """As a large p is, but for rounding; as text, too."""
+    z, y = batch(12)
+    chebyshev = losses.make(f"triplet:distance=minkowski,p=inf,mining={mining}")
+    assert losses.spec(chebyshev) == losses.spec(losses.make(losses.spec(chebyshev)))
+    found, near = chebyshev(z, y), Triplet(distance="minkowski", p=200.0, mining=mining)(z, y)
+    assert float(found) == pytest.approx(float(near), rel=0.02)
+    expected = (z[:, None] - z[None]).abs().amax(-1)
+    torch.testing.assert_close(geometry.distances(z, distance="minkowski", p=math.inf), expected)
+
+
+def test_p_says_where_it_changes_nothing():
+    with pytest.warns(UserWarning, match="p=inf is the power of distance=minkowski, and changes nothing here"):
+        losses.make("triplet:p=inf")
+
+
 def test_p_below_one_warns():
     for text in (
         "triplet:distance=minkowski,p=0.5",

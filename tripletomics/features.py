@@ -5,7 +5,7 @@ Fitted on training rows and saved with the model, so that `transform` treats new
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,10 +13,10 @@ import torch
 
 from tripletomics import pcs
 from tripletomics.pcs import CUT, PANEL, cut, mean_and_variance
+from tripletomics.scales import Scale, looks_like_counts, see, stored
 from tripletomics.sources import Matrix, Memory
 
 DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
-LOGGED = 30  # log1p of 1e13: no logged value is above
 BLOCK = 8192  # cells that are projected at once
 
 
@@ -34,12 +34,15 @@ class Choice:
         Boolean (columns,): the genes of the principal components.
     share
         Median share of a training cell's counts that these genes hold.
+    scale
+        What the values of the whole table are.
     """
 
     columns: np.ndarray
     n_seen: int
     dispersed: np.ndarray
     share: float
+    scale: Scale | None = None
 
     @classmethod
     def every(cls, columns: np.ndarray, share: float = 1.0) -> Choice:
@@ -60,7 +63,7 @@ class Features:
     counts
         Whether values are counts, which are scaled to a depth and log-transformed.
     like_counts, negative
-        Whether the training matrix looked like counts, and had negative values; a query must look the same.
+        Whether the training matrix looked like counts, and had negative values.
     depth, mean, scale
         For the encoder: the median counts of a training cell over `genes` (1 without counts), and what its rows are
         scaled by, float32 (n_seen,): it sees ``(x - mean) / scale``.
@@ -78,6 +81,9 @@ class Features:
         For the components of cells that they were fitted on: the coefficients of `pcs.factors`, float32
         (3, components), and the mean squared distance of such a cell to the space of the components. None in a model
         that was saved before there were any.
+    kind, total, step, below
+        What the training values are, as in `Scale`; a query must be the same. None in a model that was saved before it
+        was known.
 
     Notes
     -----
@@ -105,6 +111,15 @@ class Features:
     noise: float
     shrink: np.ndarray | None = None
     residual: float = 0.0
+    kind: str | None = None
+    total: float = 0.0
+    step: float = 0.0
+    below: float = 0.0
+
+    @property
+    def known_scale(self) -> Scale | None:
+        """What the training values are; None if that was not looked at."""
+        return None if self.kind is None else Scale(self.kind, self.total, self.step, self.below)
 
     @property
     def width(self) -> int:
@@ -206,7 +221,7 @@ def normalise(x: Matrix, depth: float) -> Matrix:
 
 def median_depth(x: Matrix) -> float:
     """Return the median counts of the cells that have any."""
-    total = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
+    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
     return float(np.median(total[total > 0])) if (total > 0).any() else 1.0
 
 
@@ -224,30 +239,6 @@ def take(x: Matrix, columns: np.ndarray) -> Matrix:
         return chosen
     places = np.flatnonzero(found).astype(chosen.indices.dtype)
     return sp.csr_matrix((chosen.data, places[chosen.indices], chosen.indptr), shape=(x.shape[0], len(columns)))
-
-
-def looks_like_counts(x: Matrix, width: int | None = None) -> bool:
-    """Tell counts, of molecules or (non-integer) of reads, from log-transformed values and protein intensities.
-
-    Counts are non-negative and either whole, or larger than any log-transformed value and spread over 100 genes or
-    more. Whole values of a short panel without zeros are intensities (the channels of a cytometer). `width` is the
-    number of features that were measured, where `x` has a part of them.
-    """
-    values = stored(x)
-    if not len(values):
-        return True  # no value at all contradicts nothing
-    if values.min() < 0:
-        return False
-    wide = (x.shape[1] if width is None else width) >= PANEL
-    if whole(values):
-        return wide or bool(np.count_nonzero(values) < 0.9 * x.shape[0] * x.shape[1])
-    return wide and bool(values.max() > LOGGED)
-
-
-def whole(values: np.ndarray) -> bool:
-    """Tell whether all values are whole numbers."""
-    blocks = np.array_split(values, len(values) // 2**20 + 1)
-    return all(np.array_equal(block, np.round(block)) for block in blocks)
 
 
 def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | None = None) -> Features:
@@ -293,6 +284,7 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
         scale=scale.astype(np.float32),
         shares=_shares(x, counts),
         usual_depth=usual_depth,
+        **asdict(choice.scale or see(x)),
         **pcs.fit(normalise(x, usual_depth) if counts else x, choice.dispersed, seed),
     )
 
@@ -301,11 +293,6 @@ def _shares(x: Matrix, counts: bool) -> np.ndarray:
     total = np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() if counts else np.ones(x.shape[1])
     total = total if total.any() else np.ones(x.shape[1])
     return (total / total.sum()).astype(np.float32)
-
-
-def stored(x: Matrix) -> np.ndarray:
-    """Return the values that a matrix stores, as one row."""
-    return x.data if sp.issparse(x) else np.ravel(x)
 
 
 def _by_rows(x: Matrix) -> Matrix:

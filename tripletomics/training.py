@@ -36,6 +36,7 @@ BATCH_SIZE = 512
 TRIED_BATCHES = 20  # batches in which a loss must have something to compare
 CHECKS = 6  # times a stage that the held-out cells are scored, for the history alone
 CHECK_CELLS = 1000
+CHECKED = 10  # steps after which a GPU's loss is looked at
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
 MAP_MOST = 480  # steps of the map head from 800 cells on
 MAP_LR = 30.0
@@ -141,14 +142,24 @@ def train(
         if twin is not None:
             follow(twin, network, loss.keep())
         values.append(value.detach())
+        if fabric.device.type == "cpu" or step % CHECKED == 0:  # a GPU would be waited for
+            check_finite(values[-1], step, steps)
         traces.append(loss.trace())
         watch(step + 1, values[-1])
     processes.share_state(network, loss)
     losses = processes.of_first(torch.stack(values).cpu().numpy())
-    if not np.isfinite(losses).all():
-        first = int(np.flatnonzero(~np.isfinite(losses))[0])
-        raise FloatingPointError(f"The loss became {losses[first]} at step {first + 1} of {steps}: lower lr={lr:g}.")
+    check_finite(torch.from_numpy(losses), steps - 1, steps)
+    check_finite(torch.stack([p.detach().sum() for p in network.parameters()]), steps - 1, steps, "weights")
     return {"loss": losses} | {name: torch.stack([trace[name] for trace in traces]).cpu().numpy() for name in traces[0]}
+
+
+def check_finite(values: Tensor, step: int, steps: int, what: str = "loss") -> None:
+    """Raise a FloatingPointError where training has gone astray, before a library meets its results."""
+    if not torch.isfinite(values).all():
+        raise FloatingPointError(
+            f"The {what} became infinite or NaN by step {step + 1} of {steps}, for steps are too large: lower lr; "
+            "0.001 is usual."
+        )
 
 
 def warm_up_then_decay(step: int, steps: int) -> float:
@@ -321,15 +332,15 @@ def start(device: str, precision: str) -> Fabric:
         raise ValueError(f"precision={precision!r} is not known.{near} Allowed: auto, {', '.join(precisions)}.")
     chosen = cast("Literal['32-true']", "32-true" if precision == "auto" else precision)
     here = processes.join()
+    alone = LightningEnvironment()  # by itself Fabric would take a job of SLURM without srun for many processes
     if here.size == 1:
-        return Fabric(accelerator=device, devices=1, precision=chosen)
+        return Fabric(accelerator=device, devices=1, precision=chosen, plugins=[alone])
     kind = device if device != "auto" else "cuda" if present["cuda"] else "cpu"
     if kind == "mps":
         raise ValueError("device='mps' has one GPU, for one process: pass device='cpu' for many.")
     if kind == "cuda":
         check_gpus(here.local, torch.cuda.device_count())
     # processes.py does what a strategy of Fabric would, and the loss's parameters too
-    alone = LightningEnvironment()
     return Fabric(accelerator=kind, devices=[here.local] if kind == "cuda" else 1, precision=chosen, plugins=[alone])
 
 
@@ -378,6 +389,7 @@ class Watch:
         """Take note of a step."""
         if step % max(self.steps // CHECKS, 1) == 0 and len(self.query):
             z, query = (project(self.network, rows, self.device).cpu().numpy() for rows in (self.cells, self.query))
+            check_finite(torch.tensor([z.sum(), query.sum()]), step - 1, self.steps, "places of the cells")
             self.scores[step - 1] = self.latest = metrics.knn_macro_f1(z, self.y, query, self.query_y)
         if step % 10 == 0 or step == self.steps:
             self.report(self.stage, step, self.steps, float(value), self.latest)

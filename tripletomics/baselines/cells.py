@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tripletomics import processes
 from tripletomics.features import Features
 from tripletomics.sources import Matrix
 
@@ -73,12 +74,12 @@ def prepare(contract: Features, x_train: Matrix, x_query: Matrix, y: np.ndarray)
 
 @contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Silence warnings, and the named loggers below errors, of what runs inside."""
+    """Silence warnings, and the named loggers below errors, of what runs inside; keep the number of threads."""
     before = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), processes.keeping_threads():
             for category in (UserWarning, FutureWarning, DeprecationWarning):
                 warnings.simplefilter("ignore", category)
             yield

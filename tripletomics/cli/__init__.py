@@ -6,11 +6,14 @@ Nothing heavy is imported before a command runs, so that ``--help`` is fast.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,8 @@ tripletomics compare cells.h5ad --label cell_type --out report.html
 
 ALONE = ("transform", "predict", "losses")  # train nothing: srun may start one for each of many files
 
+REFUSALS = (ValueError, KeyError, TypeError, ImportError, FloatingPointError)
+
 app = App(
     name="tripletomics", help=HELP, help_format="markdown", version=version("tripletomics"),
     result_action="return_value", suppress_keyboard_interrupt=False,
@@ -51,7 +56,8 @@ def _show_warning(message: Warning | str, category: type[Warning], filename: str
     """Print a warning of tripletomics on one line; those of libraries are for developers."""
     ours = issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parents[1])
     if ours and processes.rank() == 0:
-        print("warning:", _one_line(message), file=sys.stderr)
+        with suppress(OSError):  # nobody reads it, and the work goes on
+            print("warning:", _one_line(message), file=sys.stderr)
 
 
 def _one_line(message: object) -> str:
@@ -66,7 +72,7 @@ def _is_refusal(error: BaseException) -> bool:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     ours = place is not None and place.tb_frame.f_globals["__name__"].startswith("tripletomics.")
-    return isinstance(error, OSError) or (ours and isinstance(error, (ValueError, KeyError, TypeError, ImportError)))
+    return isinstance(error, OSError) or (ours and isinstance(error, REFUSALS))
 
 
 def _stop(number: int, _: Any) -> None:
@@ -96,13 +102,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     signal.signal(signal.SIGTERM, _stop)
     logging.disable(logging.INFO)  # hints of Lightning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal or log without UTF-8 gets question marks
     given = sys.argv[1:] if arguments is None else arguments
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             _meet(given[0] if given else "")
             app(given, exit_on_error=False, print_error=False)
+            sys.stdout.flush()
             return
+        except BrokenPipeError:  # the reader has left, and all files are written
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of Python
+            sys.exit(1)  # as rich does
         except CycloptsError as error:
             message, status = str(error), 2
         except KeyboardInterrupt:

@@ -195,11 +195,12 @@ def evaluate(  # noqa: D103
     if out is not None:
         files.check_writable(out, ".csv")
     table = tl.evaluate(read(input), label, **settings)
+    if out is not None:  # before anything is printed, which can fail
+        with files.replacing(out) as draft:
+            harmless(table).to_csv(draft, index=False)
     _print_table(table, ["hold_out", "space"])
     print(printable(table.attrs["summary"]))
     if out is not None:
-        with files.replacing(out) as draft:
-            harmless(table).to_csv(draft, index=False)
         _report_written(out)
 
 

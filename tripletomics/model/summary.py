@@ -56,6 +56,7 @@ def summarise(model: Model) -> str:
             "says more than macro-F1."
         )
     lines += _verdict(model)
+    lines.append(f"Values: {'; '.join(_values(model))}.")
     if "cells" in model.settings:
         lines.append(f"Fitted to and scored on a sample: {model.settings['cells']} cells.")
     if "held-out" not in model.scores:
@@ -91,6 +92,18 @@ def _verdict(model: Model) -> list[str]:
         ]
     why = "no held-out cell has a label" if cells == 0 else "the held-out cells are of one type"
     return [f"Not tested: {why}. Hold out more, or label more cells."]
+
+
+def _values(model: Model) -> list[str]:
+    """Say of each modality what its values were taken for."""
+    names = model.modalities
+    parts = [model.part(name) for name in names] if names else [model.part()]
+    said = []
+    for name, part in zip(names or ("",), parts, strict=True):
+        given = part.known_scale or "not counts"
+        what = "counts, normalised and logged by the model" if part.counts else f"{given}, taken as they are"
+        said.append(f"{name} {what}" if name else what)
+    return said
 
 
 def record(model: Model) -> dict[str, object]:

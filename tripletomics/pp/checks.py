@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from tripletomics import features
+from tripletomics import scales
 from tripletomics.labels import UNASSIGNED, is_missing
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.matrices import check_compressed
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 LEAST = 4  # training cells that a fit without labels takes
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def column(adata: AnnData, name: str | None, argument: str) -> pd.Series:
@@ -63,8 +64,8 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
     KeyError
         If there is no such layer.
     ValueError
-        If the table is empty, a gene name occurs twice, a value is NaN or infinite, or the arrays of a sparse matrix
-        contradict each other.
+        If the table is empty, a gene name occurs twice, a value is NaN, infinite or above 3e38, or the arrays of a
+        sparse matrix contradict each other.
     """
     check_anndata(adata)
     if layer is not None and layer not in adata.layers:
@@ -88,13 +89,19 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
         raise TypeError(
             f"The matrix holds {x.dtype}, not numbers: convert it, for example adata.X = adata.X.astype('float32')."
         )
-    if not np.isfinite(features.stored(x)).all():
+    values = scales.stored(x)
+    if not np.isfinite(values).all():
         entries = sp.coo_matrix(x)
         bad = ~np.isfinite(entries.data)
         cells, names = np.unique(entries.row[bad]), adata.var_names[np.unique(entries.col[bad])]
         raise ValueError(
             f"{len(cells)} cells have NaN or infinite values in {len(names)} genes (first: {first(names)}). "
             "Remove or impute them first."
+        )
+    if values.dtype.itemsize > 4 and max(-float(values.min(initial=0)), float(values.max(initial=0))) > LARGEST:
+        raise ValueError(
+            f"The matrix has values up to {np.abs(values).max():.3g}, and beyond {LARGEST:.2g} they overflow: divide "
+            "all by one number, or remove what is no measurement."
         )
     return x
 
@@ -262,8 +269,8 @@ def check_self_training(codes: np.ndarray, paired: bool) -> bool:
 
 def check_molecules(x: Matrix, counts: bool, augment: str) -> None:
     """Refuse to thin what are not whole numbers of molecules."""
-    values = features.stored(x)
-    if not counts or not features.whole(values):
+    values = scales.stored(x)
+    if not counts or not scales.whole(values):
         what = "the counts are not whole numbers" if counts else "the values are no counts"
         raise ValueError(
             f"augment={augment!r} takes molecules away one by one, but {what}: name the layer with the raw counts, or "
@@ -279,17 +286,41 @@ def check_model(model: object) -> None:
         raise TypeError(f"model is {type(model).__name__}, not a Model: read a file with tripletomics.load(path).")
 
 
-def decide_counts(x: Matrix, counts: bool | str) -> bool:
-    """Settle whether values are counts, and refuse negative ones that are said to be."""
+def decide_counts(x: Matrix, counts: bool | str, name: str = "") -> bool:
+    """Settle whether values are counts, of a modality with a name; refuse negative ones that are said to be.
+
+    A warning says what was decided of whole numbers of few features, for these can be either.
+    """
     if counts == "auto":
-        return features.looks_like_counts(x)
+        found, values = scales.looks_like_counts(x), scales.stored(x)
+        if x.shape[1] < scales.PANEL and values.any() and scales.whole(values):
+            _note_on_panel(x, found, name)
+        return found
     if counts not in (True, False):
         raise ValueError(f"counts={counts!r} is not known. Allowed: 'auto', True, False.")
-    if counts and features.stored(x).min(initial=0) < 0:
+    if counts and scales.stored(x).min(initial=0) < 0:
         raise ValueError(
             "counts=True, but the matrix has negative values: name the layer with the counts, or counts=False."
         )
     return bool(counts)
+
+
+def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
+    """Say what whole numbers of few features were taken for, unless nearly all of them are small."""
+    values = scales.stored(x)
+    if counts and np.median(values[values > 0]) <= scales.SMALL:
+        return
+    zeros = 1 - np.count_nonzero(values) / (x.shape[0] * x.shape[1])
+    held = f"{f'Modality {name!r}: ' if name else ''}{x.shape[1]} features of whole numbers ({zeros:.0%} are 0, "
+    held += f"the largest is {values.max():.0f})"
+    taken = (
+        "counts of molecules: each cell is scaled to one total and logged. If they are channels of a cytometer or "
+        "other intensities, pass counts=False; if they are counts, counts=True (which says no more)."
+        if counts
+        else "intensities, and not normalised. If molecules or antibodies were counted, pass counts=True; if not, "
+        "counts=False (which says no more)."
+    )
+    warnings.warn(f"{held} are taken for {taken}", stacklevel=5)
 
 
 def _range(low: float, high: float) -> str:

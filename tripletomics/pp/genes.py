@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from tripletomics import features
+from tripletomics import features, processes, scales
 from tripletomics.labels import flags, names
 from tripletomics.pcs import mean_and_variance
 from tripletomics.sources import Matrix
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 N_GENES = 2000
+SAME, SAME_CENTRED = 0.05, 0.3  # how far the quartiles of variances are from 1 after scaling; of centred values
+CENTRED = 0.2  # usual mean of a gene after scaling, in a part of the cells that were scaled
+FAINT = 1e-30  # standard deviation of the most variable gene that float32 can divide by
+EQUAL = 1e-6  # the same next to its mean, below which it is rounding
+FIRST = 500  # cells that are looked at first, for in all but strange tables they differ
 
 
 def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> features.Choice:
@@ -26,6 +31,11 @@ def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> 
     Those marked in ``var["highly_variable"]`` if there are any, else all of up to 2,000. Else the encoder sees the
     2,000 genes whose (normalised, logged) values vary most, and the principal components are those of the 2,000 most
     dispersed genes, scanpy's choice. Where values are neither counts nor logged, the former serve for both.
+
+    Raises
+    ------
+    ValueError
+        If there are more genes, none is marked, and all have the same variance, as after z-scoring.
     """
     rows = sp.csr_matrix(x)[train] if sp.issparse(x) else x[train]
     if "highly_variable" in adata.var:
@@ -35,11 +45,12 @@ def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> 
     if adata.n_vars <= N_GENES:
         return features.Choice.every(np.arange(adata.n_vars))
     logged = features.normalise(rows, features.DEPTH) if counts else rows
-    _, variance = mean_and_variance(logged)
+    mean, variance = mean_and_variance(logged)
+    _check_ranks(mean, variance)
     varying = np.zeros(adata.n_vars, dtype=bool)
     varying[np.argsort(-variance, kind="stable")[:N_GENES]] = True
-    values = features.stored(logged)
-    if values.min(initial=0) < 0 or values.max(initial=0) > features.LOGGED:
+    values = scales.stored(logged)
+    if values.min(initial=0) < 0 or values.max(initial=0) > scales.LOGGED:
         return features.Choice.every(np.flatnonzero(varying))
     dispersed = _dispersed(logged)
     columns = np.flatnonzero(varying | dispersed)
@@ -61,11 +72,49 @@ def _marked(values: pd.Series) -> np.ndarray:
     return found.eq(True).to_numpy(dtype=bool)
 
 
+def check_variance(x: Matrix, train: np.ndarray, counts: bool) -> None:
+    """Raise unless some of the chosen genes varies among the training cells.
+
+    Raises
+    ------
+    ValueError
+        If all cells are equal (counts: after normalisation), or all values next to 0.
+    """
+    what = ""
+    cells = np.flatnonzero(train)
+    for rows in (x[cells[:FIRST]], x[cells]):
+        values = features.normalise(rows, features.DEPTH) if counts else rows.astype(np.float32)
+        mean, variance = mean_and_variance(values)
+        spread, large = np.sqrt(variance), EQUAL * np.abs(mean)
+        if (spread > np.maximum(FAINT, large)).any():
+            return
+        most = np.abs(scales.stored(rows)).max(initial=0)
+        what = "all values are 0" if not most else f"all cells are equal{' after normalisation' * counts}"
+        if most and ((spread > large).any() or most < FAINT):
+            what = f"the largest is {most:.1g}, too small to be told from 0"
+    raise ValueError(f"No gene varies among the training cells ({what}): is this the right matrix or layer?")
+
+
+def _check_ranks(mean: np.ndarray, variance: np.ndarray) -> None:
+    """Refuse to choose among genes that were scaled to unit variance: half of them have nearly that."""
+    varies = variance > 0
+    if not varies.any():
+        return
+    off = np.abs(np.quantile(variance[varies], [0.25, 0.75]) - 1).max()
+    centred = np.median(np.abs(mean[varies])) < CENTRED
+    if off < SAME or (centred and off < SAME_CENTRED):
+        raise ValueError(
+            f"All genes vary alike, as z-scored values do (sc.pp.scale), and {N_GENES:,} of the {len(mean):,} cannot "
+            "be chosen by their variance: name the layer with the values before scaling (layer=), or mark the genes in "
+            "adata.var['highly_variable']."
+        )
+
+
 def _dispersed(logged: Matrix) -> np.ndarray:
     import scanpy
     from anndata import AnnData
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), processes.keeping_threads():
         warnings.simplefilter("ignore")
         found = scanpy.pp.highly_variable_genes(AnnData(logged), n_top_genes=N_GENES, inplace=False)
     return found["highly_variable"].to_numpy(dtype=bool)
@@ -74,5 +123,5 @@ def _dispersed(logged: Matrix) -> np.ndarray:
 def _share(rows: Matrix, columns: np.ndarray, counts: bool) -> float:
     if not counts:
         return 1.0
-    total, part = (np.asarray(part.sum(axis=1), dtype=float).ravel() for part in (rows, rows[:, columns]))
+    total, part = (np.asarray(part.sum(axis=1, dtype=float)).ravel() for part in (rows, rows[:, columns]))
     return float(np.median(part[total > 0] / total[total > 0])) if (part > 0).any() else 1.0

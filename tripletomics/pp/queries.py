@@ -8,17 +8,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tripletomics import features
+from tripletomics import features, scales
 from tripletomics.features import Features
 from tripletomics.pcs import mean_and_variance
 from tripletomics.pp.checks import matrix
 from tripletomics.pp.matching import Match, match_genes, unversioned
+from tripletomics.scales import Scale
 from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 ENOUGH = 20  # fewer cells, or genes, tell nothing about a median or a correlation
+CENTRED = 0.1  # of training values below 0, from which a query without any is odd
+CLOSE, APART = (
+    1.2,
+    5.0,
+)  # ratios of what cells were scaled to: below, it makes no difference; above, places mean nothing
+FAR = 2 * scales.TAIL  # how far out a count must be that is no logarithm, where training values were hardly less far
+UNDO = {"log1p": "np.expm1(x)", "log2(1 + x)": "(np.exp2(x) - 1)", "log10(1 + x)": "(10**x - 1)",
+        "log1p, taken twice": "np.expm1(np.expm1(x))", "normalised": "x"}  # fmt: skip
+DO = {"log1p": "np.log1p({})", "log2(1 + x)": "np.log2(1 + {})", "log10(1 + x)": "np.log10(1 + {})",
+      "log1p, taken twice": "np.log1p(np.log1p({}))", "normalised": "{}"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,10 +85,11 @@ def take_query(
         As `matrix`, `match_genes` and `check_scale`.
     """
     x = matrix(adata, layer)
+    given = scales.see(x)  # by all genes, before some are taken
     match = match_genes(adata, contract.genes, missing, alias, weights, min_matched)
     found = match.columns >= 0
     x = features.take(x, match.columns)
-    notes = _note_on_case(match) + check_scale(x, contract, found)
+    notes = _note_on_case(match) + check_scale(x, contract, found, given)
     for note in notes:
         warnings.warn(note, stacklevel=stacklevel)
     return Query(x, found if missing == "impute" and match.missing else None, match, notes)
@@ -95,7 +107,9 @@ def _note_on_case(match: Match) -> list[str]:
     ]
 
 
-def check_scale(x: Matrix, contract: Features, found: np.ndarray | None = None) -> list[str]:
+def check_scale(
+    x: Matrix, contract: Features, found: np.ndarray | None = None, given: Scale | None = None
+) -> list[str]:
     """Compare the values of a query with those of the training cells.
 
     Parameters
@@ -106,6 +120,8 @@ def check_scale(x: Matrix, contract: Features, found: np.ndarray | None = None) 
         The model's features.
     found
         Boolean (genes,): the genes that the query has; all by default.
+    given
+        What the values of the query are by all genes that it has; by default what these show.
 
     Returns
     -------
@@ -118,32 +134,121 @@ def check_scale(x: Matrix, contract: Features, found: np.ndarray | None = None) 
     """
     found = np.ones(x.shape[1], dtype=bool) if found is None else found
     known = x if found.all() else x[:, found]
-    values = features.stored(known)
+    values = scales.stored(known)
     negative = bool(values.min(initial=0) < 0)
     if contract.counts and negative:
         raise ValueError(
             "The query has negative values, but the model was trained on counts: name the layer with counts."
         )
     notes = []
-    if values.any() and features.looks_like_counts(known, len(found)) != contract.like_counts:
-        kinds = {True: "counts", False: "log-transformed or other continuous values"}
-        odd = (
-            f"The query holds {kinds[not contract.like_counts]}, but the model was trained on "
-            f"{kinds[contract.like_counts]}: name the layer with the right values (layer=), or convert them."
-        )
-        if x.shape[0] >= ENOUGH:
-            raise ValueError(odd)
-        notes.append(odd.replace("holds", "seems to hold"))  # a few cells can look like either
+    if values.any() and not negative:
+        if contract.kind is None:
+            notes += _notes_on_looks(known, contract)
+        else:
+            notes += _notes_on_kind(known, contract, scales.see(known) if given is None else given)
     if negative and not contract.negative:
         notes.append(
             "The query has negative values, but the training cells had none: it looks z-scored. Name the layer with "
             "the values before that (layer=)."
+        )
+    elif contract.below >= CENTRED and not negative and values.any() and x.shape[0] >= ENOUGH:
+        notes.append(
+            f"The query has no negative values, but {contract.below:.0%} of the training values were below 0: the "
+            "model looks z-scored or centred, and the query not. Treat both alike: fit on the values before that, or "
+            "scale the query by the means and deviations of the training cells."
         )
     elif x.shape[0] >= ENOUGH and values.any():
         if contract.counts:
             notes += _note_on_depth(features.median_depth(known), contract.depth * float(contract.shares[found].sum()))
         notes += _notes_on_means(x, contract, found)
     return notes
+
+
+def _notes_on_kind(x: Matrix, contract: Features, given: Scale) -> list[str]:
+    """Compare what two tables of values are, as far as they show it, and refuse what is certainly another thing."""
+    trained = Scale(contract.kind or "", contract.total, contract.step, contract.below)
+    unlike = given.kind != trained.kind
+    if contract.counts:
+        if given.logged and unlike:
+            raise ValueError(
+                f"The query holds {given}, but the model was trained on counts: name the layer with the counts "
+                "(layer=)."
+            )
+        if given.kind or not contract.like_counts or scales.looks_like_counts(x, len(contract.genes)):
+            return []
+        odd = (
+            "The query holds log-transformed or other continuous values, but the model was trained on counts: name the "
+            "layer with the counts (layer=)."
+        )
+        # counts that are not whole may all be small in a part of the cells
+        return _refuse(odd, x, trained.kind == "whole")
+    if given.kind == "whole" and unlike and not contract.like_counts:
+        if scales.looks_like_counts(x, len(contract.genes)):
+            odd = (
+                f"The query holds counts, but the model was trained on {trained}: name the layer with the right values "
+                "(layer=), or convert them as those were."
+            )
+            return _refuse(odd, x, True)
+    elif given.kind in UNDO and unlike and (trained.kind in UNDO or (trained.kind == "whole" and given.logged)):
+        raise ValueError(_other_scale(given, trained))
+    elif not given.kind and not contract.like_counts and scales.looks_like_counts(x, len(contract.genes), FAR):
+        odd = (
+            f"The query holds counts, or other values without a logarithm, but the model was trained on {trained}: "
+            "name the layer with the right values (layer=), or convert them as those were."
+        )
+        return _refuse(odd, x, True)
+    elif given.kind in UNDO and not unlike:
+        return _notes_on_totals(given, trained)
+    return []
+
+
+def _notes_on_totals(given: Scale, trained: Scale) -> list[str]:
+    """Compare what cells were scaled to before the logarithm."""
+    if given.total and trained.total:
+        ratio = given.total / trained.total
+        if not 1 / APART < ratio < APART:
+            raise ValueError(_other_scale(given, trained))
+        return [] if 1 / CLOSE < ratio < CLOSE else [_other_scale(given, trained)]
+    ratio = given.step / trained.step if trained.step else 0.0
+    if not ratio or 1 / APART < ratio < APART:
+        return []
+    return [
+        f"One molecule of a cell is {_times(ratio, 1, 'more', 'less')} in the query than in the training cells, before "
+        "the logarithm: were the cells scaled to another total, or are they of another depth?"
+    ]
+
+
+def _other_scale(given: Scale, trained: Scale) -> str:
+    """Say what both are, and how to convert one into the other."""
+    way = ""
+    if trained.kind in UNDO:
+        before = UNDO[given.kind]
+        if given.total and trained.total and not 1 / CLOSE < given.total / trained.total < CLOSE:
+            before += f" * {trained.total / given.total:.4g}"
+        way = f", or convert the values x of the query: {DO[trained.kind].format(before)}"
+    return (
+        f"The query holds {given}, but the model was trained on {trained}: name the layer with the right values "
+        f"(layer=){way}."
+    )
+
+
+def _refuse(odd: str, x: Matrix, certain: bool) -> list[str]:
+    """Raise, or give a note where a few cells can look like either, or nothing is certain."""
+    if certain and x.shape[0] >= ENOUGH:
+        raise ValueError(odd)
+    return [odd.replace("holds", "seems to hold")]
+
+
+def _notes_on_looks(x: Matrix, contract: Features) -> list[str]:
+    """Compare by the looks, for a model whose file does not say what it was trained on."""
+    if scales.looks_like_counts(x, len(contract.genes)) == contract.like_counts:
+        return []
+    kinds = {True: "counts", False: "log-transformed or other continuous values"}
+    odd = (
+        f"The query holds {kinds[not contract.like_counts]}, but the model was trained on "
+        f"{kinds[contract.like_counts]}: name the layer with the right values (layer=), or convert them."
+    )
+    return _refuse(odd, x, True)
 
 
 def _note_on_depth(query: float, training: float) -> list[str]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import keyword
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from tripletomics import features, labels, modalities
+from tripletomics import features, labels, modalities, scales
 from tripletomics.features import Features
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import check_anndata, first, matrix
-from tripletomics.pp.genes import choose_genes
+from tripletomics.pp.genes import check_variance, choose_genes
 from tripletomics.pp.matching import unversioned
 from tripletomics.pp.queries import Query, take_query
 from tripletomics.sources import Matrix
@@ -210,9 +210,10 @@ def choose(
             "in common: hold out fewer."
         )
     chosen, fits = [], []
-    for (adata, x, measured), is_counts in zip(table.matrices(), counts, strict=True):
-        choice = choose_genes(adata, x, train & measured, is_counts)
+    for name, (adata, x, measured), is_counts in zip(table.sides, table.matrices(), counts, strict=True):
+        choice = replace(choose_genes(adata, x, train & measured, is_counts), scale=scales.see(x))
         chosen.append(features.take(x, choice.columns))
+        _of_modality(name, check_variance, chosen[-1], train & measured, is_counts)
         fits.append(_fit(adata.var_names[choice.columns].tolist(), is_counts, seed, choice))
     if not isinstance(table.x, Pair):
         return chosen[0], fits[0]
@@ -329,11 +330,11 @@ def side_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features], ali
 
 
 def _of_modality(name: str, check: Callable[..., Any], *given: Any) -> Any:
-    """Call a check, and say of which modality it complains."""
+    """Call a check, and say of which modality it complains, if it has a name."""
     try:
         return check(*given)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"Modality {name!r}: {error}") from None
+        raise type(error)(f"Modality {name!r}: {error}" if name else str(error)) from None
 
 
 def _fit(genes: list[str], counts: bool, seed: int, choice: features.Choice) -> Callable[[Matrix], Features]:

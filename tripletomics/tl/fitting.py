@@ -100,7 +100,9 @@ def fit(
         Layer to use in place of `.X`. Of two tables, in those that have it.
     counts
         Whether the values are counts, which are normalised and log-transformed inside the model; "auto" decides for
-        each of two tables.
+        each of two tables, and the model's summary says how. Counts are not negative. Of 100 features or more they
+        are whole, or more than a logarithm can be (above 30, and four times the median); of fewer, whole with many
+        small ones, and a warning says what was decided where they may be either. New cells must then be the same.
     unlabelled
         Names that mean unlabelled, one or several, in place of the default ones: whatever their case and the blanks
         around them. Missing values and blanks always do.
@@ -126,7 +128,8 @@ def fit(
     lr
         Learning rate.
     seed
-        Of everything random; the same seed gives the same map.
+        Of everything random. The same seed gives the same map for the same cells and genes in the same order, with
+        the same versions, device and number of threads (OMP_NUM_THREADS); other threads or another order move cells.
     device
         "auto", "cpu", "cuda" or "mps".
     precision

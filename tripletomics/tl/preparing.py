@@ -94,7 +94,9 @@ def prepare(
     pp.check_batch_size(batch_size, codes[~held_out], of_labelled=objective.views == 1)
     objective.expect(int((~held_out & ~calibration).sum()))
     training.check_terms(objective, codes[~held_out & ~calibration], batch_size, seed)
-    are_counts = [pp.decide_counts(side if there.all() else side[there], counts) for _, side, there in table.matrices()]
+    are_counts = []
+    for name, (_, side, there) in zip(table.sides, table.matrices(), strict=True):
+        are_counts.append(pp.decide_counts(side if there.all() else side[there], counts, name))
     if views.of_molecules:
         pp.check_molecules(table.x, are_counts[0], augmentations.spec(views))
 

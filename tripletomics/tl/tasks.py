@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tripletomics.augment import Augmentation
 
 COLLAPSED = 0.2  # spread of the directions of z below which distances say little
+EXPLODED = 1.05  # times its first value, above which the loss of a map says that steps were too large
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
 ASKED = 5000  # cells that predictions are calibrated on or compared with labels, the most of a part
@@ -109,6 +110,14 @@ class Task:
                 f"loss={losses.spec(self.loss)!r} collapsed: the cells point in nearly one direction (spread "
                 f"{spread:.2f}, 1 is all over the sphere), so that their distances say little. Take another loss of "
                 "views, such as 'simclr', or smaller steps (lr).",
+                stacklevel=3,
+            )
+        loss = history["map"]["loss"]
+        last = float(loss[-max(len(loss) // 10, 1) :].mean())
+        if last > EXPLODED * loss[0]:
+            warnings.warn(
+                f"The map was not learned: its loss rose from {loss[0]:.2f} to {last:.2f}, as when too large steps "
+                "throw cells far apart. Lower lr; 0.001 is usual.",
                 stacklevel=3,
             )
         return networks, history

@@ -205,7 +205,11 @@ def check_distance(loss: Loss) -> None:
     loss.normalised = loss.distance in ("cosine", "angular")
     p = getattr(loss, "p", None)
     if p is not None:
-        parts.check_number(loss, "p", "(0, inf)")
+        parts.check_number(loss, "p", "(0, inf]")
+    if p is not None and p != 2 and loss.distance != "minkowski":
+        warnings.warn(
+            f"{loss.name}: p={p:g} is the power of distance=minkowski, and changes nothing here.", stacklevel=4
+        )
     if p is not None and p < 1 and loss.distance == "minkowski":
         warnings.warn(
             f"{loss.name}: with p={p:g}, below 1, minkowski is no metric (a detour can be shorter), and its gradient "
