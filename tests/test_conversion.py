@@ -170,7 +170,7 @@ def test_a_disk_that_fills_up(source, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
         with pytest.raises(
-            OSError, match=r"'.*out.zarr' could not be written \(File too large\): that takes up to .* MB"
+            OSError, match=r"'.*out.zarr' could not be written \(File too large\)\. It takes up to .* MB"
         ):
             tl.convert(source, tmp_path / "out.zarr")
     finally:
