@@ -76,7 +76,7 @@ def size(element: Any) -> int:
         return sum(map(size, (element.X, element.obs, element.var, element.layers, *_annotations(element), *parts)))
     if hasattr(element, "indptr"):
         return SPARE + sum(part.nbytes for part in (element.data, element.indices, element.indptr))
-    if getattr(element, "dtype", None) == object:
+    if getattr(getattr(element, "dtype", None), "kind", "") in "OT" and hasattr(element, "ravel"):
         return SPARE + sum(TEXT + 4 * len(str(value)) for value in element.ravel())
     return SPARE + (int(element.nbytes) if hasattr(element, "nbytes") else 4 * len(str(element)))
 
