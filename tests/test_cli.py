@@ -38,6 +38,7 @@ EVERY_OPTION = {
     "seed": ("5", 5),
     "device": ("cpu", "cpu"),
     "precision": ("32-true", "32-true"),
+    "checkpoint": ("fit.ckpt", "fit.ckpt"),
     "key_added": ("X_other", "X_other"),
     "progress": ((), False),
 }

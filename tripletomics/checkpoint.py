@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +26,6 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tripletomics import files, processes
-
-if TYPE_CHECKING:
-    from tripletomics.losses.base import Loss
 
 FORMAT = 1  # of the file
 EVERY = 60.0  # seconds of a training after which what it has come to is written
@@ -145,7 +142,7 @@ class Loop:
 
     network: nn.Module
     twin: nn.Module | None
-    loss: Loss
+    loss: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Any
     precision: Any

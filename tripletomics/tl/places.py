@@ -66,6 +66,7 @@ def check_target(source: Path, target: Path, keys: Iterable[str], n_obs: int, wi
         with files.drafting(parent):  # deletes what a kill has left
             pass
         _check_shards(target, keys)
+        needed += SPARE // 4
         what = "The places take"
     else:
         files.check_writable(target, ".h5ad")
