@@ -21,12 +21,10 @@ TINY = {"steps": 2, "progress": False, "device": "cpu", "seed": 3}
 CASES = {  # and seconds between what is written within a training
     "labels": ({"label": "kind"}, 0),
     "donors": ({"label": "kind", "batch": "donor", "augment": "thin + mask"}, 60),
-    "none": ({}, 0),
-    "memory": ({"label": "kind", "loss": "moco + softmax"}, 0),
+    "memory": ({"loss": "moco"}, 0),
     "survey": ({"label": "kind", "loss": "hierarchical_triplet + triplet:mining=offline + 0.1*adacos"}, 0),
-    "taught": ({"label": "some", "self_training": True, "steps": 30}, 60),
+    "taught": ({"label": "some", "self_training": True, "steps": 20}, 60),
     "pair": ({"label": "kind"}, 60),
-    "h5ad": ({"label": "kind"}, 60),
     "zarr": ({"label": "kind"}, 60),
 }
 
@@ -67,13 +65,11 @@ def fit(table, tmp_path, monkeypatch):
             other = table[:, :20].copy()
             other.X = other.X.toarray() + 1
             model = tt.fit((adata, other), **given)
-        elif case in ("h5ad", "zarr"):
-            path = tmp_path / f"cells.{case}"
-            if stop is None or not path.exists():
-                shutil.rmtree(path, ignore_errors=True)
-                getattr(adata, f"write_{case}")(path)
-            model = tt.fit(path, **given)
-            adata = getattr(ad, f"read_{case}")(path)
+        elif case == "zarr":
+            shutil.rmtree(tmp_path / "cells.zarr", ignore_errors=True)
+            adata.write_zarr(tmp_path / "cells.zarr")
+            model = tt.fit(tmp_path / "cells.zarr", **given)
+            adata = ad.read_zarr(tmp_path / "cells.zarr")
         else:
             model = tt.fit(adata, **given)
         return adata, model, count
@@ -102,13 +98,12 @@ def test_a_stopped_fit_ends_as_one_that_was_not(fit, tmp_path, case):
     path = tmp_path / "fit.ckpt"
     whole = fit(case, checkpoint=path)
     assert not path.exists()
-    for _ in range(2):
-        stop = int(np.random.default_rng([*case.encode()]).integers(1, whole[2] // 2))
-        with pytest.raises(Stop):
-            fit(case, stop, checkpoint=path)
-        assert path.exists()
+    stop = int(np.random.default_rng([*case.encode()]).integers(1, whole[2]))
+    with pytest.raises(Stop):
+        fit(case, stop, checkpoint=path)
+    assert path.exists()
     resumed = fit(case, checkpoint=path)
-    assert resumed[2] == whole[2] - 2 * stop
+    assert resumed[2] == whole[2] - stop
     assert_equal(whole, resumed)
     assert not path.exists()
 

@@ -71,28 +71,38 @@ def drafting(folder: Path) -> Iterator[Path]:
     it is in use; what processes that were killed have left is deleted first.
     """
     sweep(folder)
+    own, lock = _own(folder)
     try:
-        own = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder))
-    except OSError as error:  # name the folder, not the draft
-        raise OSError(error.errno, error.strerror, str(folder)) from None
-    lock = None
-    try:
-        lock = os.open(own / "making", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        if fcntl is not None:
-            with suppress(OSError):  # some shared disks have no locks: there drafts that are left stay
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                os.rename(own / "making", own / LOCK)
         yield own
     finally:
         shutil.rmtree(own, ignore_errors=True)
-        if lock is not None:
+        os.close(lock)
+
+
+def _own(folder: Path) -> tuple[Path, int]:
+    """Make a folder with a lock that this process holds; `sweep` of another one may delete it before it does."""
+    while True:
+        try:
+            own = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder))
+        except OSError as error:  # name the folder, not the draft
+            raise OSError(error.errno, error.strerror, str(folder)) from None
+        with suppress(FileNotFoundError):
+            lock = os.open(own / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            with suppress(FileNotFoundError):
+                if fcntl is not None:
+                    with suppress(OSError):  # some shared disks have no locks: there drafts that are left stay
+                        fcntl.flock(lock, fcntl.LOCK_EX)
+                os.stat(own / LOCK)
+                return own, lock
             os.close(lock)
 
 
 def sweep(folder: Path) -> None:
     """Delete the drafts in a folder whose processes were killed; what they had put aside gets its name back."""
     for old in folder.glob(f"{DRAFT}*") if fcntl is not None else ():
-        with suppress(OSError):  # no lock yet, another user's, or in use
+        with suppress(OSError):
+            os.rmdir(old)  # killed before it had a lock
+        with suppress(OSError):  # another user's, or in use
             lock = os.open(old / LOCK, os.O_RDWR | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
