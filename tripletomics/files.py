@@ -181,16 +181,20 @@ def exchange(draft: Path, path: Path) -> None:
 
 
 @contextmanager
-def using(folder: Path, *, alone: bool = False) -> Iterator[None]:
-    """Hold a folder that `exchange` may replace, together with others or alone; wait for those that hold it."""
+def using(folder: Path, *, alone: bool = False) -> Iterator[bool]:
+    """Hold a folder that `exchange` may replace, together with others or alone; wait for those that hold it.
+
+    Gives whether it is held: some shared disks have no locks.
+    """
     while True:
-        lock = os.open(folder, os.O_RDONLY)
+        lock, held = os.open(folder, os.O_RDONLY), False
         try:
             if fcntl is not None:
-                with suppress(OSError):  # some shared disks have no locks
+                with suppress(OSError):
                     fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+                    held = True
             if os.path.samestat(os.fstat(lock), os.stat(folder)):  # not replaced meanwhile
-                yield
+                yield held
                 return
         finally:
             os.close(lock)

@@ -126,6 +126,7 @@ def transform_shard(
     needed = sum(dims) * 4 * sum(min(CHUNK, rows.n_obs - i * CHUNK) for i in left)
     files.check_room(path, needed, f"The places that are not written yet take up to {decimal(needed)} in all")
     with files.filling(path, needed, "What is written counts: make room and run the same command again."):
+        _sweep(path, names)
         with files.using(path):
             for name, dim in zip(names, dims, strict=True):
                 _create(root, path, name, (rows.n_obs, dim), made_by)
@@ -144,6 +145,16 @@ def transform_shard(
         with files.using(path):
             _publish(root, path, names)  # another process may have listed the arrays before these were there
     return Placed(start, stop, sum(min(CHUNK, rows.n_obs - i * CHUNK) for i in todo))
+
+
+def _sweep(path: Path, names: tuple[str, ...]) -> None:
+    """Delete what zarr was writing when a process was killed."""
+    with files.using(path, alone=True) as held:
+        folders = [path, path / "obsm", path / "uns"]
+        left = [draft for folder in folders for draft in folder.glob("*.partial")]
+        left += [draft for name in names for draft in (path / "obsm" / name).rglob("*.partial")]
+        for draft in left if held else ():  # else they may be another machine's
+            draft.unlink(missing_ok=True)
 
 
 def _parse(shard: str) -> tuple[int, int]:

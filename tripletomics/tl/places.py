@@ -134,7 +134,7 @@ def _write_zarr(path: Path, results: Results) -> None:
         blocks = zarr.open_group(draft / "places", mode="w", zarr_format=_format(path))
         _fill(blocks, results)
         with files.using(path, alone=True):  # others may have written into it meanwhile
-            new, drafts = folder / path.name, shutil.ignore_patterns(f"{files.DRAFT}*")
+            new, drafts = folder / path.name, shutil.ignore_patterns(f"{files.DRAFT}*", "*.partial")
             shutil.copytree(path, new, copy_function=_link, symlinks=True, ignore=drafts)
             root = zarr.open_group(new, mode="r+", use_consolidated=False)
             for name in {"obsm", "uns"} - set(root.keys()):
