@@ -176,3 +176,11 @@ def test_a_disk_that_fills_up(source, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_too_small(source, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**4))
+    with pytest.raises(OSError, match=r"out\.zarr' takes up to .*B, and the disk of .* has 10\.0 kB free: make room"):
+        tl.convert(source, tmp_path / "out.zarr")
+    assert not list(tmp_path.iterdir())

@@ -84,7 +84,10 @@ class Checkpoint:
             self.trainings.append({"step": 0})
         state = self.trainings[number]
         if state["step"]:
-            loop.restore(state)
+            try:
+                loop.restore(state)
+            except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:  # whole, but not ours
+                raise ValueError(f"{str(self.path)!r} does not fit: delete it to begin anew.") from error
         return int(state["step"])
 
     def note(self, loop: Loop, step: int, last: bool) -> None:
@@ -110,13 +113,13 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the file once nothing can be lost any more."""
-        self.path.unlink(missing_ok=True)
+        Path(os.path.realpath(self.path)).unlink(missing_ok=True)
 
 
 @contextmanager
-def keeping(path: str | os.PathLike[str] | Checkpoint) -> Iterator[Checkpoint]:
+def keeping(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
     """Give the checkpoint of a fit, and delete its file when the block ends well."""
-    kept = path if isinstance(path, Checkpoint) else Checkpoint(path)
+    kept = Checkpoint(path)
     try:
         yield kept
     except KeyboardInterrupt:

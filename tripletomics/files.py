@@ -157,11 +157,12 @@ def _reserve(folder: Path, needed: int) -> None:
 @contextmanager
 def creating(path: Path) -> Iterator[Path]:
     """Give a temporary folder; it gets the name `path` when the block ends well."""
-    with drafting(path.parent) as folder:
+    real = Path(os.path.realpath(path))
+    with drafting(real.parent) as folder:
         draft = folder / "new"
         draft.mkdir()
         yield draft
-        os.rename(draft, path)
+        os.rename(draft, real)
 
 
 def exchange(draft: Path, path: Path) -> None:

@@ -104,6 +104,7 @@ def transform_shard(
         "cells": rows.n_obs, "chunk": CHUNK,
     }  # fmt: skip
     names = f"{key_added}_metric", key_added  # in the order of writing
+    _sweep(path, names)
     places = [_find(root, path, name, key_added, made_by) for name in names]
     chunks = -(-rows.n_obs // CHUNK)
     mine = range((part - 1) * chunks // parts, part * chunks // parts)
@@ -126,7 +127,6 @@ def transform_shard(
     needed = sum(dims) * 4 * sum(min(CHUNK, rows.n_obs - i * CHUNK) for i in left)
     files.check_room(path, needed, f"The places that are not written yet take up to {decimal(needed)} in all")
     with files.filling(path, needed, "What is written counts: make room and run the same command again."):
-        _sweep(path, names)
         with files.using(path):
             for name, dim in zip(names, dims, strict=True):
                 _create(root, path, name, (rows.n_obs, dim), made_by)
@@ -148,7 +148,8 @@ def transform_shard(
 
 
 def _sweep(path: Path, names: tuple[str, ...]) -> None:
-    """Delete what zarr was writing when a process was killed."""
+    """Delete the drafts of processes that were killed, and what zarr was writing then."""
+    files.sweep(path)
     with files.using(path, alone=True) as held:
         folders = [path, path / "obsm", path / "uns"]
         left = [draft for folder in folders for draft in folder.glob("*.partial")]
