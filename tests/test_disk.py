@@ -362,6 +362,18 @@ def test_a_read_only_store(written, trained, monkeypatch):
         tt.transform(written / "cells.zarr", trained)
 
 
+def test_a_store_that_cannot_be_replaced(written, trained, monkeypatch):
+    before, access = digests(written), os.access
+    monkeypatch.setattr("os.access", lambda path, mode: access(path, mode) and os.fspath(path) != str(written))
+    with pytest.raises(PermissionError, match="lies in a folder that is read-only: a new store is made beside it"):
+        tt.transform(written / "cells.zarr", trained)
+    monkeypatch.undo()
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path.name == "cells.zarr")
+    with pytest.raises(PermissionError, match="is mounted itself: a new store"):
+        tt.fit(written / "cells.zarr", "kind", **FEW)
+    assert digests(written) == before
+
+
 # ---------------------------------------------------------------------------------------------------- damage
 
 

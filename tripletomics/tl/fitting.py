@@ -169,8 +169,8 @@ def fit(
     TypeError
         If `adata` is not an AnnData in memory (or two) or a path, or holds no numbers.
     ValueError
-        If a value cannot be used, two tables have no cell in common, or rows on disk cannot be read. Nothing is written
-        to `adata` then.
+        If a value cannot be used, two tables have no cell in common, rows on disk cannot be read, or the checkpoint is
+        damaged or of something else. Nothing is written to `adata` then.
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """

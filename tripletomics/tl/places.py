@@ -60,10 +60,14 @@ def check_target(source: Path, target: Path, keys: Iterable[str], n_obs: int, wi
     if target.suffix == ".zarr":
         if not os.access(target, os.W_OK):
             raise PermissionError(f"{str(target)!r} is read-only: places are written into it.")
-        parent = Path(os.path.realpath(target)).parent
-        if not os.access(parent, os.W_OK):
-            raise PermissionError(f"{str(parent)!r} is read-only: a new {target.name!r} is made there.")
-        with files.drafting(parent):  # deletes what a kill has left
+        real = Path(os.path.realpath(target))
+        if not os.access(real.parent, os.W_OK) or real.is_mount():
+            why = "is mounted itself" if real.is_mount() else "lies in a folder that is read-only"
+            raise PermissionError(
+                f"{str(target)!r} {why}: a new store is made beside it, which takes its place. Move it into a "
+                "folder that you may write to."
+            )
+        with files.drafting(real.parent):  # deletes what a kill has left
             pass
         _check_shards(target, keys)
         needed += SPARE // 4
