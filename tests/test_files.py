@@ -50,6 +50,17 @@ def test_drafts_of_the_dead_are_deleted_and_those_of_the_living_are_not(other, t
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt"]
 
 
+def test_drafts_of_another_machine_stay_for_a_week(tmp_path):
+    draft = tmp_path / f"{files.DRAFT}other"
+    draft.mkdir()
+    (draft / files.LOCK).write_bytes(b"another" + files.HOST)
+    files.sweep(tmp_path)
+    assert draft.exists()
+    os.utime(draft / files.LOCK, (0, 0))
+    files.sweep(tmp_path)
+    assert not draft.exists()
+
+
 def test_a_draft_cannot_be_guessed_nor_written_to_by_others(tmp_path):
     names = set()
     for _ in range(3):

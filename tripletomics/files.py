@@ -6,8 +6,10 @@ import ctypes
 import errno
 import os
 import shutil
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ except ImportError:  # on Windows nothing tells a draft that is left from one th
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DRAFT, LOCK, KEPT = ".tripletomics-", "lock", "kept"  # a folder of drafts; its lock, and what is to come back, in it
 EXCHANGE = 2  # of Linux's renameat2
+HOST, WEEK = socket.gethostname().encode(), 7 * 24 * 3600.0
 
 
 class DiskFull(OSError):
@@ -89,6 +92,7 @@ def _own(folder: Path) -> tuple[Path, int]:
         with suppress(FileNotFoundError):
             lock = os.open(own / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             with suppress(FileNotFoundError):
+                os.write(lock, HOST)
                 if fcntl is not None:
                     with suppress(OSError):  # some shared disks have no locks: there drafts that are left stay
                         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -98,7 +102,10 @@ def _own(folder: Path) -> tuple[Path, int]:
 
 
 def sweep(folder: Path) -> None:
-    """Delete the drafts in a folder whose processes were killed; what they had put aside gets its name back."""
+    """Delete the drafts in a folder whose processes were killed; what they had put aside gets its name back.
+
+    On some shared disks locks are seen on one machine alone, so drafts of another one are left for a week.
+    """
     for old in folder.glob(f"{DRAFT}*") if fcntl is not None else ():
         with suppress(OSError):
             os.rmdir(old)  # killed before it had a lock
@@ -106,7 +113,8 @@ def sweep(folder: Path) -> None:
             lock = os.open(old / LOCK, os.O_RDWR | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(lock).st_uid != os.getuid():
+                state, here = os.fstat(lock), os.read(lock, len(HOST) + 1) in (HOST, b"")
+                if state.st_uid != os.getuid() or not (here or time.time() - state.st_mtime > WEEK):
                     continue
                 for kept in (old / KEPT).glob("*"):
                     if not (folder / kept.name).exists():
