@@ -20,7 +20,7 @@ import zarr
 from kinds import cells
 
 import tripletomics as tt
-from tripletomics import tl
+from tripletomics import files, tl
 from tripletomics.tl.atlas import CHUNK
 
 N = 2 * CHUNK + 600  # three chunks
@@ -193,7 +193,10 @@ def test_what_counts_as_done(store, model_file, expected):
     tl.transform_shard(store, model_file, "1/1")
     chunks(store)[0].unlink()
     chunks(store, "obsm/X_tt_metric")[1].rename(chunks(store, "obsm/X_tt_metric")[1].with_suffix(".partial"))
+    (store / f"{files.DRAFT}left").mkdir()
+    (store / f"{files.DRAFT}left" / files.LOCK).touch()
     assert tl.transform_shard(store, model_file, "1/1").now == 2 * CHUNK
+    assert not [*store.rglob("*.partial"), *store.glob(f"{files.DRAFT}*")]
     assert_placed(store, expected)
 
 
@@ -317,8 +320,8 @@ def test_a_disk_that_fills_up(run, store, model_file, expected):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 1
     assert re.fullmatch(
-        r"error: '.*' could not be written \(File too large\): the places that are not written yet take up to "
-        r"2\.3 MB in all\. What is written counts: make room and run the same command again\.\n",
+        r"error: '.*' could not be written \(File too large\)\. It takes up to 2\.3 MB, and the disk has "
+        r"[\d.]+ .B free\. What is written counts: make room and run the same command again\.\n",
         error,
     )
     assert np.isnan(ad.read_zarr(store).obsm["X_tt_metric"]).all()

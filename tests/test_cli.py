@@ -2,6 +2,7 @@ import dataclasses
 import inspect
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,9 @@ import pytest
 import tripletomics as tt
 from tripletomics import cli, losses, parts, tl
 from tripletomics.cli.options import Input, Out, options_of
+from tripletomics.files import DiskFull
+
+HERE = Path(tt.__file__).parents[1]
 
 EVERY_OPTION = {
     "label": ("cell_type", "cell_type"),
@@ -39,6 +43,7 @@ EVERY_OPTION = {
     "seed": ("5", 5),
     "device": ("cpu", "cpu"),
     "precision": ("32-true", "32-true"),
+    "checkpoint": ("fit.ckpt", "fit.ckpt"),
     "key_added": ("X_other", "X_other"),
     "progress": ((), False),
 }
@@ -351,7 +356,7 @@ def test_a_bug_keeps_its_traceback(run, source, tmp_path, monkeypatch):
     assert files(tmp_path) == ["cells.h5ad"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interruption_leaves_no_half_file(run, source, tmp_path, monkeypatch, request, number, status):
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
@@ -367,6 +372,78 @@ def test_an_interruption_leaves_no_half_file(run, source, tmp_path, monkeypatch,
     assert given[0] == status
     assert files(tmp_path) == ["cells.h5ad"]
     assert source.read_bytes() == before
+
+
+def test_nohup_is_heeded(run, tmp_path, request):
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, usual))
+    run("transform", tmp_path / "no.h5ad", "--model", tmp_path / "no.tt", "--out", tmp_path / "out.h5ad")
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_ctrl_c_while_modules_are_imported():
+    code = """
+import sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "cyclopts":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from tripletomics.__main__ import main
+main()
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE)
+    assert (said.returncode, said.stdout, said.stderr) == (130, "", "error: interrupted\n")
+
+
+@pytest.mark.parametrize("kind", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("lost", ["cells", "model"])
+def test_what_cannot_be_written_costs_nothing_else(run, source, tmp_path, monkeypatch, kind, lost):
+    """A fit that is done is written as far as the disk allows, and one line says how far that is."""
+
+    def full(*_, **__):
+        raise DiskFull("It could not be written.")
+
+    places = {("cells", ".h5ad"): "tripletomics.cli.verbs.write", ("cells", ".zarr"): "tripletomics.tl.disk.write"}
+    monkeypatch.setattr(places.get((lost, kind), "tripletomics.model.Model.save"), full)
+    out, model = tmp_path / "out.h5ad", tmp_path / "m.tt"
+    given = ["--label", "cell_type", "--model", model, "--steps", 2]
+    if kind == ".zarr":
+        out = tmp_path / "cells.zarr"
+        ad.read_h5ad(source).write_zarr(out)
+        status, _, error = run("fit", out, *given)
+    else:
+        status, _, error = run("fit", source, "--out", out, *given)
+    kept = model if lost == "cells" else out
+    assert (status, error) == (1, f"error: It could not be written. {str(kept)!r} is there.\n")
+    assert model.exists() == (lost == "cells")
+    if lost == "model":
+        assert "X_tt" in (ad.read_zarr(out) if kind == ".zarr" else ad.read_h5ad(out)).obsm
+
+
+def test_a_figure_that_cannot_be_written_costs_no_table(run, source, fitted, tmp_path, monkeypatch):
+    def full(*_):
+        raise DiskFull("It could not be written.")
+
+    fitted[0].save(tmp_path / "m.tt")
+    monkeypatch.setattr("tripletomics.pl.save", full)
+    out = tmp_path / "out.h5ad"
+    given = run("predict", source, "--model", tmp_path / "m.tt", "--out", out, "--figure", tmp_path / "out.png")
+    assert (given[0], given[2].splitlines()[-1]) == (1, f"error: It could not be written. {str(out)!r} is there.")
+    assert "tt_label" in ad.read_h5ad(out).obs
+
+
+@pytest.mark.parametrize("verb", ["fit", "transform", "predict"])
+def test_a_disk_that_is_too_small_is_found_before_the_work(run, source, fitted, tmp_path, monkeypatch, verb):
+    fitted[0].save(tmp_path / "m.tt")
+    monkeypatch.setattr(tl, verb, None)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**5))
+    more = ["--label", "cell_type"] if verb == "fit" else ["--model", tmp_path / "m.tt"]
+    status, _, error = run(verb, source, "--out", tmp_path / "out.h5ad", *more)
+    assert status == 1
+    assert re.fullmatch(r"error: '.*out\.h5ad' takes up to .* MB, and the disk of .* has 100\.0 kB free: .*\n", error)
+    assert "out.h5ad" not in files(tmp_path)
 
 
 def test_warnings_are_tidy(run, source, tmp_path, monkeypatch):

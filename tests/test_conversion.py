@@ -170,9 +170,17 @@ def test_a_disk_that_fills_up(source, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
         with pytest.raises(
-            OSError, match=r"'.*out.zarr' could not be written \(File too large\): that takes up to .* MB"
+            OSError, match=r"'.*out.zarr' could not be written \(File too large\)\. It takes up to .* MB"
         ):
             tl.convert(source, tmp_path / "out.zarr")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_too_small(source, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**4))
+    with pytest.raises(OSError, match=r"out\.zarr' takes up to .*B, and the disk of .* has 10\.0 kB free: make room"):
+        tl.convert(source, tmp_path / "out.zarr")
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,9 @@
 """Tables on disk: the fit in memory where they fit into it, a sample of their rows where not, and all rows placed."""
 
+import functools
 import hashlib
+import itertools
+import os
 import re
 import resource
 import shutil
@@ -16,8 +19,8 @@ import zarr
 from kinds import cells
 
 import tripletomics as tt
-from tripletomics import labels, pp
-from tripletomics.tl import atlas, disk, fitting, frames, stores
+from tripletomics import files, labels, pp
+from tripletomics.tl import atlas, disk, fitting, frames, places, stores
 
 FEW = {"steps": 2, "progress": False}
 KEYS = ("X_tt", "X_tt_metric", "X_tt_pca")
@@ -359,6 +362,18 @@ def test_a_read_only_store(written, trained, monkeypatch):
         tt.transform(written / "cells.zarr", trained)
 
 
+def test_a_store_that_cannot_be_replaced(written, trained, monkeypatch):
+    before, access = digests(written), os.access
+    monkeypatch.setattr("os.access", lambda path, mode: access(path, mode) and os.fspath(path) != str(written))
+    with pytest.raises(PermissionError, match="lies in a folder that is read-only: a new store is made beside it"):
+        tt.transform(written / "cells.zarr", trained)
+    monkeypatch.undo()
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path.name == "cells.zarr")
+    with pytest.raises(PermissionError, match="is mounted itself: a new store"):
+        tt.fit(written / "cells.zarr", "kind", **FEW)
+    assert digests(written) == before
+
+
 # ---------------------------------------------------------------------------------------------------- damage
 
 
@@ -433,7 +448,7 @@ def test_a_disk_that_fills_up(copy, trained, name, monkeypatch):
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20_000 if path.is_file() else 9000, limits[1]))
     try:
         with pytest.raises(
-            OSError, match=r"could not be written \(File too large\): that takes up to .*B\. Nothing of"
+            OSError, match=r"could not be written \(File too large\)\. It takes up to .*B, .* free\. Nothing of"
         ):
             tt.transform(path, trained)
     finally:
@@ -444,6 +459,91 @@ def test_a_disk_that_fills_up(copy, trained, name, monkeypatch):
     with pytest.raises(OSError, match=r"up to .*B, and the disk of .* has 1\.0 kB free: make room first"):
         tt.fit(path, "kind", **FEW)
     assert digests(path.parent) == before
+
+
+class Kill(BaseException):
+    """Nothing is tidied up after it."""
+
+
+@pytest.mark.parametrize("platform", ["linux", "other"])
+def test_a_refit_that_is_killed_before_any_renaming(copy, monkeypatch, platform):
+    """A reader finds all of the old fit or all of the new one, and the next run tidies up."""
+    path = copy("cells.zarr")
+    monkeypatch.setattr("sys.platform", platform)
+
+    def refit(value):
+        arrays = {key: np.full((N, 2), value, dtype=np.float32) for key in KEYS}
+        column = pd.Categorical([f"v{value}"] * N)
+        results = places.Results(
+            N, dict.fromkeys(KEYS, 2), [(0, N, arrays)], {"tt_split": column}, {"X_tt": {"a": value}}
+        )
+        places.write(path, path, results, 1)
+
+    def found():
+        adata = ad.read_zarr(path)
+        values = {float(part) for key in KEYS for part in np.unique(adata.obsm[key])}
+        values |= {float(name[1:]) for name in adata.obs["tt_split"]} | {float(adata.uns["X_tt"]["a"])}
+        assert adata.obsm["X_other"].tolist() == np.arange(2.0 * N).reshape(N, 2).tolist()
+        return values
+
+    refit(0)
+    rename, remove, exchange, left = os.rename, shutil.rmtree, files.exchange, [0]
+
+    def killed(usual, *given):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Kill
+        return usual(*given)
+
+    for number in itertools.count():
+        left[0] = number
+        monkeypatch.setattr("os.rename", functools.partial(killed, rename))
+        monkeypatch.setattr("tripletomics.files.exchange", functools.partial(killed, exchange))
+        monkeypatch.setattr(shutil, "rmtree", lambda *given, **more: left[0] < 0 or remove(*given, **more))
+        try:
+            refit(number + 1)
+        except Kill:
+            ended = False
+        else:
+            ended = True
+        monkeypatch.setattr("os.rename", rename)
+        monkeypatch.setattr("tripletomics.files.exchange", exchange)
+        monkeypatch.setattr(shutil, "rmtree", remove)
+        with stores.reading(path):  # brings back a store that was put aside
+            pass
+        assert found() == ({number + 1} if ended else {0})
+        files.sweep(path.parent)
+        assert os.listdir(path.parent) == ["cells.zarr"]
+        assert not [part for part in os.listdir(path) if part.startswith(files.DRAFT)]
+        if ended:
+            break
+    assert number > 3
+
+
+def test_what_others_write_meanwhile_is_kept(copy, trained):
+    """A fit into a store waits for those that write a block of rows, and takes over what they have written."""
+    path = copy("cells.zarr")
+    shutil.rmtree(path / "obsm" / "X_other")
+
+    def blocks():
+        zarr.open_group(path, use_consolidated=False)["obsm"].create_array("X_late", data=np.zeros((N, 2)))
+        yield 0, N, {"X_tt": np.ones((N, 2), dtype=np.float32)}
+
+    places.write(path, path, places.Results(N, {"X_tt": 2}, blocks(), {}, {}), 1)
+    assert {"X_late", "X_tt"} <= {part.name for part in (path / "obsm").iterdir()}
+
+
+@pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr"])
+def test_a_link_stays_a_link(copy, tmp_path, name):
+    path = copy(name)
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / name
+    link.symlink_to(path)
+    tt.fit(link, "kind", **FEW)
+    assert link.is_symlink()
+    assert "X_tt" in getattr(ad, f"read_{path.suffix[1:]}")(path).obsm
+    assert sorted(os.listdir(tmp_path)) == sorted([name, "links"])
+    assert os.listdir(tmp_path / "links") == [name]
 
 
 # ---------------------------------------------------------------------------------------------------- command line

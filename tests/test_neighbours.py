@@ -122,9 +122,9 @@ def test_the_graph_of_the_data_alone_at_structure_1():
     random = np.random.default_rng(0)
     x, y = random.normal(size=(90, 4)).astype(np.float32), random.integers(4, size=90)
     one, other = (neighbours.fit(x, codes, 1.0, 0) for codes in (y, random.permutation(y)))
-    assert one.state_dict().keys() == other.state_dict().keys()
-    for name, value in one.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name])
+    assert dict(one.named_buffers()).keys() == dict(other.named_buffers()).keys()
+    for name, value in one.named_buffers():
+        assert torch.equal(value, other.get_buffer(name))
     np.testing.assert_array_equal(one.graph, data_graph(x))
 
 

@@ -29,7 +29,14 @@ CHANGES = {
     "seed": 7,
     "precision": "bf16-mixed",
 }
-ELSEWHERE = {"adata", "device", "key_added", "progress", "self_training"}  # tested by name below or in their files
+ELSEWHERE = {
+    "adata",
+    "checkpoint",
+    "device",
+    "key_added",
+    "progress",
+    "self_training",
+}  # tested by name below or in their files
 
 
 def run(cells, /, **given):

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
+import socket
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # on Windows nothing tells a draft that is left from one that is being written
+    fcntl = None  # type: ignore[assignment]
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DRAFT, LOCK, KEPT = ".tripletomics-", "lock", "kept"  # a folder of drafts; its lock, and what is to come back, in it
+EXCHANGE = 2  # of Linux's renameat2
+HOST, WEEK = socket.gethostname().encode(), 7 * 24 * 3600.0
 
 
-def check_writable(path: str | Path, suffix: str) -> Path:
+class DiskFull(OSError):
+    """What could not be written, how much that takes and how much is free."""
+
+
+def check_writable(path: str | Path, suffix: str = "") -> Path:
     """Return the path if a file can be written there, before any work is done for it.
+
+    A symbolic link stands for the file that it names.
 
     Raises
     ------
@@ -21,46 +40,173 @@ def check_writable(path: str | Path, suffix: str) -> Path:
         If the folder does not exist.
     PermissionError
         If the folder, or a file that is there already, is read-only.
+    OSError
+        If the name is too long, or the folder takes no file.
     ValueError
         If the name does not end in `suffix`, or is that of a folder.
     """
     path = Path(path)
-    if path.suffix != suffix:
+    if suffix and path.suffix != suffix:
         raise ValueError(f"{str(path)!r} does not end in {suffix}: name the file {path.with_suffix(suffix).name!r}.")
-    if path.is_dir():
-        raise ValueError(f"{str(path)!r} is a folder: name a file in it.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"The folder {str(path.parent)!r} of {path.name!r} does not exist: create it first.")
-    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+    real = Path(os.path.realpath(path))
+    try:
+        if real.is_dir():
+            raise ValueError(f"{str(path)!r} is a folder: name a file in it.")
+        if not real.parent.is_dir():
+            raise FileNotFoundError(
+                f"The folder {str(real.parent)!r} of {real.name!r} does not exist: create it first."
+            )
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise OSError(f"The name of {str(path)!r} is longer than its disk allows: choose a shorter one.") from None
+    if not os.access(real.parent, os.W_OK) or (real.exists() and not os.access(real, os.W_OK)):
         raise PermissionError(f"{str(path)!r} is read-only: choose another place.")
-    return path
+    with drafting(real.parent):  # what permissions do not tell: a disk that is read-only or full
+        return path
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to; it takes the place of `path` when the block ends well."""
-    path = Path(path)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+def drafting(folder: Path) -> Iterator[Path]:
+    """Give a new folder inside another one, for what is not whole yet; nothing of it is left after the block.
+
+    Its name cannot be guessed, and nobody else may write into it. A lock that ends with this process tells others that
+    it is in use; what processes that were killed have left is deleted first.
+    """
+    sweep(folder)
+    own, lock = _own(folder)
     try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+        os.close(lock)
+
+
+def _own(folder: Path) -> tuple[Path, int]:
+    """Make a folder with a lock that this process holds; `sweep` of another one may delete it before it does."""
+    while True:
+        try:
+            own = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder))
+        except OSError as error:  # name the folder, not the draft
+            raise OSError(error.errno, error.strerror, str(folder)) from None
+        with suppress(FileNotFoundError):
+            lock = os.open(own / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            with suppress(FileNotFoundError):
+                os.write(lock, HOST)
+                if fcntl is not None:
+                    with suppress(OSError):  # some shared disks have no locks: there drafts that are left stay
+                        fcntl.flock(lock, fcntl.LOCK_EX)
+                os.stat(own / LOCK)
+                return own, lock
+            os.close(lock)
+
+
+def sweep(folder: Path) -> None:
+    """Delete the drafts in a folder whose processes were killed; what they had put aside gets its name back.
+
+    On some shared disks locks are seen on one machine alone, so drafts of another one are left for a week.
+    """
+    for old in folder.glob(f"{DRAFT}*") if fcntl is not None else ():
+        with suppress(OSError):
+            os.rmdir(old)  # killed before it had a lock
+        with suppress(OSError):  # another user's, or in use
+            lock = os.open(old / LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                state, here = os.fstat(lock), os.read(lock, len(HOST) + 1) in (HOST, b"")
+                if state.st_uid != os.getuid() or not (here or time.time() - state.st_mtime > WEEK):
+                    continue
+                for kept in (old / KEPT).glob("*"):
+                    if not (folder / kept.name).exists():
+                        os.rename(kept, folder / kept.name)
+                shutil.rmtree(old, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+@contextmanager
+def replacing(path: str | Path, needed: int = 0) -> Iterator[Path]:
+    """Give a temporary name to write to; the file takes the place of `path` when the block ends well.
+
+    Parameters
+    ----------
+    path
+        Of a symbolic link, the file that it names is replaced.
+    needed
+        Bytes that the file takes, as far as is known. They are asked of the disk first: HDF5 ends the process if it
+        fills up.
+
+    Raises
+    ------
+    DiskFull
+        If the disk fills up.
+    """
+    real = Path(os.path.realpath(path))
+    rest = "Nothing of it is left: make room and run the same again."
+    with filling(Path(path), needed, rest), drafting(real.parent) as folder:
+        _reserve(folder, needed)
+        draft = folder / f"new{real.suffix}"
         draft.touch()
-        mode = (path if path.exists() else draft).stat().st_mode  # some writers make files that only their owner reads
+        mode = (real if real.exists() else draft).stat().st_mode  # some writers make files that only their owner reads
         yield draft
         draft.chmod(mode)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+        os.replace(draft, real)
+
+
+def _reserve(folder: Path, needed: int) -> None:
+    """Raise OSError if a disk, or a quota on it, has no room for so many bytes."""
+    if not needed or not hasattr(os, "posix_fallocate"):
+        return
+    with (folder / "room").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, needed)
+    (folder / "room").unlink()
 
 
 @contextmanager
 def creating(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; it gets that name when the block ends well."""
-    draft = path.with_name(f".{path.stem}.{os.getpid()}")
-    try:
+    """Give a temporary folder; it gets the name `path` when the block ends well."""
+    real = Path(os.path.realpath(path))
+    with drafting(real.parent) as folder:
+        draft = folder / "new"
         draft.mkdir()
         yield draft
-        os.rename(draft, path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        os.rename(draft, real)
+
+
+def exchange(draft: Path, path: Path) -> None:
+    """Let a folder of drafts beside `path` take its place, in one step where the system can.
+
+    Where it cannot, a kill between two steps leaves no `path`; `sweep` brings the old one back.
+    """
+    if sys.platform == "linux":
+        rename = getattr(ctypes.CDLL(None), "renameat2", None)
+        here = -100  # paths are relative to the working directory
+        if rename and not rename(here, os.fsencode(draft), here, os.fsencode(path), EXCHANGE):
+            return
+    kept = draft.parent / KEPT
+    kept.mkdir()
+    os.rename(path, kept / path.name)
+    os.rename(draft, path)
+
+
+@contextmanager
+def using(folder: Path, *, alone: bool = False) -> Iterator[bool]:
+    """Hold a folder that `exchange` may replace, together with others or alone; wait for those that hold it.
+
+    Gives whether it is held: some shared disks have no locks.
+    """
+    while True:
+        lock, held = os.open(folder, os.O_RDONLY), False
+        try:
+            if fcntl is not None:
+                with suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+                    held = True
+            if os.path.samestat(os.fstat(lock), os.stat(folder)):  # not replaced meanwhile
+                yield held
+                return
+        finally:
+            os.close(lock)
 
 
 def check_hdf5(path: Path, ending: str, needed: set[str]) -> None:
@@ -95,20 +241,29 @@ def check_hdf5(path: Path, ending: str, needed: set[str]) -> None:
 
 
 def check_room(path: Path, needed: int, what: str) -> None:
-    """Raise OSError if the disk of `path` has fewer bytes free than are needed for what is said to take them."""
+    """Raise DiskFull if the disk of `path` has fewer bytes free than are needed for what is said to take them."""
     from rich.filesize import decimal
 
-    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    real = Path(os.path.realpath(path))
+    free = shutil.disk_usage(real if real.is_dir() else real.parent).free
     if free < needed:
-        raise OSError(f"{what}, and the disk of {str(path)!r} has {decimal(free)} free: make room first.")
+        raise DiskFull(f"{what}, and the disk of {str(path)!r} has {decimal(free)} free: make room first.")
 
 
 @contextmanager
-def filling(path: Path, rest: str) -> Iterator[None]:
-    """Say what `rest` says, how much was needed and what to do, if the disk of `path` fills up."""
+def filling(path: Path, needed: int, rest: str) -> Iterator[None]:
+    """Say how much was needed, how much is free and what `rest` says, if the disk of `path` fills up."""
+    from rich.filesize import decimal
+
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL:
+    except Exception as error:  # HDF5 and safetensors have errors of their own
+        found = [number for number in FULL if getattr(error, "errno", 0) == number or os.strerror(number) in str(error)]
+        if not found or isinstance(error, DiskFull):
             raise
-        raise OSError(f"{str(path)!r} could not be written ({error.strerror}): {rest}") from None
+        with suppress(OSError):
+            real = os.path.realpath(path)
+            free = shutil.disk_usage(real if os.path.isdir(real) else os.path.dirname(real)).free
+            takes = f"It takes up to {decimal(needed)}, and the disk has {decimal(free)} free. " if needed else ""
+            rest = takes + rest if takes else f"The disk has {decimal(free)} free. {rest}"
+        raise DiskFull(f"{str(path)!r} could not be written ({os.strerror(found[0])}). {rest}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -58,8 +59,22 @@ class Balanced:
         self.guide = guide
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
-        random = np.random.default_rng(self.seed)
-        queues = [np.empty(0, dtype=np.int64) for _ in self.cells]
+        self._random = np.random.default_rng(self.seed)
+        self._queues = [np.empty(0, dtype=np.int64) for _ in self.cells]
+        return self._batches()
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next batches hang on."""
+        sizes = np.array([len(queue) for queue in self._queues])
+        return {"random": self._random, "queues": np.concatenate([*self._queues, sizes[:0]]), "sizes": sizes}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state, after `iter`."""
+        self._random.bit_generator.state = state["random"]
+        self._queues[:] = np.split(state["queues"], np.cumsum(state["sizes"])[:-1])
+
+    def _batches(self) -> Iterator[tuple[np.ndarray, ...]]:
+        random, queues = self._random, self._queues
         while True:
             companions = None if self.guide is None else self.guide.companions
             views = 1 if companions is None else 1 + companions.shape[1]
@@ -139,9 +154,25 @@ class Views:
         self.labelled = Balanced(y, self.batch_size // 2, seed, batch, guide) if len(self.kinds) else None
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
-        random = np.random.default_rng([self.seed, 2])  # not the draw of the labelled cells
-        labelled = iter(()) if self.labelled is None else iter(self.labelled)
-        pools = [_Pool(np.flatnonzero(rows), random) for rows in (~self.lone, self.lone)]
+        self._random = np.random.default_rng([self.seed, 2])  # not the draw of the labelled cells
+        self._pools = [_Pool(np.flatnonzero(rows), self._random) for rows in (~self.lone, self.lone)]
+        return self._batches(iter(()) if self.labelled is None else iter(self.labelled))
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next batches hang on."""
+        rests = {str(i): pool.rest for i, pool in enumerate(self._pools)}
+        return {"random": self._random, "rests": rests, "labelled": self.labelled.state() if self.labelled else {}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state, after `iter`."""
+        self._random.bit_generator.state = state["random"]
+        for i, pool in enumerate(self._pools):
+            pool.rest = state["rests"][str(i)]
+        if self.labelled:
+            self.labelled.restore(state["labelled"])
+
+    def _batches(self, labelled: Iterator[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, ...]]:
+        random, pools = self._random, self._pools
         while True:
             known = next(labelled, (np.zeros(0, dtype=np.int64),))[0]
             n = self.batch_size - len(known)
@@ -223,7 +254,19 @@ class Neighbourhoods:
         self.seed = seed
 
     def __iter__(self) -> Iterator[tuple[np.ndarray]]:
-        random = np.random.default_rng(self.seed)
+        self._random = np.random.default_rng(self.seed)
+        return self._batches()
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next batches hang on."""
+        return {"random": self._random}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state, after `iter`."""
+        self._random.bit_generator.state = state["random"]
+
+    def _batches(self) -> Iterator[tuple[np.ndarray]]:
+        random = self._random
         n, k = self.graph.shape
         if k * self.batch_size >= 2 * n:
             while True:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tripletomics import metrics, networks, processes
 from tripletomics.area import EqualArea
 from tripletomics.augment import Augmentation
+from tripletomics.checkpoint import Checkpoint, Loop
 from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
 from tripletomics.modalities import Pair
@@ -63,6 +64,7 @@ def train(
     seed: int,
     watch: Callable[[int, Tensor], None],
     orthogonal: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, np.ndarray]:
     """Train `network`, and `loss` where it has parameters, in place; return the loss of each step and its traces.
 
@@ -81,6 +83,8 @@ def train(
         Called after each step with its number and loss.
     orthogonal
         Whether the hidden layers take orthogonal steps, as `Muon` does.
+    checkpoint
+        What goes on where it was stopped.
 
     Notes
     -----
@@ -105,21 +109,21 @@ def train(
         fused=fabric.device.type in ("cpu", "cuda") and getattr(fabric.strategy.precision, "scaler", None) is None,
     )
     twin = copy.deepcopy(network) if loss.momentum else None
-    network, optimizer = fabric.setup(network.train(), optimizer)
+    bare, (network, optimizer) = (network, optimizer), fabric.setup(network.train(), optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
     ready = source.contract is None
     generator = torch.Generator(fabric.device).manual_seed(seed + (0 if ready else processes.rank()))
     batches = iter(sampler)
-    values, traces = [], []
-    seen, due = 0, 0
-    for step in range(steps):
+    loop = Loop(bare[0], twin, loss, bare[1], schedule, fabric.strategy.precision, generator, sampler, watch)
+    values, traces = loop.values, loop.traces
+    for step in range(checkpoint.begin(loop) if checkpoint else 0, steps):
         loss.pace(step, steps)
-        if loss.epochs and seen >= due:
+        if loss.epochs and loop.seen >= loop.due:
             loss.survey(project(network, source, fabric.device), fabric.to_device(targets))
-            due += loss.epochs * len(source)
+            loop.due += loss.epochs * len(source)
         rows = processes.of_first(np.stack(next(batches)))  # (views, n)
         views, n = rows.shape
-        seen += n
+        loop.seen += n
         own = processes.part(n)
         taken = slice(None) if ready else own
         shown = source.rows(rows[:, taken].ravel())
@@ -146,6 +150,8 @@ def train(
             check_finite(values[-1], step, steps)
         traces.append(loss.trace())
         watch(step + 1, values[-1])
+        if checkpoint:
+            checkpoint.note(loop, step + 1, last=step + 1 == steps)
     processes.share_state(network, loss)
     losses = processes.of_first(torch.stack(values).cpu().numpy())
     check_finite(torch.from_numpy(losses), steps - 1, steps)
@@ -189,6 +195,7 @@ def learn_metric(
     scores: np.ndarray,
     taught: np.ndarray | None = None,
     report: Report = silent,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Encoder | PairEncoder, History]:
     """Train the encoder on labels, on views of all cells, or on both.
 
@@ -220,7 +227,7 @@ def learn_metric(
     watch = Watch("metric", steps, report, encoder, cells, y, rows, held_out_rows, fabric)
     curves = train(
         fabric, encoder, loss, source, sampler, torch.from_numpy(y_train),
-        steps=steps, lr=lr, augment=augment, seed=seed, watch=watch,
+        steps=steps, lr=lr, augment=augment, seed=seed, watch=watch, checkpoint=checkpoint,
     )  # fmt: skip
     return encoder, {"metric": watch.history(curves)}
 
@@ -241,6 +248,7 @@ def learn_map(
     lr: float,
     seed: int,
     report: Report = silent,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Networks, History]:
     """Train the map head on what the encoder gives.
 
@@ -277,6 +285,7 @@ def learn_map(
         fabric, head, neighbours, inputs.subset(rows),
         Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
         steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch, orthogonal=True,
+        checkpoint=checkpoint,
     )  # fmt: skip
     head.orient(project(head, inputs.subset(rows), fabric.device), known[train_on])
     if spread:

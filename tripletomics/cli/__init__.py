@@ -100,7 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments
         Those of the terminal by default.
     """
-    signal.signal(signal.SIGTERM, _stop)
+    for name in ("SIGTERM", "SIGHUP"):  # SIGHUP, which Windows has not: the terminal was closed
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
+            signal.signal(number, _stop)
     logging.disable(logging.INFO)  # hints of Lightning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -118,8 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(1)  # as rich does
         except CycloptsError as error:
             message, status = str(error), 2
-        except KeyboardInterrupt:
-            message, status = "interrupted", 130
+        except KeyboardInterrupt as stop:
+            message, status = f"interrupted: {stop}." if stop.args else "interrupted", 130
         except Exception as error:
             if not _is_refusal(error):
                 if processes.first_to_say(repr(error)):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tripletomics import files, tl
+from tripletomics.cli.reading import write
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,8 +50,8 @@ def demo(*, out: Path = Path("tripletomics-demo")) -> None:
 
         scores = {basis: f"held-out F1 {f1:.2f}" for basis, f1 in notes.items()}
         pl.save(pl.compare(adata, "cell_type", scores=scores), figure)
-    with _timed("writing"), files.replacing(table) as draft:
-        adata.write_h5ad(draft)
+    with _timed("writing"):
+        write(adata, table)
         fitted.save(model)
 
     _print_scores(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tripletomics.files import check_hdf5
+from tripletomics.files import check_hdf5, check_room, replacing
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MODALITIES = ".h5mu"  # how a file of several modalities ends
 NAMES = ("rna", "protein")  # of two files
+SPARE, TEXT = 4096, 48  # bytes that an element and a text take in HDF5 besides their content
+ADDED = 4 * 128  # bytes a cell of coordinates and predictions
 
 
 def suffix(path: Path, other: Path | None = None) -> str:
@@ -40,12 +42,51 @@ def read_cells(path: Path, other: Path | None = None) -> AnnData | MuData:
 
 
 def write(cells: AnnData | MuData, path: Path) -> None:
-    """Write cells as `read_cells` reads them."""
-    if hasattr(cells, "mod"):
-        with _mudata().set_options(pull_on_update=False):
-            cells.write_h5mu(path)
-    else:
-        cells.write_h5ad(path)
+    """Write a file of cells, as `read_cells` reads it, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If the disk fills up, or its folder is gone.
+    """
+    with replacing(path, size(cells)) as draft:
+        if hasattr(cells, "mod"):
+            with _mudata().set_options(pull_on_update=False):
+                cells.write_h5mu(draft)
+        else:
+            cells.write_h5ad(draft)
+
+
+def check_room_for(path: Path, cells: AnnData | MuData) -> None:
+    """Raise DiskFull if the disk of `path` has no room for the cells and what a fit adds to them."""
+    from rich.filesize import decimal
+
+    needed = size(cells) + ADDED * cells.n_obs
+    check_room(path, needed, f"{str(path)!r} takes up to {decimal(needed)}")
+
+
+def size(element: Any) -> int:
+    """Return how many bytes cells, or a part of them, take in a file: rather more than less."""
+    if hasattr(element, "columns"):  # a table: text takes a number, a length and padding besides its letters
+        places = len(element) * (element.shape[1] + 1)
+        return SPARE * (element.shape[1] + 1) + int(element.memory_usage(deep=True).sum()) + TEXT * places
+    if hasattr(element, "items"):
+        return SPARE + sum(size(value) for _, value in element.items())
+    if hasattr(element, "mod"):  # MuData
+        return sum(map(size, (element.mod, element.obs, element.var, *_annotations(element))))
+    if hasattr(element, "obs_names"):  # AnnData
+        raw = element.raw
+        parts = (raw.X, raw.var, raw.varm) if raw is not None else ()
+        return sum(map(size, (element.X, element.obs, element.var, element.layers, *_annotations(element), *parts)))
+    if hasattr(element, "indptr"):
+        return SPARE + sum(part.nbytes for part in (element.data, element.indices, element.indptr))
+    if getattr(getattr(element, "dtype", None), "kind", "") in "OT" and hasattr(element, "ravel"):
+        return SPARE + sum(TEXT + 4 * len(str(value)) for value in element.ravel())
+    return SPARE + (int(element.nbytes) if hasattr(element, "nbytes") else 4 * len(str(element)))
+
+
+def _annotations(cells: Any) -> tuple[Any, ...]:
+    return tuple(getattr(cells, name) for name in ("obsm", "varm", "obsp", "varp", "uns"))
 
 
 def check_cells(path: Path, other: Path | None = None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,13 +12,15 @@ from cyclopts import CycloptsError, Parameter
 
 from tripletomics import files, processes, tl
 from tripletomics.cli.options import OUT, Input, Out, options_of
-from tripletomics.cli.reading import check_cells, read, read_cells, suffix, write
+from tripletomics.cli.reading import check_cells, check_room_for, read, read_cells, suffix, write
 from tripletomics.names import harmless, printable
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from mudata import MuData
+
+    from tripletomics.model import Model
 
 
 @options_of(tl.fit)
@@ -39,36 +43,113 @@ def fit(  # noqa: D103
         raise ValueError("--index is kept in the model file: name it with --model.")
     if model is not None:
         files.check_writable(model, ".tt")
-    cells = None  # in memory
     if input.suffix == ".zarr":
         if protein is not None or out is not None:
             raise ValueError(
                 f"Places of {str(input)!r} are written into it: leave --{'protein' if protein else 'out'} out."
             )
-        fitted = tl.fit(input, label, **settings)
     else:
         if out is None:
             raise CycloptsError(msg='Command "fit" parameter --out requires an argument.')
         files.check_writable(out, suffix(input, protein))
         check_cells(input, protein)
-        if suffix(input, protein) == ".h5ad" and _is_large(input, settings):
-            from tripletomics.tl import disk
-
-            fitted = disk.fit(input, disk.settings_of(label, settings), out)
-        else:
-            cells = read_cells(input, protein)
-            fitted = tl.fit(cells, label, **settings)
+    settings = {**settings, "label": label}
+    with _checkpoint(settings):
+        fitted = _fit(input, protein, out, settings, model, index)
     if processes.rank() > 0:  # the first of many processes writes
         return
-    if cells is not None and out is not None:
-        with files.replacing(out) as draft:
-            write(cells, draft)
-            if model is not None:
-                fitted.save(model, index=index)
-    elif model is not None:
-        fitted.save(model, index=index)
     print(printable(fitted.summary()))
     _report_written(out or input, model)
+
+
+def _fit(
+    input: Path, protein: Path | None, out: Path | None, settings: dict[str, Any], model: Path | None, index: bool
+) -> Model:
+    """Fit, and write the cells and the model, either of them if the other one cannot be written."""
+    written = _Written()
+
+    def save(fitted: Model) -> None:
+        if model is not None and processes.rank() == 0:
+            written.try_to(model, lambda: fitted.save(model, index=index))
+
+    if out is None or (suffix(input, protein) == ".h5ad" and _is_large(input, settings)):
+        from tripletomics.tl import disk
+
+        with written.rest(out or input):
+            fitted = disk.fit(input, disk.settings_of(settings.pop("label"), settings), out, save)
+    else:
+        cells = read_cells(input, protein)
+        check_room_for(out, cells)
+        fitted = tl.fit(cells, **settings)
+        if processes.rank() == 0:
+            written.try_to(out, lambda: write(cells, out))
+        save(fitted)
+    written.check()
+    return fitted
+
+
+@contextmanager
+def _checkpoint(settings: dict[str, Any]) -> Iterator[None]:
+    """Open the checkpoint of a fit, which is kept until all is written."""
+    if settings.get("checkpoint") is None:
+        with _hinting("with --checkpoint FILE the same command would go on where it was"):
+            yield
+        return
+    from tripletomics.checkpoint import keeping
+
+    with keeping(settings["checkpoint"]) as settings["checkpoint"]:
+        yield
+
+
+@contextmanager
+def _hinting(hint: str) -> Iterator[None]:
+    """Say after Ctrl-C how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(hint) from None
+
+
+class _Written:
+    """Files that were written, and what was in the way of others."""
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+        self.errors: list[Exception] = []
+
+    def try_to(self, path: Path, write: Callable[[], object]) -> None:
+        """Write a file, or note why not."""
+        try:
+            write()
+            self.paths.append(path)
+        except Exception as error:
+            self.errors.append(error)
+
+    @contextmanager
+    def rest(self, path: Path) -> Iterator[None]:
+        """Add what was written before to the message if this one is not."""
+        try:
+            yield
+            self.paths.append(path)
+        except Exception as error:
+            if not self.paths:
+                raise
+            self.errors.append(error)
+            self.check()
+
+    def check(self) -> None:
+        """Raise if a file was not written, and name those that were."""
+        if not self.errors:
+            return
+        if len(self.errors) == 1 and not self.paths:
+            raise self.errors[0]
+        for error in self.errors:
+            if not isinstance(error, OSError):
+                raise error
+        there = (
+            f"{' and '.join(repr(str(path)) for path in self.paths)} {'is' if len(self.paths) == 1 else 'are'} there."
+        )
+        raise OSError(" ".join([*map(str, self.errors), *[there] * bool(self.paths)])) from self.errors[0]
 
 
 @options_of(tl.transform)
@@ -107,9 +188,9 @@ def transform(  # noqa: D103
         disk.transform(input, fitted, out=out, **settings)
     else:
         cells = read_cells(input)
+        check_room_for(out, cells)
         tl.transform(cells, fitted, **settings)
-        with files.replacing(out) as draft:
-            write(cells, draft)
+        write(cells, out)
     _report_written(out)
 
 
@@ -129,7 +210,8 @@ def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, set
         )
     if out is not None:
         raise ValueError("--shard writes into INPUT: leave --out out.")
-    placed = tl.transform_shard(store, model, shard, **settings)
+    with _hinting("rows that are written count, and the same command goes on behind them"):
+        placed = tl.transform_shard(store, model, shard, **settings)
     if placed.start == placed.stop:
         print(f"Shard {shard} has no rows: it takes fewer shards to place {str(store)!r}.")
         return
@@ -170,15 +252,16 @@ def predict(  # noqa: D103
 
     fitted = load(model)
     cells = read_cells(input)
+    check_room_for(out, cells)
     tl.predict(cells, fitted, **settings)
-    key = settings.get("key_added", "X_tt")
-    with files.replacing(out) as draft:
-        write(cells, draft)
-        if figure is not None:
-            os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
-            from tripletomics import pl
+    key, written = settings.get("key_added", "X_tt"), _Written()
+    written.try_to(out, lambda: write(cells, out))
+    if figure is not None:
+        os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
+        from tripletomics import pl
 
-            pl.save(pl.mapping(cells, fitted, basis=key), figure)
+        written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key), figure))
+    written.check()
     _print_mapping(cells, "tt" if key == "X_tt" else key)
     _report_written(out, figure)
 

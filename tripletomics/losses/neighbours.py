@@ -87,20 +87,25 @@ class Neighbours(Loss):
         self.graph: Tensor
         self.weights: Tensor
         self.place: Tensor
-        self.register_buffer("graph", torch.from_numpy(graph))
-        self.register_buffer("weights", torch.from_numpy(weights).float())
-        self.satellites: Tensor
         few = np.zeros(len(graph), dtype=bool) if satellites is None else satellites
-        self.register_buffer("satellites", torch.from_numpy(few))
-        self.register_buffer("place", torch.full((len(graph) + 1,), -1))  # the last one is for -1, no cell
+        self.satellites: Tensor
+        self.register_buffer("graph", torch.from_numpy(graph), persistent=False)
+        self.register_buffer("weights", torch.from_numpy(weights).float(), persistent=False)
+        self.register_buffer("satellites", torch.from_numpy(few), persistent=False)
+        # the last one is for -1, no cell
+        self.register_buffer("place", torch.full((len(graph) + 1,), -1), persistent=False)
         self.importance: Tensor
         self.codes: Tensor
         self.ranks: Tensor
         most = max((len(ranks) for _, _, ranks in groupings), default=0)
         ranks = [np.pad(ranks, (0, most - len(ranks))) for _, _, ranks in groupings]  # a group without cells
-        self.register_buffer("importance", torch.tensor([importance for importance, _, _ in groupings]))
-        self.register_buffer("codes", torch.from_numpy(np.array([codes for _, codes, _ in groupings], dtype=np.int64)))
-        self.register_buffer("ranks", torch.from_numpy(np.array(ranks, dtype=np.float32)))
+        self.register_buffer(
+            "importance", torch.tensor([importance for importance, _, _ in groupings]), persistent=False
+        )
+        self.register_buffer(
+            "codes", torch.from_numpy(np.array([codes for _, codes, _ in groupings], dtype=np.int64)), persistent=False
+        )
+        self.register_buffer("ranks", torch.from_numpy(np.array(ranks, dtype=np.float32)), persistent=False)
 
     def forward(self, a: Tensor, rows: Tensor) -> Tensor:
         """Return the loss of the places `a` (n, dim) of the cells `rows` (n,)."""

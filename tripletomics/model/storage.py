@@ -72,7 +72,7 @@ def save(model: Model, path: str | Path, index: bool) -> None:
         "findings": {name: values.tolist() for name, values in model.findings.items()},
     }  # fmt: skip
     whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    with files.replacing(path) as draft:
+    with files.replacing(path, sum(tensor.nbytes for tensor in whole.values())) as draft:
         save_file(whole, draft, {"tripletomics": json.dumps(header)})
         seal(draft)
 

@@ -11,8 +11,6 @@ import hashlib
 import math
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +104,7 @@ def transform_shard(
         "cells": rows.n_obs, "chunk": CHUNK,
     }  # fmt: skip
     names = f"{key_added}_metric", key_added  # in the order of writing
+    _sweep(path, names)
     places = [_find(root, path, name, key_added, made_by) for name in names]
     chunks = -(-rows.n_obs // CHUNK)
     mine = range((part - 1) * chunks // parts, part * chunks // parts)
@@ -126,23 +125,37 @@ def transform_shard(
     with of_rows(begin, end):
         query = pp.take_query(AnnData(first, var=var), fitted.part(), weights, None, missing, alias, min_matched)
     needed = sum(dims) * 4 * sum(min(CHUNK, rows.n_obs - i * CHUNK) for i in left)
-    takes = f"places that are not written yet take up to {decimal(needed)} in all"
-    files.check_room(path, needed, f"The {takes}")
-    with files.filling(path, f"the {takes}. What is written counts: make room and run the same command again."):
-        for name, dim in zip(names, dims, strict=True):
-            _create(root, path, name, (rows.n_obs, dim), made_by)
-        _name_model(root, path, key_added, fitted.id)
-        places = [_find(root, path, name, key_added, made_by) for name in names]
-        _publish(root, path, names)
+    files.check_room(path, needed, f"The places that are not written yet take up to {decimal(needed)} in all")
+    with files.filling(path, needed, "What is written counts: make room and run the same command again."):
+        with files.using(path):
+            for name, dim in zip(names, dims, strict=True):
+                _create(root, path, name, (rows.n_obs, dim), made_by)
+            _name_model(root, path, key_added, fitted.id)
+            places = [_find(root, path, name, key_added, made_by) for name in names]
+            _publish(root, path, names)
         with steps_bar(len(todo), True) as step:
             for i in todo:
                 begin, end = i * CHUNK, min((i + 1) * CHUNK, rows.n_obs)
                 step(f"rows {begin:,} to {end - 1:,}")
                 x = read_block(rows, var, begin, end, match, fitted)
-                for array, values in zip(places, fitted.place(x, query.present), strict=True):
-                    array[begin:end] = values
-        _publish(root, path, names)  # another process may have listed the arrays before these were there
+                found = fitted.place(x, query.present)
+                with files.using(path):
+                    for array, values in zip(places, found, strict=True):
+                        array[begin:end] = values
+        with files.using(path):
+            _publish(root, path, names)  # another process may have listed the arrays before these were there
     return Placed(start, stop, sum(min(CHUNK, rows.n_obs - i * CHUNK) for i in todo))
+
+
+def _sweep(path: Path, names: tuple[str, ...]) -> None:
+    """Delete the drafts of processes that were killed, and what zarr was writing then."""
+    files.sweep(path)
+    with files.using(path, alone=True) as held:
+        folders = [path, path / "obsm", path / "uns"]
+        left = [draft for folder in folders for draft in folder.glob("*.partial")]
+        left += [draft for name in names for draft in (path / "obsm" / name).rglob("*.partial")]
+        for draft in left if held else ():  # else they may be another machine's
+            draft.unlink(missing_ok=True)
 
 
 def _parse(shard: str) -> tuple[int, int]:
@@ -206,19 +219,22 @@ def _create(root: zarr.Group, path: Path, name: str, shape: tuple[int, int], mad
         anndata.io.write_elem(root, "obsm", {})
     if f"obsm/{name}" in root:
         return
-    draft = Path(tempfile.mkdtemp(prefix=".tripletomics-", dir=path))
-    try:
+    with files.drafting(path) as draft:
         zarr.create_array(
             draft / name, shape=shape, chunks=(min(CHUNK, shape[0]), shape[1]), dtype="float32", fill_value=math.nan,
             attributes={"encoding-type": "array", "encoding-version": "0.2.0", "tripletomics": made_by},
             zarr_format=root.metadata.zarr_format,
         )  # fmt: skip
-        os.rename(draft / name, path / "obsm" / name)
+        _rename(draft / name, path / "obsm" / name)
+
+
+def _rename(draft: Path, path: Path) -> None:
+    """Give a draft its name, unless another process was first."""
+    try:
+        os.rename(draft, path)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _check_origin(root: zarr.Group, path: Path, key: str, model: str) -> None:
@@ -249,16 +265,10 @@ def _name_model(root: zarr.Group, path: Path, key: str, model: str) -> None:
         return
     if "uns" not in root:
         anndata.io.write_elem(root, "uns", {})
-    draft = Path(tempfile.mkdtemp(prefix=".tripletomics-", dir=path))
-    try:
+    with files.drafting(path) as draft:
         made = zarr.open_group(draft / "new", mode="w", zarr_format=root.metadata.zarr_format)
         anndata.io.write_elem(made, key, {"seen": model})
-        os.rename(draft / "new" / key, path / "uns" / key)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _rename(draft / "new" / key, path / "uns" / key)
 
 
 def _publish(root: zarr.Group, path: Path, names: tuple[str, ...]) -> None:

@@ -53,6 +53,7 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
     """
     import anndata
     import zarr
+    from rich.filesize import decimal
 
     from tripletomics.tl.places import room
     from tripletomics.tl.stores import Rows, modernised, reading
@@ -67,6 +68,7 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
         _check_names(root, source)
         matrices = [Rows(root, source, name=name) for name in names if _is_matrix(root[name]) and _by_cells(name)]
         needed = sum(int(rows.n_obs * rows.bytes_of_a_row()) for rows in matrices)
+        files.check_room(target, needed, f"{str(target)!r} takes up to {decimal(needed)}")
         with room(target, needed), files.creating(target) as draft:
             store = zarr.open_group(draft, mode="w", zarr_format=anndata.settings.zarr_write_format)
             store.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})

@@ -7,7 +7,8 @@ each type, serves as well as all of them; and the order of the rows on disk does
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -18,6 +19,7 @@ import psutil
 from anndata import AnnData
 
 from tripletomics import augment, keys, labels, losses, networks, pp, processes, training
+from tripletomics.checkpoint import keeping
 from tripletomics.model import Model
 from tripletomics.model.scoring import SCORED
 from tripletomics.pcs import N_COMPONENTS
@@ -46,7 +48,12 @@ class Sample(NamedTuple):
     held_out: np.ndarray | None  # None where all cells are in memory
 
 
-def fit(path: Path, settings: Mapping[str, Any], out: Path | None = None) -> Model:
+def fit(
+    path: Path,
+    settings: Mapping[str, Any],
+    out: Path | None = None,
+    done: Callable[[Model], object] | None = None,
+) -> Model:
     """Fit a model to a table on disk, and write what `tripletomics.fit` writes into it, or into a copy.
 
     Parameters
@@ -57,15 +64,20 @@ def fit(path: Path, settings: Mapping[str, Any], out: Path | None = None) -> Mod
         All arguments of `tripletomics.fit` but the first.
     out
         File to write, .h5ad; by default that which is read.
+    done
+        Called with the model before anything is written.
 
     Raises
     ------
     FileNotFoundError, PermissionError, ValueError, KeyError, OSError
         As `tripletomics.fit`. Nothing is written then.
     """
+    if isinstance(settings["checkpoint"], (str, os.PathLike)):
+        with keeping(settings["checkpoint"]) as kept:
+            return fit(path, {**settings, "checkpoint": kept}, out, done)
     with modernised(path) as source:
         if source != path:
-            return fit(source, settings, out or path)
+            return fit(source, settings, out or path, done)
     target, key = out or path, settings["key_added"]
     pp.check_key(key)
     pp.check_settings(*(settings[name] for name in (
@@ -94,6 +106,8 @@ def fit(path: Path, settings: Mapping[str, Any], out: Path | None = None) -> Mod
         blocks = _place(path, settings["layer"], model, match, None, names, settings["progress"], known=True)
         column = pp.split_names(held_out)
     if processes.rank() == 0:  # the first of many processes writes
+        if done:
+            done(model)
         write(path, target, Results(n_obs, widths, blocks, {split: column}, {key: model.record()}), needed)
     return model
 

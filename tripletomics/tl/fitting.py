@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from tripletomics.augment import Augmentation
+    from tripletomics.checkpoint import Checkpoint
     from tripletomics.model import Model
     from tripletomics.networks import MLP
     from tripletomics.pp import NewCells
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
     Cells: TypeAlias = AnnData | Sequence[AnnData] | Mapping[str, AnnData] | MuData
 else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = Cells = object
-    Module = Augmentation = MLP = str
+    Module = Augmentation = MLP = Checkpoint = str
 
 
 AN_ARRAY = "an array"  # in place of what has no name to write, such as hold_out
+UNKEPT = ("adata", "checkpoint", "progress")  # arguments that change nothing in the model
 DEFAULT_LOSS = "softmax"  # within noise of the best, and the simplest: see docs/choose-a-loss.md
 DEFAULT_VIEWS = "simclr:temperature=0.2,neighbours=5"  # of cells without labels: see docs/few-labels.md
 DEFAULT_PAIR = "clip"  # of two modalities: see docs/two-modalities.md
@@ -59,6 +61,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    checkpoint: str | Path | Checkpoint | None = None,
     key_added: str = "X_tt",
     progress: bool = True,
 ) -> Model:
@@ -134,6 +137,11 @@ def fit(
         "auto", "cpu", "cuda" or "mps".
     precision
         "auto" (float32), or a precision of Lightning Fabric such as "bf16-mixed".
+    checkpoint
+        File in which the fit notes how far it is: after each training (encoder, map, each encoder of the calibration,
+        null) and within one every minute. If the fit is stopped, at any moment, the same call goes on from there, and
+        ends as one that was not stopped, to the last bit (but for `seconds`) on the same device with as many threads.
+        The file is deleted when all is done. One that was begun with other cells, settings or versions is refused.
     key_added
         Key of the map in `obsm`; prefix of the others.
     progress
@@ -168,12 +176,13 @@ def fit(
     TypeError
         If `adata` is not an AnnData in memory (or two) or a path, or holds no numbers.
     ValueError
-        If a value cannot be used, two tables have no cell in common, or rows on disk cannot be read. Nothing is written
-        to `adata` then.
+        If a value cannot be used, two tables have no cell in common, rows on disk cannot be read, or the checkpoint is
+        damaged or of something else. Nothing is written to `adata` then.
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
     from tripletomics import pp
+    from tripletomics.checkpoint import keeping
     from tripletomics.index import Catalog
     from tripletomics.keys import split_key
     from tripletomics.model import Model, Side, score, score_null, score_structure, test_of
@@ -187,11 +196,16 @@ def fit(
 
         return disk.fit(Path(adata), {name: value for name, value in given.items() if name != "adata"})
     pp.check_key(key_added, adata)
+    if isinstance(checkpoint, (str, os.PathLike)):
+        with keeping(checkpoint) as kept:
+            return fit(**given | {"checkpoint": kept})
+    if checkpoint:
+        checkpoint.expect(facts(given))
     task = prepare(
         adata, label, loss=loss, structure=structure, spread=spread, dim=dim, metric_dim=metric_dim, batch=batch,
         layer=layer, counts=counts, unlabelled=unlabelled, hold_out=hold_out, encoder=encoder, augment=augment,
         self_training=self_training, steps=steps, batch_size=batch_size, lr=lr, seed=seed, device=device,
-        precision=precision,
+        precision=precision, checkpoint=checkpoint,
     )  # fmt: skip
     with training_bar(progress) as report:
         task = study(task, report)
@@ -212,7 +226,7 @@ def fit(
     findings = task.loss.findings() | (task.lesson.findings if task.lesson else {})
     if p_value:
         findings["tested"] = test_of(task.codes, task.held_out, seed)
-    settings = {name: text(value) for name, value in (given | task.used).items() if name not in ("adata", "progress")}
+    settings = {name: text(value) for name, value in (given | task.used).items() if name not in UNKEPT}
     model = Model(
         task.features, trained, task.classes, settings, scores, p_value, history, findings, seconds,
         _versions(), reference, calibration,
@@ -231,6 +245,14 @@ def fit(
         target.obs[split_key(key_added)] = split[rows]
         target.uns[key_added] = model.record()
     return model
+
+
+def facts(given: Mapping[str, object]) -> dict[str, str]:
+    """Return the settings and versions that the trainings of a fit follow from; an array is told by what it does."""
+    settings = {
+        name: text(value) for name, value in given.items() if name not in UNKEPT and not hasattr(value, "dtype")
+    }
+    return settings | {f"version of {package}": number for package, number in _versions().items()}
 
 
 def default_loss(codes: np.ndarray, paired: bool = False) -> str:

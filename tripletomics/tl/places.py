@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -61,7 +60,17 @@ def check_target(source: Path, target: Path, keys: Iterable[str], n_obs: int, wi
     if target.suffix == ".zarr":
         if not os.access(target, os.W_OK):
             raise PermissionError(f"{str(target)!r} is read-only: places are written into it.")
+        real = Path(os.path.realpath(target))
+        if not os.access(real.parent, os.W_OK) or real.is_mount():
+            why = "is mounted itself" if real.is_mount() else "lies in a folder that is read-only"
+            raise PermissionError(
+                f"{str(target)!r} {why}: a new store is made beside it, which takes its place. Move it into a "
+                "folder that you may write to."
+            )
+        with files.drafting(real.parent):  # deletes what a kill has left
+            pass
         _check_shards(target, keys)
+        needed += SPARE // 4
         what = "The places take"
     else:
         files.check_writable(target, ".h5ad")
@@ -76,21 +85,21 @@ def write(source: Path, target: Path, results: Results, needed: int) -> None:
 
     Raises
     ------
-    OSError
+    DiskFull
         If the disk fills up. Nothing is changed then.
     """
-    with room(target, needed):
-        if target.suffix == ".zarr":
+    if target.suffix == ".zarr":
+        with room(target, needed):
             _write_zarr(target, results)
-        else:
-            _write_h5ad(source, target, results)
+    else:
+        _write_h5ad(source, target, results, needed)
 
 
-def _write_h5ad(source: Path, target: Path, results: Results) -> None:
+def _write_h5ad(source: Path, target: Path, results: Results, needed: int) -> None:
     import anndata
     import h5py
 
-    with files.replacing(target) as draft:
+    with files.replacing(target, needed) as draft:
         shutil.copyfile(source, draft)
         _make_room(draft, results)
         with h5py.File(draft, "r+") as root:
@@ -115,34 +124,56 @@ def _make_room(draft: Path, results: Results) -> None:
 
 
 def _write_zarr(path: Path, results: Results) -> None:
-    """Write drafts in a folder of the store, and then give them their names: a kill before that changes nothing."""
+    """Write into another folder with the same files, and let it take the store's place: a reader sees all or nothing.
+
+    The files are there once, with two names; what is written anew gets files of its own.
+    """
     import anndata
     import zarr
 
-    root = zarr.open_group(path, mode="r+", use_consolidated=False)
-    missing = {"obsm", "uns"} - set(root.keys())
-    folder = Path(tempfile.mkdtemp(prefix=".tripletomics-", dir=path))
+    path = Path(os.path.realpath(path))
+    with files.drafting(path.parent) as folder:
+        draft = folder / "new"
+        draft.mkdir()
+        blocks = zarr.open_group(draft / "places", mode="w", zarr_format=_format(path))
+        _fill(blocks, results)
+        with files.using(path, alone=True):  # others may have written into it meanwhile
+            new, drafts = folder / path.name, shutil.ignore_patterns(f"{files.DRAFT}*", "*.partial")
+            shutil.copytree(path, new, copy_function=_link, symlinks=True, ignore=drafts)
+            root = zarr.open_group(new, mode="r+", use_consolidated=False)
+            for name in {"obsm", "uns"} - set(root.keys()):
+                anndata.io.write_elem(root, name, {})
+            for name in results.widths:
+                shutil.rmtree(new / "obsm" / name, ignore_errors=True)
+                os.rename(draft / "places" / name, new / "obsm" / name)
+            for name, elements in (("obs", results.columns), ("uns", results.records)):
+                part: Any = root[name]
+                for key, element in elements.items():
+                    if key in part:
+                        del part[key]
+                    anndata.io.write_elem(part, key, element)
+            _list_columns(root["obs"], results)
+            if zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None:
+                zarr.consolidate_metadata(root.store)
+            files.exchange(new, path)
+
+
+def _format(path: Path) -> Any:
+    import zarr
+
+    return zarr.open_group(path, mode="r", use_consolidated=False).metadata.zarr_format
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file of a store a second name; metadata, which may be written to, and where that cannot be are copied."""
+    name = os.path.basename(source)
+    if name == "zarr.json" or name.startswith("."):
+        shutil.copy2(source, target)
+        return
     try:
-        draft = zarr.open_group(folder / "new", mode="w", zarr_format=root.metadata.zarr_format)
-        _fill(draft.create_group("obsm"), results)
-        for name, elements in (("obs", results.columns), ("uns", results.records)):
-            part = draft.create_group(name)
-            for key, element in elements.items():
-                anndata.io.write_elem(part, key, element)
-        for name in missing:
-            anndata.io.write_elem(root, name, {})
-        for new in [element for part in ("obsm", "obs", "uns") for element in (folder / "new" / part).iterdir()]:
-            if not new.is_dir():
-                continue  # metadata of the drafts
-            place = path / new.parent.name / new.name
-            if place.exists():
-                os.rename(place, folder / f"old {new.parent.name} {new.name}")
-            os.rename(new, place)
-        _list_columns(root["obs"], results)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None:
-        zarr.consolidate_metadata(root.store)
+        os.link(source, target)
+    except OSError:  # a disk without links
+        shutil.copy2(source, target)
 
 
 def _fill(obsm: Any, results: Results) -> None:
@@ -181,7 +212,4 @@ def _check_shards(path: Path, keys: Iterable[str]) -> None:
 
 def room(target: Path, needed: int) -> AbstractContextManager[None]:
     """Say how much was needed if the disk fills up."""
-    from rich.filesize import decimal
-
-    rest = f"that takes up to {decimal(needed)}. Nothing of it is left: make room and run the same again."
-    return files.filling(target, rest)
+    return files.filling(target, needed, "Nothing of it is left: make room and run the same again.")

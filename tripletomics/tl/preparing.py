@@ -9,19 +9,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
+import torch
 
 from tripletomics import augment as augmentations
 from tripletomics import labels, losses, networks, pp, training
+from tripletomics.checkpoint import digest
 from tripletomics.modalities import Pair, PairFeatures
-from tripletomics.seen import TRAINING, SeenCells
+from tripletomics.seen import TRAINING, SeenCells, hash_rows
 from tripletomics.tl.fitting import default_loss
 from tripletomics.tl.tasks import Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from lightning_fabric import Fabric
     from torch.nn import Module
 
     from tripletomics.augment import Augmentation
+    from tripletomics.checkpoint import Checkpoint
     from tripletomics.networks import MLP
 
 
@@ -48,6 +52,7 @@ def prepare(
     seed: int,
     device: str,
     precision: str,
+    checkpoint: Checkpoint | None = None,
 ) -> Task:
     """Check everything that `fit` was given, choose and scale the genes on the training cells."""
     given = None if loss is None else losses.make(loss)
@@ -100,6 +105,8 @@ def prepare(
     if views.of_molecules:
         pp.check_molecules(table.x, are_counts[0], augmentations.spec(views))
 
+    if checkpoint:
+        checkpoint.expect(_facts(table, codes, classes, held_out, calibration, groups, fabric))
     fitted = pp.fitting(~held_out, seed)
     x, learn = pp.choose(table, fitted, are_counts, seed)
     contract, seen = learn(x[fitted]), SeenCells.of(x, held_out, calibration, fitted)
@@ -109,12 +116,14 @@ def prepare(
     cells, scores = contract.source(x, None, fitted & (role == TRAINING)), contract.project(x, None, fitted)
     steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
     learn_metric = functools.partial(
-        training.learn_metric, fabric, mlp=mlp, metric_dim=metric_dim, batch_size=batch_size, lr=lr, seed=seed
-    )
+        training.learn_metric, fabric, mlp=mlp, metric_dim=metric_dim, batch_size=batch_size, lr=lr, seed=seed,
+        checkpoint=checkpoint,
+    )  # fmt: skip
     structure = structure if classes else 1.0
     learn_map = functools.partial(
-        training.learn_map, fabric, structure=structure, spread=spread, dim=dim, lr=lr, seed=seed
-    )
+        training.learn_map, fabric, structure=structure, spread=spread, dim=dim, lr=lr, seed=seed,
+        checkpoint=checkpoint,
+    )  # fmt: skip
     used = {"loss": objective, "encoder": mlp, "augment": views, "steps": steps, "structure": structure,
             "counts": are_counts if paired else are_counts[0]}  # fmt: skip
     if paired:
@@ -123,3 +132,22 @@ def prepare(
         table, x, contract, cells, scores, codes, classes, order, held_out, calibration, groups, objective,
         copy.deepcopy(objective), views, used, seed, seen, learn, learn_metric, learn_map, rounds,
     )  # fmt: skip
+
+
+def _facts(
+    table: pp.Table, codes: np.ndarray, classes: list[str], held_out: np.ndarray, calibration: np.ndarray,
+    groups: np.ndarray | None, fabric: Fabric,
+) -> dict[str, str]:  # fmt: skip
+    """Return what the trainings of a fit follow from, but for its settings."""
+    cells: list[object] = []
+    for adata, x, measured in table.matrices():
+        marks = adata.var.get("highly_variable")
+        cells += [hash_rows(x), measured, adata.var_names.tolist(), None if marks is None else marks.tolist()]
+    return {
+        "table of cells": digest(*cells),
+        "column of labels": digest(codes, classes),
+        "choice of held-out cells": digest(held_out, calibration),
+        "column of batches": digest(groups),
+        "device in use": str(fabric.device),
+        "threads": str(torch.get_num_threads()),
+    }

@@ -105,6 +105,8 @@ def modernised(path: Path) -> Iterator[Path]:
 
 def _check_folder(path: Path) -> None:
     if not path.exists():
+        files.sweep(path.parent)  # a kill may have left it under another name
+    if not path.exists():
         raise FileNotFoundError(f"There is no store {str(path)!r}.")
     if not path.is_dir():
         raise ValueError(f"{str(path)!r} is a file, and a .zarr store is a folder: write one with adata.write_zarr.")

@@ -1,0 +1,290 @@
+"""A fit that was stopped goes on: one file with what its trainings have come to.
+
+All that a fit does follows from its cells, settings and seed. The networks are trained one after the other, always in
+the same order, and what lies between the trainings is short and is done again. So the file holds, of each training that
+has ended, the trained network and loss with their history, and of the one under way also the optimiser, the twin and
+every generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from tripletomics import files, processes
+
+FORMAT = 1  # of the file
+EVERY = 60.0  # seconds of a training after which what it has come to is written
+UNSET = "0" * 64  # where the digest of all bytes is to stand
+PLAIN = (bool, int, float, np.ndarray, np.random.Generator, Tensor)  # what a loss may keep besides its parameters
+
+
+class Checkpoint:
+    """What the trainings of a fit have come to.
+
+    Parameters
+    ----------
+    path
+        File to go on from, if it is there, and to write.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, OSError
+        If it cannot be written.
+    ValueError
+        If it is a folder, damaged or no checkpoint, or many processes train together.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if processes.place().size > 1:
+            raise ValueError(f"checkpoint={str(path)!r} is for one process: leave it out of a fit of many.")
+        self.path = files.check_writable(Path(path))
+        found = _read(self.path) if self.path.exists() else {"facts": {}, "trainings": []}
+        self.facts: dict[str, str] = found["facts"]
+        self.trainings: list[dict[str, Any]] = found["trainings"]
+        self.next = 0
+        self.written = time.monotonic()
+
+    def expect(self, facts: Mapping[str, str]) -> None:
+        """Note what the trainings follow from; raise ValueError if the file was begun with something else."""
+        for name, now in facts.items():
+            before = self.facts.setdefault(name, now)
+            if before != now and name == "threads":
+                warnings.warn(
+                    f"{str(self.path)!r} was begun with {before} threads and goes on with {now}: the last digits may "
+                    "not be those of a fit that was not stopped.",
+                    stacklevel=2,
+                )
+            elif before != now:
+                differ = f" ({before}, now {now})" if len(before) + len(now) < 100 else ""
+                raise ValueError(
+                    f"{str(self.path)!r} was begun with another {name}{differ}: go on with what it was begun with, or "
+                    "delete it to begin anew."
+                )
+
+    def begin(self, loop: Loop) -> int:
+        """Bring a training to where it was, and return how many of its steps are done."""
+        number, self.next = self.next, self.next + 1
+        loop.number = number
+        if number == len(self.trainings):
+            self.trainings.append({"step": 0})
+        state = self.trainings[number]
+        if state["step"]:
+            try:
+                loop.restore(state)
+            except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:  # whole, but not ours
+                raise ValueError(f"{str(self.path)!r} does not fit: delete it to begin anew.") from error
+        return int(state["step"])
+
+    def note(self, loop: Loop, step: int, last: bool) -> None:
+        """Write what a training has come to after a step, if it was the last one or that was not done for a minute."""
+        if not last and time.monotonic() - self.written < EVERY:
+            return
+        self.trainings[loop.number] = loop.state(step, last)
+        self.write()
+        self.written = time.monotonic()
+
+    def write(self) -> None:
+        """Write the file; if that fails, say so and go on."""
+        tensors: dict[str, Tensor] = {}
+        trainings = [_pack(state, str(number), tensors) for number, state in enumerate(self.trainings)]
+        header = {"format": FORMAT, "facts": self.facts, "trainings": trainings}
+        content = save(tensors, {"tripletomics checkpoint": json.dumps(header), "sha256": UNSET})
+        digest = hashlib.sha256(content).hexdigest().encode()
+        try:
+            with files.replacing(self.path) as draft:
+                draft.write_bytes(content.replace(UNSET.encode(), digest, 1))
+        except OSError as error:
+            warnings.warn(f"The checkpoint was not written, and the fit goes on: {error}", stacklevel=2)
+
+    def remove(self) -> None:
+        """Delete the file once nothing can be lost any more."""
+        Path(os.path.realpath(self.path)).unlink(missing_ok=True)
+
+
+@contextmanager
+def keeping(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
+    """Give the checkpoint of a fit, and delete its file when the block ends well."""
+    kept = Checkpoint(path)
+    try:
+        yield kept
+    except KeyboardInterrupt:
+        if not kept.path.exists():
+            raise
+        raise KeyboardInterrupt(f"the same command goes on from {str(kept.path)!r}") from None
+    kept.remove()
+
+
+@dataclass
+class Loop:
+    """What changes as a network is trained.
+
+    Attributes
+    ----------
+    network, twin, loss, optimizer, schedule, precision
+        As in `training.train`.
+    generator, sampler, watch
+        What is drawn from, and who keeps scores.
+    seen, due, values, traces
+        Cells shown, when the next survey is due, the loss of each step and its traces.
+    """
+
+    network: nn.Module
+    twin: nn.Module | None
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    precision: Any
+    generator: torch.Generator
+    sampler: Any
+    watch: Any
+    seen: int = 0
+    due: int = 0
+    values: list[Tensor] = field(default_factory=list)
+    traces: list[dict[str, Tensor]] = field(default_factory=list)
+    number: int = 0
+
+    def state(self, step: int, last: bool) -> dict[str, Any]:
+        """Return all of it as arrays and numbers; of a training that has ended, what comes of it."""
+        found: dict[str, Any] = {
+            "step": step,
+            "network": self.network.state_dict(),
+            "loss": self.loss.state_dict(),
+            "attributes": {name: _attributes(part) for name, part in self.loss.named_modules()},
+            "values": torch.stack(self.values),
+            "traces": {name: torch.stack([trace[name] for trace in self.traces]) for name in self.traces[0]},
+            "scores": self.watch.scores,
+            "latest": self.watch.latest,
+        }
+        if not last:
+            found |= {
+                "twin": {} if self.twin is None else self.twin.state_dict(),
+                "optimizer": {str(i): parts for i, parts in self.optimizer.state_dict()["state"].items()},
+                "precision": self.precision.state_dict(),
+                "generator": self.generator.get_state(),
+                "sampler": self.sampler.state(),
+                "seen": self.seen,
+                "due": self.due,
+            }
+        return _copy(found)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take all of it over, in place."""
+        step, device = state["step"], next(self.network.parameters()).device
+        self.network.load_state_dict(state["network"])
+        self.loss.load_state_dict(state["loss"])
+        for name, part in self.loss.named_modules():
+            for attribute, value in state["attributes"][name].items():
+                setattr(part, attribute, _generator(value) if isinstance(value, dict) else value)
+        self.values[:] = state["values"].to(device)
+        traces = {name: values.to(device) for name, values in state["traces"].items()}
+        self.traces[:] = [{name: values[i] for name, values in traces.items()} for i in range(step)]
+        self.watch.scores, self.watch.latest = state["scores"].copy(), state["latest"]
+        self.watch.report(self.watch.stage, step, self.watch.steps, float(self.values[-1]), self.watch.latest)
+        if "sampler" not in state:
+            return
+        if self.twin is not None:
+            self.twin.load_state_dict(state["twin"])
+        trained = [(group, weight) for group in self.optimizer.param_groups for weight in group["params"]]
+        for i, parts in state["optimizer"].items():  # load_state_dict of AdamW knows no orthogonal steps
+            group, weight = trained[int(i)]
+            self.optimizer.state[weight] = {
+                name: value if name == "step" and not group["fused"] else value.to(device)
+                for name, value in parts.items()
+            }
+        self.schedule.last_epoch = step
+        for group, lr, share in zip(
+            self.optimizer.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = lr * share(step)
+        self.precision.load_state_dict(state["precision"])
+        self.generator.set_state(state["generator"])
+        self.sampler.restore(state["sampler"])
+        self.seen, self.due = state["seen"], state["due"]
+
+
+def digest(*arrays: Any) -> str:
+    """Return 16 hexadecimal digits that follow from arrays and texts."""
+    content = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        content.update(np.ascontiguousarray(array).tobytes() if isinstance(array, np.ndarray) else repr(array).encode())
+    return content.hexdigest()
+
+
+def _attributes(part: nn.Module) -> dict[str, Any]:
+    """Return what a loss keeps besides parameters and buffers."""
+    found = {name: value for name, value in vars(part).items() if isinstance(value, PLAIN)}
+    return {name: value for name, value in found.items() if getattr(value, "dtype", None) != np.dtype(object)}
+
+
+def _generator(state: dict[str, Any]) -> np.random.Generator:
+    made = np.random.default_rng()
+    made.bit_generator.state = state
+    return made
+
+
+def _copy(value: Any) -> Any:
+    """Copy numbers to the processor, where the training does not change them; a generator becomes its state."""
+    if isinstance(value, Mapping):
+        return {name: _copy(part) for name, part in value.items()}
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator.state
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Return what JSON can hold, and put arrays aside by name."""
+    if isinstance(value, Mapping):
+        return {key: _pack(part, f"{name}/{key}", tensors) for key, part in value.items()}
+    if isinstance(value, (Tensor, np.ndarray)):
+        tensors[name] = value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+        return {"is": "tensor" if isinstance(value, Tensor) else "array", "name": name}
+    return value
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Undo `_pack`."""
+    if isinstance(value, dict) and value.get("is") in ("tensor", "array"):
+        found = tensors[value["name"]]
+        return found if value["is"] == "tensor" else found.numpy()
+    if isinstance(value, dict):
+        return {key: _unpack(part, tensors) for key, part in value.items()}
+    return [_unpack(part, tensors) for part in value] if isinstance(value, list) else value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read the header of a file with its arrays in place, or say what is wrong with it."""
+    content = path.read_bytes()
+    try:
+        length = int.from_bytes(content[:8], "little")
+        notes = json.loads(content[8 : 8 + length])["__metadata__"]
+        header = json.loads(notes["tripletomics checkpoint"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(
+            f"{str(path)!r} is not a checkpoint, or is damaged: delete it to begin anew, or name another file."
+        ) from None
+    whole = content.replace(notes["sha256"].encode(), UNSET.encode(), 1)
+    if hashlib.sha256(whole).hexdigest() != notes["sha256"]:
+        raise ValueError(f"{str(path)!r} is damaged: delete it to begin anew.")
+    if header["format"] != FORMAT:
+        raise ValueError(f"{str(path)!r} is of another version of tripletomics: delete it to begin anew.")
+    try:
+        return dict(_unpack(header, load(content)))
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}): delete it to begin anew.") from None
