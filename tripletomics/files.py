@@ -52,9 +52,10 @@ def check_writable(path: str | Path, suffix: str = "") -> Path:
     try:
         if real.is_dir():
             raise ValueError(f"{str(path)!r} is a folder: name a file in it.")
+        named = real if path.is_symlink() else path
         if not real.parent.is_dir():
             raise FileNotFoundError(
-                f"The folder {str(real.parent)!r} of {real.name!r} does not exist: create it first."
+                f"The folder {str(named.parent)!r} of {named.name!r} does not exist: create it first."
             )
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:

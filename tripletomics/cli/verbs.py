@@ -255,12 +255,12 @@ def predict(  # noqa: D103
     check_room_for(out, cells)
     tl.predict(cells, fitted, **settings)
     key, written = settings.get("key_added", "X_tt"), _Written()
-    written.try_to(out, lambda: write(cells, out))
     if figure is not None:
         os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
         from tripletomics import pl
 
         written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key), figure))
+    written.try_to(out, lambda: write(cells, out))
     written.check()
     _print_mapping(cells, "tt" if key == "X_tt" else key)
     _report_written(out, figure)
