@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import inspect
 import os
 import re
@@ -358,8 +359,9 @@ def test_a_bug_keeps_its_traceback(run, source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interruption_leaves_no_half_file(run, source, tmp_path, monkeypatch, request, number, status):
-    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
+    for kind, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        usual = signal.signal(kind, handler)  # a job in the background ignores them
+        request.addfinalizer(functools.partial(signal.signal, kind, usual))
     write = ad.AnnData.write_h5ad
     before = source.read_bytes()
 

@@ -146,7 +146,7 @@ ODD = {  # rows of some cells, and how many types these have
     "fewer cells than components": (np.arange(40), 3),
     "a type of one cell": (np.arange(60), 3),
     "copies": (np.arange(120) % 20, 3),
-    "all cells equal": (np.zeros(40, dtype=int), 2),
+    "all cells but one equal": ((np.arange(40) == 3).astype(int), 2),
 }
 
 

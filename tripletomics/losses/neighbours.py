@@ -23,7 +23,7 @@ EVEN = 12.0  # weight of the even disk at spread=1
 RISE = 3  # it has its weight after one in so many steps
 CLUSTERED = 20_000  # cells that the clusters are found on
 FEW = 16  # cells; a smaller group that is far from all others is a satellite
-FAR = 0.95  # of the cells are nearer to the middle than a satellite's centre
+FAR = 0.98  # of the cells are nearer to the middle than a satellite's centre
 FLOOR = 0.25  # of the mean sum of a batch, added to the sums of a satellite's cells
 
 
