@@ -313,8 +313,8 @@ def transform(
         ``{"seen": model.id}`` in place of what another model wrote there; what this one wrote stays.
     ``obs["tt_split"]``
         Categorical (``obs["<key_added>_split"]`` with another `key_added`): "train" for cells that this model was
-        trained or calibrated on, "held-out" for all others. A model from an older file does not know: it takes the
-        split of another away.
+        trained or calibrated on, "held-out" for all others. Missing in a table without such cells, as all of it is
+        new, and for a model from an older file, which does not know.
 
     A warning says how many cells the model was trained on. They are found by their values over all of its genes, as
     they were in the fit: a cell of which a value has changed, or a gene lacks, counts as new, unless the split says

@@ -23,11 +23,12 @@ def trained_on(model: Model, x: Matrix | Pair) -> np.ndarray | None:
 
 
 def split_of(trained: np.ndarray | None, n: int, old: Any) -> pd.Categorical[str]:
-    """Say "train" or "held-out" of each of n cells, or nothing if the model does not know.
+    """Return "train" or "held-out" for each of n cells, and nothing if the model does not know or was trained on none.
 
-    Cells that an older split of the same model calls training cells stay so: their values may have changed since.
+    Cells that an older split of the same model calls training cells stay so: their values may have changed since. A
+    table of new cells alone has no split, so that next to the cells of the fit they are a group of their own.
     """
-    if trained is None:
+    if trained is None or (old is None and not trained.any()):
         return pd.Categorical.from_codes(np.full(n, -1, dtype=np.int8), pd.Index(["train", "held-out"]))
     return pp.split_names(~trained if old is None else ~trained & (np.asarray(old).astype(str) != "train"))
 
