@@ -110,6 +110,25 @@ def elsewhere(root):
     root["X"] = h5py.ExternalLink("other.h5ad", "/X")
 
 
+def rename(name, other):
+    return lambda root: root.move(name, other)
+
+
+def nowhere(root):
+    del root["obsm"]
+    root["obsm"] = h5py.SoftLink("/none")
+
+
+def in_place_of(name, other):
+    """Put a group in the place of a part."""
+
+    def spoil(root):
+        del root[name]
+        root.copy(other, root, name)
+
+    return spoil
+
+
 FILES = {
     "index too large": ("csr", put("X/indices", 3, 10**6), "beyond 0 to 19"),
     "index below 0": ("csr", put("X/indices", 3, -1), "beyond 0 to 19"),
@@ -140,6 +159,11 @@ FILES = {
     "no kind": ("csr", attribute("X", "encoding-type", "csx"), "'csx'|csx|no .*read method"),
     "another file": ("csr", elsewhere, "/X is in another file, which is not read"),
     "no names": ("csr", attribute("obs", "_index", None), "cannot be read"),
+    "a part that nobody knows": ("csr", rename("obsm", "obsm "), "'obsm ' is no part of a table"),
+    "a group as matrix": ("csr", in_place_of("X", "obsm"), "X is stored as .dict., which is no matrix"),
+    "an array as layers": ("csr", in_place_of("layers", "obs/depth"), "layers is an array, not a group"),
+    "half floats in CSR": ("csr", replace("X/data", lambda x: x.astype(np.float16)), "X/data is float16"),
+    "a link to nowhere": ("csr", nowhere, "cannot be read as AnnData: KeyError"),
 }  # fmt: skip
 
 
@@ -217,6 +241,14 @@ def lose(name):
     return lambda path: shutil.rmtree(path / name)
 
 
+def as_folder(name):
+    def spoil(path):
+        (path / name).unlink()
+        (path / name).mkdir()
+
+    return spoil
+
+
 STORES = {
     "the root": ("csr3", spoil_json("", cut)),
     "a matrix": ("csr3", spoil_json("X", cut)),
@@ -234,6 +266,9 @@ STORES = {
     "names": ("csr3", lose("obs/_index/c")),
     "many names": ("csr3", spoil_json("obs/_index", set_in("shape", to=[10**9]))),
     "a part of CSR": ("csr3", lose("X/indices")),
+    "what describes a matrix": ("csr3", lambda path: (path / "X/zarr.json").unlink()),
+    "a folder as description": ("csr3", as_folder("obsm/zarr.json")),
+    "what describes a matrix of zarr 2": ("csr2", lambda path: (path / "X/.zgroup").unlink()),
     "the root of zarr 2": ("csr2", spoil_json("", cut, ".zgroup")),
     "all metadata of zarr 2": ("csr2", spoil_json("", cut, ".zmetadata")),
     "attributes of zarr 2": ("csr2", spoil_json("X", cut, ".zattrs")),

@@ -26,7 +26,10 @@ def names(values: pd.Series) -> pd.Series:
     """Return the names in a column as text, None where one is missing or blank; bytes are read as UTF-8."""
     import pandas as pd
 
-    codes, levels = pd.factorize(values)
+    try:
+        codes, levels = pd.factorize(values)
+    except TypeError as error:
+        raise TypeError(f"obs[{str(values.name)!r}] does not hold names: {error}. Convert them to text.") from None
     texts = np.array([*map(_text, levels), None], dtype=object)
     return pd.Series(texts[codes], values.index, dtype=object)
 

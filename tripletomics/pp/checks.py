@@ -91,8 +91,8 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
         )
     values = scales.stored(x)
     if not np.isfinite(values).all():
-        entries = sp.coo_matrix(x)
-        bad = ~np.isfinite(entries.data)
+        entries = sp.coo_matrix(x if sp.issparse(x) else ~np.isfinite(x))
+        bad = entries.data if entries.dtype == bool else ~np.isfinite(entries.data)
         cells, names = np.unique(entries.row[bad]), adata.var_names[np.unique(entries.col[bad])]
         raise ValueError(
             f"{len(cells)} cells have NaN or infinite values in {len(names)} genes (first: {first(names)}). "

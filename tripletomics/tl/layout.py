@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -36,6 +36,8 @@ with h5py.File(sys.argv[1]) as file:
 """
 HUGE = 2**28  # bytes of an array that is refused if a part of it is not there: elsewhere that part is 0
 AXES = {"layers": ("obs", "var"), "obsm": ("obs",), "varm": ("var",), "obsp": ("obs", "obs"), "varp": ("var", "var")}
+PARTS = {"X", "obs", "var", "uns", "raw", "mod", "obsmap", "varmap", *AXES}  # of a table, and of one of modalities
+DESCRIPTIONS = {".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json"}  # files of zarr
 LENGTHS = {"categorical": "codes", "nullable-integer": "values", "nullable-boolean": "values",
            "nullable-string-array": "values"}  # fmt: skip
 
@@ -48,7 +50,8 @@ def check_layout(root: Group, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of zarr, on files that are none of its own
             whole = {"": root} | dict(_elements(root))
-            found = [why for name, element in whole.items() if (why := _flaw(path, name, element))]
+            found = list(_lost(path, whole)) if path.is_dir() else []
+            found += [why for name, element in whole.items() if (why := _flaw(path, name, element))]
             for name, element in whole.items():
                 if not found and (name == "" or name.rpartition("/")[0] == "mod"):
                     found += _contradictions(path, element, f"{name}/".lstrip("/"))
@@ -129,11 +132,35 @@ def _elements(root: Any) -> Iterator[tuple[str, Any]]:
     for name, element in [("", root), *found]:
         if isinstance(element, h5py.Group):
             for key in element:
-                if isinstance(element.get(key, getlink=True), h5py.ExternalLink):
+                link = element.get(key, getlink=True)
+                if isinstance(link, h5py.ExternalLink):
                     raise ValueError(f"{name}/{key} is in another file, which is not read")
+                if isinstance(link, h5py.SoftLink):
+                    element[key]  # raises if nothing is there
         elif element.external or element.is_virtual:
             raise ValueError(f"{name} is in another file, which is not read")
     yield from found
+
+
+def _lost(path: Path, whole: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which folders of a store are no part of it, because what describes them is not there."""
+    for name, element in whole.items():
+        folder = path / name
+        if not folder.is_dir():
+            yield f"{name} is not there"
+            continue
+        for child in folder.iterdir():
+            if child.name in DESCRIPTIONS and not child.is_file():
+                yield f"{child.name} of {name or 'the store'} is a folder"
+        if hasattr(element, "shape"):
+            described = any((folder / file).is_file() for file in (".zarray", "zarr.json"))
+        else:
+            described = any((folder / file).is_file() for file in (".zgroup", "zarr.json"))
+            known = {*element.keys()}
+            lost = [child.name for child in folder.iterdir() if child.is_dir() and child.name not in known]
+            yield from (f"nothing describes {f'{name}/{child}'.lstrip('/')}" for child in lost if child[0] != ".")
+        if not described:
+            yield f"nothing describes {name or 'the store'}"
 
 
 def _flaw(path: Path, name: str, element: Any) -> str | None:
@@ -159,7 +186,7 @@ def _sparse_flaw(name: str, group: Any) -> str | None:
     shape, sizes = shape_of(group), {}
     for part, kinds in (("data", "fiubc"), ("indices", "iu"), ("indptr", "iu")):
         array = group[part]
-        if len(array.shape) != 1 or array.dtype.kind not in kinds:
+        if len(array.shape) != 1 or array.dtype.kind not in kinds or array.dtype == np.float16:
             return f"{name}/{part} is {array.dtype} of shape {array.shape}"
         sizes[part] = array.shape[0]
     if shape is None or len(shape) != 2 or min(shape) < 0:
@@ -174,6 +201,7 @@ def _sparse_flaw(name: str, group: Any) -> str | None:
 
 def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
     """Say which parts of a table do not have the shape that the names of its cells and genes ask for."""
+    yield from (f"{f'{prefix}{name}'!r} is no part of a table" for name in table if _is_unknown(name))
     lengths = {}
     for axis in ("obs", "var"):
         if axis not in table:
@@ -190,16 +218,25 @@ def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
         yield from _frame_flaws(frame, f"{prefix}{axis}", lengths[axis])
     parts: list[tuple[str, tuple[str, ...]]] = [("X", ("obs", "var"))] if "X" in table else []
     for group in {*AXES} & {*table}:
-        if not hasattr(table[group], "shape"):  # as before anndata 0.7
+        if not hasattr(table[group], "shape"):
             parts += [(f"{group}/{key}", AXES[group]) for key in table[group]]
+        elif group not in ("obsm", "varm"):  # these were one array before anndata 0.7
+            yield f"{prefix}{group} is an array, not a group of arrays"
     if "raw" in table and "X" in table["raw"]:
         parts.append(("raw/X", ("obs",)))
     for name, axes in parts:
         shape = shape_of(table[name])
+        if shape is None and name.partition("/")[0] in ("X", "layers", "raw"):
+            yield f"{prefix}{name} is stored as {encoding(table[name])!r}, which is no matrix"
         wanted = tuple(lengths[axis] for axis in axes if axis in lengths)
         if shape is not None and len(wanted) == len(axes) and shape[: len(wanted)] != wanted:
             there = " and ".join(f"{lengths[axis]:,} {'cells' if axis == 'obs' else 'genes'}" for axis in axes)
             yield f"{prefix}{name} has shape {shape}, and the table {there}"
+
+
+def _is_unknown(name: str) -> bool:
+    """Tell whether anndata has no part of this name; those of raw may stand beside the others."""
+    return name not in PARTS and not name.startswith((".", "raw.", "__"))
 
 
 def _frame_flaws(frame: Any, name: str, n: int) -> Iterator[str]:

@@ -114,6 +114,11 @@ def prepare(
     if isinstance(contract, PairFeatures) and calibration.any():
         contract = replace(contract, seen=cast(PairFeatures, learn(x[fitted & ~held_out & ~calibration])))
     cells, scores = contract.source(x, None, fitted & (role == TRAINING)), contract.project(x, None, fitted)
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            "Some values are so far from the others that principal components overflow: divide all by one number, or "
+            "remove what is no measurement."
+        )
     steps = training.default_steps(int((~held_out).sum())) if steps is None else steps
     learn_metric = functools.partial(
         training.learn_metric, fabric, mlp=mlp, metric_dim=metric_dim, batch_size=batch_size, lr=lr, seed=seed,

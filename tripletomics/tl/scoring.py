@@ -201,7 +201,8 @@ def _spaces(adata: AnnData, basis: str) -> list[str]:
 def _record(adata: AnnData, key: str) -> dict[str, Any] | None:
     """Return what `fit` wrote of a basis or its metric space, if it did."""
     record = adata.uns.get(key.removesuffix("_metric"))
-    if not isinstance(record, dict) or "settings" not in record:
+    settings = record.get("settings") if isinstance(record, dict) else None
+    if not isinstance(settings, dict) or not {"label", "hold_out", "layer", "counts", "batch"} <= {*settings}:
         return None
     # of the records of two fits anndata.concat can leave what is the same, and no two losses are
     return record if all("loss" in stage for stage in record.get("history", {}).values()) else None

@@ -89,7 +89,11 @@ def modernised(path: Path) -> Iterator[Path]:
     if path.suffix == ".h5ad":
         files.check_hdf5(path, ".h5ad", {"obs", "var"})
         with h5py.File(path, "r") as root:
-            if old := root.get("obs", getclass=True) is h5py.Dataset:
+            try:
+                old = root.get("obs", getclass=True) is h5py.Dataset
+            except Exception as error:  # whatever a damaged file makes of the reader
+                raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
+            if old:
                 check_layout(root, path)
     if not old:
         yield path
