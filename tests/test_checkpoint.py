@@ -130,7 +130,7 @@ def test_another_setting_table_or_version_is_refused(fit, table, tmp_path, monke
         fit("labels", 1, checkpoint=path)
     before = path.read_bytes()
     for given, message in DIFFER:
-        with pytest.raises(ValueError, match=rf"fit\.ckpt' was started with {message}: continue with .*, or delete it"):
+        with pytest.raises(ValueError, match=rf"fit\.ckpt' was started with {message}: continue .*, or delete the"):
             fit("labels", checkpoint=path, **given)
     changed = {"x": "table of cells", "kind": "column of labels", "genes": "table of cells", "order": "table of cells"}
     for what, name in changed.items():
