@@ -321,7 +321,7 @@ def test_a_disk_that_fills_up(run, store, model_file, expected):
     assert status == 1
     assert re.fullmatch(
         r"error: '.*' could not be written \(File too large\)\. It takes up to 2\.3 MB, and the disk has "
-        r"[\d.]+ .B free\. What is written counts: make room and run the same command again\.\n",
+        r"[\d.]+ .B free\. What is written is kept: make room and run the same command again\.\n",
         error,
     )
     assert np.isnan(ad.read_zarr(store).obsm["X_tt_metric"]).all()

@@ -130,7 +130,7 @@ def test_another_setting_table_or_version_is_refused(fit, table, tmp_path, monke
         fit("labels", 1, checkpoint=path)
     before = path.read_bytes()
     for given, message in DIFFER:
-        with pytest.raises(ValueError, match=rf"fit\.ckpt' was begun with {message}: go on with .*, or delete it"):
+        with pytest.raises(ValueError, match=rf"fit\.ckpt' was started with {message}: continue .*, or delete the"):
             fit("labels", checkpoint=path, **given)
     changed = {"x": "table of cells", "kind": "column of labels", "genes": "table of cells", "order": "table of cells"}
     for what, name in changed.items():
@@ -141,7 +141,7 @@ def test_another_setting_table_or_version_is_refused(fit, table, tmp_path, monke
             other.var_names = [f"other {i}" for i in range(40)]
         elif what == "kind":
             other.obs.iloc[0, 0] = "b" if other.obs.iloc[0, 0] == "a" else "a"
-        with pytest.raises(ValueError, match=f"begun with another {name}"):
+        with pytest.raises(ValueError, match=f"started with another {name}"):
             tt.fit(other, "kind", checkpoint=path, **TINY)
         assert not other.obsm
     monkeypatch.setattr("tripletomics.tl.fitting._versions", lambda: {"torch": "0.0"})
@@ -159,11 +159,11 @@ def test_every_damaged_byte_is_found(fit, tmp_path):
     length = int.from_bytes(whole[:8], "little")
     for place in (*range(8), *random.integers(8, 8 + length, 30), *random.integers(8 + length, len(whole), 30)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(random.integers(8))]) + whole[place + 1 :])
-        with pytest.raises(ValueError, match=r"fit\.ckpt' is .*(damaged|version).*: delete it to begin anew"):
+        with pytest.raises(ValueError, match=r"fit\.ckpt' is .*(damaged|version).*: delete it to start again"):
             Checkpoint(path)
     for content in (b"", whole[:-1], whole + b" ", b"cells,genes\n"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="delete it to begin anew"):
+        with pytest.raises(ValueError, match="delete it to start again"):
             Checkpoint(path)
         assert path.read_bytes() == content
 
@@ -174,7 +174,7 @@ def test_places_that_cannot_be_used(fit, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="does not exist: create it first"):
         fit("labels", checkpoint=tmp_path / "no" / "fit.ckpt")
     monkeypatch.setattr("tripletomics.processes.place", lambda: tt.processes.Place(0, 2))
-    with pytest.raises(ValueError, match="is for one process"):
+    with pytest.raises(ValueError, match="works in one process only"):
         Checkpoint(tmp_path / "fit.ckpt")
     assert not list(tmp_path.iterdir())
 
@@ -186,7 +186,9 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_fit(fit, tmp_path, monkeyp
         raise OSError("No space left on device")
 
     monkeypatch.setattr("tripletomics.files._reserve", full)
-    with pytest.warns(UserWarning, match="The checkpoint was not written, and the fit goes on: '.*fit.ckpt' could not"):
+    with pytest.warns(
+        UserWarning, match="The checkpoint could not be written, and the fit continues: '.*fit.ckpt' could not"
+    ):
         assert_equal(whole, fit("labels", checkpoint=tmp_path / "fit.ckpt"))
 
 
@@ -207,7 +209,7 @@ def test_the_command_goes_on(run, table, tmp_path, monkeypatch, request):
     monkeypatch.setattr(Checkpoint, "write", interrupted)
     status, _, error = run(*given)
     assert status == 130
-    assert re.fullmatch(r"error: interrupted: the same command goes on from '.*fit\.ckpt'\.\n", error)
+    assert re.fullmatch(r"error: interrupted: run the same command again to continue from '.*fit\.ckpt'\.\n", error)
     monkeypatch.setattr(Checkpoint, "write", write)
     refuse = "tripletomics.cli.verbs.write"
     monkeypatch.setattr(refuse, lambda *_: (_ for _ in ()).throw(OSError("no room")))

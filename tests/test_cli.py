@@ -417,7 +417,7 @@ def test_what_cannot_be_written_costs_nothing_else(run, source, tmp_path, monkey
     else:
         status, _, error = run("fit", source, "--out", out, *given)
     kept = model if lost == "cells" else out
-    assert (status, error) == (1, f"error: It could not be written. {str(kept)!r} is there.\n")
+    assert (status, error) == (1, f"error: It could not be written. {str(kept)!r} was written.\n")
     assert model.exists() == (lost == "cells")
     if lost == "model":
         assert "X_tt" in (ad.read_zarr(out) if kind == ".zarr" else ad.read_h5ad(out)).obsm
@@ -431,7 +431,7 @@ def test_a_figure_that_cannot_be_written_costs_no_table(run, source, fitted, tmp
     monkeypatch.setattr("tripletomics.pl.save", full)
     out = tmp_path / "out.h5ad"
     given = run("predict", source, "--model", tmp_path / "m.tt", "--out", out, "--figure", tmp_path / "out.png")
-    assert (given[0], given[2].splitlines()[-1]) == (1, f"error: It could not be written. {str(out)!r} is there.")
+    assert (given[0], given[2].splitlines()[-1]) == (1, f"error: It could not be written. {str(out)!r} was written.")
     assert "tt_label" in ad.read_h5ad(out).obs
 
 

@@ -365,11 +365,11 @@ def test_a_read_only_store(written, trained, monkeypatch):
 def test_a_store_that_cannot_be_replaced(written, trained, monkeypatch):
     before, access = digests(written), os.access
     monkeypatch.setattr("os.access", lambda path, mode: access(path, mode) and os.fspath(path) != str(written))
-    with pytest.raises(PermissionError, match="lies in a folder that is read-only: a new store is made beside it"):
+    with pytest.raises(PermissionError, match="lies in a folder that is read-only: a new store is made next to it"):
         tt.transform(written / "cells.zarr", trained)
     monkeypatch.undo()
     monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path.name == "cells.zarr")
-    with pytest.raises(PermissionError, match="is mounted itself: a new store"):
+    with pytest.raises(PermissionError, match="is a mount point: a new store"):
         tt.fit(written / "cells.zarr", "kind", **FEW)
     assert digests(written) == before
 
@@ -406,7 +406,7 @@ def test_a_damaged_chunk_names_its_rows(copy, narrow, trained, monkeypatch, name
         lambda: tt.fit(path, "kind", layer="dense", **FEW),
     ):
         with pytest.raises(
-            ValueError, match=r"of layers/dense in .* cannot be read: .* Copy the (file|store) anew"
+            ValueError, match=r"of layers/dense in .* cannot be read: .* Copy the (file|store) again"
         ) as e:
             call()
         found = [int(text.replace(",", "")) for text in re.findall("Rows ([0-9,]+) to ([0-9,]+)", str(e.value))[0]]
@@ -448,7 +448,7 @@ def test_a_disk_that_fills_up(copy, trained, name, monkeypatch):
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20_000 if path.is_file() else 9000, limits[1]))
     try:
         with pytest.raises(
-            OSError, match=r"could not be written \(File too large\)\. It takes up to .*B, .* free\. Nothing of"
+            OSError, match=r"could not be written \(File too large\)\. It takes up to .*B, .* free\. No part of"
         ):
             tt.transform(path, trained)
     finally:

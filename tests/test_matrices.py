@@ -52,7 +52,7 @@ def test_a_damaged_matrix_in_memory_is_named(kind, how):
     spoil(adata.layers["raw"])
     assert "raw" in adata.layers
     for table in (adata, view):
-        with pytest.raises(ValueError, match=rf"^adata.layers\['raw'\] is damaged: .*{message}.* copy the file anew"):
+        with pytest.raises(ValueError, match=rf"^adata.layers\['raw'\] is damaged: .*{message}.* copy the file again"):
             tt.fit(table, "kind", layer="raw", steps=2, progress=False)
 
 

@@ -212,7 +212,7 @@ def test_the_summary_and_the_record_show_the_null(fitted):
         (lambda p: save_file({"a": torch.zeros(3)}, p, {"tripletomics": "{"}), "is damaged"),
         (lambda p: save_file({"a": torch.zeros(3)}, p, {"tripletomics": "[" * 100_000}), "is damaged: Recursion"),
         (lambda p: save_file({"a": torch.zeros(3)}, p, {"tripletomics": '{"format": 1e400}'}), "format=inf is not"),
-        (lambda p: p.write_bytes(p.read_bytes().replace(b"sha256", b"sha255")), "its checksum is not where it was"),
+        (lambda p: p.write_bytes(p.read_bytes().replace(b"sha256", b"sha255")), "its checksum is not where it be"),
     ],
 )
 def test_damaged_files(saved, damage, message):
@@ -247,7 +247,7 @@ def test_coordinates_that_are_not_finite_are_refused(fitted):
     with torch.no_grad():
         damaged.networks.map_head.out.weight.fill_(3e38)
     for place in (damaged.embed, damaged.map, damaged.predict):
-        with pytest.raises(ValueError, match=r"cells have no place: their coordinates are NaN or infinite"):
+        with pytest.raises(ValueError, match=r"cells have coordinates that are NaN or infinite"):
             place(x)
 
 

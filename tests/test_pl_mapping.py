@@ -227,11 +227,11 @@ def test_places_or_labels_of_another_model_are_refused():
     pl.mapping(adata, model)
     adata.uns["tt_mapping"]["model"] = "two"
     with pytest.raises(
-        ValueError, match=r"The labels of adata are from another model.* Run tt.predict\(adata, model\)"
+        ValueError, match=r"The labels of adata come from another model.* Run tt.predict\(adata, model\)"
     ):
         pl.mapping(adata, model)
     adata.uns["X_tt"]["seen"] = "two"
-    with pytest.raises(ValueError, match="The places of adata are from another model"):
+    with pytest.raises(ValueError, match="The coordinates of adata come from another model"):
         pl.mapping(adata, model)
 
 

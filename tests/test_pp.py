@@ -66,8 +66,8 @@ def test_named_groups_and_boolean_columns(hold_out, expected):
     ("hold_out", "words"),
     [
         ("number", "0 and 1, which may be two groups.*hold_out='number=1', or another of number=0, number=1"),
-        ("odd", "'train', and other names beside it, such as 'ood'. Say which: hold_out='odd="),
-        ("gaps", "says nothing of 1 of 4 cells: give each 'train' or 'held-out'"),
+        ("odd", "'train', as a split does, and other names, such as 'ood'. Say which: hold_out='odd="),
+        ("gaps", "says nothing about 1 of 4 cells: mark each as 'train' or 'held-out'"),
         (np.array([1, 0, 0, 0]), "hold_out is int64 of shape .4,.: pass True or False for each of 4 cells"),
         (np.array([True]), "hold_out is bool of shape .1,."),
     ],

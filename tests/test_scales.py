@@ -180,7 +180,7 @@ QUERIES = {  # model, query, what is said; an error if "!" comes first
         "!The query holds log1p of 100,000 a cell" + MODEL + WAY + "np.log1p(np.expm1(x) * 0.1)."),
     "log1p of 1e6": ("log1p", lambda: normalised(1e6, seed=3), "!np.log1p(np.expm1(x) * 0.01)."),
     "log1p of 1e6, chosen genes": ("chosen", lambda: normalised(1e6, seed=3)[:, :60].copy(),
-        "One molecule of a cell is 1"),
+        "the value of one molecule is 1"),
     "log1p of twice the total": ("log1p", lambda: normalised(2e4, seed=3),
         "The query holds log1p of 20,000 a cell, but"),
     "logged twice": ("log1p", lambda: normalised(kind=twice, seed=3),
@@ -317,7 +317,7 @@ def test_scaled_values_cannot_rank_genes(zero_center):
     wide = normalised(genes=2100, n=90)
     unscaled = wide.X.copy()
     sc.pp.scale(wide, max_value=10, zero_center=zero_center)
-    message = r"^All genes vary alike, as z-scored values do \(sc\.pp\.scale\), and 2,000 of the 2,100 cannot be chosen"
+    message = r"^All genes have nearly one variance, as z-scored values do \(sc\.pp\.scale\), so 2,000 of the 2,100 "
     for table in (wide, wide[:60].copy()) if zero_center else (wide,):
         with pytest.raises(ValueError, match=message):
             tt.fit(table, "kind", **FIT)
@@ -338,7 +338,7 @@ FLAT = {
     "small": (lambda x: x * 1e-40 + 1e-42, "No gene varies among the training cells (the largest is "),
     "1e300": (lambda x: np.where(np.arange(x.size).reshape(x.shape) == 7, 1e300, x),
               "The matrix has values up to 1e+300, "
-              "and beyond 3.4e+38 they overflow: divide all by one number, or"),
+              "and above 3.4e+38 they overflow: divide all by one number, or"),
     "all above 3e38": (lambda x: (x + 1.5) * 1e39, "The matrix has values up to "),
 }  # fmt: skip
 

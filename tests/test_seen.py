@@ -356,15 +356,21 @@ def test_reference_and_query_in_one_table(table):
     both = ad.concat([adata, query], join="outer")
     assert "X_tt" not in both.uns
     assert held(both).sum() == held(adata).sum()
-    with pytest.warns(UserWarning, match=r"uns\['X_tt'\] is gone, as after anndata.concat.*Run tripletomics.transform"):
+    with pytest.warns(
+        UserWarning, match=r"uns\['X_tt'\] is missing, as after anndata.concat.*Run tripletomics.transform"
+    ):
         table_ = tt.evaluate(both[both.obs["tt_split"].notna()].copy(), "kind")
     assert "Nothing in uns says which model wrote X_tt: its scores are evidence only if" in table_.attrs["summary"]
     both = ad.concat([adata, query], join="outer", uns_merge="first")
-    with pytest.raises(ValueError, match=r"obs\['tt_split'\] says nothing of 60 of 260 cells, as after anndata.concat"):
+    with pytest.raises(
+        ValueError, match=r"obs\['tt_split'\] says nothing about 60 of 260 cells, as after anndata.concat"
+    ):
         tt.evaluate(both, "kind")
-    with pytest.raises(ValueError, match="hold_out='tt_split' says nothing of 60 of 260 cells: give"):
+    with pytest.raises(ValueError, match="hold_out='tt_split' says nothing about 60 of 260 cells: mark"):
         tt.evaluate(both, "kind", splits="tt_split")
-    with pytest.warns(UserWarning, match=r"obs\['tt_split'\] says nothing of 60 of 260 cells: they are drawn as a gr"):
+    with pytest.warns(
+        UserWarning, match=r"obs\['tt_split'\] says nothing about 60 of 260 cells: they are drawn as a gr"
+    ):
         ax = pl.embedding(both, "kind")
     assert {part.get_label(): len(part.get_offsets()) for part in ax.collections}["no split"] == 60
     assert "cells without a split (60)" in [text.get_text() for text in ax.get_legend().get_texts()]
@@ -392,10 +398,10 @@ def test_a_concat_of_the_tables_of_two_fits(table, merge):
     both = ad.concat([adata, second], uns_merge=merge)  # a dict of dicts is merged in depth: a part of it is left
     if merge == "first":
         n = (both.obs["tt_split"] == "train").sum()
-        with pytest.raises(ValueError, match=rf"marks {n} training cells, and the model .* was trained on 140, as"):
+        with pytest.raises(ValueError, match=rf"marks {n} training cells, but the model .* was trained on 140, as"):
             tt.evaluate(both, "kind")
     else:
-        with pytest.warns(UserWarning, match=r"uns\['X_tt'\] is gone, as after anndata.concat"):
+        with pytest.warns(UserWarning, match=r"uns\['X_tt'\] is missing, as after anndata.concat"):
             assert "Nothing in uns says which model wrote X_tt" in tt.evaluate(both, "kind").attrs["summary"]
     quiet(tt.transform, both, model)
     assert held(both).tolist() == [*held(adata), *[True] * 120]

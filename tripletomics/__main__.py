@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; its imports take a moment, in which Ctrl-C is no bug either."""
+    """Run the command line; Ctrl-C during its imports, too, ends with one line."""
     try:
         from tripletomics.cli import main as run
 

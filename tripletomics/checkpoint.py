@@ -1,9 +1,9 @@
-"""A fit that was stopped goes on: one file with what its trainings have come to.
+"""A checkpoint: one file from which a fit that was stopped continues.
 
 All that a fit does follows from its cells, settings and seed. The networks are trained one after the other, always in
-the same order, and what lies between the trainings is short and is done again. So the file holds, of each training that
-has ended, the trained network and loss with their history, and of the one under way also the optimiser, the twin and
-every generator.
+the same order. The steps between the trainings are short and are repeated. So the file holds, for each finished
+training, the trained network and loss with their history; for the training that is running also the optimiser, the
+momentum encoder and the state of every random generator.
 """
 
 from __future__ import annotations
@@ -28,30 +28,32 @@ from torch import Tensor, nn
 from tripletomics import files, processes
 
 FORMAT = 1  # of the file
-EVERY = 60.0  # seconds of a training after which what it has come to is written
-UNSET = "0" * 64  # where the digest of all bytes is to stand
-PLAIN = (bool, int, float, np.ndarray, np.random.Generator, Tensor)  # what a loss may keep besides its parameters
+EVERY = 60.0  # seconds of a training after which its state is written
+UNSET = "0" * 64  # stands in place of the digest while the digest is computed
+PLAIN = (bool, int, float, np.ndarray, np.random.Generator, Tensor)  # what a loss may keep next to its parameters
 
 
 class Checkpoint:
-    """What the trainings of a fit have come to.
+    """The state of the trainings of a fit.
 
     Parameters
     ----------
     path
-        File to go on from, if it is there, and to write.
+        File to continue from, if it exists, and to write.
 
     Raises
     ------
     FileNotFoundError, PermissionError, OSError
         If it cannot be written.
     ValueError
-        If it is a folder, damaged or no checkpoint, or many processes train together.
+        If it is a folder, damaged or no checkpoint, or if several processes train together.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if processes.place().size > 1:
-            raise ValueError(f"checkpoint={str(path)!r} is for one process: leave it out of a fit of many.")
+            raise ValueError(
+                f"checkpoint={str(path)!r} works in one process only: leave it out where several fit together."
+            )
         self.path = files.check_writable(Path(path))
         found = _read(self.path) if self.path.exists() else {"facts": {}, "trainings": []}
         self.facts: dict[str, str] = found["facts"]
@@ -60,24 +62,24 @@ class Checkpoint:
         self.written = time.monotonic()
 
     def expect(self, facts: Mapping[str, str]) -> None:
-        """Note what the trainings follow from; raise ValueError if the file was begun with something else."""
+        """Record what determines the trainings; raise a ValueError if the file was started with something else."""
         for name, now in facts.items():
             before = self.facts.setdefault(name, now)
             if before != now and name == "threads":
                 warnings.warn(
-                    f"{str(self.path)!r} was begun with {before} threads and goes on with {now}: the last digits may "
-                    "not be those of a fit that was not stopped.",
+                    f"{str(self.path)!r} was started with {before} threads and continues with {now}: the last digits "
+                    "may differ from those of a fit that was not stopped.",
                     stacklevel=2,
                 )
             elif before != now:
                 differ = f" ({before}, now {now})" if len(before) + len(now) < 100 else ""
                 raise ValueError(
-                    f"{str(self.path)!r} was begun with another {name}{differ}: go on with what it was begun with, or "
-                    "delete it to begin anew."
+                    f"{str(self.path)!r} was started with another {name}{differ}: continue with the one that it was "
+                    "started with, or delete the file to start again."
                 )
 
     def begin(self, loop: Loop) -> int:
-        """Bring a training to where it was, and return how many of its steps are done."""
+        """Restore a training to its saved state, and return how many of its steps are done."""
         number, self.next = self.next, self.next + 1
         loop.number = number
         if number == len(self.trainings):
@@ -86,12 +88,14 @@ class Checkpoint:
         if state["step"]:
             try:
                 loop.restore(state)
-            except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:  # whole, but not ours
-                raise ValueError(f"{str(self.path)!r} does not fit: delete it to begin anew.") from error
+            except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:  # of another fit
+                raise ValueError(
+                    f"{str(self.path)!r} does not belong to this fit: delete it to start again."
+                ) from error
         return int(state["step"])
 
     def note(self, loop: Loop, step: int, last: bool) -> None:
-        """Write what a training has come to after a step, if it was the last one or that was not done for a minute."""
+        """Write the state of a training after its last step, or if the last write was a minute ago."""
         if not last and time.monotonic() - self.written < EVERY:
             return
         self.trainings[loop.number] = loop.state(step, last)
@@ -99,7 +103,7 @@ class Checkpoint:
         self.written = time.monotonic()
 
     def write(self) -> None:
-        """Write the file; if that fails, say so and go on."""
+        """Write the file; if that fails, warn and continue."""
         tensors: dict[str, Tensor] = {}
         trainings = [_pack(state, str(number), tensors) for number, state in enumerate(self.trainings)]
         header = {"format": FORMAT, "facts": self.facts, "trainings": trainings}
@@ -109,38 +113,38 @@ class Checkpoint:
             with files.replacing(self.path) as draft:
                 draft.write_bytes(content.replace(UNSET.encode(), digest, 1))
         except OSError as error:
-            warnings.warn(f"The checkpoint was not written, and the fit goes on: {error}", stacklevel=2)
+            warnings.warn(f"The checkpoint could not be written, and the fit continues: {error}", stacklevel=2)
 
     def remove(self) -> None:
-        """Delete the file once nothing can be lost any more."""
+        """Delete the file, once all results are written."""
         Path(os.path.realpath(self.path)).unlink(missing_ok=True)
 
 
 @contextmanager
 def keeping(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
-    """Give the checkpoint of a fit, and delete its file when the block ends well."""
+    """Yield the checkpoint of a fit; delete its file if the block ends without an error."""
     kept = Checkpoint(path)
     try:
         yield kept
     except KeyboardInterrupt:
         if not kept.path.exists():
             raise
-        raise KeyboardInterrupt(f"the same command goes on from {str(kept.path)!r}") from None
+        raise KeyboardInterrupt(f"run the same command again to continue from {str(kept.path)!r}") from None
     kept.remove()
 
 
 @dataclass
 class Loop:
-    """What changes as a network is trained.
+    """Everything that changes while a network is trained.
 
     Attributes
     ----------
     network, twin, loss, optimizer, schedule, precision
         As in `training.train`.
     generator, sampler, watch
-        What is drawn from, and who keeps scores.
+        The random generator, what draws the batches, and what records the scores.
     seen, due, values, traces
-        Cells shown, when the next survey is due, the loss of each step and its traces.
+        Cells shown so far, the number of them at which `Loss.survey` is due, the loss of each step and its traces.
     """
 
     network: nn.Module
@@ -159,7 +163,7 @@ class Loop:
     number: int = 0
 
     def state(self, step: int, last: bool) -> dict[str, Any]:
-        """Return all of it as arrays and numbers; of a training that has ended, what comes of it."""
+        """Return the state as arrays and numbers; of a finished training, only its results."""
         found: dict[str, Any] = {
             "step": step,
             "network": self.network.state_dict(),
@@ -183,7 +187,7 @@ class Loop:
         return _copy(found)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take all of it over, in place."""
+        """Set everything to a saved state, in place."""
         step, device = state["step"], next(self.network.parameters()).device
         self.network.load_state_dict(state["network"])
         self.loss.load_state_dict(state["loss"])
@@ -218,7 +222,7 @@ class Loop:
 
 
 def digest(*arrays: Any) -> str:
-    """Return 16 hexadecimal digits that follow from arrays and texts."""
+    """Return a hash of arrays and texts: 16 hexadecimal digits."""
     content = hashlib.blake2b(digest_size=8)
     for array in arrays:
         content.update(np.ascontiguousarray(array).tobytes() if isinstance(array, np.ndarray) else repr(array).encode())
@@ -226,7 +230,7 @@ def digest(*arrays: Any) -> str:
 
 
 def _attributes(part: nn.Module) -> dict[str, Any]:
-    """Return what a loss keeps besides parameters and buffers."""
+    """Return what a loss keeps next to its parameters and buffers."""
     found = {name: value for name, value in vars(part).items() if isinstance(value, PLAIN)}
     return {name: value for name, value in found.items() if getattr(value, "dtype", None) != np.dtype(object)}
 
@@ -238,7 +242,7 @@ def _generator(state: dict[str, Any]) -> np.random.Generator:
 
 
 def _copy(value: Any) -> Any:
-    """Copy numbers to the processor, where the training does not change them; a generator becomes its state."""
+    """Return a copy in main memory, which the training does not change; a generator becomes its state."""
     if isinstance(value, Mapping):
         return {name: _copy(part) for name, part in value.items()}
     if isinstance(value, np.random.Generator):
@@ -249,7 +253,7 @@ def _copy(value: Any) -> Any:
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Return what JSON can hold, and put arrays aside by name."""
+    """Return what JSON can hold, and move arrays into `tensors` by name."""
     if isinstance(value, Mapping):
         return {key: _pack(part, f"{name}/{key}", tensors) for key, part in value.items()}
     if isinstance(value, (Tensor, np.ndarray)):
@@ -269,7 +273,7 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read the header of a file with its arrays in place, or say what is wrong with it."""
+    """Return the header of a file with its arrays in place; raise a ValueError if it is damaged."""
     content = path.read_bytes()
     try:
         length = int.from_bytes(content[:8], "little")
@@ -277,14 +281,14 @@ def _read(path: Path) -> dict[str, Any]:
         header = json.loads(notes["tripletomics checkpoint"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(
-            f"{str(path)!r} is not a checkpoint, or is damaged: delete it to begin anew, or name another file."
+            f"{str(path)!r} is not a checkpoint, or is damaged: delete it to start again, or name another file."
         ) from None
     whole = content.replace(notes["sha256"].encode(), UNSET.encode(), 1)
     if hashlib.sha256(whole).hexdigest() != notes["sha256"]:
-        raise ValueError(f"{str(path)!r} is damaged: delete it to begin anew.")
+        raise ValueError(f"{str(path)!r} is damaged: delete it to start again.")
     if header["format"] != FORMAT:
-        raise ValueError(f"{str(path)!r} is of another version of tripletomics: delete it to begin anew.")
+        raise ValueError(f"{str(path)!r} was written by another version of tripletomics: delete it to start again.")
     try:
         return dict(_unpack(header, load(content)))
     except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error}): delete it to begin anew.") from None
+        raise ValueError(f"{str(path)!r} is damaged ({error}): delete it to start again.") from None

@@ -82,8 +82,8 @@ class Features:
         (3, components), and the mean squared distance of such a cell to the space of the components. None in a model
         that was saved before there were any.
     kind, total, step, below
-        What the training values are, as in `Scale`; a query must be the same. None in a model that was saved before it
-        was known.
+        The scale of the training values, as in `Scale`; a query must be on the same one. None in a model that was saved
+        before there were any.
 
     Notes
     -----
@@ -118,7 +118,7 @@ class Features:
 
     @property
     def known_scale(self) -> Scale | None:
-        """What the training values are; None if that was not looked at."""
+        """The scale of the training values; None if it was not recorded."""
         return None if self.kind is None else Scale(self.kind, self.total, self.step, self.below)
 
     @property

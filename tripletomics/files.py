@@ -16,23 +16,23 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # on Windows nothing tells a draft that is left from one that is being written
+except ImportError:  # without these locks, as on Windows, left-over drafts cannot be recognised
     fcntl = None  # type: ignore[assignment]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-DRAFT, LOCK, KEPT = ".tripletomics-", "lock", "kept"  # a folder of drafts; its lock, and what is to come back, in it
+DRAFT, LOCK, KEPT = ".tripletomics-", "lock", "kept"  # a folder of drafts; in it the lock, and what gets its name back
 EXCHANGE = 2  # of Linux's renameat2
 HOST, WEEK = socket.gethostname().encode(), 7 * 24 * 3600.0
 
 
 class DiskFull(OSError):
-    """What could not be written, how much that takes and how much is free."""
+    """The disk is full: the message names what could not be written, the bytes that it takes, and those free."""
 
 
 def check_writable(path: str | Path, suffix: str = "") -> Path:
     """Return the path if a file can be written there, before any work is done for it.
 
-    A symbolic link stands for the file that it names.
+    For a symbolic link, the file that it points to is checked.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def check_writable(path: str | Path, suffix: str = "") -> Path:
     PermissionError
         If the folder, or a file that is there already, is read-only.
     OSError
-        If the name is too long, or the folder takes no file.
+        If the name is too long, or no file can be made in the folder.
     ValueError
         If the name does not end in `suffix`, or is that of a folder.
     """
@@ -63,16 +63,16 @@ def check_writable(path: str | Path, suffix: str = "") -> Path:
         raise OSError(f"The name of {str(path)!r} is longer than its disk allows: choose a shorter one.") from None
     if not os.access(real.parent, os.W_OK) or (real.exists() and not os.access(real, os.W_OK)):
         raise PermissionError(f"{str(path)!r} is read-only: choose another place.")
-    with drafting(real.parent):  # what permissions do not tell: a disk that is read-only or full
+    with drafting(real.parent):  # finds what permissions do not show: a disk that is read-only or full
         return path
 
 
 @contextmanager
 def drafting(folder: Path) -> Iterator[Path]:
-    """Give a new folder inside another one, for what is not whole yet; nothing of it is left after the block.
+    """Yield a new folder inside another one, for files that are not complete yet; delete it after the block.
 
-    Its name cannot be guessed, and nobody else may write into it. A lock that ends with this process tells others that
-    it is in use; what processes that were killed have left is deleted first.
+    Its name cannot be guessed, and nobody else may write into it. A lock, which ends with this process, shows others
+    that it is in use. What killed processes have left is deleted first.
     """
     sweep(folder)
     own, lock = _own(folder)
@@ -84,7 +84,7 @@ def drafting(folder: Path) -> Iterator[Path]:
 
 
 def _own(folder: Path) -> tuple[Path, int]:
-    """Make a folder with a lock that this process holds; `sweep` of another one may delete it before it does."""
+    """Make a folder with a lock that this process holds; try again if the `sweep` of another one deletes it first."""
     while True:
         try:
             own = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder))
@@ -95,7 +95,7 @@ def _own(folder: Path) -> tuple[Path, int]:
             with suppress(FileNotFoundError):
                 os.write(lock, HOST)
                 if fcntl is not None:
-                    with suppress(OSError):  # some shared disks have no locks: there drafts that are left stay
+                    with suppress(OSError):  # some shared disks have no locks: left-over drafts stay there
                         fcntl.flock(lock, fcntl.LOCK_EX)
                 os.stat(own / LOCK)
                 return own, lock
@@ -103,9 +103,9 @@ def _own(folder: Path) -> tuple[Path, int]:
 
 
 def sweep(folder: Path) -> None:
-    """Delete the drafts in a folder whose processes were killed; what they had put aside gets its name back.
+    """Delete the drafts that killed processes left in a folder; what these had set aside gets its name back.
 
-    On some shared disks locks are seen on one machine alone, so drafts of another one are left for a week.
+    On some shared disks a lock is visible on one machine only, so drafts of other machines are kept for a week.
     """
     for old in folder.glob(f"{DRAFT}*") if fcntl is not None else ():
         with suppress(OSError):
@@ -127,15 +127,15 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: str | Path, needed: int = 0) -> Iterator[Path]:
-    """Give a temporary name to write to; the file takes the place of `path` when the block ends well.
+    """Yield a temporary name to write to; the file replaces `path` if the block ends without an error.
 
     Parameters
     ----------
     path
-        Of a symbolic link, the file that it names is replaced.
+        For a symbolic link, the file that it points to is replaced.
     needed
-        Bytes that the file takes, as far as is known. They are asked of the disk first: HDF5 ends the process if it
-        fills up.
+        Bytes that the file takes, as far as is known. They are reserved first, because HDF5 ends the process if the
+        disk fills up.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def replacing(path: str | Path, needed: int = 0) -> Iterator[Path]:
         If the disk fills up.
     """
     real = Path(os.path.realpath(path))
-    rest = "Nothing of it is left: make room and run the same again."
+    rest = "No part of it is left: make room and run the same again."
     with filling(Path(path), needed, rest), drafting(real.parent) as folder:
         _reserve(folder, needed)
         draft = folder / f"new{real.suffix}"
@@ -165,7 +165,7 @@ def _reserve(folder: Path, needed: int) -> None:
 
 @contextmanager
 def creating(path: Path) -> Iterator[Path]:
-    """Give a temporary folder; it gets the name `path` when the block ends well."""
+    """Yield a temporary folder; it gets the name `path` if the block ends without an error."""
     real = Path(os.path.realpath(path))
     with drafting(real.parent) as folder:
         draft = folder / "new"
@@ -175,9 +175,9 @@ def creating(path: Path) -> Iterator[Path]:
 
 
 def exchange(draft: Path, path: Path) -> None:
-    """Let a folder of drafts beside `path` take its place, in one step where the system can.
+    """Replace the folder `path` by a draft next to it, in one step where the system can.
 
-    Where it cannot, a kill between two steps leaves no `path`; `sweep` brings the old one back.
+    Where it cannot, a kill between the two steps leaves no `path`; `sweep` then restores the old one.
     """
     if sys.platform == "linux":
         rename = getattr(ctypes.CDLL(None), "renameat2", None)
@@ -192,9 +192,9 @@ def exchange(draft: Path, path: Path) -> None:
 
 @contextmanager
 def using(folder: Path, *, alone: bool = False) -> Iterator[bool]:
-    """Hold a folder that `exchange` may replace, together with others or alone; wait for those that hold it.
+    """Lock a folder that `exchange` may replace, together with others or alone; wait for those that have locked it.
 
-    Gives whether it is held: some shared disks have no locks.
+    Yields whether it is locked: some shared disks have no locks.
     """
     while True:
         lock, held = os.open(folder, os.O_RDONLY), False
@@ -253,7 +253,7 @@ def check_room(path: Path, needed: int, what: str) -> None:
 
 @contextmanager
 def filling(path: Path, needed: int, rest: str) -> Iterator[None]:
-    """Say how much was needed, how much is free and what `rest` says, if the disk of `path` fills up."""
+    """Raise DiskFull, with the bytes needed, the bytes free and then `rest`, if the disk of `path` fills up."""
     from rich.filesize import decimal
 
     try:

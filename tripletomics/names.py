@@ -1,4 +1,4 @@
-"""Names that others chose, of types, genes and columns, as text: in a terminal, on a page and in a spreadsheet."""
+"""Names of types, genes and columns, which others chose, as plain text: in a terminal, on a page, in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-STEERING = {"Cc", "Cs", "Cn", "Zl", "Zp"}  # Unicode categories: control, surrogate, no character, breaks of lines
-TURNING = {0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # the direction of what follows
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet knows one
+STEERING = {"Cc", "Cs", "Cn", "Zl", "Zp"}  # Unicode categories: control, surrogate, no character, line breaks
+TURNING = {0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # turn the text that follows
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a text that begins so is a formula to a spreadsheet
 
 
 def printable(text: object) -> str:
-    """Return text in which what would steer a terminal, or break a PDF, is U+FFFD; breaks of lines stay."""
+    """Return text with U+FFFD for characters that would control a terminal or break a PDF; line breaks stay."""
     return "".join(
         letter
         if letter == "\n" or not (unicodedata.category(letter) in STEERING or ord(letter) in TURNING)

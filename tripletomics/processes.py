@@ -55,7 +55,7 @@ def by_torchrun() -> bool:
 
 @contextmanager
 def keeping_threads() -> Iterator[None]:
-    """Give torch and numba their numbers of threads back: where numba starts its own, OpenMP gives torch as many."""
+    """Restore the thread numbers of torch and numba afterwards: OpenMP gives torch as many as numba starts."""
     import torch
 
     before, numba = torch.get_num_threads(), sys.modules.get("numba")

@@ -64,12 +64,12 @@ class Balanced:
         return self._batches()
 
     def state(self) -> dict[str, Any]:
-        """Return what the next batches hang on."""
+        """Return what the next batches depend on."""
         sizes = np.array([len(queue) for queue in self._queues])
         return {"random": self._random, "queues": np.concatenate([*self._queues, sizes[:0]]), "sizes": sizes}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state, after `iter`."""
+        """Continue from a state, after `iter`."""
         self._random.bit_generator.state = state["random"]
         self._queues[:] = np.split(state["queues"], np.cumsum(state["sizes"])[:-1])
 
@@ -159,12 +159,12 @@ class Views:
         return self._batches(iter(()) if self.labelled is None else iter(self.labelled))
 
     def state(self) -> dict[str, Any]:
-        """Return what the next batches hang on."""
+        """Return what the next batches depend on."""
         rests = {str(i): pool.rest for i, pool in enumerate(self._pools)}
         return {"random": self._random, "rests": rests, "labelled": self.labelled.state() if self.labelled else {}}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state, after `iter`."""
+        """Continue from a state, after `iter`."""
         self._random.bit_generator.state = state["random"]
         for i, pool in enumerate(self._pools):
             pool.rest = state["rests"][str(i)]
@@ -258,11 +258,11 @@ class Neighbourhoods:
         return self._batches()
 
     def state(self) -> dict[str, Any]:
-        """Return what the next batches hang on."""
+        """Return what the next batches depend on."""
         return {"random": self._random}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state, after `iter`."""
+        """Continue from a state, after `iter`."""
         self._random.bit_generator.state = state["random"]
 
     def _batches(self) -> Iterator[tuple[np.ndarray]]:

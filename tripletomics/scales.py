@@ -1,4 +1,4 @@
-"""What values are: counts or not, and if they were normalised and logged, how. It is decided at the fit and kept.
+"""The scale of values: counts or not, and how they were normalised and logged. The fit decides, the model keeps it.
 
 Two signs tell how values were logged, whatever genes a table has and however deep its cells are. Undoing the logarithm
 gives every cell the total that it was scaled to, if all genes are there. And it gives whole multiples of the value of
@@ -16,17 +16,17 @@ import scipy.sparse as sp
 from tripletomics.pcs import PANEL
 from tripletomics.sources import Matrix
 
-LOGGED = 30  # log1p of 1e13: no natural logarithm of a measurement is above; log2 of an intensity reaches 40
-TAIL = 4  # times the median value: the largest count is further out, a large log2 is not
-SMALL, SMALL_SHARE = 10, 0.1  # counts of a panel have so many small values, those of its faint features
-LOWEST_SHARE = 0.01  # and so many of 0, 1 and 2
-CLIPPED = 0.85  # of the least share of ones among twos that counts with so many zeros have
-RARE, PANEL_CELLS = 20, 20_000  # zeros for a one in a feature with large values, and cells that are asked
+LOGGED = 30  # log1p of 1e13: no natural logarithm of a measurement is larger; log2 of an intensity reaches 40
+TAIL = 4  # times the median value: the largest count is above this, the largest log2 is not
+SMALL, SMALL_SHARE = 10, 0.1  # at least this share of the counts of a panel are small, in its faint features
+LOWEST_SHARE = 0.01  # and at least this share are 0, 1 or 2
+CLIPPED = 0.85  # of the least ratio of ones to twos that counts with so many zeros have
+RARE, PANEL_CELLS = 20, 20_000  # zeros for each one in a feature with large values, and cells that are looked at
 ASKED, LEAST = 500, 20  # cells that are looked at, and the fewest that say anything
 SAME = 0.02  # how far totals of cells may differ, and multiples may be from whole ones
 SUMS = 1e-4  # the same of values that were not logged, whose sums may be alike by chance
 MULTIPLES, CLEAR = 12, 0.7  # largest multiple that can be told from chance, and the share that must be whole
-MARGIN, HIGHEST = 0.2, 40  # more than are whole without undoing a logarithm; log2 of 1e12, the largest logarithm
+MARGIN, HIGHEST = 0.2, 40  # gain in that share by undoing a logarithm, at least; log2 of 1e12, the largest logarithm
 INVERSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "log1p": np.expm1,
     "log2(1 + x)": lambda v: np.exp2(v) - 1,
@@ -70,7 +70,7 @@ class Scale:
 
 
 def see(x: Matrix) -> Scale:
-    """Look at up to 500 cells of a table, with all genes that it has."""
+    """Return the scale of a table, from up to 500 cells with all genes that it has."""
     values = stored(x)
     if not len(values) or not values.any():
         return Scale()
@@ -90,7 +90,7 @@ def see(x: Matrix) -> Scale:
         return Scale(kind, total, by_step[kind][1] if by_step[kind][0] >= CLEAR else 0.0)
     kind, (share, step) = max(by_step.items(), key=lambda item: item[1][0])
     if kind != "normalised" and (values.max() > HIGHEST or by_step["normalised"][0] > share - MARGIN):
-        return Scale()  # small counts, some of them whole, are next to a logarithm
+        return Scale()  # small counts, some of them whole, look like a logarithm
     return Scale(kind, 0.0, step) if share >= CLEAR else Scale()
 
 
@@ -103,7 +103,7 @@ def _rows(x: Matrix) -> list[np.ndarray]:
 
 
 def _total(rows: list[np.ndarray], inverse: Callable[[np.ndarray], np.ndarray], kind: str) -> tuple[float, float]:
-    """Return how far the totals of cells differ, in units of what is allowed, and the usual one."""
+    """Return how far the totals of cells differ, in units of what is allowed, and their median."""
     totals = np.array([inverse(row).sum() for row in rows])
     middle = float(np.median(totals))
     if not np.isfinite(totals).all() or middle <= 0:
@@ -130,12 +130,12 @@ def _step(rows: list[np.ndarray], inverse: Callable[[np.ndarray], np.ndarray], k
 
 
 def looks_like_counts(x: Matrix, width: int | None = None, tail: float = TAIL) -> bool:
-    """Tell counts, of molecules or (non-integer) of reads, from logged values and from intensities of a panel.
+    """Return whether values are counts (of molecules, or non-integer of reads), not logged or intensities of a panel.
 
-    Counts are not negative. Of 100 features or more they are whole, or no logarithm: normalised counts by the signs
-    that `see` looks for, or values above 30 and above `tail` times the median of those that are not 0. Of fewer
-    features they are whole, a tenth of them are 10 or less, and 0 is no more common than 1 and 2 make likely: the noise
-    of a cytometer around 0 is cut there.
+    Counts are not negative. With 100 features or more they are whole, or cannot be a logarithm: normalised counts by
+    the signs that `see` looks for, or values above 30 and above `tail` times the median of those that are not 0. With
+    fewer features they are whole, a tenth of them are 10 or less, and 0 is no more common than 1 and 2 make likely: a
+    cytometer cuts its noise at 0.
 
     `width` is the number of features that were measured, where `x` has a part of them.
     """
@@ -156,10 +156,10 @@ def looks_like_counts(x: Matrix, width: int | None = None, tail: float = TAIL) -
 
 
 def _small_are_counts(x: Matrix) -> bool:
-    """Tell whether the small whole numbers of a panel are those of counts.
+    """Return whether the small whole numbers of a panel are those of counts.
 
-    Of negative binomial counts, ones are at least 2 / (1 + ones / zeros) times as common as twos. It is asked of each
-    feature with zeros, and weighed by them.
+    Of negative binomial counts, ones are at least 2 / (1 + ones / zeros) times as common as twos. This is tested for
+    each feature with zeros, and weighted by their number.
     """
     chosen = np.unique(np.linspace(0, x.shape[0] - 1, PANEL_CELLS).astype(int))
     dense = x.tocsr()[chosen].toarray() if sp.issparse(x) else np.asarray(x)[chosen]
@@ -173,7 +173,7 @@ def _small_are_counts(x: Matrix) -> bool:
 
 
 def whole(values: np.ndarray) -> bool:
-    """Tell whether all values are whole numbers."""
+    """Return whether all values are whole numbers."""
     blocks = np.array_split(values, len(values) // 2**20 + 1)
     return all(np.array_equal(block, np.round(block)) for block in blocks)
 

@@ -37,7 +37,7 @@ BATCH_SIZE = 512
 TRIED_BATCHES = 20  # batches in which a loss must have something to compare
 CHECKS = 6  # times a stage that the held-out cells are scored, for the history alone
 CHECK_CELLS = 1000
-CHECKED = 10  # steps after which a GPU's loss is looked at
+CHECKED = 10  # steps between two checks of the loss on a GPU
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
 MAP_MOST = 480  # steps of the map head from 800 cells on
 MAP_LR = 30.0
@@ -84,7 +84,7 @@ def train(
     orthogonal
         Whether the hidden layers take orthogonal steps, as `Muon` does.
     checkpoint
-        What goes on where it was stopped.
+        Where the state is saved, and restored after a stop.
 
     Notes
     -----
@@ -146,7 +146,7 @@ def train(
         if twin is not None:
             follow(twin, network, loss.keep())
         values.append(value.detach())
-        if fabric.device.type == "cpu" or step % CHECKED == 0:  # a GPU would be waited for
+        if fabric.device.type == "cpu" or step % CHECKED == 0:  # a check waits for the GPU
             check_finite(values[-1], step, steps)
         traces.append(loss.trace())
         watch(step + 1, values[-1])
@@ -160,10 +160,10 @@ def train(
 
 
 def check_finite(values: Tensor, step: int, steps: int, what: str = "loss") -> None:
-    """Raise a FloatingPointError where training has gone astray, before a library meets its results."""
+    """Raise a FloatingPointError if values of a training are infinite or NaN, before other libraries get them."""
     if not torch.isfinite(values).all():
         raise FloatingPointError(
-            f"The {what} became infinite or NaN by step {step + 1} of {steps}, for steps are too large: lower lr; "
+            f"The {what} became infinite or NaN by step {step + 1} of {steps}, because steps are too large: lower lr; "
             "0.001 is usual."
         )
 
@@ -398,7 +398,7 @@ class Watch:
         """Take note of a step."""
         if step % max(self.steps // CHECKS, 1) == 0 and len(self.query):
             z, query = (project(self.network, rows, self.device).cpu().numpy() for rows in (self.cells, self.query))
-            check_finite(torch.tensor([z.sum(), query.sum()]), step - 1, self.steps, "places of the cells")
+            check_finite(torch.tensor([z.sum(), query.sum()]), step - 1, self.steps, "coordinates of the cells")
             self.scores[step - 1] = self.latest = metrics.knn_macro_f1(z, self.y, query, self.query_y)
         if step % 10 == 0 or step == self.steps:
             self.report(self.stage, step, self.steps, float(value), self.latest)

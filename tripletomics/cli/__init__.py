@@ -56,7 +56,7 @@ def _show_warning(message: Warning | str, category: type[Warning], filename: str
     """Print a warning of tripletomics on one line; those of libraries are for developers."""
     ours = issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parents[1])
     if ours and processes.rank() == 0:
-        with suppress(OSError):  # nobody reads it, and the work goes on
+        with suppress(OSError):  # the reader has closed the pipe, and the work continues
             print("warning:", _one_line(message), file=sys.stderr)
 
 
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments
         Those of the terminal by default.
     """
-    for name in ("SIGTERM", "SIGHUP"):  # SIGHUP, which Windows has not: the terminal was closed
+    for name in ("SIGTERM", "SIGHUP"):  # SIGHUP (not on Windows): the terminal was closed
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
             signal.signal(number, _stop)
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             app(given, exit_on_error=False, print_error=False)
             sys.stdout.flush()
             return
-        except BrokenPipeError:  # the reader has left, and all files are written
+        except BrokenPipeError:  # the reader has closed the pipe, and all files are written
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of Python
             sys.exit(1)  # as rich does
         except CycloptsError as error:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 MODALITIES = ".h5mu"  # how a file of several modalities ends
 NAMES = ("rna", "protein")  # of two files
-SPARE, TEXT = 4096, 48  # bytes that an element and a text take in HDF5 besides their content
-ADDED = 4 * 128  # bytes a cell of coordinates and predictions
+SPARE, TEXT = 4096, 48  # bytes that an element and a text take in HDF5 in addition to their content
+ADDED = 4 * 128  # bytes of coordinates and predictions, for each cell
 
 
 def suffix(path: Path, other: Path | None = None) -> str:
@@ -47,7 +47,7 @@ def write(cells: AnnData | MuData, path: Path) -> None:
     Raises
     ------
     OSError
-        If the disk fills up, or its folder is gone.
+        If the disk fills up, or the folder no longer exists.
     """
     with replacing(path, size(cells)) as draft:
         if hasattr(cells, "mod"):
@@ -66,7 +66,7 @@ def check_room_for(path: Path, cells: AnnData | MuData) -> None:
 
 
 def size(element: Any) -> int:
-    """Return how many bytes cells, or a part of them, take in a file: rather more than less."""
+    """Return an upper estimate of the bytes that cells, or a part of them, take in a file."""
     if hasattr(element, "columns"):  # a table: text takes a number, a length and padding besides its letters
         places = len(element) * (element.shape[1] + 1)
         return SPARE * (element.shape[1] + 1) + int(element.memory_usage(deep=True).sum()) + TEXT * places
@@ -127,7 +127,7 @@ def _check_layout(path: Path) -> None:
 
 
 def _decode(adata: AnnData) -> None:
-    """Make names and columns text where they were bytes."""
+    """Decode names and columns that are bytes, in place."""
     from tripletomics.tl.frames import decoded
 
     for axis in ("obs", "var"):

@@ -65,7 +65,7 @@ def fit(  # noqa: D103
 def _fit(
     input: Path, protein: Path | None, out: Path | None, settings: dict[str, Any], model: Path | None, index: bool
 ) -> Model:
-    """Fit, and write the cells and the model, either of them if the other one cannot be written."""
+    """Fit, and write the cells and the model; if one of them cannot be written, the other one still is."""
     written = _Written()
 
     def save(fitted: Model) -> None:
@@ -90,9 +90,9 @@ def _fit(
 
 @contextmanager
 def _checkpoint(settings: dict[str, Any]) -> Iterator[None]:
-    """Open the checkpoint of a fit, which is kept until all is written."""
+    """Open the checkpoint of a fit, and keep its file until all results are written."""
     if settings.get("checkpoint") is None:
-        with _hinting("with --checkpoint FILE the same command would go on where it was"):
+        with _hinting("with --checkpoint FILE the same command would continue where it stopped"):
             yield
         return
     from tripletomics.checkpoint import keeping
@@ -103,7 +103,7 @@ def _checkpoint(settings: dict[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def _hinting(hint: str) -> Iterator[None]:
-    """Say after Ctrl-C how to go on."""
+    """Add to the message after Ctrl-C how to continue."""
     try:
         yield
     except KeyboardInterrupt:
@@ -111,14 +111,14 @@ def _hinting(hint: str) -> Iterator[None]:
 
 
 class _Written:
-    """Files that were written, and what was in the way of others."""
+    """The files that were written, and the errors of those that were not."""
 
     def __init__(self) -> None:
         self.paths: list[Path] = []
         self.errors: list[Exception] = []
 
     def try_to(self, path: Path, write: Callable[[], object]) -> None:
-        """Write a file, or note why not."""
+        """Write a file, or record the error."""
         try:
             write()
             self.paths.append(path)
@@ -127,7 +127,7 @@ class _Written:
 
     @contextmanager
     def rest(self, path: Path) -> Iterator[None]:
-        """Add what was written before to the message if this one is not."""
+        """Write a file in the block; if that fails, raise and name the files that were written before."""
         try:
             yield
             self.paths.append(path)
@@ -146,9 +146,8 @@ class _Written:
         for error in self.errors:
             if not isinstance(error, OSError):
                 raise error
-        there = (
-            f"{' and '.join(repr(str(path)) for path in self.paths)} {'is' if len(self.paths) == 1 else 'are'} there."
-        )
+        names = " and ".join(repr(str(path)) for path in self.paths)
+        there = f"{names} {'was' if len(self.paths) == 1 else 'were'} written."
         raise OSError(" ".join([*map(str, self.errors), *[there] * bool(self.paths)])) from self.errors[0]
 
 
@@ -210,7 +209,7 @@ def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, set
         )
     if out is not None:
         raise ValueError("--shard writes into INPUT: leave --out out.")
-    with _hinting("rows that are written count, and the same command goes on behind them"):
+    with _hinting("the rows that are written are kept, and the same command continues after them"):
         placed = tl.transform_shard(store, model, shard, **settings)
     if placed.start == placed.stop:
         print(f"Shard {shard} has no rows: it takes fewer shards to place {str(store)!r}.")

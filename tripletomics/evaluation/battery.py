@@ -31,7 +31,7 @@ METRICS = {
     "knn_balanced_accuracy": Metric("15-NN balanced accuracy", "labels"),
     "recall": Metric("15-NN recall of a type", "labels"),
     "permutation_p": Metric("p of macro-F1, labels of the scored cells permuted", "labels", higher=False),
-    "reachable_p": Metric("the same p if four of five cells were right", "labels", higher=False),
+    "reachable_p": Metric("p of macro-F1 if four of five cells were named right", "labels", higher=False),
     "recall_at_1": Metric("Recall@1 (P@1)", "retrieval"),
     "recall_at_10": Metric("Recall@10", "retrieval"),
     "r_precision": Metric("R-Precision", "retrieval"),

@@ -62,13 +62,13 @@ def known_first(codes: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def verdict(p: float, reachable: float = 0.0) -> Literal["signal", "no signal", "too few", "not tested"]:
-    """Say what a permutation test of the held-out labels shows.
+    """Return what a permutation test of the held-out labels shows.
 
     Parameters
     ----------
     p, reachable
-        Of `metrics.permutation_p`, and of `metrics.reachable_p`: a test that could not have found anything shows
-        nothing.
+        The values of `metrics.permutation_p` and `metrics.reachable_p`: a test that could not have found a signal
+        shows nothing.
     """
     if math.isnan(p):
         return "not tested"

@@ -51,7 +51,7 @@ def several(given: str | Sequence[str], argument: str) -> list[str]:
 
 
 def is_missing(name: object, unlabelled: str | Sequence[str] = UNLABELLED) -> bool:
-    """Tell whether a name says that there is none, whatever its case and the blanks around it."""
+    """Return whether a name means a missing value; upper or lower case and spaces around it do not matter."""
     text = _text(name)
     return text is None or _plain(text) in _words(unlabelled)
 
@@ -70,7 +70,8 @@ def encode(values: pd.Series, unlabelled: str | Sequence[str]) -> tuple[np.ndarr
     values
         One name a cell; whole numbers, bytes and categories are taken as their text.
     unlabelled
-        Names that mean *unlabelled*, as missing values and blanks do, whatever their case and the blanks around them.
+        Names that mean *unlabelled*, in upper or lower case, with or without spaces around them. Missing and blank
+        values always do.
 
     Returns
     -------
@@ -87,9 +88,9 @@ def encode(values: pd.Series, unlabelled: str | Sequence[str]) -> tuple[np.ndarr
 
 
 def flags(values: pd.Series) -> pd.Series | None:
-    """Read a column of yes and no: True, False or None for each row; None if it holds anything else.
+    """Return a column of yes and no as True, False or None for each row; None if it holds anything else.
 
-    Booleans, and true, false, yes and no as text in any case, as tables from R and CSV have them.
+    It may hold booleans, or true, false, yes and no as text in upper or lower case, as tables from R and CSV do.
     """
     answers = dict.fromkeys(YES, True) | dict.fromkeys(NO, False)
     words = names(values).map(lambda name: None if name is None else _plain(name))
@@ -100,14 +101,14 @@ def flags(values: pd.Series) -> pd.Series | None:
 
 
 def split_of(values: pd.Series) -> np.ndarray | None:
-    """Read a column that says which cells are held out: 1 held out, 0 training, -1 nothing; None if it says no such.
+    """Return which cells a column holds out: 1 held out, 0 training, -1 not known; None if it is not a split.
 
-    It holds yes for held-out cells and no for others, or names: "train", and "held-out", "test" or "validation".
+    A split holds yes for held-out cells and no for others, or names: "train", and "held-out", "test" or "validation".
 
     Raises
     ------
     ValueError
-        If it may be a split or groups: 0 and 1, or "train" beside other names.
+        If it may be a split or groups: 0 and 1, or "train" next to other names.
     """
     marks = flags(values)
     if marks is not None:
@@ -115,11 +116,11 @@ def split_of(values: pd.Series) -> np.ndarray | None:
     words = names(values).map(lambda name: None if name is None else _plain(name))
     present = set(words.dropna())
     if {word.removesuffix(".0") for word in present} == {"0", "1"}:
-        raise ValueError("holds 0 and 1, which may be two groups or say which cells to hold out")
+        raise ValueError("holds 0 and 1, which may be two groups or mark the cells to hold out")
     if not present & {*TRAINING}:
         return None
     if odd := sorted(present - {*TRAINING, *SPARED}):
-        raise ValueError(f"holds a split, by 'train', and other names beside it, such as {odd[0]!r}")
+        raise ValueError(f"holds 'train', as a split does, and other names, such as {odd[0]!r}")
     if present <= {*TRAINING}:
         return None
     return np.where(words.isna(), -1, np.where(words.isin(TRAINING), 0, 1)).astype(np.int8)

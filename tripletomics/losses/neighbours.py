@@ -23,8 +23,8 @@ EVEN = 12.0  # weight of the even disk at spread=1
 RISE = 3  # it has its weight after one in so many steps
 CLUSTERED = 20_000  # cells that the clusters are found on
 FEW = 16  # cells; a smaller group that is far from all others is a satellite
-FAR = 0.98  # of the cells are nearer to the middle than a satellite's centre
-FLOOR = 0.25  # of the mean sum of a batch, added to the sums of a satellite's cells
+FAR = 0.98  # share of the cells that are nearer to the middle than the centre of a satellite
+FLOOR = 0.25  # share of the mean sum of a minibatch that is added to the sums of a satellite's cells
 
 
 class Neighbours(Loss):
@@ -39,8 +39,8 @@ class Neighbours(Loss):
     has both ends in the batch, and sums to 1. For each grouping g of the cells, r_k is the congruence coefficient (the
     cosine), over the other groups, of the distances between the centre of group k and theirs in the map with the ranks
     that these distances have in the reference. U is how far the batch is from a disk of even density
-    (`area.unevenness`); its weight rises to e over the first third of the training. b is 0 but for satellites: few
-    cells far from all others, which nothing else would keep from the edge of the page.
+    (`area.unevenness`); its weight rises to e over the first third of the training. b is 0 except for satellites:
+    groups of few cells far from all others, which would otherwise end at the edge of the map.
 
     Parameters
     ----------
@@ -54,7 +54,8 @@ class Neighbours(Loss):
     even, seed
         Weight e of the last term, and the seed of its random lines.
     satellites
-        Boolean (cells,): those whose b is a quarter of the mean sum of the batch, and constant. By default no cell.
+        Boolean (cells,): those whose b is a quarter of the mean sum of the minibatch, taken as constant. By default no
+        cell.
 
     Notes
     -----
@@ -294,9 +295,9 @@ def clusters(reference: np.ndarray, seed: int) -> np.ndarray:
 
 
 def satellites(reference: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Tell which cells are of a group of few cells at the outside of the data: boolean (cells,).
+    """Return which cells belong to small groups at the outside of the data, boolean (cells,).
 
-    The order of distances would put such a group at the edge of the map, as the farthest of all others.
+    The order of distances would put such a group at the edge of the map, as it is the farthest from all others.
     """
     from_middle = reference - reference.mean(axis=0)
     limit = np.quantile(np.linalg.norm(from_middle, axis=1), FAR)

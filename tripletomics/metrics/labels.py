@@ -198,10 +198,10 @@ def permutation_p(truth: np.ndarray, predicted: np.ndarray, seed: int, permutati
 
 
 def reachable_p(truth: np.ndarray, seed: int, permutations: int = 199) -> float:
-    """Return the p of `permutation_p` if predictions were right about four of five cells of each type.
+    """Return the p that `permutation_p` would give if four of five cells of each type were predicted right.
 
-    Where even that would pass for chance, a p that is not small says nothing: there are too few cells, or too few of
-    all types but one. Of a type of one or two cells all are right.
+    If even that could be chance, a p that is not small shows nothing: there are too few cells, or too few of all types
+    but one. The cells of a type with one or two cells all count as right.
 
     Parameters
     ----------

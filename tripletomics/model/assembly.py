@@ -1,4 +1,4 @@
-"""A model made from what its file holds: a header of text and numbers, and arrays."""
+"""The assembly of a model from the content of its file: a header of text and numbers, and arrays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SITES = "map_head.even.sites"
 
 
 def assemble(known: Any, tensors: dict[str, torch.Tensor]) -> Model:
-    """Build a model, after checking what it is made from.
+    """Build a model, after checking the content of its file.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def assemble(known: Any, tensors: dict[str, torch.Tensor]) -> Model:
     Raises
     ------
     ValueError, TypeError
-        If something is missing, not known, or of another type or shape, or is contradicted by something else.
+        If a part is missing, not known, of a wrong type or shape, or contradicts another part.
     """
     check_header(known)
     arrays: dict[str, dict[str, torch.Tensor]] = {}
@@ -99,7 +99,7 @@ def _modalities(known: Any) -> list[str]:
 
 
 def _pair(known: Any, arrays: dict[str, Any], build: Any, names: list[str]) -> PairFeatures:
-    """Build the contract of two modalities, and the one whose components the encoders see if that is another."""
+    """Build the features of two modalities, and those whose components the encoders see, if these are others."""
 
     def read(part: str) -> PairFeatures:
         mine = {name: tensor.numpy() for name, tensor in arrays.pop(part, {}).items()}
@@ -112,7 +112,7 @@ def _pair(known: Any, arrays: dict[str, Any], build: Any, names: list[str]) -> P
 def _networks(
     settings: dict[str, str], features: Features | PairFeatures, weights: dict[str, torch.Tensor]
 ) -> Networks:
-    """Build networks around weights; before these have the right shapes, no memory is taken."""
+    """Build networks from weights; take memory only after the shapes of the weights are checked."""
     mlp, metric_dim, dim = make(settings["encoder"]), int(settings["metric_dim"]), int(settings["dim"])
     with torch.device("meta"):
         encoder: Encoder | PairEncoder

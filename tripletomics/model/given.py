@@ -76,12 +76,12 @@ def check_table(x: Matrix, part: Features, modality: str = "") -> None:
 
 
 def check_places(*spaces: np.ndarray) -> None:
-    """Refuse coordinates that are NaN or infinite, so that no verb writes them."""
+    """Raise if coordinates are NaN or infinite, so that no verb writes them."""
     lost = ~np.all([np.isfinite(z).all(axis=1) for z in spaces], axis=0)
     if lost.any():
         raise ValueError(
-            f"{lost.sum():,} of {len(lost):,} cells have no place: their coordinates are NaN or infinite (first: row "
-            f"{int(lost.argmax())}). Their values may be too large, or the weights of the model damaged: look at both."
+            f"{lost.sum():,} of {len(lost):,} cells have coordinates that are NaN or infinite (first: row "
+            f"{int(lost.argmax())}). Their values may be too large, or the model may be damaged: check both."
         )
 
 

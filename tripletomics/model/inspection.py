@@ -1,4 +1,4 @@
-"""What must hold in the file of a model before anything is computed with it; what does not is said in one line."""
+"""Checks of a model file before anything is computed with it; what is wrong is said in one line."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ HEADER: dict[str, Any] = {
     "checks_alone": list[dict[str, float]],
     "matches": dict[str, float],
 }
-SETTINGS = ("loss", "encoder", "metric_dim", "dim")  # that a model is read by
+SETTINGS = ("loss", "encoder", "metric_dim", "dim")  # that are needed to read a model
 CHECKS = {"macro_f1", "ece", "coverage", "unassigned"}  # that the summary shows
 MATCHES = {"cells", "recall_10", "null_10"}
 CODES, FLOAT, DOUBLE = "int64", "float32", "float64"
-ARRAYS: dict[type, dict[str, tuple[str, ...]]] = {  # of each array its dtype and axes, of which equal names are as long
+ARRAYS: dict[type, dict[str, tuple[str, ...]]] = {  # dtype and axes of each array; equal names, equal lengths
     Features: {
         "mean": (FLOAT, "seen"), "scale": (FLOAT, "seen"), "shares": (FLOAT, "genes"), "cap": (FLOAT, "genes"),
         "axes": (FLOAT, "components", "genes"), "offset": (FLOAT, "components"), "center": (FLOAT, "genes"),
@@ -81,7 +81,7 @@ def check_header(header: Any) -> None:
 
 
 def check_fields(kind: type, part: str, known: Any, arrays: Iterable[str]) -> None:
-    """Raise a ValueError unless a part of the header and the arrays beside it are what a dataclass is made of."""
+    """Raise a ValueError unless a part of the header and its arrays are the fields of a dataclass."""
     hints, given = get_type_hints(kind), {*arrays}
     _require(isinstance(known, dict), f"{part} is {type(known).__name__}, not a record")
     unknown = sorted(({*known} | given) - {*hints})
@@ -108,11 +108,11 @@ def check_weights(expected: Mapping[str, torch.Tensor], found: Mapping[str, torc
         )
         _require(bool(torch.isfinite(other).all()), f"{name} has values that are NaN or infinite")
     rest = sorted({*found} - {*expected})
-    _require(not rest, f"{rest[0] if rest else ''!r} is no weight of these networks")
+    _require(not rest, f"{rest[0] if rest else ''!r} is not a weight of these networks")
 
 
 def check_features(contract: Features | PairFeatures) -> None:
-    """Raise a ValueError unless the genes of a model agree with what is known of them."""
+    """Raise a ValueError unless the genes of a model and the arrays about them agree."""
     if isinstance(contract, Features):
         genes, n_seen = len(contract.genes), contract.n_seen
         _require(0 < n_seen <= genes, f"{genes} genes, of which the encoder would see {n_seen}")
@@ -131,7 +131,7 @@ def check_features(contract: Features | PairFeatures) -> None:
         _check_arrays("features", pair, lengths)
         _require(bool((pair.units > 0).all()), "features.units are not above 0")
         genes_of = [part.genes for part in pair.parts]
-        _require(genes_of == [part.genes for part in contract.parts], "both contracts have other genes")
+        _require(genes_of == [part.genes for part in contract.parts], "the two sets of features have different genes")
 
 
 def check_model(model: Model) -> None:
@@ -190,7 +190,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value of JSON is of a type; what is True is no number."""
+    """Return whether a JSON value is of a type; True and False are not numbers."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in inner)

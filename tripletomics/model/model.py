@@ -62,8 +62,8 @@ class Model:
         "hardtriple", the ``tree`` of "hierarchical_triplet" (a linkage matrix of scipy).
         With self-training also its ``self_training``, log loss (2,) after the first and the second training of labelled
         cells that were left out of both, and ``self_training_cells`` (classes,), how many cells took each type.
-        And what the test of `p_value` had to go by, ``tested`` (3,): labelled held-out cells, their types, and the p if
-        four of five were named right; where that is above 0.01, there are too few cells to tell.
+        ``tested`` (3,) says what the test of `p_value` could find: the number of labelled held-out cells, the number of
+        their types, and the p if four of five were named right. If it is above 0.01, there are too few cells to tell.
     seconds
         Wall time of the ``"fit"`` and of its ``"null"``.
     versions

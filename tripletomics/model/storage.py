@@ -24,7 +24,7 @@ SEALED = 8  # the first that carries a checksum
 OLDEST = 6  # that can be read: it does not say which cells the model has seen
 SUFFIX = ".tt"
 DIGITS = 64  # of a SHA-256
-MARK = b'"tripletomics":"{\\"sha256\\": \\"'  # in a file, what stands before them; nothing of a user stands before it
+MARK = b'"tripletomics":"{\\"sha256\\": \\"'  # what stands before them in a file; no text of a user comes earlier
 HEAD, BLOCK = 2**12, 2**20  # bytes in which the mark is looked for, and that are read at once
 
 
@@ -89,8 +89,8 @@ def load(path: str | Path) -> Model:
 
     Notes
     -----
-    A file carries the SHA-256 of all its bytes, so that every byte that has changed since it was written is found. One
-    of format 6 or 7 carries none: a warning says so.
+    A file carries the SHA-256 of all its bytes, so that every byte that has changed since it was written is found.
+    Files of format 6 or 7 carry none: a warning says so.
     """
     path = Path(path)
     if not path.is_file():
@@ -110,7 +110,7 @@ def load(path: str | Path) -> Model:
         if type(made) is not int:
             raise ValueError(f"format={made!r} is not a number")
         if made >= SEALED and not sealed:
-            raise ValueError("its checksum is not where it was written")
+            raise ValueError("its checksum is not where it belongs")
         model = assemble(header, tensors) if OLDEST <= made <= FORMAT else None
     except Exception as error:  # whatever a damaged header makes of the reader
         what = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -120,8 +120,8 @@ def load(path: str | Path) -> Model:
         raise ValueError(f"{str(path)!r} was written by {which} tripletomics, in format {made}: {cure}.")
     if not sealed:
         warnings.warn(
-            f"{str(path)!r} was written in format {made}, which carries no checksum: damage to its numbers would not "
-            "be seen. model.save writes it anew with one.",
+            f"{str(path)!r} was written in format {made}, which carries no checksum: damage to its numbers cannot be "
+            "found. model.save writes a file with one.",
             stacklevel=2,
         )
     return model
@@ -138,7 +138,7 @@ def seal(path: Path) -> None:
 
 
 def _check_seal(path: Path) -> bool:
-    """Tell whether a file carries a checksum; raise if it is not that of its bytes."""
+    """Return whether a file carries a checksum; raise if its bytes do not match it."""
     start, digest = _digest(path)
     if not start:
         return False
@@ -146,14 +146,14 @@ def _check_seal(path: Path) -> bool:
         file.seek(start)
         if file.read(len(digest)) != digest:
             raise ValueError(
-                f"{str(path)!r} is damaged: its bytes are not those that were written, by its checksum (SHA-256). Copy "
-                "it anew from where it is whole."
+                f"{str(path)!r} is damaged: its bytes do not match its checksum (SHA-256). Copy it again from an "
+                "intact original."
             )
     return True
 
 
 def _digest(path: Path) -> tuple[int, bytes]:
-    """Return where in a file the digits of its checksum are, 0 for nowhere, and the digits of all other bytes."""
+    """Return where in a file the digits of its checksum are, 0 for nowhere, and the checksum of all other bytes."""
     with path.open("rb") as file:
         head = file.read(HEAD)
         start = head.find(MARK) + len(MARK)

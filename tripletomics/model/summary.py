@@ -76,10 +76,10 @@ def summarise(model: Model) -> str:
 
 
 def _verdict(model: Model) -> list[str]:
-    """Say where the labels of held-out cells are not found, or cannot be tested."""
+    """Return a line where the labels of held-out cells are not found, or cannot be tested."""
     if not model.p_value:
         return []
-    cells, types, reachable = model.findings.get("tested", (np.nan, np.nan, 0.0))  # of a file of before
+    cells, types, reachable = model.findings.get("tested", (np.nan, np.nan, 0.0))  # an older file has none
     said = {verdict(p, reachable) for p in model.p_value.values()}
     if "signal" in said:
         return []
@@ -95,7 +95,7 @@ def _verdict(model: Model) -> list[str]:
 
 
 def _values(model: Model) -> list[str]:
-    """Say of each modality what its values were taken for."""
+    """Return for each modality what its values were taken for."""
     names = model.modalities
     parts = [model.part(name) for name in names] if names else [model.part()]
     said = []

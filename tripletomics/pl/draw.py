@@ -27,12 +27,12 @@ LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 6, "handlelength": 1.2, 
 # fmt: on
 EDGE, ALARM = "#1a1a1a", "#c4001a"
 SMALL, TITLE = 6, 9  # points
-literal = mpl.rc_context({"text.parse_math": False})  # decorates what draws names: none of them is a formula
+literal = mpl.rc_context({"text.parse_math": False})  # decorator of what draws names: none is a formula
 MARGIN = 0.02  # inches left and right of what fills the width of a figure
 
 
 def as_text(ax: Any) -> None:
-    """Draw what is written on axes that others made as it is, not as a formula."""
+    """Show all text on given axes as it is, not as a formula."""
     for text in ax.findobj(Text):
         text.set_parse_math(False)
 
@@ -93,7 +93,7 @@ def at_edge(ax: Any, points: np.ndarray, rgb: np.ndarray) -> np.ndarray:
 def draw(
     ax: Any, points: np.ndarray, look: Look, size: float | None, numbered: bool, dark: np.ndarray | None = None
 ) -> None:
-    """Unlabelled cells below, then training cells, those without a split, then held-out cells, each in random order.
+    """Draw unlabelled cells, then training cells, cells without a split and held-out cells, each in random order.
 
     They are darkened by `dark` (n,).
     """

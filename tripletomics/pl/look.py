@@ -28,7 +28,7 @@ class Look:
 
     rgb: np.ndarray  # (n, 3)
     known: np.ndarray  # (n,) bool: False is unlabelled
-    split: np.ndarray | None  # (n,) 1 held out, 0 training, -1 neither is said; None when no split is shown
+    split: np.ndarray | None  # (n,) 1 held out, 0 training, -1 not known; None when no split is shown
     codes: np.ndarray  # (n,) type of each cell, -1 for none
     types: dict[int, tuple[str, tuple[float, float, float]]]  # name and colour of each code that has cells
     scale: ScalarMappable | None  # for numbers
@@ -91,7 +91,7 @@ def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
 
 
 def split_of(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None:
-    """Which cells are held out (1), and which were trained on (0); -1 where the table does not say, or None."""
+    """Return which cells are held out (1) and which are training cells (0), or None; -1 where nothing is said."""
     if split == "auto":
         split = keys.split_key(basis.removesuffix("_metric"))
         split = split if split in adata.obs and adata.obs[split].notna().any() else None
@@ -102,7 +102,7 @@ def split_of(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None
         raise KeyError(f"split={split!r} is not a column of adata.obs.{near} Columns: {some(adata.obs.columns)}.")
     values = adata.obs[split]
     given = set(values.dropna().astype(str))
-    if given <= {"train", "held-out"}:  # one alone is no split to hold out by, but can be drawn
+    if given <= {"train", "held-out"}:  # one name alone cannot hold out cells, but can be drawn
         codes = values.astype(str).map({"train": 0, "held-out": 1}).fillna(-1).to_numpy(dtype=np.int8)
     else:
         try:
@@ -115,8 +115,8 @@ def split_of(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None
         )
     if unknown := int((codes < 0).sum()):
         warnings.warn(
-            f"obs[{split!r}] says nothing of {unknown:,} of {len(codes):,} cells: they are drawn as a group of their "
-            "own. tt.transform(adata, model) says which the model was trained on.",
+            f"obs[{split!r}] says nothing about {unknown:,} of {len(codes):,} cells: they are drawn as a group "
+            "of their own. tt.transform(adata, model) says which the model was trained on.",
             stacklevel=3,
         )
     return codes
@@ -134,13 +134,13 @@ def no_signal(adata: AnnData, basis: str) -> str | None:
 
 
 def reachable_by(findings: Any) -> float:
-    """Return the p that the held-out cells of a fit allow, as `fit` found it; 0 where that is not known."""
+    """Return the `metrics.reachable_p` that `fit` recorded; 0 where it is not known."""
     tested = findings.get("tested") if isinstance(findings, Mapping) else None
     return 0.0 if tested is None else float(tested[2])
 
 
 def untested(adata: AnnData, basis: str) -> str:
-    """Say of the held-out cells that a test of their labels could not tell, where ``uns`` says so; else nothing."""
+    """Return a remark where ``uns`` says that a test of the held-out labels could not tell; else an empty text."""
     key, space = (basis.removesuffix("_metric"), "metric") if basis.endswith("_metric") else (basis, "map")
     record = getattr(adata, "uns", {}).get(key)
     known = record if isinstance(record, Mapping) else {}
@@ -198,7 +198,7 @@ def values_of(adata: AnnData, color: str, layer: str | None = None) -> pd.Series
     if hits == 1:
         if layer is None and adata.X is None:
             raise ValueError(f"color={color!r} is a gene, and adata.X is empty: name the matrix with layer=.")
-        stored_matrix(adata, layer)  # taking a column of a damaged one can end the process
+        stored_matrix(adata, layer)  # taking a column of a damaged matrix can end the process
         return pd.Series(np.asarray(adata.obs_vector(color, layer=layer)), index=adata.obs_names)
     near = did_you_mean(color, [*adata.obs.columns, *adata.var_names])
     raise KeyError(

@@ -200,9 +200,9 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
         if name not in there:
             raise KeyError(f"{name!r} is not in adata.{place}. Run {call} first. Present: {some(there)}.")
     record = adata.uns[f"{key}_mapping"]
-    for what, other in (("places", keys.seen_by(adata.uns, basis)), ("labels", record.get("model"))):
+    for what, other in (("coordinates", keys.seen_by(adata.uns, basis)), ("labels", record.get("model"))):
         if other is not None and other != getattr(model, "id", other):
-            raise ValueError(f"The {what} of adata are from another model than this one. Run {call}.")
+            raise ValueError(f"The {what} of adata come from another model. Run {call}.")
     points, places = points_of(adata, basis), np.asarray(reference.map, dtype=float)
     if points.shape[1] != places.shape[1]:
         raise ValueError(

@@ -101,16 +101,16 @@ def embedding(
         The text above the map; by default ``color``.
     palette
         Colours of the types, a list or a dict; for numbers the name of a matplotlib colormap. By default a type has the
-        same colour in all columns: that of its name in ``uns["<color>_colors"]``, where scanpy keeps it, or its place
-        among the types of the model.
+        same colour in all columns: that in ``uns["<color>_colors"]``, where scanpy keeps it, or else the one at
+        its rank among the types of the model.
     layer
         Layer to take a gene from in place of `.X`.
 
     Returns
     -------
     Axes
-        Up to four collections labelled "unlabelled", "train" (or "cells" without a split), "no split" (cells of which
-        the split says nothing) and "held-out". A few cells that lie far from all others do not set the limits: they are
+        Up to four collections labelled "unlabelled", "train" (or "cells" without a split), "no split" (cells without a
+        value in the split) and "held-out". A few cells that lie far from all others do not set the limits: they are
         arrowheads at the edge of the map, in collections labelled "outside", and the legend counts them. Where ``uns``
         says that the labels of held-out cells are found no better than permuted ones (p > 0.01), "no signal" is written
         across the map; where there are too few to tell, the legend says so.

@@ -1,4 +1,4 @@
-"""Which colour each type has, by its name, and each number."""
+"""The colours of types, by their names, and of numbers."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def codes_of(values: pd.Series) -> tuple[np.ndarray, list[str]]:
 def colours(
     color: str, names: Sequence[str], palette: Palette | None, adata: AnnData | None = None
 ) -> list[tuple[float, float, float]]:
-    """One colour for each type; it stays when other types have no cells.
+    """Return one colour for each type; it stays when other types have no cells.
 
-    By default that of its name, in all columns of `adata`: the one in ``uns["<column>_colors"]``, as scanpy keeps it,
-    else that of its place among the types of the model, sorted.
+    By default a name has one colour in all columns of `adata`: that in ``uns["<column>_colors"]``, as scanpy keeps it,
+    or else the one at its rank among the sorted types of the model.
     """
     if isinstance(palette, str):
         raise ValueError(f"color={color!r} holds types: palette is then a list or a dict of colours, not {palette!r}.")
@@ -86,7 +86,7 @@ def _order(adata: AnnData | None, names: Sequence[str]) -> list[str]:
 
 
 def _given(adata: AnnData | None, color: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the colours by name that the table keeps for a column, or for another with half of its names or more."""
+    """Return the colours by name that the table keeps for a column, or for another that shares half of the names."""
     if adata is None:
         return {}
     for column in (color, *(name for name in adata.obs if name != color and f"{name}_colors" in adata.uns)):

@@ -206,7 +206,7 @@ def _notes(table: pd.DataFrame, metrics: Sequence[str], rows: Sequence[Row], sai
             f"(p\u00a0>\u00a0{NO_SIGNAL:g})."
         )
     if "too few" in said:
-        notes.append(f"Some: {TOO_FEW}; the test of their labels could not have found any signal.")
+        notes.append(f"Some rows: {TOO_FEW}; the test of their labels could not have found any signal.")
     if any(tables.circular(table, metric) for metric in metrics):
         notes.append("† Rises with how hard the labels were used, whether they mean anything or not.")
     return notes

@@ -100,19 +100,19 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
         )
     if values.dtype.itemsize > 4 and max(-float(values.min(initial=0)), float(values.max(initial=0))) > LARGEST:
         raise ValueError(
-            f"The matrix has values up to {np.abs(values).max():.3g}, and beyond {LARGEST:.2g} they overflow: divide "
-            "all by one number, or remove what is no measurement."
+            f"The matrix has values up to {np.abs(values).max():.3g}, and above {LARGEST:.2g} they overflow: divide "
+            "all by one number, or remove those that are not measurements."
         )
     return x
 
 
 def stored_matrix(adata: AnnData, layer: str | None) -> Matrix:
-    """Return `.X` or a layer once its arrays are checked, None if it is not there; what is lazy is read."""
+    """Return `.X` or a layer after checking its arrays, None if it does not exist; a lazy matrix is read."""
     name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    if adata.is_view and (whole := adata._adata_ref) is not None:  # taking rows of a damaged one can end the process
+    if adata.is_view and (whole := adata._adata_ref) is not None:  # taking rows of a damaged matrix can end the process
         check_compressed(whole.X if layer is None else whole.layers[layer], name)
     x = adata.X if layer is None else adata.layers[layer]
-    read = getattr(x, "compute", None) or getattr(x, "to_memory", None)  # of dask, of what anndata keeps in a file
+    read = getattr(x, "compute", None) or getattr(x, "to_memory", None)  # of dask, of anndata on disk
     return check_compressed(x if read is None else read(), name)
 
 
@@ -128,7 +128,7 @@ def check_anndata(adata: object) -> None:
     if adata.isbacked:
         raise TypeError("adata is backed by a file: pass adata.to_memory().")
     if not isinstance(adata.obs, pd.DataFrame):
-        raise TypeError("adata is lazy, its columns are read when they are asked for: pass adata.to_memory().")
+        raise TypeError("adata is lazy, so its columns are not in memory: pass adata.to_memory().")
 
 
 def check_settings(
@@ -199,8 +199,8 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
         )
     if odd := [name for name in classes if is_missing(name)]:
         warnings.warn(
-            f"label={label!r} has a type {odd[0]!r}, which looks like a missing value: name it in unlabelled=, too, or "
-            "rename it.",
+            f"label={label!r} has a type {odd[0]!r}, which looks like a missing value: name it in unlabelled= as well, "
+            "or rename it.",
             stacklevel=4,
         )
     if len(classes) == 1:
@@ -287,9 +287,9 @@ def check_model(model: object) -> None:
 
 
 def decide_counts(x: Matrix, counts: bool | str, name: str = "") -> bool:
-    """Settle whether values are counts, of a modality with a name; refuse negative ones that are said to be.
+    """Return whether the values of a (named) modality are counts; raise if counts=True and some are negative.
 
-    A warning says what was decided of whole numbers of few features, for these can be either.
+    For whole numbers of few features, which can be either, a warning says what was decided.
     """
     if counts == "auto":
         found, values = scales.looks_like_counts(x), scales.stored(x)
@@ -306,7 +306,7 @@ def decide_counts(x: Matrix, counts: bool | str, name: str = "") -> bool:
 
 
 def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
-    """Say what whole numbers of few features were taken for, unless nearly all of them are small."""
+    """Warn what whole numbers of few features were taken for, unless nearly all of them are small."""
     values = scales.stored(x)
     if counts and np.median(values[values > 0]) <= scales.SMALL:
         return
@@ -315,10 +315,10 @@ def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
     held += f"the largest is {values.max():.0f})"
     taken = (
         "counts of molecules: each cell is scaled to one total and logged. If they are channels of a cytometer or "
-        "other intensities, pass counts=False; if they are counts, counts=True (which says no more)."
+        "other intensities, pass counts=False; if they are counts, pass counts=True to stop this warning."
         if counts
         else "intensities, and not normalised. If molecules or antibodies were counted, pass counts=True; if not, "
-        "counts=False (which says no more)."
+        "pass counts=False to stop this warning."
     )
     warnings.warn(f"{held} are taken for {taken}", stacklevel=5)
 

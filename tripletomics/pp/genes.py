@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 N_GENES = 2000
 SAME, SAME_CENTRED = 0.05, 0.3  # how far the quartiles of variances are from 1 after scaling; of centred values
 CENTRED = 0.2  # usual mean of a gene after scaling, in a part of the cells that were scaled
-FAINT = 1e-30  # standard deviation of the most variable gene that float32 can divide by
-EQUAL = 1e-6  # the same next to its mean, below which it is rounding
-FIRST = 500  # cells that are looked at first, for in all but strange tables they differ
+FAINT = 1e-30  # smallest standard deviation that float32 can divide by
+EQUAL = 1e-6  # standard deviation relative to the mean, below which it is rounding
+FIRST = 500  # cells that are looked at first: in nearly all tables they differ
 
 
 def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> features.Choice:
@@ -66,19 +66,19 @@ def _marked(values: pd.Series) -> np.ndarray:
     if (found.isna() & values.notna()).any():
         given = ", ".join(map(repr, values.dropna().unique()[:3]))
         raise ValueError(
-            f"var['highly_variable'] holds {given} ({values.dtype}), not True and False: convert it, or delete it for "
-            "the genes to be chosen anew."
+            f"var['highly_variable'] holds {given} ({values.dtype}), not True and False: convert it, or delete it "
+            "to have the genes chosen."
         )
     return found.eq(True).to_numpy(dtype=bool)
 
 
 def check_variance(x: Matrix, train: np.ndarray, counts: bool) -> None:
-    """Raise unless some of the chosen genes varies among the training cells.
+    """Raise unless one of the chosen genes or more varies among the training cells.
 
     Raises
     ------
     ValueError
-        If all cells are equal (counts: after normalisation), or all values next to 0.
+        If all cells are equal (counts: after normalisation), or all values are close to 0.
     """
     what = ""
     cells = np.flatnonzero(train)
@@ -91,12 +91,12 @@ def check_variance(x: Matrix, train: np.ndarray, counts: bool) -> None:
         most = np.abs(scales.stored(rows)).max(initial=0)
         what = "all values are 0" if not most else f"all cells are equal{' after normalisation' * counts}"
         if most and ((spread > large).any() or most < FAINT):
-            what = f"the largest is {most:.1g}, too small to be told from 0"
+            what = f"the largest is {most:.1g}, too small to differ from 0"
     raise ValueError(f"No gene varies among the training cells ({what}): is this the right matrix or layer?")
 
 
 def _check_ranks(mean: np.ndarray, variance: np.ndarray) -> None:
-    """Refuse to choose among genes that were scaled to unit variance: half of them have nearly that."""
+    """Raise if the genes were scaled to unit variance, because half of them or more have nearly that."""
     varies = variance > 0
     if not varies.any():
         return
@@ -104,9 +104,9 @@ def _check_ranks(mean: np.ndarray, variance: np.ndarray) -> None:
     centred = np.median(np.abs(mean[varies])) < CENTRED
     if off < SAME or (centred and off < SAME_CENTRED):
         raise ValueError(
-            f"All genes vary alike, as z-scored values do (sc.pp.scale), and {N_GENES:,} of the {len(mean):,} cannot "
-            "be chosen by their variance: name the layer with the values before scaling (layer=), or mark the genes in "
-            "adata.var['highly_variable']."
+            f"All genes have nearly one variance, as z-scored values do (sc.pp.scale), so {N_GENES:,} of the "
+            f"{len(mean):,} cannot be chosen by it: name the layer with the values before scaling (layer=), or mark "
+            "the genes in adata.var['highly_variable']."
         )
 
 

@@ -1,4 +1,4 @@
-"""Checks of a sparse matrix before compiled code sees it, which trusts its arrays and writes where they say."""
+"""Checks of a sparse matrix before compiled code, which trusts its arrays and writes where they point, gets it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_compressed(x: Matrix, name: str) -> Matrix:
     """Return a CSR or CSC matrix whose arrays agree with each other and with its shape, or raise.
 
     It is the same matrix, and not copied, unless its index arrays are of a type that scipy does not compute with.
-    Column numbers need not ascend within a row, and may be there twice. It takes 0.1 s for 100 million values.
+    Column numbers need not ascend within a row, and may occur twice. The check takes 0.1 s for 100 million values.
 
     Parameters
     ----------
@@ -32,19 +32,19 @@ def check_compressed(x: Matrix, name: str) -> Matrix:
         return x
     why = contradiction(x.data, x.indices, x.indptr, x.shape if x.format == "csr" else x.shape[::-1])
     if why is not None:
-        raise ValueError(f"{name} is damaged: {why}. Read it anew, or copy the file anew from where it is whole.")
+        raise ValueError(f"{name} is damaged: {why}. Read it again, or copy the file again from an intact original.")
     if x.data.dtype.isnative and {x.indices.dtype, x.indptr.dtype} <= {np.dtype("int32"), np.dtype("int64")}:
         return x
     return type(x)((x.data, x.indices, x.indptr), shape=x.shape)
 
 
 def contradiction(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> str | None:
-    """Say what is wrong with the arrays of a compressed matrix, None if nothing is.
+    """Return what is wrong with the arrays of a compressed matrix, None if nothing is.
 
     Parameters
     ----------
     data, indices, indptr
-        Values, their places along the second axis, and where the lines along the first axis end.
+        Values, their positions along the second axis, and where the lines along the first axis end.
     shape
         Lines along the first axis, and the length of the second.
     """

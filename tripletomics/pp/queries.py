@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 ENOUGH = 20  # fewer cells, or genes, tell nothing about a median or a correlation
-CENTRED = 0.1  # of training values below 0, from which a query without any is odd
-CLOSE, APART = (
-    1.2,
-    5.0,
-)  # ratios of what cells were scaled to: below, it makes no difference; above, places mean nothing
-FAR = 2 * scales.TAIL  # how far out a count must be that is no logarithm, where training values were hardly less far
+CENTRED = 0.1  # share of training values below 0, from which a query without any is unusual
+# ratios of what cells were scaled to: below, it makes no difference; above, coordinates mean nothing
+CLOSE, APART = 1.2, 5.0
+FAR = 2 * scales.TAIL  # stricter for a query, because its training values may have been just below `TAIL`
 UNDO = {"log1p": "np.expm1(x)", "log2(1 + x)": "(np.exp2(x) - 1)", "log10(1 + x)": "(10**x - 1)",
         "log1p, taken twice": "np.expm1(np.expm1(x))", "normalised": "x"}  # fmt: skip
 DO = {"log1p": "np.log1p({})", "log2(1 + x)": "np.log2(1 + {})", "log10(1 + x)": "np.log10(1 + {})",
@@ -85,7 +83,7 @@ def take_query(
         As `matrix`, `match_genes` and `check_scale`.
     """
     x = matrix(adata, layer)
-    given = scales.see(x)  # by all genes, before some are taken
+    given = scales.see(x)  # from all genes, before some are taken
     match = match_genes(adata, contract.genes, missing, alias, weights, min_matched)
     found = match.columns >= 0
     x = features.take(x, match.columns)
@@ -121,7 +119,7 @@ def check_scale(
     found
         Boolean (genes,): the genes that the query has; all by default.
     given
-        What the values of the query are by all genes that it has; by default what these show.
+        The scale of the query, from all genes that it has; by default from those in `x`.
 
     Returns
     -------
@@ -154,8 +152,8 @@ def check_scale(
     elif contract.below >= CENTRED and not negative and values.any() and x.shape[0] >= ENOUGH:
         notes.append(
             f"The query has no negative values, but {contract.below:.0%} of the training values were below 0: the "
-            "model looks z-scored or centred, and the query not. Treat both alike: fit on the values before that, or "
-            "scale the query by the means and deviations of the training cells."
+            "training values look z-scored or centred, and the query does not. Treat both in the same way: fit on the "
+            "values before that, or scale the query by the means and standard deviations of the training cells."
         )
     elif x.shape[0] >= ENOUGH and values.any():
         if contract.counts:
@@ -165,7 +163,7 @@ def check_scale(
 
 
 def _notes_on_kind(x: Matrix, contract: Features, given: Scale) -> list[str]:
-    """Compare what two tables of values are, as far as they show it, and refuse what is certainly another thing."""
+    """Compare the scales of a query and of the training values; raise if they certainly differ."""
     trained = Scale(contract.kind or "", contract.total, contract.step, contract.below)
     unlike = given.kind != trained.kind
     if contract.counts:
@@ -186,7 +184,7 @@ def _notes_on_kind(x: Matrix, contract: Features, given: Scale) -> list[str]:
         if scales.looks_like_counts(x, len(contract.genes)):
             odd = (
                 f"The query holds counts, but the model was trained on {trained}: name the layer with the right values "
-                "(layer=), or convert them as those were."
+                "(layer=), or convert them in the same way."
             )
             return _refuse(odd, x, True)
     elif given.kind in UNDO and unlike and (trained.kind in UNDO or (trained.kind == "whole" and given.logged)):
@@ -194,7 +192,7 @@ def _notes_on_kind(x: Matrix, contract: Features, given: Scale) -> list[str]:
     elif not given.kind and not contract.like_counts and scales.looks_like_counts(x, len(contract.genes), FAR):
         odd = (
             f"The query holds counts, or other values without a logarithm, but the model was trained on {trained}: "
-            "name the layer with the right values (layer=), or convert them as those were."
+            "name the layer with the right values (layer=), or convert them in the same way."
         )
         return _refuse(odd, x, True)
     elif given.kind in UNDO and not unlike:
@@ -213,13 +211,13 @@ def _notes_on_totals(given: Scale, trained: Scale) -> list[str]:
     if not ratio or 1 / APART < ratio < APART:
         return []
     return [
-        f"One molecule of a cell is {_times(ratio, 1, 'more', 'less')} in the query than in the training cells, before "
-        "the logarithm: were the cells scaled to another total, or are they of another depth?"
+        f"Before the logarithm, the value of one molecule is {_times(ratio, 1, 'more', 'less')} in the query than in "
+        "the training cells: were the cells scaled to another total, or are they of another depth?"
     ]
 
 
 def _other_scale(given: Scale, trained: Scale) -> str:
-    """Say what both are, and how to convert one into the other."""
+    """Return a message that names both scales, and how to convert the query."""
     way = ""
     if trained.kind in UNDO:
         before = UNDO[given.kind]
@@ -233,14 +231,14 @@ def _other_scale(given: Scale, trained: Scale) -> str:
 
 
 def _refuse(odd: str, x: Matrix, certain: bool) -> list[str]:
-    """Raise, or give a note where a few cells can look like either, or nothing is certain."""
+    """Raise a ValueError; return a note instead if there are few cells, or nothing is certain."""
     if certain and x.shape[0] >= ENOUGH:
         raise ValueError(odd)
     return [odd.replace("holds", "seems to hold")]
 
 
 def _notes_on_looks(x: Matrix, contract: Features) -> list[str]:
-    """Compare by the looks, for a model whose file does not say what it was trained on."""
+    """Return notes by how the values look, for a model whose file does not say what it was trained on."""
     if scales.looks_like_counts(x, len(contract.genes)) == contract.like_counts:
         return []
     kinds = {True: "counts", False: "log-transformed or other continuous values"}

@@ -61,7 +61,7 @@ def split(adata: AnnData, hold_out: float | str | np.ndarray | pd.Series, codes:
 
 
 def _by_name(adata: AnnData, hold_out: pd.Series) -> np.ndarray:
-    """Return the values of the cells, matched by name where the index has their names, else as they come."""
+    """Return the values of the cells, matched by name where the index has their names, else in the order given."""
     cells = adata.obs.index  # a table on disk is its columns alone
     if hold_out.index.is_unique and cells.isin(hold_out.index).all():
         hold_out = hold_out.reindex(cells)
@@ -130,10 +130,10 @@ def _marked(values: pd.Series, name: str) -> np.ndarray | None:
     if marks is None:
         return None
     if unknown := int((marks < 0).sum()):
-        silent = f"hold_out={name!r} says nothing of {unknown:,} of {len(marks):,} cells"
+        silent = f"hold_out={name!r} says nothing about {unknown:,} of {len(marks):,} cells"
         if flags(values) is None:
-            raise ValueError(f"{silent}: give each 'train' or 'held-out', or leave these cells out.")
-        warnings.warn(f"{silent}: they are training cells.", stacklevel=5)
+            raise ValueError(f"{silent}: mark each as 'train' or 'held-out', or leave these cells out.")
+        warnings.warn(f"{silent}: they become training cells.", stacklevel=5)
     if not (marks == 1).any():
         raise ValueError(f"hold_out={name!r} marks no cell.")
     return marks == 1

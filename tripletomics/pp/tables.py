@@ -155,7 +155,8 @@ def open_table(
         shares = " and ".join(f"{shared / side.n_obs:.1%} of {name}" for name, side in sides.items())
         warnings.warn(
             f"{shared:,} cells are in both tables by name, {shares}: what the two have in common is learned from these "
-            f"alone. Compare the names, such as {first(sides[a].obs_names, 1)} and {first(sides[b].obs_names, 1)}.",
+            f"cells alone. Compare the names, such as {first(sides[a].obs_names, 1)} and "
+            f"{first(sides[b].obs_names, 1)}.",
             stacklevel=4,
         )
     frames = ({} if whole is None else {"the MuData": whole.obs}) | {name: side.obs for name, side in sides.items()}
@@ -330,7 +331,7 @@ def side_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features], ali
 
 
 def _of_modality(name: str, check: Callable[..., Any], *given: Any) -> Any:
-    """Call a check, and say of which modality it complains, if it has a name."""
+    """Call a check; name the modality in its error, if it has a name."""
     try:
         return check(*given)
     except (TypeError, ValueError) as error:

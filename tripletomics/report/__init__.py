@@ -97,7 +97,7 @@ def write(
             raise KeyError(f"{column!r} is not a column of adata.obs.{near} Columns: {names}.")
     if unknown := int(adata.obs["tt_split"].isna().sum()):
         raise ValueError(
-            f"obs['tt_split'] says nothing of {unknown:,} of {adata.n_obs:,} cells: leave these cells out."
+            f"obs['tt_split'] says nothing about {unknown:,} of {adata.n_obs:,} cells: leave these cells out."
         )
     held = (adata.obs["tt_split"].astype(str) == "held-out").to_numpy()
     types = cells.types_of(adata.obs[label], label, adata)

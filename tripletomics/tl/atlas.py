@@ -125,8 +125,8 @@ def transform_shard(
     with of_rows(begin, end):
         query = pp.take_query(AnnData(first, var=var), fitted.part(), weights, None, missing, alias, min_matched)
     needed = sum(dims) * 4 * sum(min(CHUNK, rows.n_obs - i * CHUNK) for i in left)
-    files.check_room(path, needed, f"The places that are not written yet take up to {decimal(needed)} in all")
-    with files.filling(path, needed, "What is written counts: make room and run the same command again."):
+    files.check_room(path, needed, f"The coordinates that are not written yet take up to {decimal(needed)} in all")
+    with files.filling(path, needed, "What is written is kept: make room and run the same command again."):
         with files.using(path):
             for name, dim in zip(names, dims, strict=True):
                 _create(root, path, name, (rows.n_obs, dim), made_by)
@@ -148,7 +148,7 @@ def transform_shard(
 
 
 def _sweep(path: Path, names: tuple[str, ...]) -> None:
-    """Delete the drafts of processes that were killed, and what zarr was writing then."""
+    """Delete the drafts of processes that were killed, and the files that zarr was writing then."""
     files.sweep(path)
     with files.using(path, alone=True) as held:
         folders = [path, path / "obsm", path / "uns"]
@@ -229,7 +229,7 @@ def _create(root: zarr.Group, path: Path, name: str, shape: tuple[int, int], mad
 
 
 def _rename(draft: Path, path: Path) -> None:
-    """Give a draft its name, unless another process was first."""
+    """Rename a draft, unless another process did so first."""
     try:
         os.rename(draft, path)
     except OSError as error:

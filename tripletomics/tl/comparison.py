@@ -180,8 +180,8 @@ def compare(
     counts
         Whether the values are counts, as in `fit`.
     unlabelled
-        Names that mean unlabelled, one or several, in place of the default ones: whatever their case and the blanks
-        around them. Missing values and blanks always do.
+        One or several names that mean unlabelled, in place of the default ones; upper or lower case and spaces around
+        them do not matter. Missing and blank values always mean unlabelled.
     fine
         Column of `obs` with finer types, which no method is given: do the maps keep them?
     pseudotime

@@ -87,8 +87,8 @@ def pca(
     column, split = keys.split_key(key_added), pp.split_names(held_out)
     if key_added in adata.obsm and column in adata.obs and (adata.obs[column].astype(str) != split.astype(str)).any():
         raise ValueError(
-            f"obs[{column!r}] says which cells were held out from the map in obsm[{key_added!r}], and these are "
-            f"others: pass hold_out={column!r} for the same, or another key_added."
+            f"obs[{column!r}] marks the cells that were held out from the map in obsm[{key_added!r}], and this "
+            f"call would hold out others: pass hold_out={column!r} to hold out the same, or another key_added."
         )
     fitted = pp.fitting(~held_out, seed)
     x, learn = pp.choose(table, fitted, [pp.decide_counts(table.x, counts)], seed)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ENTRIES = 2**18  # of a chunk of CSR
 CHUNK_BYTES = 2**20  # of a chunk of a dense matrix
 GROUPED = 2**27  # bytes that are gathered in one pass over a matrix whose rows change their places
-COMPLETE = {"tripletomics": {"complete": True}}  # of an array of which every chunk is written, also one of zeros
+COMPLETE = {"tripletomics": {"complete": True}}  # marks an array whose chunks are all written, also those of zeros
 BY_ROWS = ("layers", "obsm", "obsp")
 
 
@@ -83,7 +83,7 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
 
 
 def _check_names(root: Group, path: Path) -> None:
-    """Refuse names that a store, in which a name is that of a folder, cannot hold."""
+    """Raise if a store, in which columns are folders, cannot hold the name of a column."""
     from tripletomics.tl.layout import text
 
     for frame in ("obs", "var", "raw/var"):
@@ -92,7 +92,7 @@ def _check_names(root: Group, path: Path) -> None:
             if "/" in name:
                 raise ValueError(
                     f"{frame}[{name!r}] of {str(path)!r} has a '/' in its name, which a .zarr store cannot hold: read "
-                    f"the file, rename it with adata.{frame.replace('/', '.')}.rename(columns=...), and write it anew."
+                    f"the file, rename it with adata.{frame.replace('/', '.')}.rename(columns=...), and write it again."
                 )
 
 
@@ -142,7 +142,7 @@ def _copy_whole(root: Group, path: Path, store: zarr.Group, name: str, order: np
     parent, _, leaf = name.rpartition("/")
     with zarr.config.set({"array.write_empty_chunks": True}):
         anndata.io.write_elem(cast(Any, store[parent] if parent else store), leaf, element)
-    if name == "obs":  # a chunk that lacks would pass for cells of the first type
+    if name == "obs":  # a lost chunk would read as cells of the first type
         for _, array in cast(Any, store[name]).arrays():
             array.attrs.update(COMPLETE)
         for _, group in cast(Any, store[name]).groups():

@@ -31,7 +31,7 @@ else:  # the command line reads these annotations; there, a part is its text
     Module = Augmentation = MLP = Checkpoint = str
 
 
-AN_ARRAY = "an array"  # in place of what has no name to write, such as hold_out
+AN_ARRAY = "an array"  # is written in place of an array, such as hold_out
 UNKEPT = ("adata", "checkpoint", "progress")  # arguments that change nothing in the model
 DEFAULT_LOSS = "softmax"  # within noise of the best, and the simplest: see docs/choose-a-loss.md
 DEFAULT_VIEWS = "simclr:temperature=0.2,neighbours=5"  # of cells without labels: see docs/few-labels.md
@@ -102,17 +102,18 @@ def fit(
     layer
         Layer to use in place of `.X`. Of two tables, in those that have it.
     counts
-        Whether the values are counts, which are normalised and log-transformed inside the model; "auto" decides for
-        each of two tables, and the model's summary says how. Counts are not negative. Of 100 features or more they
-        are whole, or more than a logarithm can be (above 30, and four times the median); of fewer, whole with many
-        small ones, and a warning says what was decided where they may be either. New cells must then be the same.
+        Whether the values are counts, which are normalised and log-transformed inside the model; "auto" decides, for
+        each of two tables by itself, and the model's summary says how. Counts are not negative. With 100 features or
+        more they are whole, or larger than a logarithm can be (above 30, and above four times the median). With fewer
+        they are whole, and many are small; where they may be either, a warning says what was decided. New cells must
+        then be on the same scale.
     unlabelled
-        Names that mean unlabelled, one or several, in place of the default ones: whatever their case and the blanks
-        around them. Missing values and blanks always do.
+        One or several names that mean unlabelled, in place of the default ones; upper or lower case and spaces around
+        them do not matter. Missing and blank values always mean unlabelled.
     hold_out
         Cells that are never trained on: a fraction drawn within every type, a column of `obs` whose groups are held
         out whole (about 10 %), "column=group", a boolean column (or yes and no, True and False as text), a column of
-        "train" and "test", "val" or "held-out" (all but the first are held out), or 0 to spare none.
+        "train" and "test", "val" or "held-out" (all but the first are held out), or 0 to hold out none.
     encoder
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment
@@ -132,16 +133,18 @@ def fit(
         Learning rate.
     seed
         Of everything random. The same seed gives the same map for the same cells and genes in the same order, with
-        the same versions, device and number of threads (OMP_NUM_THREADS); other threads or another order move cells.
+        the same versions, device and number of threads (OMP_NUM_THREADS); another number of threads or
+        another order moves cells.
     device
         "auto", "cpu", "cuda" or "mps".
     precision
         "auto" (float32), or a precision of Lightning Fabric such as "bf16-mixed".
     checkpoint
-        File in which the fit notes how far it is: after each training (encoder, map, each encoder of the calibration,
-        null) and within one every minute. If the fit is stopped, at any moment, the same call goes on from there, and
-        ends as one that was not stopped, to the last bit (but for `seconds`) on the same device with as many threads.
-        The file is deleted when all is done. One that was begun with other cells, settings or versions is refused.
+        File in which the fit saves its progress: after each training (encoder, map, each encoder of the calibration,
+        null), and every minute within one. If the fit is stopped at any moment, the same call continues from there. On
+        the same device, with as many threads, the result is that of a fit that was not stopped, to the last bit
+        (except `seconds`). The file is deleted when all is done. A file that was started with other cells, settings or
+        versions is refused.
     key_added
         Key of the map in `obsm`; prefix of the others.
     progress
@@ -166,8 +169,8 @@ def fit(
         held-out cells, beside the training figure and that of held-out cells in a short fit on permuted labels; without
         labels, recall of the neighbours by principal components, beside that of places dealt out at random. Of two
         modalities also how predictions from each alone did (``alone``), and how often a held-out cell is found by the
-        other modality (``matches``). ``seen`` is the id of the model, `Model.id`: whose places these are; ``n_train``,
-        how many cells it was trained on.
+        other modality (``matches``). ``seen`` is the id of the model that wrote the coordinates, `Model.id`;
+        ``n_train`` is the number of its training cells.
 
     Raises
     ------
@@ -177,7 +180,7 @@ def fit(
         If `adata` is not an AnnData in memory (or two) or a path, or holds no numbers.
     ValueError
         If a value cannot be used, two tables have no cell in common, rows on disk cannot be read, or the checkpoint is
-        damaged or of something else. Nothing is written to `adata` then.
+        damaged or of another fit. Nothing is written to `adata` then.
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
@@ -248,7 +251,7 @@ def fit(
 
 
 def facts(given: Mapping[str, object]) -> dict[str, str]:
-    """Return the settings and versions that the trainings of a fit follow from; an array is told by what it does."""
+    """Return the settings and versions that determine the trainings of a fit; arrays count by what they choose."""
     settings = {
         name: text(value) for name, value in given.items() if name not in UNKEPT and not hasattr(value, "dtype")
     }

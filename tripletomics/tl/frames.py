@@ -18,7 +18,7 @@ NAMED = 2**16  # names that are read at once
 
 
 def read_var(root: Group, path: Path) -> pd.DataFrame:
-    """Return `var` of a table whose layout is sound."""
+    """Return `var` of a table whose layout was checked."""
     import anndata
     import pandas as pd
 
@@ -66,7 +66,7 @@ class Obs:
         if encoding(self.group) != "dataframe":
             raise ValueError(
                 f"obs of {str(path)!r} is not stored by columns, as anndata 0.7 and newer do: read it and write it "
-                "anew."
+                "again."
             )
         self.obs = pd.DataFrame(columns=[text(name) for name in self.group.attrs["column-order"]])  # for `pp.column`
 
@@ -87,7 +87,7 @@ class Obs:
             raise ValueError(f"obs[{name!r}] of {str(self.path)!r} cannot be read: {error}") from error
 
     def names(self, rows: np.ndarray) -> np.ndarray:
-        """Return the names of cells of ascending numbers; never are all of a large table in memory."""
+        """Return the names of cells, given by ascending numbers, without all names in memory."""
         import anndata
 
         index = self.group[text(self.group.attrs["_index"])]

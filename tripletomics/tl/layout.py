@@ -1,7 +1,7 @@
-"""What a table on disk says of itself, .h5ad, .zarr and .h5mu: checked whole before anything of it is read.
+"""The layout of a table on disk (.h5ad, .zarr or .h5mu), all of it checked before any values are read.
 
-What reads a table allocates what it declares, and compiled code trusts its arrays. So shapes are compared with `obs`
-and `var`, the arrays of a sparse matrix with each other, and what is declared with what is there.
+Readers allocate the memory that a table declares, and compiled code trusts its arrays. So shapes are compared with
+`obs` and `var`, the arrays of a sparse matrix with each other, and what is declared with what is there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tripletomics.tl.stores import Group
 
 HEAP, SCANNED = b"GCOL\x01\0\0\0", 2**30  # how a heap of text begins in HDF5; bytes of a file in which they are sought
-PATIENCE = 60  # seconds in which all names of a file of that size are read
+PATIENCE = 60  # seconds, enough to read all text of a file of that size
 PROBE = """
 import sys, h5py
 with h5py.File(sys.argv[1]) as file:
@@ -34,7 +34,7 @@ with h5py.File(sys.argv[1]) as file:
         if isinstance(element, h5py.Dataset) and element.dtype.kind == "O":
             element[()]
 """
-HUGE = 2**28  # bytes of an array that is refused if a part of it is not there: elsewhere that part is 0
+HUGE = 2**28  # bytes; a larger array is refused if a part is missing, in a smaller one that part is 0
 AXES = {"layers": ("obs", "var"), "obsm": ("obs",), "varm": ("var",), "obsp": ("obs", "obs"), "varp": ("var", "var")}
 PARTS = {"X", "obs", "var", "uns", "raw", "mod", "obsmap", "varmap", *AXES}  # of a table, and of one of modalities
 DESCRIPTIONS = {".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json"}  # files of zarr
@@ -48,7 +48,7 @@ def check_layout(root: Group, path: Path) -> None:
         _check_heaps(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of zarr, on files that are none of its own
+            warnings.simplefilter("ignore")  # zarr warns of files that are not its own
             whole = {"": root} | dict(_elements(root))
             found = list(_lost(path, whole)) if path.is_dir() else []
             found += [why for name, element in whole.items() if (why := _flaw(path, name, element))]
@@ -59,18 +59,18 @@ def check_layout(root: Group, path: Path) -> None:
         raise ValueError(f"{str(path)!r} cannot be read as AnnData: {type(error).__name__}: {error}") from error
     if found:
         what = "store" if path.is_dir() else "file"
-        raise ValueError(f"{str(path)!r} is damaged: {found[0]}. Copy the {what} anew from where it is whole.")
+        raise ValueError(f"{str(path)!r} is damaged: {found[0]}. Copy the {what} again from an intact original.")
 
 
 def encoding(element: Any) -> str:
-    """Return how anndata, of whatever version, stored an element: "" for what says nothing, such as arrays of 0.7."""
+    """Return how any version of anndata stored an element: "" where it does not say, as for arrays of 0.7."""
     kind = text(element.attrs.get("encoding-type", ""))
     old = text(element.attrs.get("h5sparse_format", ""))
     return f"{old}_matrix" if not kind and old else kind
 
 
 def shape_of(element: Any) -> tuple[int, ...] | None:
-    """Return the shape of an array, a sparse matrix or a column of a frame, None of what has none."""
+    """Return the shape of an array, a sparse matrix or a column of a frame, None if it has none."""
     kind = encoding(element)
     if kind in ("csr_matrix", "csc_matrix"):
         declared = element.attrs["shape"] if "shape" in element.attrs else element.attrs["h5sparse_shape"]
@@ -88,9 +88,9 @@ def text(value: Any) -> str:
 
 
 def _check_heaps(path: Path) -> None:
-    """Raise a ValueError if HDF5 would read text of a file without end, as it does where a heap of it is damaged.
+    """Raise a ValueError if HDF5 would never finish reading the text of a file, because a heap of it is damaged.
 
-    A heap that looks so may also be a left-over that nothing names any more: another process then tries to read all.
+    A heap that looks damaged may also be an unused left-over: so another process tries to read everything.
     """
     if not _is_doubtful(path):
         return
@@ -98,12 +98,12 @@ def _check_heaps(path: Path) -> None:
         subprocess.run([sys.executable, "-c", PROBE, str(path)], check=True, capture_output=True, timeout=PATIENCE)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         raise ValueError(
-            f"{str(path)!r} is damaged: a part of its text is lost. Copy it anew from where it is whole."
+            f"{str(path)!r} is damaged: a part of its text is lost. Copy it again from an intact original."
         ) from None
 
 
 def _is_doubtful(path: Path) -> bool:
-    """Tell whether a heap of text has an object without a size, or one that is longer than the heap."""
+    """Return whether a heap of text has an object without a size, or one that is longer than the heap."""
     if not 0 < path.stat().st_size <= SCANNED:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -143,15 +143,13 @@ def _elements(root: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _lost(path: Path, whole: Mapping[str, Any]) -> Iterator[str]:
-    """Yield which folders of a store are no part of it, because what describes them is not there."""
+    """Yield a sentence for each folder of a store whose description is missing or no file."""
     for name, element in whole.items():
         folder = path / name
         if not folder.is_dir():
             yield f"{name} is not there"
             continue
-        for child in folder.iterdir():
-            if child.name in DESCRIPTIONS and not child.is_file():
-                yield f"{child.name} of {name or 'the store'} is a folder"
+        yield from (f"{file} of {name or 'the store'} is a folder" for file in DESCRIPTIONS if (folder / file).is_dir())
         if hasattr(element, "shape"):
             described = any((folder / file).is_file() for file in (".zarray", "zarr.json"))
         else:
@@ -164,18 +162,18 @@ def _lost(path: Path, whole: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _flaw(path: Path, name: str, element: Any) -> str | None:
-    """Say what is wrong with an element by itself."""
+    """Return what is wrong with one element, None if nothing is."""
     if encoding(element) in ("csr_matrix", "csc_matrix"):
         return _sparse_flaw(name, element)
     if not hasattr(element, "shape") or element.shape is None:
         return None
     size = prod(element.shape) * element.dtype.itemsize
-    rows = hasattr(element, "metadata") and len(element.shape) == 2  # of zarr: read by blocks, which see what is lost
-    complete = element.attrs.get("tripletomics", {})  # as `convert` says of columns whose chunks it wrote, all of them
+    rows = hasattr(element, "metadata") and len(element.shape) == 2  # of zarr: reading by blocks finds lost parts
+    complete = element.attrs.get("tripletomics", {})  # `convert` marks columns whose chunks are all written
     if isinstance(complete, dict) and complete.get("complete") and not _is_there(path, element):
         return f"a part of {name} is lost"
     if size > HUGE and not rows and not _is_there(path, element):
-        return f"{name} declares {element.shape} values, of which a part is not there"
+        return f"{name} declares {element.shape} values, and a part of them is missing"
     return None
 
 
@@ -200,7 +198,7 @@ def _sparse_flaw(name: str, group: Any) -> str | None:
 
 
 def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
-    """Say which parts of a table do not have the shape that the names of its cells and genes ask for."""
+    """Yield a sentence for each part of a table whose shape does not match its numbers of cells and genes."""
     yield from (f"{f'{prefix}{name}'!r} is no part of a table" for name in table if _is_unknown(name))
     lengths = {}
     for axis in ("obs", "var"):
@@ -214,7 +212,7 @@ def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
         names = index if hasattr(index, "shape") else index["values"]
         lengths[axis] = int(names.shape[0])
         if not _is_there(path, names):
-            yield f"some names of {prefix}{axis} are not there"
+            yield f"some names of {prefix}{axis} are missing"
         yield from _frame_flaws(frame, f"{prefix}{axis}", lengths[axis])
     parts: list[tuple[str, tuple[str, ...]]] = [("X", ("obs", "var"))] if "X" in table else []
     for group in {*AXES} & {*table}:
@@ -231,11 +229,11 @@ def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
         wanted = tuple(lengths[axis] for axis in axes if axis in lengths)
         if shape is not None and len(wanted) == len(axes) and shape[: len(wanted)] != wanted:
             there = " and ".join(f"{lengths[axis]:,} {'cells' if axis == 'obs' else 'genes'}" for axis in axes)
-            yield f"{prefix}{name} has shape {shape}, and the table {there}"
+            yield f"{prefix}{name} has shape {shape}, but the table has {there}"
 
 
 def _is_unknown(name: str) -> bool:
-    """Tell whether anndata has no part of this name; those of raw may stand beside the others."""
+    """Return whether anndata has no part of this name; the parts of raw may stand next to the others."""
     return name not in PARTS and not name.startswith((".", "raw.", "__"))
 
 
@@ -244,15 +242,15 @@ def _frame_flaws(frame: Any, name: str, n: int) -> Iterator[str]:
         return
     for column in map(text, np.asarray(frame.attrs["column-order"]).tolist()):
         if column not in frame:
-            yield f"{name}[{column!r}] is not there"
+            yield f"{name}[{column!r}] is missing"
             continue
         shape = shape_of(frame[column])
         if shape is not None and shape[:1] != (n,):
-            yield f"{name}[{column!r}] has shape {shape}, and there are {n:,} names"
+            yield f"{name}[{column!r}] has shape {shape}, but there are {n:,} names"
 
 
 def _is_there(path: Path, array: Any) -> bool:
-    """Tell whether all of an array is in the file or store."""
+    """Return whether all of an array is in the file or store."""
     if hasattr(array, "metadata"):  # zarr
         height = (array.shards or array.chunks)[0] if array.shape else 1
         return all(is_kept(path, array, i) for i in range(-(-array.shape[0] // height) if array.shape else 0))
@@ -263,7 +261,7 @@ def _is_there(path: Path, array: Any) -> bool:
 
 
 def is_kept(path: Path, array: Any, i: int) -> bool:
-    """Tell whether, in a .zarr store, the i-th chunk along the first axis of an array, or a part of it, is there."""
+    """Return whether, in a .zarr store, the i-th chunk along the first axis of an array, or a part of it, is there."""
     folder, sizes = path / array.path, array.shards or array.chunks
     others = [range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True)]
     return any((folder / array.metadata.encode_chunk_key((i, *rest))).exists() for rest in product(*others))

@@ -34,12 +34,12 @@ def split_of(trained: np.ndarray | None, n: int, old: Any) -> pd.Categorical[str
 
 
 def is_own(named: str | None, model: Model, old: Any) -> bool:
-    """Tell whether a table that names a model has the split of this one, and not of the tables of several put together.
+    """Return whether the split in a table is that of this model, and not of joined tables of several models.
 
     Parameters
     ----------
     named
-        The id that the table has.
+        The id of the model that the table names.
     old
         The column of its split; None if there is none.
     """

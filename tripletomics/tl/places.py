@@ -62,9 +62,9 @@ def check_target(source: Path, target: Path, keys: Iterable[str], n_obs: int, wi
             raise PermissionError(f"{str(target)!r} is read-only: places are written into it.")
         real = Path(os.path.realpath(target))
         if not os.access(real.parent, os.W_OK) or real.is_mount():
-            why = "is mounted itself" if real.is_mount() else "lies in a folder that is read-only"
+            why = "is a mount point" if real.is_mount() else "lies in a folder that is read-only"
             raise PermissionError(
-                f"{str(target)!r} {why}: a new store is made beside it, which takes its place. Move it into a "
+                f"{str(target)!r} {why}: a new store is made next to it, and then replaces it. Move it into a "
                 "folder that you may write to."
             )
         with files.drafting(real.parent):  # deletes what a kill has left
@@ -124,9 +124,9 @@ def _make_room(draft: Path, results: Results) -> None:
 
 
 def _write_zarr(path: Path, results: Results) -> None:
-    """Write into another folder with the same files, and let it take the store's place: a reader sees all or nothing.
+    """Write into a new folder with the same files, and replace the store by it: a reader sees all or nothing.
 
-    The files are there once, with two names; what is written anew gets files of its own.
+    Files that stay are stored once, under two names; what is written gets files of its own.
     """
     import anndata
     import zarr
@@ -165,7 +165,7 @@ def _format(path: Path) -> Any:
 
 
 def _link(source: str, target: str) -> None:
-    """Give a file of a store a second name; metadata, which may be written to, and where that cannot be are copied."""
+    """Give a file of a store a second name; copy metadata, which may be changed, and files on a disk without links."""
     name = os.path.basename(source)
     if name == "zarr.json" or name.startswith("."):
         shutil.copy2(source, target)
@@ -212,4 +212,4 @@ def _check_shards(path: Path, keys: Iterable[str]) -> None:
 
 def room(target: Path, needed: int) -> AbstractContextManager[None]:
     """Say how much was needed if the disk fills up."""
-    return files.filling(target, needed, "Nothing of it is left: make room and run the same again.")
+    return files.filling(target, needed, "No part of it is left: make room and run the same again.")

@@ -68,11 +68,11 @@ def predict(
     ``uns["X_tt"]``, ``obs["tt_split"]``
         Which model wrote these places, and which cells it was trained on, as `transform` writes them.
     ``uns["tt_mapping"]``
-        ``model``, the id of the one that named the cells, and how the genes were matched: numbers ``matched``,
-        ``missing``, ``extra``, share of the encoder's ``weight`` that was matched, ``missing_genes`` (heaviest first),
-        sentences on what looks odd (``notes``), cells ``rejected``,
-        and how many the model has ``seen``, because it was trained on them. These are found by their values: a cell of
-        which a value has changed since the fit, or a gene lacks, counts as new. (Of an older model file, no ``seen``.)
+        ``model``, the id of the model that named the cells; how the genes were matched: numbers ``matched``,
+        ``missing``, ``extra``, share of the encoder's ``weight`` that was matched, ``missing_genes`` (heaviest first);
+        sentences on what looks unusual (``notes``), the number of cells ``rejected``, and how many the model has
+        ``seen``, because it was trained on them. These are found by their values: a cell of which a value has changed
+        since the fit, or a gene lacks, counts as new. (Of an older model file, no ``seen``.)
 
     Raises
     ------

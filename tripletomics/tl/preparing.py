@@ -143,7 +143,7 @@ def _facts(
     table: pp.Table, codes: np.ndarray, classes: list[str], held_out: np.ndarray, calibration: np.ndarray,
     groups: np.ndarray | None, fabric: Fabric,
 ) -> dict[str, str]:  # fmt: skip
-    """Return what the trainings of a fit follow from, but for its settings."""
+    """Return what determines the trainings of a fit, without its settings."""
     cells: list[object] = []
     for adata, x, measured in table.matrices():
         marks = adata.var.get("highly_variable")

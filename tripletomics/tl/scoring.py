@@ -65,8 +65,8 @@ def evaluate(
     layer
         Layer to use in place of `.X`; by default the one that the basis was fitted on.
     unlabelled
-        Names that mean unlabelled, one or several, in place of the default ones: whatever their case and the blanks
-        around them. Missing values and blanks always do.
+        One or several names that mean unlabelled, in place of the default ones; upper or lower case and spaces around
+        them do not matter. Missing and blank values always mean unlabelled.
     fine
         Column of `obs` with finer types, which no map was given.
     pseudotime
@@ -157,10 +157,10 @@ def evaluate(
                     f"Nothing in uns says which model wrote {name}: its scores are evidence only if it was made "
                     "without the cells that are held out."
                 )
-                if keys.split_key(name.removesuffix("_metric")) in adata.obs:  # it once did
+                if keys.split_key(name.removesuffix("_metric")) in adata.obs:  # there once was a record
                     warnings.warn(
-                        f"uns[{name.removesuffix('_metric')!r}] is gone, as after anndata.concat, so nothing says "
-                        f"whose the split of {name} is. Run tripletomics.transform(adata, model).",
+                        f"uns[{name.removesuffix('_metric')!r}] is missing, as after anndata.concat, so nothing "
+                        f"says which model the split of {name} belongs to. Run tripletomics.transform(adata, model).",
                         stacklevel=2,
                     )
             words.append(sentence)
@@ -204,7 +204,7 @@ def _record(adata: AnnData, key: str) -> dict[str, Any] | None:
     settings = record.get("settings") if isinstance(record, dict) else None
     if not isinstance(settings, dict) or not {"label", "hold_out", "layer", "counts", "batch"} <= {*settings}:
         return None
-    # of the records of two fits anndata.concat can leave what is the same, and no two losses are
+    # anndata.concat can keep what the records of two fits share: never their losses
     return record if all("loss" in stage for stage in record.get("history", {}).values()) else None
 
 
@@ -272,20 +272,20 @@ def _as_it_is(
 
 
 def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str, Any] | None) -> None:
-    """Refuse a split that says nothing of some cells, has cells on one side alone, or is of several models."""
+    """Raise if a split says nothing about some cells, has cells on one side alone, or is of several models."""
     import numpy as np
 
     held_out, unknown = written == "held-out", ~np.isin(written, ("train", "held-out"))
     if unknown.any():
         raise ValueError(
-            f"obs[{column!r}] says nothing of {unknown.sum():,} of {len(written):,} cells, as after anndata.concat. "
+            f"obs[{column!r}] says nothing about {unknown.sum():,} of {len(written):,} cells, as after anndata.concat. "
             "Run tripletomics.transform(adata, model), which finds the cells that the model was trained on, or leave "
             f"these out: adata[adata.obs[{column!r}].notna()]."
         )
     n_train, fitted = int((written == "train").sum()), record is not None
     if record is not None and n_train > record.get("n_train", n_train) and "cells" not in record["settings"]:
         raise ValueError(
-            f"obs[{column!r}] marks {n_train:,} training cells, and the model that uns[{basis!r}] names was trained on "
+            f"obs[{column!r}] marks {n_train:,} training cells, but the model in uns[{basis!r}] was trained on "
             f"{record['n_train']:,}, as after anndata.concat of the tables of several models. Run "
             "tripletomics.transform(adata, model)."
         )

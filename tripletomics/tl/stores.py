@@ -81,7 +81,7 @@ def reading(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
 
 @contextmanager
 def modernised(path: Path) -> Iterator[Path]:
-    """Give the path itself, or of a file from before anndata 0.7, without columns, that of a copy with them."""
+    """Yield the path itself; for a file from before anndata 0.7, which has no columns, that of a copy with columns."""
     import anndata
     import h5py
 
@@ -262,7 +262,7 @@ class Rows:
         except Damage as damage:
             raise ValueError(
                 f"Entries {begin:,} to {max(end - 1, 0):,} of {self.name} in {str(self.path)!r}, which is stored by "
-                f"genes, cannot be read: {damage.why}. Copy it anew from where it is whole."
+                f"genes, cannot be read: {damage.why}. Copy it again from an intact original."
             ) from damage
         empty = [(np.zeros(0, dtype=self.matrix["data"].dtype), *2 * (np.zeros(0, dtype=np.int32),))]
         values, where, columns = (np.concatenate(parts) for parts in zip(*(taken or empty), strict=True))
@@ -282,7 +282,7 @@ class Rows:
             first, last = max(start, damage.start), min(stop, damage.stop)
             raise ValueError(
                 f"Rows {first:,} to {last - 1:,} of {self.name} in {str(self.path)!r} cannot be read: {damage.why}. "
-                f"Copy the {'store' if self.path.is_dir() else 'file'} anew from where it is whole."
+                f"Copy the {'store' if self.path.is_dir() else 'file'} again from an intact original."
             ) from damage
 
     def _read(self, start: int, stop: int) -> Matrix:
@@ -320,7 +320,7 @@ class Rows:
         if not self.sparse and getattr(array, "fill_value", None) == 0:
             why = (
                 f"{why}. They are lost, or all their values are 0, which zarr leaves out: anndata.read_zarr reads them "
-                "as 0, to be fitted in memory or written anew as CSR"
+                "as 0; fit that table in memory, or write it again as CSR"
             )
         if not lost:
             try:

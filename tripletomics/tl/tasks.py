@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tripletomics.augment import Augmentation
 
 COLLAPSED = 0.2  # spread of the directions of z below which distances say little
-EXPLODED = 1.05  # times its first value, above which the loss of a map says that steps were too large
+EXPLODED = 1.05  # times its first value: above this, the loss of a map shows that steps were too large
 NULL_SHARE = 6  # the null takes one step for this many of the fit
 NULL_CELLS = 4000
 ASKED = 5000  # cells that predictions are calibrated on or compared with labels, the most of a part
@@ -116,8 +116,8 @@ class Task:
         last = float(loss[-max(len(loss) // 10, 1) :].mean())
         if last > EXPLODED * loss[0]:
             warnings.warn(
-                f"The map was not learned: its loss rose from {loss[0]:.2f} to {last:.2f}, as when too large steps "
-                "throw cells far apart. Lower lr; 0.001 is usual.",
+                f"The map was not learned: its loss rose from {loss[0]:.2f} to {last:.2f}, as it does when steps "
+                "are too large. Lower lr; 0.001 is usual.",
                 stacklevel=3,
             )
         return networks, history
@@ -204,10 +204,10 @@ class Task:
         for name in (name for name, calibration in found.items() if calibration is None):
             cure = "types of two training cells or more: label or fit more cells"
             if self.groups is not None:
-                cure = "types that are in two batches or more, each with other types beside them: leave batch out"
+                cure = "types that are in two batches or more, each with other types next to them: leave batch out"
             warnings.warn(
                 f"Predictions{f' from {name} alone' * bool(name)} cannot be calibrated, and predict will refuse to "
-                f"make them. It takes {cure}. The map is not concerned.",
+                f"make them. This needs {cure}. The map is not affected.",
                 stacklevel=4,
             )
         return found
