@@ -192,6 +192,16 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_fit(fit, tmp_path, monkeyp
         assert_equal(whole, fit("labels", checkpoint=tmp_path / "fit.ckpt"))
 
 
+@pytest.mark.parametrize("other", ["cells.h5ad", "out.h5ad", "m.tt"])
+def test_another_file_of_the_command_is_no_checkpoint(run, table, tmp_path, other):
+    table.write_h5ad(tmp_path / "cells.h5ad")
+    words = ["fit", tmp_path / "cells.h5ad", "--label", "kind", "--out", tmp_path / "out.h5ad"]
+    status, _, error = run(*words, "--model", tmp_path / "m.tt", "--checkpoint", tmp_path / other)
+    assert (status, error.count("\n")) == (1, 1)
+    assert "is also another file of this fit" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+
+
 def test_the_command_goes_on(run, table, tmp_path, monkeypatch, request):
     """Ctrl-C says what can be resumed, and the checkpoint is there until all is written."""
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it

@@ -54,6 +54,10 @@ def fit(  # noqa: D103
         files.check_writable(out, suffix(input, protein))
         check_cells(input, protein)
     settings = {**settings, "label": label}
+    kept = settings.get("checkpoint")
+    for path in filter(None, (input, protein, out, model)):
+        if kept is not None and os.path.realpath(kept) == os.path.realpath(path):
+            raise ValueError(f"--checkpoint {str(kept)!r} is also another file of this fit: name a file of its own.")
     with _checkpoint(settings):
         fitted = _fit(input, protein, out, settings, model, index)
     if processes.rank() > 0:  # the first of many processes writes
