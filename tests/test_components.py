@@ -74,7 +74,9 @@ def test_no_table_in_memory_is_refused():
 def test_the_split_of_a_map_is_left_alone(cells):
     tt.fit(cells, "cell_type", steps=2, progress=False)
     before = cells.copy()
-    with pytest.raises(ValueError, match=r"were held out from the map .* pass hold_out='tt_split' for the same"):
+    with pytest.raises(
+        ValueError, match=r"were held out from the map .* pass hold_out='tt_split' to hold out the same"
+    ):
         tt.pca(cells, hold_out=0.3, seed=4)
     assert cells.obs.equals(before.obs)
     tt.pca(cells, hold_out="tt_split")

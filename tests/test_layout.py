@@ -162,6 +162,7 @@ FILES = {
     "a part that nobody knows": ("csr", rename("obsm", "obsm "), "'obsm ' is no part of a table"),
     "a group as matrix": ("csr", in_place_of("X", "obsm"), "X is stored as .dict., which is no matrix"),
     "an array as layers": ("csr", in_place_of("layers", "obs/depth"), "layers is an array, not a group"),
+    "an array as uns": ("csr", in_place_of("uns", "obs/depth"), "uns is an array, not a group"),
     "half floats in CSR": ("csr", replace("X/data", lambda x: x.astype(np.float16)), "X/data is float16"),
     "a link to nowhere": ("csr", nowhere, "cannot be read as AnnData: KeyError"),
 }  # fmt: skip
@@ -269,6 +270,7 @@ STORES = {
     "what describes a matrix": ("csr3", lambda path: (path / "X/zarr.json").unlink()),
     "a folder as description": ("csr3", as_folder("obsm/zarr.json")),
     "what describes a matrix of zarr 2": ("csr2", lambda path: (path / "X/.zgroup").unlink()),
+    "a group of zarr 2": ("csr2", spoil_json("obsm", lambda text: b"{}", ".zgroup")),
     "the root of zarr 2": ("csr2", spoil_json("", cut, ".zgroup")),
     "all metadata of zarr 2": ("csr2", spoil_json("", cut, ".zmetadata")),
     "attributes of zarr 2": ("csr2", spoil_json("X", cut, ".zattrs")),

@@ -6,6 +6,7 @@ Readers allocate the memory that a table declares, and compiled code trusts its 
 
 from __future__ import annotations
 
+import json
 import mmap
 import struct
 import subprocess
@@ -149,7 +150,11 @@ def _lost(path: Path, whole: Mapping[str, Any]) -> Iterator[str]:
         if not folder.is_dir():
             yield f"{name} is not there"
             continue
-        yield from (f"{file} of {name or 'the store'} is a folder" for file in DESCRIPTIONS if (folder / file).is_dir())
+        for file in sorted(DESCRIPTIONS):
+            if (folder / file).is_dir():
+                yield f"{file} of {name or 'the store'} is a folder"
+            elif file != ".zattrs" and file != ".zmetadata" and (folder / file).exists():
+                json.loads((folder / file).read_text())["zarr_format"]  # raises if it says nothing
         if hasattr(element, "shape"):
             described = any((folder / file).is_file() for file in (".zarray", "zarr.json"))
         else:
@@ -214,6 +219,8 @@ def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
         if not _is_there(path, names):
             yield f"some names of {prefix}{axis} are missing"
         yield from _frame_flaws(frame, f"{prefix}{axis}", lengths[axis])
+    if hasattr(table.get("uns"), "shape"):
+        yield f"{prefix}uns is an array, not a group"
     parts: list[tuple[str, tuple[str, ...]]] = [("X", ("obs", "var"))] if "X" in table else []
     for group in {*AXES} & {*table}:
         if not hasattr(table[group], "shape"):
