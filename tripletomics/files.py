@@ -90,16 +90,21 @@ def _own(folder: Path) -> tuple[Path, int]:
             own = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder))
         except OSError as error:  # name the folder, not the draft
             raise OSError(error.errno, error.strerror, str(folder)) from None
-        with suppress(FileNotFoundError):
+        lock = None
+        try:
             lock = os.open(own / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            with suppress(FileNotFoundError):
-                os.write(lock, HOST)
-                if fcntl is not None:
-                    with suppress(OSError):  # some shared disks have no locks: left-over drafts stay there
-                        fcntl.flock(lock, fcntl.LOCK_EX)
-                os.stat(own / LOCK)
-                return own, lock
-            os.close(lock)
+            os.write(lock, HOST)
+            if fcntl is not None:
+                with suppress(OSError):  # some shared disks have no locks: left-over drafts stay there
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+            os.stat(own / LOCK)
+            return own, lock
+        except OSError as error:
+            if lock is not None:
+                os.close(lock)
+            if not isinstance(error, FileNotFoundError):  # a full disk
+                shutil.rmtree(own, ignore_errors=True)
+                raise
 
 
 def sweep(folder: Path) -> None:
