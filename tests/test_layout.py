@@ -163,6 +163,7 @@ FILES = {
     "a group as matrix": ("csr", in_place_of("X", "obsm"), "X is stored as .dict., which is no matrix"),
     "an array as layers": ("csr", in_place_of("layers", "obs/depth"), "layers is an array, not a group"),
     "an array as uns": ("csr", in_place_of("uns", "obs/depth"), "uns is an array, not a group"),
+    "a name that is no text": ("csr", rename("var", b"v\xff"), "it lacks var"),
     "half floats in CSR": ("csr", replace("X/data", lambda x: x.astype(np.float16)), "X/data is float16"),
     "a link to nowhere": ("csr", nowhere, "cannot be read as AnnData: KeyError"),
 }  # fmt: skip

@@ -148,8 +148,7 @@ def replacing(path: str | Path, needed: int = 0) -> Iterator[Path]:
         If the disk fills up.
     """
     real = Path(os.path.realpath(path))
-    rest = "No part of it is left: make room and run the same again."
-    with filling(Path(path), needed, rest), drafting(real.parent) as folder:
+    with filling(Path(path), needed), drafting(real.parent) as folder:
         _reserve(folder, needed)
         draft = folder / f"new{real.suffix}"
         draft.touch()
@@ -240,9 +239,10 @@ def check_hdf5(path: Path, ending: str, needed: set[str]) -> None:
         raise ValueError(f"{str(path)!r} cannot be opened: {error}") from error
     if not needed <= set(groups):
         kind = "AnnData" if ending == ".h5ad" else "MuData"
+        lacking = " and ".join(sorted(needed - {*groups}))
         raise ValueError(
-            f"{str(path)!r} is an HDF5 file but not an {kind} file: it lacks {' and '.join(sorted(needed))}, and holds "
-            f"{', '.join(groups) or 'nothing'}."
+            f"{str(path)!r} is an HDF5 file but not an {kind} file: it lacks {lacking}, and holds "
+            f"{', '.join(map(str, groups)) or 'nothing'}."
         )
 
 
@@ -257,7 +257,9 @@ def check_room(path: Path, needed: int, what: str) -> None:
 
 
 @contextmanager
-def filling(path: Path, needed: int, rest: str) -> Iterator[None]:
+def filling(
+    path: Path, needed: int, rest: str = "No part of it is left: make room and run the same again."
+) -> Iterator[None]:
     """Raise DiskFull, with the bytes needed, the bytes free and then `rest`, if the disk of `path` fills up."""
     from rich.filesize import decimal
 
