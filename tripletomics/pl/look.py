@@ -123,31 +123,34 @@ def split_of(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None
 
 
 def no_signal(adata: AnnData, basis: str) -> str | None:
-    """Say that a basis has no signal, where ``uns`` says so; else None."""
-    key, space = (basis.removesuffix("_metric"), "metric") if basis.endswith("_metric") else (basis, "map")
-    record = getattr(adata, "uns", {}).get(key)
-    known = record if isinstance(record, Mapping) else {}
-    if verdict(_number(known, "p_value", space), reachable_by(known.get("findings"))) != "no signal":
+    """Return what ``uns`` says against a map whose held-out labels are found no better than permuted ones, or None."""
+    known, space, said = _tested(adata, basis)
+    if said != "no signal":
         return None
     held, null = (_number(known.get("scores"), split, space) for split in ("held-out", "null"))
     return silence(held, null)
+
+
+def untested(adata: AnnData, basis: str) -> str:
+    """Return a remark where ``uns`` says that a test of the held-out labels could not tell; else an empty text."""
+    known, space, said = _tested(adata, basis)
+    if space not in (known.get("p_value") or {}):
+        return ""
+    return {"too few": ", too few to tell", "not tested": ", not tested"}.get(said, "")
+
+
+def _tested(adata: AnnData, basis: str) -> tuple[Mapping[str, Any], str, str]:
+    """Return what `fit` wrote of a basis, which of its spaces that is, and the verdict on its held-out labels."""
+    key, space = (basis.removesuffix("_metric"), "metric") if basis.endswith("_metric") else (basis, "map")
+    record = getattr(adata, "uns", {}).get(key)
+    known = record if isinstance(record, Mapping) else {}
+    return known, space, verdict(_number(known, "p_value", space), reachable_by(known.get("findings")))
 
 
 def reachable_by(findings: Any) -> float:
     """Return the `metrics.reachable_p` that `fit` recorded; 0 where it is not known."""
     tested = findings.get("tested") if isinstance(findings, Mapping) else None
     return 0.0 if tested is None else float(tested[2])
-
-
-def untested(adata: AnnData, basis: str) -> str:
-    """Return a remark where ``uns`` says that a test of the held-out labels could not tell; else an empty text."""
-    key, space = (basis.removesuffix("_metric"), "metric") if basis.endswith("_metric") else (basis, "map")
-    record = getattr(adata, "uns", {}).get(key)
-    known = record if isinstance(record, Mapping) else {}
-    if space not in (known.get("p_value") or {}):
-        return ""
-    said = verdict(_number(known, "p_value", space), reachable_by(known.get("findings")))
-    return {"too few": ", too few to tell", "not tested": ", not tested"}.get(said, "")
 
 
 def silence(held: float, null: float) -> str:

@@ -140,10 +140,11 @@ def check_scale(
         )
     notes = []
     if values.any() and not negative:
-        if contract.kind is None:
+        trained = contract.known_scale
+        if trained is None:
             notes += _notes_on_looks(known, contract)
         else:
-            notes += _notes_on_kind(known, contract, scales.see(known) if given is None else given)
+            notes += _notes_on_kind(known, contract, trained, scales.see(known) if given is None else given)
     if negative and not contract.negative:
         notes.append(
             "The query has negative values, but the training cells had none: it looks z-scored. Name the layer with "
@@ -162,9 +163,8 @@ def check_scale(
     return notes
 
 
-def _notes_on_kind(x: Matrix, contract: Features, given: Scale) -> list[str]:
+def _notes_on_kind(x: Matrix, contract: Features, trained: Scale, given: Scale) -> list[str]:
     """Compare the scales of a query and of the training values; raise if they certainly differ."""
-    trained = Scale(contract.kind or "", contract.total, contract.step, contract.below)
     unlike = given.kind != trained.kind
     if contract.counts:
         if given.logged and unlike:

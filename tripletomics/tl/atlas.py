@@ -205,7 +205,7 @@ def _find(root: zarr.Group, path: Path, name: str, key: str, made_by: dict[str, 
 
 def _is_done(path: Path, places: list[Any], i: int) -> bool:
     """Tell whether a chunk of all arrays is there; that of the last was written last."""
-    from tripletomics.tl.stores import is_kept
+    from tripletomics.tl.layout import is_kept
 
     return all(array is not None and is_kept(path, array, i) for array in reversed(places))
 

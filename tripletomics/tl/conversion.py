@@ -55,7 +55,6 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
     import zarr
     from rich.filesize import decimal
 
-    from tripletomics.tl.places import room
     from tripletomics.tl.stores import Rows, modernised, reading
 
     source, target = Path(path), Path(out)
@@ -69,7 +68,7 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
         matrices = [Rows(root, source, name=name) for name in names if _is_matrix(root[name]) and _by_cells(name)]
         needed = sum(int(rows.n_obs * rows.bytes_of_a_row()) for rows in matrices)
         files.check_room(target, needed, f"{str(target)!r} takes up to {decimal(needed)}")
-        with room(target, needed), files.creating(target) as draft:
+        with files.filling(target, needed), files.creating(target) as draft:
             store = zarr.open_group(draft, mode="w", zarr_format=anndata.settings.zarr_write_format)
             store.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             for name in {*BY_ROWS, "raw"} & set(root):

@@ -155,15 +155,13 @@ def _lost(path: Path, whole: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{file} of {name or 'the store'} is a folder"
             elif file != ".zattrs" and file != ".zmetadata" and (folder / file).exists():
                 json.loads((folder / file).read_text())["zarr_format"]  # raises if it says nothing
-        if hasattr(element, "shape"):
-            described = any((folder / file).is_file() for file in (".zarray", "zarr.json"))
-        else:
-            described = any((folder / file).is_file() for file in (".zgroup", "zarr.json"))
+        array = hasattr(element, "shape")
+        if not any((folder / file).is_file() for file in (".zarray" if array else ".zgroup", "zarr.json")):
+            yield f"nothing describes {name or 'the store'}"
+        if not array:
             known = {*element.keys()}
             lost = [child.name for child in folder.iterdir() if child.is_dir() and child.name not in known]
             yield from (f"nothing describes {f'{name}/{child}'.lstrip('/')}" for child in lost if child[0] != ".")
-        if not described:
-            yield f"nothing describes {name or 'the store'}"
 
 
 def _flaw(path: Path, name: str, element: Any) -> str | None:
@@ -175,9 +173,9 @@ def _flaw(path: Path, name: str, element: Any) -> str | None:
     size = prod(element.shape) * element.dtype.itemsize
     rows = hasattr(element, "metadata") and len(element.shape) == 2  # of zarr: reading by blocks finds lost parts
     complete = element.attrs.get("tripletomics", {})  # `convert` marks columns whose chunks are all written
-    if isinstance(complete, dict) and complete.get("complete") and not _is_there(path, element):
+    if isinstance(complete, dict) and complete.get("complete") and not is_there(path, element):
         return f"a part of {name} is lost"
-    if size > HUGE and not rows and not _is_there(path, element):
+    if size > HUGE and not rows and not is_there(path, element):
         return f"{name} declares {element.shape} values, and a part of them is missing"
     return None
 
@@ -216,7 +214,7 @@ def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
         index = frame if hasattr(frame, "shape") else frame[text(frame.attrs["_index"])]
         names = index if hasattr(index, "shape") else index["values"]
         lengths[axis] = int(names.shape[0])
-        if not _is_there(path, names):
+        if not is_there(path, names):
             yield f"some names of {prefix}{axis} are missing"
         yield from _frame_flaws(frame, f"{prefix}{axis}", lengths[axis])
     if hasattr(table.get("uns"), "shape"):
@@ -256,7 +254,7 @@ def _frame_flaws(frame: Any, name: str, n: int) -> Iterator[str]:
             yield f"{name}[{column!r}] has shape {shape}, but there are {n:,} names"
 
 
-def _is_there(path: Path, array: Any) -> bool:
+def is_there(path: Path, array: Any) -> bool:
     """Return whether all of an array is in the file or store."""
     if hasattr(array, "metadata"):  # zarr
         height = (array.shards or array.chunks)[0] if array.shape else 1

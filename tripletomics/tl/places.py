@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +88,7 @@ def write(source: Path, target: Path, results: Results, needed: int) -> None:
         If the disk fills up. Nothing is changed then.
     """
     if target.suffix == ".zarr":
-        with room(target, needed):
+        with files.filling(target, needed):
             _write_zarr(target, results)
     else:
         _write_h5ad(source, target, results, needed)
@@ -196,20 +195,15 @@ def _check_shards(path: Path, keys: Iterable[str]) -> None:
     """Refuse keys whose arrays other processes may be writing."""
     import zarr
 
-    from tripletomics.tl.stores import is_kept
+    from tripletomics.tl.layout import is_there
 
     root = zarr.open_group(path, mode="r", use_consolidated=False)
     for key in keys:
         array: Any = root.get(f"obsm/{key}")
         if array is None or "tripletomics" not in array.attrs:
             continue
-        if not all(is_kept(path, array, i) for i in range(-(-array.shape[0] // array.chunks[0]))):
+        if not is_there(path, array):
             raise ValueError(
                 f"obsm[{key!r}] of {str(path)!r} was begun with transform --shard and has rows without a place: "
                 "complete that first, choose another key_added, or delete the array from the store."
             )
-
-
-def room(target: Path, needed: int) -> AbstractContextManager[None]:
-    """Say how much was needed if the disk fills up."""
-    return files.filling(target, needed, "No part of it is left: make room and run the same again.")

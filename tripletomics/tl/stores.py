@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     Group: TypeAlias = zarr.Group | h5py.File
 
-__all__ = ["Damage", "Rows", "is_kept", "modernised", "open_store", "reading"]
-
 BUDGET = 2**28  # bytes of a matrix that are read at once
 GATHERED = 2**25  # bytes that are read at once where a part of them is kept
 PROBES, PROBED = 16, 64  # places where the share of zeros in a dense matrix is looked at, and rows at each
