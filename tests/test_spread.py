@@ -171,7 +171,7 @@ def test_permuted_labels_stay_within_the_null():
 
 
 def test_platelets_are_not_at_the_edge_of_the_map(real_data):
-    """Fourteen cells that are far from all others: with them in the order of groups, 99.7 % lie nearer to the middle."""
+    """Fourteen cells far from all others: if the order of groups counts them, 99.7 % lie nearer to the middle."""
     adata = ad.read_h5ad(real_data / "pbmc3k.h5ad")
     tt.fit(adata, "cell_type", steps=40, hold_out=0, progress=False)
     own, m = (adata.obs["cell_type"] == "Platelet").to_numpy(), adata.obsm["X_tt"]
