@@ -66,6 +66,14 @@ PYTHON = re.compile(  # one line that this package did not write
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
+def dense(x: Any) -> np.ndarray:
+    """Return a matrix as an array; SciPy does not read the 64-bit unsigned indices that a file may have."""
+    if not sp.issparse(x):
+        return np.asarray(x)
+    kind = sp.csc_matrix if x.format == "csc" else sp.csr_matrix
+    return kind((x.data, x.indices.astype(np.int64), x.indptr.astype(np.int64)), x.shape).toarray()
+
+
 def cells(n: int, seed: int, genes: int = 60) -> ad.AnnData:
     """Make counts of three types that differ in all genes."""
     shape, random = np.random.default_rng(0), np.random.default_rng(seed)
@@ -342,7 +350,7 @@ class Trial:
             return ""
         if list(given.obs_names) != list(made.obs_names) or given.shape != made.shape:
             return "other cells"
-        one, two = (table.X.toarray() if sp.issparse(table.X) else np.asarray(table.X) for table in (given, made))
+        one, two = (dense(table.X) for table in (given, made))
         return (
             ""
             if one.shape == two.shape and np.array_equal(one, two, equal_nan=one.dtype.kind == "f")

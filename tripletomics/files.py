@@ -22,6 +22,7 @@ except ImportError:  # without these locks, as on Windows, left-over drafts cann
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DRAFT, LOCK, KEPT = ".tripletomics-", "lock", "kept"  # a folder of drafts; in it the lock, and what gets its name back
 EXCHANGE = 2  # of Linux's renameat2
+PATIENCE = 50  # tries to delete a draft, 20 ms apart
 HOST, WEEK = socket.gethostname().encode(), 7 * 24 * 3600.0
 
 
@@ -79,7 +80,11 @@ def drafting(folder: Path) -> Iterator[Path]:
     try:
         yield own
     finally:
-        shutil.rmtree(own, ignore_errors=True)
+        for _ in range(PATIENCE):  # after an error, zarr's threads may still write a few chunks
+            shutil.rmtree(own, ignore_errors=True)
+            if not own.exists():
+                break
+            time.sleep(0.02)
         os.close(lock)
 
 
