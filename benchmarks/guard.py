@@ -134,7 +134,8 @@ def children(folder: Path) -> dict[str, str]:
         )
         for rank in range(2)
     ]
-    if any([one.wait() for one in both]):
+    statuses = [one.wait() for one in both]
+    if any(statuses):
         raise SystemExit("the fit by two processes failed")
     return digests
 
