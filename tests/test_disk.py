@@ -20,7 +20,8 @@ from kinds import cells
 
 import tripletomics as tt
 from tripletomics import files, labels, pp
-from tripletomics.tl import atlas, disk, fitting, frames, places, stores
+from tripletomics.losses.defaults import DEFAULT_LOSS, DEFAULT_VIEWS
+from tripletomics.tl import atlas, disk, frames, places, stores
 
 FEW = {"steps": 2, "progress": False}
 KEYS = ("X_tt", "X_tt_metric", "X_tt_pca")
@@ -183,7 +184,7 @@ def test_the_steps_and_the_loss_follow_all_cells(written, monkeypatch):
     with stores.reading(path) as (root, var):
         obs, rows = frames.Obs(root, path), stores.Rows(root, path)
         sample = disk._read(rows, obs, var, disk.settings_of("kind", {"unlabelled": ("a", "b")}))
-    assert sample.settings["loss"] == fitting.DEFAULT_LOSS + " + " + fitting.DEFAULT_VIEWS
+    assert sample.settings["loss"] == DEFAULT_LOSS + " + " + DEFAULT_VIEWS
     assert sample.settings["steps"] == round(30 * np.log2((~sample.held_out).sum() / 50))
     assert list(sample.adata.obs) == ["kind", "donor", "age"]  # so that refusals can list them
     assert sample.adata.obs[["donor", "age"]].isna().all(axis=None)

@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 
 import tripletomics as tt
 from tripletomics import losses, metrics
-from tripletomics.tl.fitting import DEFAULT_LOSS, DEFAULT_VIEWS, default_loss
+from tripletomics.losses.defaults import DEFAULT_LOSS, DEFAULT_VIEWS, default_loss
 
 VIEWS = losses.names(views=2)
 

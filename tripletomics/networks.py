@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -251,3 +252,9 @@ def project(network: Callable[[Tensor], Tensor], source: Memory, device: torch.d
     for start in range(BLOCK, len(source), BLOCK):
         places[start : start + BLOCK] = run(slice(start, start + BLOCK))
     return places
+
+
+def coordinates(networks: Networks, source: Memory, pcs: np.ndarray) -> dict[str, np.ndarray]:
+    """Return all rows of a source, with their principal components, on the "map" and in the "metric" space."""
+    z, m = networks.place(source, torch.from_numpy(pcs))
+    return {"map": m.cpu().numpy(), "metric": z.cpu().numpy()}

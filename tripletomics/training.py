@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import numpy as np
@@ -18,16 +20,18 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
+from tripletomics import augment as augmentations
 from tripletomics import metrics, networks, processes
 from tripletomics.area import EqualArea
-from tripletomics.augment import Augmentation
 from tripletomics.checkpoint import Checkpoint, Loop
+from tripletomics.labels.reference import Evidence
 from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
 from tripletomics.modalities import Pair
-from tripletomics.networks import MLP, Encoder, MapHead, Networks, PairEncoder, follow, project
+from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, follow, project
 from tripletomics.optimizer import Muon
 from tripletomics.parts import did_you_mean
+from tripletomics.problem import FitProblem, Settings
 from tripletomics.samplers import Balanced, Neighbourhoods, Views, some
 from tripletomics.sources import Memory
 
@@ -43,6 +47,8 @@ MAP_MOST = 480  # steps of the map head from 800 cells on
 MAP_LR = 30.0
 MAP_CELLS = 1024
 NARROW = 8  # rows or columns of a layer with too few directions for orthogonal steps
+COLLAPSED = 0.2  # spread of the directions of z below which distances say little
+EXPLODED = 1.05  # times its first value: above this, the loss of a map shows that steps were too large
 SHARE = 0.6  # of the way to a map of even density that spread=1 moves the cells after training
 
 
@@ -176,122 +182,134 @@ def warm_up_then_decay(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
 
 
-def learn_metric(
-    fabric: Fabric,
-    cells: Memory,
-    y: np.ndarray,
-    rows: np.ndarray,
-    held_out_rows: np.ndarray,
+@dataclass(frozen=True)
+class EncoderFit:
+    """A trained encoder.
+
+    Attributes
+    ----------
+    encoder, loss, history
+        What was trained, and how it went.
+    codes
+        Codes (cells,) that it was trained on, pseudo-labels included.
+    rounds
+        How often an encoder like it is trained: twice where pseudo-labels helped, see `crossfit.self_train`.
+    answers, summary
+        What self-training found: evidence about cells that it was not trained on, and figures for the model.
+    """
+
+    encoder: Encoder | PairEncoder
+    loss: Loss
+    history: History
+    codes: np.ndarray
+    rounds: int = 1
+    answers: list[tuple[Evidence, np.ndarray]] = field(default_factory=list)
+    summary: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def train_encoder(
+    problem: FitProblem,
+    settings: Settings,
     *,
-    groups: np.ndarray | None,
-    loss: Loss,
-    mlp: MLP,
-    augment: Augmentation,
-    metric_dim: int,
-    batch_size: int | None,
-    steps: int,
-    lr: float,
-    seed: int,
-    scores: np.ndarray,
-    taught: np.ndarray | None = None,
+    codes: np.ndarray | None = None,
     report: Report = silent,
     checkpoint: Checkpoint | None = None,
-) -> tuple[Encoder | PairEncoder, History]:
-    """Train the encoder on labels, on views of all cells, or on both.
+) -> EncoderFit:
+    """Train an encoder on labels, on views of all cells, or on both; the settings' loss itself stays untrained.
 
     Parameters
     ----------
-    cells, y
-        Scaled rows of all cells and their codes.
-    rows, held_out_rows
-        Which to train on, and which to score for the history and for nothing else.
-    groups
-        Codes (cells,) of donors or runs.
-    scores
-        Principal components (cells, components), for a loss whose second view is that of a neighbour.
-    taught
-        Codes (cells,) to train on where they are not those to score.
+    codes
+        Codes (cells,) to train on, if they are not those of the problem, by which held-out cells are scored.
     """
-    codes = y if taught is None else taught
+    fabric = start(settings.device, settings.precision)
+    loss, seed, y = copy.deepcopy(settings.loss), settings.seed, problem.codes
+    codes = y if codes is None else codes
+    rows = np.flatnonzero(problem.train)
     rows = rows[some(codes[rows], seed)] if loss.neighbours else rows
-    cells = cells.on(fabric.device)
+    cells = problem.rows.on(fabric.device)
     source, y_train = cells.subset(rows), codes[rows]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = networks.build(mlp, source, metric_dim).to(fabric.device)
-        loss.build(metric_dim, int(y_train.max()) + 1)
-    donors = None if groups is None else groups[rows]
+        encoder = networks.build(settings.encoder, source, settings.metric_dim).to(fabric.device)
+        loss.build(settings.metric_dim, int(y_train.max()) + 1)
+    donors = None if problem.batch_codes is None else problem.batch_codes[rows]
     lone = ~source.x.both[source.among] if isinstance(source.x, Pair) else None
-    near = structure_term.data_graph(scores[rows])[:, : loss.neighbours] if loss.neighbours else None
-    sampler = batches(loss, y_train, batch_size, seed, donors, near, lone)
-    watch = Watch("metric", steps, report, encoder, cells, y, rows, held_out_rows, fabric)
+    near = structure_term.data_graph(problem.pcs[rows])[:, : loss.neighbours] if loss.neighbours else None
+    sampler = batches(loss, y_train, settings.batch_size, seed, donors, near, lone)
+    held_out_rows = np.flatnonzero(problem.held_out)
+    watch = Watch("metric", settings.steps, report, encoder, cells, y, rows, held_out_rows, fabric)
     curves = train(
         fabric, encoder, loss, source, sampler, torch.from_numpy(y_train),
-        steps=steps, lr=lr, augment=augment, seed=seed, watch=watch, checkpoint=checkpoint,
+        steps=settings.steps, lr=settings.lr, augment=augmentations.fit(settings.augment, problem.features, loss.views),
+        seed=seed, watch=watch, checkpoint=checkpoint,
     )  # fmt: skip
-    return encoder, {"metric": watch.history(curves)}
+    return EncoderFit(encoder, loss, {"metric": watch.history(curves)}, codes)
 
 
-def learn_map(
-    fabric: Fabric,
-    encoder: Encoder | PairEncoder,
-    cells: Memory,
-    y: np.ndarray,
-    rows: np.ndarray,
-    held_out_rows: np.ndarray,
+def train_map(
+    problem: FitProblem,
+    settings: Settings,
+    encoder: EncoderFit,
     *,
-    scores: np.ndarray,
-    structure: float,
-    spread: float,
-    dim: int,
-    steps: int,
-    lr: float,
-    seed: int,
     report: Report = silent,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Networks, History]:
-    """Train the map head on what the encoder gives.
+    """Train the map head on what a trained encoder gives of all training cells.
 
-    Parameters
-    ----------
-    encoder
-        Trained.
-    cells, y, rows, held_out_rows
-        As for `learn_metric`.
-    scores
-        Principal components (cells, components) of all cells.
-    spread
-        How evenly the cells fill the map, in [0, 1].
-    steps
-        Of the encoder, for each of which the map head takes four; but 480, or as many as these, are enough.
+    Return both networks, and the history of both.
+
+    It takes four steps for each of the encoder's; but 480, or as many as these, are enough.
     """
-    rows = rows[some(y[rows] if structure < 1 else np.full(len(rows), -1), seed)]
-    watched = np.random.default_rng(seed).permutation(held_out_rows[y[held_out_rows] >= 0])[:CHECK_CELLS]
-    used = np.concatenate([rows, watched])
-    cells, y, scores = cells.subset(used), y[used], scores[used]
-    rows, held_out_rows = np.arange(len(rows)), np.arange(len(rows), len(used))
-    z, known = project(encoder, cells, fabric.device), torch.from_numpy(scores).to(fabric.device)
+    fabric = start(settings.device, settings.precision)
+    seed, y, held_out = settings.seed, problem.codes, np.flatnonzero(problem.held_out)
+    rows = np.flatnonzero(~problem.held_out)
+    rows = rows[some(y[rows] if settings.structure < 1 else np.full(len(rows), -1), seed)]
+    watched = np.random.default_rng(seed).permutation(held_out[y[held_out] >= 0])[:CHECK_CELLS]
+    used, train_on = np.concatenate([rows, watched]), np.arange(len(rows))
+    cells, y, pcs = problem.rows.subset(used), y[used], problem.pcs[used]
+    z, known = project(encoder.encoder, cells, fabric.device), torch.from_numpy(pcs).to(fabric.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = MapHead(scores.shape[1], z.shape[1], dim).to(fabric.device)
-    train_on = slice(len(rows))
-    radius = structure_term.radius(scores[rows], seed)
-    head.fit_inputs(known[train_on], z[train_on], structure, radius)
+        head = MapHead(pcs.shape[1], z.shape[1], settings.dim).to(fabric.device)
+    radius = structure_term.radius(pcs[train_on], seed)
+    head.fit_inputs(known[train_on], z[train_on], settings.structure, radius)
     inputs = Memory(head.inputs(known, z).cpu().numpy()).on(fabric.device)
-    neighbours = structure_term.fit(scores[rows], y[rows], structure, seed, spread)
-    steps = min(MAP_STEPS * steps, max(MAP_MOST, steps))
-    watch = Watch("map", steps, report, head, inputs, y, rows, held_out_rows, fabric)
+    neighbours = structure_term.fit(pcs[train_on], y[train_on], settings.structure, seed, settings.spread)
+    steps = min(MAP_STEPS * settings.steps, max(MAP_MOST, settings.steps))
+    watch = Watch("map", steps, report, head, inputs, y, train_on, np.arange(len(rows), len(used)), fabric)
     curves = train(
-        fabric, head, neighbours, inputs.subset(rows),
+        fabric, head, neighbours, inputs.subset(train_on),
         Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
-        steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch, orthogonal=True,
+        steps=steps, lr=MAP_LR * settings.lr, augment=head.jitter, seed=seed, watch=watch, orthogonal=True,
         checkpoint=checkpoint,
     )  # fmt: skip
-    head.orient(project(head, inputs.subset(rows), fabric.device), known[train_on])
-    if spread:
-        places = project(head, inputs.subset(rows), fabric.device)
-        head.even = EqualArea(dim).to(fabric.device).fit(places, SHARE * spread, seed)
-    return Networks(encoder, head), {"map": watch.history(curves)}
+    head.orient(project(head, inputs.subset(train_on), fabric.device), known[train_on])
+    if settings.spread:
+        m = project(head, inputs.subset(train_on), fabric.device)
+        head.even = EqualArea(settings.dim).to(fabric.device).fit(m, SHARE * settings.spread, seed)
+    return Networks(encoder.encoder, head), encoder.history | {"map": watch.history(curves)}
+
+
+def warn_of_failure(loss: Loss, history: History) -> None:
+    """Warn of cells that point in one direction, and of a map whose loss rose."""
+    traced = history["metric"].get("spread", np.ones(1))
+    spread = float(np.nanmean(traced[-max(len(traced) // 10, 1) :]))
+    if spread < COLLAPSED:
+        warnings.warn(
+            f"loss={spec(loss)!r} collapsed: the cells point in nearly one direction (spread "
+            f"{spread:.2f}, 1 is all over the sphere), so that their distances say little. Take another loss of "
+            "views, such as 'simclr', or smaller steps (lr).",
+            stacklevel=3,
+        )
+    values = history["map"]["loss"]
+    last = float(values[-max(len(values) // 10, 1) :].mean())
+    if last > EXPLODED * values[0]:
+        warnings.warn(
+            f"The map was not learned: its loss rose from {values[0]:.2f} to {last:.2f}, as it does when steps "
+            "are too large. Lower lr; 0.001 is usual.",
+            stacklevel=3,
+        )
 
 
 def batches(

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from tripletomics import parts, tl
+from tripletomics import parts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +39,10 @@ def losses(name: str | None = None, /) -> None:
 
 def _print_losses(console: Console, losses: dict[str, type]) -> None:
     """Print each loss under the first line of its module's docstring, the module of the default loss first."""
+    from tripletomics.losses.defaults import DEFAULT_LOSS, DEFAULT_VIEWS
+
     home = {name: ".".join(cls.__module__.split(".")[:3]) for name, cls in losses.items()}
-    for module in sorted(set(home.values()), key=lambda module: (module != home[tl.DEFAULT_LOSS], module)):
+    for module in sorted(set(home.values()), key=lambda module: (module != home[DEFAULT_LOSS], module)):
         console.print(_wrapped(console, (sys.modules[module].__doc__ or module).partition("\n")[0]), style="bold")
         members = {name: cls for name, cls in losses.items() if home[name] == module}
         for name, cls in members.items():
@@ -49,8 +51,8 @@ def _print_losses(console: Console, losses: dict[str, type]) -> None:
             console.print(_wrapped(console, _settings(cls), indent), style="dim")
         console.print()
     console.print('Usage: --loss "triplet:margin=0.3"; a sum: --loss "softmax + 0.003*center".')
-    views = tl.DEFAULT_VIEWS.partition(":")[0]
-    console.print(f"Without --loss, fit takes {tl.DEFAULT_LOSS}, and {views} for cells without labels.")
+    views = DEFAULT_VIEWS.partition(":")[0]
+    console.print(f"Without --loss, fit takes {DEFAULT_LOSS}, and {views} for cells without labels.")
     console.print("tripletomics losses NAME explains a loss.")
 
 

@@ -17,8 +17,7 @@ from tripletomics.labels.prediction import Prediction, predict
 from tripletomics.labels.reference import Reference
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model.given import check_cells, check_new_types, check_places, check_present, check_table, pair
-from tripletomics.model.scoring import place
-from tripletomics.networks import Networks
+from tripletomics.networks import Networks, coordinates
 from tripletomics.seen import HELD_OUT, NEVER, TRAINING, SeenCells
 from tripletomics.sources import Matrix
 
@@ -201,7 +200,7 @@ class Model:
         role, fitted = self._met(x)
         source = self.features.source(x, present, fitted & (role == TRAINING))
         scores = self.features.project(x, present, fitted)
-        places = place(self.networks, source, scores)
+        places = coordinates(self.networks, source, scores)
         check_places(*places.values())
         return places["metric"], places["map"], scores, role
 

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from tripletomics import metrics
-from tripletomics.networks import Networks
-from tripletomics.sources import Memory
+
+if TYPE_CHECKING:
+    from tripletomics.crossfit import PermutedFit
+    from tripletomics.model.model import Model
+    from tripletomics.problem import FitProblem, Settings
 
 NEIGHBOURS = 15
 SCORED, REFERENCES = 5_000, 50_000  # cells whose neighbours are looked for, and among how many at most
 
 
-def place(networks: Networks, source: Memory, scores: np.ndarray) -> dict[str, np.ndarray]:
-    """Place all rows of a source, with their principal components, on the ``"map"`` and in the ``"metric"`` space."""
-    z, m = networks.place(source, torch.from_numpy(scores))
-    return {"map": m.cpu().numpy(), "metric": z.cpu().numpy()}
+def score_fit(
+    model: Model,
+    problem: FitProblem,
+    settings: Settings,
+    embedding: Mapping[str, np.ndarray],
+    null: PermutedFit | None,
+) -> None:
+    """Add the scores of a fit to its model: of held-out cells, of training cells, and of the null."""
+    codes, held_out, seed = problem.codes, problem.held_out, settings.seed
+    if not problem.classes:
+        model.scores = score_structure(embedding, problem.pcs, held_out, seed)
+        return
+    model.scores, model.p_value = score(embedding, codes, held_out, seed)
+    if null is not None:
+        model.scores["null"] = score_null(null.coordinates, null.codes, null.held_out, seed)
+    if model.p_value:
+        model.findings["tested"] = test_of(codes, held_out, seed)
 
 
 def score(
-    places: dict[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int
+    places: Mapping[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Score every space on the held-out cells, and for comparison on the training cells among themselves.
 
@@ -53,14 +71,14 @@ def test_of(y: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
     return np.array([len(truth), len(np.unique(truth)), metrics.reachable_p(truth, seed)])
 
 
-def score_null(places: dict[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int) -> dict[str, float]:
+def score_null(places: Mapping[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int) -> dict[str, float]:
     """Score every space on held-out cells whose codes mean nothing: macro-F1, the mean over random orders of them."""
     found = {space: _found(z, y, held_out, np.arange(len(y))) for space, z in places.items()}
     return {space: float(np.mean(metrics.permuted_macro_f1(*both, seed))) for space, both in found.items()}
 
 
 def score_structure(
-    places: dict[str, np.ndarray], scores: np.ndarray, held_out: np.ndarray, seed: int
+    places: Mapping[str, np.ndarray], scores: np.ndarray, held_out: np.ndarray, seed: int
 ) -> dict[str, dict[str, float]]:
     """Score every space without labels, by group of cells as `score` does: the recall of the data's neighbours.
 

@@ -9,8 +9,6 @@ from tripletomics.pp.checks import (
     check_model,
     check_molecules,
     check_self_training,
-    check_settings,
-    check_whole,
     column,
     decide_counts,
     matrix,
@@ -21,17 +19,18 @@ from tripletomics.pp.checks import (
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.matrices import check_compressed, contradiction
+from tripletomics.pp.prepare import prepare
 from tripletomics.pp.queries import Query, check_scale, take_query
-from tripletomics.pp.splits import SPARE_LEAST, batches, deal, fitting, folds, spare, split, split_names
+from tripletomics.pp.splits import batch_codes, split, split_names
 from tripletomics.pp.tables import NewCells, Table, choose, open_table, take_new
+from tripletomics.problem import check_whole
 
 __all__ = [
-    "SPARE_LEAST",
     "Match",
     "NewCells",
     "Query",
     "Table",
-    "batches",
+    "batch_codes",
     "check_anndata",
     "check_batch_size",
     "check_compressed",
@@ -41,22 +40,18 @@ __all__ = [
     "check_molecules",
     "check_scale",
     "check_self_training",
-    "check_settings",
     "check_whole",
     "choose",
     "choose_genes",
     "column",
     "contradiction",
-    "deal",
     "decide_counts",
-    "fitting",
-    "folds",
     "match_genes",
     "matrix",
     "numbers",
     "open_table",
+    "prepare",
     "refuse_without_labels",
-    "spare",
     "split",
     "split_names",
     "stored_matrix",

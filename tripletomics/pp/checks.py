@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable
-from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,42 +127,6 @@ def check_anndata(adata: object) -> None:
         raise TypeError("adata is backed by a file: pass adata.to_memory().")
     if not isinstance(adata.obs, pd.DataFrame):
         raise TypeError("adata is lazy, so its columns are not in memory: pass adata.to_memory().")
-
-
-def check_settings(
-    structure: float,
-    spread: float,
-    dim: int,
-    metric_dim: int,
-    steps: int | None,
-    batch_size: int | None,
-    lr: float,
-    seed: int,
-    self_training: bool,
-) -> None:
-    """Raise a ValueError that names the first setting out of its range."""
-    for name, value, low, high in (
-        ("dim", dim, 2, 3),
-        ("metric_dim", metric_dim, 2, 512),
-        ("steps", 1 if steps is None else steps, 1, math.inf),
-        ("batch_size", 4 if batch_size is None else batch_size, 4, math.inf),
-        ("seed", seed, 0, 2**32 - 1),
-    ):
-        check_whole(name, value, low, high)
-    if isinstance(structure, bool) or not isinstance(structure, Real) or not 0 <= structure <= 1:
-        raise ValueError(f"structure={structure!r} is not a number from 0 (labels) to 1 (data).")
-    if isinstance(spread, bool) or not isinstance(spread, Real) or not 0 <= spread <= 1:
-        raise ValueError(f"spread={spread!r} is not a number from 0 (dense groups) to 1 (an even page).")
-    if not isinstance(self_training, bool):
-        raise ValueError(f"self_training={self_training!r} is neither True nor False.")
-    if isinstance(lr, bool) or not isinstance(lr, Real) or not 0 < lr < math.inf:
-        raise ValueError(f"lr={lr!r} is not a number above 0; 0.001 is usual.")
-
-
-def check_whole(name: str, value: object, low: float, high: float = math.inf) -> None:
-    """Raise a ValueError unless a setting is a whole number in a range."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
-        raise ValueError(f"{name}={value!r} is not a whole number {_range(low, high)}.")
 
 
 def check_key(key_added: str, adata: object = None) -> None:
@@ -321,10 +283,6 @@ def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
         "pass counts=False to stop this warning."
     )
     warnings.warn(f"{held} are taken for {taken}", stacklevel=5)
-
-
-def _range(low: float, high: float) -> str:
-    return f"of at least {low}" if high == math.inf else f"from {low} to {high}"
 
 
 def first(names: Iterable[str], n: int = 3) -> str:

@@ -16,9 +16,6 @@ from tripletomics.pp.checks import column
 if TYPE_CHECKING:
     from anndata import AnnData
 
-SPARE_SHARE, SPARE_CELLS, SPARE_LEFT, SPARE_LEAST = 0.1, 5000, 5, 10
-FITTING_CELLS = 20_000  # whose components take seconds
-
 
 def split(adata: AnnData, hold_out: float | str | np.ndarray | pd.Series, codes: np.ndarray, seed: int) -> np.ndarray:
     """Choose the cells that the model must not see.
@@ -139,69 +136,7 @@ def _marked(values: pd.Series, name: str) -> np.ndarray | None:
     return marks == 1
 
 
-def spare(codes: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
-    """Choose the training cells that predictions are calibrated on, and that the encoder is not trained on.
-
-    A tenth of each type, at most 5,000 cells in all; five cells of a type are always trained on. None where these are
-    fewer than ten, which would tell little: see `folds`.
-
-    Parameters
-    ----------
-    codes
-        Class codes (cells,), -1 for unlabelled, which are never chosen.
-    train
-        Boolean (cells,).
-    seed
-        For the draw.
-    """
-    random = np.random.default_rng([seed, 1])  # not the draw of the held-out cells
-    share = min(SPARE_SHARE, SPARE_CELLS / max((train & (codes >= 0)).sum(), 1))
-    chosen = np.zeros(len(codes), dtype=bool)
-    for code in np.unique(codes[train & (codes >= 0)]):
-        cells = np.flatnonzero(train & (codes == code))
-        chosen[random.permutation(cells)[: max(min(round(share * len(cells)), len(cells) - SPARE_LEFT), 0)]] = True
-    return chosen & (chosen.sum() >= SPARE_LEAST)
-
-
-def fitting(cells: np.ndarray, seed: int) -> np.ndarray:
-    """Draw the cells that genes are chosen by and components fitted to: up to 20,000, boolean (cells,)."""
-    chosen = np.zeros_like(cells)
-    chosen[np.random.default_rng([seed, 5]).permutation(np.flatnonzero(cells))[:FITTING_CELLS]] = True
-    return chosen
-
-
-def folds(codes: np.ndarray, train: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Deal the labelled training cells of each type out into n folds: (cells,), -1 for all other cells."""
-    random = np.random.default_rng([seed, 1])
-    dealt = np.full(len(codes), -1)
-    for code in np.unique(codes[train & (codes >= 0)]):
-        cells = random.permutation(np.flatnonzero(train & (codes == code)))
-        dealt[cells] = (np.arange(len(cells)) + random.integers(n)) % n
-    return dealt
-
-
-def deal(groups: np.ndarray, codes: np.ndarray, train: np.ndarray, both: np.ndarray, most: int) -> list[np.ndarray]:
-    """Deal whole batches out into up to `most` parts of like size, boolean (cells,).
-
-    The others of each must have two types, and of two modalities two cells with both.
-    """
-    batches, sizes = np.unique(groups[train & (groups >= 0)], return_counts=True)
-    dealt: list[list[int]] = [[] for _ in range(min(most, len(batches)))]
-    filled = np.zeros(len(dealt))
-    for i in np.argsort(-sizes, kind="stable"):
-        dealt[filled.argmin()].append(batches[i])
-        filled[filled.argmin()] += sizes[i]
-    parts = [train & np.isin(groups, members) for members in dealt]
-    return [part for part in parts if _suffice(codes[train & ~part], both[train & ~part])]
-
-
-def _suffice(codes: np.ndarray, both: np.ndarray) -> bool:
-    """Tell whether an encoder can be trained on these cells."""
-    sizes = np.bincount(codes[codes >= 0], minlength=2)
-    return (sizes > 0).sum() > 1 and sizes.max() > 1 and both.sum() > 1
-
-
-def batches(adata: AnnData, name: str | None, held_out: np.ndarray) -> np.ndarray | None:
+def batch_codes(adata: AnnData, name: str | None, held_out: np.ndarray) -> np.ndarray | None:
     """Return codes of donors or runs (cells,), -1 where it is missing; None without a column.
 
     Raises

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from tripletomics import features, labels, modalities, scales
+from tripletomics import features, labels, scales
 from tripletomics.features import Features
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.parts import did_you_mean
@@ -20,6 +20,7 @@ from tripletomics.pp.checks import check_anndata, first, matrix
 from tripletomics.pp.genes import check_variance, choose_genes
 from tripletomics.pp.matching import unversioned
 from tripletomics.pp.queries import Query, take_query
+from tripletomics.problem import ModalityGenes
 from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
@@ -196,29 +197,27 @@ def spread(matrices: Sequence[Matrix], rows: Sequence[np.ndarray], n: int) -> Pa
     return Pair((sides[0], sides[1]), measured)
 
 
-def choose(
-    table: Table, train: np.ndarray, counts: Sequence[bool], seed: int
-) -> tuple[Matrix, Callable[[Matrix], Features | PairFeatures]]:
+def choose(table: Table, train: np.ndarray, counts: Sequence[bool]) -> tuple[Matrix, dict[str, ModalityGenes]]:
     """Choose the genes of a model on the training cells, for one table or for each of two.
 
     Returns
     -------
-    The matrix of these genes, and what fits a contract to rows of it.
+    The matrix of these genes, and which they are.
     """
     if isinstance(table.x, Pair) and (table.x.both & train).sum() < 2:
         raise ValueError(
             f"Fewer than two training cells have both {' and '.join(table.sides)}, and nothing says what the two have "
             "in common: hold out fewer."
         )
-    chosen, fits = [], []
+    chosen, genes = [], {}
     for name, (adata, x, measured), is_counts in zip(table.sides, table.matrices(), counts, strict=True):
         choice = replace(choose_genes(adata, x, train & measured, is_counts), scale=scales.see(x))
         chosen.append(features.take(x, choice.columns))
         _of_modality(name, check_variance, chosen[-1], train & measured, is_counts)
-        fits.append(_fit(adata.var_names[choice.columns].tolist(), is_counts, seed, choice))
+        genes[name] = ModalityGenes(adata.var_names[choice.columns].tolist(), is_counts, choice)
     if not isinstance(table.x, Pair):
-        return chosen[0], fits[0]
-    return Pair((chosen[0], chosen[1]), table.x.measured), lambda x: modalities.fit(x, list(table.sides), fits)
+        return chosen[0], genes
+    return Pair((chosen[0], chosen[1]), table.x.measured), genes
 
 
 @dataclass(frozen=True)
@@ -336,10 +335,6 @@ def _of_modality(name: str, check: Callable[..., Any], *given: Any) -> Any:
         return check(*given)
     except (TypeError, ValueError) as error:
         raise type(error)(f"Modality {name!r}: {error}" if name else str(error)) from None
-
-
-def _fit(genes: list[str], counts: bool, seed: int, choice: features.Choice) -> Callable[[Matrix], Features]:
-    return lambda x: features.fit(x, genes, counts, seed, choice)
 
 
 def _rows(x: Matrix, source: np.ndarray) -> Matrix:

@@ -5,13 +5,11 @@ from tripletomics.tl.comparison import Comparison, compare
 from tripletomics.tl.components import pca
 from tripletomics.tl.conversion import convert
 from tripletomics.tl.explaining import explain
-from tripletomics.tl.fitting import DEFAULT_LOSS, DEFAULT_VIEWS, fit, transform
+from tripletomics.tl.fitting import fit, transform
 from tripletomics.tl.predicting import predict
 from tripletomics.tl.scoring import evaluate
 
 __all__ = [
-    "DEFAULT_LOSS",
-    "DEFAULT_VIEWS",
     "Comparison",
     "compare",
     "convert",

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tripletomics.labels import UNLABELLED
-from tripletomics.parts import did_you_mean, read
-from tripletomics.tl.fitting import fit, text
+from tripletomics.parts import did_you_mean
+from tripletomics.tl.fitting import fit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -215,6 +215,7 @@ def compare(
     import pandas as pd
 
     from tripletomics import evaluation, pp
+    from tripletomics.problem import as_text
     from tripletomics.tl import runs
 
     given = {name: value for name, value in locals().items() if name in inspect.signature(compare).parameters}
@@ -227,7 +228,7 @@ def compare(
     if "scanvi" in plan and not question.is_counts:
         raise ValueError("methods: 'scanvi' models counts, and the matrix holds none: name a layer with counts.")
     stages, done = perform(question, plan, hold_out, seeds, folder_of(cache), progress)
-    said = {name: text(value) for name, value in given.items() if name not in ("adata", "progress", "cache")}
+    said = {name: as_text(value) for name, value in given.items() if name not in ("adata", "progress", "cache")}
     said["seeds"] = ", ".join(map(str, range(seeds)))
     said["split"] = evaluation.split_sentence(said["hold_out"], [stage.held_out for stage in stages])
     rows = tidy(done)
@@ -269,7 +270,7 @@ def perform(
         stages.append(runs.Stage(question, held_out, seed, evaluation.drawn_at_random(str(hold_out))))
     for settings in plan.values():
         if settings is not None:
-            stages[0].task(settings)
+            stages[0].prepare(settings)
     kept, done = runs.Cache(folder), {}
     with steps_bar(len(stages) * len(plan), progress) as step:
         for stage in stages:
@@ -304,7 +305,9 @@ def settings_of(method: str) -> dict[str, Any] | None:
     name, _, given = method.partition(":")
     if name != "tt":
         return None
-    parameters = inspect.signature(fit, eval_str=True).parameters
+    from tripletomics.problem import Settings
+
+    parameters = inspect.signature(fit).parameters
     pieces: list[list[str]] = []
     for piece in given.split(",") if given else ():
         key, equals, value = piece.partition("=")
@@ -321,16 +324,17 @@ def settings_of(method: str) -> dict[str, Any] | None:
     for key, value in pieces:
         if key not in OWN:
             raise ValueError(f"methods: {method!r} may not set {key}, which is the same for all methods.")
-        settings[key] = read(value.strip(), parameters[key].annotation, f"methods: {method!r}: {key}")
+        settings[key] = Settings.read(key, value.strip(), f"methods: {method!r}: {key}")
     defaults = {key: parameters[key].default for key in OWN}
     return defaults | settings
 
 
 def settings_written(settings: dict[str, str]) -> dict[str, Any]:
     """Read the settings that `fit` wrote to `uns`."""
-    parameters = inspect.signature(fit, eval_str=True).parameters
+    from tripletomics.problem import Settings
+
     settings = {"spread": "0.0"} | settings  # maps of before had no such setting, and dense groups
-    return {key: read(str(settings[key]), parameters[key].annotation, key) for key in OWN}
+    return {key: Settings.read(key, str(settings[key])) for key in OWN}
 
 
 def _methods(methods: Sequence[str]) -> list[str]:

@@ -73,6 +73,8 @@ def pca(
     import numpy as np
 
     from tripletomics import keys, labels, pp
+    from tripletomics.folds import subsample_for_features
+    from tripletomics.problem import fit_features
 
     pp.check_key(key_added, adata)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
@@ -90,7 +92,7 @@ def pca(
             f"obs[{column!r}] marks the cells that were held out from the map in obsm[{key_added!r}], and this "
             f"call would hold out others: pass hold_out={column!r} to hold out the same, or another key_added."
         )
-    fitted = pp.fitting(~held_out, seed)
-    x, learn = pp.choose(table, fitted, [pp.decide_counts(table.x, counts)], seed)
-    adata.obsm[f"{key_added}_pca"] = learn(x[fitted]).project(x, None, fitted)
+    fitted = subsample_for_features(~held_out, seed)
+    x, genes = pp.choose(table, fitted, [pp.decide_counts(table.x, counts)])
+    adata.obsm[f"{key_added}_pca"] = fit_features(x[fitted], genes, seed).project(x, None, fitted)
     adata.obs[column] = split

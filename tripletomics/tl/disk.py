@@ -18,11 +18,13 @@ import pandas as pd
 import psutil
 from anndata import AnnData
 
-from tripletomics import augment, keys, labels, losses, networks, pp, processes, training
+from tripletomics import keys, labels, pp, processes, training
 from tripletomics.checkpoint import keeping
+from tripletomics.losses.defaults import default_loss
 from tripletomics.model import Model
 from tripletomics.model.scoring import SCORED
 from tripletomics.pcs import N_COMPONENTS
+from tripletomics.problem import Settings, as_text
 from tripletomics.samplers import shares
 from tripletomics.tl import fitting
 from tripletomics.tl.atlas import CHUNK, FIRST, of_rows, read_block
@@ -80,12 +82,7 @@ def fit(
             return fit(source, settings, out or path, done)
     target, key = out or path, settings["key_added"]
     pp.check_key(key)
-    pp.check_settings(*(settings[name] for name in (
-        "structure", "spread", "dim", "metric_dim", "steps", "batch_size", "lr", "seed", "self_training"
-    )))  # fmt: skip
-    losses.make("softmax" if settings["loss"] is None else settings["loss"])  # what is wrong is said before any reading
-    networks.make(settings["encoder"])
-    augment.make(settings["augment"])
+    Settings.of(settings)  # what is wrong is said before any reading
     names = f"{key}_metric", key, f"{key}_pca"
     with reading(path) as (root, var):
         rows = Rows(root, path, settings["layer"])
@@ -100,7 +97,7 @@ def fit(
         blocks = iter([(0, n_obs, {name: np.asarray(adata.obsm[name]) for name in names})])
         column = adata.obs[split].array
     else:
-        model.settings |= {"hold_out": fitting.text(settings["hold_out"]), "cells": f"{adata.n_obs:,} of {n_obs:,}"}
+        model.settings |= {"hold_out": as_text(settings["hold_out"]), "cells": f"{adata.n_obs:,} of {n_obs:,}"}
         del adata, sample  # before the blocks take its place in memory
         match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
         blocks = _place(path, settings["layer"], model, match, None, names, settings["progress"], known=True)
@@ -243,7 +240,7 @@ def _read(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Mapping[str, Any]) 
     if settings["steps"] is None:
         changed["steps"] = training.default_steps(int((~held_out).sum()))
     if settings["loss"] is None:
-        changed["loss"] = fitting.default_loss(codes[~held_out])
+        changed["loss"] = default_loss(codes[~held_out])
     return Sample(_table(rows.gather(chosen, sparse), obs, frame, chosen, var, layer), changed, held_out)
 
 

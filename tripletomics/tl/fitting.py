@@ -6,9 +6,8 @@ import inspect
 import os
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl.progress import training_bar
@@ -23,19 +22,13 @@ if TYPE_CHECKING:
     from tripletomics.checkpoint import Checkpoint
     from tripletomics.model import Model
     from tripletomics.networks import MLP
-    from tripletomics.pp import NewCells
+    from tripletomics.pp import NewCells, Table
+    from tripletomics.problem import FitProblem
 
     Cells: TypeAlias = AnnData | Sequence[AnnData] | Mapping[str, AnnData] | MuData
 else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = Cells = object
     Module = Augmentation = MLP = Checkpoint = str
-
-
-AN_ARRAY = "an array"  # is written in place of an array, such as hold_out
-UNKEPT = ("adata", "checkpoint", "progress")  # arguments that change nothing in the model
-DEFAULT_LOSS = "softmax"  # within noise of the best, and the simplest: see docs/choose-a-loss.md
-DEFAULT_VIEWS = "simclr:temperature=0.2,neighbours=5"  # of cells without labels: see docs/few-labels.md
-DEFAULT_PAIR = "clip"  # of two modalities: see docs/two-modalities.md
 
 
 def fit(
@@ -184,88 +177,68 @@ def fit(
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
-    from tripletomics import pp
+    from tripletomics import crossfit, pp
     from tripletomics.checkpoint import keeping
-    from tripletomics.index import Catalog
-    from tripletomics.keys import split_key
-    from tripletomics.model import Model, Side, score, score_null, score_structure, test_of
-    from tripletomics.tl.preparing import prepare
-    from tripletomics.tl.self_training import study
+    from tripletomics.model.build import build_model, versions
+    from tripletomics.model.scoring import score_fit
+    from tripletomics.networks import coordinates
+    from tripletomics.problem import Settings
+    from tripletomics.tl import disk
+    from tripletomics.training import train_encoder, train_map, warn_of_failure
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
     if isinstance(adata, (str, os.PathLike)):
-        from tripletomics.tl import disk
-
         return disk.fit(Path(adata), {name: value for name, value in given.items() if name != "adata"})
     pp.check_key(key_added, adata)
     if isinstance(checkpoint, (str, os.PathLike)):
         with keeping(checkpoint) as kept:
             return fit(**given | {"checkpoint": kept})
+    settings = Settings.of(given)
     if checkpoint:
-        checkpoint.expect(facts(given))
-    task = prepare(
-        adata, label, loss=loss, structure=structure, spread=spread, dim=dim, metric_dim=metric_dim, batch=batch,
-        layer=layer, counts=counts, unlabelled=unlabelled, hold_out=hold_out, encoder=encoder, augment=augment,
-        self_training=self_training, steps=steps, batch_size=batch_size, lr=lr, seed=seed, device=device,
-        precision=precision, checkpoint=checkpoint,
-    )  # fmt: skip
+        packages = {f"version of {package}": number for package, number in versions().items()}
+        checkpoint.expect(settings.as_text() | {"key_added": key_added} | packages)
+
+    table, settings, problem = pp.prepare(adata, settings, checkpoint)
     with training_bar(progress) as report:
-        task = study(task, report)
-        trained, history = task.learn(report)
-        places, alone = task.place(trained), task.place_alone(trained)
-        reference, calibrations = task.refer(places), task.calibrate(places["metric"], alone, report)
+        told: dict[str, Any] = {"report": report, "checkpoint": checkpoint}
+        encoder_fit = train_encoder(problem, settings, **told)
+        if settings.self_training:
+            encoder_fit = crossfit.self_train(problem, settings, encoder_fit, **told)
+        networks, history = train_map(problem, settings, encoder_fit, **told)
+        warn_of_failure(encoder_fit.loss, history)
+        embedding = coordinates(networks, problem.rows, problem.pcs)
+        unimodal = crossfit.embed_unimodal(problem, networks)
+        calibrations = crossfit.calibrate(problem, settings, encoder_fit, embedding["metric"], unimodal, **told)
     seconds = {"fit": time.perf_counter() - started}
-    if task.classes:
-        scores, p_value = score(places, task.codes, task.held_out, seed)
-    else:
-        scores, p_value = score_structure(places, task.scores, task.held_out, seed), {}
-    if task.held_out.any() and task.classes:
-        null = task.null()
-        scores["null"] = score_null(null.places, null.codes, null.held_out, seed)
+    null = None
+    if problem.held_out.any() and problem.classes:
+        null = crossfit.permuted_null(problem, settings, encoder_fit.rounds, checkpoint)
         seconds["null"] = time.perf_counter() - started - seconds["fit"]
-    train = ~task.held_out
-    calibration = calibrations.pop("")
-    findings = task.loss.findings() | (task.lesson.findings if task.lesson else {})
-    if p_value:
-        findings["tested"] = test_of(task.codes, task.held_out, seed)
-    settings = {name: text(value) for name, value in (given | task.used).items() if name not in UNKEPT}
-    model = Model(
-        task.features, trained, task.classes, settings, scores, p_value, history, findings, seconds,
-        _versions(), reference, calibration,
-        Catalog(places["metric"][train], task.table.obs.obs_names[train].to_numpy(str), task.codes[train]),
-        task.check(places["metric"], reference, calibration),
-        alone={
-            name: Side(found, task.check(places["metric"], reference, found, alone[name]))
-            for name, found in calibrations.items()
-        },
-        matches=task.match(alone), seen=task.seen,
+    model = build_model(
+        problem, settings, encoder_fit, networks, history, names=table.obs.obs_names.to_numpy(), embedding=embedding,
+        unimodal=unimodal, calibrations=calibrations,
     )  # fmt: skip
-    split = pp.split_names(task.held_out)
-    for target, rows in task.table.targets():
-        _write_places(target, key_added, places["metric"][rows], places["map"][rows])
-        target.obsm[f"{key_added}_pca"] = task.scores[rows]
-        target.obs[split_key(key_added)] = split[rows]
-        target.uns[key_added] = model.record()
+    model.seconds = seconds
+    score_fit(model, problem, settings, embedding, null)
+    _write(table, key_added, model, problem, embedding)
     return model
 
 
-def facts(given: Mapping[str, object]) -> dict[str, str]:
-    """Return the settings and versions that determine the trainings of a fit; arrays count by what they choose."""
-    settings = {
-        name: text(value) for name, value in given.items() if name not in UNKEPT and not hasattr(value, "dtype")
-    }
-    return settings | {f"version of {package}": number for package, number in _versions().items()}
+def _write(table: Table, key: str, model: Model, problem: FitProblem, embedding: Mapping[str, np.ndarray]) -> None:
+    """Write what a fit gave into each table, or into the MuData of both."""
+    from tripletomics.keys import split_key
+    from tripletomics.pp import split_names
 
-
-def default_loss(codes: np.ndarray, paired: bool = False) -> str:
-    """Choose the loss by how many of the training cells, whose codes these are, have a label, and for a pair."""
-    unlabelled = (codes < 0).mean()
-    if paired:
-        return DEFAULT_PAIR if unlabelled == 1 else f"{DEFAULT_LOSS} + {DEFAULT_PAIR}"
-    if unlabelled == 1:
-        return DEFAULT_VIEWS
-    return DEFAULT_LOSS if unlabelled <= 0.1 else f"{DEFAULT_LOSS} + {DEFAULT_VIEWS}"
+    model.settings |= {"key_added": key}
+    if problem.modalities:
+        model.settings |= {"modalities": ", ".join(problem.modalities)}
+    split = split_names(problem.held_out)
+    for target, rows in table.targets():
+        _write_places(target, key, embedding["metric"][rows], embedding["map"][rows])
+        target.obsm[f"{key}_pca"] = problem.pcs[rows]
+        target.obs[split_key(key)] = split[rows]
+        target.uns[key] = model.record()
 
 
 def transform(
@@ -369,25 +342,3 @@ def write_places(
 def _write_places(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:
     adata.obsm[key] = m
     adata.obsm[f"{key}_metric"] = z
-
-
-def text(value: object) -> str:
-    """Write a setting as text, a part as the text that makes it."""
-    from tripletomics import augment, losses, parts
-
-    if hasattr(value, "shape") and value.shape:
-        return AN_ARRAY
-    if isinstance(value, losses.Loss):
-        return losses.spec(value)
-    if isinstance(value, augment.Augmentation):
-        return augment.spec(value)
-    if hasattr(value, "name"):
-        return parts.spec(value)
-    if isinstance(value, (tuple, list)):
-        return ", ".join(map(str, value))
-    return str(value)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("tripletomics", "torch", "lightning-fabric", "anndata", "numpy", "scipy", "scikit-learn")
-    return {package: version(package) for package in packages}

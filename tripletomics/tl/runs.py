@@ -21,17 +21,16 @@ import pandas as pd
 import scipy.sparse as sp
 
 import tripletomics
-from tripletomics import baselines, evaluation, features, files, labels, pp
+from tripletomics import baselines, crossfit, evaluation, features, files, labels, pp
 from tripletomics.evaluation import REFITTED, UNUSED, Truth
-from tripletomics.tl import preparing, tasks
-from tripletomics.tl.self_training import study
-from tripletomics.training import silent
+from tripletomics.networks import coordinates
+from tripletomics.problem import FitProblem, Settings
+from tripletomics.training import EncoderFit, History, train_encoder, train_map, warn_of_failure
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from tripletomics.sources import Matrix
-    from tripletomics.training import History
 
 CACHE_BYTES = 2**31  # older results give way
 
@@ -189,14 +188,40 @@ class Stage:
         places = baselines.METHODS[method].place(cells, self.seed)
         return {space: self.merge(*both) for space, both in places.items()}
 
-    def task(self, settings: dict[str, Any]) -> tasks.Task:
+    def prepare(self, settings: dict[str, Any]) -> tuple[Settings, FitProblem]:
         """Prepare a fit of tripletomics."""
         asked = self.question
+        given = {"label": asked.label, "hold_out": self.held_out, "seed": self.seed, **asked.common, **settings}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Types (of one|that only)")  # said once, or on purpose
-            return preparing.prepare(
-                asked.adata, asked.label, hold_out=self.held_out, seed=self.seed, **(asked.common | settings)
-            )
+            return pp.prepare(asked.adata, Settings(**given))[1:]
+
+    def null(self, settings: dict[str, Any]) -> crossfit.PermutedFit:
+        """Fit tripletomics on permuted labels."""
+        settled, problem = self.prepare(settings)
+        return crossfit.permuted_null(problem, settled)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """A fit of tripletomics: what it was asked, and where all cells lie."""
+
+    settings: Settings
+    problem: FitProblem
+    encoder: EncoderFit
+    places: dict[str, np.ndarray]
+    history: History
+
+
+def _fit(stage: Stage, given: dict[str, Any]) -> _Fit:
+    """Fit tripletomics to a split, without a model."""
+    settings, problem = stage.prepare(given)
+    encoder = train_encoder(problem, settings)
+    if settings.self_training:
+        encoder = crossfit.self_train(problem, settings, encoder)
+    networks, history = train_map(problem, settings, encoder)
+    warn_of_failure(encoder.loss, history)
+    return _Fit(settings, problem, encoder, coordinates(networks, problem.rows, problem.pcs), history)
 
 
 def run(stage: Stage, method: str, settings: dict[str, Any] | None) -> Run:
@@ -208,14 +233,13 @@ def run(stage: Stage, method: str, settings: dict[str, Any] | None) -> Run:
         if settings is None:
             places = stage.place(method, asked.codes)
         else:
-            task = study(stage.task(settings), silent)
-            networks, history = task.learn()
-            places = task.place(networks)
+            done = _fit(stage, settings)
+            places, history = done.places, done.history
     seconds = cost["seconds"] + (preparing if settings is None else 0)
     tables = []
     for space, z in places.items():
         tables.append(evaluation.score(z, stage.truth, stage.seed).assign(space=space))
-    tables += _nulls(stage, method, places, None if settings is None else task)
+    tables += _nulls(stage, method, places, None if settings is None else done)
     if asked.unseen:
         tables += _unseen(stage, method, settings)
     for metric, value in (
@@ -226,12 +250,12 @@ def run(stage: Stage, method: str, settings: dict[str, Any] | None) -> Run:
     return Run(places, pd.concat(tables, ignore_index=True), confusion, history)
 
 
-def _nulls(stage: Stage, method: str, places: dict[str, np.ndarray], task: tasks.Task | None) -> list[pd.DataFrame]:
+def _nulls(stage: Stage, method: str, places: dict[str, np.ndarray], done: _Fit | None) -> list[pd.DataFrame]:
     """Score the same fit on permuted labels, and for the structure places that are shuffled among the cells."""
     truth = stage.truth
-    if task is not None:
-        null = task.null()
-        other, seen, how = null.places, truth.of(null.rows, null.codes), REFITTED
+    if done is not None:
+        null = crossfit.permuted_null(done.problem, done.settings, done.encoder.rounds)
+        other, seen, how = null.coordinates, truth.of(null.cells, null.codes), REFITTED
     else:
         seen = truth.permuted(stage.seed, np.full(len(truth.codes), True))
         other, how = places, UNUSED
@@ -249,8 +273,7 @@ def _unseen(stage: Stage, method: str, settings: dict[str, Any] | None) -> list[
     def places(other: Stage) -> dict[str, np.ndarray]:
         if settings is None:
             return other.place(method, asked.codes)
-        task = study(other.task(settings), silent)
-        return task.place(task.learn()[0])
+        return _fit(other, settings).places
 
     half, near, far = evaluation.unseen_types(stage.truth, stage.seed)
     left_out = np.isin(asked.codes, half)

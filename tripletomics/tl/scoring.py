@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
+    from tripletomics.crossfit import PermutedFit
     from tripletomics.tl.runs import Question, Stage
-    from tripletomics.tl.tasks import Null
 else:  # the command line reads these annotations
     AnnData = DataFrame = object
 
@@ -259,8 +259,8 @@ def _as_it_is(
     for key, z in spaces.items():
         seen, other, how = stage.truth.permuted(seed, held_out), z, evaluation.PERMUTED
         if null is not None:
-            other, how = null.places["metric" if key.endswith("_metric") else "map"], evaluation.REFITTED
-            seen = stage.truth.of(null.rows, null.codes)
+            other, how = null.coordinates["metric" if key.endswith("_metric") else "map"], evaluation.REFITTED
+            seen = stage.truth.of(null.cells, null.codes)
         for rows in (
             evaluation.score(z, stage.truth, seed),
             evaluation.null_of_labels(other, seen, seed, how),
@@ -307,8 +307,8 @@ def _refitted(
 ) -> tuple[str, DataFrame, str]:
     """Fit a basis again with several seeds and score the fits."""
     from tripletomics import evaluation
+    from tripletomics.problem import AN_ARRAY
     from tripletomics.tl import comparison
-    from tripletomics.tl.fitting import AN_ARRAY
 
     record = _record(question.adata, basis)
     if record is None or basis.endswith("_metric"):
@@ -350,7 +350,7 @@ def _drawn(adata: AnnData, hold_out: str | float) -> str:
     return record["settings"]["hold_out"] if record is not None and column.endswith("_split") else column
 
 
-def _null_fit(stage: Stage, basis: str) -> Null | None:
+def _null_fit(stage: Stage, basis: str) -> PermutedFit | None:
     """Fit a basis again on permuted labels, if it was fitted on these labels and the table still allows it."""
     from tripletomics.tl import comparison
 
@@ -358,7 +358,7 @@ def _null_fit(stage: Stage, basis: str) -> Null | None:
     if record is None or record["settings"]["label"] != stage.question.label or "modalities" in record["settings"]:
         return None
     try:
-        return stage.task(comparison.settings_written(record["settings"])).null()
+        return stage.null(comparison.settings_written(record["settings"]))
     except (KeyError, TypeError, ValueError) as error:
         warnings.warn(
             f"{basis} cannot be fitted again, so its null permutes the labels of the scored cells: {error}",

@@ -1,0 +1,375 @@
+"""Encoders that did not see the cells asked about: the permuted null, calibration folds and self-training.
+
+What an encoder says of the cells that it was trained on is no evidence. So predictions are calibrated on cells that
+were kept from it, scores have the null of a fit on permuted labels, and pseudo-labels are kept only if they help with
+labelled cells that neither of two encoders was trained on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from scipy.special import log_expit
+
+from tripletomics import labels, processes
+from tripletomics.checkpoint import Checkpoint
+from tripletomics.folds import batch_folds, label_folds, subsample_for_features
+from tripletomics.labels import reference
+from tripletomics.labels.calibration import Calibration, guess
+from tripletomics.labels.calibration import fit as fit_calibration
+from tripletomics.labels.reference import Evidence, Reference
+from tripletomics.modalities import Pair
+from tripletomics.networks import Encoder, Networks, PairEncoder, coordinates, project
+from tripletomics.problem import FitProblem, Settings
+from tripletomics.seen import TRAINING
+from tripletomics.sources import Memory
+from tripletomics.training import EncoderFit, Report, silent, train_encoder, train_map
+
+PSEUDO_LABEL_P = 0.9  # probability from which an unlabelled cell takes the type that the encoder sees in it
+NULL_SHARE, NULL_CELLS = 6, 4000  # the null takes one step for this many of the fit, and at most so many cells a side
+ASKED = 5000  # cells that predictions are calibrated on, the most of a fold
+FOLDS = 4  # of whole batches at most, or of few labelled cells
+BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
+
+Answers = list[tuple[Evidence, np.ndarray]]  # evidence about cells that an encoder did not see, and their codes
+
+
+# self-training
+
+
+def self_train(
+    problem: FitProblem,
+    settings: Settings,
+    first: EncoderFit,
+    report: Report = silent,
+    checkpoint: Checkpoint | None = None,
+) -> EncoderFit:
+    """Train a second encoder with pseudo-labels, and keep it if it does no worse on cells that neither has seen.
+
+    Pseudo-labels serve this second training and nothing else: no score, reference or calibration knows them.
+
+    Returns
+    -------
+    The encoder that is kept, with its ``answers`` about labelled cells that it was not trained on, and in ``summary``
+    ``self_training``, the log loss (2,) of these cells after the first and the second training, NaN where it was not
+    measured, and ``self_training_cells`` (classes,), how many cells took each type.
+    """
+    if (problem.codes[~problem.held_out] >= 0).all():
+        return first
+    second = _train_again(problem, settings, first, report, checkpoint)
+    taken = np.zeros(len(problem.classes), dtype=int)
+    if second is None:
+        warnings.warn(
+            "self_training=True: of no cell without a label is the encoder sure (a probability above "
+            f"{PSEUDO_LABEL_P}), so it is trained once.",
+            stacklevel=3,
+        )
+        return replace(first, summary=_summary(np.nan, np.nan, taken))
+    taken = np.bincount(second.codes[(second.codes >= 0) & (problem.codes < 0)], minlength=len(problem.classes))
+    answers = _answers(problem, settings, (first, second), report, checkpoint)
+    before, after = processes.of_first(np.array([_log_loss(said) for said in answers]))
+    kept = int(after <= before)  # not if there was nothing to ask about
+    if not kept:
+        why = f"would do worse on labelled cells that were left out (log loss {after:.3f}, before {before:.3f})"
+        if np.isnan(before):
+            why = "cannot be compared with the first, for there are too few labelled cells to leave any out"
+        warnings.warn(
+            f"self_training=True: an encoder that learns from the labels which {taken.sum()} cells took {why}. The "
+            "first one is kept.",
+            stacklevel=3,
+        )
+    chosen = second if kept else first
+    return replace(chosen, rounds=1 + kept, answers=answers[kept], summary=_summary(before, after, taken))
+
+
+def pseudo_labels(z: np.ndarray, pcs: np.ndarray, codes: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Return codes (cells,) in which unlabelled cells have the type that the labelled ones make sure.
+
+    The evidence is weighed as it is before any cell is seen: a calibration would carry what it was fitted on into the
+    training.
+
+    Parameters
+    ----------
+    z, pcs, codes
+        Metric space, principal components and codes of all cells.
+    rows
+        Numbers of the training cells; all others stay as they are.
+    """
+    known, unknown = rows[codes[rows] >= 0], rows[codes[rows] < 0]
+    n_types, found = int(codes[known].max()) + 1, codes.copy()
+    labelled = reference.fit(z[known], z[known, :0], pcs[known], codes[known], n_types, seed)
+    for block in np.array_split(unknown, len(unknown) // BLOCK + 1):
+        best, probability = guess(labelled.evidence(z[block], pcs[block]))
+        sure = probability > PSEUDO_LABEL_P
+        found[block[sure]] = best[sure]
+    return found
+
+
+def _train_again(
+    problem: FitProblem, settings: Settings, first: EncoderFit, report: Report, checkpoint: Checkpoint | None
+) -> EncoderFit | None:
+    """Train an encoder with the pseudo-labels of the first; None if the first is sure of no cell."""
+    rows = np.flatnonzero(problem.train)
+    found = pseudo_labels(embed(first.encoder, problem.rows), problem.pcs, problem.codes, rows, settings.seed)
+    codes = processes.of_first(found)
+    if (codes == problem.codes).all():
+        return None
+
+    def again(stage: str, *rest: Any) -> None:
+        report(f"{stage} again", *rest)
+
+    return train_encoder(problem, settings, codes=codes, report=again, checkpoint=checkpoint)
+
+
+def _answers(
+    problem: FitProblem,
+    settings: Settings,
+    both: tuple[EncoderFit, EncoderFit],
+    report: Report,
+    checkpoint: Checkpoint | None,
+) -> list[Answers]:
+    """Ask both encoders about the calibration cells, or encoders like them about folds that are left out."""
+    if problem.calibration.any():
+        spaces = [embed(one.encoder, problem.rows) for one in both]
+        return [[evidence_for(problem, settings, z, problem.train, problem.calibration)] for z in spaces]
+    folds = [_ask_fold(problem, settings, part, 2, report, checkpoint) for part in _folds(problem, settings)]
+    return [[fold[number][""] for fold in folds] for number in (0, -1)]
+
+
+def _log_loss(answers: Answers) -> float:
+    """Return the log loss of the true types of cells; NaN where there are fewer than two.
+
+    The share of so few cells that are named rightly would tell encoders apart by single cells.
+    """
+    if sum(len(codes) for _, codes in answers) < 2:
+        return np.nan
+    found = fit_calibration(answers)
+    odds = [found.odds(evidence)[np.arange(len(codes)), codes] for evidence, codes in answers]
+    return float(-log_expit(np.concatenate(odds)).mean())
+
+
+def _summary(before: float, after: float, taken: np.ndarray) -> dict[str, np.ndarray]:
+    return {"self_training": np.array([before, after]), "self_training_cells": taken}
+
+
+# calibration
+
+
+@dataclass(frozen=True)
+class Unimodal:
+    """All cells by one of two modalities alone: their coordinates, principal components, and which cells have it."""
+
+    coordinates: dict[str, np.ndarray]
+    pcs: np.ndarray
+    measured: np.ndarray
+
+    @property
+    def z(self) -> np.ndarray:
+        """Metric space."""
+        return self.coordinates["metric"]
+
+
+def embed_unimodal(problem: FitProblem, networks: Networks) -> dict[str, Unimodal]:
+    """Return all cells by each of two modalities alone, by its name, as the model will; nothing for one modality.
+
+    Cells that lack a modality lie anywhere.
+    """
+    found = {}
+    for side, name in enumerate(problem.modalities):
+        x = cast(Pair, problem.x).only(side)
+        role, fitted = problem.seen.find(x)
+        rows = problem.features.source(x, None, fitted & (role == TRAINING))
+        pcs = problem.features.project(x, None, fitted)
+        found[name] = Unimodal(coordinates(networks, rows, pcs), pcs, np.asarray(x.measured.any(axis=1)))
+    return found
+
+
+def calibrate(
+    problem: FitProblem,
+    settings: Settings,
+    encoder: EncoderFit,
+    z: np.ndarray,
+    unimodal: Mapping[str, Unimodal],
+    *,
+    report: Report = silent,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Calibration | None]:
+    """Find out how far evidence can be trusted; None where the types have too few cells.
+
+    The evidence is that about the calibration cells, at `z`. With batches, these are left out in turn, in up to four
+    folds, each embedded by an encoder of the others: what is usual in a batch that was never seen? So are the labelled
+    cells where they are too few for a calibration split.
+
+    Returns
+    -------
+    By what was measured: "" for all modalities, and the name of each of two for it alone.
+    """
+    names = ["", *unimodal]
+    if not problem.classes:
+        return dict.fromkeys(names)
+    if encoder.answers:
+        answers = {"": encoder.answers}
+    elif problem.calibration.any():
+        asked = problem.calibration & problem.fully_measured
+        answers = {"": [evidence_for(problem, settings, z, problem.train, asked)]}
+        for name, one in unimodal.items():
+            asked = problem.calibration & one.measured
+            answers[name] = [evidence_for(problem, settings, z, problem.train, asked, (one.z, one.pcs))]
+    else:
+        folds = [
+            _ask_fold(problem, settings, part, encoder.rounds, report, checkpoint)[-1]
+            for part in _folds(problem, settings)
+        ]
+        answers = {name: [fold[name] for fold in folds] for name in names}
+    found = {
+        name: fit_calibration(said) if sum(len(codes) for _, codes in said) > 1 else None
+        for name, said in answers.items()
+    }
+    _warn_of_none(found, problem.batch_codes is not None)
+    return found
+
+
+def build_reference(
+    problem: FitProblem, settings: Settings, z: np.ndarray, m: np.ndarray, cells: np.ndarray
+) -> Reference:
+    """Return the reference of the labelled ones of some cells, boolean (cells,), with the coordinates of all cells."""
+    codes = np.where(cells, problem.codes, -1)
+    return reference.fit(z, m, problem.pcs, codes, len(problem.classes), settings.seed)
+
+
+def evidence_for(
+    problem: FitProblem,
+    settings: Settings,
+    z: np.ndarray,
+    trained: np.ndarray,
+    asked: np.ndarray,
+    coordinates: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[Evidence, np.ndarray]:
+    """Compare cells with a reference of others, as far as these have their type; return the evidence and their codes.
+
+    Parameters
+    ----------
+    z
+        Metric space (cells, metric_dim) of all cells.
+    trained, asked
+        The cells of the reference, and those that are compared with it, boolean (cells,).
+    coordinates
+        Metric space and principal components of those that are asked about, if these are others.
+    """
+    asked = asked & np.isin(problem.codes, problem.codes[trained & (problem.codes >= 0)])
+    rows = subsample(asked, settings.seed)
+    asked_z, asked_pcs = (z, problem.pcs) if coordinates is None else coordinates
+    known = build_reference(problem, settings, z, z[:, :0], trained)
+    return known.evidence(asked_z[rows], asked_pcs[rows]), problem.codes[rows]
+
+
+def subsample(cells: np.ndarray, seed: int, most: int = ASKED) -> np.ndarray:
+    """Return the numbers of at most so many of some cells, boolean (cells,), in an order that is drawn."""
+    return np.random.default_rng(seed).permutation(np.flatnonzero(cells))[:most]
+
+
+def embed(encoder: Encoder | PairEncoder, rows: Memory) -> np.ndarray:
+    """Return cells in the metric space, float32 (cells, metric_dim)."""
+    return project(encoder, rows, next(encoder.parameters()).device).cpu().numpy()
+
+
+def _folds(problem: FitProblem, settings: Settings) -> list[np.ndarray]:
+    """Return the parts of the training cells that are left out in turn, boolean (cells,): batches or labelled cells."""
+    train, groups = ~problem.held_out, problem.batch_codes
+    groups = label_folds(problem.codes, train, FOLDS, settings.seed) if groups is None else groups
+    return batch_folds(groups, problem.codes, train, problem.fully_measured, FOLDS)
+
+
+def _ask_fold(
+    problem: FitProblem,
+    settings: Settings,
+    part: np.ndarray,
+    rounds: int,
+    report: Report,
+    checkpoint: Checkpoint | None,
+) -> list[dict[str, tuple[Evidence, np.ndarray]]]:
+    """Fit features and encoder without a part of the cells, and ask about these after each of one or two trainings."""
+
+    def told(stage: str, *rest: Any) -> None:
+        report("calibration", *rest)
+
+    fitted = subsample_for_features(~problem.held_out & ~part, settings.seed)
+    others = problem.without(part, fitted, settings.seed)
+    fits = [train_encoder(others, settings, report=told, checkpoint=checkpoint)]
+    if rounds > 1 and (second := _train_again(others, settings, fits[0], told, checkpoint)) is not None:
+        fits.append(second)
+    whole = part & problem.fully_measured
+    answers = []
+    for one in fits:
+        z = embed(one.encoder, others.rows)
+        found = {"": evidence_for(others, settings, z, others.train, whole if whole.any() else part)}
+        for side, name in enumerate(problem.modalities):
+            x = cast(Pair, problem.x).only(side)
+            rows, pcs = others.features.source(x, None, fitted), others.features.project(x, None, fitted)
+            asked = part & x.measured[:, side]
+            there = embed(one.encoder, rows), pcs
+            found[name] = evidence_for(others, settings, z, others.train, asked, there)
+        answers.append(found)
+    return answers
+
+
+def _warn_of_none(found: Mapping[str, Calibration | None], batches: bool) -> None:
+    """Warn of predictions that the model will refuse to make."""
+    for name in (name for name, calibration in found.items() if calibration is None):
+        cure = "types of two training cells or more: label or fit more cells"
+        if batches:
+            cure = "types that are in two batches or more, each with other types next to them: leave batch out"
+        warnings.warn(
+            f"Predictions{f' from {name} alone' * bool(name)} cannot be calibrated, and predict will refuse to "
+            f"make them. This needs {cure}. The map is not affected.",
+            stacklevel=4,
+        )
+
+
+# the permuted null
+
+
+@dataclass(frozen=True)
+class PermutedFit:
+    """A fit on permuted labels, when there was nothing to learn.
+
+    Attributes
+    ----------
+    cells
+        Numbers of its cells; the rest is of these.
+    coordinates
+        On the "map" and in the "metric" space.
+    codes, held_out
+        The permuted codes, of all types in their order, and which cells were held out.
+    """
+
+    cells: np.ndarray
+    coordinates: dict[str, np.ndarray]
+    codes: np.ndarray
+    held_out: np.ndarray
+
+
+def permuted_null(
+    problem: FitProblem, settings: Settings, rounds: int = 1, checkpoint: Checkpoint | None = None
+) -> PermutedFit:
+    """Train on permuted labels, for a sixth of the steps and on at most 4,000 cells, and embed these cells.
+
+    In the second of two `rounds`, with pseudo-labels.
+    """
+    random = np.random.default_rng(settings.seed)
+    drawn = (random.permutation(np.flatnonzero(rows)) for rows in (~problem.held_out, problem.held_out))
+    # the labelled ones first: where they are few, all of them
+    train, held = (rows[np.argsort(problem.codes[rows] < 0, kind="stable")][:NULL_CELLS] for rows in drawn)
+    cells = np.concatenate([train, held])
+    null = problem.subset(cells, labels.permute(problem.codes, random))
+    short = replace(settings, steps=max(settings.steps // NULL_SHARE, 1))
+    other = train_encoder(null, short, checkpoint=checkpoint)
+    if rounds > 1:
+        other = _train_again(null, short, other, silent, checkpoint) or other
+    networks, _ = train_map(null, short, other, checkpoint=checkpoint)
+    codes = np.where(null.codes >= 0, problem.order[null.codes], -1)
+    return PermutedFit(cells, coordinates(networks, null.rows, null.pcs), codes, null.held_out)

@@ -1,0 +1,174 @@
+"""From the cells and the settings to the problem of a fit: all checks, the split, the genes and the components."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+
+from tripletomics import augment, labels, losses, training
+from tripletomics.checkpoint import Checkpoint, digest
+from tripletomics.folds import LEAST, calibration_split, subsample_for_features
+from tripletomics.losses import Loss
+from tripletomics.losses.defaults import default_loss
+from tripletomics.modalities import Pair, PairFeatures
+from tripletomics.pp import checks, splits
+from tripletomics.pp.tables import Table, choose, open_table
+from tripletomics.problem import FitProblem, Settings, fit_features
+from tripletomics.seen import TRAINING, SeenCells, hash_rows
+
+
+def prepare(
+    adata: object, settings: Settings, checkpoint: Checkpoint | None = None
+) -> tuple[Table, Settings, FitProblem]:
+    """Check everything that a fit is given, and fit to the training cells what needs no network.
+
+    Parameters
+    ----------
+    adata
+        As for `tripletomics.fit`, in memory.
+    settings
+        What the user asked for.
+    checkpoint
+        Records what determines the trainings, or refuses to continue those of another fit.
+
+    Returns
+    -------
+    The table, the settings with all that was left open decided, and the problem.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As `tripletomics.fit`.
+    """
+    device = training.start(settings.device, settings.precision).device
+    held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
+    table = open_table(adata, settings.layer, settings.label, settings.unlabelled, (settings.batch, held_out_by))
+    codes, classes = _encode(table, settings)
+    held_out = splits.split(table.obs, settings.hold_out, codes, settings.seed)
+    order = np.zeros(0, dtype=int)
+    if settings.label is not None:
+        checks.check_labels(codes, classes, held_out, settings.label)
+        codes, order, n_known = labels.known_first(codes, ~held_out)
+        classes = [classes[code] for code in order[:n_known]]
+    settings = _with_loss(table, settings, codes[~held_out])
+    batch_codes = splits.batch_codes(table.obs, settings.batch, held_out)
+    calibration = _calibration_split(table, codes, held_out, batch_codes, settings.seed)
+    train = ~held_out & ~calibration
+    _check_batches(settings, codes, held_out, train)
+    counts = _decide_counts(table, settings)
+    if checkpoint:
+        facts = _facts(table, codes, classes, held_out, calibration, batch_codes)
+        checkpoint.expect(facts | {"device in use": str(device), "threads": str(torch.get_num_threads())})
+
+    fitted = subsample_for_features(~held_out, settings.seed)
+    x, genes = choose(table, fitted, counts)
+    features, seen = fit_features(x[fitted], genes, settings.seed), SeenCells.of(x, held_out, calibration, fitted)
+    role, fitted = seen.find(x)  # as the model will: a held-out cell with the values of a training cell is not new
+    if isinstance(features, PairFeatures) and calibration.any():
+        seen_by_encoder = cast(PairFeatures, fit_features(x[fitted & train], genes, settings.seed))
+        features = replace(features, seen=seen_by_encoder)
+    rows, pcs = features.source(x, None, fitted & (role == TRAINING)), features.project(x, None, fitted)
+    if not np.isfinite(pcs).all():
+        raise ValueError(
+            "Some values are so far from the others that principal components overflow: divide all by one number, or "
+            "remove what is no measurement."
+        )
+    settings = replace(
+        settings,
+        steps=settings.steps or training.default_steps(int((~held_out).sum())),
+        structure=settings.structure if classes else 1.0,
+    )
+    problem = FitProblem(
+        x=x, genes=genes, features=features, rows=rows, pcs=pcs, codes=codes, classes=classes, order=order,
+        train=train, held_out=held_out, calibration=calibration, batch_codes=batch_codes, seen=seen,
+    )  # fmt: skip
+    return table, settings, problem
+
+
+def _encode(table: Table, settings: Settings) -> tuple[np.ndarray, list[str]]:
+    """Return codes and sorted names of the types; refuse what needs labels if there are none."""
+    if settings.label is not None:
+        return labels.encode(checks.column(table.obs, settings.label, "label"), settings.unlabelled)
+    loss: Loss | None = settings.loss
+    if loss is not None and (loss.supervised or loss.views == 1):
+        checks.refuse_without_labels(table.obs, "loss", losses.spec(loss))
+    if settings.batch is not None:
+        checks.refuse_without_labels(table.obs, "batch", settings.batch)
+    if settings.self_training:
+        checks.refuse_without_labels(table.obs, "self_training", settings.self_training)
+    return np.full(table.obs.n_obs, -1), []
+
+
+def _with_loss(table: Table, settings: Settings, codes: np.ndarray) -> Settings:
+    """Return the settings with a loss, an own copy of it, after a check that the augmentation serves it.
+
+    `codes` are those of the training cells.
+    """
+    paired, views = isinstance(table.x, Pair), settings.augment
+    loss = copy.deepcopy(settings.loss) or losses.make(default_loss(codes, paired))
+    losses.check(loss, settings.metric_dim)
+    if paired and views.of_genes:
+        raise ValueError(
+            f"augment={augment.spec(views)!r} changes values of genes, and of two modalities the encoders see "
+            "principal components: take 'mask' or 'mixup'."
+        )
+    same_views = loss.views == 2 and not loss.neighbours and not paired
+    if same_views and views.idle(labelled=settings.label is not None):
+        raise ValueError(
+            f"augment={augment.spec(views)!r} shows the same twice, from which loss={losses.spec(loss)!r} "
+            "learns nothing: take 'mask'."
+        )
+    if settings.self_training:
+        checks.check_self_training(codes, paired)
+    return replace(settings, loss=loss)
+
+
+def _calibration_split(
+    table: Table, codes: np.ndarray, held_out: np.ndarray, batch_codes: np.ndarray | None, seed: int
+) -> np.ndarray:
+    """Choose the calibration cells, boolean (cells,): none with batches, or if a modality has too few."""
+    if batch_codes is not None:
+        return np.zeros_like(held_out)
+    calibration = calibration_split(codes, ~held_out, seed)
+    if isinstance(table.x, Pair):
+        sizes = [(calibration & rows).sum() for rows in (table.x.both, *table.x.measured.T)]
+        calibration &= min(sizes) >= LEAST
+    return calibration
+
+
+def _check_batches(settings: Settings, codes: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> None:
+    """Raise if minibatches of the encoder's training cells have nothing to compare."""
+    loss = settings.loss
+    checks.check_batch_size(settings.batch_size, codes[~held_out], of_labelled=loss.views == 1)
+    loss.expect(int(train.sum()))
+    training.check_terms(loss, codes[train], settings.batch_size, settings.seed)
+
+
+def _decide_counts(table: Table, settings: Settings) -> list[bool]:
+    """Decide for each modality whether its values are counts."""
+    counts = []
+    for name, (_, x, measured) in zip(table.sides, table.matrices(), strict=True):
+        counts.append(checks.decide_counts(x if measured.all() else x[measured], settings.counts, name))
+    if settings.augment.of_molecules:
+        checks.check_molecules(table.x, counts[0], augment.spec(settings.augment))
+    return counts
+
+
+def _facts(table: Table, codes: np.ndarray, classes: Sequence[str], held_out: np.ndarray, calibration: np.ndarray,
+           batch_codes: np.ndarray | None) -> dict[str, str]:  # fmt: skip
+    """Return what determines the trainings of a fit, without its settings."""
+    cells: list[object] = []
+    for adata, x, measured in table.matrices():
+        marks = adata.var.get("highly_variable")
+        cells += [hash_rows(x), measured, adata.var_names.tolist(), None if marks is None else marks.tolist()]
+    return {
+        "table of cells": digest(*cells),
+        "column of labels": digest(codes, classes),
+        "choice of held-out cells": digest(held_out, calibration),
+        "column of batches": digest(batch_codes),
+    }

@@ -1,0 +1,226 @@
+"""What a fit is asked for (`Settings`), and what it is asked about (`FitProblem`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+
+from tripletomics import augment as augmentations
+from tripletomics import features, losses, modalities, networks, parts
+from tripletomics.augment import Augmentation
+from tripletomics.features import Choice, Features
+from tripletomics.labels import UNLABELLED
+from tripletomics.losses import Loss
+from tripletomics.modalities import Pair, PairFeatures
+from tripletomics.networks import MLP
+from tripletomics.seen import SeenCells
+from tripletomics.sources import Matrix, Memory
+
+AN_ARRAY = "an array"  # is written in place of an array, such as hold_out
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """The settings of a fit, checked: the keywords of `tripletomics.fit`, which explains them.
+
+    Parts may be given as text and become objects. Types are those after `pp.prepare`, which decides what was left open:
+    the loss, the steps, and that no label reaches a map without labels.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a setting is out of its range, or names no part.
+    """
+
+    label: str | None = None
+    loss: Loss = None  # type: ignore[assignment]  # pp.prepare decides
+    structure: float = 0.5
+    spread: float = 0.5
+    dim: int = 2
+    metric_dim: int = 32
+    batch: str | None = None
+    layer: str | None = None
+    counts: bool | Literal["auto"] = "auto"
+    unlabelled: Sequence[str] = UNLABELLED
+    hold_out: float | str | np.ndarray | pd.Series = 0.1
+    encoder: MLP = "mlp"  # type: ignore[assignment]  # text becomes the part
+    augment: Augmentation = "mask"  # type: ignore[assignment]
+    self_training: bool = False
+    steps: int = None  # type: ignore[assignment]
+    batch_size: int | None = None
+    lr: float = 1e-3
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        made = {
+            "loss": None if self.loss is None else losses.make(self.loss),
+            "encoder": networks.make(self.encoder),
+            "augment": augmentations.make(self.augment),
+        }
+        for name, part in made.items():
+            object.__setattr__(self, name, part)
+        for name, low, high in (
+            ("dim", 2, 3), ("metric_dim", 2, 512), ("steps", 1, math.inf), ("batch_size", 4, math.inf),
+            ("seed", 0, 2**32 - 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None or name not in ("steps", "batch_size"):
+                check_whole(name, value, low, high)
+        if not _is_number(self.structure) or not 0 <= self.structure <= 1:
+            raise ValueError(f"structure={self.structure!r} is not a number from 0 (labels) to 1 (data).")
+        if not _is_number(self.spread) or not 0 <= self.spread <= 1:
+            raise ValueError(f"spread={self.spread!r} is not a number from 0 (dense groups) to 1 (an even page).")
+        if not isinstance(self.self_training, bool):
+            raise ValueError(f"self_training={self.self_training!r} is neither True nor False.")
+        if not _is_number(self.lr) or not 0 < self.lr < math.inf:
+            raise ValueError(f"lr={self.lr!r} is not a number above 0; 0.001 is usual.")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Return the settings among the arguments of `tripletomics.fit`."""
+        return cls(**{name: given[name] for name in cls.names() if name in given})
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all settings."""
+        return [field.name for field in dataclasses.fields(cls)]
+
+    @classmethod
+    def read(cls, name: str, text: str, what: str = "") -> Any:
+        """Return the value of a setting from its text, a part as text; an error says `what` it is for."""
+        if text.lower() == "none" and name in ("loss", "augment", "steps", "batch_size"):
+            return None
+        hint = typing.get_type_hints(cls)[name]
+        return text if hint in (Loss, MLP, Augmentation) else parts.read(text, hint, what or name)
+
+    def as_text(self) -> dict[str, str]:
+        """Return every setting as text, a part as the text that makes it."""
+        return {name: as_text(getattr(self, name)) for name in self.names()}
+
+
+def check_whole(name: str, value: object, low: float, high: float = math.inf) -> None:
+    """Raise a ValueError unless a setting is a whole number in a range."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
+        allowed = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{name}={value!r} is not a whole number {allowed}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def as_text(value: object) -> str:
+    """Return a setting as text, a part as the text that makes it."""
+    if hasattr(value, "shape") and value.shape:
+        return AN_ARRAY
+    if isinstance(value, Loss):
+        return losses.spec(value)
+    if isinstance(value, Augmentation):
+        return augmentations.spec(value)
+    if hasattr(value, "name"):
+        return parts.spec(value)
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+@dataclass(frozen=True)
+class ModalityGenes:
+    """The genes of one modality that a model takes: their names, whether they are counts, and what each is for."""
+
+    names: list[str]
+    counts: bool
+    choice: Choice
+
+
+@dataclass(frozen=True, eq=False)
+class FitProblem:
+    """What a fit is asked about: the cells, fitted as far as no network is needed, and which may be used for what.
+
+    Attributes
+    ----------
+    x
+        All cells by the chosen genes, as they are in AnnData.
+    genes
+        These genes, by the name of each modality; a single one has the name "".
+    features
+        Fitted to the training cells.
+    rows, pcs
+        Rows of all cells as the encoder sees them, and their principal components (cells, components).
+    codes, classes
+        Codes (cells,) of the cell types, whose names are sorted; -1 is unlabelled, and codes beyond the classes are
+        types that only held-out cells have.
+    order
+        The place of each code among all sorted types.
+    train
+        Cells that the encoder is trained on, boolean (cells,).
+    held_out, calibration
+        Cells that nothing is fitted on, and training cells that the encoder is not trained on, boolean (cells,).
+    batch_codes
+        Codes (cells,) of donors or runs, -1 where unknown; None without `batch`.
+    seen
+        What the model remembers of these cells.
+    """
+
+    x: Matrix
+    genes: dict[str, ModalityGenes]
+    features: Features | PairFeatures
+    rows: Memory
+    pcs: np.ndarray
+    codes: np.ndarray
+    classes: list[str]
+    order: np.ndarray
+    train: np.ndarray
+    held_out: np.ndarray
+    calibration: np.ndarray
+    batch_codes: np.ndarray | None
+    seen: SeenCells
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the two modalities; none of a single one."""
+        return list(self.genes) if isinstance(self.x, Pair) else []
+
+    @property
+    def fully_measured(self) -> np.ndarray:
+        """Cells of which all modalities were measured, boolean (cells,)."""
+        return self.x.both if isinstance(self.x, Pair) else np.ones_like(self.held_out)
+
+    def subset(self, cells: np.ndarray, codes: np.ndarray) -> FitProblem:
+        """Return the problem of some cells (their numbers), with other codes; all training cells are trained on."""
+        held_out = self.held_out[cells]
+        return replace(
+            self, rows=self.rows.subset(cells), pcs=self.pcs[cells], codes=codes[cells], train=~held_out,
+            held_out=held_out, batch_codes=None if self.batch_codes is None else self.batch_codes[cells],
+        )  # fmt: skip
+
+    def without(self, part: np.ndarray, fitted: np.ndarray, seed: int) -> FitProblem:
+        """Return the problem without a part of the training cells, boolean (cells,), which is held out in its place.
+
+        Features and principal components are fitted anew, to the cells `fitted`.
+        """
+        new = fit_features(self.x[fitted], self.genes, seed)
+        return replace(
+            self, features=new, rows=new.source(self.x, None, fitted), pcs=new.project(self.x, None, fitted),
+            train=~self.held_out & ~part, held_out=part,
+        )  # fmt: skip
+
+
+def fit_features(x: Matrix, genes: Mapping[str, ModalityGenes], seed: int) -> Features | PairFeatures:
+    """Fit the features of one modality or of two to rows of their genes."""
+    fits = [
+        functools.partial(features.fit, genes=one.names, counts=one.counts, seed=seed, choice=one.choice)
+        for one in genes.values()
+    ]
+    return modalities.fit(x, list(genes), fits) if isinstance(x, Pair) else fits[0](x)
