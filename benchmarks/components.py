@@ -30,7 +30,7 @@ from matplotlib import pyplot as plt
 from quality import PROTEINS, SETS, usual
 
 from tripletomics import labels, metrics, pp
-from tripletomics.seen import SeenCells
+from tripletomics.problem import Settings
 
 KINDS = ("usual", "X_tt_pca")
 GROUPS = {"1-5": slice(0, 5), "6-15": slice(5, 15), "16-50": slice(15, 50)}
@@ -41,12 +41,7 @@ COLOURS = {"usual": "#9a9a9a", "X_tt_pca": "#c2410c", "training": "#9a9a9a", "he
 
 def ours(adata: ad.AnnData, held_out: np.ndarray, seed: int) -> np.ndarray:
     """Return the components of all cells as `tt.fit` makes them."""
-    table = pp.open_table(adata, None, None, labels.UNLABELLED, ())
-    fitted = pp.fitting(~held_out, seed)
-    x, learn = pp.choose(table, fitted, [pp.decide_counts(table.x, "auto")], seed)
-    contract = learn(x[fitted])
-    # a held-out cell with the values of a training cell is not new
-    return contract.project(x, None, SeenCells.of(x, held_out, np.zeros_like(held_out), fitted).find(x)[1])
+    return pp.prepare(adata, Settings(hold_out=held_out, seed=seed))[2].pcs
 
 
 def one_split(adata: ad.AnnData, name: str, hold_out: float | str, seed: int) -> tuple[dict, dict, np.ndarray]:

@@ -23,6 +23,7 @@ import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -31,10 +32,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tripletomics import augment, features, labels, losses, metrics, networks, pp, training
-from tripletomics.model import place
-from tripletomics.samplers import Balanced
-from tripletomics.sources import Memory
+from tripletomics import crossfit, labels, losses, metrics, networks, pp, training
+from tripletomics.problem import FitProblem, Settings
 
 SETS = {
     "pbmc3k": 0.3,
@@ -58,38 +57,24 @@ CHOICES = [  # how triplets are chosen and measured, on one set
 CHOICES_SET = "cite_cbmc_rna"
 SCORES = ("metric_f1", "map_f1", "map_at_r", "unseen_r1", "unseen_nmi")
 KEY = ("loss", "set", "seed")
-METRIC_DIM, LR = 32, 1e-3
 
 
 @functools.lru_cache(maxsize=2)
-def prepare(name: str, seed: int, unseen: bool) -> tuple[Memory, np.ndarray, np.ndarray, np.ndarray]:
-    """Return scaled cells, principal components, codes and which cells are held out (those of unseen types)."""
-    adata = ad.read_h5ad(Path(os.environ["TRIPLETOMICS_DATA"]) / f"{name}.h5ad")
-    x = pp.matrix(adata, None)
-    codes, classes = labels.encode(pp.column(adata, "cell_type", "label"), labels.UNLABELLED)
-    if unseen:
-        half = np.random.default_rng(seed).permutation(len(classes))[: len(classes) // 2]
-        held_out = np.isin(codes, half)
-    else:
-        held_out = pp.split(adata, SETS[name], codes, seed)
-    counts = pp.decide_counts(x, "auto")
-    choice = pp.choose_genes(adata, x, ~held_out, counts)
-    x = pp.take(x, choice.columns)
-    contract = features.fit(x[~held_out], adata.var_names[choice.columns].tolist(), counts, seed, choice)
-    return contract.source(x), contract.project(x), codes, held_out
+def cells(name: str) -> ad.AnnData:
+    """Read a dataset."""
+    return ad.read_h5ad(Path(os.environ["TRIPLETOMICS_DATA"]) / f"{name}.h5ad")
 
 
-def encode(cells: Memory, y: np.ndarray, text: str, seed: int, steps: int) -> networks.Encoder:
-    """Train an encoder alone, as `training.learn_metric` does."""
-    loss = losses.make(text)
-    torch.manual_seed(seed)
-    encoder = networks.Encoder(networks.MLP(), len(cells.rows(slice(1))[0]), METRIC_DIM)
-    loss.build(METRIC_DIM, int(y.max()) + 1)
-    training.train(
-        training.start("cpu", "auto"), encoder, loss, cells, Balanced(y, training.BATCH_SIZE, seed, guide=loss),
-        torch.from_numpy(y), steps=steps, lr=LR, augment=augment.make("mask"), seed=seed, watch=lambda *_: None,
-    )  # fmt: skip
-    return encoder
+def prepare(name: str, text: str, seed: int, hold_out: float | str | np.ndarray) -> tuple[Settings, FitProblem]:
+    """Prepare a fit."""
+    settings = Settings(label="cell_type", loss=text, hold_out=hold_out, seed=seed, device="cpu")
+    return pp.prepare(cells(name), settings)[1:]
+
+
+def of_half_of_the_types(name: str, seed: int) -> np.ndarray:
+    """Draw half of the types; return which cells are theirs."""
+    codes, classes = labels.encode(cells(name).obs["cell_type"], labels.UNLABELLED)
+    return np.isin(codes, np.random.default_rng(seed).permutation(len(classes))[: len(classes) // 2])
 
 
 def score(text: str, name: str, seed: int) -> dict[str, object]:
@@ -97,41 +82,28 @@ def score(text: str, name: str, seed: int) -> dict[str, object]:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     row: dict[str, object] = dict(zip(KEY, (text, name, seed), strict=True))
-    cells, scores, y, held_out = prepare(name, seed, unseen=False)
-    train, held = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    settings, problem = prepare(name, text, seed, SETS[name])
+    encoder, y, held = training.train_encoder(problem, settings), problem.codes, problem.held_out
+    z = crossfit.embed(encoder.encoder, problem.rows)
+    row["metric_f1"] = metrics.knn_macro_f1(z[~held], y[~held], z[held], y[held])
     if text not in FAMILY:
-        encoder = encode(cells.subset(train), y[train], text, seed, training.default_steps(len(train)))
-        z = networks.project(encoder, cells, torch.device("cpu")).numpy()
-        return row | {"metric_f1": metrics.knn_macro_f1(z[train], y[train], z[held], y[held])}
-    fabric, steps = training.start("cpu", "auto"), training.default_steps(len(train))
-    encoder, _ = training.learn_metric(
-        fabric, cells, y, train, held, groups=None, loss=losses.make(text), mlp=networks.MLP(),
-        augment=augment.make("mask"), metric_dim=METRIC_DIM, batch_size=None, steps=steps, lr=LR, seed=seed,
-    )  # fmt: skip
-    trained, _ = training.learn_map(
-        fabric, encoder, cells, y, train, held, scores=scores, structure=0.5, dim=2, steps=steps, lr=LR, seed=seed
-    )
-    places = place(trained, cells, scores)
-    z, m = places["metric"], places["map"]
-    row["metric_f1"] = metrics.knn_macro_f1(z[train], y[train], z[held], y[held])
-    row["map_f1"] = metrics.knn_macro_f1(m[train], y[train], m[held], y[held])
-    row["map_at_r"] = metrics.map_at_r(z[train], y[train], z[held], y[held])
+        return row
+    m = networks.coordinates(training.train_map(problem, settings, encoder)[0], problem.rows, problem.pcs)["map"]
+    row["map_f1"] = metrics.knn_macro_f1(m[~held], y[~held], m[held], y[held])
+    row["map_at_r"] = metrics.map_at_r(z[~held], y[~held], z[held], y[held])
 
-    cells, _, y, unseen = prepare(name, seed, unseen=True)
-    seen, others = np.flatnonzero(~unseen & (y >= 0)), np.flatnonzero(unseen)
-    encoder = encode(cells.subset(seen), y[seen], text, seed, training.default_steps(len(seen)))
-    z = networks.project(encoder, cells.subset(others), torch.device("cpu")).numpy()
-    row["unseen_r1"] = metrics.recall_at_k(z, y[others], k=1)
-    row["unseen_nmi"] = metrics.nmi(z, y[others], seed)
+    settings, problem = prepare(name, text, seed, of_half_of_the_types(name, seed))
+    z, unseen = crossfit.embed(training.train_encoder(problem, settings).encoder, problem.rows), problem.held_out
+    row["unseen_r1"] = metrics.recall_at_k(z[unseen], problem.codes[unseen], k=1)
+    row["unseen_nmi"] = metrics.nmi(z[unseen], problem.codes[unseen], seed)
     return row
 
 
 def milliseconds(text: str) -> float:
     """Time a training step on pbmc3k, without the first: the mean of 40."""
-    cells, _, y, held_out = prepare("pbmc3k", 0, unseen=False)
-    train = np.flatnonzero(~held_out)
-    encode(cells.subset(train), y[train], text, 0, 2)
-    once, many = (time_of(lambda n=n: encode(cells.subset(train), y[train], text, 0, n)) for n in (1, 41))
+    settings, problem = prepare("pbmc3k", text, 0, SETS["pbmc3k"])
+    training.train_encoder(problem, replace(settings, steps=2))
+    once, many = (time_of(lambda n=n: training.train_encoder(problem, replace(settings, steps=n))) for n in (1, 41))
     return 1000 * (many - once) / 40
 
 

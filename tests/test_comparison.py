@@ -11,7 +11,8 @@ import tripletomics as tt
 from tripletomics import baselines, evaluation, metrics, parts, pp
 from tripletomics.losses import family
 from tripletomics.metrics import knn_macro_f1
-from tripletomics.tl import comparison, fitting, runs
+from tripletomics.problem import as_text
+from tripletomics.tl import comparison, runs
 
 LINEAR = ["pca2", "pca50", "lda"]
 QUICK = ["tt:steps=10", *LINEAR]
@@ -316,7 +317,7 @@ def test_no_setting_of_a_loss_is_a_keyword_of_fit():
 def test_settings_written_by_fit_are_read_again(fitted):
     written = fitted[1].uns["X_tt"]["settings"]
     settings = comparison.settings_written(written)
-    assert {name: fitting.text(value) for name, value in settings.items()} == {name: written[name] for name in settings}
+    assert {name: as_text(value) for name, value in settings.items()} == {name: written[name] for name in settings}
     assert settings["steps"] == 40
     assert settings["batch_size"] is None
     before = {name: value for name, value in written.items() if name != "spread"}  # as earlier versions wrote it

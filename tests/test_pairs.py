@@ -12,7 +12,8 @@ from kinds import FAST, KNOWN, OBS, cells, predicted, state
 from sklearn.metrics import f1_score
 
 import tripletomics as tt
-from tripletomics import losses, pp
+from tripletomics import losses
+from tripletomics.folds import calibration_split
 
 QUICK = {"steps": 4, "progress": False}
 KEYS = ["X_tt", "X_tt_metric", "X_tt_pca"]
@@ -1104,7 +1105,7 @@ def test_encoders_see_nothing_of_the_cells_that_they_are_calibrated_on():
     rna, protein = pair(300)
     split = np.arange(300) % 6 == 0
     codes = np.unique(rna.obs["kind"], return_inverse=True)[1]
-    spared = pp.spare(codes, ~split, 0)
+    spared = calibration_split(codes, ~split, 0)
     assert spared.sum() >= 20
     rna.obs["split"] = split
     other = rna.copy(), protein.copy()

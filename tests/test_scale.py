@@ -8,6 +8,7 @@ from kinds import cells
 
 import tripletomics as tt
 from tripletomics import features, pp, scales
+from tripletomics.folds import subsample_for_features
 from tripletomics.labels import reference
 from tripletomics.model import scoring
 from tripletomics.networks import MLP, Encoder, project
@@ -84,9 +85,9 @@ def test_cells_whose_neighbours_are_looked_for():
 
 def test_cells_that_a_contract_is_fitted_to(monkeypatch):
     train = np.arange(1000) % 3 > 0
-    np.testing.assert_array_equal(pp.fitting(train, 0), train)
+    np.testing.assert_array_equal(subsample_for_features(train, 0), train)
     monkeypatch.setattr(pp.splits, "FITTING_CELLS", 200)
-    drawn = pp.fitting(train, 0)
+    drawn = subsample_for_features(train, 0)
     assert drawn.sum() == 200
     assert not drawn[~train].any()
 

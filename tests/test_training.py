@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 import tripletomics as tt
 from tripletomics import augment, features, losses, metrics, training
-from tripletomics.networks import MLP
+from tripletomics.problem import FitProblem, Settings
 from tripletomics.samplers import Balanced
 from tripletomics.sources import Memory, OnDevice, pack
 
@@ -202,20 +203,20 @@ def test_cuda_runs_through_the_same_loop(blobs):
     assert values[-10:].mean() < 0.5 * values[:5].mean()
 
 
-def learn_both(fabric, cells, y):
+def learn_both(device, cells, y):
     """Train encoder and map head on the first cells, a few of which are held out."""
-    rows, held = np.arange(200), np.arange(200, 240)
-    contract = cells.contract
-    scores = contract.project(cells.x)
-    encoder, metric = training.learn_metric(
-        fabric, cells, y, rows, held, groups=None, loss=losses.make("softmax"), mlp=MLP((32, 16)),
-        augment=augment.fit(augment.make("mask"), contract, 1), metric_dim=8, batch_size=64, steps=20, lr=1e-3, seed=0,
-        scores=scores,
+    out = np.arange(240) >= 200
+    pcs = cells.contract.project(cells.x)
+    problem = FitProblem(
+        x=cells.x, genes={}, features=cells.contract, rows=cells, pcs=pcs, codes=y, classes=list("abcd"),
+        order=np.arange(4), train=~out, held_out=out, calibration=np.zeros_like(out), batch_codes=None, seen=None,
     )  # fmt: skip
-    networks, history = training.learn_map(
-        fabric, encoder, cells, y, rows, held, scores=scores, structure=0.5, spread=0.5, dim=2, steps=5, lr=1e-3, seed=0
+    settings = Settings(
+        loss="softmax", encoder="mlp:hidden=32-16", metric_dim=8, batch_size=64, steps=20, device=device
     )
-    return metric | history, networks.place(cells, torch.from_numpy(scores))
+    encoder = training.train_encoder(problem, settings)
+    networks, history = training.train_map(problem, replace(settings, steps=5), encoder)
+    return history, networks.place(cells, torch.from_numpy(pcs))
 
 
 @pytest.fixture
@@ -227,12 +228,12 @@ def counted():
     return contract.source(sp.csr_matrix(x)), y
 
 
-def test_a_fit_whose_table_is_on_the_device_is_that_of_memory(fabric, counted):
+def test_a_fit_whose_table_is_on_the_device_is_that_of_memory(counted):
     cells, y = counted
     cpu = torch.device("cpu")
-    wanted, places = learn_both(fabric, cells, y)
+    wanted, places = learn_both("cpu", cells, y)
     for table in (pack(cells, cpu), None):
-        found, same = learn_both(fabric, OnDevice(cells, cpu, table), y)
+        found, same = learn_both("cpu", OnDevice(cells, cpu, table), y)
         np.testing.assert_allclose(found["metric"]["loss"], wanted["metric"]["loss"], atol=1e-5)
         np.testing.assert_allclose(found["map"]["loss"], wanted["map"]["loss"], atol=1e-4)
         torch.testing.assert_close(same[0], places[0], rtol=1e-3, atol=1e-3)
@@ -244,7 +245,7 @@ def test_cuda_places_cells_as_cpu_does(counted):
     cells, y = counted
     places = {}
     for device in ("cpu", "cuda"):
-        history, (z, m) = learn_both(training.start(device, "auto"), cells, y)
+        history, (z, m) = learn_both(device, cells, y)
         places[device] = z.cpu().numpy(), m.cpu().numpy()
         assert history["metric"]["loss"][-1] < history["metric"]["loss"][0]
     for one, other in zip(places["cpu"], places["cuda"], strict=True):  # each device hides genes of its own

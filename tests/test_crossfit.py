@@ -1,6 +1,5 @@
 """Self-training: cells without a label take one for a second training of the encoder, and for nothing else."""
 
-import inspect
 import warnings
 from dataclasses import replace
 
@@ -10,12 +9,12 @@ import pytest
 import scipy.sparse as sp
 
 import tripletomics as tt
-from tripletomics import metrics
+from tripletomics import crossfit, metrics, pp
 from tripletomics.labels.calibration import fit as fit_calibration
+from tripletomics.problem import Settings
 from tripletomics.sources import Memory
-from tripletomics.tl import comparison, self_training
-from tripletomics.tl.preparing import prepare
-from tripletomics.training import silent
+from tripletomics.tl import comparison
+from tripletomics.training import silent, train_encoder
 
 SMALL = {"encoder": "mlp:hidden=16", "steps": 8}
 
@@ -36,10 +35,20 @@ def cells(n, labelled, seed=0, signal=0.8, genes=100):
 
 
 def settled(adata, label="kind", **given):
-    settings = {name: setting.default for name, setting in inspect.signature(tt.fit).parameters.items()}
-    for name in ("adata", "label", "key_added", "progress"):
-        del settings[name]
-    return prepare(adata, label, **(settings | {"self_training": True, "hold_out": "out"} | SMALL | given))
+    """The settings and the problem of a fit."""
+    given = {"self_training": True, "hold_out": "out"} | SMALL | given
+    return pp.prepare(adata, Settings(label, **given))[1:]
+
+
+def trainings(settings, problem):
+    """The encoders of both trainings."""
+    first = train_encoder(problem, settings)
+    second = crossfit._train_again(problem, settings, first, silent, None)
+    return [first] if second is None else [first, second]
+
+
+def self_train(settings, problem):
+    return crossfit.self_train(problem, settings, train_encoder(problem, settings))
 
 
 def fit(adata, **given):
@@ -55,7 +64,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal(weight, weights(other)[name], err_msg=name)
 
 
-def misled(z, scores, codes, rows, seed):
+def misled(z, pcs, codes, rows, seed):
     """Give every unlabelled cell a type that has nothing to do with it."""
     return np.where(codes < 0, np.arange(len(codes)) // 3 % 3, codes)
 
@@ -100,7 +109,7 @@ def clusters():
 
 def test_cells_take_the_type_that_they_lie_with_and_those_between_none(clusters):
     z, codes, rows = clusters
-    taught = self_training.teach(z, z, codes, rows, 0)
+    taught = crossfit.pseudo_labels(z, z, codes, rows, 0)
     np.testing.assert_array_equal(taught[:40], np.repeat([0, 1], 20))
     np.testing.assert_array_equal(taught[40:], [-1, 0, -1])
 
@@ -109,20 +118,20 @@ def test_cells_that_are_not_trained_on_teach_nothing(clusters):
     z, codes, rows = clusters
     moved, renamed = z.copy(), codes.copy()
     moved[41:], renamed[41:] = 100, 1
-    for other in (self_training.teach(moved, moved, codes, rows, 0), self_training.teach(z, z, renamed, rows, 0)):
-        np.testing.assert_array_equal(other[rows], self_training.teach(z, z, codes, rows, 0)[rows])
+    for other in (crossfit.pseudo_labels(moved, moved, codes, rows, 0), crossfit.pseudo_labels(z, z, renamed, rows, 0)):
+        np.testing.assert_array_equal(other[rows], crossfit.pseudo_labels(z, z, codes, rows, 0)[rows])
 
 
 def test_the_order_of_the_cells_and_blocks_of_them_do_not_matter(clusters, monkeypatch):
     z, codes, rows = clusters
-    expected = self_training.teach(z, z, codes, rows, 0)
+    expected = crossfit.pseudo_labels(z, z, codes, rows, 0)
     order = np.random.default_rng(1).permutation(len(z))
     place = np.argsort(order)
     np.testing.assert_array_equal(
-        self_training.teach(z[order], z[order], codes[order], place[rows], 0)[place], expected
+        crossfit.pseudo_labels(z[order], z[order], codes[order], place[rows], 0)[place], expected
     )
-    monkeypatch.setattr(self_training, "BLOCK", 7)
-    np.testing.assert_array_equal(self_training.teach(z, z, codes, rows, 0), expected)
+    monkeypatch.setattr(crossfit, "BLOCK", 7)
+    np.testing.assert_array_equal(crossfit.pseudo_labels(z, z, codes, rows, 0), expected)
 
 
 # ------------------------------------------------------------------------------------------- what they see
@@ -130,28 +139,30 @@ def test_the_order_of_the_cells_and_blocks_of_them_do_not_matter(clusters, monke
 
 @pytest.mark.parametrize("table", ["few", "half"])
 def test_cells_that_are_left_out_do_not_reach_the_training(table, request):
-    task = settled(request.getfixturevalue(table))
-    assert task.calibration.any() == (table == "half")
-    left_out = task.held_out | task.calibration
-    moved = replace(task, cells=Memory(scrambled(task.cells.x, left_out), task.cells.contract))
-    renamed = replace(task, codes=np.where(left_out, (task.codes + 1) % 3, task.codes))
-    expected = task.encode(silent)
+    settings, problem = settled(request.getfixturevalue(table))
+    assert problem.calibration.any() == (table == "half")
+    left_out = problem.held_out | problem.calibration
+    moved = replace(problem, rows=Memory(scrambled(problem.rows.x, left_out), problem.rows.contract))
+    renamed = replace(problem, codes=np.where(left_out, (problem.codes + 1) % 3, problem.codes))
+    expected = trainings(settings, problem)
     assert len(expected) == 2
     for other in (moved, renamed):
-        found = other.encode(silent)
+        found = trainings(settings, other)
         for one, two in zip(found, expected, strict=True):
             assert_same(one, two)
-            np.testing.assert_array_equal(one.taught[~left_out], two.taught[~left_out])
+            np.testing.assert_array_equal(one.codes[~left_out], two.codes[~left_out])
     assert not np.array_equal(weights(expected[0])["trunk.0.weight"], weights(expected[1])["trunk.0.weight"])
 
 
 def test_what_is_said_of_a_batch_knows_nothing_of_its_labels():
-    task = settled(cells(180, 20), batch="donor", steps=4)
-    batch = (task.groups == 0) & ~task.held_out
-    renamed = replace(task, codes=np.where(batch & (task.codes >= 0), (task.codes + 1) % 3, task.codes))
-    one, two = (next(part for part in other._parts() if part[batch].all()) for other in (task, renamed))
-    np.testing.assert_array_equal(one, two)
-    for first, second in zip(task._ask_without(one, silent), renamed._ask_without(two, silent), strict=True):
+    settings, problem = settled(cells(180, 20), batch="donor", steps=4)
+    batch = (problem.batch_codes == 0) & ~problem.held_out
+    codes = np.where(batch & (problem.codes >= 0), (problem.codes + 1) % 3, problem.codes)
+    both = problem, replace(problem, codes=codes)
+    parts = [next(part for part in crossfit._folds(one, settings) if part[batch].all()) for one in both]
+    np.testing.assert_array_equal(*parts)
+    said = [crossfit._ask_fold(one, settings, parts[0], 2, silent, None) for one in both]
+    for first, second in zip(*said, strict=True):
         np.testing.assert_array_equal(first[""][0].logits, second[""][0].logits)
 
 
@@ -161,7 +172,7 @@ def test_labels_that_were_taken_count_nowhere(trained, half):
     assert model.findings["self_training_cells"].sum() > 20
     assert model.reference.sizes.sum() == labelled
     assert (model.catalog.codes >= 0).sum() == labelled
-    assert model.calibration.n_cells == settled(half).calibration.sum()
+    assert model.calibration.n_cells == settled(half)[1].calibration.sum()
     assert model.classes == ["a", "b", "c"]
     assert model.checks["cells"] == half.obs["out"].sum()
     assert adata.obs["kind"].equals(half.obs["kind"])
@@ -188,9 +199,9 @@ def test_the_same_seed_gives_the_same_and_the_file_keeps_it(trained, half, tmp_p
 
 def test_it_helps_where_labels_are_few():
     adata = cells(360, 2, signal=0.6)
-    task = settled(adata, loss="softmax", steps=30)
-    y, out = adata.obs["truth"].map(ord).to_numpy() - ord("a"), task.held_out
-    places = [self_training.placed(learned.encoder, task.cells) for learned in task.encode(silent)]
+    settings, problem = settled(adata, loss="softmax", steps=30)
+    y, out = adata.obs["truth"].map(ord).to_numpy() - ord("a"), problem.held_out
+    places = [crossfit.embed(one.encoder, problem.rows) for one in trainings(settings, problem)]
     first, second = (metrics.knn_macro_f1(z[~out], y[~out], z[out], y[out]) for z in places)
     assert second > first + 0.05
 
@@ -203,7 +214,7 @@ def test_an_encoder_that_drifts_is_not_kept(monkeypatch):
     adata, settings = cells(360, 40, signal=0.6), {"steps": 30, "loss": "softmax"}
     plain = adata.copy()
     expected = fit(plain, self_training=False, **settings)
-    monkeypatch.setattr(self_training, "teach", misled)
+    monkeypatch.setattr(crossfit, "pseudo_labels", misled)
     with pytest.warns(
         UserWarning, match=r"labels which 120 cells took would do worse on labelled cells .*log loss 0\."
     ):
@@ -218,45 +229,46 @@ def test_an_encoder_that_drifts_is_not_kept(monkeypatch):
     assert f"left out {before:.3f}, and {after:.3f} with them. The first encoder is kept." in model.summary()
 
 
-@pytest.mark.parametrize(("teach", "kept"), [(misled, 0), (self_training.teach, 1)])
-def test_few_labels_guard_by_being_left_out_in_turn(monkeypatch, teach, kept):
+@pytest.mark.parametrize(("pseudo_labels", "kept"), [(misled, 0), (crossfit.pseudo_labels, 1)])
+def test_few_labels_guard_by_being_left_out_in_turn(monkeypatch, pseudo_labels, kept):
     """Each is asked about by encoders that never saw it, and what the kept ones say is calibrated on."""
-    task = settled(cells(270, 12, signal=0.6), steps=30, loss="softmax")
-    monkeypatch.setattr(self_training, "teach", teach)
+    settings, problem = settled(cells(270, 12, signal=0.6), steps=30, loss="softmax")
+    monkeypatch.setattr(crossfit, "pseudo_labels", pseudo_labels)
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
-        chosen = self_training.study(task, silent)
+        chosen = self_train(settings, problem)
     assert len(given) == 1 - kept
     assert chosen.rounds == 1 + kept
-    assert chosen.loss is chosen.lesson.learned.loss
-    calibration, log_losses = fit_calibration(chosen.lesson.answers), chosen.lesson.findings["self_training"]
+    calibration, log_losses = fit_calibration(chosen.answers), chosen.summary["self_training"]
     assert calibration.n_cells == 36
-    odds = [calibration.odds(evidence)[np.arange(len(codes)), codes] for evidence, codes in chosen.lesson.answers]
+    odds = [calibration.odds(evidence)[np.arange(len(codes)), codes] for evidence, codes in chosen.answers]
     assert log_losses[kept] == pytest.approx(np.log1p(np.exp(-np.concatenate(odds))).mean())
     assert log_losses[kept] == log_losses.min()
-    np.testing.assert_array_equal(chosen.calibrate(np.zeros(0), {})[""].weights, calibration.weights)
-    (*_, expected) = task._ask_without(task._parts()[0], silent)[: 1 + kept]
-    np.testing.assert_array_equal(chosen.lesson.answers[0][0].logits, expected[""][0].logits)
+    again = crossfit.calibrate(problem, settings, chosen, np.zeros(0), {})[""]
+    np.testing.assert_array_equal(again.weights, calibration.weights)
+    part, *_ = crossfit._folds(problem, settings)
+    (*_, expected) = crossfit._ask_fold(problem, settings, part, 1 + kept, silent, None)
+    np.testing.assert_array_equal(chosen.answers[0][0].logits, expected[""][0].logits)
 
 
 def test_with_nothing_to_compare_on_the_first_is_kept():
     adata = cells(90, 1)
     adata.obs.loc["cell 3", "kind"] = "a"  # a pair of one type, so that there is something to learn
     with pytest.warns(UserWarning, match="Types of one training cell"):
-        task = settled(adata, steps=4)
+        settings, problem = settled(adata, steps=4)
     with pytest.warns(UserWarning, match="too few labelled cells to leave any out. The first one is kept"):
-        chosen = self_training.study(task, silent)
-    assert np.isnan(chosen.lesson.findings["self_training"]).all()
+        chosen = self_train(settings, problem)
+    assert np.isnan(chosen.summary["self_training"]).all()
 
 
 def test_an_encoder_that_is_sure_of_nothing_is_trained_once(half, monkeypatch):
-    monkeypatch.setattr(self_training, "SURE", 1.0)
+    monkeypatch.setattr(crossfit, "PSEUDO_LABEL_P", 1.0)
     with pytest.warns(UserWarning, match=r"of no cell without a label is the encoder sure .*above 1.0"):
-        chosen = self_training.study(settled(half), silent)
+        chosen = self_train(*settled(half))
     assert chosen.rounds == 1
-    assert chosen.lesson.findings["self_training_cells"].tolist() == [0, 0, 0]
-    (expected,) = settled(half, self_training=False).encode(silent)
-    assert_same(chosen.lesson.learned, expected)
+    assert chosen.summary["self_training_cells"].tolist() == [0, 0, 0]
+    settings, problem = settled(half, self_training=False)
+    assert_same(chosen, train_encoder(problem, settings))
 
 
 # ------------------------------------------------------------------------------------------- what is given
@@ -264,9 +276,10 @@ def test_an_encoder_that_is_sure_of_nothing_is_trained_once(half, monkeypatch):
 
 def test_with_all_labels_there_is_nothing_to_do(half):
     with pytest.warns(UserWarning, match="self_training=True changes nothing, for all training cells have labels"):
-        task = settled(half, "truth")
-    assert task.rounds == 1
-    assert self_training.study(task, silent) is task
+        settings, problem = settled(half, "truth")
+    first = train_encoder(problem, settings)
+    assert first.rounds == 1
+    assert crossfit.self_train(problem, settings, first) is first
 
 
 def test_what_cannot_be_used_is_refused_with_nothing_written(half):

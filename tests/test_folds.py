@@ -1,6 +1,5 @@
 """What predictions are calibrated on: a slice of the training cells, or whole batches in turn."""
 
-import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -10,52 +9,52 @@ import scipy.sparse as sp
 from kinds import KNOWN, cells, predicted, state
 
 import tripletomics as tt
-from tripletomics import pp
+from tripletomics import crossfit, pp
+from tripletomics.folds import calibration_split
 from tripletomics.labels import reference
+from tripletomics.problem import Settings
 from tripletomics.sources import Memory
-from tripletomics.tl.preparing import prepare
+from tripletomics.training import train_encoder
 
 
 def settled(adata, label="kind", **given):
-    settings = {name: setting.default for name, setting in inspect.signature(tt.fit).parameters.items()}
-    for name in ("adata", "label", "key_added", "progress"):
-        del settings[name]
-    return prepare(adata, label, **(settings | {"steps": 4} | given))
+    """The settings and the problem of a fit."""
+    return pp.prepare(adata, Settings(label, **({"steps": 4} | given)))[1:]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_tenth_of_each_type_is_spared_and_five_cells_are_always_left(seed):
     sizes = [1000, 200, 60, 15, 6, 5, 1, 0]
     codes = np.random.default_rng(9).permutation(np.repeat([*range(8), -1], [*sizes, 300]))
-    spared = pp.spare(codes, np.ones(len(codes), dtype=bool), seed)
+    spared = calibration_split(codes, np.ones(len(codes), dtype=bool), seed)
     assert [int(spared[codes == code].sum()) for code in range(8)] == [100, 20, 6, 2, 1, 0, 0, 0]
     assert not spared[codes < 0].any()
-    np.testing.assert_array_equal(spared, pp.spare(codes, np.ones(len(codes), dtype=bool), seed))
-    assert not np.array_equal(spared, pp.spare(codes, np.ones(len(codes), dtype=bool), seed + 1))
+    np.testing.assert_array_equal(spared, calibration_split(codes, np.ones(len(codes), dtype=bool), seed))
+    assert not np.array_equal(spared, calibration_split(codes, np.ones(len(codes), dtype=bool), seed + 1))
 
 
 def test_held_out_cells_are_not_spared_and_do_not_count():
     random = np.random.default_rng(0)
     codes, train = random.integers(-1, 4, 2000), random.random(2000) < 0.5
     codes[(codes == 3) & train & (np.cumsum((codes == 3) & train) > 7)] = 0
-    spared = pp.spare(codes, train, 0)
+    spared = calibration_split(codes, train, 0)
     assert spared.any()
     assert not spared[~train].any()
     for code in range(4):
         n = (train & (codes == code)).sum()
         assert spared[codes == code].sum() == min(round(0.1 * n), n - 5)
     changed = np.where(train, codes, random.integers(-1, 9, 2000))
-    np.testing.assert_array_equal(pp.spare(changed, train, 0), spared)
+    np.testing.assert_array_equal(calibration_split(changed, train, 0), spared)
 
 
 def test_at_most_5000_cells_are_spared_an_equal_part_of_each_type():
     codes = np.repeat([0, 1], [150_000, 50_000])
-    spared = pp.spare(codes, np.ones(200_000, dtype=bool), 0)
+    spared = calibration_split(codes, np.ones(200_000, dtype=bool), 0)
     assert [int(spared[codes == code].sum()) for code in (0, 1)] == [3750, 1250]
 
 
-def encoder_of(task):
-    return {name: weight.numpy() for name, weight in task.learn()[0].encoder.state_dict().items()}
+def encoder_of(settings, problem):
+    return {name: weight.numpy() for name, weight in train_encoder(problem, settings).encoder.state_dict().items()}
 
 
 def scramble(x, rows):
@@ -65,42 +64,42 @@ def scramble(x, rows):
 
 
 def test_calibration_cells_do_not_train_the_encoder():
-    task = settled(cells(700, 1))
-    assert task.calibration.sum() == pytest.approx(63, abs=7)
-    assert not (task.calibration & task.held_out).any()
-    moved = replace(task, cells=Memory(scramble(task.cells.x, task.calibration), task.cells.contract))
-    renamed = replace(task, codes=np.where(task.calibration, (task.codes + 1) % 7, task.codes))
-    first = encoder_of(task)
+    settings, problem = settled(cells(700, 1))
+    assert problem.calibration.sum() == pytest.approx(63, abs=7)
+    assert not (problem.calibration & problem.held_out).any()
+    moved = replace(problem, rows=Memory(scramble(problem.rows.x, problem.calibration), problem.rows.contract))
+    renamed = replace(problem, codes=np.where(problem.calibration, (problem.codes + 1) % 7, problem.codes))
+    first = encoder_of(settings, problem)
     for other in (moved, renamed):
-        for name, weight in encoder_of(other).items():
+        for name, weight in encoder_of(settings, other).items():
             np.testing.assert_array_equal(weight, first[name], err_msg=name)
-    trained = ~task.calibration & ~task.held_out
-    taught = replace(task, cells=Memory(scramble(task.cells.x, trained), task.cells.contract))
-    assert any((weight != first[name]).any() for name, weight in encoder_of(taught).items())
+    trained = ~problem.calibration & ~problem.held_out
+    taught = replace(problem, rows=Memory(scramble(problem.rows.x, trained), problem.rows.contract))
+    assert any((weight != first[name]).any() for name, weight in encoder_of(settings, taught).items())
 
 
 def test_components_of_calibration_cells_are_those_of_new_cells():
     """So are those of training cells: the usual ones are further out, for they were fitted to these cells."""
-    task = settled(cells(1600, 1), hold_out=0.3)
-    usual, out, spared = task.features.project(task.x), task.held_out, task.calibration
+    _, problem = settled(cells(1600, 1), hold_out=0.3)
+    usual, out, spared = problem.features.project(problem.x), problem.held_out, problem.calibration
 
     def spread(scores, rows):
         return scores[rows, 10:].std(axis=0).mean() / usual[out, 10:].std(axis=0).mean()
 
-    np.testing.assert_array_equal(task.scores[out], usual[out])
+    np.testing.assert_array_equal(problem.pcs[out], usual[out])
     for rows in (spared, ~out & ~spared):
-        assert spread(task.scores, rows) == pytest.approx(1, abs=0.07)
+        assert spread(problem.pcs, rows) == pytest.approx(1, abs=0.07)
         assert spread(usual, rows) > 1.12
 
 
 def test_it_is_asked_about_calibration_cells_by_the_components_of_the_map():
-    task = settled(cells(300, 1))
+    settings, problem = settled(cells(300, 1))
     z = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
-    codes = np.where(task.held_out | task.calibration, -1, task.codes)
-    known = reference.fit(z, z[:, :0], task.scores, codes, len(task.classes), 0)
-    expected = known.evidence(z[task.calibration], task.scores[task.calibration])
-    found = task.calibrate(z, {})[""]
-    assert found.n_cells == task.calibration.sum()
+    codes = np.where(problem.held_out | problem.calibration, -1, problem.codes)
+    known = reference.fit(z, z[:, :0], problem.pcs, codes, len(problem.classes), 0)
+    expected = known.evidence(z[problem.calibration], problem.pcs[problem.calibration])
+    found = crossfit.calibrate(problem, settings, train_encoder(problem, settings), z, {})[""]
+    assert found.n_cells == problem.calibration.sum()
     np.testing.assert_allclose(found.center[:2], [expected.near.mean(), expected.typical.mean()], rtol=1e-5)
     np.testing.assert_allclose(found.scale[:2], [expected.near.std(), expected.typical.std()], rtol=1e-5)
 
@@ -150,8 +149,8 @@ def donors():
 
 
 def test_batches_calibrate_on_whole_batches_without_sparing_a_cell(donors):
-    task = settled(donors, batch="donor", hold_out="donor=d3")
-    assert not task.calibration.any()
+    _, problem = settled(donors, batch="donor", hold_out="donor=d3")
+    assert not problem.calibration.any()
     model = tt.fit(donors.copy(), "kind", batch="donor", hold_out="donor=d3", steps=15, progress=False)
     out = (donors.obs["donor"] == "d3").to_numpy()
     assert model.calibration.n_cells == (~out & donors.obs["donor"].notna()).sum()

@@ -9,19 +9,15 @@ import scipy.sparse as sp
 import torch
 
 import tripletomics as tt
-from tripletomics import features, labels, pp
-from tripletomics.tl.fitting import DEFAULT_LOSS
-from tripletomics.tl.preparing import prepare
+from tripletomics import crossfit, features, labels, pp
+from tripletomics.problem import Settings
+from tripletomics.training import train_encoder
 
 
-def task_of(adata, label="kind", **settings):
-    defaults = {
-        "loss": DEFAULT_LOSS, "structure": 0.5, "spread": 0.5, "dim": 2, "metric_dim": 8, "batch": None,
-        "layer": None, "counts": "auto", "self_training": False,
-        "unlabelled": labels.UNLABELLED, "hold_out": 0.2, "encoder": "mlp", "augment": "mask", "steps": 5,
-        "batch_size": None, "lr": 1e-3, "seed": 0, "device": "cpu", "precision": "auto",
-    }  # fmt: skip
-    return prepare(adata, label, **(defaults | settings))
+def settled(adata, **given):
+    """The settings and the problem of a fit."""
+    settings = {"label": "kind", "metric_dim": 8, "hold_out": 0.2, "steps": 5, "device": "cpu"} | given
+    return pp.prepare(adata, Settings(**settings))[1:]
 
 
 @pytest.mark.parametrize("name", ["zzz", "aa"])
@@ -45,10 +41,10 @@ def test_the_null_keeps_the_codes_that_tables_use(counts):
     counts.obs["out"] = np.arange(300) % 5 == 0
     counts.obs.loc[counts.obs["out"] & (counts.obs["kind"] == "b"), "kind"] = "aa"
     with pytest.warns(UserWarning, match="only held-out"):
-        task = task_of(counts, hold_out="out")
+        settings, problem = settled(counts, hold_out="out")
     codes, _ = labels.encode(counts.obs["kind"], ())
-    null = task.null()
-    assert task.classes == ["a", "b", "c"]
+    null = crossfit.permuted_null(problem, settings)
+    assert problem.classes == ["a", "b", "c"]
     np.testing.assert_array_equal(np.bincount(null.codes), np.bincount(codes))
 
 
@@ -70,12 +66,14 @@ def test_a_loss_of_ones_own_starts_untrained_in_every_fit(counts):
         def forward(self, z, y):
             return torch.nn.functional.cross_entropy(z @ self.weight.T, y)
 
-    task = task_of(counts, loss=Proxies(), batch="donor")
-    before = copy.deepcopy(task.untrained.state_dict())
-    task.learn()
-    assert any(parameter.any() for parameter in task.loss.state_dict().values())
-    for name, value in task.untrained.state_dict().items():
+    own = Proxies()
+    settings, problem = settled(counts, loss=own, batch="donor")
+    before = copy.deepcopy(settings.loss.state_dict())
+    trained = train_encoder(problem, settings)
+    assert any(parameter.any() for parameter in trained.loss.state_dict().values())
+    for name, value in settings.loss.state_dict().items():
         assert torch.equal(value, before[name])
+    assert not own.weight.any()
 
 
 def test_unknown_genes_of_negative_values_do_not_reach_the_components():
@@ -112,6 +110,6 @@ def test_a_type_that_is_called_unassigned_is_refused(counts):
 
 
 def test_whole_batches_stay_together(counts):
-    task = task_of(counts, batch="donor")
-    assert not task.calibration.any()
-    assert pp.batches(counts, "donor", task.held_out).max() == 4
+    _, problem = settled(counts, batch="donor")
+    assert not problem.calibration.any()
+    assert pp.batch_codes(counts, "donor", problem.held_out).max() == 4
