@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 
 import tripletomics as tt
-from tripletomics import baselines, evaluation, metrics, parts, pp
+from tripletomics import baselines, evaluation, experiment, metrics, parts, pp
+from tripletomics.experiment import cache, results
 from tripletomics.losses import family
 from tripletomics.metrics import knn_macro_f1
-from tripletomics.tl import comparison, fitting, runs
+from tripletomics.tl import comparing, fitting
+from tripletomics.tl.settings import OWN, parse_method, read_settings
 
 LINEAR = ["pca2", "pca50", "lda"]
 QUICK = ["tt:steps=10", *LINEAR]
@@ -141,12 +143,12 @@ def test_held_out_cells_influence_no_method(ask, counts):
 def test_a_second_call_computes_only_what_changed(remembering, counts, monkeypatch):
     computed = []
 
-    def count(stage, method, settings):
-        computed.append((method, stage.seed))
-        return run(stage, method, settings)
+    def count(split, method, settings):
+        computed.append((method, split.seed))
+        return run(split, method, settings)
 
-    run = runs.run
-    monkeypatch.setattr(runs, "run", count)
+    run = results.run
+    monkeypatch.setattr(results, "run", count)
     first = remembering(LINEAR)
     assert len(computed) == 6
     second = remembering(LINEAR)
@@ -187,13 +189,13 @@ def test_a_damaged_result_is_computed_again_and_none_keeps_nothing(remembering, 
 
 
 def test_old_results_give_way(remembering, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "CACHE_BYTES", 1)
+    monkeypatch.setattr(cache, "CACHE_BYTES", 1)
     remembering(LINEAR, seeds=1)
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_the_users_own_files_stay(remembering, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "CACHE_BYTES", 1)
+    monkeypatch.setattr(cache, "CACHE_BYTES", 1)
     (tmp_path / "cache").mkdir()
     np.savez(tmp_path / "cache" / "mine.npz", x=np.ones(3))
     remembering(LINEAR, seeds=1)
@@ -203,11 +205,11 @@ def test_the_users_own_files_stay(remembering, tmp_path, monkeypatch):
 
 def test_a_cache_that_cannot_be_written(remembering, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(runs, "run", lambda *_: pytest.fail("a method was fitted"))
+    monkeypatch.setattr(results, "run", lambda *_: pytest.fail("a method was fitted"))
     with pytest.raises(PermissionError, match="is no folder that can be written to"):
         remembering(["pca2"], cache=str(tmp_path / "file"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert comparison.folder_of("auto") is None  # a home that is read-only or full
+    assert experiment.open_cache("auto").folder is None  # a home that is read-only or full
 
 
 def test_what_balances_the_batches_is_part_of_the_key(counts):
@@ -215,7 +217,7 @@ def test_what_balances_the_batches_is_part_of_the_key(counts):
              "unseen": False, "device": "cpu"}  # fmt: skip
 
     def key(**changed):
-        return runs.ask(counts, "kind", **(given | changed)).digest
+        return experiment.make_task(counts, "kind", **(given | changed)).digest
 
     without, before = key(), key(batch="donor")
     counts.obs["donor"] = np.random.default_rng(1).permutation(counts.obs["donor"])
@@ -264,7 +266,7 @@ def test_unlabelled_cells_and_a_batch(ask, counts):
 
 
 def test_every_default_method_runs(counts, tmp_path):
-    methods = [method if method != "tt" else "tt:steps=10" for method in comparison.METHODS]
+    methods = [method if method != "tt" else "tt:steps=10" for method in comparing.METHODS]
     result = tt.compare(counts, "kind", methods, seeds=1, cache=None)
     spaces = result.table[result.table["space"] != ""].groupby("method", sort=False)["space"].unique()
     assert {method: set(found) for method, found in spaces.items()} == {
@@ -303,8 +305,8 @@ def test_every_default_method_runs(counts, tmp_path):
     ],
 )
 def test_settings_of_a_method(method, settings):
-    defaults = {key: inspect.signature(tt.fit).parameters[key].default for key in comparison.OWN}
-    assert comparison.settings_of(method) == defaults | settings
+    defaults = {key: inspect.signature(tt.fit).parameters[key].default for key in OWN}
+    assert parse_method(method) == defaults | settings
 
 
 def test_no_setting_of_a_loss_is_a_keyword_of_fit():
@@ -315,12 +317,12 @@ def test_no_setting_of_a_loss_is_a_keyword_of_fit():
 
 def test_settings_written_by_fit_are_read_again(fitted):
     written = fitted[1].uns["X_tt"]["settings"]
-    settings = comparison.settings_written(written)
+    settings = read_settings(written)
     assert {name: fitting.text(value) for name, value in settings.items()} == {name: written[name] for name in settings}
     assert settings["steps"] == 40
     assert settings["batch_size"] is None
     before = {name: value for name, value in written.items() if name != "spread"}  # as earlier versions wrote it
-    assert comparison.settings_written(before) == settings | {"spread": 0}
+    assert read_settings(before) == settings | {"spread": 0}
 
 
 BAD = {
@@ -345,7 +347,7 @@ BAD = {
 def test_bad_input_is_refused_before_any_fit(ask, counts, monkeypatch, case):
     given, error, message = BAD[case]
     counts.obs["one"] = "same"
-    monkeypatch.setattr(runs, "run", lambda *_: pytest.fail("a method was fitted"))
+    monkeypatch.setattr(results, "run", lambda *_: pytest.fail("a method was fitted"))
     with pytest.raises(error, match=message):
         ask(**given)
 

@@ -66,7 +66,7 @@ def test_permuted_labels_score_chance(cells):
     seen = truth.permuted(1, truth.held_out)
     np.testing.assert_array_equal(seen.codes[~truth.held_out], truth.codes[~truth.held_out])
     np.testing.assert_array_equal(np.sort(seen.codes), np.sort(truth.codes))
-    table = evaluation.null_of_labels(z, seen, 0, evaluation.PERMUTED)
+    table = evaluation.score_permuted(z, seen, 0, evaluation.PERMUTED)
     assert value(table, "knn_macro_f1", "null") == pytest.approx(0.25, abs=0.12)
     train, held = ~truth.held_out & (truth.codes >= 0), truth.held_out & (truth.codes >= 0)
     predicted = KNeighborsClassifier(15).fit(z[train], truth.codes[train]).predict(z[held])
@@ -84,7 +84,7 @@ def test_permuted_labels_score_chance(cells):
 def test_shuffled_places_score_chance(cells):
     truth = cells[1]
     assert value(evaluation.score(truth.reference, truth, 0), "knn_recall_10") == 1
-    table = evaluation.null_of_places(truth.reference, truth, seed=0)
+    table = evaluation.score_shuffled(truth.reference, truth, seed=0)
     assert value(table, "knn_recall_30", "null") == pytest.approx(30 / 300, abs=0.1)
     assert value(table, "trustworthiness", "null") == pytest.approx(0.5, abs=0.15)
     assert value(table, "triplet_accuracy", "null") == pytest.approx(0.5, abs=0.15)
@@ -98,7 +98,7 @@ def test_finer_labels_pseudotime_and_batches_are_scored_when_given(cells):
     table = evaluation.score(z, told, seed=0)
     assert value(table, "pseudotime_spearman") > 0.9
     assert value(table, "fine_knn_macro_f1") < value(table, "knn_macro_f1")  # halves of types, drawn at random
-    assert value(evaluation.null_of_places(z, told, 0), "pseudotime_spearman", "null") < 0.3
+    assert value(evaluation.score_shuffled(z, told, 0), "pseudotime_spearman", "null") < 0.3
 
 
 def test_the_page_is_scored_in_two_dimensions_and_strangers_where_the_split_is_random(cells):

@@ -13,7 +13,7 @@ import tripletomics as tt
 from tripletomics import metrics
 from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.sources import Memory
-from tripletomics.tl import comparison, self_training
+from tripletomics.tl import self_training, settings
 from tripletomics.tl.preparing import prepare
 from tripletomics.training import silent
 
@@ -294,5 +294,5 @@ def test_it_arrives_from_the_command_line_and_in_comparisons(run, few, tmp_path)
     )  # fmt: skip
     assert (status, error) == (0, "")
     assert "Self-training: " in out
-    assert comparison.settings_of("tt:self_training=true")["self_training"] is True
-    assert comparison.settings_of("tt")["self_training"] is False
+    assert settings.parse_method("tt:self_training=true")["self_training"] is True
+    assert settings.parse_method("tt")["self_training"] is False

@@ -20,7 +20,7 @@ from cyclopts import App, CycloptsError
 
 from tripletomics import processes
 from tripletomics.cli.demo import demo
-from tripletomics.cli.explain import losses
+from tripletomics.cli.losses import show_losses
 from tripletomics.cli.verbs import compare, convert, evaluate, fit, predict, transform
 from tripletomics.names import printable
 from tripletomics.notices import TripletomicsWarning
@@ -48,8 +48,10 @@ app = App(
     name="tripletomics", help=HELP, help_format="markdown", version=version("tripletomics"),
     result_action="return_value", suppress_keyboard_interrupt=False,
 )  # fmt: skip
-for command in (fit, transform, predict, evaluate, compare, convert, losses, demo):
+for command in (fit, transform, predict, evaluate, compare, convert):
     app.command(command)
+app.command(show_losses, name="losses")
+app.command(demo)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:

@@ -163,7 +163,7 @@ def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def null_of_labels(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataFrame:
+def score_permuted(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataFrame:
     """Score the held-out cells by labels that mean nothing: those of `truth`, and for votes many orders of them."""
     known, votes = _votes(_sides(z, truth.codes, truth.held_out, "held-out"), len(truth.classes))
     random = np.random.default_rng(seed)
@@ -173,7 +173,7 @@ def null_of_labels(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataF
     return _table(rows + _by_distances(z, truth, "held-out", seed), "null", how)
 
 
-def null_of_places(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
+def score_shuffled(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
     """Score the structure of held-out cells whose places are dealt out again among them."""
     shuffled, within = z.copy(), z.copy()
     random, held = np.random.default_rng(seed), truth.held_out
