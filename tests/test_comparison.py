@@ -91,7 +91,7 @@ def test_scores_are_those_of_the_maps_on_held_out_cells(ask, counts):
 
 def test_every_label_score_has_a_null_near_chance(ask):
     result = ask()
-    nulls = result.table[result.table["split"] == "null"]
+    nulls = result.table[result.table["split"] == "permuted"]
     held = result.table[result.table["split"] == "held-out"]
     held = held[~held["metric"].isin(["permutation_p", "reachable_p"])]
     held = held[held["family"] != "exchangeability"]
@@ -101,7 +101,7 @@ def test_every_label_score_has_a_null_near_chance(ask):
         ("tt:steps=10", "map", evaluation.REFITTED), ("lda", "metric", evaluation.REFITTED),
         ("pca2", "map", evaluation.UNUSED),
     ):  # fmt: skip
-        null = of(result, method, space, split="null")
+        null = of(result, method, space, split="permuted")
         assert null.null == how
         assert null.value == pytest.approx(1 / 3, abs=0.12)
         assert of(result, method, space).value > 0.7
@@ -251,7 +251,7 @@ def test_types_that_no_method_saw(ask, counts):
     counts.obs["four"] = np.where(np.arange(300) % 6 == 0, "d", counts.obs["kind"])
     result = ask(["lda"], label="four", unseen=True, seeds=1)
     assert of(result, "lda", "metric", "unseen_recall_at_1").value > of(result, "lda", "metric", "unseen_recall_at_1",
-                                                                          "null").value  # fmt: skip
+                                                                          "permuted").value  # fmt: skip
     assert 0 <= of(result, "lda", "map", "novelty_auroc_near").value <= 1
 
 
@@ -373,7 +373,7 @@ def test_noise_is_called_noise(ask):
     assert result.summary().startswith("NO SIGNAL: no map names the types")
     assert result.summary().count("NO SIGNAL") == 6
     for method, space in (("tt:steps=40", "map"), ("tt:steps=40", "metric"), ("lda", "metric")):
-        gap = of(result, method, space).value - of(result, method, space, split="null").value
+        gap = of(result, method, space).value - of(result, method, space, split="permuted").value
         assert abs(gap) < 0.1, (method, space)
     texts = [text.get_text() for text in result.plot().findobj(lambda artist: hasattr(artist, "get_text"))]
     assert sum(text.startswith("no signal:") for text in texts) == 3  # across every map

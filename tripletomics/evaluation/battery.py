@@ -170,7 +170,7 @@ def score_permuted(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataF
     orders = [_by_votes(random.permutation(known), votes, truth.classes) for _ in range(metrics.ORDERS)]
     means = np.mean([[value for _, _, value in scores] for scores in orders], axis=0)  # one order alone may stray
     rows = [(metric, kind, float(mean)) for (metric, kind, _), mean in zip(orders[0], means, strict=True)]
-    return _table(rows + _by_distances(z, truth, "held-out", seed), "null", how)
+    return _table(rows + _by_distances(z, truth, "held-out", seed), "permuted", how)
 
 
 def score_shuffled(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
@@ -183,7 +183,7 @@ def score_shuffled(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
         within[cells] = random.permutation(z[cells])
     rows = [row for row in _by_places(shuffled, truth, "held-out", seed) if row[0] != "knn_recall_within_types"]
     rows.append(("knn_recall_within_types", "", _within_types(within, truth, "held-out", seed)))
-    return _table(rows, "null", SHUFFLED)
+    return _table(rows, "permuted", SHUFFLED)
 
 
 def confusion(z: np.ndarray, truth: Truth) -> np.ndarray:
@@ -232,7 +232,7 @@ def score_unseen(z: np.ndarray, codes: np.ndarray, seed: int) -> pd.DataFrame:
         ]
 
     null = labels.permute(codes, np.random.default_rng(seed))
-    return pd.concat([_table(rows(codes), "held-out"), _table(rows(null), "null", PERMUTED)], ignore_index=True)
+    return pd.concat([_table(rows(codes), "held-out"), _table(rows(null), "permuted", PERMUTED)], ignore_index=True)
 
 
 def score_novel(z: np.ndarray, codes: np.ndarray, left_out: np.ndarray, near: int, far: int, seed: int) -> pd.DataFrame:
@@ -250,7 +250,7 @@ def score_novel(z: np.ndarray, codes: np.ndarray, left_out: np.ndarray, near: in
         return found
 
     null = np.random.default_rng(seed).permutation(novelty)
-    return pd.concat([_table(rows(novelty), "held-out"), _table(rows(null), "null", PERMUTED)], ignore_index=True)
+    return pd.concat([_table(rows(novelty), "held-out"), _table(rows(null), "permuted", PERMUTED)], ignore_index=True)
 
 
 Row = tuple[str, str, float]  # metric, type, value

@@ -126,7 +126,9 @@ def no_signal(adata: AnnData, basis: str) -> str | None:
     known, space, said = _tested(adata, basis)
     if said != "no signal":
         return None
-    held, null = (_number(known.get("scores"), split, space) for split in ("held-out", "null"))
+    scores = known.get("scores")
+    scores = keys.named_groups(scores) if isinstance(scores, Mapping) else None
+    held, null = (_number(scores, split, space) for split in ("held-out", "permuted"))
     return silence(held, null)
 
 

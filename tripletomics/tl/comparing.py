@@ -47,8 +47,8 @@ class Comparison:
     titles
         What a method is called in figures.
     table
-        One row a number: method, space, metric, type, split ("train", "held-out", "null", or "" for what is of all
-        cells), value (mean over seeds), sd, n_seeds, family, label_circular, null (how it was made).
+        One row a number: method, space, metric, type, split ("train", "held-out", "permuted", or "" for what is of
+        all cells), value (mean over seeds), sd, n_seeds, family, label_circular, null (how it was made).
     runs
         The same of each seed, with the column seed.
     confusions
@@ -106,8 +106,7 @@ class Comparison:
 
         Written are the figure at page and column width (PDF and PNG), the table (CSV; its main scores in Markdown and
         LaTeX), the settings and versions (JSON), and a paragraph for the methods section with its references
-        (Markdown). pandas reads the CSV with ``keep_default_na=False, na_values={"value": "", "sd": ""}``: "null" is
-        one of the splits.
+        (Markdown). Empty fields of the CSV mean "of all cells" or "of no single type", which pandas reads as missing.
         """
         from tripletomics.report import paper
 

@@ -86,7 +86,7 @@ def evaluate(
     Returns
     -------
     One row a number: hold_out (how cells were held out), space (the `obsm` key), metric, type (for recall), split
-    ("train", "held-out", "null", or "" for what is of all cells), value, sd and n_seeds (over refits), family,
+    ("train", "held-out", "permuted", or "" for what is of all cells), value, sd and n_seeds (over refits), family,
     label_circular (rises with how hard labels were used, so no evidence), null (how it was made).
     ``attrs["summary"]`` says in words what it shows.
 

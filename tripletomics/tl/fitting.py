@@ -222,7 +222,7 @@ def fit(
         scores, p_value = score_structure(places, task.scores, task.held_out, seed), {}
     if task.held_out.any() and task.classes:
         null = task.null()
-        scores["null"] = score_null(null.places, null.codes, null.held_out, seed)
+        scores["permuted"] = score_null(null.places, null.codes, null.held_out, seed)
         seconds["null"] = time.perf_counter() - started - seconds["fit"]
     train = ~task.held_out
     calibration = calibrations.pop("")
