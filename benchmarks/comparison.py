@@ -21,7 +21,7 @@ import numpy as np
 import tripletomics as tt
 from tripletomics.evaluation import METRICS, overview
 from tripletomics.report.paper import markdown
-from tripletomics.tl.comparison import METHODS
+from tripletomics.tl.comparing import METHODS
 
 SETS = ("pbmc3k", "cite_cbmc_rna", "flow_flowcap_sample")
 

@@ -70,7 +70,7 @@ def main(names: tuple[str, ...]) -> None:
             umap_seconds = time.perf_counter() - started
             y = adata.obs["cell_type"].astype("category").cat.codes.to_numpy()
             umap = knn_macro_f1(places[train], y[train], places[~train], y[~train])
-            held_out, null = model.scores["held-out"], model.scores["null"]
+            held_out, null = model.scores["held-out"], model.scores["permuted"]
             rows.append((held_out["map"], held_out["metric"], null["map"], umap, seconds, umap_seconds))
         mean, sd = np.mean(rows, axis=0), np.std(rows, axis=0, ddof=1)
         scores = " | ".join(f"{m:.3f} ± {s:.3f}" for m, s in zip(mean[:4], sd[:4], strict=True))

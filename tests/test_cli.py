@@ -588,10 +588,10 @@ def test_demo(run, tmp_path, monkeypatch):
     assert {"X_tt", "X_tt_metric", "X_umap", "X_pca"} <= set(adata.obsm)
     assert (adata.obs["tt_split"] == "held-out").sum() > 200
     scores = adata.uns["X_tt"]["scores"]
-    row = " +".join(f"{scores[group]['map']:.3f}" for group in ("held-out", "null", "train"))
+    row = " +".join(f"{scores[group]['map']:.3f}" for group in ("held-out", "permuted", "train"))
     assert re.search(f"tripletomics, map +{row}", out)
     assert re.search(r"UMAP +0\.\d{3} +0\.\d{3}", out)
-    assert scores["held-out"]["map"] > scores["null"]["map"] + 0.2
+    assert scores["held-out"]["map"] > scores["permuted"]["map"] + 0.2
     assert (folder / "pbmc.png").read_bytes().startswith(b"\x89PNG")
     assert len(tt.load(folder / "pbmc.tt").classes) == 10
     assert files(tmp_path) == ["a"]

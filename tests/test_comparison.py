@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 
 import tripletomics as tt
-from tripletomics import baselines, evaluation, metrics, parts, pp
+from tripletomics import baselines, evaluation, experiment, metrics, parts, pp
+from tripletomics.experiment import cache, results
 from tripletomics.losses import family
 from tripletomics.metrics import knn_macro_f1
 from tripletomics.problem import as_text
-from tripletomics.tl import comparison, runs
+from tripletomics.tl import comparing
+from tripletomics.tl.settings import OWN, parse_method, read_settings
 
 LINEAR = ["pca2", "pca50", "lda"]
 QUICK = ["tt:steps=10", *LINEAR]
@@ -90,7 +92,7 @@ def test_scores_are_those_of_the_maps_on_held_out_cells(ask, counts):
 
 def test_every_label_score_has_a_null_near_chance(ask):
     result = ask()
-    nulls = result.table[result.table["split"] == "null"]
+    nulls = result.table[result.table["split"] == "permuted"]
     held = result.table[result.table["split"] == "held-out"]
     held = held[~held["metric"].isin(["permutation_p", "reachable_p"])]
     held = held[held["family"] != "exchangeability"]
@@ -100,7 +102,7 @@ def test_every_label_score_has_a_null_near_chance(ask):
         ("tt:steps=10", "map", evaluation.REFITTED), ("lda", "metric", evaluation.REFITTED),
         ("pca2", "map", evaluation.UNUSED),
     ):  # fmt: skip
-        null = of(result, method, space, split="null")
+        null = of(result, method, space, split="permuted")
         assert null.null == how
         assert null.value == pytest.approx(1 / 3, abs=0.12)
         assert of(result, method, space).value > 0.7
@@ -142,12 +144,12 @@ def test_held_out_cells_influence_no_method(ask, counts):
 def test_a_second_call_computes_only_what_changed(remembering, counts, monkeypatch):
     computed = []
 
-    def count(stage, method, settings):
-        computed.append((method, stage.seed))
-        return run(stage, method, settings)
+    def count(split, method, settings):
+        computed.append((method, split.seed))
+        return run(split, method, settings)
 
-    run = runs.run
-    monkeypatch.setattr(runs, "run", count)
+    run = results.run
+    monkeypatch.setattr(results, "run", count)
     first = remembering(LINEAR)
     assert len(computed) == 6
     second = remembering(LINEAR)
@@ -188,13 +190,13 @@ def test_a_damaged_result_is_computed_again_and_none_keeps_nothing(remembering, 
 
 
 def test_old_results_give_way(remembering, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "CACHE_BYTES", 1)
+    monkeypatch.setattr(cache, "CACHE_BYTES", 1)
     remembering(LINEAR, seeds=1)
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_the_users_own_files_stay(remembering, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "CACHE_BYTES", 1)
+    monkeypatch.setattr(cache, "CACHE_BYTES", 1)
     (tmp_path / "cache").mkdir()
     np.savez(tmp_path / "cache" / "mine.npz", x=np.ones(3))
     remembering(LINEAR, seeds=1)
@@ -204,11 +206,11 @@ def test_the_users_own_files_stay(remembering, tmp_path, monkeypatch):
 
 def test_a_cache_that_cannot_be_written(remembering, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(runs, "run", lambda *_: pytest.fail("a method was fitted"))
+    monkeypatch.setattr(results, "run", lambda *_: pytest.fail("a method was fitted"))
     with pytest.raises(PermissionError, match="is no folder that can be written to"):
         remembering(["pca2"], cache=str(tmp_path / "file"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert comparison.folder_of("auto") is None  # a home that is read-only or full
+    assert experiment.open_cache("auto").folder is None  # a home that is read-only or full
 
 
 def test_what_balances_the_batches_is_part_of_the_key(counts):
@@ -216,7 +218,7 @@ def test_what_balances_the_batches_is_part_of_the_key(counts):
              "unseen": False, "device": "cpu"}  # fmt: skip
 
     def key(**changed):
-        return runs.ask(counts, "kind", **(given | changed)).digest
+        return experiment.make_task(counts, "kind", **(given | changed)).digest
 
     without, before = key(), key(batch="donor")
     counts.obs["donor"] = np.random.default_rng(1).permutation(counts.obs["donor"])
@@ -250,7 +252,7 @@ def test_types_that_no_method_saw(ask, counts):
     counts.obs["four"] = np.where(np.arange(300) % 6 == 0, "d", counts.obs["kind"])
     result = ask(["lda"], label="four", unseen=True, seeds=1)
     assert of(result, "lda", "metric", "unseen_recall_at_1").value > of(result, "lda", "metric", "unseen_recall_at_1",
-                                                                          "null").value  # fmt: skip
+                                                                          "permuted").value  # fmt: skip
     assert 0 <= of(result, "lda", "map", "novelty_auroc_near").value <= 1
 
 
@@ -265,7 +267,7 @@ def test_unlabelled_cells_and_a_batch(ask, counts):
 
 
 def test_every_default_method_runs(counts, tmp_path):
-    methods = [method if method != "tt" else "tt:steps=10" for method in comparison.METHODS]
+    methods = [method if method != "tt" else "tt:steps=10" for method in comparing.METHODS]
     result = tt.compare(counts, "kind", methods, seeds=1, cache=None)
     spaces = result.table[result.table["space"] != ""].groupby("method", sort=False)["space"].unique()
     assert {method: set(found) for method, found in spaces.items()} == {
@@ -304,8 +306,8 @@ def test_every_default_method_runs(counts, tmp_path):
     ],
 )
 def test_settings_of_a_method(method, settings):
-    defaults = {key: inspect.signature(tt.fit).parameters[key].default for key in comparison.OWN}
-    assert comparison.settings_of(method) == defaults | settings
+    defaults = {key: inspect.signature(tt.fit).parameters[key].default for key in OWN}
+    assert parse_method(method) == defaults | settings
 
 
 def test_no_setting_of_a_loss_is_a_keyword_of_fit():
@@ -316,12 +318,12 @@ def test_no_setting_of_a_loss_is_a_keyword_of_fit():
 
 def test_settings_written_by_fit_are_read_again(fitted):
     written = fitted[1].uns["X_tt"]["settings"]
-    settings = comparison.settings_written(written)
+    settings = read_settings(written)
     assert {name: as_text(value) for name, value in settings.items()} == {name: written[name] for name in settings}
     assert settings["steps"] == 40
     assert settings["batch_size"] is None
     before = {name: value for name, value in written.items() if name != "spread"}  # as earlier versions wrote it
-    assert comparison.settings_written(before) == settings | {"spread": 0}
+    assert read_settings(before) == settings | {"spread": 0}
 
 
 BAD = {
@@ -346,7 +348,7 @@ BAD = {
 def test_bad_input_is_refused_before_any_fit(ask, counts, monkeypatch, case):
     given, error, message = BAD[case]
     counts.obs["one"] = "same"
-    monkeypatch.setattr(runs, "run", lambda *_: pytest.fail("a method was fitted"))
+    monkeypatch.setattr(results, "run", lambda *_: pytest.fail("a method was fitted"))
     with pytest.raises(error, match=message):
         ask(**given)
 
@@ -372,7 +374,7 @@ def test_noise_is_called_noise(ask):
     assert result.summary().startswith("NO SIGNAL: no map names the types")
     assert result.summary().count("NO SIGNAL") == 6
     for method, space in (("tt:steps=40", "map"), ("tt:steps=40", "metric"), ("lda", "metric")):
-        gap = of(result, method, space).value - of(result, method, space, split="null").value
+        gap = of(result, method, space).value - of(result, method, space, split="permuted").value
         assert abs(gap) < 0.1, (method, space)
     texts = [text.get_text() for text in result.plot().findobj(lambda artist: hasattr(artist, "get_text"))]
     assert sum(text.startswith("no signal:") for text in texts) == 3  # across every map

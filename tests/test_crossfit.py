@@ -13,7 +13,7 @@ from tripletomics import crossfit, metrics, pp
 from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.problem import Settings
 from tripletomics.sources import Memory
-from tripletomics.tl import comparison
+from tripletomics.tl import settings as texts
 from tripletomics.training import silent, train_encoder
 
 SMALL = {"encoder": "mlp:hidden=16", "steps": 8}
@@ -307,5 +307,5 @@ def test_it_arrives_from_the_command_line_and_in_comparisons(run, few, tmp_path)
     )  # fmt: skip
     assert (status, error) == (0, "")
     assert "Self-training: " in out
-    assert comparison.settings_of("tt:self_training=true")["self_training"] is True
-    assert comparison.settings_of("tt")["self_training"] is False
+    assert texts.parse_method("tt:self_training=true")["self_training"] is True
+    assert texts.parse_method("tt")["self_training"] is False

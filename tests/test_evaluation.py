@@ -66,17 +66,17 @@ def test_permuted_labels_score_chance(cells):
     seen = truth.permuted(1, truth.held_out)
     np.testing.assert_array_equal(seen.codes[~truth.held_out], truth.codes[~truth.held_out])
     np.testing.assert_array_equal(np.sort(seen.codes), np.sort(truth.codes))
-    table = evaluation.null_of_labels(z, seen, 0, evaluation.PERMUTED)
-    assert value(table, "knn_macro_f1", "null") == pytest.approx(0.25, abs=0.12)
+    table = evaluation.score_permuted(z, seen, 0, evaluation.PERMUTED)
+    assert value(table, "knn_macro_f1", "permuted") == pytest.approx(0.25, abs=0.12)
     train, held = ~truth.held_out & (truth.codes >= 0), truth.held_out & (truth.codes >= 0)
     predicted = KNeighborsClassifier(15).fit(z[train], truth.codes[train]).predict(z[held])
     random = np.random.default_rng(0)
     orders = [random.permutation(seen.codes[held]) for _ in range(metrics.ORDERS)]
     expected = np.mean([f1_score(order, predicted, average="macro") for order in orders])
-    assert value(table, "knn_macro_f1", "null") == pytest.approx(expected)
+    assert value(table, "knn_macro_f1", "permuted") == pytest.approx(expected)
     chance = np.bincount(predicted, minlength=4) / len(predicted)  # of a type: how often it is predicted
-    assert [value(table, "recall", "null", kind) for kind in TYPES] == pytest.approx(chance.tolist(), abs=0.03)
-    assert value(table, "verification_auroc", "null") == pytest.approx(0.5, abs=0.1)
+    assert [value(table, "recall", "permuted", kind) for kind in TYPES] == pytest.approx(chance.tolist(), abs=0.03)
+    assert value(table, "verification_auroc", "permuted") == pytest.approx(0.5, abs=0.1)
     assert set(table["null"]) == {evaluation.PERMUTED}
     assert "permutation_p" not in set(table["metric"])
 
@@ -84,10 +84,10 @@ def test_permuted_labels_score_chance(cells):
 def test_shuffled_places_score_chance(cells):
     truth = cells[1]
     assert value(evaluation.score(truth.reference, truth, 0), "knn_recall_10") == 1
-    table = evaluation.null_of_places(truth.reference, truth, seed=0)
-    assert value(table, "knn_recall_30", "null") == pytest.approx(30 / 300, abs=0.1)
-    assert value(table, "trustworthiness", "null") == pytest.approx(0.5, abs=0.15)
-    assert value(table, "triplet_accuracy", "null") == pytest.approx(0.5, abs=0.15)
+    table = evaluation.score_shuffled(truth.reference, truth, seed=0)
+    assert value(table, "knn_recall_30", "permuted") == pytest.approx(30 / 300, abs=0.1)
+    assert value(table, "trustworthiness", "permuted") == pytest.approx(0.5, abs=0.15)
+    assert value(table, "triplet_accuracy", "permuted") == pytest.approx(0.5, abs=0.15)
 
 
 def test_finer_labels_pseudotime_and_batches_are_scored_when_given(cells):
@@ -98,7 +98,7 @@ def test_finer_labels_pseudotime_and_batches_are_scored_when_given(cells):
     table = evaluation.score(z, told, seed=0)
     assert value(table, "pseudotime_spearman") > 0.9
     assert value(table, "fine_knn_macro_f1") < value(table, "knn_macro_f1")  # halves of types, drawn at random
-    assert value(evaluation.null_of_places(z, told, 0), "pseudotime_spearman", "null") < 0.3
+    assert value(evaluation.score_shuffled(z, told, 0), "pseudotime_spearman", "permuted") < 0.3
 
 
 def test_the_page_is_scored_in_two_dimensions_and_strangers_where_the_split_is_random(cells):
@@ -139,7 +139,7 @@ def test_a_far_type_is_novel_and_a_twin_is_not():
     assert value(table, "novelty_auroc_far") == 1
     assert value(table, "novelty_fpr95_far") == 0
     assert value(table, "novelty_auroc_near") == pytest.approx(0.5, abs=0.12)
-    assert value(table, "novelty_auroc_far", "null") == pytest.approx(0.5, abs=0.12)
+    assert value(table, "novelty_auroc_far", "permuted") == pytest.approx(0.5, abs=0.12)
 
 
 def test_unseen_types_are_retrieved_among_each_other():
@@ -149,7 +149,7 @@ def test_unseen_types_are_retrieved_among_each_other():
     table = evaluation.score_unseen(apart, y, seed=0)
     for metric in ("unseen_recall_at_1", "unseen_map_at_r", "unseen_nmi"):
         assert value(table, metric) == 1
-        assert value(table, metric, "null") < 0.7
+        assert value(table, metric, "permuted") < 0.7
 
 
 def runs_of(values, metric="knn_macro_f1", split="held-out", method="tt"):
@@ -158,7 +158,9 @@ def runs_of(values, metric="knn_macro_f1", split="held-out", method="tt"):
 
 
 def test_mean_and_sd_over_seeds():
-    runs = pd.concat([runs_of([0.5, 0.7, 0.9]), runs_of([0.2, 0.2, 0.2], split="null"), runs_of([1.0], split="train")])
+    runs = pd.concat(
+        [runs_of([0.5, 0.7, 0.9]), runs_of([0.2, 0.2, 0.2], split="permuted"), runs_of([1.0], split="train")]
+    )
     table = evaluation.collect(runs, ["method", "space"])
     assert table["value"].tolist() == pytest.approx([0.7, 0.2, 1.0])
     assert table["sd"].tolist() == pytest.approx([0.2, 0.0, np.nan], nan_ok=True)
@@ -172,7 +174,7 @@ def test_mean_and_sd_over_seeds():
     [(0.3, "NO SIGNAL. Held-out macro-F1 0.21, permuted labels 0.20 (p = 0.3)"), (0.005, "0.01 above permuted labels")],
 )
 def test_the_verdict_is_in_words(p, words):
-    runs = [runs_of([0.21]), runs_of([0.2], split="null"), runs_of([p], "permutation_p")]
+    runs = [runs_of([0.21]), runs_of([0.2], split="permuted"), runs_of([p], "permutation_p")]
     (line,) = evaluation.verdicts(evaluation.collect(pd.concat(runs), ["method", "space"]), "method")
     assert line.startswith("tt, map: ")
     assert words in line
@@ -181,7 +183,7 @@ def test_the_verdict_is_in_words(p, words):
 def test_too_few_cells_are_no_sign_of_no_signal():
     runs = [
         runs_of([1.0]),
-        runs_of([0.5], split="null"),
+        runs_of([0.5], split="permuted"),
         runs_of([0.16], "permutation_p"),
         runs_of([0.16], "reachable_p"),
     ]
@@ -198,7 +200,11 @@ def test_too_few_cells_are_no_sign_of_no_signal():
 
 
 def test_p_values_are_joined_by_twice_their_median():
-    runs = [runs_of([0.9, 0.9, 0.8]), runs_of([0.3] * 3, split="null"), runs_of([0.005, 0.005, 0.3], "permutation_p")]
+    runs = [
+        runs_of([0.9, 0.9, 0.8]),
+        runs_of([0.3] * 3, split="permuted"),
+        runs_of([0.005, 0.005, 0.3], "permutation_p"),
+    ]
     table = evaluation.collect(pd.concat(runs), ["method", "space"])
     assert value(table, "permutation_p") == pytest.approx(0.01)
     assert "NO SIGNAL" not in evaluation.verdicts(table, "method")[0]
@@ -210,8 +216,8 @@ def test_p_values_are_joined_by_twice_their_median():
 
 def test_the_headline_names_the_best_map_or_none():
     def table(p, other, own=(0.8, 0.9)):
-        runs = [runs_of(own), runs_of([0.2, 0.2], split="null"), runs_of([p], "permutation_p"),
-                runs_of(other, method="umap"), runs_of([0.1], split="null", method="umap"),
+        runs = [runs_of(own), runs_of([0.2, 0.2], split="permuted"), runs_of([p], "permutation_p"),
+                runs_of(other, method="umap"), runs_of([0.1], split="permuted", method="umap"),
                 runs_of([p], "permutation_p", method="umap")]  # fmt: skip
         return evaluation.collect(pd.concat(runs), ["method", "space"])
 
@@ -226,7 +232,7 @@ def test_the_headline_names_the_best_map_or_none():
 
 
 def test_the_overview_has_a_row_a_space():
-    runs = pd.concat([runs_of([0.5, 0.7]), runs_of([0.2, 0.2], split="null"), runs_of([0.9], method="pca2")])
+    runs = pd.concat([runs_of([0.5, 0.7]), runs_of([0.2, 0.2], split="permuted"), runs_of([0.9], method="pca2")])
     table = evaluation.overview(evaluation.collect(runs, ["method", "space"]), ["method", "space"])
     assert table.loc[("tt", "map"), "knn_macro_f1"] == "0.600 ± 0.141 (0.200)"
     assert table.loc[("pca2", "map"), "knn_macro_f1"] == "0.900 (nan)"

@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import json
 import re
+from contextlib import nullcontext
 
 import anndata as ad
 import numpy as np
@@ -159,7 +160,7 @@ def test_the_file_holds_landmarks_of_the_metric_space_and_no_expression(saved):
 
 def test_the_summary_and_the_record_show_the_null(fitted):
     model, adata = fitted
-    assert set(model.scores) == {"train", "held-out", "null"}
+    assert set(model.scores) == {"train", "held-out", "permuted"}
     for row in ("held-out cells", "permuted labels", "training cells"):
         assert row in model.summary()
     assert adata.uns["X_tt"]["scores"] == model.scores
@@ -261,6 +262,27 @@ def test_a_file_of_the_format_before_has_no_checksum_and_loads(saved):
     x = adata[:, model.features.genes].X
     np.testing.assert_array_equal(old.map(x), model.map(x))
     assert old.id == model.id
+
+
+@pytest.mark.parametrize("number", [6, 7, 8])
+def test_files_of_earlier_formats_call_permuted_scores_null(saved, number):
+    model, _, path = saved
+    header = read(path) | {"format": number}
+    header["scores"] = {"null" if group == "permuted" else group: score for group, score in header["scores"].items()}
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys() if number > 6 or not name.startswith("cells.")}  # noqa: SIM118
+    if number == 6:
+        del header["cells"]
+    if number < 8:
+        del header["sha256"]
+    save_file(tensors, path, {"tripletomics": json.dumps(header)})
+    if number == 8:
+        seal(path)
+    with pytest.warns(UserWarning, match="no checksum") if number < 8 else nullcontext():
+        old = tt.load(path)
+    assert old.scores == model.scores
+    assert old.summary() == model.summary()
+    assert list(old.record()["scores"]) == ["train", "held-out", "permuted"]
 
 
 def test_missing_file(tmp_path):

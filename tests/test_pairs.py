@@ -362,7 +362,7 @@ def test_two_tables_without_labels(unlabelled):
     assert model.settings["loss"] == "clip"
     assert model.types == []
     assert {name: side.checks for name, side in model.alone.items()} == {"rna": {}, "protein": {}}
-    assert model.scores["held-out"]["map"] > model.scores["null"]["map"] + 0.2
+    assert model.scores["held-out"]["map"] > model.scores["permuted"]["map"] + 0.2
     assert_same_places(unlabelled.rna, unlabelled.protein)
     with pytest.raises(ValueError, match="was fitted without labels, so it knows no type"):
         tt.predict(plain(unlabelled.protein), model)
@@ -751,7 +751,7 @@ def test_one_of_two_tables_is_scored_but_not_fitted_again(quick):
     with pytest.raises(ValueError, match=r"X_tt was fitted to two modalities \(rna, protein\), .* pass refits=0"):
         tt.evaluate(quick.rna, "kind", refits=1, cache=None, progress=False)
     table = tt.evaluate(quick.rna, "kind", cache=None, progress=False)
-    assert set(table["split"]) == {"train", "held-out", "null", ""}  # "" says what is of all cells
+    assert set(table["split"]) == {"train", "held-out", "permuted", ""}  # "" says what is of all cells
     assert set(table.loc[table["split"] == "", "metric"]) == {"a50", "a90", "edge_share"}
     with pytest.raises(TypeError, match="adata is tuple, not AnnData"):
         tt.evaluate((quick.rna, quick.protein), "kind", progress=False)

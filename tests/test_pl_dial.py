@@ -23,7 +23,7 @@ def table(methods, sd=0.02, more=()):
         for i, method in enumerate(methods)
         for space in ("map", "metric")
         for metric in CHOICE
-        for split in ("held-out", "null")
+        for split in ("held-out", "permuted")
     ]
     columns = ["method", "space", "metric", "type", "split", "value", "sd", "n_seeds"]
     return pd.DataFrame([*rows, *more], columns=columns)
@@ -36,7 +36,7 @@ def test_each_score_of_the_map_along_the_dial():
     for ax in figure.axes:
         lines = {line.get_label(): line.get_xydata() for line in ax.lines}
         np.testing.assert_allclose(lines["held-out"], [[0, 0.25], [0.25, 0.35], [1, 0.15]])
-        np.testing.assert_allclose(lines["null"][:, 1], [0.2, 0.3, 0.1])
+        np.testing.assert_allclose(lines["permuted"][:, 1], [0.2, 0.3, 0.1])
         band = ax.collections[0].get_paths()[0].vertices
         assert band[:, 1].max() == pytest.approx(0.35 + 2 * 0.02)
         assert ax.get_ylim() == (0, 1)

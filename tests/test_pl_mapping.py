@@ -212,7 +212,7 @@ def test_three_dimensions():
 
 def test_a_model_without_signal_says_so():
     adata, model = pair()
-    model.p_value, model.scores = {"map": 0.3}, {"held-out": {"map": 0.21}, "null": {"map": 0.2}}
+    model.p_value, model.scores = {"map": 0.3}, {"held-out": {"map": 0.21}, "permuted": {"map": 0.2}}
     (words,) = texts(pl.mapping(adata, model).axes[0], "no signal")
     assert words.replace("\n", " ") == "no signal: held-out F1 0.21, permuted labels 0.20"
     model.p_value["map"] = 0.001

@@ -40,7 +40,7 @@ def table(f1=None, *, metrics=METRICS_DRAWN, silent=(), sd=0.03, seeds=3, null=0
             rows += [
                 (method, space, metric, "", "train", 0.99, np.nan, seeds, what[0], True, ""),
                 (method, space, metric, "", "held-out", value - i / 100, sd, seeds, *what, ""),
-                (method, space, metric, "", "null", null, 4 * sd / 3, seeds, *what, "fit on permuted labels"),
+                (method, space, metric, "", "permuted", null, 4 * sd / 3, seeds, *what, "fit on permuted labels"),
             ]
         p = 0.4 if (method, space) in silent or method in silent else 0.005
         rows.append((method, space, "permutation_p", "", "held-out", p, 0.0, seeds, "labels", False, ""))
@@ -103,7 +103,7 @@ def test_markers_are_held_out_minus_null_and_bars_both_sd_together():
     assert set(found) == {f"{method} {space}" for method, space in F1}
     for (method, space), value in F1.items():
         np.testing.assert_allclose(found[f"{method} {space}"], (value - 0.1, 0.05))
-    assert ax.get_xlabel() == "held-out − null"
+    assert ax.get_xlabel() == "held-out − permuted"
     shown = [text.get_text() for text in ax.texts if text.get_gid() == "held-out"]
     assert shown == ["0.80", "0.95", "0.60", "0.90", "0.50"]
 
@@ -112,19 +112,19 @@ def test_where_less_is_better_the_direction_flips():
     figure = pl.scores(table(metrics=("ece",)))
     (ax,) = figure.axes
     np.testing.assert_allclose(markers(ax)["pca2 map"], (0.1 - 0.5, 0.05))
-    assert ax.get_xlabel() == "null − held-out"
+    assert ax.get_xlabel() == "permuted − held-out"
     assert "less is better" in words(ax)
-    assert "null minus held-out score where less is better" in words(figure)
+    assert "permuted minus held-out score where less is better" in words(figure)
     assert "where less is better" not in words(pl.scores(table(metrics=("nmi",))))
 
 
-def test_the_line_at_zero_is_labelled_null_and_always_seen():
+def test_the_line_at_zero_is_always_seen():
     for f1 in (F1, {("tt", "map"): 0.1001}, {("tt", "map"): 0.02}):
         (ax,) = pl.scores(table(f1, metrics=("knn_macro_f1",))).axes
-        assert [line.get_xdata()[0] for line in ax.lines if line.get_label() == "null"] == [0]
+        assert [line.get_xdata()[0] for line in ax.lines if line.get_label() == "permuted"] == [0]
         ax.figure.draw_without_rendering()
         ticks = dict(zip((t.get_text() for t in ax.get_xticklabels()), ax.get_xticks(), strict=True))
-        assert ticks["null"] == 0
+        assert ticks["0"] == 0
         low, high = ax.get_xlim()
         assert low < 0
         assert high >= 0.25  # a gain of 0.0001 does not fill the panel
@@ -187,14 +187,14 @@ def test_what_was_not_measured_is_said():
     scores = table()
     scores.loc[scores["metric"] == "ece", "value"] = np.nan
     scores.loc[(scores["metric"] == "silhouette") & (scores["method"] == "pca2"), "value"] = np.nan
-    null = (scores["metric"] == "knn_macro_f1") & (scores["method"] == "pca2") & (scores["split"] == "null")
+    null = (scores["metric"] == "knn_macro_f1") & (scores["method"] == "pca2") & (scores["split"] == "permuted")
     scores.loc[null, "value"] = np.nan
     axes = pl.scores(scores, metrics=METRICS_DRAWN).axes
     assert words(axes[1]).count("not measured") == 1
     assert not axes[1].containers
     assert words(axes[2]).count("not measured") == 1
     assert "pca2 map" not in markers(axes[2])
-    assert words(axes[0]).count("no null") == 1
+    assert words(axes[0]).count("no permuted score") == 1
     assert labels_of(axes[0])[-1] == "PCA"
 
 
@@ -206,7 +206,7 @@ def test_one_seed_has_no_bars_and_the_note_says_so():
 
 
 def test_the_note_says_how_the_null_was_made():
-    assert "Null: fit on permuted labels." in words(pl.scores(table()))
+    assert "Permuted: fit on permuted labels." in words(pl.scores(table()))
 
 
 def test_the_metrics_are_a_short_choice_or_those_that_are_named():
@@ -241,23 +241,29 @@ def test_a_table_of_one_method_has_a_row_for_each_space_and_survives_a_file(tmp_
     scores = evaluated({"X_tt": 0.8, "X_tt_metric": 0.9, "X_umap": 0.7})
     assert labels_of(pl.scores(scores).axes[0]) == ["tripletomics, metric space", "tripletomics", "UMAP"]
     scores.to_csv(tmp_path / "scores.csv", index=False)
-    again = pd.read_csv(tmp_path / "scores.csv", keep_default_na=False, na_values={"value": "", "sd": ""})
-    before, after = (markers(pl.scores(each).axes[0]) for each in (scores, again))
-    assert list(after) == list(before)
-    np.testing.assert_allclose(list(after.values()), list(before.values()))
-    with pytest.raises(ValueError, match=r"If it was read from a file with pandas, pass keep_default_na=False"):
-        pl.scores(pd.read_csv(tmp_path / "scores.csv"))
+    before = markers(pl.scores(scores).axes[0])
+    for again in (
+        pd.read_csv(tmp_path / "scores.csv"),
+        pd.read_csv(tmp_path / "scores.csv", keep_default_na=False, na_values={"value": "", "sd": ""}),
+        scores.replace({"split": {"permuted": "null"}}),  # of an earlier version
+    ):
+        after = markers(pl.scores(again).axes[0])
+        assert list(after) == list(before)
+        np.testing.assert_allclose(list(after.values()), list(before.values()))
+    scores.replace({"split": {"permuted": "null"}}).to_csv(tmp_path / "old.csv", index=False)
+    with pytest.raises(ValueError, match=r"from a file of an earlier version, pass keep_default_na=False"):
+        pl.scores(pd.read_csv(tmp_path / "old.csv"))
 
 
 @pytest.mark.parametrize(
     ("change", "settings", "error", "message"),
     [
         (lambda t: t, {"metrics": ["knn_macrof1"]}, ValueError, r"'knn_macrof1' is .* Did you mean 'knn_macro_f1'\?"),
-        (lambda t: t, {"metrics": ["seconds"]}, ValueError, r"'seconds' has no null to compare it with. With one: k"),
+        (lambda t: t, {"metrics": ["seconds"]}, ValueError, r"'seconds' has no permuted score to compare it with."),
         (lambda t: t.drop(columns=["split", "sd"]), {}, ValueError, "table lacks the columns split, sd. Pass what t"),
         (lambda t: t.to_dict(), {}, TypeError, "table must be a DataFrame, not dict. tt.evaluate returns one"),
         (lambda t: pd.concat([t, t]), {}, ValueError, r"two rows for 'knn_macro_f1' of 'pca2' \(train\)"),
-        (lambda t: t[t["split"] == "train"], {}, ValueError, "no metric with both held-out and null rows"),
+        (lambda t: t[t["split"] == "train"], {}, ValueError, "no metric with both held-out and permuted rows"),
         (lambda t: t, {"titles": {"ldaa": "x"}}, ValueError, r"titles has 'ldaa', .* Did you mean 'lda'\? Drawn: pca2"),
     ],
 )  # fmt: skip
@@ -294,9 +300,9 @@ def test_each_map_says_its_score_and_its_null():
     figure = pl.compare(cells(), "kind", table=table())
     assert [ax.get_title() for ax in figure.axes[:3]] == ["PCA", "LDA", "tripletomics"]
     assert [[text.get_text() for text in ax.texts] for ax in figure.axes[:3]] == [
-        ["held-out F1 0.50 (null 0.10)"],
-        ["held-out F1 0.60 (null 0.10)"],
-        ["held-out F1 0.80 (null 0.10)"],
+        ["held-out F1 0.50 (permuted 0.10)"],
+        ["held-out F1 0.60 (permuted 0.10)"],
+        ["held-out F1 0.80 (permuted 0.10)"],
     ]
     assert set(markers(figure.axes[3])) == {f"{method} {space}" for method, space in F1}
     assert "no signal" not in words(figure)
@@ -323,7 +329,7 @@ def test_compare_takes_a_table_of_one_method_and_texts_of_the_user():
     scores = evaluated({"X_tt": 0.8, "X_tt_metric": 0.9, "X_umap": 0.7})
     figure = pl.compare(adata, "kind", table=scores, scores={"X_umap": "mine"})
     assert [ax.get_title() for ax in figure.axes[:2]] == ["tripletomics", "UMAP"]
-    assert "held-out F1 0.80 (null 0.10)" in words(figure.axes[0])
+    assert "held-out F1 0.80 (permuted 0.10)" in words(figure.axes[0])
     assert [text.get_text() for text in figure.axes[1].texts] == ["mine"]
     figure = pl.compare(adata, "depth", table=scores, bases=["X_more", "X_umap"])
     assert not figure.axes[0].texts
@@ -343,13 +349,13 @@ def test_errors_of_compare():
 # No signal ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dim", [2, 3])
-def test_a_map_that_uns_calls_silent_is_stamped(dim):
+@pytest.mark.parametrize(("dim", "group"), [(2, "permuted"), (3, "permuted"), (2, "null")])  # as fit once wrote it
+def test_a_map_that_uns_calls_silent_is_stamped(dim, group):
     adata = cells(bases=["X_tt", "X_umap"])
     adata.obsm["X_tt"] = np.random.default_rng(0).normal(size=(400, dim))
     adata.uns["X_tt"] = {
         "p_value": {"map": 0.3, "metric": 0.001},
-        "scores": {"held-out": {"map": 0.212}, "null": {"map": 0.2}},
+        "scores": {"held-out": {"map": 0.212}, group: {"map": 0.2}},
     }
     said = "no signal: held-out F1 0.21, permuted labels 0.20"
     ax = pl.embedding(adata, "kind")
@@ -383,13 +389,15 @@ def test_without_scores_the_stamp_still_says_it():
 def test_history_draws_the_null():
     curves = {"step": np.arange(5), "loss": np.ones(5), "held_out_f1": np.full(5, 0.3)}
     history = {"metric": curves, "map": curves}
-    model = SimpleNamespace(history=history, scores={"null": {"metric": 0.1, "map": 0.25}}, p_value={"metric": 0.005})
+    model = SimpleNamespace(
+        history=history, scores={"permuted": {"metric": 0.1, "map": 0.25}}, p_value={"metric": 0.005}
+    )
     panels = pl.history(model).child_axes
     for panel, value in zip(panels[1::2], (0.1, 0.25), strict=True):
-        (null,) = [line for line in panel.lines if line.get_label() == "null"]
+        (null,) = [line for line in panel.lines if line.get_label() == "permuted"]
         assert set(null.get_ydata()) == {value}
         assert null.is_dashed()
-        assert "null" in [text.get_text() for text in panel.texts]
+        assert "permuted" in [text.get_text() for text in panel.texts]
         assert "no signal" not in words(panel)
     model.p_value = {"metric": 0.005, "map": 0.2}
     panels = pl.history(model).child_axes
@@ -399,7 +407,7 @@ def test_history_draws_the_null():
     assert "no signal" not in words(last)
     assert "too few held-out cells to tell" in words(last)
     model.scores = {}
-    assert all(line.get_label() != "null" for panel in pl.history(model).child_axes for line in panel.lines)
+    assert all(line.get_label() != "permuted" for panel in pl.history(model).child_axes for line in panel.lines)
 
 
 # Confusion ------------------------------------------------------------------------------------------------------------
@@ -474,7 +482,7 @@ def test_too_few_held_out_cells_are_said_in_every_figure_in_place_of_no_signal()
     figure = pl.compare(adata, "kind", table=scored, bases=["X_tt", "X_pca2"])
     assert "no signal" not in words(figure)
     said = " ".join(text.get_text() for text in figure.axes[1].texts)
-    assert said == "held-out F1 0.50 (null 0.10), too few held-out cells to tell"
+    assert said == "held-out F1 0.50 (permuted 0.10), too few held-out cells to tell"
     assert "no signal" not in labels_of(figure.axes[2])
     assert "too few held-out cells to tell" in words(pl.scores(scored))
 

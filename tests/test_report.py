@@ -43,7 +43,7 @@ def table(methods, types, silent=()):
                         value = np.nan if metric == "pseudotime_spearman" else 0.8123
                         rows.append({**row, "split": "train", "value": 0.99})
                         rows.append({**row, "split": "held-out", "value": value})
-                        rows.append({**row, "split": "null", "value": 0.1357, "null": "fit on permuted labels"})
+                        rows.append({**row, "split": "permuted", "value": 0.1357, "null": "fit on permuted labels"})
     return pd.DataFrame(rows)
 
 
@@ -132,7 +132,7 @@ def test_page_is_self_contained_and_escaped(page):
 
 def test_numbers_of_the_table_appear(page):
     words = re.sub(r"\s+", " ", " ".join(Reader(page.read_text()).text))
-    assert "held-out F1 0.812 · null 0.136" in words
+    assert "held-out F1 0.812 · permuted 0.136" in words
     assert "no signal (p = 0.43)" in words
     assert "silhouette of the labels † " in words
     assert "seconds lower is better" in words

@@ -135,7 +135,7 @@ def test_a_fit_of_parts_holds_on_cells_it_never_saw(monkeypatch):
     monkeypatch.setattr("tripletomics.samplers.LEAST", 30)
     model = tt.fit(adata, "kind", progress=False, steps=80)
     assert model.scores["held-out"]["map"] > 0.8
-    assert model.scores["null"]["map"] < 0.35
+    assert model.scores["permuted"]["map"] < 0.35
     one, two = (cells(300, 5) for _ in range(2))
     tt.predict(one, model)
     assert (one.obs["tt_label"].astype(str) == one.obs["kind"].astype(str)).mean() > 0.8

@@ -38,13 +38,13 @@ def test_the_map_and_its_metric_space(mapped):
         "hold_out", "space", "metric", "type", "split", "value", "sd", "n_seeds", "family", "label_circular", "null",
     ]  # fmt: skip
     assert set(table["space"]) == {"X_tt", "X_tt_metric"}
-    assert set(table["split"]) == {"train", "held-out", "null", ""}
+    assert set(table["split"]) == {"train", "held-out", "permuted", ""}
     for space, key in (("X_tt", "map"), ("X_tt_metric", "metric")):
-        for split in ("train", "held-out", "null"):  # what fit reported, the null included
+        for split in ("train", "held-out", "permuted"):  # what fit reported, the null included
             expected = mapped.uns["X_tt"]["scores"][split][key]
             assert value(table, space, "knn_macro_f1", split) == pytest.approx(expected), (space, split)
         assert value(table, space, "permutation_p", "held-out") == mapped.uns["X_tt"]["p_value"][key]
-    nulls = table[table["split"] == "null"].groupby("family")["null"].unique()
+    nulls = table[table["split"] == "permuted"].groupby("family")["null"].unique()
     assert nulls["labels"].tolist() == [evaluation.REFITTED]
     assert nulls["structure"].tolist() == [evaluation.SHUFFLED]
     assert "optimistic" in table.attrs["summary"]
@@ -60,7 +60,7 @@ def test_a_basis_from_elsewhere_of_any_dimension(mapped):
     held = (mapped.obs["tt_split"] == "held-out").to_numpy()
     y, z = mapped.obs["cell_type"].cat.codes.to_numpy(), mapped.obsm["X_pca"]
     assert value(table, "X_pca", "knn_macro_f1", "held-out") == knn_macro_f1(z[~held], y[~held], z[held], y[held])
-    labels = table[(table["split"] == "null") & (table["family"] == "labels")]
+    labels = table[(table["split"] == "permuted") & (table["family"] == "labels")]
     assert set(labels["null"]) == {evaluation.PERMUTED}
     assert value(table, "X_noise", "trustworthiness", "held-out") == pytest.approx(0.5, abs=0.05)
     assert value(table, "X_pca", "trustworthiness", "held-out") > 0.9
@@ -116,7 +116,7 @@ def test_refits_give_deviations_and_types_that_were_never_seen(counts):
     held = table[(table["metric"] == "knn_macro_f1") & (table["split"] == "held-out")]
     assert (held["sd"] > 0).all()
     for metric in ("unseen_recall_at_1", "novelty_auroc_far"):
-        assert value(table, "X_tt_metric", metric, "held-out") > value(table, "X_tt_metric", metric, "null")
+        assert value(table, "X_tt_metric", metric, "held-out") > value(table, "X_tt_metric", metric, "permuted")
     assert set(table["space"]) == {"X_tt", "X_tt_metric"}
 
 
@@ -159,7 +159,7 @@ def test_a_fit_of_noise_holds_on_no_new_cells(noise):
     model, _ = noise
     assert min(model.p_value.values()) > NO_SIGNAL
     for space in ("map", "metric"):
-        assert model.scores["held-out"][space] == pytest.approx(model.scores["null"][space], abs=0.07)
+        assert model.scores["held-out"][space] == pytest.approx(model.scores["permuted"][space], abs=0.07)
 
 
 def test_noise_shows_nothing_and_says_so(noise):
@@ -171,7 +171,7 @@ def test_noise_shows_nothing_and_says_so(noise):
     for space in ("X_tt", "X_tt_metric"):
         for metric in ("knn_macro_f1", "knn_balanced_accuracy", "recall_at_1", "r_precision", "map_at_r", "nmi",
                        "verification_auroc", "tar_at_far", "silhouette"):  # fmt: skip
-            gap = value(table, space, metric, "held-out") - value(table, space, metric, "null")
+            gap = value(table, space, metric, "held-out") - value(table, space, metric, "permuted")
             assert abs(gap) < 0.07, (space, metric, gap)
 
 
@@ -245,7 +245,9 @@ def test_a_fit_on_a_layer_is_fitted_again_on_that_layer(counts):
     refit = tt.evaluate(counts, "kind", refits=1, progress=False)
     for table in (own, refit):
         assert value(table, "X_tt", "knn_macro_f1", "held-out") > 0.8
-        assert value(table, "X_tt", "knn_recall_30", "held-out") > value(table, "X_tt", "knn_recall_30", "null") + 0.2
+        assert (
+            value(table, "X_tt", "knn_recall_30", "held-out") > value(table, "X_tt", "knn_recall_30", "permuted") + 0.2
+        )
     assert evaluation.REFITTED in set(own["null"])
 
 

@@ -93,8 +93,8 @@ def test_scores_without_labels_are_recall_beside_shuffled_places(blind, tmp_path
         z, r = adata.obsm[key], adata.obsm["X_tt_pca"]
         recall = metrics.knn_recall(z[~held], r[~held], z[held], r[held], k=(15,))[0]
         assert model.scores["held-out"][space] == pytest.approx(recall)
-        assert model.scores["null"][space] == pytest.approx(15 / (~held).sum(), abs=0.08)
-    assert model.scores["held-out"]["map"] > model.scores["null"]["map"] + 0.1
+        assert model.scores["permuted"][space] == pytest.approx(15 / (~held).sum(), abs=0.08)
+    assert model.scores["held-out"]["map"] > model.scores["permuted"]["map"] + 0.1
     assert "15-NN recall" in model.summary()
     adata.write_h5ad(tmp_path / "a.h5ad")
     model.save(tmp_path / "m.tt")
@@ -206,7 +206,7 @@ def test_too_few_cells_and_too_large_batches_are_refused(adata, few):
 def test_the_null_keeps_all_labels_where_they_are_few(few, monkeypatch):
     monkeypatch.setattr("tripletomics.crossfit.NULL_CELLS", 60)
     model = tt.fit(few, "kind", hold_out="out", steps=6, progress=False)
-    assert np.isfinite(list(model.scores["null"].values())).all()
+    assert np.isfinite(list(model.scores["permuted"].values())).all()
     assert "the line of predict says more than macro-F1" in " ".join(model.summary().split())
 
 

@@ -7,7 +7,6 @@ labelled cells that neither of two encoders was trained on.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -24,6 +23,7 @@ from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.labels.reference import Evidence, Reference
 from tripletomics.modalities import Pair
 from tripletomics.networks import Encoder, Networks, PairEncoder, coordinates, project
+from tripletomics.notices import warn
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.seen import TRAINING
 from tripletomics.sources import Memory
@@ -63,10 +63,9 @@ def self_train(
     second = _train_again(problem, settings, first, report, checkpoint)
     taken = np.zeros(len(problem.classes), dtype=int)
     if second is None:
-        warnings.warn(
+        warn(
             "self_training=True: of no cell without a label is the encoder sure (a probability above "
-            f"{PSEUDO_LABEL_P}), so it is trained once.",
-            stacklevel=3,
+            f"{PSEUDO_LABEL_P}), so it is trained once."
         )
         return replace(first, summary=_summary(np.nan, np.nan, taken))
     taken = np.bincount(second.codes[(second.codes >= 0) & (problem.codes < 0)], minlength=len(problem.classes))
@@ -77,10 +76,9 @@ def self_train(
         why = f"would do worse on labelled cells that were left out (log loss {after:.3f}, before {before:.3f})"
         if np.isnan(before):
             why = "cannot be compared with the first, for there are too few labelled cells to leave any out"
-        warnings.warn(
+        warn(
             f"self_training=True: an encoder that learns from the labels which {taken.sum()} cells took {why}. The "
-            "first one is kept.",
-            stacklevel=3,
+            "first one is kept."
         )
     chosen = second if kept else first
     return replace(chosen, rounds=1 + kept, answers=answers[kept], summary=_summary(before, after, taken))
@@ -323,10 +321,9 @@ def _warn_of_none(found: Mapping[str, Calibration | None], batches: bool) -> Non
         cure = "types of two training cells or more: label or fit more cells"
         if batches:
             cure = "types that are in two batches or more, each with other types next to them: leave batch out"
-        warnings.warn(
+        warn(
             f"Predictions{f' from {name} alone' * bool(name)} cannot be calibrated, and predict will refuse to "
-            f"make them. This needs {cure}. The map is not affected.",
-            stacklevel=4,
+            f"make them. This needs {cure}. The map is not affected."
         )
 
 

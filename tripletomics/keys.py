@@ -7,7 +7,9 @@ Whatever writes places under a key of `obsm` also writes the id of the model tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def split_key(key: str) -> str:
@@ -29,3 +31,8 @@ def split_of(adata: Any, basis: str) -> str | None:
     model, other = seen_by(adata.uns, basis), seen_by(adata.uns, "X_tt")
     columns = [split_key(basis.removesuffix("_metric"))] + ["tt_split"] * (model is None or model == other)
     return next((column for column in columns if column in adata.obs and adata.obs[column].notna().any()), None)
+
+
+def named_groups(scores: Mapping[str, T]) -> dict[str, T]:
+    """Return scores by group of cells; earlier versions wrote "null" for "permuted" into tables and model files."""
+    return {"permuted" if group == "null" else group: score for group, score in scores.items()}

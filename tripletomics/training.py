@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -29,6 +28,7 @@ from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
 from tripletomics.modalities import Pair
 from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, follow, project
+from tripletomics.notices import warn
 from tripletomics.optimizer import Muon
 from tripletomics.parts import did_you_mean
 from tripletomics.problem import FitProblem, Settings
@@ -296,19 +296,17 @@ def warn_of_failure(loss: Loss, history: History) -> None:
     traced = history["metric"].get("spread", np.ones(1))
     spread = float(np.nanmean(traced[-max(len(traced) // 10, 1) :]))
     if spread < COLLAPSED:
-        warnings.warn(
+        warn(
             f"loss={spec(loss)!r} collapsed: the cells point in nearly one direction (spread "
             f"{spread:.2f}, 1 is all over the sphere), so that their distances say little. Take another loss of "
-            "views, such as 'simclr', or smaller steps (lr).",
-            stacklevel=3,
+            "views, such as 'simclr', or smaller steps (lr)."
         )
     values = history["map"]["loss"]
     last = float(values[-max(len(values) // 10, 1) :].mean())
     if last > EXPLODED * values[0]:
-        warnings.warn(
+        warn(
             f"The map was not learned: its loss rose from {values[0]:.2f} to {last:.2f}, as it does when steps "
-            "are too large. Lower lr; 0.001 is usual.",
-            stacklevel=3,
+            "are too large. Lower lr; 0.001 is usual."
         )
 
 

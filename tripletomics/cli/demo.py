@@ -39,7 +39,7 @@ def demo(*, out: Path = Path("tripletomics-demo")) -> None:
         print(f"{adata.n_obs} blood cells, {adata.n_vars} genes, {adata.obs['cell_type'].nunique()} types")
     with _timed("tripletomics", spinner=False):  # fit has its own bar
         fitted = tl.fit(adata, "cell_type", hold_out=HOLD_OUT)
-    held, train, null = (fitted.scores[group] for group in ("held-out", "train", "null"))
+    held, train, null = (fitted.scores[group] for group in ("held-out", "train", "permuted"))
     with _timed("UMAP"):
         umap = _add_baseline(adata, "umap", "X_umap")
     with _timed("PCA"):

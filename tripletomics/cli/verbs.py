@@ -358,7 +358,7 @@ def _print_table(table: pd.DataFrame, by: list[str]) -> None:
         words = map(printable, key if isinstance(key, tuple) else (key,))
         shown.add_row(*words, *(score.replace(" (", "\n(") for score in row))
     Console(markup=False, emoji=False, highlight=False).print(shown)
-    print("Scores of held-out cells, mean ± sd over seeds; in brackets the null.")
+    print("Scores of held-out cells, mean ± sd over seeds; in brackets those of permuted labels or coordinates.")
 
 
 def _report_written(*paths: Path | None) -> None:

@@ -163,17 +163,17 @@ def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def null_of_labels(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataFrame:
+def score_permuted(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataFrame:
     """Score the held-out cells by labels that mean nothing: those of `truth`, and for votes many orders of them."""
     known, votes = _votes(_sides(z, truth.codes, truth.held_out, "held-out"), len(truth.classes))
     random = np.random.default_rng(seed)
     orders = [_by_votes(random.permutation(known), votes, truth.classes) for _ in range(metrics.ORDERS)]
     means = np.mean([[value for _, _, value in scores] for scores in orders], axis=0)  # one order alone may stray
     rows = [(metric, kind, float(mean)) for (metric, kind, _), mean in zip(orders[0], means, strict=True)]
-    return _table(rows + _by_distances(z, truth, "held-out", seed), "null", how)
+    return _table(rows + _by_distances(z, truth, "held-out", seed), "permuted", how)
 
 
-def null_of_places(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
+def score_shuffled(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
     """Score the structure of held-out cells whose places are dealt out again among them."""
     shuffled, within = z.copy(), z.copy()
     random, held = np.random.default_rng(seed), truth.held_out
@@ -183,7 +183,7 @@ def null_of_places(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
         within[cells] = random.permutation(z[cells])
     rows = [row for row in _by_places(shuffled, truth, "held-out", seed) if row[0] != "knn_recall_within_types"]
     rows.append(("knn_recall_within_types", "", _within_types(within, truth, "held-out", seed)))
-    return _table(rows, "null", SHUFFLED)
+    return _table(rows, "permuted", SHUFFLED)
 
 
 def confusion(z: np.ndarray, truth: Truth) -> np.ndarray:
@@ -232,7 +232,7 @@ def score_unseen(z: np.ndarray, codes: np.ndarray, seed: int) -> pd.DataFrame:
         ]
 
     null = labels.permute(codes, np.random.default_rng(seed))
-    return pd.concat([_table(rows(codes), "held-out"), _table(rows(null), "null", PERMUTED)], ignore_index=True)
+    return pd.concat([_table(rows(codes), "held-out"), _table(rows(null), "permuted", PERMUTED)], ignore_index=True)
 
 
 def score_novel(z: np.ndarray, codes: np.ndarray, left_out: np.ndarray, near: int, far: int, seed: int) -> pd.DataFrame:
@@ -250,7 +250,7 @@ def score_novel(z: np.ndarray, codes: np.ndarray, left_out: np.ndarray, near: in
         return found
 
     null = np.random.default_rng(seed).permutation(novelty)
-    return pd.concat([_table(rows(novelty), "held-out"), _table(rows(null), "null", PERMUTED)], ignore_index=True)
+    return pd.concat([_table(rows(novelty), "held-out"), _table(rows(null), "permuted", PERMUTED)], ignore_index=True)
 
 
 Row = tuple[str, str, float]  # metric, type, value

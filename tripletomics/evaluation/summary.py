@@ -62,7 +62,7 @@ def split_sentence(hold_out: str, splits: Sequence[np.ndarray]) -> str:
 
 
 def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Write the main scores as text, "held-out ± sd (null)", a row for each method and space."""
+    """Write the main scores as text, "held-out ± sd (permuted)", a row for each method and space."""
     main = table[(table["type"] == "") & (table["space"] != "") & table["metric"].isin(MAIN)]
 
     def words(rows: pd.DataFrame) -> str:
@@ -70,7 +70,7 @@ def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         if np.isnan(values.get("held-out", np.nan)):
             return "-"
         spread = "" if np.isnan(sds["held-out"]) else f" ± {sds['held-out']:.3f}"
-        return f"{values['held-out']:.3f}{spread} ({values.get('null', np.nan):.3f})"
+        return f"{values['held-out']:.3f}{spread} ({values.get('permuted', np.nan):.3f})"
 
     cells = {key: words(rows) for key, rows in main.groupby([*by, "metric"], sort=False)}
     wide = pd.Series(cells).rename_axis([*by, "metric"]).unstack("metric", sort=False)
@@ -90,7 +90,7 @@ def headline(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
         return ""
     (best, f1, sd), *others = sorted(found, key=lambda row: -row[1])
     words = f"{titles[best]} is the map that names the types of held-out cells best: macro-F1 {f1:.2f}"
-    null = rows.loc[(best, "null"), "value"]
+    null = rows.loc[(best, "permuted"), "value"]
     if others:
         second, other, spread = others[0]
         close = f1 - other <= max(sd, spread)  # False for one seed, whose sd is NaN
@@ -117,7 +117,7 @@ def verdicts(table: pd.DataFrame, by: str) -> list[str]:
     for key, rows in held.groupby(keys, sort=False, observed=True):
         value = rows.set_index(["metric", "split"])["value"]
         f1, p = value.get(("knn_macro_f1", "held-out"), np.nan), value.get(("permutation_p", "held-out"), np.nan)
-        null, reachable = value.get(("knn_macro_f1", "null"), np.nan), value.get(("reachable_p", "held-out"), 0.0)
+        null, reachable = value.get(("knn_macro_f1", "permuted"), np.nan), value.get(("reachable_p", "held-out"), 0.0)
         said = verdict(p, reachable)
         name = ", ".join(map(str, key))
         if np.isnan(f1):

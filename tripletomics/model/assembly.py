@@ -11,6 +11,7 @@ import torch
 from tripletomics.area import EqualArea
 from tripletomics.features import Features
 from tripletomics.index import Catalog
+from tripletomics.keys import named_groups
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
 from tripletomics.modalities import PairFeatures
@@ -45,6 +46,7 @@ def assemble(known: Any, tensors: dict[str, torch.Tensor]) -> Model:
         If a part is missing, not known, of a wrong type or shape, or contradicts another part.
     """
     check_header(known)
+    known = known | {"scores": named_groups(known["scores"])}
     arrays: dict[str, dict[str, torch.Tensor]] = {}
     for whole, tensor in tensors.items():
         part, _, name = whole.partition(".")

@@ -48,8 +48,8 @@ class Model:
     settings
         What `fit` was given, as text.
     scores
-        15-NN macro-F1 by group of cells (``"train"``, ``"held-out"``, ``"null"``) and space (``"map"``, ``"metric"``).
-        Without labels, recall of the 15 nearest cells by principal components.
+        15-NN macro-F1 by group of cells (``"train"``, ``"held-out"``, ``"permuted"``) and space (``"map"``,
+        ``"metric"``). Without labels, recall of the 15 nearest cells by principal components.
     p_value
         By space: how often the held-out score is reached when the labels of the held-out cells are permuted. Empty if
         no cell was held out, or without labels.

@@ -32,7 +32,7 @@ def score_fit(
         return
     model.scores, model.p_value = score(embedding, codes, held_out, seed)
     if null is not None:
-        model.scores["null"] = score_null(null.coordinates, null.codes, null.held_out, seed)
+        model.scores["permuted"] = score_null(null.coordinates, null.codes, null.held_out, seed)
     if model.p_value:
         model.findings["tested"] = test_of(codes, held_out, seed)
 
@@ -92,7 +92,7 @@ def score_structure(
         found["train"][space] = float(metrics.knn_recall(z[train], scores[train], k=k, seed=seed)[0])
     if held_out.any():
         other = np.random.default_rng(seed).permutation(np.flatnonzero(held_out))
-        for group, rows in (("held-out", np.flatnonzero(held_out)), ("null", other)):
+        for group, rows in (("held-out", np.flatnonzero(held_out)), ("permuted", other)):
             found[group] = {
                 space: float(metrics.knn_recall(z[train], scores[train], z[rows], scores[held_out], k, seed)[0])
                 for space, z in places.items()

@@ -13,7 +13,7 @@ def summarise(model: Model) -> str:
     """Say in a few lines how the map of a model does on cells that it never saw."""
     rows = (
         ("held-out cells", "held-out", "cells the model never saw"),
-        ("permuted labels", "null", "held-out cells when there is nothing to learn"),
+        ("permuted labels", "permuted", "held-out cells when there is nothing to learn"),
         ("training cells", "train", "no evidence: their labels were learned"),
     )
     measure = "15-NN macro-F1"
@@ -21,7 +21,7 @@ def summarise(model: Model) -> str:
         measure = "15-NN recall"
         rows = (
             ("held-out cells", "held-out", "their neighbours by principal components, found again"),
-            ("permuted places", "null", "held-out cells that lie where others do"),
+            ("permuted places", "permuted", "held-out cells that lie where others do"),
             ("training cells", "train", "cells the model was trained on"),
         )
     lines = [f"{measure:<16} {'map':>6} {'metric':>7}"]

@@ -55,7 +55,7 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
     )
     for ax, metric in zip(axes[0], chosen, strict=True):
         rows = table[table["metric"] == metric]
-        held, null = (rows[rows["split"] == split] for split in ("held-out", "null"))
+        held, null = (rows[rows["split"] == split] for split in ("held-out", "permuted"))
         x, value = held["structure"].to_numpy(), held["value"].to_numpy(dtype=float)
         spread = 2 * held["sd"].to_numpy(dtype=float, na_value=np.nan)
         ax.fill_between(x, value - spread, value + spread, color=PALETTE[0], alpha=0.18, linewidth=0, label="± 2 sd")
@@ -64,7 +64,7 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
         if quiet.any():
             ax.plot(x[quiet], value[quiet], "o", color=PALETTE[0], markersize=3, markerfacecolor="white",
                     label="no signal")  # fmt: skip
-        ax.plot(null["structure"], null["value"].astype(float), "--", color=EDGE, linewidth=0.8, label="null")
+        ax.plot(null["structure"], null["value"].astype(float), "--", color=EDGE, linewidth=0.8, label="permuted")
         ends = np.concatenate([value, value - spread, value + spread, null["value"].to_numpy(dtype=float), [0, 1]])
         ax.set_ylim(np.nanmin(ends), np.nanmax(ends))
         ax.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xticklabels=["labels\n0", "0.5", "data\n1"])

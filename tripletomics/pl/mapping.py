@@ -175,7 +175,7 @@ def mapping(
     _draw(ax, query, basis, size)
     reachable = reachable_by(getattr(model, "findings", {}))
     if verdict(getattr(model, "p_value", {}).get("map", 0.0), reachable) == "no signal":
-        held, null = (model.scores.get(split, {}).get("map", np.nan) for split in ("held-out", "null"))
+        held, null = (model.scores.get(split, {}).get("map", np.nan) for split in ("held-out", "permuted"))
         stamp(ax, silence(held, null), 72 * large)
     panel = figure.add_axes(inches(figure, left + names, head, bars, row * len(rows)))
     _count(panel, rows, counts, columns)

@@ -147,7 +147,7 @@ def plan_of(
 ) -> Plan:
     """Decide what is drawn where."""
     chosen = tables.choose(table, metrics, choice)
-    table = table[table["split"].isin(("held-out", "null"))]
+    table = table[table["split"].isin(("held-out", "permuted"))]
     silent, said = tables.no_signal(table), set(tables.verdicts(table).values())
     drawn = table[table["metric"].isin(chosen)]
     rows, labels, bands, top = [], [], [], 0.04
@@ -193,13 +193,13 @@ def _labels(name: str, spaces: list[str], quiet: list[bool]) -> list[str]:
 def _notes(table: pd.DataFrame, metrics: Sequence[str], rows: Sequence[Row], said: set[str]) -> list[str]:
     """Say what a reader has to know."""
     count = tables.seeds(table, metrics)
-    lower = " (null minus held-out score where less is better)" if any(map(tables.lower_is_better, metrics)) else ""
+    lower = " (permuted minus held-out score where less is better)" if any(map(tables.lower_is_better, metrics)) else ""
     bars = f"Bars: sd over {count} seeds, of both together." if count > 1 else "One seed: no error bars."
-    notes = [f"Markers: held-out score minus null{lower}; right is better. Numbers: held-out score. {bars}"]
+    notes = [f"Markers: held-out score minus permuted{lower}; right is better. Numbers: held-out score. {bars}"]
     if "null" in table:
-        made = table.loc[table["split"] == "null", "null"].fillna("").astype(str)
+        made = table.loc[table["split"] == "permuted", "null"].fillna("").astype(str)
         if kinds := [kind for kind in dict.fromkeys(made) if kind]:
-            notes.append(f"Null: {'; '.join(kinds)}.")
+            notes.append(f"Permuted: {'; '.join(kinds)}.")
     if any(row.silent for row in rows):
         notes.append(
             "Grey, no signal: held-out cells are named no better than with permuted labels "
@@ -246,7 +246,7 @@ def _panel(ax: Axes, plan: Plan, metric: str, title: Sequence[str]) -> None:
     nothing = not np.isfinite(found["gain"]).any()
     for top, bottom in plan.bands[::2]:
         ax.axhspan(top, bottom, color=BAND, linewidth=0, zorder=0)
-    ax.axvline(0, color=EDGE, linewidth=0.8, zorder=1, label="null")
+    ax.axvline(0, color=EDGE, linewidth=0.8, zorder=1, label="permuted")
     ends = [0.0, FULL]
     for row in plan.rows:
         value, gain, error = scored.get((row.method, row.space), (math.nan,) * 3)
@@ -260,7 +260,7 @@ def _panel(ax: Axes, plan: Plan, metric: str, title: Sequence[str]) -> None:
             spread = 0.0 if math.isnan(error) else error
             ends += [gain - spread, gain + spread]
         elif not nothing:
-            missing = "not measured" if math.isnan(value) else "no null"
+            missing = "not measured" if math.isnan(value) else "no permuted score"
             ax.annotate(missing, (0, row.y), (3, 0), textcoords="offset points", va="center", fontsize=SMALL - 1,
                         color=DULL)  # fmt: skip
         if math.isfinite(value):
@@ -279,10 +279,10 @@ def _dress(ax: Axes, metric: str, title: Sequence[str], nothing: bool) -> None:
     ax.spines[["left", "top", "right"]].set_visible(False)
     ax.spines["bottom"].set(linewidth=0.6, color=PALE)
     ax.xaxis.set_major_locator(MaxNLocator(max(1, int(width / 0.26)), steps=[1, 2, 2.5, 5, 10]))
-    ax.xaxis.set_major_formatter(lambda x, _: "null" if abs(x) < 1e-9 else f"{x:.6g}".replace("-", "−"))
+    ax.xaxis.set_major_formatter(lambda x, _: "0" if abs(x) < 1e-9 else f"{x:.6g}".replace("-", "−"))
     ax.tick_params(labelsize=SMALL, length=2, width=0.6, pad=1.5)
     ax.tick_params(axis="y", length=0, pad=3)
-    ax.set_xlabel("null − held-out" if lower else "held-out − null", fontsize=SMALL, labelpad=1)
+    ax.set_xlabel("permuted − held-out" if lower else "held-out − permuted", fontsize=SMALL, labelpad=1)
     words = "\n".join(title)
     ax.annotate(words, (0, 1), (0, 72 * 1.05 * LINE), "axes fraction", "offset points", fontsize=SMALL + 0.5,
                 va="baseline", linespacing=1.1, gid="title", annotation_clip=False)  # fmt: skip

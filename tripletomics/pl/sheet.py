@@ -117,7 +117,7 @@ def _f1(held: float, null: float) -> str:
     """Say how a map scores beside its null."""
     if not math.isfinite(held):
         return "not measured"
-    return f"held-out F1 {held:.2f}" + (f" (null\u00a0{null:.2f})" if math.isfinite(null) else "")
+    return f"held-out F1 {held:.2f}" + (f" (permuted\u00a0{null:.2f})" if math.isfinite(null) else "")
 
 
 def add_map(

@@ -33,6 +33,7 @@ def read(table: Any) -> pd.DataFrame:
             f"Columns: {some(table.columns)}."
         )
     table = table.assign(**{name: table[name].fillna("").astype(str) for name in ("space", "metric", "type", "split")})
+    table["split"] = table["split"].replace("null", "permuted")  # as earlier versions wrote it
     table["method"] = table["method"].astype(str) if "method" in table else table["space"]
     table = table[table["type"] == ""]
     twice = table.duplicated(["method", "space", "metric", "split"])
@@ -47,7 +48,7 @@ def read(table: Any) -> pd.DataFrame:
 
 def choose(table: pd.DataFrame, metrics: Sequence[str] | None, choice: Sequence[str] = CHOICE) -> list[str]:
     """Return the metrics to draw: those that are wanted, or a short choice of what is there."""
-    there = table["split"].isin(("held-out", "null"))
+    there = table["split"].isin(("held-out", "permuted"))
     compared = table[there].groupby("metric", sort=False)["split"].nunique()
     present = list(compared.index[compared == 2])
     if isinstance(metrics, str):
@@ -55,14 +56,17 @@ def choose(table: pd.DataFrame, metrics: Sequence[str] | None, choice: Sequence[
     for metric in metrics or ():
         if metric not in present:
             if metric in set(table["metric"]):
-                raise ValueError(f"metric {metric!r} has no null to compare it with. With one: {some(present)}.")
+                raise ValueError(
+                    f"metric {metric!r} has no permuted score to compare it with. With one: {some(present)}."
+                )
             near = did_you_mean(metric, present)
             raise ValueError(f"metric {metric!r} is not in the table.{near} Present: {some(present)}.")
     wanted = list(dict.fromkeys(metrics or [metric for metric in choice if metric in present] or present[:5]))
     if not wanted:
         raise ValueError(
-            "table has no metric with both held-out and null rows, so nothing to draw. If it was read from a file with "
-            "pandas, pass keep_default_na=False, na_values={'value': '', 'sd': ''}: else it takes 'null' for missing."
+            "table has no metric with both held-out and permuted rows, so nothing to draw. If it was read with pandas "
+            "from a file of an earlier version, pass keep_default_na=False, na_values={'value': '', 'sd': ''}: else "
+            "'null' passes for missing."
         )
     return wanted
 
@@ -100,7 +104,7 @@ def differences(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     ``error`` of the gain, the root of the sum of both squared sd; NaN where one is not known.
     """
     rows = table[table["metric"] == metric].set_index(["method", "space"])
-    held, null = (rows.loc[rows["split"] == split, ["value", "sd"]].astype(float) for split in ("held-out", "null"))
+    held, null = (rows.loc[rows["split"] == split, ["value", "sd"]].astype(float) for split in ("held-out", "permuted"))
     null = null.reindex(held.index)
     sign = -1 if lower_is_better(metric) else 1
     gain = sign * (held["value"] - null["value"])
@@ -153,7 +157,7 @@ def headline(table: pd.DataFrame, basis: str) -> tuple[str, float, float, str] |
         rows = table[(table["method"] == key[0]) & (table["space"] == key[1])]
         if len(rows):
             scores = rows[rows["metric"] == "knn_macro_f1"].set_index("split")["value"]
-            held, null = (float(scores.get(split, np.nan)) for split in ("held-out", "null"))
+            held, null = (float(scores.get(split, np.nan)) for split in ("held-out", "permuted"))
             return key[1], held, null, verdicts(table).get(key, "not tested")
     return None
 

@@ -38,7 +38,7 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
     stages = getattr(model, "history", None)
     if not stages:
         raise TypeError(f"history needs a fitted tt.Model, not {type(model).__name__}.")
-    null = getattr(model, "scores", {}).get("null", {})
+    null = getattr(model, "scores", {}).get("permuted", {})
     p_value, reachable = getattr(model, "p_value", {}), reachable_by(getattr(model, "findings", {}))
     if ax is None:
         ax = plt.figure(figsize=(2.5 * len(stages) + 1.0, 3.8), dpi=150).add_axes((0.11, 0.11, 0.87, 0.82))
@@ -72,9 +72,9 @@ def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, null: float, said: str
     ax.set_ylim(0, 1.05)
     foot = 0.05
     if np.isfinite(null) and seen.any():
-        ax.axhline(null, color=EDGE, linewidth=0.8, linestyle=(0, (4, 3)), label="null", zorder=1)
+        ax.axhline(null, color=EDGE, linewidth=0.8, linestyle=(0, (4, 3)), label="permuted", zorder=1)
         words: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": SMALL, "color": EDGE}
-        ax.annotate("null", (0.98, null), (0, 1.5), ax.get_yaxis_transform(), **words)
+        ax.annotate("permuted", (0.98, null), (0, 1.5), ax.get_yaxis_transform(), **words)
         if null < 0.15:  # the line would cross the words below
             foot = null / 1.05 + 0.09
     final = f"last: {f1[seen][-1]:.2f}" if seen.any() else "not measured"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import scipy.sparse as sp
 
 from tripletomics import scales
 from tripletomics.labels import UNASSIGNED, is_missing
+from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.matrices import check_compressed
 from tripletomics.sources import Matrix
@@ -160,10 +160,9 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
             "it, or name it in unlabelled=."
         )
     if odd := [name for name in classes if is_missing(name)]:
-        warnings.warn(
+        warn(
             f"label={label!r} has a type {odd[0]!r}, which looks like a missing value: name it in unlabelled= as well, "
-            "or rename it.",
-            stacklevel=4,
+            "or rename it."
         )
     if len(classes) == 1:
         raise ValueError(f"label={label!r} has one type, {classes[0]!r}: there is nothing to tell apart.")
@@ -176,16 +175,14 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
             f"label={label!r} has {len(classes)} types of one training cell each: is it a column of names or numbers?"
         )
     if (train == 1).any():
-        warnings.warn(
+        warn(
             f"Types of one training cell: {first(named[train == 1])}. They are kept apart from the others but have "
-            "nothing to come close to.",
-            stacklevel=4,
+            "nothing to come close to."
         )
     if (train == 0).any():
-        warnings.warn(
+        warn(
             f"Types that only held-out cells have: {first(named[train == 0])}. The model cannot know them; they count "
-            "as wrong in the scores.",
-            stacklevel=4,
+            "as wrong in the scores."
         )
 
 
@@ -225,7 +222,7 @@ def check_self_training(codes: np.ndarray, paired: bool) -> bool:
             "fit one of the two."
         )
     if (codes >= 0).all():
-        warnings.warn("self_training=True changes nothing, for all training cells have labels.", stacklevel=4)
+        warn("self_training=True changes nothing, for all training cells have labels.")
     return bool((codes < 0).any())
 
 
@@ -282,7 +279,7 @@ def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
         else "intensities, and not normalised. If molecules or antibodies were counted, pass counts=True; if not, "
         "pass counts=False to stop this warning."
     )
-    warnings.warn(f"{held} are taken for {taken}", stacklevel=5)
+    warn(f"{held} are taken for {taken}")
 
 
 def first(names: Iterable[str], n: int = 3) -> str:

@@ -229,7 +229,7 @@ def confusion(title: str, counts: pd.DataFrame, verdict: str) -> dict[str, Any]:
 
 def training_image(curves: Mapping[str, Any], nulls: Mapping[str, float]) -> str:
     """Draw a training with the null of its held-out F1, as an SVG image in base64."""
-    axes = history(SimpleNamespace(history=curves, scores={"null": nulls}))
+    axes = history(SimpleNamespace(history=curves, scores={"permuted": nulls}))
     figure: Any = axes.figure
     svg = io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})

@@ -15,7 +15,7 @@ from tripletomics import baselines, files, pl
 from tripletomics.evaluation import METRICS, overview
 from tripletomics.names import harmless
 
-CAPTION = "Scores of held-out cells, mean ± sd over seeds; in brackets the null."
+CAPTION = "Scores of held-out cells, mean ± sd over seeds; in brackets those of permuted labels or coordinates."
 SOURCES = {
     "map_at_r": "Musgrave, Belongie & Lim 2020, A metric learning reality check (MAP@R)",
     "trustworthiness": "Venna & Kaski 2001, Neighborhood preservation in nonlinear projection methods "

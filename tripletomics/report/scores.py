@@ -67,6 +67,7 @@ class Table:
     """Looks up numbers of the tidy table."""
 
     def __init__(self, table: pd.DataFrame, titles: dict[str, str], methods: Sequence[str]) -> None:
+        table = table.assign(split=table["split"].replace("null", "permuted"))  # as earlier versions wrote it
         self.table, self.titles = table, titles
         plain = table[table["type"].fillna("").astype(str) == ""]
         self.numbers: dict[tuple, Any] = {
@@ -124,7 +125,7 @@ class Table:
             return Cell("")
         if not np.isfinite(row.value):
             return Cell("–", how="")
-        null = self.number(method, space, metric, "null") if split == "held-out" and row.family != "cost" else None
+        null = self.number(method, space, metric, "permuted") if split == "held-out" and row.family != "cost" else None
         null = null if null is not None and np.isfinite(null.value) else None
         tint = 0.0
         if split == "held-out" and not self.circular(metric, split):
@@ -141,7 +142,7 @@ class Table:
 
     def gain(self, method: str, space: str, metric: str) -> float:
         """How far a held-out score lies above its null; 0 without signal."""
-        row, null = (self.number(method, space, metric, split) for split in ("held-out", "null"))
+        row, null = (self.number(method, space, metric, split) for split in ("held-out", "permuted"))
         if METRICS[metric].family == "cost" or self.verdict(method, space) or row is None or null is None:
             return 0.0
         gain = (row.value - null.value) * (1 if METRICS[metric].higher else -1)
@@ -153,14 +154,14 @@ class Table:
 
     def nulls(self, method: str) -> dict[str, float]:
         """Return the null of the held-out macro-F1 in each space of a method."""
-        found = {space: self.numbers.get((method, space, "knn_macro_f1", "null")) for space in SPACES}
+        found = {space: self.numbers.get((method, space, "knn_macro_f1", "permuted")) for space in SPACES}
         return {space: float(row.value) for space, row in found.items() if row is not None}
 
     def caption(self, method: str) -> str:
         """Say under a map what its held-out macro-F1 and the null are."""
         cell = self.cell(method, "map", "knn_macro_f1", "held-out")
         words = f"held-out F1 {cell.text}" if cell.value is not None else "held-out F1 not measured"
-        return words + (f" · null {cell.null}" if cell.null else "")
+        return words + (f" · permuted {cell.null}" if cell.null else "")
 
     def recall(self) -> tuple[list[dict[str, str]], dict[str, list[Cell]]]:
         """Recall of each type: the methods with their verdicts, and for each type one cell a method."""
@@ -178,7 +179,7 @@ class Table:
         cells: dict[str, list[Cell]] = {}
         for name in dict.fromkeys(rows.loc[rows["split"] == "held-out", "type"].astype(str)):
             for pair in pairs:
-                score, null = (numbers.get((*pair, name, split)) for split in ("held-out", "null"))
+                score, null = (numbers.get((*pair, name, split)) for split in ("held-out", "permuted"))
                 cells.setdefault(name, []).append(recall_cell(score, null, bool(self.verdict(*pair))))
         return heads, cells
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NARROWEST, WIDEST = 40, 100  # columns of text that are easy to read
 
 
-def losses(name: str | None = None, /) -> None:
+def show_losses(name: str | None = None, /) -> None:
     """List the losses that `fit --loss` takes, with their settings and defaults, or explain one.
 
     Parameters

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from tripletomics import keys
 from tripletomics.labels import TOO_FEW, UNLABELLED
+from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from tripletomics.crossfit import PermutedFit
-    from tripletomics.tl.runs import Question, Stage
+    from tripletomics.experiment import EvaluationTask, Split
 else:  # the command line reads these annotations
     AnnData = DataFrame = object
 
@@ -86,7 +86,7 @@ def evaluate(
     Returns
     -------
     One row a number: hold_out (how cells were held out), space (the `obsm` key), metric, type (for recall), split
-    ("train", "held-out", "null", or "" for what is of all cells), value, sd and n_seeds (over refits), family,
+    ("train", "held-out", "permuted", or "" for what is of all cells), value, sd and n_seeds (over refits), family,
     label_circular (rises with how hard labels were used, so no evidence), null (how it was made).
     ``attrs["summary"]`` says in words what it shows.
 
@@ -111,8 +111,8 @@ def evaluate(
     """
     import pandas as pd
 
-    from tripletomics import evaluation, pp
-    from tripletomics.tl import runs
+    from tripletomics import evaluation, experiment, pp
+    from tripletomics.tl.settings import read_inputs
 
     pp.check_anndata(adata)
     pp.check_whole("refits", refits, 0)
@@ -122,55 +122,59 @@ def evaluate(
     given = [splits] if splits is None or isinstance(splits, (str, float, int, Real)) else list(splits)
     if not bases or not given:
         raise ValueError(f"{'splits' if bases else 'basis'} is an empty list: leave it out, or name one.")
-    spaces = {name: {key: places(adata, key) for key in _spaces(adata, name)} for name in bases}
-    structure = None if reference is None else places(adata, reference, "reference")
+    spaces = {name: {key: coordinates_of(adata, key) for key in _spaces(adata, name)} for name in bases}
+    structure = None if reference is None else coordinates_of(adata, reference, "reference")
     if unseen and not refits:
         raise ValueError("unseen=True leaves types out of training, which needs a fit: pass refits=1 or more.")
-    questions = {}
+    tasks = {}
     for name in bases:
-        written = _written(adata, name)
-        own = written["layer"] if layer is None and written["layer"] in adata.layers else layer
-        question = runs.ask(
-            adata, label, batch=batch, layer=own, counts=written["counts"], unlabelled=unlabelled, fine=fine,
-            pseudotime=pseudotime, unseen=unseen, device=device, reference=structure,
+        inputs = read_inputs(_settings(adata, name))
+        own = inputs["layer"] if inputs["layer"] in adata.layers else None
+        tasks[name] = experiment.make_task(
+            adata, label, batch=batch, layer=own if layer is None else layer, counts=inputs["counts"],
+            unlabelled=unlabelled, fine=fine, pseudotime=pseudotime, unseen=unseen, device=device, reference=structure,
+            balanced_by=inputs["batch"] if inputs["batch"] in adata.obs else None,
         )  # fmt: skip
-        if batch is None:  # that of the fit balances a refit, and is not scored
-            question.common["batch"] = written["batch"] if written["batch"] in adata.obs else None
-        questions[name] = question
-    if len(question.classes) < 2:
-        raise ValueError(f"label={label!r} has {len(question.classes)} types: there is nothing to tell apart.")
+    if len(tasks[bases[0]].classes) < 2:
+        raise ValueError(f"label={label!r} has {len(tasks[bases[0]].classes)} types: there is nothing to tell apart.")
     tables, words = [], []
     for wanted in given:
-        for name, question in questions.items():
+        for name, task in tasks.items():
             if refits:
-                hold_out, rows, sentence = _refitted(question, name, wanted, refits, cache, progress)
+                hold_out, rows, sentence = _score_refits(task, name, wanted, refits, cache, progress)
             else:
-                hold_out, rows, sentence = _as_it_is(question, name, spaces[name], wanted, seed)
+                hold_out, rows, sentence = _score_as_it_is(task, name, spaces[name], wanted, seed)
             table = evaluation.collect(rows, ["space"])
-            lines = evaluation.verdicts(table, "space")
-            for line in lines:
-                if "NO SIGNAL" in line or TOO_FEW.upper() in line:
-                    warnings.warn(line, stacklevel=2)
-            words += lines
-            if _record(adata, name) is None and keys.seen_by(adata.uns, name) is None:
-                words.append(
-                    f"Nothing in uns says which model wrote {name}: its scores are evidence only if it was made "
-                    "without the cells that are held out."
-                )
-                if keys.split_key(name.removesuffix("_metric")) in adata.obs:  # there once was a record
-                    warnings.warn(
-                        f"uns[{name.removesuffix('_metric')!r}] is missing, as after anndata.concat, so nothing "
-                        f"says which model the split of {name} belongs to. Run tripletomics.transform(adata, model).",
-                        stacklevel=2,
-                    )
-            words.append(sentence)
             tables.append(table.assign(hold_out=hold_out)[["hold_out", *table.columns]])
+            words += [*_summarise(adata, name, table), sentence]
     table = pd.concat(tables, ignore_index=True)
     table.attrs["summary"] = "\n".join(dict.fromkeys(words))
     return table
 
 
-def places(adata: AnnData, key: str, argument: str = "basis") -> np.ndarray:
+def _summarise(adata: AnnData, basis: str, table: DataFrame) -> list[str]:
+    """Return in words what the scores of a basis show; warn where they show nothing, or nobody knows whose they are."""
+    from tripletomics import evaluation
+
+    lines = evaluation.verdicts(table, "space")
+    for line in lines:
+        if "NO SIGNAL" in line or TOO_FEW.upper() in line:
+            warn(line)
+    if _record(adata, basis) is None and keys.seen_by(adata.uns, basis) is None:
+        lines.append(
+            f"Nothing in uns says which model wrote {basis}: its scores are evidence only if it was made without the "
+            "cells that are held out."
+        )
+        own = basis.removesuffix("_metric")
+        if keys.split_key(own) in adata.obs:  # there once was a record
+            warn(
+                f"uns[{own!r}] is missing, as after anndata.concat, so nothing says which model the split of {basis} "
+                "belongs to. Run tripletomics.transform(adata, model)."
+            )
+    return lines
+
+
+def coordinates_of(adata: AnnData, key: str, argument: str = "basis") -> np.ndarray:
     """Return the rows of an obsm key after checking that they can be scored."""
     import numpy as np
 
@@ -208,26 +212,21 @@ def _record(adata: AnnData, key: str) -> dict[str, Any] | None:
     return record if all("loss" in stage for stage in record.get("history", {}).values()) else None
 
 
-def _written(adata: AnnData, basis: str) -> dict[str, Any]:
-    """Return what `fit` read to make a basis; what is usual, if it did not make it."""
-    record = _record(adata, basis)
-    if record is None:
-        return {"layer": None, "counts": "auto", "batch": None}
-    texts = {key: str(record["settings"][key]) for key in ("layer", "counts", "batch")}
-    none = {key: None if text == "None" else text for key, text in texts.items()}
-    return none | {"counts": {"True": True, "False": False}.get(texts["counts"], "auto")}
+def _settings(adata: AnnData, key: str) -> dict[str, str] | None:
+    """Return the settings that `fit` wrote of a basis or its metric space, if it did."""
+    record = _record(adata, key)
+    return None if record is None else {name: str(value) for name, value in record["settings"].items()}
 
 
-def _as_it_is(
-    question: Question, basis: str, spaces: dict[str, np.ndarray], wanted: float | str | None, seed: int
+def _score_as_it_is(
+    task: EvaluationTask, basis: str, spaces: dict[str, np.ndarray], wanted: float | str | None, seed: int
 ) -> tuple[str, DataFrame, str]:
     """Score a basis and its metric space as they lie in `adata`."""
     import pandas as pd
 
-    from tripletomics import evaluation, pp
-    from tripletomics.tl import runs
+    from tripletomics import evaluation, experiment, pp
 
-    adata, column = question.adata, keys.split_of(question.adata, basis)
+    adata, column = task.adata, keys.split_of(task.adata, basis)
     hold_out = column if wanted is None else wanted
     if hold_out is None:
         raise ValueError(
@@ -238,37 +237,35 @@ def _as_it_is(
     written = None if column is None else adata.obs[column].astype(str).to_numpy()
     if wanted is None and written is not None:
         _check_split(basis, str(column), written, _record(adata, basis))
-    held_out = pp.split(adata, hold_out, question.codes, seed)
+    held_out = pp.split(adata, hold_out, task.codes, seed)
     if not held_out.any():
         raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
-    pp.check_labels(question.codes, question.classes, held_out, question.label)
+    pp.check_labels(task.codes, task.classes, held_out, task.label)
     drawn = _drawn(adata, hold_out)
-    stage = runs.Stage(question, held_out, seed, evaluation.drawn_at_random(drawn))
+    split = experiment.Split(task, held_out, seed, evaluation.drawn_at_random(drawn))
     known = _record(adata, basis) is not None or keys.seen_by(adata.uns, basis) is not None
     clean = written is not None and not (held_out & (written != "held-out")).any()
     if known and not clean:
         how = "was" if written is not None else "may have been"
         cure = "Pass refits=1 to fit again" if _record(adata, basis) else "Fit again"
-        warnings.warn(
+        warn(
             f"{basis} {how} fitted on cells that splits={hold_out!r} holds out, so their scores are no evidence. "
-            f"{cure} on the others.",
-            stacklevel=3,
+            f"{cure} on the others."
         )
-    null = _null_fit(stage, basis) if known and clean else None
+    null = _fit_permuted(split, basis) if known and clean else None
     tables = []
     for key, z in spaces.items():
-        seen, other, how = stage.truth.permuted(seed, held_out), z, evaluation.PERMUTED
+        permuted, other, how = split.truth.permuted(seed, held_out), z, evaluation.PERMUTED
         if null is not None:
             other, how = null.coordinates["metric" if key.endswith("_metric") else "map"], evaluation.REFITTED
-            seen = stage.truth.of(null.cells, null.codes)
+            permuted = split.truth.of(null.cells, null.codes)
         for rows in (
-            evaluation.score(z, stage.truth, seed),
-            evaluation.null_of_labels(other, seen, seed, how),
-            evaluation.null_of_places(z, stage.truth, seed),
+            evaluation.score(z, split.truth, seed),
+            evaluation.score_permuted(other, permuted, seed, how),
+            evaluation.score_shuffled(z, split.truth, seed),
         ):
             tables.append(rows.assign(space=key))
-    sentence = evaluation.split_sentence(drawn, [held_out])
-    return str(hold_out), pd.concat(tables, ignore_index=True), sentence
+    return str(hold_out), pd.concat(tables, ignore_index=True), evaluation.split_sentence(drawn, [held_out])
 
 
 def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str, Any] | None) -> None:
@@ -302,66 +299,60 @@ def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str,
         )
 
 
-def _refitted(
-    question: Question, basis: str, wanted: float | str | None, refits: int, cache: str | None, progress: bool
+def _score_refits(
+    task: EvaluationTask, basis: str, wanted: float | str | None, refits: int, cache: str | None, progress: bool
 ) -> tuple[str, DataFrame, str]:
     """Fit a basis again with several seeds and score the fits."""
-    from tripletomics import evaluation
+    from tripletomics import evaluation, experiment
     from tripletomics.problem import AN_ARRAY
-    from tripletomics.tl import comparison
+    from tripletomics.tl.progress import steps_bar
+    from tripletomics.tl.settings import read_inputs, read_settings
 
-    record = _record(question.adata, basis)
-    if record is None or basis.endswith("_metric"):
+    written = _settings(task.adata, basis)
+    if written is None or basis.endswith("_metric"):
         why = (
-            "is scored with its map" if record else "was not written by tripletomics.fit, so it cannot be fitted again"
+            "is scored with its map" if written else "was not written by tripletomics.fit, so it cannot be fitted again"
         )
-        if keys.seen_by(question.adata.uns, basis) and not record:
+        if keys.seen_by(task.adata.uns, basis) and not written:
             why = "was written by transform, and uns does not say how its model was fitted"
-        what = f"basis={basis.removesuffix('_metric')!r}" if record else "refits=0, or use tripletomics.compare"
+        what = f"basis={basis.removesuffix('_metric')!r}" if written else "refits=0, or use tripletomics.compare"
         raise ValueError(f"basis={basis!r} {why}: {what}.")
-    if record["settings"]["label"] == "None":
+    inputs = read_inputs(written)
+    if inputs["label"] is None:
         raise ValueError(f"{basis} was fitted without labels, and a refit would learn from them: pass refits=0.")
-    if both := record["settings"].get("modalities"):
+    if both := written.get("modalities"):
         raise ValueError(f"{basis} was fitted to two modalities ({both}), and here is one of them: pass refits=0.")
-    hold_out = _hold_out(record["settings"]["hold_out"]) if wanted is None else wanted
+    hold_out = inputs["hold_out"] if wanted is None else wanted
     if hold_out == AN_ARRAY:
-        hold_out = keys.split_of(question.adata, basis) or hold_out
+        hold_out = keys.split_of(task.adata, basis) or hold_out
     if hold_out == 0:
         raise ValueError(f"{basis} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")
-    plan: dict[str, dict[str, Any] | None] = {"tt": comparison.settings_written(record["settings"])}
-    stages, done = comparison.perform(question, plan, hold_out, refits, comparison.folder_of(cache), progress)
-    rows = comparison.tidy(done).replace({"space": {"map": basis, "metric": f"{basis}_metric", "": basis}})
-    sentence = evaluation.split_sentence(str(hold_out), [stage.held_out for stage in stages])
+    plan: dict[str, dict[str, Any] | None] = {"tt": read_settings(written)}
+    results = experiment.open_cache(cache)
+    splits = experiment.make_splits(task, hold_out, refits)
+    runs = experiment.run_all(splits, plan, results, steps_bar(refits, progress))
+    rows = experiment.tidy(runs).replace({"space": {"map": basis, "metric": f"{basis}_metric", "": basis}})
+    sentence = evaluation.split_sentence(str(hold_out), [split.held_out for split in splits])
     return str(hold_out), rows.drop(columns=["method", "seed"]), sentence
 
 
-def _hold_out(text: str) -> str | float:
-    """Read how `fit` held cells out."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def _drawn(adata: AnnData, hold_out: str | float) -> str:
-    """Say how the cells of a split were chosen, as far as `fit` wrote it down."""
+    """Return how the cells of a split were chosen, as far as `fit` wrote it down."""
     column = str(hold_out)
-    record = _record(adata, "X_tt" if column == "tt_split" else column.removesuffix("_split"))
-    return record["settings"]["hold_out"] if record is not None and column.endswith("_split") else column
+    written = _settings(adata, "X_tt" if column == "tt_split" else column.removesuffix("_split"))
+    return written["hold_out"] if written is not None and column.endswith("_split") else column
 
 
-def _null_fit(stage: Stage, basis: str) -> PermutedFit | None:
+def _fit_permuted(split: Split, basis: str) -> PermutedFit | None:
     """Fit a basis again on permuted labels, if it was fitted on these labels and the table still allows it."""
-    from tripletomics.tl import comparison
+    from tripletomics.experiment import Fit
+    from tripletomics.tl.settings import read_inputs, read_settings
 
-    record = _record(stage.question.adata, basis)
-    if record is None or record["settings"]["label"] != stage.question.label or "modalities" in record["settings"]:
+    written = _settings(split.task.adata, basis)
+    if written is None or read_inputs(written)["label"] != split.task.label or "modalities" in written:
         return None
     try:
-        return stage.null(comparison.settings_written(record["settings"]))
+        return Fit(split, read_settings(written)).permuted()
     except (KeyError, TypeError, ValueError) as error:
-        warnings.warn(
-            f"{basis} cannot be fitted again, so its null permutes the labels of the scored cells: {error}",
-            stacklevel=4,
-        )
+        warn(f"{basis} cannot be fitted again, so its null permutes the labels of the scored cells: {error}")
         return None

@@ -9,19 +9,18 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tripletomics.labels import UNLABELLED
 from tripletomics.parts import did_you_mean
-from tripletomics.tl.fitting import fit
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from anndata import AnnData
 
+    from tripletomics.experiment import EvaluationTask, Result
     from tripletomics.pl.maps import Figure
-    from tripletomics.tl.runs import Question, Run, Stage
     from tripletomics.training import History
 else:  # the command line reads these annotations
     AnnData = object
@@ -29,10 +28,6 @@ else:  # the command line reads these annotations
 METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "umap_crossfit", "tsne", "tsne_crossfit", "pacmap", "pca2",
            "pca50")  # fmt: skip
 EXTRAS = {"scanvi": ("scvi", "scanvi"), "parametric_umap": ("tensorflow", "parametric-umap")}
-OWN = (
-    "loss", "structure", "spread", "dim", "metric_dim", "encoder", "augment", "self_training", "steps", "batch_size",
-    "lr", "precision",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,8 +46,8 @@ class Comparison:
     titles
         What a method is called in figures.
     table
-        One row a number: method, space, metric, type, split ("train", "held-out", "null", or "" for what is of all
-        cells), value (mean over seeds), sd, n_seeds, family, label_circular, null (how it was made).
+        One row a number: method, space, metric, type, split ("train", "held-out", "permuted", or "" for what is of
+        all cells), value (mean over seeds), sd, n_seeds, family, label_circular, null (how it was made).
     runs
         The same of each seed, with the column seed.
     confusions
@@ -110,8 +105,7 @@ class Comparison:
 
         Written are the figure at page and column width (PDF and PNG), the table (CSV; its main scores in Markdown and
         LaTeX), the settings and versions (JSON), and a paragraph for the methods section with its references
-        (Markdown). pandas reads the CSV with ``keep_default_na=False, na_values={"value": "", "sd": ""}``: "null" is
-        one of the splits.
+        (Markdown). Empty fields of the CSV mean "of all cells" or "of no single type", which pandas reads as missing.
         """
         from tripletomics.report import paper
 
@@ -214,131 +208,48 @@ def compare(
     """
     import pandas as pd
 
-    from tripletomics import evaluation, pp
+    from tripletomics import evaluation, experiment, pp
     from tripletomics.problem import as_text
-    from tripletomics.tl import runs
+    from tripletomics.tl.progress import steps_bar
+    from tripletomics.tl.settings import parse_method
 
     given = {name: value for name, value in locals().items() if name in inspect.signature(compare).parameters}
-    plan = {method: settings_of(method) for method in _methods(methods)}
+    plan = {method: parse_method(method) for method in _check_methods(methods)}
     pp.check_whole("seeds", seeds, 1)
-    question = runs.ask(
+    task = experiment.make_task(
         adata, label, batch=batch, layer=layer, counts=counts, unlabelled=unlabelled, fine=fine, pseudotime=pseudotime,
         unseen=unseen, device=device,
     )  # fmt: skip
-    if "scanvi" in plan and not question.is_counts:
+    if "scanvi" in plan and not task.is_counts:
         raise ValueError("methods: 'scanvi' models counts, and the matrix holds none: name a layer with counts.")
-    stages, done = perform(question, plan, hold_out, seeds, folder_of(cache), progress)
-    said = {name: as_text(value) for name, value in given.items() if name not in ("adata", "progress", "cache")}
-    said["seeds"] = ", ".join(map(str, range(seeds)))
-    said["split"] = evaluation.split_sentence(said["hold_out"], [stage.held_out for stage in stages])
-    rows = tidy(done)
-    types = pd.Index(question.classes)
-    confusions = {
-        method: pd.DataFrame(sum(done[method, seed].confusion for seed in range(seeds)), index=types, columns=types)
-        for method in plan
-    }
-    first = {method: done[method, 0] for method in plan}
+    results = experiment.open_cache(cache)
+    splits = experiment.make_splits(task, hold_out, seeds)
+    runs = experiment.run_all(splits, plan, results, steps_bar(len(splits) * len(plan), progress))
+    settings = {name: as_text(value) for name, value in given.items() if name not in ("adata", "progress", "cache")}
+    settings["seeds"] = ", ".join(map(str, range(seeds)))
+    settings["split"] = evaluation.split_sentence(settings["hold_out"], [split.held_out for split in splits])
+    rows = experiment.tidy(runs)
+    types = pd.Index(task.classes)
+    first = {method: runs[method, 0] for method in plan}
     return Comparison(
-        _cells(question, stages[0].held_out, first), label, list(plan), {method: _title(method) for method in plan},
-        evaluation.collect(rows, ["method", "space"]), rows, confusions,
-        {method: run.history for method, run in first.items() if run.history}, said,
-        runs.dependencies(list(plan)) | {"python": platform.python_version(), "cores": str(os.cpu_count())},
-    )  # fmt: skip
+        adata=_cells(task, splits[0].held_out, first),
+        label=label,
+        methods=list(plan),
+        titles={method: _title(method) for method in plan},
+        table=evaluation.collect(rows, ["method", "space"]),
+        runs=rows,
+        confusions={
+            method: pd.DataFrame(sum(runs[method, seed].confusion for seed in range(seeds)), index=types, columns=types)
+            for method in plan
+        },
+        histories={method: run.history for method, run in first.items() if run.history},
+        settings=settings,
+        versions=experiment.versions(list(plan)) | {"python": platform.python_version(), "cores": str(os.cpu_count())},
+    )
 
 
-def perform(
-    question: Question,
-    plan: dict[str, dict[str, Any] | None],
-    hold_out: float | str,
-    seeds: int,
-    folder: Path | None,
-    progress: bool,
-) -> tuple[list[Stage], dict[tuple[str, int], Run]]:
-    """Check every split and every method, then run what no earlier call has run."""
-    from tripletomics import evaluation, pp
-    from tripletomics.tl import runs
-    from tripletomics.tl.progress import steps_bar
-
-    stages = []
-    for seed in range(seeds):
-        held_out = pp.split(question.adata, hold_out, question.codes, seed)
-        if not held_out.any():
-            raise ValueError(f"hold_out={hold_out!r} holds no cell out, and without there is no evidence.")
-        pp.check_labels(question.codes, question.classes, held_out, question.label)
-        if question.unseen:
-            evaluation.check_unseen(question.codes, held_out)
-        stages.append(runs.Stage(question, held_out, seed, evaluation.drawn_at_random(str(hold_out))))
-    for settings in plan.values():
-        if settings is not None:
-            stages[0].prepare(settings)
-    kept, done = runs.Cache(folder), {}
-    with steps_bar(len(stages) * len(plan), progress) as step:
-        for stage in stages:
-            for method, settings in plan.items():
-                step(f"{method}, seed {stage.seed}")
-                path = kept.path(stage, method, settings)
-                result = kept.read(path)
-                if result is None:
-                    result = runs.run(stage, method, settings)
-                    kept.write(path, result)
-                done[method, stage.seed] = result
-    return stages, done
-
-
-def tidy(done: dict[tuple[str, int], Run]) -> pd.DataFrame:
-    """Put the scores of all runs into one table, method by method."""
-    import pandas as pd
-
-    from tripletomics.evaluation import COLUMNS
-
-    order = list(dict.fromkeys(method for method, _ in done))
-    runs = sorted(done.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))
-    tables = [run.rows.assign(method=method, seed=seed) for (method, seed), run in runs]
-    return pd.concat(tables, ignore_index=True)[["method", "seed", "space", *COLUMNS]]
-
-
-def settings_of(method: str) -> dict[str, Any] | None:
-    """Read the settings in "tt:loss=arcface,structure=0.2"; None for a method that is not tripletomics.
-
-    A comma starts a new setting only before a keyword of `fit`; others belong to the loss.
-    """
-    name, _, given = method.partition(":")
-    if name != "tt":
-        return None
-    from tripletomics.problem import Settings
-
-    parameters = inspect.signature(fit).parameters
-    pieces: list[list[str]] = []
-    for piece in given.split(",") if given else ():
-        key, equals, value = piece.partition("=")
-        if equals and key.strip() in parameters:
-            pieces.append([key.strip(), value])
-        elif pieces:
-            pieces[-1][1] += f",{piece}"
-        else:
-            raise ValueError(
-                f"methods: {method!r} has no setting {key!r}.{did_you_mean(key, OWN)} Write tt:loss=arcface; "
-                f"settings: {', '.join(OWN)}."
-            )
-    settings: dict[str, Any] = {}
-    for key, value in pieces:
-        if key not in OWN:
-            raise ValueError(f"methods: {method!r} may not set {key}, which is the same for all methods.")
-        settings[key] = Settings.read(key, value.strip(), f"methods: {method!r}: {key}")
-    defaults = {key: parameters[key].default for key in OWN}
-    return defaults | settings
-
-
-def settings_written(settings: dict[str, str]) -> dict[str, Any]:
-    """Read the settings that `fit` wrote to `uns`."""
-    from tripletomics.problem import Settings
-
-    settings = {"spread": "0.0"} | settings  # maps of before had no such setting, and dense groups
-    return {key: Settings.read(key, str(settings[key])) for key in OWN}
-
-
-def _methods(methods: Sequence[str]) -> list[str]:
-    """Return the methods, each once, or say which is not known or not installed."""
+def _check_methods(methods: Sequence[str]) -> list[str]:
+    """Return the methods, each once; raise if one is not known or not installed."""
     from tripletomics import baselines
 
     known = ["tt", *baselines.METHODS]
@@ -356,23 +267,6 @@ def _methods(methods: Sequence[str]) -> list[str]:
     return wanted
 
 
-def folder_of(cache: str | Path | None) -> Path | None:
-    """Return the folder that keeps results, if they are kept, after checking that it can be written to."""
-    import platformdirs
-
-    if cache is None:
-        return None
-    folder = platformdirs.user_cache_path("tripletomics") / "compare" if cache == "auto" else Path(cache)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable and cache != "auto":
-        raise PermissionError(f"cache={str(cache)!r} is no folder that can be written to: name another, or None.")
-    return folder if writable else None
-
-
 def _title(method: str) -> str:
     from tripletomics import baselines
 
@@ -382,25 +276,25 @@ def _title(method: str) -> str:
     return f"tripletomics ({settings})" if settings else "tripletomics"
 
 
-def _cells(question: Question, held_out: np.ndarray, first: dict[str, Run]) -> AnnData:
+def _cells(task: EvaluationTask, held_out: np.ndarray, first: dict[str, Result]) -> AnnData:
     """Copy the cells, with logged values, the split, and the maps of the first seed."""
     import anndata
     import pandas as pd
 
     from tripletomics import features, labels, pp
 
-    x = question.x
-    x = features.normalise(x, features.DEPTH) if question.is_counts else x.copy()
-    cells = anndata.AnnData(x, question.adata.obs.copy(), question.adata.var[[]].copy())
-    cells.obs[question.label] = pd.Categorical.from_codes(question.codes, pd.Index(question.classes))
+    x = task.x
+    x = features.normalise(x, features.DEPTH) if task.is_counts else x.copy()
+    cells = anndata.AnnData(x, task.adata.obs.copy(), task.adata.var[[]].copy())
+    cells.obs[task.label] = pd.Categorical.from_codes(task.codes, pd.Index(task.classes))
     cells.obs["tt_split"] = pp.split_names(held_out)
-    cells.uns.update({key: value for key, value in question.adata.uns.items() if key.endswith("_colors")})
-    if (own := f"{question.label}_colors") in cells.uns:  # in the order of the names, as the column is now
-        old = labels.names(pd.Series(question.adata.obs[question.label].astype("category").cat.categories))
+    cells.uns.update({key: value for key, value in task.adata.uns.items() if key.endswith("_colors")})
+    if (own := f"{task.label}_colors") in cells.uns:  # in the order of the names, as the column is now
+        old = labels.names(pd.Series(task.adata.obs[task.label].astype("category").cat.categories))
         known = dict(zip(old, cells.uns.pop(own), strict=False))
-        if set(question.classes) <= set(known):
-            cells.uns[own] = [known[name] for name in question.classes]
+        if set(task.classes) <= set(known):
+            cells.uns[own] = [known[name] for name in task.classes]
     for method, run in first.items():
-        if "map" in run.places:
-            cells.obsm[f"X_{method}"] = run.places["map"]
+        if "map" in run.coordinates:
+            cells.obsm[f"X_{method}"] = run.coordinates["map"]
     return cells

@@ -1,0 +1,42 @@
+"""A fit of tripletomics on the training cells of a split: the one place where an experiment meets the fit."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from tripletomics import crossfit, pp
+from tripletomics.networks import coordinates
+from tripletomics.problem import Settings
+from tripletomics.training import train_encoder, train_map, warn_of_failure
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tripletomics.experiment.splits import Split
+    from tripletomics.training import History
+
+
+class Fit:
+    """A fit with the settings of `tripletomics.fit`, which are checked at once."""
+
+    def __init__(self, split: Split, settings: dict[str, Any]) -> None:
+        task, self.rounds = split.task, 1
+        given = {"label": task.label, "hold_out": split.held_out, "seed": split.seed, **task.common, **settings}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Types (of one|that only)")  # said once, or on purpose
+            _, self.settings, self.problem = pp.prepare(task.adata, Settings(**given))
+
+    def train(self) -> tuple[dict[str, np.ndarray], History]:
+        """Train, and return the coordinates of all cells by space, and the training curves."""
+        encoder = train_encoder(self.problem, self.settings)
+        if self.settings.self_training:
+            encoder = crossfit.self_train(self.problem, self.settings, encoder)
+        networks, history = train_map(self.problem, self.settings, encoder)
+        warn_of_failure(encoder.loss, history)
+        self.rounds = encoder.rounds
+        return coordinates(networks, self.problem.rows, self.problem.pcs), history
+
+    def permuted(self) -> crossfit.PermutedFit:
+        """Train on permuted labels, and return where the cells lie then."""
+        return crossfit.permuted_null(self.problem, self.settings, self.rounds)

@@ -1,0 +1,197 @@
+"""What every method is asked, and the splits of the cells on which it is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+import tripletomics
+from tripletomics import baselines, evaluation, features, labels, pp
+from tripletomics.evaluation import Truth
+from tripletomics.notices import warn
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from tripletomics.sources import Matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationTask:
+    """The cells, their labels, and what else every method is scored against.
+
+    Attributes
+    ----------
+    adata, x
+        The dataset, and its values or those of a layer.
+    label, codes, classes
+        The column of cell types, their codes (-1 is unlabelled) and their sorted names.
+    is_counts
+        Whether the values are counts.
+    common
+        Keywords of `fit` that all fits of tripletomics share.
+    fine, batch_codes, pseudotime
+        Finer types, batches and numbers to score against; None for none.
+    score_batches
+        Whether batches are scored, which needs scib-metrics.
+    unseen
+        Whether types are left out of training, too.
+    reference
+        The user's own reference, in place of the principal components.
+    """
+
+    adata: AnnData
+    x: Matrix
+    label: str
+    codes: np.ndarray
+    classes: list[str]
+    is_counts: bool
+    common: dict[str, Any]
+    fine: np.ndarray | None
+    batch_codes: np.ndarray | None
+    score_batches: bool
+    pseudotime: np.ndarray | None
+    unseen: bool
+    reference: np.ndarray | None
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """A hash of everything that a result depends on, the code of this package included."""
+        content = hashlib.blake2b(digest_size=16)
+        rows = sp.csr_matrix(self.x) if sp.issparse(self.x) else None
+        arrays = [self.x] if rows is None else [rows.data, rows.indices, rows.indptr]
+        name = self.common["batch"]  # balances training
+        balanced = None if name is None else labels.encode(self.adata.obs[name], ())[0]
+        for array in (*arrays, balanced, self.codes, self.fine, self.batch_codes, self.pseudotime, self.reference):
+            content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        marked = self.adata.var.get("highly_variable", pd.Series(dtype=bool)).to_numpy().astype(str).tolist()
+        content.update(repr((self.x.shape, list(self.adata.var_names), marked, self.classes, self.common)).encode())
+        content.update(repr((self.is_counts, self.unseen, self.score_batches)).encode())
+        for path in sorted(Path(tripletomics.__file__).parent.rglob("*.py")):
+            content.update(path.read_bytes())
+        return content.digest()
+
+
+def make_task(
+    adata: AnnData,
+    label: str,
+    *,
+    batch: str | None,
+    layer: str | None,
+    counts: bool | str,
+    unlabelled: Sequence[str],
+    fine: str | None,
+    pseudotime: str | None,
+    unseen: bool,
+    device: str,
+    reference: np.ndarray | None = None,
+    balanced_by: str | None = None,
+) -> EvaluationTask:
+    """Check what the user gave, and read the columns.
+
+    Parameters
+    ----------
+    adata, label, batch, layer, counts, unlabelled, fine, pseudotime, unseen, device
+        As for `compare`.
+    reference
+        Coordinates that say what the structure of the data is; by default principal components.
+    balanced_by
+        Column of batches that balances fits, if not `batch`; it is not scored.
+    """
+    x = pp.matrix(adata, layer)
+    codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
+    batch_codes = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]
+    if batch_codes is not None and len(np.unique(batch_codes)) < 2:
+        raise ValueError(f"batch={batch!r} has one group: there is nothing to mix. Leave it out.")
+    score_batches = batch_codes is not None and importlib.util.find_spec("scib_metrics") is not None
+    if batch_codes is not None and not score_batches:
+        warn('Batches are not scored without scib-metrics: pip install "tripletomics[batch]".')
+    return EvaluationTask(
+        adata=adata,
+        x=x,
+        label=label,
+        codes=codes,
+        classes=classes,
+        fine=None if fine is None else labels.encode(pp.column(adata, fine, "fine"), unlabelled)[0],
+        is_counts=pp.decide_counts(x, counts),
+        common={
+            "batch": balanced_by if batch is None else batch,
+            "layer": layer,
+            "counts": counts,
+            "unlabelled": tuple(labels.several(unlabelled, "unlabelled")),
+            "device": device,
+        },
+        batch_codes=batch_codes,
+        score_batches=score_batches,
+        pseudotime=pp.numbers(adata, pseudotime),
+        unseen=unseen,
+        reference=reference,
+    )
+
+
+class Split:
+    """One split of the cells, drawn at random within types or not, and what all methods are given on it."""
+
+    def __init__(self, task: EvaluationTask, held_out: np.ndarray, seed: int, at_random: bool = False) -> None:
+        self.task, self.held_out, self.seed, self.at_random = task, held_out, seed, at_random
+
+    @functools.cached_property
+    def prepared(self) -> tuple[baselines.Cells, float]:
+        """Genes, scaling and principal components of the training cells, and the seconds that they took."""
+        started = time.perf_counter()
+        task, train = self.task, ~self.held_out
+        choice = pp.choose_genes(task.adata, task.x, train, task.is_counts)
+        x, names = pp.take(task.x, choice.columns), task.adata.var_names[choice.columns].tolist()
+        fitted = features.fit(x[train], names, task.is_counts, self.seed, choice)
+        cells = baselines.prepare(fitted, x[train], x[self.held_out], task.codes[train])
+        return cells, time.perf_counter() - started
+
+    @functools.cached_property
+    def truth(self) -> Truth:
+        """What coordinates are scored against."""
+        task, reference, usual = self.task, self.task.reference, None
+        if reference is None:
+            cells = self.prepared[0]
+            reference = self.merge(cells.train_pca if cells.train_new is None else cells.train_new, cells.query_pca)
+            usual = self.merge(cells.train_pca, cells.query_pca)
+        return Truth(
+            codes=task.codes, classes=task.classes, held_out=self.held_out, reference=reference, usual=usual,
+            fine=task.fine, batch=task.batch_codes, score_batches=task.score_batches, pseudotime=task.pseudotime,
+            at_random=self.at_random,
+        )  # fmt: skip
+
+    def merge(self, train: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+        """Return the coordinates of training and held-out cells in the order of the dataset."""
+        coordinates = np.empty((len(self.held_out), train.shape[1]), dtype=np.float32)
+        coordinates[~self.held_out], coordinates[self.held_out] = train, held_out
+        return coordinates
+
+    def embed(self, method: str, codes: np.ndarray) -> dict[str, np.ndarray]:
+        """Fit a baseline on the training cells and return the coordinates of all, by space."""
+        cells = dataclasses.replace(self.prepared[0], y=codes[~self.held_out])
+        found = baselines.METHODS[method].place(cells, self.seed)
+        return {space: self.merge(*both) for space, both in found.items()}
+
+
+def make_splits(task: EvaluationTask, hold_out: float | str, seeds: int) -> list[Split]:
+    """Return a split for each of the seeds 0, 1, ..., after checking that all can be scored."""
+    splits = []
+    for seed in range(seeds):
+        held_out = pp.split(task.adata, hold_out, task.codes, seed)
+        if not held_out.any():
+            raise ValueError(f"hold_out={hold_out!r} holds no cell out, and without there is no evidence.")
+        pp.check_labels(task.codes, task.classes, held_out, task.label)
+        if task.unseen:
+            evaluation.check_unseen(task.codes, held_out)
+        splits.append(Split(task, held_out, seed, evaluation.drawn_at_random(str(hold_out))))
+    return splits

@@ -1,0 +1,67 @@
+"""The settings of a fit as text: of a method such as "tt:loss=arcface", and as `fit` wrote them to `uns`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from tripletomics.parts import did_you_mean
+from tripletomics.tl.fitting import fit
+
+OWN = (
+    "loss", "structure", "spread", "dim", "metric_dim", "encoder", "augment", "self_training", "steps", "batch_size",
+    "lr", "precision",
+)  # fmt: skip
+
+
+INPUTS = ("label", "hold_out", "layer", "counts", "batch")
+
+
+def parse_method(method: str) -> dict[str, Any] | None:
+    """Return the settings in "tt:loss=arcface,structure=0.2"; None for a method that is not tripletomics.
+
+    A comma starts a new setting only before a keyword of `fit`; others belong to the loss.
+    """
+    name, _, given = method.partition(":")
+    if name != "tt":
+        return None
+    from tripletomics.problem import Settings
+
+    parameters = inspect.signature(fit).parameters
+    pieces: list[list[str]] = []
+    for piece in given.split(",") if given else ():
+        key, equals, value = piece.partition("=")
+        if equals and key.strip() in parameters:
+            pieces.append([key.strip(), value])
+        elif pieces:
+            pieces[-1][1] += f",{piece}"
+        else:
+            raise ValueError(
+                f"methods: {method!r} has no setting {key!r}.{did_you_mean(key, OWN)} Write tt:loss=arcface; "
+                f"settings: {', '.join(OWN)}."
+            )
+    settings: dict[str, Any] = {}
+    for key, value in pieces:
+        if key not in OWN:
+            raise ValueError(f"methods: {method!r} may not set {key}, which is the same for all methods.")
+        settings[key] = Settings.read(key, value.strip(), f"methods: {method!r}: {key}")
+    return {key: parameters[key].default for key in OWN} | settings
+
+
+def read_settings(written: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings of a fit, from the text that it wrote to `uns`."""
+    from tripletomics.problem import Settings
+
+    written = {"spread": "0.0"} | dict(written)  # maps of before had no such setting, and dense groups
+    return {key: Settings.read(key, str(written[key])) for key in OWN}
+
+
+def read_inputs(written: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return what a fit read: label, hold_out, layer, counts, batch; what is usual if it wrote nothing."""
+    found: dict[str, Any] = dict.fromkeys(INPUTS)
+    found |= {key: str(value) for key, value in (written or {}).items() if key in INPUTS and str(value) != "None"}
+    with suppress(TypeError, ValueError):
+        found["hold_out"] = float(found["hold_out"])
+    return found | {"counts": {"True": True, "False": False}.get(found["counts"], "auto")}  # of two modalities, two
