@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tripletomics import augment, features, labels, losses, metrics, networks, pp, training
+from tripletomics import augment, devices, features, labels, losses, metrics, networks, pp, training
 from tripletomics.model import place
 from tripletomics.samplers import Balanced
 from tripletomics.sources import Memory
@@ -86,7 +86,7 @@ def encode(cells: Memory, y: np.ndarray, text: str, seed: int, steps: int) -> ne
     encoder = networks.Encoder(networks.MLP(), len(cells.rows(slice(1))[0]), METRIC_DIM)
     loss.build(METRIC_DIM, int(y.max()) + 1)
     training.train(
-        training.start("cpu", "auto"), encoder, loss, cells, Balanced(y, training.BATCH_SIZE, seed, guide=loss),
+        devices.start("cpu", "auto"), encoder, loss, cells, Balanced(y, training.BATCH_SIZE, seed, guide=loss),
         torch.from_numpy(y), steps=steps, lr=LR, augment=augment.make("mask"), seed=seed, watch=lambda *_: None,
     )  # fmt: skip
     return encoder
@@ -103,7 +103,7 @@ def score(text: str, name: str, seed: int) -> dict[str, object]:
         encoder = encode(cells.subset(train), y[train], text, seed, training.default_steps(len(train)))
         z = networks.project(encoder, cells, torch.device("cpu")).numpy()
         return row | {"metric_f1": metrics.knn_macro_f1(z[train], y[train], z[held], y[held])}
-    fabric, steps = training.start("cpu", "auto"), training.default_steps(len(train))
+    fabric, steps = devices.start("cpu", "auto"), training.default_steps(len(train))
     encoder, _ = training.learn_metric(
         fabric, cells, y, train, held, groups=None, loss=losses.make(text), mlp=networks.MLP(),
         augment=augment.make("mask"), metric_dim=METRIC_DIM, batch_size=None, steps=steps, lr=LR, seed=seed,

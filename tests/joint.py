@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from tripletomics import augment, cli, features, losses, networks, processes, training
+from tripletomics import augment, cli, devices, features, losses, networks, processes, training
 from tripletomics.losses import neighbours
 from tripletomics.modalities import Pair
 from tripletomics.networks import MLP, MapHead
@@ -68,7 +68,7 @@ def train(network, loss, cells, y, sampler, **given):
             last[f"gradient {name}"] = torch.zeros(()) if p.grad is None else p.grad.clone()
 
     options = {"steps": 3, "lr": 1e-6, "augment": augment.make(None), "seed": 0, "watch": watch} | given
-    fabric = training.start("cpu", "auto")
+    fabric = devices.start("cpu", "auto")
     curves = training.train(fabric, network, loss, cells, sampler, torch.from_numpy(y), **options)
     state = {**network.state_dict(), **{f"loss {name}": value for name, value in loss.state_dict().items()}}
     return last | state | {f"curve {name}": torch.from_numpy(curve) for name, curve in curves.items()}
@@ -156,12 +156,12 @@ def typed(*arguments):
 
 
 def work(folder, cells):
-    training.start("cpu", "auto")
+    devices.start("cpu", "auto")
     here, out = processes.rank(), ("--out", folder / "out.h5ad")
     np.savez(folder / f"{here}.npz", **results())
     said = {
         "same": refused(processes.check_same, 5, np.arange(3 + here)),
-        "gpus": refused(training.check_gpus, here, 1),
+        "gpus": refused(devices.check_gpus, here, 1),
         "batch": refused(training.check_terms, losses.make("softmax"), np.zeros(1, dtype=int), None, 0),
         "evaluate": typed("evaluate", cells, "--label", "kind"),
         "losses": typed("losses", "clip"),

@@ -8,7 +8,7 @@ from kinds import cells
 from torch import nn
 
 import tripletomics as tt
-from tripletomics import augment, features, losses, metrics, training
+from tripletomics import augment, devices, features, losses, metrics, training
 from tripletomics.networks import MLP
 from tripletomics.samplers import Balanced
 from tripletomics.sources import Memory, OnDevice, pack
@@ -16,7 +16,7 @@ from tripletomics.sources import Memory, OnDevice, pack
 
 @pytest.fixture
 def fabric():
-    return training.start("cpu", "auto")
+    return devices.start("cpu", "auto")
 
 
 @pytest.fixture
@@ -178,17 +178,17 @@ def test_steps_follow_the_data():
 )
 def test_unknown_device_or_precision(device, precision, message):
     with pytest.raises(ValueError, match=message):
-        training.start(device, precision)
+        devices.start(device, precision)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_absent_device_names_those_present():
     with pytest.raises(ValueError, match=r"'cuda' is not on this machine. Allowed here: auto, cpu"):
-        training.start("cuda", "auto")
+        devices.start("cuda", "auto")
 
 
 def test_bfloat16_runs_through_the_same_loop(blobs):
-    fabric = training.start("cpu", "bf16-mixed")
+    fabric = devices.start("cpu", "bf16-mixed")
     torch.manual_seed(0)
     values = run(fabric, blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))["loss"]
     assert values[-10:].mean() < 0.5 * values[:5].mean()
@@ -198,7 +198,7 @@ def test_bfloat16_runs_through_the_same_loop(blobs):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_runs_through_the_same_loop(blobs):
     torch.manual_seed(0)
-    values = run(training.start("cuda", "auto"), blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))["loss"]
+    values = run(devices.start("cuda", "auto"), blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))["loss"]
     assert values[-10:].mean() < 0.5 * values[:5].mean()
 
 
@@ -244,7 +244,7 @@ def test_cuda_places_cells_as_cpu_does(counted):
     cells, y = counted
     places = {}
     for device in ("cpu", "cuda"):
-        history, (z, m) = learn_both(training.start(device, "auto"), cells, y)
+        history, (z, m) = learn_both(devices.start(device, "auto"), cells, y)
         places[device] = z.cpu().numpy(), m.cpu().numpy()
         assert history["metric"]["loss"][-1] < history["metric"]["loss"][0]
     for one, other in zip(places["cpu"], places["cuda"], strict=True):  # each device hides genes of its own

@@ -12,7 +12,6 @@ import math
 import os
 import re
 import socket
-import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -51,22 +50,6 @@ def place() -> Place:
 def by_torchrun() -> bool:
     """Tell whether all processes were given the same command, which srun does not promise."""
     return TORCHRUN[0] in os.environ
-
-
-@contextmanager
-def keeping_threads() -> Iterator[None]:
-    """Restore the thread numbers of torch and numba afterwards: OpenMP gives torch as many as numba starts."""
-    import torch
-
-    before, numba = torch.get_num_threads(), sys.modules.get("numba")
-    compiled = numba.get_num_threads() if numba else None
-    torch.set_num_threads(before)
-    try:
-        yield
-    finally:
-        if numba:
-            numba.set_num_threads(compiled)
-        torch.set_num_threads(before)
 
 
 def join() -> Place:

@@ -10,12 +10,10 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from tripletomics import metrics, networks, processes
@@ -27,7 +25,6 @@ from tripletomics.losses.base import Loss, spec
 from tripletomics.modalities import Pair
 from tripletomics.networks import MLP, Encoder, MapHead, Networks, PairEncoder, follow, project
 from tripletomics.optimizer import Muon
-from tripletomics.parts import did_you_mean
 from tripletomics.samplers import Balanced, Neighbourhoods, Views, some
 from tripletomics.sources import Memory
 
@@ -326,42 +323,6 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
                 f"most {size.max()} cells of one, in which loss={spec(loss)!r} has nothing to compare. Raise "
                 f"batch_size, at best to {4 * loss.views * len(sampler.kinds)} or more, 4 for each type."
             )
-
-
-def start(device: str, precision: str) -> Fabric:
-    """Choose the device and the precision, or say which there are."""
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    allowed = ["auto", *(name for name, there in present.items() if there)]
-    if device not in allowed:
-        why = "is not on this machine." if device in present else f"is not known.{did_you_mean(device, present)}"
-        raise ValueError(f"device={device!r} {why} Allowed here: {', '.join(allowed)}.")
-    precisions = ("32-true", "16-mixed", "bf16-mixed")  # weights and kNN graphs are float32 throughout
-    if precision not in ("auto", *precisions):
-        near = did_you_mean(precision, precisions)
-        raise ValueError(f"precision={precision!r} is not known.{near} Allowed: auto, {', '.join(precisions)}.")
-    chosen = cast("Literal['32-true']", "32-true" if precision == "auto" else precision)
-    here = processes.join()
-    alone = LightningEnvironment()  # by itself Fabric would take a job of SLURM without srun for many processes
-    if here.size == 1:
-        return Fabric(accelerator=device, devices=1, precision=chosen, plugins=[alone])
-    kind = device if device != "auto" else "cuda" if present["cuda"] else "cpu"
-    if kind == "mps":
-        raise ValueError("device='mps' has one GPU, for one process: pass device='cpu' for many.")
-    if kind == "cuda":
-        check_gpus(here.local, torch.cuda.device_count())
-    # processes.py does what a strategy of Fabric would, and the loss's parameters too
-    return Fabric(accelerator=kind, devices=[here.local] if kind == "cuda" else 1, precision=chosen, plugins=[alone])
-
-
-def check_gpus(local: int, gpus: int) -> None:
-    """Refuse, in all processes, to have more of them on a machine than it has GPUs."""
-    short = [i for i, left in enumerate(processes.said_by_all(gpus - local)) if left < 1]
-    if short:
-        raise ValueError(
-            f"Each process needs a GPU of its own, and there is none for process {', '.join(map(str, short))}: start "
-            "as many on a machine as GPUs can be seen there (srun: with --gpus-per-node, not --gpus-per-task), or pass "
-            "device='cpu'."
-        )
 
 
 def default_steps(n: int) -> int:

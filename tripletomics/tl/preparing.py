@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tripletomics import augment as augmentations
-from tripletomics import labels, losses, networks, pp, training
+from tripletomics import devices, labels, losses, networks, pp, training
 from tripletomics.checkpoint import digest
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.seen import TRAINING, SeenCells, hash_rows
@@ -58,7 +58,7 @@ def prepare(
     given = None if loss is None else losses.make(loss)
     mlp, views = networks.make(encoder), augmentations.make(augment)
     pp.check_settings(structure, spread, dim, metric_dim, steps, batch_size, lr, seed, self_training)
-    fabric = training.start(device, precision)
+    fabric = devices.start(device, precision)
     held_out_by = hold_out.partition("=")[0] if isinstance(hold_out, str) else None
     table = pp.open_table(adata, layer, label, unlabelled, (batch, held_out_by))
     obs, paired = table.obs, isinstance(table.x, Pair)
