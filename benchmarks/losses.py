@@ -86,7 +86,7 @@ def encode(cells: Memory, y: np.ndarray, text: str, seed: int, steps: int) -> ne
     encoder = networks.Encoder(networks.MLP(), len(cells.rows(slice(1))[0]), METRIC_DIM)
     loss.build(METRIC_DIM, int(y.max()) + 1)
     training.train(
-        devices.start("cpu", "auto"), encoder, loss, cells, Balanced(y, training.BATCH_SIZE, seed, guide=loss),
+        devices.start("cpu", "auto"), encoder, loss, cells, Balanced(y, training.BATCH_SIZE, seed),
         torch.from_numpy(y), steps=steps, lr=LR, augment=augment.make("mask"), seed=seed, watch=lambda *_: None,
     )  # fmt: skip
     return encoder

@@ -19,7 +19,8 @@ from tripletomics.samplers import Balanced, Neighbourhoods, Views
 from tripletomics.sources import Memory
 
 N, GENES, TYPES = 90, 30, 3
-TEXTS = (  # with parameters, a queue and twin, a predictor and twin, a temperature, companions, a tree, an own scale
+# with parameters, a queue and a momentum encoder, a predictor and one, a temperature, mined rows, a tree, a scale
+TEXTS = (
     "softmax + 0.1*center", "softmax + moco:queue=40", "byol", "clip", "triplet:mining=offline,every=1",
     "hierarchical_triplet", "adacos",
 )  # fmt: skip
@@ -79,10 +80,10 @@ def metric(text):
     torch.manual_seed(2)
     loss, (_, y) = losses.make(text), table()
     encoder = networks.build(MLP((16, 8)), source(), 4)
-    loss.expect(N)
+    loss.set_n_cells(N)
     loss.build(4, TYPES)
     y = np.where(np.arange(N) % 5 == 0, -1, y) if loss.views == 2 else y
-    sampler = (Balanced if loss.views == 1 else Views)(y, 25, 0, guide=loss)
+    sampler = (Balanced if loss.views == 1 else Views)(y, 25, 0)
     return train(encoder, loss, source(), y, sampler)
 
 

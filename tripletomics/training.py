@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
 from tripletomics.modalities import Pair
 from tripletomics.networks import MLP, Encoder, MapHead, Networks, PairEncoder, follow, project
-from tripletomics.optimizer import Muon
-from tripletomics.samplers import Balanced, Neighbourhoods, Views, some
+from tripletomics.optimizer import make_optimizer
+from tripletomics.samplers import Balanced, Neighbourhoods, Sampler, Views, subsample_per_type
 from tripletomics.sources import Memory
 
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, latest held-out score
@@ -39,7 +39,6 @@ MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes 
 MAP_MOST = 480  # steps of the map head from 800 cells on
 MAP_LR = 30.0
 MAP_CELLS = 1024
-NARROW = 8  # rows or columns of a layer with too few directions for orthogonal steps
 SHARE = 0.6  # of the way to a map of even density that spread=1 moves the cells after training
 
 
@@ -52,7 +51,7 @@ def train(
     network: nn.Module,
     loss: Loss,
     source: Memory,
-    sampler: Iterable[tuple[np.ndarray, ...]],
+    sampler: Sampler,
     targets: Tensor,
     *,
     steps: int,
@@ -69,9 +68,9 @@ def train(
     ----------
     network, loss
         ``loss(*(network(view) for view in views), y)`` is minimised. A loss of two views is also told which cells they
-        show, and how a twin that follows the network places them, if it has a momentum.
+        show, and how a momentum encoder embeds them, if it has a momentum.
     source, sampler
-        The sampler yields row numbers, an array a view; the source turns them into rows.
+        The sampler yields row numbers, an array for each view; the source turns them into rows.
     targets
         y of every row of the source.
     augment, seed
@@ -85,75 +84,66 @@ def train(
 
     Notes
     -----
-    Many processes share a batch: see `processes`. What they draw for themselves differs, but all take rows that are
-    ready whole, and then draw as one process does.
+    Many processes share a minibatch: see `processes`. Rows that are scaled as they are asked for are augmented by the
+    process that encodes them. All other rows are augmented in every process, which then draws what one process draws.
     """
     processes.check_same(len(source), steps, lr, seed, [tuple(p.shape) for p in network.parameters()], targets.numpy())
     processes.share_state(network, loss.to(fabric.device))
-    hidden = [p for p in network.parameters() if orthogonal and p.dim() > 1 and min(p.shape) > NARROW]
-    optimizer = Muon(
-        [
-            {"params": hidden, "weight_decay": 1e-4, "orthogonal": True},
-            {
-                "params": [p for p in network.parameters() if p.dim() > 1 and not any(p is q for q in hidden)],
-                "weight_decay": 1e-4,
-            },
-            {"params": [p for p in network.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-            *loss.train().to(fabric.device).groups(lr),
-        ],
-        lr=lr,
-        # a fused step undoes the scaling of 16-mixed by itself, after which gradients cannot be clipped
-        fused=fabric.device.type in ("cpu", "cuda") and getattr(fabric.strategy.precision, "scaler", None) is None,
-    )
-    twin = copy.deepcopy(network) if loss.momentum else None
-    bare, (network, optimizer) = (network, optimizer), fabric.setup(network.train(), optimizer)
+    momentum_encoder = copy.deepcopy(network) if loss.momentum else None
+    # a fused step undoes the scaling of 16-mixed by itself, after which gradients cannot be clipped
+    fused = fabric.device.type in ("cpu", "cuda") and getattr(fabric.strategy.precision, "scaler", None) is None
+    groups = loss.train().to(fabric.device).parameter_groups(lr)
+    muon = make_optimizer(network, groups, lr, orthogonal=orthogonal, fused=fused)
+    encoder, optimizer = fabric.setup(network.train(), muon)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
-    ready = source.contract is None
-    generator = torch.Generator(fabric.device).manual_seed(seed + (0 if ready else processes.rank()))
-    batches = iter(sampler)
-    loop = Loop(bare[0], twin, loss, bare[1], schedule, fabric.strategy.precision, generator, sampler, watch)
-    values, traces = loop.values, loop.traces
+    scaled = source.contract is None
+    generator = torch.Generator(fabric.device).manual_seed(seed + (0 if scaled else processes.rank()))
+    minibatches = iter(sampler)
+    loop = Loop(
+        network, momentum_encoder, loss, muon, schedule, fabric.strategy.precision, generator, sampler, watch,
+    )  # fmt: skip
     for step in range(checkpoint.begin(loop) if checkpoint else 0, steps):
-        loss.pace(step, steps)
-        if loss.epochs and loop.seen >= loop.due:
-            loss.survey(project(network, source, fabric.device), fabric.to_device(targets))
+        loss.set_progress(step, steps)
+        if loss.epochs and loop.seen >= loop.due:  # the loss looks at all cells, and guides the next minibatches
+            z = project(encoder, source, fabric.device)  # (cells, metric_dim)
+            sampler.batch_guide = loss.refresh(z, fabric.to_device(targets))
             loop.due += loss.epochs * len(source)
-        rows = processes.of_first(np.stack(next(batches)))  # (views, n)
-        views, n = rows.shape
-        loop.seen += n
-        own = processes.part(n)
-        taken = slice(None) if ready else own
-        shown = source.rows(rows[:, taken].ravel())
-        cells = torch.from_numpy(rows)
-        y = targets[cells]  # stays here: a loss that looks at it need not wait for the device
-        x = augment(fabric.to_device(shown), generator, fabric.to_device(y[:, taken].flatten()))
-        x = x.unflatten(0, (views, n))[:, own].flatten(0, 1) if ready else x
-        places = processes.gather(network(x).float(), views, n)
-        known = {"cells": fabric.to_device(cells), "codes": fabric.to_device(y)} if loss.views == 2 else {}
-        if twin is not None:
+
+        rows = torch.from_numpy(processes.of_first(np.stack(next(minibatches))))  # (views, n)
+        (views, n), own = rows.shape, processes.part(rows.shape[1])
+        shown = slice(None) if scaled else own
+        y = targets[rows]  # (views, n); it stays on the CPU, where a loss can look at it without waiting for a GPU
+        x = fabric.to_device(source.rows(rows[:, shown].flatten().numpy()))  # (views * n, columns)
+        x = augment(x, generator, fabric.to_device(y[:, shown].flatten()))
+        x = x.unflatten(0, (views, n))[:, own].flatten(0, 1) if scaled else x  # (views * own, columns)
+
+        z = processes.gather(encoder(x).float(), views, n)  # (views * n, metric_dim)
+        known = {"cells": fabric.to_device(rows), "codes": fabric.to_device(y)} if loss.views == 2 else {}
+        if momentum_encoder is not None:
             with torch.no_grad():
-                known["twin"] = processes.gather(twin(x).float(), views, n)
-        value = loss(*places.chunk(views), y[0], **known)
+                known["momentum_z"] = processes.gather(momentum_encoder(x).float(), views, n)
+        value = loss(*z.chunk(views), y[0], **known)  # ()
+
         optimizer.zero_grad()
         fabric.backward(value)
         processes.add_up(network, loss)
-        fabric.clip_gradients(network, optimizer, max_norm=1.0, error_if_nonfinite=False)
+        fabric.clip_gradients(encoder, optimizer, max_norm=1.0, error_if_nonfinite=False)
         optimizer.step()
         schedule.step()
-        if twin is not None:
-            follow(twin, network, loss.keep())
-        values.append(value.detach())
+        if momentum_encoder is not None:
+            follow(momentum_encoder, network, loss.momentum_at(step, steps))
+
+        loop.record(n, value.detach(), loss.trace())
         if fabric.device.type == "cpu" or step % CHECKED == 0:  # a check waits for the GPU
-            check_finite(values[-1], step, steps)
-        traces.append(loss.trace())
-        watch(step + 1, values[-1])
+            check_finite(value.detach(), step, steps)
+        watch(step + 1, value.detach())
         if checkpoint:
             checkpoint.note(loop, step + 1, last=step + 1 == steps)
     processes.share_state(network, loss)
-    losses = processes.of_first(torch.stack(values).cpu().numpy())
+    losses = processes.of_first(torch.stack(loop.losses).cpu().numpy())
     check_finite(torch.from_numpy(losses), steps - 1, steps)
     check_finite(torch.stack([p.detach().sum() for p in network.parameters()]), steps - 1, steps, "weights")
-    return {"loss": losses} | {name: torch.stack([trace[name] for trace in traces]).cpu().numpy() for name in traces[0]}
+    return {"loss": losses} | {name: values.cpu().numpy() for name, values in loop.stacked_traces().items()}
 
 
 def check_finite(values: Tensor, step: int, steps: int, what: str = "loss") -> None:
@@ -210,7 +200,7 @@ def learn_metric(
         Codes (cells,) to train on where they are not those to score.
     """
     codes = y if taught is None else taught
-    rows = rows[some(codes[rows], seed)] if loss.neighbours else rows
+    rows = rows[subsample_per_type(codes[rows], seed)] if loss.neighbours else rows
     cells = cells.on(fabric.device)
     source, y_train = cells.subset(rows), codes[rows]
     with torch.random.fork_rng(devices=[]):
@@ -221,7 +211,7 @@ def learn_metric(
     lone = ~source.x.both[source.among] if isinstance(source.x, Pair) else None
     near = structure_term.data_graph(scores[rows])[:, : loss.neighbours] if loss.neighbours else None
     sampler = batches(loss, y_train, batch_size, seed, donors, near, lone)
-    watch = Watch("metric", steps, report, encoder, cells, y, rows, held_out_rows, fabric)
+    watch = Monitor("metric", steps, report, encoder, cells, y, rows, held_out_rows, fabric)
     curves = train(
         fabric, encoder, loss, source, sampler, torch.from_numpy(y_train),
         steps=steps, lr=lr, augment=augment, seed=seed, watch=watch, checkpoint=checkpoint,
@@ -262,7 +252,7 @@ def learn_map(
     steps
         Of the encoder, for each of which the map head takes four; but 480, or as many as these, are enough.
     """
-    rows = rows[some(y[rows] if structure < 1 else np.full(len(rows), -1), seed)]
+    rows = rows[subsample_per_type(y[rows] if structure < 1 else np.full(len(rows), -1), seed)]
     watched = np.random.default_rng(seed).permutation(held_out_rows[y[held_out_rows] >= 0])[:CHECK_CELLS]
     used = np.concatenate([rows, watched])
     cells, y, scores = cells.subset(used), y[used], scores[used]
@@ -277,7 +267,7 @@ def learn_map(
     inputs = Memory(head.inputs(known, z).cpu().numpy()).on(fabric.device)
     neighbours = structure_term.fit(scores[rows], y[rows], structure, seed, spread)
     steps = min(MAP_STEPS * steps, max(MAP_MOST, steps))
-    watch = Watch("map", steps, report, head, inputs, y, rows, held_out_rows, fabric)
+    watch = Monitor("map", steps, report, head, inputs, y, rows, held_out_rows, fabric)
     curves = train(
         fabric, head, neighbours, inputs.subset(rows),
         Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
@@ -303,8 +293,8 @@ def batches(
     """Choose the cells of each batch as the loss wants them."""
     size = batch_size or BATCH_SIZE
     if loss.views == 1:
-        return Balanced(y, size, seed, donors, guide=loss)
-    return Views(y, size, seed, donors, guide=loss, graph=near, lone=lone)
+        return Balanced(y, size, seed, donors)
+    return Views(y, size, seed, donors, near, lone)
 
 
 def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) -> None:
@@ -330,7 +320,7 @@ def default_steps(n: int) -> int:
     return max(100, round(30 * math.log2(max(n, 1) / 50)))
 
 
-class Watch:
+class Monitor:
     """Score held-out cells a few times a stage, for the history and the progress bar and for nothing else."""
 
     def __init__(

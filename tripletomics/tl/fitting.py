@@ -226,7 +226,7 @@ def fit(
         seconds["null"] = time.perf_counter() - started - seconds["fit"]
     train = ~task.held_out
     calibration = calibrations.pop("")
-    findings = task.loss.findings() | (task.lesson.findings if task.lesson else {})
+    findings = task.loss.summary_arrays() | (task.lesson.findings if task.lesson else {})
     if p_value:
         findings["tested"] = test_of(task.codes, task.held_out, seed)
     settings = {name: text(value) for name, value in (given | task.used).items() if name not in UNKEPT}

@@ -97,7 +97,7 @@ def prepare(
         spared = [(calibration & rows).sum() for rows in (table.x.both, *table.x.measured.T)]
         calibration &= min(spared) >= pp.SPARE_LEAST
     pp.check_batch_size(batch_size, codes[~held_out], of_labelled=objective.views == 1)
-    objective.expect(int((~held_out & ~calibration).sum()))
+    objective.set_n_cells(int((~held_out & ~calibration).sum()))
     training.check_terms(objective, codes[~held_out & ~calibration], batch_size, seed)
     are_counts = []
     for name, (_, side, there) in zip(table.sides, table.matrices(), strict=True):
