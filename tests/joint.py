@@ -48,10 +48,11 @@ def gradients(n, text):
     _, y = table()
     rows = np.random.default_rng(n).permutation(N)[: n * loss.views].reshape(loss.views, n)
     x = torch.cat([source().rows(view[processes.part(n)]) for view in rows])
-    z = processes.gather(encoder(x), loss.views, n)
+    fabric = devices.start("cpu", "auto")
+    z = processes.gather(fabric, encoder(x), loss.views, n)
     value = loss(*z.chunk(loss.views), torch.from_numpy(y[rows[0]]))
     value.backward()
-    processes.add_up(encoder, loss)
+    processes.add_up(fabric, encoder, loss)
     return {"value": value, "z": z} | {
         name: p.grad
         for module in (encoder, loss)

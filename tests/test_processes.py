@@ -162,7 +162,7 @@ def test_alone_a_process_meets_nobody(monkeypatch):
     assert processes.join() == (0, 1, 0)
     assert processes.count() == 1
     z = torch.ones(6, 2)
-    assert processes.gather(z, 2, 3) is z
+    assert processes.gather(devices.start("cpu", "auto"), z, 2, 3) is z
     values = np.ones(3)
     assert processes.of_first(values) is values
     assert not torch.distributed.is_initialized()

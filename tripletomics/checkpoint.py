@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -139,7 +140,7 @@ class Loop:
 
     Attributes
     ----------
-    network, momentum_encoder, loss, optimizer, schedule, precision
+    network, momentum_encoder, loss, optimizer, schedule, fabric
         As in `training.train`.
     generator, sampler, watch
         The random generator, what draws the minibatches, and what records the scores.
@@ -152,7 +153,7 @@ class Loop:
     loss: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Any
-    precision: Any
+    fabric: Fabric
     generator: torch.Generator
     sampler: Any
     watch: Any
@@ -162,11 +163,12 @@ class Loop:
     traces: list[dict[str, Tensor]] = field(default_factory=list)
     number: int = 0
 
-    def record(self, n: int, loss: Tensor, trace: dict[str, Tensor]) -> None:
-        """Take note of a step: how many cells it showed, its loss, and what the loss traces."""
+    def record(self, step: int, n: int, loss: Tensor, trace: dict[str, Tensor]) -> None:
+        """Take note of a step: how many cells it showed, its loss, and what the loss traces; tell who watches."""
         self.seen += n
         self.losses.append(loss)
         self.traces.append(trace)
+        self.watch(step + 1, loss)
 
     def stacked_traces(self) -> dict[str, Tensor]:
         """Return what the loss traced, by name: (steps,)."""
@@ -188,7 +190,7 @@ class Loop:
             found |= {
                 "momentum_encoder": {} if self.momentum_encoder is None else self.momentum_encoder.state_dict(),
                 "optimizer": {str(i): parts for i, parts in self.optimizer.state_dict()["state"].items()},
-                "precision": self.precision.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),
                 "generator": self.generator.get_state(),
                 "sampler": self.sampler.state(),
                 "seen": self.seen,
@@ -225,7 +227,7 @@ class Loop:
             self.optimizer.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True
         ):
             group["lr"] = lr * share(step)
-        self.precision.load_state_dict(state["precision"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.generator.set_state(state["generator"])
         self.sampler.restore(state["sampler"])
         self.seen, self.due = state["seen"], state["due"]

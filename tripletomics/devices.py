@@ -9,14 +9,48 @@ from typing import Literal, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from torch import nn
 
 from tripletomics import processes
 from tripletomics.parts import did_you_mean
 
 
+class OneOfMany(TorchElasticEnvironment):
+    """What torchrun or srun tells of a process. Fabric's own for SLURM reads the job, not the step of srun."""
+
+    def world_size(self) -> int:
+        """Return how many processes there are."""
+        return processes.place().size
+
+    def global_rank(self) -> int:
+        """Return which of them this is."""
+        return processes.place().rank
+
+    def local_rank(self) -> int:
+        """Return which of the devices given to Fabric is this process's: it gives one."""
+        return 0
+
+
+class SharedMinibatch(DDPStrategy):
+    """Fabric's strategy for many processes, which names the one that ended.
+
+    It leaves modules as they are: torch averages the gradients of a network, but here they add up, and the loss has
+    gradients too (`processes.add_up`).
+    """
+
+    all_gather = processes.naming_the_missing()(DDPStrategy.all_gather)
+    all_reduce = processes.naming_the_missing()(DDPStrategy.all_reduce)
+    broadcast = processes.naming_the_missing()(DDPStrategy.broadcast)
+
+    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
+        """Return the module."""
+        return module
+
+
 def start(device: str, precision: str) -> Fabric:
-    """Choose the device and the precision, or say which there are."""
+    """Return Fabric with the chosen device and precision; raise if they are not there."""
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     allowed = ["auto", *(name for name, there in present.items() if there)]
     if device not in allowed:
@@ -28,20 +62,27 @@ def start(device: str, precision: str) -> Fabric:
         raise ValueError(f"precision={precision!r} is not known.{near} Allowed: auto, {', '.join(precisions)}.")
     chosen = cast("Literal['32-true']", "32-true" if precision == "auto" else precision)
     here = processes.join()
-    alone = LightningEnvironment()  # by itself Fabric would take a job of SLURM without srun for many processes
-    if here.size == 1:
-        return Fabric(accelerator=device, devices=1, precision=chosen, plugins=[alone])
+    if here.size == 1:  # by itself Fabric would take a job of SLURM without srun for many processes
+        return Fabric(accelerator=device, devices=1, precision=chosen, plugins=[LightningEnvironment()])
     kind = device if device != "auto" else "cuda" if present["cuda"] else "cpu"
     if kind == "mps":
         raise ValueError("device='mps' has one GPU, for one process: pass device='cpu' for many.")
     if kind == "cuda":
         check_gpus(here.local, torch.cuda.device_count())
-    # processes.py does what a strategy of Fabric would, and the loss's parameters too
-    return Fabric(accelerator=kind, devices=[here.local] if kind == "cuda" else 1, precision=chosen, plugins=[alone])
+    fabric = Fabric(
+        accelerator=kind,
+        strategy=SharedMinibatch(),
+        devices=[here.local] if kind == "cuda" else 1,
+        num_nodes=here.size,
+        precision=chosen,
+        plugins=[OneOfMany()],
+    )
+    fabric.launch()
+    return fabric
 
 
 def check_gpus(local: int, gpus: int) -> None:
-    """Refuse, in all processes, to have more of them on a machine than it has GPUs."""
+    """Raise, in all processes, if there are more of them on a machine than it has GPUs."""
     short = [i for i, left in enumerate(processes.said_by_all(gpus - local)) if left < 1]
     if short:
         raise ValueError(

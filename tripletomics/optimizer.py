@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
@@ -41,7 +42,7 @@ class Muon(torch.optim.AdamW):
 
 
 def make_optimizer(
-    network: nn.Module, loss_groups: list[dict[str, Any]], lr: float, *, orthogonal: bool, fused: bool
+    fabric: Fabric, network: nn.Module, loss_groups: list[dict[str, Any]], lr: float, *, orthogonal: bool
 ) -> Muon:
     """Return the optimizer of a network and of the parameters of its loss.
 
@@ -55,8 +56,6 @@ def make_optimizer(
         Learning rate of the network.
     orthogonal
         Whether the hidden layers take orthogonal steps.
-    fused
-        Whether torch updates all weights at once.
     """
     matrices = [p for p in network.parameters() if p.dim() > 1]
     hidden = [p for p in matrices if orthogonal and min(p.shape) > NARROW]
@@ -65,6 +64,8 @@ def make_optimizer(
         {"params": [p for p in matrices if not any(p is q for q in hidden)], "weight_decay": DECAY},
         {"params": [p for p in network.parameters() if p.dim() <= 1], "weight_decay": 0.0},
     ]
+    # a fused step undoes the scaling of 16-mixed by itself, after which gradients cannot be clipped
+    fused = fabric.device.type in ("cpu", "cuda") and getattr(fabric.strategy.precision, "scaler", None) is None
     return Muon([*groups, *loss_groups], lr=lr, fused=fused)
 
 

@@ -28,6 +28,7 @@ from tripletomics.optimizer import make_optimizer
 from tripletomics.samplers import Balanced, Neighbourhoods, Sampler, Views, subsample_per_type
 from tripletomics.sources import Memory
 
+Augment = Callable[[Tensor, torch.Generator, Tensor], Tensor]  # rows, generator, their y -> another view of them
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, latest held-out score
 History = dict[str, dict[str, np.ndarray]]  # stage -> step, loss, held_out_f1
 BATCH_SIZE = 512
@@ -56,7 +57,7 @@ def train(
     *,
     steps: int,
     lr: float,
-    augment: Callable[[Tensor, torch.Generator, Tensor], Tensor],
+    augment: Augment,
     seed: int,
     watch: Callable[[int, Tensor], None],
     orthogonal: bool = False,
@@ -84,66 +85,74 @@ def train(
 
     Notes
     -----
-    Many processes share a minibatch: see `processes`. Rows that are scaled as they are asked for are augmented by the
-    process that encodes them. All other rows are augmented in every process, which then draws what one process draws.
+    Many processes share a minibatch: see `processes`.
     """
     processes.check_same(len(source), steps, lr, seed, [tuple(p.shape) for p in network.parameters()], targets.numpy())
-    processes.share_state(network, loss.to(fabric.device))
-    momentum_encoder = copy.deepcopy(network) if loss.momentum else None
-    # a fused step undoes the scaling of 16-mixed by itself, after which gradients cannot be clipped
-    fused = fabric.device.type in ("cpu", "cuda") and getattr(fabric.strategy.precision, "scaler", None) is None
-    groups = loss.train().to(fabric.device).parameter_groups(lr)
-    muon = make_optimizer(network, groups, lr, orthogonal=orthogonal, fused=fused)
+    processes.share_state(fabric, network, loss.train().to(fabric.device))
+    momentum_encoder = copy.deepcopy(network).requires_grad_(False) if loss.momentum else None
+    muon = make_optimizer(fabric, network, loss.parameter_groups(lr), lr, orthogonal=orthogonal)
     encoder, optimizer = fabric.setup(network.train(), muon)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
-    scaled = source.contract is None
-    generator = torch.Generator(fabric.device).manual_seed(seed + (0 if scaled else processes.rank()))
-    minibatches = iter(sampler)
+    own_draws = processes.rank() if source.contract is not None else 0
+    generator = torch.Generator(fabric.device).manual_seed(seed + own_draws)
     loop = Loop(
-        network, momentum_encoder, loss, muon, schedule, fabric.strategy.precision, generator, sampler, watch,
-    )  # fmt: skip
+        network, momentum_encoder, loss, muon, schedule, fabric, generator=generator, sampler=sampler, watch=watch
+    )
+    minibatches = iter(sampler)
     for step in range(checkpoint.begin(loop) if checkpoint else 0, steps):
         loss.set_progress(step, steps)
         if loss.epochs and loop.seen >= loop.due:  # the loss looks at all cells, and guides the next minibatches
-            z = project(encoder, source, fabric.device)  # (cells, metric_dim)
-            sampler.batch_guide = loss.refresh(z, fabric.to_device(targets))
+            sampler.batch_guide = loss.refresh(project(encoder, source, fabric.device), fabric.to_device(targets))
             loop.due += loss.epochs * len(source)
 
-        rows = torch.from_numpy(processes.of_first(np.stack(next(minibatches))))  # (views, n)
-        (views, n), own = rows.shape, processes.part(rows.shape[1])
-        shown = slice(None) if scaled else own
+        rows = fabric.broadcast(torch.from_numpy(np.stack(next(minibatches))))  # (views, n), of the first process
         y = targets[rows]  # (views, n); it stays on the CPU, where a loss can look at it without waiting for a GPU
-        x = fabric.to_device(source.rows(rows[:, shown].flatten().numpy()))  # (views * n, columns)
-        x = augment(x, generator, fabric.to_device(y[:, shown].flatten()))
-        x = x.unflatten(0, (views, n))[:, own].flatten(0, 1) if scaled else x  # (views * own, columns)
-
-        z = processes.gather(encoder(x).float(), views, n)  # (views * n, metric_dim)
+        x = augmented_rows(fabric, source, rows, y, augment, generator)  # (views * share of n, columns)
+        z = processes.gather(fabric, encoder(x).float(), *rows.shape)  # (views * n, metric_dim)
         known = {"cells": fabric.to_device(rows), "codes": fabric.to_device(y)} if loss.views == 2 else {}
         if momentum_encoder is not None:
-            with torch.no_grad():
-                known["momentum_z"] = processes.gather(momentum_encoder(x).float(), views, n)
-        value = loss(*z.chunk(views), y[0], **known)  # ()
+            known["momentum_z"] = processes.gather(fabric, momentum_encoder(x).float(), *rows.shape)
+        value = loss(*z.chunk(len(rows)), y[0], **known)  # ()
 
         optimizer.zero_grad()
         fabric.backward(value)
-        processes.add_up(network, loss)
+        processes.add_up(fabric, network, loss)
         fabric.clip_gradients(encoder, optimizer, max_norm=1.0, error_if_nonfinite=False)
         optimizer.step()
         schedule.step()
         if momentum_encoder is not None:
             follow(momentum_encoder, network, loss.momentum_at(step, steps))
 
-        loop.record(n, value.detach(), loss.trace())
         if fabric.device.type == "cpu" or step % CHECKED == 0:  # a check waits for the GPU
             check_finite(value.detach(), step, steps)
-        watch(step + 1, value.detach())
+        loop.record(step, rows.shape[1], value.detach(), loss.trace())
         if checkpoint:
             checkpoint.note(loop, step + 1, last=step + 1 == steps)
-    processes.share_state(network, loss)
-    losses = processes.of_first(torch.stack(loop.losses).cpu().numpy())
-    check_finite(torch.from_numpy(losses), steps - 1, steps)
-    check_finite(torch.stack([p.detach().sum() for p in network.parameters()]), steps - 1, steps, "weights")
-    return {"loss": losses} | {name: values.cpu().numpy() for name, values in loop.stacked_traces().items()}
+    return finish(fabric, loop, steps)
+
+
+def augmented_rows(
+    fabric: Fabric, source: Memory, rows: Tensor, y: Tensor, augment: Augment, generator: torch.Generator
+) -> Tensor:
+    """Return another view of the rows (views, n) of a minibatch, of which each process has its share.
+
+    Rows that are scaled as they are asked for are augmented by the process that encodes them. All others are augmented
+    in every process, which then draws what one process draws.
+    """
+    own, ready = processes.part(rows.shape[1]), source.contract is None
+    shown = slice(None) if ready else own
+    x = fabric.to_device(source.rows(rows[:, shown].flatten().numpy()))
+    x = augment(x, generator, fabric.to_device(y[:, shown].flatten()))
+    return x.unflatten(0, rows.shape)[:, own].flatten(0, 1) if ready else x
+
+
+def finish(fabric: Fabric, loop: Loop, steps: int) -> dict[str, np.ndarray]:
+    """Return the loss of each step and its traces; raise if the training diverged."""
+    processes.share_state(fabric, loop.network, loop.loss)
+    losses = fabric.broadcast(torch.stack(loop.losses).cpu())
+    check_finite(losses, steps - 1, steps)
+    check_finite(torch.stack([p.detach().sum() for p in loop.network.parameters()]), steps - 1, steps, "weights")
+    return {"loss": losses.numpy()} | {name: values.cpu().numpy() for name, values in loop.stacked_traces().items()}
 
 
 def check_finite(values: Tensor, step: int, steps: int, what: str = "loss") -> None:
