@@ -156,12 +156,12 @@ def parts() -> None:
     """Print what the parts of a fit and of a transform take."""
     import torch
 
-    from tripletomics import augment, features, losses, networks, samplers, training
+    from tripletomics import augment, devices, features, losses, networks, samplers, training
 
     adata = simulate.cells(30_000)
     codes = adata.obs["cell_type"].cat.codes.to_numpy().astype(int)
     contract = features.fit(adata.X[:9000], adata.var_names.tolist(), True, 0)
-    source, fabric = contract.source(adata.X), training.start("cpu", "auto")
+    source, fabric = contract.source(adata.X), devices.start("cpu", "auto")
     encoder = networks.Encoder(networks.MLP(), source.width, 32)
     loss, y = losses.make("softmax"), torch.from_numpy(codes)
     loss.build(32, simulate.TYPES)

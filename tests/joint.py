@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from tripletomics import augment, cli, features, losses, networks, processes, training
+from tripletomics import augment, cli, devices, features, losses, networks, processes, training
 from tripletomics.losses import neighbours
 from tripletomics.modalities import Pair
 from tripletomics.networks import MLP, MapHead
@@ -19,7 +19,8 @@ from tripletomics.samplers import Balanced, Neighbourhoods, Views
 from tripletomics.sources import Memory
 
 N, GENES, TYPES = 90, 30, 3
-TEXTS = (  # with parameters, a queue and twin, a predictor and twin, a temperature, companions, a tree, an own scale
+# with parameters, a queue and a momentum encoder, a predictor and one, a temperature, mined rows, a tree, a scale
+TEXTS = (
     "softmax + 0.1*center", "softmax + moco:queue=40", "byol", "clip", "triplet:mining=offline,every=1",
     "hierarchical_triplet", "adacos",
 )  # fmt: skip
@@ -47,10 +48,11 @@ def gradients(n, text):
     _, y = table()
     rows = np.random.default_rng(n).permutation(N)[: n * loss.views].reshape(loss.views, n)
     x = torch.cat([source().rows(view[processes.part(n)]) for view in rows])
-    z = processes.gather(encoder(x), loss.views, n)
+    fabric = devices.start("cpu", "auto")
+    z = processes.gather(fabric, encoder(x), loss.views, n)
     value = loss(*z.chunk(loss.views), torch.from_numpy(y[rows[0]]))
     value.backward()
-    processes.add_up(encoder, loss)
+    processes.add_up(fabric, encoder, loss)
     return {"value": value, "z": z} | {
         name: p.grad
         for module in (encoder, loss)
@@ -68,7 +70,7 @@ def train(network, loss, cells, y, sampler, **given):
             last[f"gradient {name}"] = torch.zeros(()) if p.grad is None else p.grad.clone()
 
     options = {"steps": 3, "lr": 1e-6, "augment": augment.make(None), "seed": 0, "watch": watch} | given
-    fabric = training.start("cpu", "auto")
+    fabric = devices.start("cpu", "auto")
     curves = training.train(fabric, network, loss, cells, sampler, torch.from_numpy(y), **options)
     state = {**network.state_dict(), **{f"loss {name}": value for name, value in loss.state_dict().items()}}
     return last | state | {f"curve {name}": torch.from_numpy(curve) for name, curve in curves.items()}
@@ -79,10 +81,10 @@ def metric(text):
     torch.manual_seed(2)
     loss, (_, y) = losses.make(text), table()
     encoder = networks.build(MLP((16, 8)), source(), 4)
-    loss.expect(N)
+    loss.set_n_cells(N)
     loss.build(4, TYPES)
     y = np.where(np.arange(N) % 5 == 0, -1, y) if loss.views == 2 else y
-    sampler = (Balanced if loss.views == 1 else Views)(y, 25, 0, guide=loss)
+    sampler = (Balanced if loss.views == 1 else Views)(y, 25, 0)
     return train(encoder, loss, source(), y, sampler)
 
 
@@ -156,12 +158,12 @@ def typed(*arguments):
 
 
 def work(folder, cells):
-    training.start("cpu", "auto")
+    devices.start("cpu", "auto")
     here, out = processes.rank(), ("--out", folder / "out.h5ad")
     np.savez(folder / f"{here}.npz", **results())
     said = {
         "same": refused(processes.check_same, 5, np.arange(3 + here)),
-        "gpus": refused(training.check_gpus, here, 1),
+        "gpus": refused(devices.check_gpus, here, 1),
         "batch": refused(training.check_terms, losses.make("softmax"), np.zeros(1, dtype=int), None, 0),
         "evaluate": typed("evaluate", cells, "--label", "kind"),
         "losses": typed("losses", "clip"),

@@ -62,10 +62,10 @@ TABLE = {
         ValueError,
         "moco: queue=500 is longer than the data, 270 training cells.",
     ),
-    "two twins": (
+    "two momentum encoders": (
         options(loss="softmax + moco + byol"),
         ValueError,
-        "moco and byol would each need a twin of the encoder",
+        "moco and byol would each need a momentum encoder",
     ),
     "one class": (label(lambda n: ["a"] * n), ValueError, "label='other' has one type, 'a'"),
     "no labelled cell": (label(lambda n: [None, ""] * (n // 2)), ValueError, "label='other': no cell is labelled."),

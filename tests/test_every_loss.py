@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tripletomics import augment, geometry, losses, training
+from tripletomics import augment, devices, geometry, losses, training
 from tripletomics.metrics import knn_macro_f1, recall_at_k
 from tripletomics.samplers import Balanced
 from tripletomics.sources import Memory
@@ -63,7 +63,7 @@ def build(text, dim=2, n_classes=6, dtype=torch.float64):
     loss = losses.make(text)
     assert loss.build(dim, n_classes) is None
     if loss.epochs:
-        loss.survey(*batch(dim=dim, n_classes=n_classes))
+        loss.refresh(*batch(dim=dim, n_classes=n_classes))
     return loss.to(dtype)
 
 
@@ -239,7 +239,7 @@ def test_training_improves_held_out_cells(text):
 
     before = f1()
     training.train(
-        training.start("cpu", "auto"), network, loss, Memory(x[train]), Balanced(y[train], 64, 0, guide=loss),
+        devices.start("cpu", "auto"), network, loss, Memory(x[train]), Balanced(y[train], 64, 0),
         torch.from_numpy(y[train]), steps=80, lr=1e-2, augment=augment.make(None), seed=0, watch=lambda *_: None,
     )  # fmt: skip
     assert f1() > before + 0.05

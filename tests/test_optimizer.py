@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tripletomics.optimizer import MOMENTUM, SIZE, Muon, orthogonal
+from tripletomics.optimizer import MOMENTUM, SIZE, Muon, orthogonalise
 
 SHAPES = [(40, 60), (60, 40), (128, 52), (9, 128)]
 
@@ -18,7 +18,7 @@ def draw(*shape, seed=0):
 def test_orthogonal_is_the_polar_factor_with_singular_values_of_about_1(shape, scale):
     matrix = scale * draw(*shape)
     before = matrix.clone()
-    found = orthogonal(matrix)
+    found = orthogonalise(matrix)
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.6
     assert values.max() < 1.3
@@ -30,9 +30,9 @@ def test_orthogonal_is_the_polar_factor_with_singular_values_of_about_1(shape, s
 
 
 def test_orthogonal_of_odd_matrices():
-    assert (orthogonal(torch.zeros(12, 20)) == 0).all()
+    assert (orthogonalise(torch.zeros(12, 20)) == 0).all()
     direction = torch.outer(draw(12), draw(20, seed=1))
-    found = orthogonal(direction)
+    found = orthogonalise(direction)
     values = torch.linalg.svdvals(found)
     assert 0.6 < values[0] < 1.3
     assert values[1:].max() < 0.01  # what is not there is not made up
@@ -108,7 +108,7 @@ def test_steps_by_a_loop():
         gradient = draw(10, 16, seed=step)
         momentum = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
         ahead = (1 - MOMENTUM) * gradient + MOMENTUM * momentum  # Nesterov's
-        expected = expected * (1 - 0.1 * 0.3) - 0.1 * SIZE * math.sqrt(16) * orthogonal(ahead)
+        expected = expected * (1 - 0.1 * 0.3) - 0.1 * SIZE * math.sqrt(16) * orthogonalise(ahead)
         weight.grad = gradient.clone()
         optimizer.step()
         torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tripletomics import processes, training
+from tripletomics import devices, processes
 
 
 def environment(**changes):
@@ -162,7 +162,7 @@ def test_alone_a_process_meets_nobody(monkeypatch):
     assert processes.join() == (0, 1, 0)
     assert processes.count() == 1
     z = torch.ones(6, 2)
-    assert processes.gather(z, 2, 3) is z
+    assert processes.gather(devices.start("cpu", "auto"), z, 2, 3) is z
     values = np.ones(3)
     assert processes.of_first(values) is values
     assert not torch.distributed.is_initialized()
@@ -175,7 +175,7 @@ def test_who_is_not_met_is_said(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", free_port())
     monkeypatch.setattr(processes, "TIMEOUT", processes.timedelta(seconds=1))
     with pytest.raises(ConnectionError, match="Process 1 of 2 did not meet the others at"):
-        training.start("cpu", "auto")
+        devices.start("cpu", "auto")
 
 
 def test_a_plain_fit_inside_a_job_of_slurm_is_one_process(monkeypatch):
@@ -185,7 +185,7 @@ def test_a_plain_fit_inside_a_job_of_slurm_is_one_process(monkeypatch):
            "NODELIST": "node1"}  # fmt: skip
     for name, value in job.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    fabric = training.start("cpu", "auto")
+    fabric = devices.start("cpu", "auto")
     assert (fabric.world_size, fabric.global_rank) == (1, 0)
 
 

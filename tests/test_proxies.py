@@ -266,7 +266,7 @@ def test_surviving_centers():
         loss = set_proxies(built(f"{name}:centers=4", 2, 5), 7 * torch.tensor(rows))  # lengths do not matter
         assert loss.surviving().dtype == torch.int64
         assert loss.surviving().tolist() == [1, 4, 2, 3, 3]
-        found = loss.findings()
+        found = loss.summary_arrays()
         assert list(found) == ["surviving_centers"]
         np.testing.assert_array_equal(found["surviving_centers"], [1, 4, 2, 3, 3])
         assert built(f"{name}:centers=1", 2, 3).surviving().tolist() == [1, 1, 1]

@@ -1,12 +1,11 @@
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tripletomics.samplers import Balanced, Neighbourhoods, Views, shares
+from tripletomics.samplers import Balanced, BatchGuide, Neighbourhoods, Views, allocate
 
 
 def take(sampler, n):
@@ -14,8 +13,8 @@ def take(sampler, n):
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 200))
-def test_shares_are_fair_and_use_everything(sizes, total):
-    given_ = shares(sizes, total)
+def test_allocations_are_fair_and_use_everything(sizes, total):
+    given_ = allocate(sizes, total)
     assert sum(given_) == min(total, sum(sizes))
     assert all(0 <= got <= size for got, size in zip(given_, sizes, strict=True))
     wanting = [got for got, size in zip(given_, sizes, strict=True) if got < size]
@@ -56,12 +55,12 @@ def test_donors_take_turns_within_a_type():
     assert [(donor[rows] == 1)[y[rows] == code].sum() for code in (0, 1)] == [5, 5]
 
 
-def test_companions_are_further_views():
+def test_mined_rows_are_further_views():
     y = np.repeat([0, 1], 30)
-    guide = SimpleNamespace(companions=None, nearness=None)
-    batches = iter(Balanced(y, 24, 0, guide=guide))
+    sampler = Balanced(y, 24, 0)
+    batches = iter(sampler)
     assert [view.shape for view in next(batches)] == [(24,)]
-    guide.companions = np.stack([np.arange(60) + 100, np.arange(60) + 200], axis=1)
+    sampler.batch_guide = BatchGuide(mined_rows=np.stack([np.arange(60) + 100, np.arange(60) + 200], axis=1))
     cells, first, second = next(batches)  # from the next batch on
     assert len(cells) == 8  # 24 cells in all
     np.testing.assert_array_equal(first, cells + 100)
@@ -71,9 +70,10 @@ def test_companions_are_further_views():
 def test_near_types_come_together():
     kinds = np.array([0, 1, 2, 4, 5, 6, 7, 9])  # 3 and 8 have no cells here
     y = np.repeat(kinds, 10)
-    place = np.arange(10.0)
-    guide = SimpleNamespace(companions=None, nearness=np.abs(place[:, None] - place))
-    drawn = [tuple(np.unique(y[rows])) for (rows,) in take(Balanced(y, 40, 0, guide=guide), 50)]
+    position = np.arange(10.0)
+    sampler = Balanced(y, 40, 0)
+    sampler.batch_guide = BatchGuide(class_distances=np.abs(position[:, None] - position))
+    drawn = [tuple(np.unique(y[rows])) for (rows,) in take(sampler, 50)]
     assert {len(types) for types in drawn} == {4}
     assert {(0, 1, 2, 4), (5, 6, 7, 9), (4, 5, 6, 7)} <= set(drawn)
     assert all(np.ptp(types) <= 5 for types in drawn)
@@ -237,21 +237,21 @@ def test_a_neighbour_of_another_known_type_is_no_view():
 
 def test_cells_of_one_modality_are_a_quarter_of_the_others():
     """Labelled ones come as they come; of the rest three in four have both, and each group is gone through in turn."""
-    lone, y = np.arange(400) % 2 == 0, np.full(400, -1)
-    batches = list(itertools.islice(Views(y, 80, 0, lone=lone), 40))
+    single, y = np.arange(400) % 2 == 0, np.full(400, -1)
+    batches = list(itertools.islice(Views(y, 80, 0, single_modality=single), 40))
     for cells, other in batches:
-        assert lone[cells].sum() == 20
+        assert single[cells].sum() == 20
         assert len(np.unique(cells)) == 80
         assert (cells == other).all()
     drawn = np.bincount(np.concatenate([cells for cells, _ in batches]), minlength=400)
-    assert drawn[lone].min() >= 3
-    assert drawn[lone].max() <= 5
+    assert drawn[single].min() >= 3
+    assert drawn[single].max() <= 5
     y[:100] = np.arange(100) % 4
-    cells, _ = next(iter(Views(y, 80, 0, lone=lone)))
-    assert lone[cells[40:]].sum() <= 10
+    cells, _ = next(iter(Views(y, 80, 0, single_modality=single)))
+    assert single[cells[40:]].sum() <= 10
 
 
-@pytest.mark.parametrize("lone", [np.zeros(50, dtype=bool), np.ones(50, dtype=bool)])
-def test_cells_of_one_kind_alone_fill_batches(lone):
-    cells, _ = next(iter(Views(np.full(50, -1), 40, 0, lone=lone)))
+@pytest.mark.parametrize("single", [np.zeros(50, dtype=bool), np.ones(50, dtype=bool)])
+def test_cells_of_one_kind_alone_fill_batches(single):
+    cells, _ = next(iter(Views(np.full(50, -1), 40, 0, single_modality=single)))
     assert len(np.unique(cells)) == 40

@@ -12,7 +12,7 @@ from tripletomics.folds import subsample_for_features
 from tripletomics.labels import reference
 from tripletomics.model import scoring
 from tripletomics.networks import MLP, Encoder, project
-from tripletomics.samplers import LEAST, MOST, some
+from tripletomics.samplers import CELLS_PER_TYPE, MAX_CELLS, subsample_per_type
 
 
 def few_values(n, genes=150, seed=0, share=0.05):
@@ -69,18 +69,18 @@ def test_whole_numbers_are_told_block_by_block():
 
 def test_cells_whose_neighbours_are_looked_for():
     random = np.random.default_rng(0)
-    n = MOST + 8000
+    n = MAX_CELLS + 8000
     y = np.where(random.random(n) < 0.003, 1, 0)
     y[:50], y[50:60] = 2, -1
-    rows = some(y, 0)
+    rows = subsample_per_type(y, 0)
     assert (np.diff(rows) > 0).all()
-    assert MOST <= len(rows) <= MOST + 2 * LEAST + 50
+    assert MAX_CELLS <= len(rows) <= MAX_CELLS + 2 * CELLS_PER_TYPE + 50
     assert np.bincount(y[rows][y[rows] >= 0]).tolist()[2] == 50
-    assert (y[rows] == 1).sum() >= min(LEAST, (y == 1).sum())
-    np.testing.assert_array_equal(some(y, 0), rows)
-    assert not np.array_equal(some(y, 1), rows)
-    assert len(some(np.full(n, -1), 0)) == MOST
-    np.testing.assert_array_equal(some(y[:MOST], 0), np.arange(MOST))
+    assert (y[rows] == 1).sum() >= min(CELLS_PER_TYPE, (y == 1).sum())
+    np.testing.assert_array_equal(subsample_per_type(y, 0), rows)
+    assert not np.array_equal(subsample_per_type(y, 1), rows)
+    assert len(subsample_per_type(np.full(n, -1), 0)) == MAX_CELLS
+    np.testing.assert_array_equal(subsample_per_type(y[:MAX_CELLS], 0), np.arange(MAX_CELLS))
 
 
 def test_cells_that_a_contract_is_fitted_to(monkeypatch):
@@ -131,8 +131,8 @@ def test_a_fit_of_parts_holds_on_cells_it_never_saw(monkeypatch):
     for module, name, most in ((pp.splits, "FITTING_CELLS", 300), (reference, "FITTED", 400),
                                (scoring, "SCORED", 100), (scoring, "REFERENCES", 300)):  # fmt: skip
         monkeypatch.setattr(module, name, most)
-    monkeypatch.setattr("tripletomics.samplers.MOST", 500)
-    monkeypatch.setattr("tripletomics.samplers.LEAST", 30)
+    monkeypatch.setattr("tripletomics.samplers.MAX_CELLS", 500)
+    monkeypatch.setattr("tripletomics.samplers.CELLS_PER_TYPE", 30)
     model = tt.fit(adata, "kind", progress=False, steps=80)
     assert model.scores["held-out"]["map"] > 0.8
     assert model.scores["permuted"]["map"] < 0.35

@@ -37,7 +37,7 @@ def reference(n=60):
 def test_without_spread_the_loss_has_three_terms():
     x, y = reference()
     loss = neighbours.fit(x, y, 0.5, 0)
-    loss.pace(2, 10)
+    loss.set_progress(2, 10)
     a, rows = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)), np.arange(60)
     groupings = [
         (w.item(), c.numpy(), r.numpy()) for w, c, r in zip(loss.importance, loss.codes, loss.ranks, strict=True)
@@ -58,7 +58,7 @@ def test_the_fourth_term_is_the_unevenness_and_rises(monkeypatch, spread, dim):
     uneven = area.unevenness(a, area.quantiles(60, dim), lines / lines.norm(dim=0))
     loss = neighbours.fit(x, y, 0.5, 0, spread)
     for step, share in ((0, 0), (1, 1 / 3), (3, 1), (8, 1)):
-        loss.pace(step, 9)
+        loss.set_progress(step, 9)
         expected = plain + share * neighbours.EVEN * spread**2 * uneven
         torch.testing.assert_close(loss(a, rows), expected, rtol=0.01, atol=1e-5)
 

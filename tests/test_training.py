@@ -9,15 +9,15 @@ from kinds import cells
 from torch import nn
 
 import tripletomics as tt
-from tripletomics import augment, features, losses, metrics, training
+from tripletomics import augment, devices, features, losses, metrics, training
 from tripletomics.problem import FitProblem, Settings
-from tripletomics.samplers import Balanced
+from tripletomics.samplers import Balanced, BatchGuide
 from tripletomics.sources import Memory, OnDevice, pack
 
 
 @pytest.fixture
 def fabric():
-    return training.start("cpu", "auto")
+    return devices.start("cpu", "auto")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def blobs():
 def run(fabric, blobs, loss, network, steps=60, seed=0, **changes):
     x, y = blobs
     options = {"lr": 1e-2, "augment": augment.make(None), "seed": seed, "watch": lambda step, value: None} | changes
-    sampler = Balanced(y, 64, seed, guide=loss)
+    sampler = Balanced(y, 64, seed)
     return training.train(fabric, network, loss, Memory(x), sampler, torch.from_numpy(y), steps=steps, **options)
 
 
@@ -68,14 +68,14 @@ class Diary(losses.Loss):
 
     def __init__(self):
         super().__init__()
-        self.paces, self.surveys, self.batches = [], [], []
+        self.steps, self.refreshed, self.batches = [], [], []
 
-    def pace(self, step, steps):
-        self.paces.append((step, steps))
+    def set_progress(self, step, steps):
+        self.steps.append((step, steps))
 
-    def survey(self, z, y):
-        self.surveys.append((len(self.batches), z.clone(), y))
-        self.companions = np.arange(len(y))[:, None][::-1]
+    def refresh(self, z, y):
+        self.refreshed.append((len(self.batches), z.clone(), y))
+        return BatchGuide(mined_rows=np.arange(len(y))[:, None][::-1])
 
     def trace(self):
         return {"cells": torch.tensor(self.batches[-1][0])}
@@ -89,11 +89,11 @@ def test_a_loss_is_told_and_asked(fabric, blobs):
     loss, network = Diary(), nn.Linear(8, 2)
     first = network(torch.from_numpy(blobs[0])).detach()
     curves = run(fabric, blobs, loss, network, steps=40)
-    assert loss.paces == [(step, 40) for step in range(40)]
-    # 240 cells, 32 anchors a batch with a companion each: two epochs take 15 batches
-    assert [seen for seen, _, _ in loss.surveys] == [0, 15, 30]
-    torch.testing.assert_close(loss.surveys[0][1], first)  # of all cells, before the first step
-    np.testing.assert_array_equal(loss.surveys[0][2], blobs[1])
+    assert loss.steps == [(step, 40) for step in range(40)]
+    # 240 cells, 32 anchors a batch with a mined row each: two epochs take 15 batches
+    assert [seen for seen, _, _ in loss.refreshed] == [0, 15, 30]
+    torch.testing.assert_close(loss.refreshed[0][1], first)  # of all cells, before the first step
+    np.testing.assert_array_equal(loss.refreshed[0][2], blobs[1])
     assert loss.batches == [[32, 32, 32]] * 40
     assert curves["cells"].tolist() == [32] * 40
 
@@ -101,7 +101,7 @@ def test_a_loss_is_told_and_asked(fabric, blobs):
 @pytest.mark.parametrize(
     "text", ["triplet:mining=offline,every=1", "hierarchical_triplet", "softmax + triplet:mining=offline"]
 )
-def test_losses_with_surveys_separate_the_blobs(fabric, blobs, text):
+def test_losses_that_guide_minibatches_separate_the_blobs(fabric, blobs, text):
     torch.manual_seed(0)
     loss, network = losses.make(text), nn.Linear(8, 4)
     loss.build(4, 4)
@@ -114,7 +114,7 @@ def test_losses_with_surveys_separate_the_blobs(fabric, blobs, text):
 def test_parameters_have_the_rate_that_their_loss_asks_for():
     loss = losses.make("triplet + softmax + 0.1*softtriple")
     loss.build(3, 4)
-    groups = loss.groups(1e-3)
+    groups = loss.parameter_groups(1e-3)
     assert [len(group["params"]) for group in groups] == [0, 2, 1]
     assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-2, 1e-2])
     assert [group["eps"] for group in groups] == [1e-8, 1e-8, 0.01]
@@ -179,17 +179,17 @@ def test_steps_follow_the_data():
 )
 def test_unknown_device_or_precision(device, precision, message):
     with pytest.raises(ValueError, match=message):
-        training.start(device, precision)
+        devices.start(device, precision)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_absent_device_names_those_present():
     with pytest.raises(ValueError, match=r"'cuda' is not on this machine. Allowed here: auto, cpu"):
-        training.start("cuda", "auto")
+        devices.start("cuda", "auto")
 
 
 def test_bfloat16_runs_through_the_same_loop(blobs):
-    fabric = training.start("cpu", "bf16-mixed")
+    fabric = devices.start("cpu", "bf16-mixed")
     torch.manual_seed(0)
     values = run(fabric, blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))["loss"]
     assert values[-10:].mean() < 0.5 * values[:5].mean()
@@ -199,7 +199,7 @@ def test_bfloat16_runs_through_the_same_loop(blobs):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_runs_through_the_same_loop(blobs):
     torch.manual_seed(0)
-    values = run(training.start("cuda", "auto"), blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))["loss"]
+    values = run(devices.start("cuda", "auto"), blobs, losses.make("triplet:reduction=all"), nn.Linear(8, 2))["loss"]
     assert values[-10:].mean() < 0.5 * values[:5].mean()
 
 

@@ -184,7 +184,7 @@ def test_curriculum_goes_from_easy_to_hard():
     bands = []
     loss = Triplet(mining="curriculum", margin=0.5)
     for step in range(11):
-        loss.pace(step, 11)
+        loss.set_progress(step, 11)
         lo, hi = loss._band(geometry.distances(z.detach()), y)
         bands.append((lo, hi))
         inside = [g + 0.5 for g in gap if lo < g <= hi]
@@ -215,7 +215,7 @@ def test_pacing(pacing, expected):
         loss = Triplet(mining="curriculum", pacing=pacing, **settings)
         found = []
         for step in range(5):
-            loss.pace(step, 5)
+            loss.set_progress(step, 5)
             found.append(loss.hardness.item())
         return found
 
@@ -228,7 +228,7 @@ def test_pacing(pacing, expected):
 
 def test_a_curriculum_is_resumed_from_its_buffer():
     loss, other = Triplet(mining="curriculum"), Triplet(mining="curriculum")
-    loss.pace(3, 7)
+    loss.set_progress(3, 7)
     other.load_state_dict(loss.state_dict())
     z, y = batch(40)
     assert other(z, y) == loss(z, y)
@@ -238,8 +238,7 @@ def test_a_curriculum_is_resumed_from_its_buffer():
 def test_offline_chooses_the_middle_positive_and_the_nearest_negative(name):
     z, y = batch(40)
     loss = Triplet(mining="offline", distance=name, margin=0.4)
-    loss.survey(z.detach(), y)
-    chosen, terms = loss.companions, []
+    chosen, terms = loss.refresh(z.detach(), y).mined_rows, []
     assert loss.epochs == 5
     for a in range(len(y)):
         by_distance = sorted(range(len(y)), key=lambda i: distance(name, z[a], z[i]).item())
@@ -260,19 +259,16 @@ def test_offline_in_a_sum_and_in_blocks(monkeypatch):
     both.build(3, 4)
     both = both.double()
     assert both.epochs == 2
-    both.survey(z.detach(), y)
-    views = [z, *(z[both.companions[:, k]] for k in (0, 1))]
+    whole = both.refresh(z.detach(), y).mined_rows
+    views = [z, *(z[whole[:, k]] for k in (0, 1))]
     softmax, triplet = both.members
     assert_same(both(*views, y), softmax(z, y) + 0.5 * triplet(*views, y), z)
-    whole = both.companions.copy()
     monkeypatch.setattr("tripletomics.losses.tuples.triplet._ELEMENTS", 50)
-    both.survey(z.detach(), y)
-    np.testing.assert_array_equal(both.companions, whole)
-    both.survey(z.detach().flip(0), y)  # a later survey replaces what an earlier one chose
-    np.testing.assert_array_equal(both.companions, triplet.companions)
-    assert not np.array_equal(both.companions, whole)
-    both.survey(z.detach()[:20], y[:20])  # and so does that of a fit on fewer cells
-    assert both.companions.shape == (20, 2)
+    np.testing.assert_array_equal(both.refresh(z.detach(), y).mined_rows, whole)
+    other = z.detach().flip(0)
+    np.testing.assert_array_equal(both.refresh(other, y).mined_rows, triplet.refresh(other, y).mined_rows)
+    assert not np.array_equal(both.refresh(other, y).mined_rows, whole)
+    assert both.refresh(z.detach()[:20], y[:20]).mined_rows.shape == (20, 2)
 
 
 @pytest.mark.parametrize("mining", ["all", "hard", "semihard", "easy_positive", "band", "curriculum", "offline"])
@@ -392,20 +388,20 @@ def test_hierarchical_triplet_against_loops(levels, beta, seed):
     loss.build(3, 6)
     assert_same(loss(z, y), sum(terms) / len(terms) / 2, z)  # room for a tree, but none yet
     loss = loss.double()
-    loss.survey(z.detach(), y)
+    loss.refresh(z.detach(), y)
     assert_same(loss(z, y), sum(terms) / len(terms) / 2, z)
 
 
-def test_the_tree_is_kept_between_surveys():
+def test_the_tree_is_kept_until_it_is_refreshed():
     z, y = batch(60, 8, 5)
     loss = HierarchicalTriplet()
     loss.build(8, 5)
-    assert np.isnan(loss.findings()["tree"]).all()
-    loss.survey(z.detach(), y)
-    tree, margins = loss.findings()["tree"], loss.margins.clone()
+    assert np.isnan(loss.summary_arrays()["tree"]).all()
+    distances = loss.refresh(z.detach(), y).class_distances
+    tree, margins = loss.summary_arrays()["tree"], loss.margins.clone()
     assert tree.shape == (4, 4)
     assert (np.diff(tree[:, 2]) >= 0).all()
-    assert loss.nearness.shape == (5, 5)
+    assert distances.shape == (5, 5)
     loss(5 * z.flip(0), y)
     assert torch.equal(loss.margins, margins)
     with pytest.raises(ValueError, match="hierarchical_triplet has a tree of 5 classes, but y holds 7"):
@@ -416,8 +412,8 @@ def test_a_class_without_training_cells_is_far_from_all():
     z, y = batch(60, 8, 4)
     loss = HierarchicalTriplet()
     loss.build(8, 5)  # class 4 has held-out cells alone
-    loss.survey(z.detach(), y)
-    assert loss.findings()["tree"][-1, 2] == 4
+    loss.refresh(z.detach(), y)
+    assert loss.summary_arrays()["tree"][-1, 2] == 4
     assert loss(z, y).isfinite()
 
 

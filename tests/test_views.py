@@ -25,7 +25,7 @@ ORDINARY = [name for name in NAMES if name != "moco"]  # the first value of MoCo
 def build(text, dim=3, n=40, dtype=torch.float64):
     torch.manual_seed(0)
     loss = losses.make(text)
-    loss.expect(n)
+    loss.set_n_cells(n)
     assert loss.build(dim, 4) is None
     return loss.to(dtype)
 
@@ -66,7 +66,7 @@ def test_a_step_asks_the_device_for_nothing(name):
     z1, z2 = (torch.empty(12, 3, dtype=torch.float64, device="meta", requires_grad=True) for _ in range(2))
     known = {"cells": cells.to("meta"), "codes": torch.stack([y, y]).to("meta")}
     if loss.momentum:
-        known["twin"] = torch.empty(24, 3, dtype=torch.float64, device="meta")
+        known["momentum_z"] = torch.empty(24, 3, dtype=torch.float64, device="meta")
     loss(z1, z2, y, **known).backward()
     assert z1.grad.device == z1.device
 
@@ -144,7 +144,7 @@ def test_gradcheck(name):
     loss, (z1, z2, y, cells) = settled(name), views(7)
     known = {"cells": cells}
     if name == "byol":
-        known["twin"] = torch.cat([z1, z2]).detach() + 0.1
+        known["momentum_z"] = torch.cat([z1, z2]).detach() + 0.1
     if name == "simsiam":
         loss._stop = normalise  # a stopped gradient is not that of the value
     if name == "moco":
@@ -294,7 +294,7 @@ def test_clip_against_loops_and_with_a_temperature_that_learns(same_type):
     ways = [find(a, b, y, temperature, same_type=same_type) for a, b in ((z1, z2), (z2, z1))]
     expected = sum(ways) / 2
     assert_same(loss(z1, z2, y, cells=cells), expected, z1, z2, scale)
-    assert [group["weight_decay"] for group in loss.groups(1e-3) if group["params"]] == [0]
+    assert [group["weight_decay"] for group in loss.parameter_groups(1e-3) if group["params"]] == [0]
 
 
 def test_clip_is_never_colder_than_a_hundredth():
@@ -358,11 +358,13 @@ def test_moco_against_a_queue_of_python(capacity, told, followed):
     for step in range(5):
         z1, z2, y, cells = views(seed=step)
         cells = torch.stack([cells[0] + 3 * step, (5 * cells[1] + 2) % 12 + 3 * step]) if told else None
-        twin = torch.cat([z1, z2]).detach() + 0.3 if followed else None
-        keys = (z2 if twin is None else twin[12:]).detach()
+        momentum_z = torch.cat([z1, z2]).detach() + 0.3 if followed else None
+        keys = (z2 if momentum_z is None else momentum_z[12:]).detach()
         expected, taken = queued(z1, keys, y, queue, 0.5, cells)
-        assert_same(loss.eval()(z1, z2, y, cells=cells, twin=twin), expected, z1)
-        assert_same(loss.train()(z1, z2, y, cells=cells, twin=twin), expected, z1)  # though the queue moves on
+        assert_same(loss.eval()(z1, z2, y, cells=cells, momentum_z=momentum_z), expected, z1)
+        assert_same(
+            loss.train()(z1, z2, y, cells=cells, momentum_z=momentum_z), expected, z1
+        )  # though the queue moves on
         queue.extend(taken)
     slots = slice(0, len(queue))
     assert sorted(zip(loss.key_cells[slots].tolist(), loss.key_codes[slots].tolist(), strict=True)) == sorted(
@@ -409,10 +411,10 @@ def test_moco_keeps_a_quarter_of_the_cells(n, length):
 
 
 def test_moco_refuses_a_queue_longer_than_the_data():
-    losses.make("moco:queue=50").expect(50)
+    losses.make("moco:queue=50").set_n_cells(50)
     for text in ("moco:queue=51", "triplet + moco:queue=51"):
         with pytest.raises(ValueError, match=r"^moco: queue=51 is longer than the data, 50 training cells\."):
-            losses.make(text).expect(50)
+            losses.make(text).set_n_cells(50)
 
 
 @pytest.mark.parametrize("name", ["moco", "byol", "simsiam"])
@@ -451,7 +453,7 @@ def test_barlow_twins_of_equal_views_without_redundancy_is_zero():
     assert build("barlow_twins", 2)(z, 3 * z + 7).item() == pytest.approx(0, abs=1e-12)
 
 
-def foretell(loss, z):
+def predict(loss, z):
     """The predictor by hand."""
     first, norm, _, last = loss.predictor
     hidden = z @ first.weight.T
@@ -466,7 +468,7 @@ def foretell(loss, z):
 @pytest.mark.parametrize("training", [False, True])
 def test_simsiam_against_loops(training):
     loss, (z1, z2, y, _) = settled("simsiam").train(training), views()
-    p1, p2 = foretell(loss, z1), foretell(loss, z2)
+    p1, p2 = predict(loss, z1), predict(loss, z2)
     terms = [cosine(p1[i], z2[i].detach()) + cosine(p2[i], z1[i].detach()) for i in range(12)]
     assert_same(loss(z1, z2, y), -sum(terms) / 24, z1, z2, *loss.parameters())
 
@@ -475,16 +477,16 @@ def test_simsiam_against_loops(training):
 @pytest.mark.parametrize("followed", [False, True])
 def test_byol_against_loops(training, followed):
     loss, (z1, z2, y, cells) = settled("byol").train(training), views()
-    twin = torch.cat([z1, z2]) + 0.3 if followed else torch.cat([z1, z2])
-    t1, t2 = twin.detach()[:12], twin.detach()[12:]
-    p1, p2 = foretell(loss, z1), foretell(loss, z2)
+    momentum_z = torch.cat([z1, z2]) + 0.3 if followed else torch.cat([z1, z2])
+    t1, t2 = momentum_z.detach()[:12], momentum_z.detach()[12:]
+    p1, p2 = predict(loss, z1), predict(loss, z2)
     terms = [4 - 2 * cosine(p1[i], t2[i]) - 2 * cosine(p2[i], t1[i]) for i in range(12)]
-    known = {"twin": twin, "cells": cells} if followed else {}
+    known = {"momentum_z": momentum_z, "cells": cells} if followed else {}
     assert_same(loss(z1, z2, y, **known), sum(terms) / 12, z1, z2, *loss.parameters())
 
 
 @pytest.mark.parametrize("name", ["byol", "simsiam"])
-def test_no_gradient_flows_into_the_view_that_is_foretold(name):
+def test_no_gradient_flows_into_the_view_that_is_predicted(name):
     """With one predictor that says nothing, no view gets any."""
     loss, (z1, z2, y, _) = settled(name), views()
     with torch.no_grad():
@@ -505,12 +507,11 @@ def test_width_of_the_predictor(name, dim, hidden):
         loss(torch.zeros(4, 5), torch.zeros(4, 5))
 
 
-def test_byol_keeps_more_of_its_twin_as_training_goes_on():
+def test_byol_keeps_more_of_its_momentum_encoder_as_training_goes_on():
     for loss, start in ((losses.make("byol"), 0.996), (losses.make("simclr + 2*byol:momentum=0.9"), 0.9)):
         kept = []
         for step in range(101):
-            loss.pace(step, 100)
-            kept.append(loss.keep())
+            kept.append(loss.momentum_at(step, 100))
         assert kept[0] == pytest.approx(start)
         assert kept[50] == pytest.approx((start + 1) / 2)
         assert kept[100] == pytest.approx(1)
@@ -518,12 +519,11 @@ def test_byol_keeps_more_of_its_twin_as_training_goes_on():
         assert kept[25] - start < 0.2 * (1 - start)  # a cosine, not a line
 
 
-def test_moco_keeps_the_same_of_its_twin():
+def test_moco_keeps_the_same_of_its_momentum_encoder():
     loss = losses.make("moco:momentum=0.9")
     for step in range(3):
-        loss.pace(step, 3)
-        assert loss.keep() == 0.9
-    assert losses.make("simclr").keep() == losses.make("simclr").momentum == 0
+        assert loss.momentum_at(step, 3) == 0.9
+    assert losses.make("simclr").momentum_at(0, 3) == losses.make("simclr").momentum == 0
 
 
 # text, sums and checks
@@ -585,12 +585,12 @@ def test_a_sum_passes_both_views_to_the_losses_of_two():
     assert set(loss.trace()) == {"spread"}
 
 
-def test_a_sum_tells_its_members_of_the_twin_and_the_number_of_cells():
+def test_a_sum_tells_its_members_of_the_momentum_encoder_and_the_number_of_cells():
     loss, (z1, z2, y, cells) = build("softmax + 0.5*byol"), views()
-    twin = torch.cat([z1, z2]).detach() + 0.3
+    momentum_z = torch.cat([z1, z2]).detach() + 0.3
     members = dict(zip(("softmax", "byol"), loss.members, strict=True))
-    alone = members["softmax"](z1, y) + 0.5 * members["byol"](z1, z2, y, twin=twin)
-    assert_same(loss(z1, z2, y, cells=cells, twin=twin), alone, z1, z2)
+    alone = members["softmax"](z1, y) + 0.5 * members["byol"](z1, z2, y, momentum_z=momentum_z)
+    assert_same(loss(z1, z2, y, cells=cells, momentum_z=momentum_z), alone, z1, z2)
     assert loss.momentum == 0.996
     assert loss.predicts
     (queued,) = (member for member in build("triplet + moco", n=80).members if member.name == "moco")
@@ -606,8 +606,8 @@ def test_the_members_of_a_sum_share_their_neighbours():
     assert not losses.make("vicreg + simclr").supervised
 
 
-def test_one_twin_alone():
-    with pytest.raises(ValueError, match=r"^moco and byol would each need a twin of the encoder, and there is one"):
+def test_one_momentum_encoder_alone():
+    with pytest.raises(ValueError, match=r"^moco and byol would each need a momentum encoder, and there is one"):
         losses.make("moco + byol")
     assert losses.make("moco + simsiam").momentum == 0.999
 
@@ -615,7 +615,7 @@ def test_one_twin_alone():
 @pytest.mark.parametrize("metric_dim", [2, 3])
 def test_check_of_few_dimensions(metric_dim):
     for text in ("simsiam", "byol", "softmax + byol"):
-        with pytest.raises(ValueError, match=rf"foretells .* metric_dim={metric_dim} has no room: take metric_dim=32"):
+        with pytest.raises(ValueError, match=rf"predicts .* metric_dim={metric_dim} has no room: take metric_dim=32"):
             losses.check(losses.make(text), metric_dim)
     for text in COMPARING:
         with pytest.warns(UserWarning, match=f"sees directions alone, so metric_dim={metric_dim}"):
@@ -654,12 +654,12 @@ def train(loss, seed, noise, steps=60, lr=0.03):
     torch.manual_seed(seed)
     x, cells = torch.randn(6, 20).repeat(16, 1) + torch.randn(96, 20), torch.arange(96).repeat(2, 1)
     network = nn.Sequential(nn.Linear(20, 64), nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 16))
-    loss.expect(96)
+    loss.set_n_cells(96)
     loss.build(16, 1)
-    optimizer = torch.optim.Adam([{"params": network.parameters()}, *loss.groups(lr)], lr=lr)
+    optimizer = torch.optim.Adam([{"params": network.parameters()}, *loss.parameter_groups(lr)], lr=lr)
     values = []
     for step in range(steps):
-        loss.pace(step, steps)
+        loss.set_progress(step, steps)
         value = loss(*(network(x + noise * torch.randn(96, 20)) for _ in range(2)), cells=cells)
         optimizer.zero_grad()
         value.backward()
@@ -706,8 +706,7 @@ def test_a_scale_that_went_too_far_comes_back():
 def test_offline_triplets_beside_views_are_chosen_in_the_batch():
     loss = losses.make("triplet:mining=offline + simclr")
     z, y = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
-    loss.survey(z, y)
-    assert loss.companions is None
+    assert loss.refresh(z, y).mined_rows is None
     assert loss(z, z + 1, y).isfinite()
 
 

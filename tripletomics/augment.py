@@ -53,7 +53,7 @@ class Augmentation:
         raise NotImplementedError
 
     def idle(self, *, labelled: bool) -> bool:
-        """Tell whether it changes nothing, without labels or with them."""
+        """Return whether it changes nothing, without labels or with them."""
         return False
 
     def _values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,7 +90,7 @@ class Mask(Augmentation):
             parts.check_number(self, "p", "[0, 1)")
 
     def idle(self, *, labelled: bool) -> bool:
-        """Tell whether no gene is hidden."""
+        """Return whether no gene is hidden."""
         return self.p == 0
 
     def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
@@ -196,7 +196,7 @@ class Mixup(Augmentation):
         parts.check_number(self, "share", "(0, 1]")
 
     def idle(self, *, labelled: bool) -> bool:
-        """Tell whether there are no types to mix within."""
+        """Return whether there are no types to mix within."""
         return not labelled
 
     def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
@@ -269,7 +269,7 @@ class Chain(Augmentation):
         return Chain(tuple(member.fit(mean, scale) for member in self.members))
 
     def idle(self, *, labelled: bool) -> bool:
-        """Tell whether no member changes anything."""
+        """Return whether no member changes anything."""
         return all(member.idle(labelled=labelled) for member in self.members)
 
     def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:

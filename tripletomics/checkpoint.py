@@ -2,7 +2,7 @@
 
 All that a fit does follows from its cells, settings and seed. The networks are trained one after the other, always in
 the same order. The steps between the trainings are short and are repeated. So the file holds, for each finished
-training, the trained network and loss with their history; for the training that is running also the optimiser, the
+training, the trained network and loss with their history; for the training that is running also the optimizer, the
 momentum encoder and the state of every random generator.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from tripletomics import files, processes
 from tripletomics.notices import warn
 
-FORMAT = 1  # of the file
+FORMAT = 2  # of the file
 EVERY = 60.0  # seconds of a training after which its state is written
 UNSET = "0" * 64  # stands in place of the digest while the digest is computed
 PLAIN = (bool, int, float, np.ndarray, np.random.Generator, Tensor)  # what a loss may keep next to its parameters
@@ -138,28 +139,39 @@ class Loop:
 
     Attributes
     ----------
-    network, twin, loss, optimizer, schedule, precision
+    network, momentum_encoder, loss, optimizer, schedule, fabric
         As in `training.train`.
     generator, sampler, watch
-        The random generator, what draws the batches, and what records the scores.
-    seen, due, values, traces
-        Cells shown so far, the number of them at which `Loss.survey` is due, the loss of each step and its traces.
+        The random generator, what draws the minibatches, and what records the scores.
+    seen, due, losses, traces
+        Cells shown so far, the number of them at which `Loss.refresh` is due, the loss of each step and its traces.
     """
 
     network: nn.Module
-    twin: nn.Module | None
+    momentum_encoder: nn.Module | None
     loss: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Any
-    precision: Any
+    fabric: Fabric
     generator: torch.Generator
     sampler: Any
     watch: Any
     seen: int = 0
     due: int = 0
-    values: list[Tensor] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
     traces: list[dict[str, Tensor]] = field(default_factory=list)
     number: int = 0
+
+    def record(self, step: int, n: int, loss: Tensor, trace: dict[str, Tensor]) -> None:
+        """Take note of a step: how many cells it showed, its loss, and what the loss traces; tell who watches."""
+        self.seen += n
+        self.losses.append(loss)
+        self.traces.append(trace)
+        self.watch(step + 1, loss)
+
+    def stacked_traces(self) -> dict[str, Tensor]:
+        """Return what the loss traced, by name: (steps,)."""
+        return {name: torch.stack([trace[name] for trace in self.traces]) for name in self.traces[0]}
 
     def state(self, step: int, last: bool) -> dict[str, Any]:
         """Return the state as arrays and numbers; of a finished training, only its results."""
@@ -168,16 +180,16 @@ class Loop:
             "network": self.network.state_dict(),
             "loss": self.loss.state_dict(),
             "attributes": {name: _attributes(part) for name, part in self.loss.named_modules()},
-            "values": torch.stack(self.values),
-            "traces": {name: torch.stack([trace[name] for trace in self.traces]) for name in self.traces[0]},
+            "losses": torch.stack(self.losses),
+            "traces": self.stacked_traces(),
             "scores": self.watch.scores,
             "latest": self.watch.latest,
         }
         if not last:
             found |= {
-                "twin": {} if self.twin is None else self.twin.state_dict(),
+                "momentum_encoder": {} if self.momentum_encoder is None else self.momentum_encoder.state_dict(),
                 "optimizer": {str(i): parts for i, parts in self.optimizer.state_dict()["state"].items()},
-                "precision": self.precision.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),
                 "generator": self.generator.get_state(),
                 "sampler": self.sampler.state(),
                 "seen": self.seen,
@@ -193,15 +205,15 @@ class Loop:
         for name, part in self.loss.named_modules():
             for attribute, value in state["attributes"][name].items():
                 setattr(part, attribute, _generator(value) if isinstance(value, dict) else value)
-        self.values[:] = state["values"].to(device)
+        self.losses[:] = state["losses"].to(device)
         traces = {name: values.to(device) for name, values in state["traces"].items()}
         self.traces[:] = [{name: values[i] for name, values in traces.items()} for i in range(step)]
         self.watch.scores, self.watch.latest = state["scores"].copy(), state["latest"]
-        self.watch.report(self.watch.stage, step, self.watch.steps, float(self.values[-1]), self.watch.latest)
+        self.watch.report(self.watch.stage, step, self.watch.steps, float(self.losses[-1]), self.watch.latest)
         if "sampler" not in state:
             return
-        if self.twin is not None:
-            self.twin.load_state_dict(state["twin"])
+        if self.momentum_encoder is not None:
+            self.momentum_encoder.load_state_dict(state["momentum_encoder"])
         trained = [(group, weight) for group in self.optimizer.param_groups for weight in group["params"]]
         for i, parts in state["optimizer"].items():  # load_state_dict of AdamW knows no orthogonal steps
             group, weight = trained[int(i)]
@@ -214,7 +226,7 @@ class Loop:
             self.optimizer.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True
         ):
             group["lr"] = lr * share(step)
-        self.precision.load_state_dict(state["precision"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.generator.set_state(state["generator"])
         self.sampler.restore(state["sampler"])
         self.seen, self.due = state["seen"], state["due"]

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, with orthogonal steps for the hidden layers of the map head."""
+"""The optimizer: AdamW, with orthogonal steps for the hidden layers of the map head."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 MOMENTUM = 0.95
 ROUNDS, A, B, C = 5, 3.4445, -4.7750, 2.0315  # the polynomial of the source, which brings singular values to .7 to 1.2
 SIZE = 0.2  # root mean square of a step at lr=1, as that of AdamW
+NARROW = 8  # rows or columns of a layer with too few directions for orthogonal steps
+DECAY = 1e-4  # of weight matrices, in units of lr a step
 
 
 class Muon(torch.optim.AdamW):
@@ -31,14 +34,42 @@ class Muon(torch.optim.AdamW):
             for weight in group["params"] if group.get("orthogonal") else ():
                 state = self.state[weight]
                 momentum = state.setdefault("momentum", torch.zeros_like(weight)).lerp_(weight.grad, 1 - MOMENTUM)
-                turn = orthogonal(weight.grad.lerp(momentum, MOMENTUM))
+                turn = orthogonalise(weight.grad.lerp(momentum, MOMENTUM))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(turn, alpha=-SIZE * group["lr"] * max(weight.shape) ** 0.5)
                 weight.grad = None  # AdamW leaves it
         return super().step(closure)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def make_optimizer(
+    fabric: Fabric, network: nn.Module, loss_groups: list[dict[str, Any]], lr: float, *, orthogonal: bool
+) -> Muon:
+    """Return the optimizer of a network and of the parameters of its loss.
+
+    Parameters
+    ----------
+    network
+        Its weight matrices decay; its biases and the scales of its layer normalisation do not.
+    loss_groups
+        What `Loss.parameter_groups` returns.
+    lr
+        Learning rate of the network.
+    orthogonal
+        Whether the hidden layers take orthogonal steps.
+    """
+    matrices = [p for p in network.parameters() if p.dim() > 1]
+    hidden = [p for p in matrices if orthogonal and min(p.shape) > NARROW]
+    groups = [
+        {"params": hidden, "weight_decay": DECAY, "orthogonal": True},
+        {"params": [p for p in matrices if not any(p is q for q in hidden)], "weight_decay": DECAY},
+        {"params": [p for p in network.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    # a fused step undoes the scaling of 16-mixed by itself, after which gradients cannot be clipped
+    fused = fabric.device.type in ("cpu", "cuda") and getattr(fabric.strategy.precision, "scaler", None) is None
+    return Muon([*groups, *loss_groups], lr=lr, fused=fused)
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
     """Return a matrix of the same singular vectors with singular values of about 1."""
     x = matrix / (matrix.norm() + 1e-12)
     tall = x.shape[0] > x.shape[1]

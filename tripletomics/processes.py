@@ -1,21 +1,23 @@
-"""Many processes that train one network: what is dealt out, gathered and added up, and who is missing.
+"""Many processes that train one network: who they are, what each does of a minibatch, and who is missing.
 
-All do the same and hold the same weights. Of each batch, a process encodes its share; the places are gathered, so that
-every process has the loss of the whole batch; the gradients are added up. Alone, a process does none of this.
+All do the same and hold the same weights. Of each minibatch, a process encodes its share. The embeddings are gathered,
+so that every process has the loss of the whole minibatch; then the gradients are added up. Alone, a process does none
+of this. Fabric gathers, reduces and broadcasts (`devices.start`). What stands here, Fabric cannot do: it meets no other
+process before a command is read, gathers no unequal shares, does not know that a loss is the same in all processes,
+and names no process that ended.
 """
 
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
-import math
 import os
 import re
 import socket
-import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,10 +25,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help needs to know nothing but the environment
+    from lightning_fabric import Fabric
     from torch import Tensor, nn
 
 TIMEOUT = timedelta(minutes=10)  # that a process waits for the others; one that ended is noticed at once
-MESSAGE = 8224  # bytes that tell all about a batch of 1,024 cells
 PATIENCE = 5.0  # seconds to find out which process ended
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")  # of the step: sbatch alone starts one process
@@ -41,7 +43,7 @@ class Place(NamedTuple):
 
 
 def place() -> Place:
-    """Read from the environment which process this is: torchrun and SLURM's srun tell it."""
+    """Return which process this is, from the environment: torchrun and SLURM's srun tell it."""
     for names in (TORCHRUN, SRUN):
         if all(name in os.environ for name in names):
             return Place(*(int(os.environ[name]) for name in names))
@@ -49,24 +51,8 @@ def place() -> Place:
 
 
 def by_torchrun() -> bool:
-    """Tell whether all processes were given the same command, which srun does not promise."""
+    """Return whether all processes were given the same command, which srun does not promise."""
     return TORCHRUN[0] in os.environ
-
-
-@contextmanager
-def keeping_threads() -> Iterator[None]:
-    """Restore the thread numbers of torch and numba afterwards: OpenMP gives torch as many as numba starts."""
-    import torch
-
-    before, numba = torch.get_num_threads(), sys.modules.get("numba")
-    compiled = numba.get_num_threads() if numba else None
-    torch.set_num_threads(before)
-    try:
-        yield
-    finally:
-        if numba:
-            numba.set_num_threads(compiled)
-        torch.set_num_threads(before)
 
 
 def join() -> Place:
@@ -90,7 +76,7 @@ def join() -> Place:
     # threads of the group that outlive Python's end abort the process
     atexit.register(lambda: distributed.is_initialized() and distributed.destroy_process_group())
     try:
-        distributed.init_process_group(backend, rank=here.rank, world_size=here.size, timeout=TIMEOUT)
+        distributed.init_process_group(backend, store=_store(), rank=here.rank, world_size=here.size, timeout=TIMEOUT)
         _store().set(f"process {here.rank}", f"{os.getpid()} {socket.gethostname()}")
     except RuntimeError as error:
         raise ConnectionError(
@@ -115,102 +101,73 @@ def part(n: int) -> slice:
     return _shares(n)[rank()]
 
 
-def gather(z: Tensor, views: int, n: int) -> Tensor:
-    """Return the places (views * n, dim) of all `n` cells of a batch, from those of each process's `part`.
+def gather(fabric: Fabric, z: Tensor, views: int, n: int) -> Tensor:
+    """Return the embeddings (views * n, dim) of all `n` cells of a minibatch, from those of each process's `part`.
 
     The gradient goes to a process's own cells alone. As all have the same loss, `add_up` makes it whole.
     """
     if count() == 1:
         return z
-    import torch
-    from torch import distributed
+    from torch import cat
+    from torch.nn.functional import pad
 
-    shares, longest = _shares(n), -(-n // count())
     own = z.reshape(views, len(z) // views, z.shape[1])
-    padded = z.new_zeros(views, longest, z.shape[1])
-    padded[:, : own.shape[1]] = own.detach()
-    found = [torch.empty_like(padded) for _ in shares]
-    with _talking():
-        distributed.all_gather(found, padded)
-    parts = [places[:, : share.stop - share.start] for places, share in zip(found, shares, strict=True)]
+    # Fabric gathers equal shapes, and with gradients it would send each process those of all losses, which are one
+    found = fabric.all_gather(pad(own.detach(), (0, 0, 0, -(-n // count()) - own.shape[1])))
+    parts = [z[:, : share.stop - share.start] for z, share in zip(found, _shares(n), strict=True)]
     parts[rank()] = own
-    return torch.cat(parts, dim=1).flatten(0, 1)
+    return cat(parts, dim=1).flatten(0, 1)
 
 
-def add_up(network: nn.Module, loss: nn.Module) -> None:
-    """Make the gradients those of the whole batch: of the network the sum of all shares', of the loss the mean.
+def add_up(fabric: Fabric, network: nn.Module, loss: nn.Module) -> None:
+    """Make the gradients those of the whole minibatch: of the network the sum of all shares', of the loss the mean.
 
     Of the loss each process has the whole gradient already; the mean keeps rounding from driving them apart.
     """
     if count() == 1:
         return
-    import torch
-    from torch import distributed
+    from torch import cat
 
     own = [p.grad for p in network.parameters() if p.grad is not None]
     common = [p.grad for p in loss.parameters() if p.grad is not None]
-    flat = torch.cat([*(g.flatten() for g in own), *(g.flatten() / count() for g in common)])
-    with _talking():
-        distributed.all_reduce(flat)
+    flat = cat([*(g.flatten() for g in own), *(g.flatten() / count() for g in common)])
+    fabric.all_reduce(flat, reduce_op="sum")  # in place
     for gradient, whole in zip((*own, *common), flat.split([g.numel() for g in (*own, *common)]), strict=True):
         gradient.copy_(whole.view_as(gradient))
 
 
-def share_state(*modules: nn.Module) -> None:
-    """Give parameters and buffers the first process's values, in place."""
-    if count() == 1:
-        return
-    from torch import distributed
-
-    with _talking():
-        for module in modules:
-            for tensor in (*module.parameters(), *module.buffers()):
-                values = tensor.detach().contiguous()
-                distributed.broadcast(values, 0)
-                tensor.data.copy_(values)
+def share_state(fabric: Fabric, *modules: nn.Module) -> None:
+    """Give parameters and buffers, saved or not, the first process's values, in place."""
+    if count() > 1:
+        for tensor in itertools.chain.from_iterable((*module.parameters(), *module.buffers()) for module in modules):
+            tensor.data.copy_(fabric.broadcast(tensor.detach().cpu()))
 
 
 def of_first(values: np.ndarray) -> np.ndarray:
-    """Return what the first process has: the last bits of the others', and what hangs on them, may differ."""
+    """Return the values of the first process: those of the others may differ in the last bits."""
     if count() == 1:
         return values
-    shape = np.array([values.ndim, *values.shape, *[0] * (3 - values.ndim)])
-    said = np.concatenate([shape.view(np.uint8), np.ascontiguousarray(values).reshape(-1).view(np.uint8)])
-    message = np.resize(said, MESSAGE)  # of one length: how much there is to say, the first one knows alone
-    _broadcast(message)
-    n_dim, *sizes = message[: shape.nbytes].view(np.int64).tolist()
-    sizes = sizes[:n_dim]
-    length = shape.nbytes + values.itemsize * math.prod(sizes)
-    rest = np.resize(said, max(length, MESSAGE))[MESSAGE:]
-    if len(rest):
-        _broadcast(rest)
-    return np.concatenate([message, rest])[shape.nbytes : length].view(values.dtype).reshape(sizes)
-
-
-def _broadcast(values: np.ndarray) -> None:
-    """Give an array the first process's values, in place."""
-    import torch
     from torch import distributed
 
-    with _talking():
-        distributed.broadcast(torch.from_numpy(values), 0)
+    found = [values]
+    with naming_the_missing():
+        distributed.broadcast_object_list(found, 0)
+    return found[0]
 
 
 def said_by_all(number: int) -> list[int]:
     """Return each process's number."""
-    if count() == 1:
-        return [number]
-    import torch
-    from torch import distributed
+    found = [number] * count()
+    if count() > 1:
+        from torch import distributed
 
-    found = [torch.zeros(1, dtype=torch.long) for _ in range(count())]
-    with _talking():
-        distributed.all_gather(found, torch.tensor([number]))
-    return [int(one) for one in found]
+        with naming_the_missing():
+            distributed.all_gather_object(found, number)
+    return found
 
 
 def check_same(*given: object) -> None:
-    """Refuse to train together on different cells or with different settings.
+    """Raise if processes would train together on different cells or with different settings.
 
     Raises
     ------
@@ -231,7 +188,7 @@ def check_same(*given: object) -> None:
 
 
 def first_to_say(message: str) -> bool:
-    """Tell whether no other process has said this, so that what all find wrong is printed once."""
+    """Return whether no other process has said this, so that what all find wrong is printed once."""
     if not _joined():
         return True
     try:
@@ -270,8 +227,8 @@ def _name_the_first() -> None:
 
 
 @contextmanager
-def _talking() -> Iterator[None]:
-    """Say which process is missing where one cannot be reached."""
+def naming_the_missing() -> Iterator[None]:
+    """Name the process that is missing where one cannot be reached."""
     try:
         yield
     except RuntimeError as error:
@@ -290,7 +247,9 @@ def _missing() -> str:
 
     def look() -> bool:
         nonlocal found
-        ended = [f"{i} ({host})" for i, pid, host in _processes() if host == socket.gethostname() and not _runs(pid)]
+        here, notes = socket.gethostname(), [_store().get(f"process {i}").decode() for i in range(count())]
+        all_of_them = [(i, *note.split(" ", 1)) for i, note in enumerate(notes)]
+        ended = [f"{i} ({host})" for i, pid, host in all_of_them if host == here and not _runs(int(pid))]
         if ended:
             found = _store().compare_set("gone", "", ended[0]).decode()
         elif _store().check(["gone"]):  # found out by another one
@@ -305,12 +264,6 @@ def _missing() -> str:
     return found
 
 
-def _processes() -> Iterable[tuple[int, int, str]]:
-    for i in range(count()):
-        pid, host = _store().get(f"process {i}").decode().split(" ", 1)
-        yield i, int(pid), host
-
-
 def _runs(pid: int) -> bool:
     import psutil
 
@@ -320,14 +273,16 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _until(done: Any) -> None:
+def _until(done: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE
     while not done() and time.monotonic() < end:
         time.sleep(0.05)
 
 
+@functools.cache
 def _store() -> Any:
-    """Return where processes leave each other notes; torch keeps it and has no public name for it."""
-    from torch.distributed import distributed_c10d
+    """Return where processes leave each other notes."""
+    from torch import distributed
 
-    return distributed_c10d._get_default_store()
+    here = place()
+    return next(distributed.rendezvous("env://", here.rank, here.size, timeout=TIMEOUT))[0]

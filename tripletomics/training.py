@@ -9,18 +9,16 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from tripletomics import augment as augmentations
-from tripletomics import metrics, networks, processes
+from tripletomics import devices, metrics, networks, processes
 from tripletomics.area import EqualArea
 from tripletomics.checkpoint import Checkpoint, Loop
 from tripletomics.labels.reference import Evidence
@@ -29,12 +27,12 @@ from tripletomics.losses.base import Loss, spec
 from tripletomics.modalities import Pair
 from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, follow, project
 from tripletomics.notices import warn
-from tripletomics.optimizer import Muon
-from tripletomics.parts import did_you_mean
+from tripletomics.optimizer import make_optimizer
 from tripletomics.problem import FitProblem, Settings
-from tripletomics.samplers import Balanced, Neighbourhoods, Views, some
+from tripletomics.samplers import Balanced, Neighbourhoods, Sampler, Views, subsample_per_type
 from tripletomics.sources import Memory
 
+Augment = Callable[[Tensor, torch.Generator, Tensor], Tensor]  # rows, generator, their y -> another view of them
 Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, latest held-out score
 History = dict[str, dict[str, np.ndarray]]  # stage -> step, loss, held_out_f1
 BATCH_SIZE = 512
@@ -46,7 +44,6 @@ MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes 
 MAP_MOST = 480  # steps of the map head from 800 cells on
 MAP_LR = 30.0
 MAP_CELLS = 1024
-NARROW = 8  # rows or columns of a layer with too few directions for orthogonal steps
 COLLAPSED = 0.2  # spread of the directions of z below which distances say little
 EXPLODED = 1.05  # times its first value: above this, the loss of a map shows that steps were too large
 SHARE = 0.6  # of the way to a map of even density that spread=1 moves the cells after training
@@ -61,12 +58,12 @@ def train(
     network: nn.Module,
     loss: Loss,
     source: Memory,
-    sampler: Iterable[tuple[np.ndarray, ...]],
+    sampler: Sampler,
     targets: Tensor,
     *,
     steps: int,
     lr: float,
-    augment: Callable[[Tensor, torch.Generator, Tensor], Tensor],
+    augment: Augment,
     seed: int,
     watch: Callable[[int, Tensor], None],
     orthogonal: bool = False,
@@ -78,9 +75,9 @@ def train(
     ----------
     network, loss
         ``loss(*(network(view) for view in views), y)`` is minimised. A loss of two views is also told which cells they
-        show, and how a twin that follows the network places them, if it has a momentum.
+        show, and how a momentum encoder embeds them, if it has a momentum.
     source, sampler
-        The sampler yields row numbers, an array a view; the source turns them into rows.
+        The sampler yields row numbers, an array for each view; the source turns them into rows.
     targets
         y of every row of the source.
     augment, seed
@@ -94,75 +91,74 @@ def train(
 
     Notes
     -----
-    Many processes share a batch: see `processes`. What they draw for themselves differs, but all take rows that are
-    ready whole, and then draw as one process does.
+    Many processes share a minibatch: see `processes`.
     """
     processes.check_same(len(source), steps, lr, seed, [tuple(p.shape) for p in network.parameters()], targets.numpy())
-    processes.share_state(network, loss.to(fabric.device))
-    hidden = [p for p in network.parameters() if orthogonal and p.dim() > 1 and min(p.shape) > NARROW]
-    optimizer = Muon(
-        [
-            {"params": hidden, "weight_decay": 1e-4, "orthogonal": True},
-            {
-                "params": [p for p in network.parameters() if p.dim() > 1 and not any(p is q for q in hidden)],
-                "weight_decay": 1e-4,
-            },
-            {"params": [p for p in network.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-            *loss.train().to(fabric.device).groups(lr),
-        ],
-        lr=lr,
-        # a fused step undoes the scaling of 16-mixed by itself, after which gradients cannot be clipped
-        fused=fabric.device.type in ("cpu", "cuda") and getattr(fabric.strategy.precision, "scaler", None) is None,
-    )
-    twin = copy.deepcopy(network) if loss.momentum else None
-    bare, (network, optimizer) = (network, optimizer), fabric.setup(network.train(), optimizer)
+    processes.share_state(fabric, network, loss.train().to(fabric.device))
+    momentum_encoder = copy.deepcopy(network).requires_grad_(False) if loss.momentum else None
+    muon = make_optimizer(fabric, network, loss.parameter_groups(lr), lr, orthogonal=orthogonal)
+    encoder, optimizer = fabric.setup(network.train(), muon)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
-    ready = source.contract is None
-    generator = torch.Generator(fabric.device).manual_seed(seed + (0 if ready else processes.rank()))
-    batches = iter(sampler)
-    loop = Loop(bare[0], twin, loss, bare[1], schedule, fabric.strategy.precision, generator, sampler, watch)
-    values, traces = loop.values, loop.traces
+    own_draws = processes.rank() if source.contract is not None else 0
+    generator = torch.Generator(fabric.device).manual_seed(seed + own_draws)
+    loop = Loop(
+        network, momentum_encoder, loss, muon, schedule, fabric, generator=generator, sampler=sampler, watch=watch
+    )
+    minibatches = iter(sampler)
     for step in range(checkpoint.begin(loop) if checkpoint else 0, steps):
-        loss.pace(step, steps)
-        if loss.epochs and loop.seen >= loop.due:
-            loss.survey(project(network, source, fabric.device), fabric.to_device(targets))
+        loss.set_progress(step, steps)
+        if loss.epochs and loop.seen >= loop.due:  # the loss looks at all cells, and guides the next minibatches
+            sampler.batch_guide = loss.refresh(project(encoder, source, fabric.device), fabric.to_device(targets))
             loop.due += loss.epochs * len(source)
-        rows = processes.of_first(np.stack(next(batches)))  # (views, n)
-        views, n = rows.shape
-        loop.seen += n
-        own = processes.part(n)
-        taken = slice(None) if ready else own
-        shown = source.rows(rows[:, taken].ravel())
-        cells = torch.from_numpy(rows)
-        y = targets[cells]  # stays here: a loss that looks at it need not wait for the device
-        x = augment(fabric.to_device(shown), generator, fabric.to_device(y[:, taken].flatten()))
-        x = x.unflatten(0, (views, n))[:, own].flatten(0, 1) if ready else x
-        places = processes.gather(network(x).float(), views, n)
-        known = {"cells": fabric.to_device(cells), "codes": fabric.to_device(y)} if loss.views == 2 else {}
-        if twin is not None:
-            with torch.no_grad():
-                known["twin"] = processes.gather(twin(x).float(), views, n)
-        value = loss(*places.chunk(views), y[0], **known)
+
+        rows = fabric.broadcast(torch.from_numpy(np.stack(next(minibatches))))  # (views, n), of the first process
+        y = targets[rows]  # (views, n); it stays on the CPU, where a loss can look at it without waiting for a GPU
+        x = augmented_rows(fabric, source, rows, y, augment, generator)  # (views * share of n, columns)
+        z = processes.gather(fabric, encoder(x).float(), *rows.shape)  # (views * n, metric_dim)
+        known = {"cells": fabric.to_device(rows), "codes": fabric.to_device(y)} if loss.views == 2 else {}
+        if momentum_encoder is not None:
+            known["momentum_z"] = processes.gather(fabric, momentum_encoder(x).float(), *rows.shape)
+        value = loss(*z.chunk(len(rows)), y[0], **known)  # ()
+
         optimizer.zero_grad()
         fabric.backward(value)
-        processes.add_up(network, loss)
-        fabric.clip_gradients(network, optimizer, max_norm=1.0, error_if_nonfinite=False)
+        processes.add_up(fabric, network, loss)
+        fabric.clip_gradients(encoder, optimizer, max_norm=1.0, error_if_nonfinite=False)
         optimizer.step()
         schedule.step()
-        if twin is not None:
-            follow(twin, network, loss.keep())
-        values.append(value.detach())
+        if momentum_encoder is not None:
+            follow(momentum_encoder, network, loss.momentum_at(step, steps))
+
         if fabric.device.type == "cpu" or step % CHECKED == 0:  # a check waits for the GPU
-            check_finite(values[-1], step, steps)
-        traces.append(loss.trace())
-        watch(step + 1, values[-1])
+            check_finite(value.detach(), step, steps)
+        loop.record(step, rows.shape[1], value.detach(), loss.trace())
         if checkpoint:
             checkpoint.note(loop, step + 1, last=step + 1 == steps)
-    processes.share_state(network, loss)
-    losses = processes.of_first(torch.stack(values).cpu().numpy())
-    check_finite(torch.from_numpy(losses), steps - 1, steps)
-    check_finite(torch.stack([p.detach().sum() for p in network.parameters()]), steps - 1, steps, "weights")
-    return {"loss": losses} | {name: torch.stack([trace[name] for trace in traces]).cpu().numpy() for name in traces[0]}
+    return finish(fabric, loop, steps)
+
+
+def augmented_rows(
+    fabric: Fabric, source: Memory, rows: Tensor, y: Tensor, augment: Augment, generator: torch.Generator
+) -> Tensor:
+    """Return another view of the rows (views, n) of a minibatch, of which each process has its share.
+
+    Rows that are scaled as they are asked for are augmented by the process that encodes them. All others are augmented
+    in every process, which then draws what one process draws.
+    """
+    own, ready = processes.part(rows.shape[1]), source.contract is None
+    shown = slice(None) if ready else own
+    x = fabric.to_device(source.rows(rows[:, shown].flatten().numpy()))
+    x = augment(x, generator, fabric.to_device(y[:, shown].flatten()))
+    return x.unflatten(0, rows.shape)[:, own].flatten(0, 1) if ready else x
+
+
+def finish(fabric: Fabric, loop: Loop, steps: int) -> dict[str, np.ndarray]:
+    """Return the loss of each step and its traces; raise if the training diverged."""
+    processes.share_state(fabric, loop.network, loop.loss)
+    losses = fabric.broadcast(torch.stack(loop.losses).cpu())
+    check_finite(losses, steps - 1, steps)
+    check_finite(torch.stack([p.detach().sum() for p in loop.network.parameters()]), steps - 1, steps, "weights")
+    return {"loss": losses.numpy()} | {name: values.cpu().numpy() for name, values in loop.stacked_traces().items()}
 
 
 def check_finite(values: Tensor, step: int, steps: int, what: str = "loss") -> None:
@@ -222,11 +218,11 @@ def train_encoder(
     codes
         Codes (cells,) to train on, if they are not those of the problem, by which held-out cells are scored.
     """
-    fabric = start(settings.device, settings.precision)
+    fabric = devices.start(settings.device, settings.precision)
     loss, seed, y = copy.deepcopy(settings.loss), settings.seed, problem.codes
     codes = y if codes is None else codes
     rows = np.flatnonzero(problem.train)
-    rows = rows[some(codes[rows], seed)] if loss.neighbours else rows
+    rows = rows[subsample_per_type(codes[rows], seed)] if loss.neighbours else rows
     cells = problem.rows.on(fabric.device)
     source, y_train = cells.subset(rows), codes[rows]
     with torch.random.fork_rng(devices=[]):
@@ -238,7 +234,7 @@ def train_encoder(
     near = structure_term.data_graph(problem.pcs[rows])[:, : loss.neighbours] if loss.neighbours else None
     sampler = batches(loss, y_train, settings.batch_size, seed, donors, near, lone)
     held_out_rows = np.flatnonzero(problem.held_out)
-    watch = Watch("metric", settings.steps, report, encoder, cells, y, rows, held_out_rows, fabric)
+    watch = Monitor("metric", settings.steps, report, encoder, cells, y, rows, held_out_rows, fabric)
     curves = train(
         fabric, encoder, loss, source, sampler, torch.from_numpy(y_train),
         steps=settings.steps, lr=settings.lr, augment=augmentations.fit(settings.augment, problem.features, loss.views),
@@ -261,10 +257,10 @@ def train_map(
 
     It takes four steps for each of the encoder's; but 480, or as many as these, are enough.
     """
-    fabric = start(settings.device, settings.precision)
+    fabric = devices.start(settings.device, settings.precision)
     seed, y, held_out = settings.seed, problem.codes, np.flatnonzero(problem.held_out)
     rows = np.flatnonzero(~problem.held_out)
-    rows = rows[some(y[rows] if settings.structure < 1 else np.full(len(rows), -1), seed)]
+    rows = rows[subsample_per_type(y[rows] if settings.structure < 1 else np.full(len(rows), -1), seed)]
     watched = np.random.default_rng(seed).permutation(held_out[y[held_out] >= 0])[:CHECK_CELLS]
     used, train_on = np.concatenate([rows, watched]), np.arange(len(rows))
     cells, y, pcs = problem.rows.subset(used), y[used], problem.pcs[used]
@@ -277,7 +273,7 @@ def train_map(
     inputs = Memory(head.inputs(known, z).cpu().numpy()).on(fabric.device)
     neighbours = structure_term.fit(pcs[train_on], y[train_on], settings.structure, seed, settings.spread)
     steps = min(MAP_STEPS * settings.steps, max(MAP_MOST, settings.steps))
-    watch = Watch("map", steps, report, head, inputs, y, train_on, np.arange(len(rows), len(used)), fabric)
+    watch = Monitor("map", steps, report, head, inputs, y, train_on, np.arange(len(rows), len(used)), fabric)
     curves = train(
         fabric, head, neighbours, inputs.subset(train_on),
         Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
@@ -322,8 +318,8 @@ def batches(
     """Choose the cells of each batch as the loss wants them."""
     size = batch_size or BATCH_SIZE
     if loss.views == 1:
-        return Balanced(y, size, seed, donors, guide=loss)
-    return Views(y, size, seed, donors, guide=loss, graph=near, lone=lone)
+        return Balanced(y, size, seed, donors)
+    return Views(y, size, seed, donors, near, lone)
 
 
 def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) -> None:
@@ -344,48 +340,12 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
             )
 
 
-def start(device: str, precision: str) -> Fabric:
-    """Choose the device and the precision, or say which there are."""
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    allowed = ["auto", *(name for name, there in present.items() if there)]
-    if device not in allowed:
-        why = "is not on this machine." if device in present else f"is not known.{did_you_mean(device, present)}"
-        raise ValueError(f"device={device!r} {why} Allowed here: {', '.join(allowed)}.")
-    precisions = ("32-true", "16-mixed", "bf16-mixed")  # weights and kNN graphs are float32 throughout
-    if precision not in ("auto", *precisions):
-        near = did_you_mean(precision, precisions)
-        raise ValueError(f"precision={precision!r} is not known.{near} Allowed: auto, {', '.join(precisions)}.")
-    chosen = cast("Literal['32-true']", "32-true" if precision == "auto" else precision)
-    here = processes.join()
-    alone = LightningEnvironment()  # by itself Fabric would take a job of SLURM without srun for many processes
-    if here.size == 1:
-        return Fabric(accelerator=device, devices=1, precision=chosen, plugins=[alone])
-    kind = device if device != "auto" else "cuda" if present["cuda"] else "cpu"
-    if kind == "mps":
-        raise ValueError("device='mps' has one GPU, for one process: pass device='cpu' for many.")
-    if kind == "cuda":
-        check_gpus(here.local, torch.cuda.device_count())
-    # processes.py does what a strategy of Fabric would, and the loss's parameters too
-    return Fabric(accelerator=kind, devices=[here.local] if kind == "cuda" else 1, precision=chosen, plugins=[alone])
-
-
-def check_gpus(local: int, gpus: int) -> None:
-    """Refuse, in all processes, to have more of them on a machine than it has GPUs."""
-    short = [i for i, left in enumerate(processes.said_by_all(gpus - local)) if left < 1]
-    if short:
-        raise ValueError(
-            f"Each process needs a GPU of its own, and there is none for process {', '.join(map(str, short))}: start "
-            "as many on a machine as GPUs can be seen there (srun: with --gpus-per-node, not --gpus-per-task), or pass "
-            "device='cpu'."
-        )
-
-
 def default_steps(n: int) -> int:
     """Return the encoder's training steps for `n` training cells: 30 for every doubling beyond 50."""
     return max(100, round(30 * math.log2(max(n, 1) / 50)))
 
 
-class Watch:
+class Monitor:
     """Score held-out cells a few times a stage, for the history and the progress bar and for nothing else."""
 
     def __init__(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tripletomics import processes
+from tripletomics import devices
 from tripletomics.features import Features
 from tripletomics.sources import Matrix
 
@@ -79,7 +79,7 @@ def quiet(*loggers: str) -> Iterator[None]:
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), processes.keeping_threads():
+        with warnings.catch_warnings(), devices.keeping_threads():
             for category in (UserWarning, FutureWarning, DeprecationWarning):
                 warnings.simplefilter("ignore", category)
             yield

@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 
 from tripletomics.metrics.blocks import neighbours
-from tripletomics.samplers import shares
+from tripletomics.samplers import allocate
 
 LANDMARKS = 20_000  # cells kept to vote
 FITTED = 50_000  # cells that means and covariance are those of
@@ -224,5 +224,5 @@ def _draw(codes: np.ndarray, sizes: np.ndarray, seed: int, most: int) -> np.ndar
     if len(known) <= most:
         return known
     order = np.random.default_rng(seed).permutation(known)
-    chosen = [order[codes[order] == code][:n] for code, n in enumerate(shares(sizes.tolist(), most))]
+    chosen = [order[codes[order] == code][:n] for code, n in enumerate(allocate(sizes.tolist(), most))]
     return np.sort(np.concatenate(chosen))

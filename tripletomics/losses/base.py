@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from tripletomics import parts
+from tripletomics.samplers import BatchGuide
 
 L = TypeVar("L", bound="Loss")
 
@@ -55,19 +56,17 @@ class Loss(nn.Module):
     views
         Views of each cell that it compares: 1, ``loss(z, y)``, or 2, ``loss(z1, z2, y)`` (see `losses.views`).
     momentum
-        How much a twin of the encoder, which gives views without gradient, keeps of itself at each step; 0 for none.
+        How much a momentum encoder, which gives views without gradient, keeps of itself at each step; 0 for none.
     neighbours
         The second view is that of one of so many nearest cells in the data; 0 for the cell itself.
     predicts
-        Whether a network of the loss foretells one view from the other; see `check`.
+        Whether a network of the loss predicts one view from the other; see `check`.
+    mines
+        Whether `refresh` chooses rows that come with each cell as further views, ``loss(z, *others, y)``.
     parameter_lr, parameter_eps
         Learning rate of the loss's own parameters, in units of the encoder's, and Adam's epsilon for them.
     epochs
-        How many epochs after a survey of all training cells the next is due; 0 if the loss wants none.
-    companions
-        Row numbers (cells, k) of cells that a survey chose to come with each training cell, as further views.
-    nearness
-        Matrix (n_classes, n_classes) of class distances from a survey: near classes then share batches.
+        Epochs between two calls of `refresh`; 0 for none.
     """
 
     name: str = ""
@@ -77,12 +76,11 @@ class Loss(nn.Module):
     views: int = 1
     momentum: float = 0.0
     predicts: bool = False
+    mines: bool = False
     neighbours: int = 0
     parameter_lr: float = 1.0
     parameter_eps: float = 1e-8
     epochs: int = 0
-    companions: np.ndarray | None = None
-    nearness: np.ndarray | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make an empty module, so that the dataclass can set its settings."""
@@ -90,36 +88,40 @@ class Loss(nn.Module):
         nn.Module.__init__(self)
         return self
 
-    def expect(self, n_cells: int) -> None:
+    def set_n_cells(self, n_cells: int) -> None:
         """Take note of how many training cells there are; called before `build`."""
 
     def build(self, dim: int, n_classes: int) -> None:
         """Create the parameters for `dim` columns of z and `n_classes` classes, in place; most losses have none."""
 
-    def groups(self, lr: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the parameters as groups for torch.optim, given the encoder's learning rate."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return [{"params": trained, "lr": self.parameter_lr * lr, "eps": self.parameter_eps, "weight_decay": 0.0}]
 
-    def pace(self, step: int, steps: int) -> None:
+    def set_progress(self, step: int, steps: int) -> None:
         """Take note of how far training is; called before each step."""
 
-    def keep(self) -> float:
-        """Return how much the twin keeps of itself now."""
+    def momentum_at(self, step: int, steps: int) -> float:
+        """Return how much the momentum encoder keeps of itself after a step."""
         return self.momentum
 
-    def survey(self, z: Tensor, y: Tensor) -> None:
-        """Look at all training cells as they lie now; called every `epochs` epochs, from the first step on."""
+    def refresh(self, z: Tensor, y: Tensor) -> BatchGuide:
+        """Look at the embeddings of all training cells, and return what is asked of the next minibatches.
+
+        It is called before the first step, and then every `epochs` epochs.
+        """
+        return BatchGuide()
 
     def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether a batch with these codes has anything to compare: by default, whether a cell is labelled."""
+        """Return whether a minibatch with these codes has anything to compare: by default, a labelled cell."""
         return bool((y >= 0).any())
 
     def trace(self) -> dict[str, Tensor]:
         """Return numbers (0-d) to keep in the history of each step."""
         return {}
 
-    def findings(self) -> dict[str, np.ndarray]:
+    def summary_arrays(self) -> dict[str, np.ndarray]:
         """Return what the trained loss has learned about the classes, by name."""
         return {}
 
@@ -133,23 +135,12 @@ class Loss(nn.Module):
 
 
 class TripletLoss(Loss):
-    """The base of losses that need an anchor, a cell of its class and a cell of another class.
-
-    Subclasses define ``_value(z, y)`` for three or more labelled cells.
-    """
+    """The base of losses that need an anchor, a cell of its class and a cell of another class."""
 
     def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether the codes hold two classes, one of them with two cells."""
+        """Return whether the codes hold two classes, one of them with two cells."""
         size = np.unique(y[y >= 0], return_counts=True)[1]
         return len(size) > 1 and bool(size.max() > 1)
-
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        cells, codes = labelled(z, y)
-        return zero(z) if len(codes) < 3 else self._value(cells, codes).to(z.dtype)
-
-    def _value(self, z: Tensor, y: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 class Sum(Loss):
@@ -184,19 +175,18 @@ class Sum(Loss):
             for inner, member in (loss.terms() if isinstance(loss, Sum) else [(1.0, loss)])
         ]
         self.weights = tuple(float(weight) for weight, _ in terms)
-        self.members = nn.ModuleList(member for _, member in terms)
+        self.members = nn.ModuleList(losses := [member for _, member in terms])
         self.collapses = all(loss.collapses for loss in losses)
-        self.normalised = any(loss.normalised for loss in losses)
+        for trait in ("normalised", "supervised", "predicts"):
+            setattr(self, trait, any(getattr(loss, trait) for loss in losses))
         self.epochs = min((loss.epochs for loss in losses if loss.epochs), default=0)
-        self.supervised = any(loss.supervised for loss in losses)
         self.views = max(loss.views for loss in losses)
-        self.predicts = any(loss.predicts for loss in losses)
-        followed = [loss for _, loss in self.terms() if loss.momentum]
-        if len(followed) > 1:
-            named = " and ".join(loss.name for loss in followed)
-            raise ValueError(f"{named} would each need a twin of the encoder, and there is one: leave all but one out.")
-        self.momentum = followed[0].momentum if followed else 0.0
-        near = {loss.neighbours for _, loss in self.terms() if loss.views == 2}
+        with_encoder = [loss for loss in losses if loss.momentum]
+        if len(with_encoder) > 1:
+            named = " and ".join(loss.name for loss in with_encoder)
+            raise ValueError(f"{named} would each need a momentum encoder, and there is one: leave all but one out.")
+        self.momentum = sum((loss.momentum for loss in with_encoder), 0.0)
+        near = {loss.neighbours for loss in losses if loss.views == 2}
         if len(near) > 1:
             raise ValueError(
                 f"The losses of two views share their views, and ask for {sorted(near)} neighbours: give all the same."
@@ -207,64 +197,61 @@ class Sum(Loss):
         """List the weights with their losses."""
         return list(zip(self.weights, cast("Iterable[Loss]", self.members), strict=True))
 
-    def expect(self, n_cells: int) -> None:
+    def _each(self, hook: str, *given: Any) -> list[Any]:
+        """Call a method of every member, and return what they return."""
+        return [getattr(member, hook)(*given) for member in self.members]
+
+    def set_n_cells(self, n_cells: int) -> None:
         """Tell every member."""
-        for _, member in self.terms():
-            member.expect(n_cells)
+        self._each("set_n_cells", n_cells)
 
     def build(self, dim: int, n_classes: int) -> None:
         """Build every member."""
-        for _, member in self.terms():
-            member.build(dim, n_classes)
+        self._each("build", dim, n_classes)
 
-    def groups(self, lr: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return every member's groups."""
-        return [group for _, member in self.terms() for group in member.groups(lr)]
+        return [group for groups in self._each("parameter_groups", lr) for group in groups]
 
-    def pace(self, step: int, steps: int) -> None:
+    def set_progress(self, step: int, steps: int) -> None:
         """Tell every member."""
-        for _, member in self.terms():
-            member.pace(step, steps)
+        self._each("set_progress", step, steps)
 
-    def keep(self) -> float:
-        """Return how much the one twin keeps of itself now."""
-        return next((member.keep() for _, member in self.terms() if member.momentum), 0.0)
+    def momentum_at(self, step: int, steps: int) -> float:
+        """Return how much the one momentum encoder keeps of itself."""
+        return float(sum(self._each("momentum_at", step, steps)))
 
-    def survey(self, z: Tensor, y: Tensor) -> None:
-        """Let the members that want to look at all training cells; the first that guides batches does so."""
-        for _, member in self.terms():
-            if member.epochs:
-                member.survey(z, y)
-        members = [member for _, member in self.terms()]
-        # two views leave no room for companions: offline triplets are then chosen within the batch
-        chosen = (m.companions for m in members if m.companions is not None)
-        self.companions = next(chosen, None) if self.views == 1 else None
-        self.nearness = next((m.nearness for m in members if m.nearness is not None), None)
+    def refresh(self, z: Tensor, y: Tensor) -> BatchGuide:
+        """Refresh the members that want it; the first that asks something of the minibatches gets it."""
+        mined, distances = zip(*(member.refresh(z, y) for _, member in self.terms() if member.epochs), strict=True)
+        first = [next((asked for asked in found if asked is not None), None) for found in (mined, distances)]
+        # two views leave no room for mined rows: offline triplets are then chosen within the minibatch
+        return BatchGuide(first[0] if self.views == 1 else None, first[1])
 
     def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether every member has something to compare."""
-        return all(member.has_terms(y) for _, member in self.terms())
+        """Return whether every member has something to compare."""
+        return all(self._each("has_terms", y))
 
     def trace(self) -> dict[str, Tensor]:
         """Return what all members trace."""
-        return {name: value for _, member in self.terms() for name, value in member.trace().items()}
+        return {name: value for found in self._each("trace") for name, value in found.items()}
 
-    def findings(self) -> dict[str, np.ndarray]:
-        """Return what all members found."""
-        return {name: value for _, member in self.terms() for name, value in member.findings().items()}
+    def summary_arrays(self) -> dict[str, np.ndarray]:
+        """Return what all members have learned."""
+        return {name: value for found in self._each("summary_arrays") for name, value in found.items()}
 
     def forward(self, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
         """Return the weighted sum of the members' values.
 
-        Companions of z reach those that chose them; a second view reaches the losses of two views.
+        Mined rows reach the losses that mine; a second view reaches the losses of two views.
         """
-        views, y = (z, *others[:-1]), others[-1]
+        *views, y = z, *others
         values = []
         for weight, member in self.terms():
             if member.views == 2:
                 value = member(*views, y, **known)
             else:
-                value = member(z, y) if member.companions is None or self.views == 2 else member(*views, y)
+                value = member(*views, y) if member.mines and self.views == 1 else member(z, y)
             values.append(weight * value)
         return torch.stack(values).sum()
 
@@ -375,7 +362,7 @@ def spec(loss: Loss) -> str:
 
 
 def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop the unlabelled cells (code -1) of a batch, and put the codes where the embeddings are.
+    """Drop the unlabelled cells (code -1) of a minibatch, and put the codes where the embeddings are.
 
     Parameters
     ----------
@@ -400,7 +387,7 @@ def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def zero(z: Tensor) -> Tensor:
-    """Return 0 connected to `z` (0-d, the dtype of `z`): the value of a batch that has nothing to compare."""
+    """Return 0 connected to `z` (0-d, the dtype of `z`): the value of a minibatch that has nothing to compare."""
     return z[:0].sum()
 
 

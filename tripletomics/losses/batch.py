@@ -49,7 +49,9 @@ class NCA(TripletLoss):
     def __post_init__(self) -> None:
         parts.check_number(self, "scale", "(0, inf)")
 
-    def _value(self, z: Tensor, y: Tensor) -> Tensor:
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of a minibatch."""
+        z, y = labelled(z, y)
         same, different = _positives(y), y[:, None] != y
         anchors = same.any(1)
         if not anchors.any() or not different.any():
@@ -99,12 +101,12 @@ class SupCon(Loss):
         parts.check_number(self, "temperature", "(0, inf)")
 
     def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether two cells share a class and there is a third to choose from."""
+        """Return whether two cells share a class and there is a third to choose from."""
         size = np.unique(y[y >= 0], return_counts=True)[1]
         return bool(size.sum() > 2 and size.max() > 1)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
+        """Return the loss of a minibatch."""
         cells, codes = labelled(z, y)
         same = _positives(codes)
         positives = same.sum(1)

@@ -21,7 +21,7 @@ def check(loss: Loss, metric_dim: int) -> None:
         )
     if loss.predicts and metric_dim <= 3:
         raise ValueError(
-            f"loss={spec(loss)!r} foretells one view from the other, for which metric_dim={metric_dim} has no room: "
+            f"loss={spec(loss)!r} predicts one view from the other, for which metric_dim={metric_dim} has no room: "
             "take metric_dim=32."
         )
     if loss.normalised and metric_dim <= 3:

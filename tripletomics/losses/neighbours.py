@@ -118,7 +118,7 @@ class Neighbours(Loss):
             value = value + self.risen * self.even * self._unevenness(a)
         return value
 
-    def pace(self, step: int, steps: int) -> None:
+    def set_progress(self, step: int, steps: int) -> None:
         """Raise the weight of the last term: neighbours come first."""
         self.risen = min(1.0, RISE * step / steps)
 

@@ -324,7 +324,7 @@ class CentersLoss(CosineLoss):
             joined = (joined @ joined).clamp(max=1)
         return (~joined.bool().tril(-1).any(2)).sum(1)  # the first center of each chain has no earlier one
 
-    def findings(self) -> dict[str, np.ndarray]:
+    def summary_arrays(self) -> dict[str, np.ndarray]:
         """Return how many centers each class has left; see `surviving`."""
         return {"surviving_centers": self.surviving().cpu().numpy()}
 

@@ -60,7 +60,7 @@ def build_model(
         scores={},
         p_value={},
         history=history,
-        findings=encoder.loss.findings() | encoder.summary,
+        findings=encoder.loss.summary_arrays() | encoder.summary,
         seconds={},
         versions=versions(),
         reference=reference,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from tripletomics import features, processes, scales
+from tripletomics import devices, features, scales
 from tripletomics.labels import flags, names
 from tripletomics.pcs import mean_and_variance
 from tripletomics.sources import Matrix
@@ -114,7 +114,7 @@ def _dispersed(logged: Matrix) -> np.ndarray:
     import scanpy
     from anndata import AnnData
 
-    with warnings.catch_warnings(), processes.keeping_threads():
+    with warnings.catch_warnings(), devices.keeping_threads():
         warnings.simplefilter("ignore")
         found = scanpy.pp.highly_variable_genes(AnnData(logged), n_top_genes=N_GENES, inplace=False)
     return found["highly_variable"].to_numpy(dtype=bool)

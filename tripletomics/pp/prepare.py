@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from tripletomics import augment, labels, losses, training
+from tripletomics import augment, devices, labels, losses, training
 from tripletomics.checkpoint import Checkpoint, digest
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
 from tripletomics.losses import Loss
@@ -45,7 +45,7 @@ def prepare(
     KeyError, TypeError, ValueError
         As `tripletomics.fit`.
     """
-    device = training.start(settings.device, settings.precision).device
+    device = devices.start(settings.device, settings.precision).device
     held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
     table = open_table(adata, settings.layer, settings.label, settings.unlabelled, (settings.batch, held_out_by))
     codes, classes = _encode(table, settings)
@@ -145,7 +145,7 @@ def _check_batches(settings: Settings, codes: np.ndarray, held_out: np.ndarray, 
     """Raise if minibatches of the encoder's training cells have nothing to compare."""
     loss = settings.loss
     checks.check_batch_size(settings.batch_size, codes[~held_out], of_labelled=loss.views == 1)
-    loss.expect(int(train.sum()))
+    loss.set_n_cells(int(train.sum()))
     training.check_terms(loss, codes[train], settings.batch_size, settings.seed)
 
 

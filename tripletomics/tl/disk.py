@@ -25,7 +25,7 @@ from tripletomics.model import Model
 from tripletomics.model.scoring import SCORED
 from tripletomics.pcs import N_COMPONENTS
 from tripletomics.problem import Settings, as_text
-from tripletomics.samplers import shares
+from tripletomics.samplers import allocate
 from tripletomics.tl import fitting
 from tripletomics.tl.atlas import CHUNK, FIRST, of_rows, read_block
 from tripletomics.tl.frames import Obs
@@ -268,7 +268,7 @@ def draw(codes: np.ndarray, held_out: np.ndarray, most: int, seed: int) -> np.nd
     n = min(round(left * min(len(unlabelled) / (~held_out).sum(), 0.5)), left)
     n = min(max(n, left - int(sizes.sum())), len(unlabelled))
     drawn.append(random.permutation(unlabelled)[:n])
-    for kind, share in enumerate(shares(sizes.tolist(), left - n)):
+    for kind, share in enumerate(allocate(sizes.tolist(), left - n)):
         drawn.append(random.permutation(np.flatnonzero(~held_out & (codes == kind)))[:share])
     return np.sort(np.concatenate(drawn))
 

@@ -9,7 +9,8 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import TripletLoss, labelled, register
+from tripletomics.losses.base import TripletLoss, labelled, register, zero
+from tripletomics.samplers import BatchGuide
 
 _FARTHEST = 4.0  # squared distance of two opposite unit vectors
 
@@ -62,19 +63,24 @@ class HierarchicalTriplet(TripletLoss):
         self.register_buffer("tree", torch.full((max(n_classes - 1, 0), 4), torch.nan, dtype=torch.float64))
         self.register_buffer("margins", torch.full((n_classes, n_classes), torch.nan))
 
-    def survey(self, z: Tensor, y: Tensor) -> None:
-        """Rebuild the tree and the margins."""
+    def refresh(self, z: Tensor, y: Tensor) -> BatchGuide:
+        """Rebuild the tree and the margins; ask for near classes together."""
         margins = self.get_buffer("margins")
-        self.nearness, within = _class_distances(*labelled(z, y), len(margins))
-        tree, asked = self._grow(self.nearness, within)
+        distances, within = _class_distances(*labelled(z, y), len(margins))
+        tree, asked = self._grow(distances, within)
         self.get_buffer("tree").copy_(torch.from_numpy(tree))
         margins.copy_(torch.from_numpy(asked))
+        return BatchGuide(class_distances=distances)
 
-    def findings(self) -> dict[str, np.ndarray]:
+    def summary_arrays(self) -> dict[str, np.ndarray]:
         """Return the tree, a linkage matrix (n_classes - 1, 4) of scipy over the squared distances of the classes."""
         return {"tree": self.get_buffer("tree").cpu().numpy()}
 
-    def _value(self, z: Tensor, y: Tensor) -> Tensor:
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of a minibatch."""
+        z, y = labelled(z, y)
+        if len(y) < 3:
+            return zero(z)
         unit = geometry.normalise(z)
         margins = self._buffers.get("margins")
         if margins is not None and not margins.isnan().any():
@@ -86,7 +92,7 @@ class HierarchicalTriplet(TripletLoss):
         d = geometry.distances(unit, distance="sqeuclidean")
         # a margin of 0 once the own margin of each pair of classes is taken off
         total, _ = geometry.triplet_sum(d - margins.to(d)[y[:, None], y], y, 0.0)
-        return total / (2 * geometry.count_triplets(y).clamp(min=1))
+        return (total / (2 * geometry.count_triplets(y).clamp(min=1))).to(z.dtype)
 
     def _grow(self, apart: np.ndarray, within: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the linkage matrix and the margin of every pair of classes (0 on the diagonal)."""

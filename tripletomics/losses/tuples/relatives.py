@@ -49,11 +49,11 @@ class Contrastive(Loss):
         check_distance(self)
 
     def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether two cells are labelled."""
+        """Return whether two cells are labelled."""
         return int((y >= 0).sum()) > 1
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
+        """Return the loss of a minibatch."""
         cells, codes = labelled(z, y)
         n = len(codes)
         if n < 2:
@@ -91,9 +91,13 @@ class RankNet(TripletLoss):
     def __post_init__(self) -> None:
         check_distance(self)
 
-    def _value(self, z: Tensor, y: Tensor) -> Tensor:
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of a minibatch."""
+        z, y = labelled(z, y)
+        if len(y) < 3:
+            return zero(z)
         total, count = geometry.soft_triplet_sum(geometry.distances(z, distance=self.distance, y=y), y)
-        return total / count.clamp(min=1)
+        return (total / count.clamp(min=1)).to(z.dtype)
 
 
 @register("quadruplet")
@@ -133,7 +137,11 @@ class Quadruplet(TripletLoss):
         parts.check_number(self, "margin2", "[0, inf)")
         parts.check_word(self, "reduction", ["nonzero", "all", "sum"])
 
-    def _value(self, z: Tensor, y: Tensor) -> Tensor:
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of a minibatch."""
+        z, y = labelled(z, y)
+        if len(y) < 3:
+            return zero(z)
         d = geometry.distances(z, distance="sqeuclidean")
         value = torch.zeros((), dtype=torch.float64, device=z.device)
         for (total, count), every in (
@@ -142,7 +150,7 @@ class Quadruplet(TripletLoss):
         ):
             terms = {"nonzero": count, "all": every, "sum": count.new_ones(())}[self.reduction]
             value = value + total / terms.clamp(min=1)
-        return value
+        return value.to(z.dtype)
 
 
 @register("angular")
@@ -176,18 +184,20 @@ class Angular(TripletLoss):
     def __post_init__(self) -> None:
         parts.check_number(self, "alpha", "(0, 80]")
 
-    def _value(self, z: Tensor, y: Tensor) -> Tensor:
-        kinds, size = torch.unique(y, return_counts=True)
-        kinds = kinds[size > 1]
-        if not len(kinds) or len(size) < 2:
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of a minibatch."""
+        z, y = labelled(z, y)
+        codes, size = torch.unique(y, return_counts=True)
+        codes = codes[size > 1]
+        if not len(codes) or len(size) < 2:
             return zero(z)
         unit = geometry.normalise(z.double())
         slope = math.tan(math.radians(self.alpha)) ** 2
         terms = []
-        for kind in kinds.tolist():
-            own, others = unit[y == kind], unit[y != kind]
+        for code in codes.tolist():
+            own, others = unit[y == code], unit[y != code]
             reach = torch.exp(4 * slope * own @ others.T)
             exponent = torch.log(reach @ reach.T) - 2 * (1 + slope) * own @ own.T
             pairs = ~torch.eye(len(own), dtype=torch.bool, device=z.device)
             terms.append(geometry.softplus(exponent[pairs]))
-        return torch.cat(terms).mean()
+        return torch.cat(terms).mean().to(z.dtype)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, TripletLoss, register, zero
+from tripletomics.losses.base import Loss, TripletLoss, labelled, register, zero
 from tripletomics.notices import warn
+from tripletomics.samplers import BatchGuide
 
 _MINERS = {
     "hard": geometry.mine_hard,
@@ -123,11 +124,11 @@ class Triplet(TripletLoss):
         if self.mining == "offline":
             if self.distance == "mahalanobis":
                 raise ValueError("triplet: distance='mahalanobis' needs whole batches, which offline mining has not.")
-            self.epochs = self.every
+            self.epochs, self.mines = self.every, True
         if self.mining == "curriculum":
             self.register_buffer("hardness", torch.tensor(float(self.start)))
 
-    def pace(self, step: int, steps: int) -> None:
+    def set_progress(self, step: int, steps: int) -> None:
         """Set the hardness of a curriculum."""
         if self.mining == "curriculum":
             if self.shuffled:
@@ -135,33 +136,40 @@ class Triplet(TripletLoss):
             share = _PACES[self.pacing](step / max(steps - 1, 1))
             self.get_buffer("hardness").fill_(self.start + (self.end - self.start) * share)
 
-    def survey(self, z: Tensor, y: Tensor) -> None:
-        """Choose the offline triplets."""
+    def refresh(self, z: Tensor, y: Tensor) -> BatchGuide:
+        """Choose the offline triplets: a positive and a negative of every cell."""
         chosen = _choose(z, y, self.distance, self.p)
-        self.companions = torch.stack(chosen, dim=1).cpu().numpy()
+        return BatchGuide(mined_rows=torch.stack(chosen, dim=1).cpu().numpy())
 
     def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether the codes make a triplet; offline, the batch need not hold it."""
+        """Return whether the codes make a triplet; offline, the minibatch need not hold it."""
         return Loss.has_terms(self, y) if self.mining == "offline" else super().has_terms(y)
 
     def forward(self, z: Tensor, *others: Tensor) -> Tensor:
-        """Return the loss of a batch: ``loss(z, y)``, or ``loss(anchors, positives, negatives, y)`` for offline."""
+        """Return the loss of a minibatch: ``loss(z, y)``; offline, ``loss(anchors, positives, negatives, y)``."""
         if len(others) == 3:
             positives, negatives, y = others
             known = y >= 0
             return self._chosen(z[known], positives[known], negatives[known])
-        return super().forward(z, *others)
-
-    def _value(self, z: Tensor, y: Tensor) -> Tensor:
+        z, y = labelled(z, *others)
+        if len(y) < 3:
+            return zero(z)
         if self.mining == "offline":
             positive, negative = _choose(z.detach(), y, self.distance, self.p)
             both = (positive != torch.arange(len(y), device=z.device)) & (y != y[negative])
             return self._chosen(z[both], z[positive[both]], z[negative[both]]) + zero(z)
-        d = geometry.distances(z, distance=self.distance, p=self.p, y=y)
+        d = geometry.distances(z, distance=self.distance, p=self.p, y=y)  # (n, n)
         if self.mining in _MINERS:
             d_ap, d_an = _MINERS[self.mining](d, y)
             return self._terms(d_ap, d_an).mean() if len(d_ap) else zero(z)
-        return self._summed(d, y)
+        lo, hi = self._band(d.detach(), y)
+        if self.soft:
+            total, count = geometry.soft_triplet_sum(d, y, lo, hi)
+        else:
+            total, count = geometry.triplet_sum(d, y, self.margin, lo, None if self.mining == "all" else hi)
+        if self.reduction == "all" and not self.soft:
+            count = geometry.count_band(d, y, lo, hi)
+        return (total if self.reduction == "sum" else total / count.clamp(min=1)).to(z.dtype)
 
     def _terms(self, d_ap: Tensor, d_an: Tensor) -> Tensor:
         return geometry.softplus(d_ap - d_an) if self.soft else torch.relu(d_ap - d_an + self.margin)
@@ -174,18 +182,6 @@ class Triplet(TripletLoss):
             for cells in (positives, negatives)
         )
         return self._terms(d_ap, d_an).mean()
-
-    def _summed(self, d: Tensor, y: Tensor) -> Tensor:
-        lo, hi = self._band(d.detach(), y)
-        if self.soft:
-            total, count = geometry.soft_triplet_sum(d, y, lo, hi)
-        else:
-            total, count = geometry.triplet_sum(d, y, self.margin, lo, None if self.mining == "all" else hi)
-        if self.reduction == "sum":
-            return total
-        if self.reduction == "all" and not self.soft:
-            count = geometry.count_band(d, y, lo, hi)
-        return total / count.clamp(min=1)
 
     def _band(self, d: Tensor, y: Tensor) -> tuple[float, float]:
         if self.mining == "all":

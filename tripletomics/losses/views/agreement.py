@@ -15,7 +15,7 @@ from tripletomics.losses.views.base import ViewLoss
 
 
 class PredictorLoss(ViewLoss):
-    """The base of losses whose small network, the `predictor` made by `build`, foretells the other view."""
+    """The base of losses whose small network, the `predictor` made by `build`, predicts the other view."""
 
     predicts = True
     normalised = True
@@ -40,7 +40,7 @@ class PredictorLoss(ViewLoss):
 
 @register("simsiam")
 class SimSiam(PredictorLoss):
-    r"""Foretell each view from the other, which gives no gradient.
+    r"""Predict each view from the other, which gives no gradient.
 
     .. math:: L = -\tfrac12 \left( \widehat{p(z^1)} \cdot \mathrm{sg}(\hat z^2) +
         \widehat{p(z^2)} \cdot \mathrm{sg}(\hat z^1) \right)
@@ -72,23 +72,23 @@ class SimSiam(PredictorLoss):
 
 @register("byol")
 class BYOL(PredictorLoss):
-    r"""Foretell how a slow twin of the encoder places the other view.
+    r"""Predict how a momentum encoder, which follows the encoder slowly, embeds the other view.
 
     .. math:: L = \left( 2 - 2\, \widehat{p(z^1)} \cdot \hat t^2 \right) + \left( 2 - 2\, \widehat{p(z^2)} \cdot
         \hat t^1 \right)
 
-    averaged over cells, with p the predictor and t the views as the twin places them, without gradient.
+    averaged over cells, with p the predictor and t the views as the momentum encoder embeds them, without gradient.
 
     Parameters
     ----------
     momentum
-        How much the twin keeps of itself at the first step, in [0, 1); it rises to 1 along a cosine.
+        How much the momentum encoder keeps of itself at the first step, in [0, 1); it rises to 1 along a cosine.
 
     Notes
     -----
-    z1 and z2 are (n, dim); labels are not used. Values lie in [0, 8]. Without a twin (the loss was called by hand) the
-    views themselves are foretold. The predictor has a hidden layer of four times dim. A metric space of 2 or 3
-    dimensions is a ValueError of `fit`.
+    z1 and z2 are (n, dim); labels are not used. Values lie in [0, 8]. Without a momentum encoder (the loss was called
+    by hand) the views themselves are predicted. The predictor has a hidden layer of four times dim. A metric space of 2
+    or 3 dimensions is a ValueError of `fit`.
 
     References
     ----------
@@ -99,24 +99,19 @@ class BYOL(PredictorLoss):
 
     def __post_init__(self) -> None:
         parts.check_number(self, "momentum", "[0, 1)")
-        self._share = 0.0
 
     def build(self, dim: int, n_classes: int) -> None:
         """Make the predictor from torch's generator."""
         self._build(dim, 4 * dim)
 
-    def pace(self, step: int, steps: int) -> None:
-        """Take note of how far training is."""
-        self._share = step / steps
-
-    def keep(self) -> float:
-        """Return how much the twin keeps of itself now."""
-        return 1 - (1 - self.momentum) * (math.cos(math.pi * self._share) + 1) / 2
+    def momentum_at(self, step: int, steps: int) -> float:
+        """Return how much the momentum encoder keeps of itself: ever more, up to all."""
+        return 1 - (1 - self.momentum) * (math.cos(math.pi * (step / steps)) + 1) / 2
 
     def _value(
-        self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, twin: Tensor | None = None, **known: Tensor
+        self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, momentum_z: Tensor | None = None, **known: Tensor
     ) -> Tensor:
-        t1, t2 = (torch.cat([z1, z2]) if twin is None else twin).detach().chunk(2)
+        t1, t2 = (torch.cat([z1, z2]) if momentum_z is None else momentum_z).detach().chunk(2)
         return 4 - 2 * (_cosine(self._predict(z1), normalise(t2)) + _cosine(self._predict(z2), normalise(t1)))
 
 

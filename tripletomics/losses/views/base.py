@@ -24,11 +24,11 @@ class ViewLoss(Loss):
     views = 2
 
     def has_terms(self, y: np.ndarray) -> bool:
-        """Tell whether there are two cells; they need no label."""
+        """Return whether there are two cells; they need no label."""
         return len(y) > 1
 
     def forward(self, z1: Tensor, z2: Tensor, y: Tensor | None = None, **known: Tensor) -> Tensor:
-        """Return the loss of a batch.
+        """Return the loss of a minibatch.
 
         Parameters
         ----------
@@ -37,8 +37,9 @@ class ViewLoss(Loss):
         y
             Class codes (n,), -1 for unlabelled cells; by default all are.
         known
-            ``cells``, numbers of the cells that the views show (2, n), and ``twin``, both views as the momentum twin
-            places them (2 n, dim), and ``codes`` (2, n) where the views of a pair show two cells; by default y of both.
+            ``cells``, numbers of the cells that the views show (2, n); ``momentum_z``, both views as the momentum
+            encoder embeds them (2 n, dim); and ``codes`` (2, n), where the views of a pair show two cells. By default y
+            holds for both.
         """
         if z1.dim() != 2 or z1.shape != z2.shape or (y is not None and y.shape != z1.shape[:1]):
             shapes = f"z1 {tuple(z1.shape)}, z2 {tuple(z2.shape)}" + ("" if y is None else f" and y {tuple(y.shape)}")

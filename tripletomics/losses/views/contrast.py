@@ -150,8 +150,8 @@ class MoCo(ContrastLoss):
     .. math:: L = -\frac1n \sum_i \log \frac{\exp(\hat z^1_i \cdot k_i / T)}
         {\exp(\hat z^1_i \cdot k_i / T) + \sum_{q \in Q_i} \exp(\hat z^1_i \cdot q / T)}
 
-    with :math:`k_i` the second view, a unit vector without gradient, by a twin of the encoder that follows it slowly,
-    and :math:`Q_i` the queue without keys of the cell itself and of its type.
+    with :math:`k_i` the second view, a unit vector without gradient, by a momentum encoder that follows the encoder
+    slowly, and :math:`Q_i` the queue without keys of the cell itself and of its type.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class MoCo(ContrastLoss):
         Keys that are kept. None takes a quarter of the training cells, at most 4,096: a queue that is not much shorter
         than the data holds other views of nearly every cell.
     momentum
-        How much the twin keeps of itself at each step, in [0, 1).
+        How much the momentum encoder keeps of itself at each step, in [0, 1).
     temperature
         T, in units of the cosine; above 0, useful from 0.05 to 0.5.
     neighbours
@@ -170,8 +170,8 @@ class MoCo(ContrastLoss):
     -----
     z1 and z2 are (n, dim), y (n,) or None. The queue (buffers `keys`, `key_cells`, `key_codes`, with cell -1 for keys
     whose cell was not told) takes in the keys of a batch after it was compared, in training mode alone. It starts
-    empty, so the first value is 0. Without a twin (the loss was called by hand) z2 gives the keys. More keys than
-    training cells are a ValueError of `fit`.
+    empty, so the first value is 0. Without a momentum encoder (the loss was called by hand) z2 gives the keys. More
+    keys than training cells are a ValueError of `fit`.
 
     References
     ----------
@@ -190,7 +190,7 @@ class MoCo(ContrastLoss):
         parts.check_number(self, "momentum", "[0, 1)")
         self._capacity = QUEUE if self.queue is None else self.queue
 
-    def expect(self, n_cells: int) -> None:
+    def set_n_cells(self, n_cells: int) -> None:
         """Take the length of the queue from the number of training cells."""
         if self.queue is None:
             self._capacity = max(min(QUEUE, n_cells // 4), 1)
@@ -213,12 +213,12 @@ class MoCo(ContrastLoss):
         z2: Tensor,
         y: Tensor,
         cells: Tensor,
-        twin: Tensor | None = None,
+        momentum_z: Tensor | None = None,
         **known: Tensor,
     ) -> Tensor:
         if "keys" not in self._buffers:
             raise RuntimeError(f"{self.name} has no queue yet: call build(dim, n_classes) first.")
-        own = normalise((z2 if twin is None else twin[len(z2) :]).detach())
+        own = normalise((z2 if momentum_z is None else momentum_z[len(z2) :]).detach())
         keys, key_cells, key_codes, n_taken = map(self.get_buffer, ("keys", "key_cells", "key_codes", "n_taken"))
         if z1.shape[1] != keys.shape[1]:
             raise ValueError(f"{self.name} was built for dim={keys.shape[1]}, but z has {z1.shape[1]} columns.")
