@@ -7,8 +7,9 @@ import pytest
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import LedoitWolf
 
+from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import reference
-from tripletomics.labels.reference import BAND, FLOOR, VOTERS
+from tripletomics.labels.reference import BAND, FLOOR
 
 TYPES, ABSENT = 4, 2
 
@@ -40,7 +41,7 @@ def loop(landmarks, landmark_codes, z, scores, types, covariance):
     logits, near, typical = np.full((len(z), len(types), 4), -np.inf), [], []
     for i, (place, score) in enumerate(zip(z.astype(float), scores.astype(float), strict=True)):
         d = np.array([np.linalg.norm(place - other) for other in landmarks["z"].astype(float)]) / spread
-        nearest = np.argsort(d, kind="stable")[:VOTERS]
+        nearest = np.argsort(d, kind="stable")[:NEIGHBOURS]
         width = d[nearest[min(BAND, len(nearest)) - 1]] or 1.0
         weights = {row: np.exp(-2 * (d[row] / width) ** 2) for row in nearest}
         away = []

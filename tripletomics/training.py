@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
-from tripletomics import metrics, networks, processes
+from tripletomics import knn, metrics, networks, processes
 from tripletomics.area import EqualArea
 from tripletomics.augment import Augmentation
 from tripletomics.checkpoint import Checkpoint, Loop
@@ -222,7 +222,7 @@ def learn_metric(
         loss.build(metric_dim, int(y_train.max()) + 1)
     donors = None if groups is None else groups[rows]
     lone = ~source.x.both[source.among] if isinstance(source.x, Pair) else None
-    near = structure_term.data_graph(scores[rows])[:, : loss.neighbours] if loss.neighbours else None
+    near = knn.knn_graph(scores[rows])[:, : loss.neighbours] if loss.neighbours else None
     sampler = batches(loss, y_train, batch_size, seed, donors, near, lone)
     watch = Watch("metric", steps, report, encoder, cells, y, rows, held_out_rows, fabric)
     curves = train(

@@ -12,12 +12,11 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 
-from tripletomics.metrics.blocks import neighbours
+from tripletomics.knn import NEIGHBOURS, nearest
 from tripletomics.samplers import shares
 
 LANDMARKS = 20_000  # cells kept to vote
 FITTED = 50_000  # cells that means and covariance are those of
-VOTERS = 15
 BAND = 5  # the kernel is as wide as the distance to the fifth neighbour
 ITSELF = 1e-3  # of the spread: a cell is no further from its own landmark, but for rounding
 FLOOR = 0.01  # of the votes are spread evenly, so that no type is impossible
@@ -130,11 +129,11 @@ class Reference:
 
     def _nearest(self, z: np.ndarray, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return distances, in units of the spread, and landmarks of the nearest ones but for a cell itself."""
-        k = min(VOTERS, len(self.z))
+        k = min(NEIGHBOURS, len(self.z))
         if known is None or not known.any() or len(self.z) < 2:
-            d, rows = neighbours(self.z, z, k)
+            d, rows = nearest(self.z, z, k)
             return d / self.spread, rows
-        d, rows = neighbours(self.z, z, min(k + 1, len(self.z)))
+        d, rows = nearest(self.z, z, min(k + 1, len(self.z)))
         d = d / self.spread
         itself = known & (d[:, 0] < ITSELF)
         kept = np.arange(d.shape[1] - 1) + itself[:, None]

@@ -27,6 +27,7 @@ cells. Scores that need complete rankings are of at most 2,000 cells, drawn by `
 against all reference cells, in blocks of 8 MB. Their standard error is below 0.5 / sqrt(2000) = 0.011.
 """
 
+from tripletomics.knn import NEIGHBOURS
 from tripletomics.metrics.arrangement import (
     centroid_spearman,
     pseudotime_spearman,
@@ -35,7 +36,6 @@ from tripletomics.metrics.arrangement import (
 )
 from tripletomics.metrics.batches import batch_scores
 from tripletomics.metrics.labels import (
-    NEIGHBOURS,
     ORDERS,
     balanced_accuracy,
     knn_balanced_accuracy,

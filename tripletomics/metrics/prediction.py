@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
-from tripletomics.metrics.blocks import neighbours
+from tripletomics.knn import NEIGHBOURS, nearest
 
 BINS = 15
 
@@ -34,7 +34,7 @@ def ece(confidence: np.ndarray, correct: np.ndarray) -> float:
 
     Notes
     -----
-    A forecast of the base rate for every cell scores 0: look at the risk-coverage curve beside it.
+    A forecast of the base rate for every cell scores 0: look at the risk-coverage curve next to it.
 
     References
     ----------
@@ -194,7 +194,7 @@ def fpr_at_95(score: np.ndarray, positive: np.ndarray) -> float:
     return float(np.mean(known >= novel[len(novel) // 20]))  # at most 5 % of them lie below
 
 
-def novelty(z: np.ndarray, query: np.ndarray, k: int = 15) -> np.ndarray:
+def novelty(z: np.ndarray, query: np.ndarray, k: int = NEIGHBOURS) -> np.ndarray:
     """Measure how far cells are from everything known: the mean distance to the k nearest reference cells.
 
     Parameters
@@ -216,4 +216,4 @@ def novelty(z: np.ndarray, query: np.ndarray, k: int = 15) -> np.ndarray:
     """
     if not len(z):
         return np.full(len(query), np.nan)
-    return neighbours(z, query, min(k, len(z)))[0].mean(axis=1)
+    return nearest(z, query, min(k, len(z)))[0].mean(axis=1)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from tripletomics import metrics
+from tripletomics.knn import NEIGHBOURS
 from tripletomics.networks import Networks
 from tripletomics.sources import Memory
 
-NEIGHBOURS = 15
 SCORED, REFERENCES = 5_000, 50_000  # cells whose neighbours are looked for, and among how many at most
 
 
