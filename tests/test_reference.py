@@ -88,7 +88,7 @@ def test_evidence_against_a_plain_loop(n):
     landmarks = {"z": z[labelled], "spread": z[labelled].std()}
     new_z, _, new_scores, _ = cells(40, seed=1)
     found = known.evidence(new_z, new_scores)
-    assert found.logits.shape == (40, TYPES, len(reference.KINDS))
+    assert found.logits.shape == (40, TYPES, 4)
     covariance = residual_covariance(scores, codes)
     assert_evidence(found, loop(landmarks, codes[labelled], new_z, new_scores, types, covariance))
     np.testing.assert_allclose(found.z, new_z / z[labelled].std(), rtol=1e-5)
@@ -196,7 +196,7 @@ def many():
 def test_landmarks_are_an_equal_share_of_each_type(monkeypatch):
     everything = reference.fit(*many(), 3, 0)
     assert len(everything.z) == 135
-    monkeypatch.setattr(reference, "LANDMARKS", 30)
+    monkeypatch.setattr(reference, "MAX_LANDMARKS", 30)
     known = reference.fit(*many(), 3, 0)
     assert np.bincount(known.codes).tolist() == [13, 12, 5]
     z, _, _, codes = many()
@@ -209,14 +209,14 @@ def test_landmarks_are_an_equal_share_of_each_type(monkeypatch):
 
 
 def test_the_draw_of_landmarks_follows_the_seed(monkeypatch):
-    monkeypatch.setattr(reference, "LANDMARKS", 30)
+    monkeypatch.setattr(reference, "MAX_LANDMARKS", 30)
     one, again, other = (reference.fit(*many(), 3, seed).z for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
 
 
 def test_landmarks_vote_and_all_cells_make_the_prototypes(monkeypatch):
-    monkeypatch.setattr(reference, "LANDMARKS", 30)
+    monkeypatch.setattr(reference, "MAX_LANDMARKS", 30)
     z, _, scores, codes = many()
     known = reference.fit(*many(), 3, 0)
     query = np.random.default_rng(1).normal(size=(25, 4)).astype(np.float32) + 1

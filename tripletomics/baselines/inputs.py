@@ -16,8 +16,6 @@ from tripletomics.features import Features
 from tripletomics.sources import Matrix
 
 Coordinates = dict[str, tuple[np.ndarray, np.ndarray]]  # "map", "metric" or both -> training, query cells; float32
-    str, tuple[np.ndarray, np.ndarray]
-]  # "map", "metric" or both -> training cells, query cells; float32
 
 
 @dataclass(frozen=True)
