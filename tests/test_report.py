@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from tripletomics import report
 from tripletomics.evaluation import METRICS
-from tripletomics.pl.look import PALETTE
+from tripletomics.pl.style import PALETTE
 from tripletomics.report import cells
 
 NASTY = 'CD4+ <T> & "x"</script><script>alert(1)</script>'

@@ -22,8 +22,8 @@ from tripletomics.files import check_writable, replacing
 from tripletomics.labels import NO_SIGNAL, TOO_FEW
 from tripletomics.parts import did_you_mean
 from tripletomics.pl import history
-from tripletomics.pl.draw import EDGE
-from tripletomics.pl.look import GREY, PALETTE
+from tripletomics.pl.palette import GREY, PALETTE
+from tripletomics.pl.text import INK
 from tripletomics.report import cells
 from tripletomics.report.scores import SHOWN, Table
 
@@ -204,7 +204,7 @@ def plots(
         plot.axis.visible = plot.grid.visible = False
         plot.scatter(
             f"x{i}", f"y{i}", source=source, view=CDSView(filter=visible), size="size", fill_color="colour",
-            line_color=EDGE, line_alpha="edge", line_width=min(1.0, 0.17 * math.sqrt(large)),
+            line_color=INK, line_alpha="edge", line_width=min(1.0, 0.17 * math.sqrt(large)),
             nonselection_fill_color=GREY, nonselection_fill_alpha=0.35, nonselection_line_alpha=0.0,
         )  # fmt: skip
         lasso, pan = LassoSelectTool(continuous=False), PanTool()
