@@ -51,7 +51,7 @@ def hexadecimal(rgb: Sequence[float]) -> str:
 
 
 def shown_rows(codes: np.ndarray, held: np.ndarray, seed: int) -> np.ndarray:
-    """Return the rows to show, in drawing order: all, or `MAX_CELLS` in proportion to types and splits, rare ones whole.
+    """Return the rows to show in drawing order: all, or `MAX_CELLS` in proportion to types and splits, rare ones whole.
 
     Unlabelled cells lie below training cells and these below held-out ones; the order within each is random, so that
     no type covers the others.
@@ -88,6 +88,15 @@ class Store:
         self.blocks.append(text)
         self.length += len(text)
         return place
+
+
+def packed(adata: AnnData, label: str, types: Types, rows: np.ndarray) -> tuple[Store, dict[str, Any], list[str]]:
+    """Return the stored names, columns and genes of cells, where the page finds them, and the columns left out."""
+    store = Store()
+    cell_names = store.put(as_json([str(name) for name in adata.obs_names[rows]]).encode())
+    entries, left_out = columns(adata, label, types, rows, store)
+    entries += genes(adata, rows, store)
+    return store, {"cell_names": cell_names, "columns": entries, "scale": scale_colours(), "grey": GREY}, left_out
 
 
 def columns(adata: AnnData, label: str, types: Types, rows: np.ndarray, store: Store) -> tuple[list[dict], list[str]]:

@@ -93,27 +93,19 @@ def write(
     rows = cell_data.shown_rows(types.codes, held_out, seed)
     scores = ScoreTables(table, titles, methods)
     maps = {method: cell_data.map_of(adata, method, rows) for method in methods if f"X_{method}" in adata.obsm}
-    store = cell_data.Store()
-    cell_names = store.put(cell_data.as_json([str(name) for name in adata.obs_names[rows]]).encode())
-    columns, left_out = cell_data.columns(adata, label, types, rows, store)
-    genes = cell_data.genes(adata, rows, store)
     colours = cell_data.first_colours(types, rows, held_out)
     document, items = _linked_maps(maps, colours, held_out[rows], types.codes[rows] >= 0)
-    known = [method for method in methods if method in confusions]
-    data = {
-        "cell_names": cell_names,
-        "columns": columns + genes,
-        "scale": cell_data.scale_colours(),
-        "grey": GREY,
-        "confusions": [_confusion(titles.get(m, m), confusions[m], scores.best_verdict(m)) for m in known],
-        "items": items,
-    }
+    store, data, left_out = cell_data.packed(adata, label, types, rows)
+    data["confusions"] = [
+        _confusion(titles.get(m, m), confusions[m], scores.best_verdict(m)) for m in methods if m in confusions
+    ]
+    data["items"] = items
     counts = {
         "n_cells": adata.n_obs,
         "n_shown": len(rows),
         "n_held": int(held_out.sum()),
         "n_genes": adata.n_vars,
-        "n_stored": len(genes),
+        "n_stored": sum(column["kind"] == "gene" for column in data["columns"]),
         "n_types": len(np.unique(types.codes[types.codes >= 0])),
         "n_unlabelled": int((types.codes < 0).sum()),
         "n_seeds": int(table["n_seeds"].max()) if len(table) else 0,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from tripletomics.evaluation import MAIN, METRICS
+from tripletomics.evaluation.battery import Metric
 from tripletomics.labels import TOO_FEW, verdict
 
 SHOWN = (*MAIN, "a50", "held_out_auroc", "silhouette", "seconds")
@@ -44,23 +45,13 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Head:
-    """A metric above its column."""
-
-    title: str
-    higher: bool
-    circular: bool
-    best: str  # "" where more or less is better
-
-
-@dataclass(frozen=True)
 class ScoreTable:
     """One table: metrics by methods, those of maps apart from the others."""
 
     title: str
-    heads: list[Head]
+    heads: list[Metric]  # of the columns
     groups: dict[str, list[Row]]
-    nulls: list[str] = field(default_factory=list)
+    nulls: list[str]  # how they were made
 
 
 class ScoreTables:
@@ -95,15 +86,11 @@ class ScoreTables:
 
     def scores(self, title: str, metrics: Sequence[str], split: str) -> ScoreTable | None:
         """Return the table of some metrics; None if none of them was measured."""
-        metrics = [
-            metric
-            for metric in metrics
-            if any(self.row(method, space, metric, split) is not None for method, space in self.pairs)
-        ]
+        metrics = [m for m in metrics if any(self.row(*pair, m, split) is not None for pair in self.pairs)]
         if not metrics:
             return None
         rows = {pair: [self.entry(*pair, metric, split) for metric in metrics] for pair in self.pairs}
-        heads = [head(metric, self.circular(metric, split)) for metric in metrics]
+        heads = [replace(METRICS[metric], circular=self.circular(metric, split)) for metric in metrics]
         groups: dict[str, list[Row]] = {}
         for (method, space), entries in rows.items():
             if any(entry.text for entry in entries):
@@ -123,7 +110,7 @@ class ScoreTables:
         if row is None:
             return Entry("")
         if not np.isfinite(row.value):
-            return Entry("–", how="")
+            return Entry("–")
         null = self.row(method, space, metric, "null") if split == "held-out" and row.family != "cost" else None
         null = null if null is not None and np.isfinite(null.value) else None
         tint = 0.0
@@ -168,11 +155,7 @@ class ScoreTables:
         numbers = {(row.method, row.space, str(row.type), row.split): row for row in rows.itertuples(index=False)}
         pairs = [pair for pair in self.pairs if any(key[:2] == pair for key in numbers)]
         heads = [
-            {
-                "title": self.titles.get(m, m),
-                "space": "map" if space == "map" else "",
-                "verdict": self.verdict(m, space),
-            }
+            {"title": self.titles.get(m, m), "space": space.removeprefix("metric"), "verdict": self.verdict(m, space)}
             for m, space in pairs
         ]
         entries: dict[str, list[Entry]] = {}
@@ -188,13 +171,6 @@ class ScoreTables:
             names = [m for m in self.metrics if METRICS[m].family == family and m != "recall"]
             if (family != "cost" or split == "held-out") and (scores := self.scores(title, names, split)):
                 yield scores
-
-
-def head(metric: str, circular: bool) -> Head:
-    """Return the title of a metric, and what is good."""
-    info = METRICS[metric]
-    best = "" if info.best is None else f"{info.best:g}"
-    return Head(info.title, info.higher, circular, best)
 
 
 def recall_entry(score: Any, null: Any, no_signal: bool) -> Entry:
