@@ -59,7 +59,7 @@ class Index:
     Raises
     ------
     ValueError
-        If `z` has no cells or is not a finite table.
+        If `z` has no cells or holds numbers that are not finite.
 
     Notes
     -----

@@ -34,10 +34,10 @@ class Calibration:
     weights
         Of the kinds of evidence (kinds,).
     center, scale
-        Mean and standard deviation (3,) of the two distances that tell novelty, to the nearest cells of the metric
+        Mean and standard deviation (3,) of the two distances behind novelty, to the nearest cells of the metric
         space and of the principal components to the nearest type, and of their weighted sum.
     trust
-        Weight of the second of them, in [0, 1]: twice the AUROC above one half with which it tells each known type
+        Weight of the second of them, in [0, 1]: twice the AUROC above one half with which it separates each known type
         from the others when that type is left out of it.
     novelties, oddities
         Quantiles over the calibration cells (levels,) of their novelty, and of the log odds against their true type.
@@ -203,10 +203,10 @@ def _fit_pairs(folds: Sequence[tuple[Evidence, np.ndarray]]) -> np.ndarray:
     for evidence, codes in folds:
         a, b = random.integers(len(codes), size=(2, PAIRS)) if len(codes) else np.zeros((2, 0), dtype=int)
         # a second cell of the type of the first: the next one round the circle of its type
-        order, place = np.argsort(codes, kind="stable"), np.empty(len(codes), dtype=int)
-        place[order] = np.arange(len(codes))
+        order, position = np.argsort(codes, kind="stable"), np.empty(len(codes), dtype=int)
+        position[order] = np.arange(len(codes))
         first, size = np.searchsorted(codes[order], codes[a]), np.bincount(codes, minlength=1)[codes[a]]
-        mate = order[first + (place[a] - first + 1 + b % np.maximum(size - 1, 1)) % size]
+        mate = order[first + (position[a] - first + 1 + b % np.maximum(size - 1, 1)) % size]
         for other in (b, mate):
             kept = a != other
             apart.append(_apart(evidence.of(a[kept]), evidence.of(other[kept])))

@@ -1,4 +1,4 @@
-"""Distances of some cells to all others, a block at a time."""
+"""Distances of cells to the reference cells, a block at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an embedding knows about types: nearest neighbours and clustering."""
+"""How well an embedding separates types: nearest neighbours and clustering."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def permuted_macro_f1(truth: np.ndarray, predicted: np.ndarray, seed: int, order
 
 
 def nmi(z: np.ndarray, y: np.ndarray, seed: int) -> float:
-    r"""Score how well k-means, told the number of types, finds them (normalised mutual information).
+    r"""Score how well k-means with the number of types finds them (normalised mutual information).
 
     .. math:: \text{NMI} = \frac{2\, I(y; c)}{H(y) + H(c)}
 
@@ -272,7 +272,7 @@ def nmi(z: np.ndarray, y: np.ndarray, seed: int) -> float:
     if types < 2:
         return float("nan")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct places than types: the score says so
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than types: the score says so
         clusters = KMeans(types, n_init=4, random_state=seed).fit_predict(z)
     return float(normalized_mutual_info_score(y, clusters))
 

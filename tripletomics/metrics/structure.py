@@ -235,17 +235,17 @@ def distortion(
     known = known[subsample(len(known), seed)]
     if len(known) <= k + 1:
         return np.full(len(z), np.nan)
-    place = np.full(len(z), -1)
-    place[known] = np.arange(len(known))
+    column = np.full(len(z), -1)  # among the reference cells
+    column[known] = np.arange(len(known))
     spaces = [(space[known].astype(float), space.astype(float)) for space in (z, r)]
     errors = np.empty(len(z))
     for block in row_blocks(len(z), len(known)):
         rows = np.arange(len(z))[block]
-        own = np.flatnonzero(place[rows] >= 0)
+        own = np.flatnonzero(column[rows] >= 0)
         d, e = (squared_distances(*spaces[i], rows, exact=i == 0) for i in (0, 1))
-        d[own, place[rows[own]]] = e[own, place[rows[own]]] = np.inf
+        d[own, column[rows[own]]] = e[own, column[rows[own]]] = np.inf
         errors[block] = _intruders(d, e, k) + _missing(d, _nearest(e, k, d))
-    m = len(known) - (place >= 0)
+    m = len(known) - (column >= 0)
     return errors * m / (k * (m - k) * (m - k + 1))
 
 
@@ -335,7 +335,7 @@ def _compared(
 def _distances(
     z: np.ndarray, r: np.ndarray, query: np.ndarray | None, query_r: np.ndarray | None, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield squared distances (some rows, reference cells) in both spaces; infinite to oneself."""
+    """Yield squared distances (a block of rows, reference cells) in both spaces; infinite to oneself."""
     z, r = z.astype(float), r.astype(float)
     for block in row_blocks(len(rows), len(z)):
         yield squared_distances(z, query, rows[block]), squared_distances(r, query_r, rows[block], exact=False)
@@ -356,10 +356,10 @@ def _nearest(d: np.ndarray, k: int, ties: np.ndarray) -> np.ndarray:
 
 def _counts(d: np.ndarray, ascending: np.ndarray, equal: bool) -> np.ndarray:
     """Count in each row of d the numbers below each of the ascending ones of that row, with `equal` up to it."""
-    k = ascending.shape[1]  # few, so that to place each d among them is quicker than to sort d
+    k = ascending.shape[1]  # few, so that to find each d among them is quicker than to sort d
     side: Literal["left", "right"] = "left" if equal else "right"
-    places = (np.searchsorted(few, many, side) for few, many in zip(ascending, d, strict=True))
-    return np.stack([np.bincount(place, minlength=k + 1)[:k].cumsum() for place in places])
+    ranks = (np.searchsorted(few, many, side) for few, many in zip(ascending, d, strict=True))
+    return np.stack([np.bincount(rank, minlength=k + 1)[:k].cumsum() for rank in ranks])
 
 
 def _shared(d: np.ndarray, near: np.ndarray, last: np.ndarray) -> np.ndarray:

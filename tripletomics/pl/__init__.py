@@ -1,8 +1,8 @@
 """Figures: maps with held-out cells marked, scores next to their null, confusions, training curves, genes, new cells.
 
 Nothing here computes an embedding or changes ``adata`` or matplotlib's settings. Held-out cells are drawn on top in
-full colour with a dark edge, training cells pale beneath them: only the former show how good a supervised map is. A map
-or score without signal says so in words.
+full colour with a dark edge, training cells pale beneath them: only the former show how good a supervised map is. The
+words "no signal" stand on a map or score without any.
 """
 
 from tripletomics.pl.confusions import confusion

@@ -1,4 +1,4 @@
-"""Which types are taken for which: held-out cells by their true type and by that of their nearest training cells."""
+"""Which types are confused: held-out cells by their true type and by that of their nearest training cells."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Confusion:
     said: str
 
     def ordered(self) -> Confusion:
-        """Return it with types that are taken for each other side by side; where none is, by the order of the names."""
+        """Return it with confused types next to each other; where none is, in the order of the names."""
         shares = np.nan_to_num(self.shares())
         alike = (shares + shares.T) / 2
         np.fill_diagonal(alike, 0)
@@ -64,7 +64,7 @@ class Confusion:
 def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "auto", ax: Axes | None = None) -> Axes:
     """Draw which types held-out cells are taken for: the type of most of their 15 nearest training cells.
 
-    Types that are taken for each other stand side by side; where none is, they keep the order of their names. The words
+    Confused types stand next to each other; where none is, they keep the order of their names. The words
     "no signal" are written above where the labels of the held-out cells agree with their neighbours no better than
     permuted ones do (p > 0.01).
 

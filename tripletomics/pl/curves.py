@@ -27,7 +27,7 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
     model
         A :class:`tripletomics.Model`.
     ax
-        Where to draw; its place is divided into panels. Without it, a new figure is made.
+        Where to draw; its area is divided into panels. Without it, a new figure is made.
 
     Returns
     -------

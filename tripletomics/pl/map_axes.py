@@ -115,7 +115,7 @@ def number_types(ax: Any, points: np.ndarray, style: CellStyle, room: float) -> 
         density, _ = np.histogramdd(members, bins=40, range=[(0, 1)] * len(limits))
         density = ndimage.gaussian_filter(density, 1.5)
         spot[:] = (np.array(np.unravel_index(density.argmax(), density.shape)) + 0.5) / 40
-    spots += np.random.default_rng(0).normal(scale=room / 100, size=spots.shape)  # no two in the same place
+    spots += np.random.default_rng(0).normal(scale=room / 100, size=spots.shape)  # no two at the same point
     for _ in range(200):
         apart = spots[:, None] - spots
         distance = np.linalg.norm(apart, axis=2, keepdims=True)

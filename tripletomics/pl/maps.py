@@ -58,7 +58,7 @@ def embedding(
         one that was written with this basis by ``tt.fit``, ``transform`` or ``predict``, if any; None marks nothing.
     distortion
         Whether to darken each cell by how far its neighbours on the map are from being those of the data: the darker,
-        the less its place is to be trusted, and black is chance. See :func:`tripletomics.metrics.distortion`. The data
+        the less its position can be trusted, and black is chance. See :func:`tripletomics.metrics.distortion`. The data
         are ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells. The
         colours of numbers can no longer be read off their scale.
     ax
@@ -67,9 +67,9 @@ def embedding(
     size
         Area of a training cell in square points; by default it follows the number of cells and the size of the map.
     legend
-        Whether to explain what is drawn. The names of up to 8 types stand beside the map, those of more on it, next to
+        Whether to explain what is drawn. The names of up to 8 types stand next to the map, those of more on it, next to
         their cells or tied to them by a line. Where names do not fit, of more than 40 types and in 3-D, types are
-        numbered on the map and named beside it.
+        numbered on the map and named next to it.
     title
         The text above the map; by default ``color``.
     palette
@@ -91,10 +91,10 @@ def embedding(
     Raises
     ------
     KeyError
-        If there is no such basis, column or gene, or nothing to tell the distortion by.
+        If there is no such basis, column or gene, or no principal components for the distortion.
     ValueError
-        If `basis` is no map, `split` no split, or `palette` does not suit `color`, or there are fewer than 17 cells to
-        tell the distortion by.
+        If `basis` is no map, `split` no split, or `palette` does not suit `color`, or there are fewer than 17 cells for
+        the distortion.
     """
     points = style.map_of(adata, basis)
     cells = style.style_of(adata, color, style.split_codes(adata, basis, split), palette, layer)

@@ -100,7 +100,7 @@ def mapping(
     title: str = "New cells on the reference map",
     width: float = 7.1,
 ) -> Figure:
-    """Draw new cells over the greyed map of the reference, and beside it how many were taken for each type.
+    """Draw new cells over the greyed map of the reference, and next to it how many were taken for each type.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def mapping(
         Two Axes. On the map the collections "reference" (grey, with the names of the types next to their cells or tied
         to them by a line; their numbers where names do not fit), "new cells" (in the colour of the type that each was
         taken for) and "unassigned" (hollow crosses); a few cells far from all others are arrowheads at its edge,
-        "outside". Beside it a bar for each type that was found, with its cells and their share, most cells first and
+        "outside". Next to it a bar for each type that was found, with its cells and their share, most cells first and
         the unassigned ones last. The text above says how many of the model's genes were found, the text below what was
         noted about the query. "No signal" is written across the map of a model whose held-out cells scored no better
         than permuted labels (p > 0.01).
@@ -133,11 +133,11 @@ def mapping(
     Raises
     ------
     KeyError
-        If a key lacks that the prediction writes.
+        If a key that the prediction writes is missing.
     TypeError
         If `adata` is no AnnData or `model` no fitted model.
     ValueError
-        If the places or the labels are not of this model.
+        If the coordinates or the labels are not of this model.
     """
     query = _read(adata, model, basis, palette, width)
     rows = query.rows()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CellStyle:
-    """What is drawn of each cell besides its coordinates."""
+    """How each cell is drawn: its colour, type and split."""
 
     rgb: np.ndarray  # (n, 3)
     known: np.ndarray  # (n,) bool: False is unlabelled
@@ -83,7 +83,7 @@ def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
     if np.isnan(dark).any():
         raise ValueError(
             f"distortion=True needs 17 or more cells to seek neighbours among, and {np.count_nonzero(there & train)} "
-            f"training cells of {len(points)} cells have places in {basis!r} and {key!r}."
+            f"training cells of {len(points)} cells have coordinates in {basis!r} and {key!r}."
         )
     found = np.zeros(len(points))
     found[there] = np.minimum(dark, 1)

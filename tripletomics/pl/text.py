@@ -1,4 +1,4 @@
-"""Text and places of a figure: sizes, line breaks to measure, inches, and how a figure is saved."""
+"""Text and inches of a figure: sizes, widths of lines, line breaks, and how a figure is saved."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def as_text(ax: Any) -> None:
 
 
 def inches(figure: Any, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
-    """Return a place in inches from the upper left corner of a figure as one in its own coordinates."""
+    """Return a box in the coordinates of a figure, from one in inches from its upper left corner."""
     wide, high = figure.get_size_inches()
     return left / wide, 1 - (top + height) / high, width / wide, height / high
 
@@ -53,7 +53,7 @@ def wrap(text: str, width: float, size: float, weight: str = "normal") -> list[s
 
 
 def write_lines(figure: Any, lines: list[str], left: float, top: float, step: float, size: float = SMALL) -> None:
-    """Write lines of text in grey below each other, from the place in inches of their upper left corner."""
+    """Write lines of text in grey below each other, from a point in inches from the upper left corner."""
     for i, line in enumerate(lines):
         place = inches(figure, left, top + step * i, 0, 0)[:2]
         figure.text(*place, line, fontsize=size, va="top", color=NOTE, gid="note")

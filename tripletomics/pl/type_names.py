@@ -23,7 +23,7 @@ LINE = 1.2 * SMALL  # points, height of a line
 FIELD, MAX_FIELDS = 2.0, 200  # points, side of the squares in which cells and names are counted; most of them in a row
 SMOOTH = 2.5  # fields, for the density of a type
 TIED = 7.0  # points between a name and its cells from which on a line ties them
-SHORTLIST, ROUNDS = 1000, 3  # places tried with their lines; times that each name may choose
+SHORTLIST, ROUNDS = 1000, 3  # positions tried with their lines; times that each name may choose
 DARK = 0.15  # luminance at most, for a contrast of 5:1 with white
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green, blue
 WHITE = (1, 1, 1, 0.8)  # below names and lines
@@ -99,7 +99,7 @@ def dark(color: Any) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class NameCost:
-    """What each place on the page, as fields (f, f), costs the name of a type."""
+    """What each field of the page (f, f) costs as the position of a type's name."""
 
     half: np.ndarray  # (2,) fields on either side of a name's middle
     cost: np.ndarray  # (f, f) of a name whose middle is there; infinite where it would leave the page
@@ -142,7 +142,7 @@ class NameCost:
         return cls(half.ravel(), cost, tip, foreign, int(dense.sum()))
 
     def choose(self, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the fields of the cheapest place that is free: a name's middle, the start and the tip of its line."""
+        """Return the fields of the cheapest free position: a name's middle, the start and the tip of its line."""
         cost = (self.cost + COLLISION * ndimage.maximum_filter(taken, tuple(2 * self.half + 1))).ravel()
         best = np.argsort(cost, kind="stable")[:SHORTLIST]
         best = best[np.isfinite(cost[best])]
@@ -172,7 +172,7 @@ def _path(start: np.ndarray, tip: np.ndarray, steps: int) -> np.ndarray:
 
 
 def place_boxes(groups: list[np.ndarray], boxes: np.ndarray, fields: int) -> list[tuple[np.ndarray, ...]]:
-    """Return for each box a place near its cells where it covers few cells and no other box.
+    """Return for each box a position near its cells where it covers few cells and no other box.
 
     Types with little room choose first; then each chooses again, given where the others stand. All is between 0 and 1.
 

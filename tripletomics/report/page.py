@@ -134,7 +134,7 @@ def write(
 
 
 def _held_out(adata: AnnData, label: str) -> np.ndarray:
-    """Return which cells are held out (n,); raise an error if a column lacks or does not say it of all cells."""
+    """Return which cells are held out (n,); raise an error if a column is missing or has missing values."""
     for column in (label, "tt_split"):
         if column not in adata.obs:
             near = did_you_mean(column, adata.obs.columns)
@@ -253,7 +253,7 @@ def _libraries() -> list[str]:
 
 
 def _template() -> Any:
-    """Return the page; every value that it is given is escaped unless it says otherwise."""
+    """Return the template of the page; it escapes every value unless it says otherwise."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)

@@ -92,10 +92,10 @@ def methods_text(
         "nearest neighbours and by MAP@R; structure by neighbour recall (within types minus chance), trustworthiness "
         "and the Spearman correlation of distances between type centroids, against 50 principal components found "
         "without labels.",
-        "Each label score stands beside its null: the same fit on permuted labels"
+        "Each label score stands next to its null: the same fit on permuted labels"
         + (" (for tripletomics of a sixth of the steps and at most 4,000 cells)" if own else "")
-        + ", or for methods that use no labels the same places scored by permuted ones, those of the reference "
-        "included. The null of structure shuffles the places of the scored cells.",
+        + ", or for methods that use no labels the same coordinates scored by permuted ones, those of the reference "
+        "included. The null of structure shuffles the coordinates of the scored cells.",
         f"Values are means ± standard deviations over {len(seeds)} seeds." if len(seeds) > 1 else "",
         f"Python {versions['python']}, {versions['cores']} CPU cores.",
     ]
