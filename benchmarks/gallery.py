@@ -31,8 +31,9 @@ from quality import PROTEINS, SETS, usual
 
 import tripletomics as tt
 from tripletomics import baselines, labels
-from tripletomics.pl.draw import LEGEND, SMALL, TITLE, draw, frame, inches, legend_entries
-from tripletomics.pl.look import look_of
+from tripletomics.pl.map_axes import draw_cells, frame_map, legend_entries
+from tripletomics.pl.style import style_of
+from tripletomics.pl.text import LEGEND, SMALL, TITLE, inches
 
 TITLES = {"tt": "tripletomics", "umap": "UMAP", "tsne": "t-SNE"}
 WIDTH, SIDE, EDGE, GAP, HEAD = 7.1, 2.23, 0.2, 0.09, 0.42  # inches
@@ -57,7 +58,7 @@ def maps_of(adata: ad.AnnData, name: str, seed: int) -> dict[str, np.ndarray]:
 def page(adata: ad.AnnData, name: str, maps: dict[str, np.ndarray]) -> Figure:
     """Draw a column for each map, named by its key, and one legend."""
     held = (adata.obs["tt_split"] == "held-out").to_numpy()
-    look = look_of(adata, "cell_type", None, None)
+    look = style_of(adata, "cell_type", None, None)
     figure = plt.figure(figsize=(WIDTH, WIDTH), dpi=150)
     entries = legend_entries(look, False, *maps.values())
     one = figure.legend(handles=entries, **LEGEND)
@@ -74,14 +75,14 @@ def page(adata: ad.AnnData, name: str, maps: dict[str, np.ndarray]) -> Figure:
         for row, (cells, words) in enumerate(((~held, "training cells"), (held, "held-out cells"))):
             left, top = EDGE + column * (SIDE + GAP), HEAD + row * (SIDE + GAP)
             ax = figure.add_axes(inches(figure, left, top, SIDE, SIDE))
-            frame(ax, points, title)
+            frame_map(ax, points, title)
             ax.set(xlabel="", ylabel="")
             if row == 0:
                 ax.set_title(title, fontsize=TITLE - 1, pad=3)
             if column == 0:
                 ax.set_ylabel(f"{words} ({cells.sum():,})", fontsize=SMALL + 1, labelpad=3)
             shown = replace(look, rgb=look.rgb[cells], known=look.known[cells], codes=look.codes[cells])
-            draw(ax, points[cells], shown, float(np.clip(9000 / adata.n_obs, 0.8, 6)), numbered=False)
+            draw_cells(ax, points[cells], shown, float(np.clip(9000 / adata.n_obs, 0.8, 6)), numbered=False)
     return figure
 
 

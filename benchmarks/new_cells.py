@@ -25,7 +25,7 @@ from sklearn.neural_network import MLPClassifier
 
 import tripletomics as tt
 from tripletomics import baselines, features, labels, metrics, pp
-from tripletomics.baselines.nets import classifier
+from tripletomics.baselines.neural import classifier
 
 DATA = Path(os.environ.get("TRIPLETOMICS_DATA", "."))
 PLATFORMS = {"panc8_small": "batch", "scmixology_3platform": "platform"}

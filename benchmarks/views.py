@@ -39,7 +39,7 @@ from sklearn.preprocessing import StandardScaler
 import tripletomics as tt
 from tripletomics import labels, losses, metrics, pp
 from tripletomics.baselines import METHODS
-from tripletomics.baselines.cells import Cells
+from tripletomics.baselines.inputs import Cells
 
 DATA = Path(os.environ.get("TRIPLETOMICS_DATA", "."))
 SETS = ("cite_cbmc_rna", "human_kidney", "worm_neuron", "paul15")

@@ -16,19 +16,8 @@ LEVELS = (  # each may import from its own and from later ones
     {"pp", "pl", "report"},
     {"model", "training", "evaluation", "attribution", "labels", "index", "metrics", "baselines"},
     {"losses", "samplers", "networks", "features", "modalities", "augment", "sources", "seen", "pcs", "scales"},
-    {
-        "area",
-        "optimizer",
-        "parts",
-        "geometry",
-        "files",
-        "devices",
-        "processes",
-        "keys",
-        "names",
-        "checkpoint",
-        "notices",
-    },
+    {"area", "optimizer", "parts", "geometry", "knn", "files", "devices", "processes", "keys", "names", "checkpoint"},
+    {"notices"},
 )
 ANNDATA = {"cli", "tl", "experiment", "pp", "pl", "report", "sources", "baselines"}
 MATPLOTLIB = {"pl", "report"}

@@ -11,8 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from umap import UMAP
 
 from tripletomics import baselines, features, labels
-from tripletomics.baselines import linear, nets
-from tripletomics.baselines.cells import quiet
+from tripletomics.baselines import linear, neural
+from tripletomics.baselines.inputs import quiet
 
 EXTRAS = {"scanvi": "scvi", "parametric_umap": "tensorflow"}
 METHODS = [
@@ -240,7 +240,7 @@ def test_umap_is_that_of_umap_learn(name, cells, placed):
 def test_the_last_layer_of_the_mlp_on_its_places_gives_its_probabilities(cells, placed):
     known = cells.y >= 0
     with quiet():
-        model = nets.classifier(0).fit(cells.train_pca[known], cells.y[known])
+        model = neural.classifier(0).fit(cells.train_pca[known], cells.y[known])
     for z, pca in zip(placed("mlp")["metric"], (cells.train_pca, cells.query_pca), strict=True):
         odds = np.exp(z @ model.coefs_[-1] + model.intercepts_[-1])
         np.testing.assert_allclose(odds / odds.sum(axis=1, keepdims=True), model.predict_proba(pca), atol=1e-5)

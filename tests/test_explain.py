@@ -60,7 +60,7 @@ def test_an_encoder_against_a_plain_sum_of_small_steps(monkeypatch):
             place = torch.tensor(b + t * (row - b), dtype=torch.float32, requires_grad=True)
             (encoder(place) @ torch.tensor(u, dtype=torch.float32)).backward()
             wanted += (row - b) * place.grad.numpy() / 1000 / len(x)
-    monkeypatch.setattr(attribution, "BATCH", 2)  # rows in several batches
+    monkeypatch.setattr(attribution, "BLOCK_ROWS", 2)  # rows in several batches
     np.testing.assert_allclose(attribution.integrated_gradients(encoder, Memory(x), b, u), wanted, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc
 from sklearn.neighbors import KNeighborsClassifier
 
 from tripletomics import metrics
-from tripletomics.metrics import NEIGHBOURS, blocks, knn_macro_f1, map_at_r, nmi, r_precision, recall_at_k, retrieval
+from tripletomics.metrics import NEIGHBOURS, distances, knn_macro_f1, map_at_r, nmi, r_precision, recall_at_k, retrieval
 
 
 def plain_knn(z, y, query, exclude_self):
@@ -89,7 +89,7 @@ def exact_neighbours(query, k, reference, ref_includes_query):
 
 @pytest.mark.parametrize("block", [1, 300, 2**23])
 def test_retrieval_against_plain_loops(cells, block, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK", block)
+    monkeypatch.setattr(distances, "BLOCK_DISTANCES", block)
     z, y = cells
     for args in ((z, y), (z[:200], y[:200], z[200:], y[200:])):
         scores = retrieval(*args)
@@ -113,11 +113,11 @@ def test_retrieval_of_drawn_cells(cells, monkeypatch):
     """Above the limit a draw by seed is scored, against all reference cells; at the limit all are."""
     z, y = cells
     exact = retrieval(z, y)
-    monkeypatch.setattr(blocks, "SAMPLE", 240)
+    monkeypatch.setattr(distances, "RANKED_CELLS", 240)
     assert retrieval(z, y, seed=1) == exact
-    monkeypatch.setattr(blocks, "SAMPLE", 50)
+    monkeypatch.setattr(distances, "RANKED_CELLS", 50)
     assert retrieval(z, y, seed=1) == retrieval(z, y, seed=1) != exact
-    rows = blocks.drawn(240, 1)
+    rows = distances.subsample(240, 1)
     assert len(np.unique(rows)) == 50
     parts = [plain_retrieval(np.delete(z, i, axis=0), np.delete(y, i), z[[i]], y[[i]]) for i in rows]
     assert tuple(retrieval(z, y, seed=1).values()) == pytest.approx(np.mean(parts, axis=0))
@@ -353,8 +353,8 @@ def test_silhouette_against_scikit_learn(cells, monkeypatch):
     z, y = cells
     holes = np.where(np.arange(240) < 9, -1, y)
     assert metrics.silhouette(z, holes, 0) == pytest.approx(silhouette_score(z[9:], y[9:]))
-    monkeypatch.setattr(blocks, "SAMPLE", 100)
-    rows = blocks.drawn(240, 3)
+    monkeypatch.setattr(distances, "RANKED_CELLS", 100)
+    rows = distances.subsample(240, 3)
     assert metrics.silhouette(z, y, 3) == pytest.approx(silhouette_score(z[rows], y[rows]))
     assert metrics.silhouette(np.ones((20, 2)), y[:20], 0) == 0
     assert np.isnan(metrics.silhouette(z, y * 0, 0))

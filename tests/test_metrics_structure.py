@@ -9,7 +9,7 @@ from sklearn import manifold
 from sklearn.neighbors import KNeighborsRegressor
 
 from tripletomics import metrics
-from tripletomics.metrics import blocks
+from tripletomics.metrics import distances
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def plain(z, r, query, query_r, k):
 @pytest.mark.parametrize("block", [1000, 2**20])
 @pytest.mark.parametrize("held_out", [False, True])
 def test_neighbourhoods_against_plain_loops(cells, held_out, block, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK", block)
+    monkeypatch.setattr(distances, "BLOCK_DISTANCES", block)
     z, r, _ = cells
     args = (z[:240], r[:240], z[240:], r[240:]) if held_out else (z, r, None, None)
     scores = metrics.neighbourhoods(*args)
@@ -104,7 +104,7 @@ def test_distortion_of_many_cells_is_that_among_some():
     random = np.random.default_rng(0)
     r = random.normal(size=(5000, 3))
     z = r[:, :2]
-    drawn = np.isin(np.arange(5000), blocks.drawn(5000, 0))
+    drawn = np.isin(np.arange(5000), distances.subsample(5000, 0))
     np.testing.assert_array_equal(metrics.distortion(z, r), metrics.distortion(z, r, drawn))
     assert np.isnan(metrics.distortion(z[:16], r[:16])).all()
     assert np.isfinite(metrics.distortion(z[:17], r[:17])).all()
@@ -125,15 +125,15 @@ def test_drawn_cells(cells, monkeypatch):
     z, r, y = cells
     exact = metrics.neighbourhoods(z, r)
     within = metrics.knn_recall_within_types(z, r, y)
-    monkeypatch.setattr(blocks, "SAMPLE", 300)
+    monkeypatch.setattr(distances, "RANKED_CELLS", 300)
     assert metrics.neighbourhoods(z, r, seed=5) == exact
-    monkeypatch.setattr(blocks, "SAMPLE", 60)
-    rows = blocks.drawn(300, 5)
+    monkeypatch.setattr(distances, "RANKED_CELLS", 60)
+    rows = distances.subsample(300, 5)
     d = [[metrics.knn_recall(np.delete(z, i, 0), np.delete(r, i, 0), z[[i]], r[[i]])] for i in rows]
     np.testing.assert_allclose(metrics.knn_recall(z, r, seed=5), np.mean(d, axis=0)[0])
     for name in ("trustworthiness", "continuity", "knn_recall_30"):
         assert metrics.neighbourhoods(z, r, seed=5)[name] == pytest.approx(exact[name], abs=0.1)
-    monkeypatch.setattr("tripletomics.metrics.structure.SAMPLE", 60)
+    monkeypatch.setattr("tripletomics.metrics.structure.RANKED_CELLS", 60)
     assert metrics.knn_recall_within_types(z, r, y, seed=5) == pytest.approx(within, abs=0.1)
     assert metrics.knn_recall_within_types(z, r, y, seed=5) != within
 

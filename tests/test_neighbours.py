@@ -6,8 +6,9 @@ import torch
 from scipy.spatial.distance import cosine
 from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 
+from tripletomics.knn import NEIGHBOURS, knn_graph
 from tripletomics.losses import neighbours
-from tripletomics.losses.neighbours import NEIGHBOURS, ORDER, Neighbours, data_graph, label_graph
+from tripletomics.losses.neighbours import ORDER, Neighbours, label_graph
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_the_graph_of_the_data_alone_at_structure_1():
     assert dict(one.named_buffers()).keys() == dict(other.named_buffers()).keys()
     for name, value in one.named_buffers():
         assert torch.equal(value, other.get_buffer(name))
-    np.testing.assert_array_equal(one.graph, data_graph(x))
+    np.testing.assert_array_equal(one.graph, knn_graph(x))
 
 
 @pytest.mark.parametrize("structure", [0.0, 0.25, 0.5])
@@ -138,7 +139,7 @@ def test_the_dial_weighs_the_graphs(structure):
     assert of_labels.sum() == pytest.approx(1 - math.sqrt(structure))
     same = loss.graph[:, -NEIGHBOURS:].numpy()
     assert (y[same[y >= 0]] == y[y >= 0, None]).all()
-    np.testing.assert_array_equal(same[y < 0], data_graph(x)[y < 0])  # an unlabelled cell has the data's
+    np.testing.assert_array_equal(same[y < 0], knn_graph(x)[y < 0])  # an unlabelled cell has the data's
     assert loss.importance.tolist() == pytest.approx([ORDER, 2 * ORDER * (1 - structure)])
 
 
@@ -149,11 +150,11 @@ def test_groups_are_ranked_by_the_distance_of_their_centres():
     assert ranks.tolist() == [[1, 2, 4, 3], [2, 1, 4, 3], [4, 3, 1, 2], [3, 2, 4, 1]]
 
 
-def test_data_graph_against_scikit_learn():
+def test_knn_graph_against_scikit_learn():
     x = np.random.default_rng(0).normal(size=(60, 4))
     expected = kneighbors_graph(x, NEIGHBOURS).toarray().astype(bool)
     found = np.zeros_like(expected)
-    found[np.arange(60)[:, None], data_graph(x)] = True
+    found[np.arange(60)[:, None], knn_graph(x)] = True
     np.testing.assert_array_equal(found, expected)
 
 
@@ -177,7 +178,7 @@ def test_label_graph_stays_within_types():
 @pytest.mark.parametrize("n", [2, 4, 12])
 def test_tiny_tables_have_fewer_neighbours_and_clusters(n):
     x = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
-    assert data_graph(x).shape == (n, min(n - 1, NEIGHBOURS))
+    assert knn_graph(x).shape == (n, min(n - 1, NEIGHBOURS))
     loss = neighbours.fit(x, np.arange(n) % 2, 0.5, 0)
     a = torch.randn(n, 2, requires_grad=True)
     loss(a, torch.arange(n)).backward()

@@ -15,8 +15,8 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
 from tripletomics import metrics, pl
-from tripletomics.pl.look import GREY, look_of
 from tripletomics.pl.palette import PALETTE, colours
+from tripletomics.pl.style import GREY, style_of
 
 HISTORY = {
     "metric": {"step": np.arange(200), "loss": np.exp(-np.arange(200) / 50), "held_out_f1": np.linspace(0.1, 0.9, 200)},
@@ -494,7 +494,7 @@ def test_history_of_no_model():
 
 
 def colour_of(adata, color):
-    return {name: tuple(rgb) for name, rgb in look_of(adata, color, None, None).types.values()}
+    return {name: tuple(rgb) for name, rgb in style_of(adata, color, None, None).types.values()}
 
 
 def test_a_type_has_one_colour_by_its_name_in_all_columns():

@@ -8,7 +8,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from tripletomics import pl
-from tripletomics.pl.dial import CHOICE
+from tripletomics.pl.structure_dial import SHOWN
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def table(methods, sd=0.02, more=()):
         (method, space, metric, "", split, 0.1 * i + 0.05 * (split == "held-out"), sd, 3)
         for i, method in enumerate(methods)
         for space in ("map", "metric")
-        for metric in CHOICE
+        for metric in SHOWN
         for split in ("held-out", "permuted")
     ]
     columns = ["method", "space", "metric", "type", "split", "value", "sd", "n_seeds"]

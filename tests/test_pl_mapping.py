@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 
 import tripletomics as tt
 from tripletomics import pl
-from tripletomics.pl.look import GREY
+from tripletomics.pl.style import GREY
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
 from tripletomics import pl
-from tripletomics.pl import names
-from tripletomics.pl.draw import page
+from tripletomics.pl import type_names
+from tripletomics.pl.map_axes import page_limits
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_a_name_is_next_to_its_cells_or_tied_to_one_of_them(make):
         away = np.maximum(np.maximum(box.min - own, own - box.max), 0)
         tip = tips.get(text.get_color())
         near = np.linalg.norm(away if tip is None else own - tip, axis=1).min()
-        assert near < (1.5 * names.TIED if tip is None else 6) * pixel
+        assert near < (1.5 * type_names.TIED if tip is None else 6) * pixel
 
 
 def test_types_side_by_side_are_named_beside_them_without_lines():
@@ -147,9 +147,9 @@ def luminance(color):
 
 @pytest.mark.parametrize("color", [*pl.PALETTE, "white", "black", "yellow"])
 def test_names_can_be_read_on_white_and_keep_their_hue(color):
-    given, ink = to_rgb(color), names.dark(color)
+    given, ink = to_rgb(color), type_names.dark(color)
     assert 1.05 / (luminance(ink) + 0.05) >= 4.99
-    if luminance(given) <= names.DARK:
+    if luminance(given) <= type_names.DARK:
         np.testing.assert_allclose(ink, given, atol=1e-6)
     else:
         assert abs((colorsys.rgb_to_hls(*ink)[0] - colorsys.rgb_to_hls(*given)[0] + 0.5) % 1 - 0.5) < 0.05
@@ -184,7 +184,7 @@ def test_a_type_of_one_cell_does_not_set_the_limits_but_is_drawn_at_the_edge_and
 @pytest.mark.parametrize("draw", ["uniform", "standard_cauchy"])
 def test_few_cells_lie_outside_and_none_that_is_near_the_others(n, draw):
     points = getattr(np.random.default_rng(n), draw)(size=(n, 2))
-    low, high = page(points)
+    low, high = page_limits(points)
     np.testing.assert_allclose(high - low, (high - low)[0])
     away = np.maximum(low - points, points - high).max(axis=1)
     most = 0 if n < 50 or draw == "uniform" else max(1, n**0.5 / 10)
@@ -198,7 +198,7 @@ def test_few_cells_lie_outside_and_none_that_is_near_the_others(n, draw):
 def test_a_small_type_away_from_the_others_keeps_its_place():
     points = np.random.default_rng(0).normal(size=(1000, 2))
     points[:10] += 30
-    low, high = page(points)
+    low, high = page_limits(points)
     assert (points > low).all()
     assert (points < high).all()
 

@@ -18,8 +18,8 @@ from matplotlib.colors import to_hex, to_rgb
 
 from tripletomics import pl
 from tripletomics.evaluation import METRICS
-from tripletomics.pl.draw import ALARM
-from tripletomics.pl.panel import DULL
+from tripletomics.pl.score_panel import DULL
+from tripletomics.pl.text import ALARM
 
 METRICS_DRAWN = ("knn_macro_f1", "ece", "silhouette")
 F1 = {("pca2", "map"): 0.5, ("lda", "metric"): 0.9, ("lda", "map"): 0.6, ("tt", "metric"): 0.95, ("tt", "map"): 0.8}

@@ -7,8 +7,9 @@ import pytest
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import LedoitWolf
 
+from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import reference
-from tripletomics.labels.reference import BAND, FLOOR, VOTERS
+from tripletomics.labels.reference import BAND, FLOOR
 
 TYPES, ABSENT = 4, 2
 
@@ -40,7 +41,7 @@ def loop(landmarks, landmark_codes, z, scores, types, covariance):
     logits, near, typical = np.full((len(z), len(types), 4), -np.inf), [], []
     for i, (place, score) in enumerate(zip(z.astype(float), scores.astype(float), strict=True)):
         d = np.array([np.linalg.norm(place - other) for other in landmarks["z"].astype(float)]) / spread
-        nearest = np.argsort(d, kind="stable")[:VOTERS]
+        nearest = np.argsort(d, kind="stable")[:NEIGHBOURS]
         width = d[nearest[min(BAND, len(nearest)) - 1]] or 1.0
         weights = {row: np.exp(-2 * (d[row] / width) ** 2) for row in nearest}
         away = []
@@ -87,7 +88,7 @@ def test_evidence_against_a_plain_loop(n):
     landmarks = {"z": z[labelled], "spread": z[labelled].std()}
     new_z, _, new_scores, _ = cells(40, seed=1)
     found = known.evidence(new_z, new_scores)
-    assert found.logits.shape == (40, TYPES, len(reference.KINDS))
+    assert found.logits.shape == (40, TYPES, 4)
     covariance = residual_covariance(scores, codes)
     assert_evidence(found, loop(landmarks, codes[labelled], new_z, new_scores, types, covariance))
     np.testing.assert_allclose(found.z, new_z / z[labelled].std(), rtol=1e-5)
@@ -195,7 +196,7 @@ def many():
 def test_landmarks_are_an_equal_share_of_each_type(monkeypatch):
     everything = reference.fit(*many(), 3, 0)
     assert len(everything.z) == 135
-    monkeypatch.setattr(reference, "LANDMARKS", 30)
+    monkeypatch.setattr(reference, "MAX_LANDMARKS", 30)
     known = reference.fit(*many(), 3, 0)
     assert np.bincount(known.codes).tolist() == [13, 12, 5]
     z, _, _, codes = many()
@@ -208,14 +209,14 @@ def test_landmarks_are_an_equal_share_of_each_type(monkeypatch):
 
 
 def test_the_draw_of_landmarks_follows_the_seed(monkeypatch):
-    monkeypatch.setattr(reference, "LANDMARKS", 30)
+    monkeypatch.setattr(reference, "MAX_LANDMARKS", 30)
     one, again, other = (reference.fit(*many(), 3, seed).z for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
 
 
 def test_landmarks_vote_and_all_cells_make_the_prototypes(monkeypatch):
-    monkeypatch.setattr(reference, "LANDMARKS", 30)
+    monkeypatch.setattr(reference, "MAX_LANDMARKS", 30)
     z, _, scores, codes = many()
     known = reference.fit(*many(), 3, 0)
     query = np.random.default_rng(1).normal(size=(25, 4)).astype(np.float32) + 1

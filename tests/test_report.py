@@ -12,8 +12,8 @@ import scipy.sparse as sp
 
 from tripletomics import report
 from tripletomics.evaluation import METRICS
-from tripletomics.pl.look import PALETTE
-from tripletomics.report import cells
+from tripletomics.pl.style import PALETTE
+from tripletomics.report import cell_data
 
 NASTY = 'CD4+ <T> & "x"</script><script>alert(1)</script>'
 METHODS = ["pca2", "umap", "mlp", "tt"]
@@ -171,33 +171,33 @@ def test_too_few_held_out_cells_are_no_alarm(awkward, tmp_path):
 
 def test_colours_are_those_of_the_figures_and_unused_categories_keep_theirs(pbmc):
     kind = pbmc.obs["cell_type"].astype("category")
-    types = cells.types_of(kind[kind != kind.cat.categories[0]], "cell_type")
+    types = cell_data.types_of(kind[kind != kind.cat.categories[0]], "cell_type")
     assert types.colours == list(PALETTE[:10])
     assert 0 not in types.codes
-    many = cells.types_of(pd.Series([f"type {i:02}" for i in range(40)]), "many")
+    many = cell_data.types_of(pd.Series([f"type {i:02}" for i in range(40)]), "many")
     assert many.colours[30] == PALETTE[0]
-    assert cells.types_of(pd.Series([1, 2, np.nan]), "cluster").codes.tolist() == [0, 1, -1]
-    assert cells.types_of(pd.Series([True, False]), "flag").names == ["False", "True"]
+    assert cell_data.types_of(pd.Series([1, 2, np.nan]), "cluster").codes.tolist() == [0, 1, -1]
+    assert cell_data.types_of(pd.Series([True, False]), "flag").names == ["False", "True"]
 
 
 def test_subsample_follows_types_and_keeps_rare_ones(monkeypatch):
-    monkeypatch.setattr(cells, "MOST_CELLS", 20_000)
+    monkeypatch.setattr(cell_data, "MAX_CELLS", 20_000)
     codes = np.repeat([0, 1, 2, -1], [48_000, 24_000, 40, 8_000])
     held = np.arange(len(codes)) % 10 == 0
-    rows = cells.chosen(codes, held, seed=0)
+    rows = cell_data.shown_rows(codes, held, seed=0)
     assert 19_900 <= len(rows) <= 20_000
     assert len(set(rows)) == len(rows)
     assert (codes[rows] == 2).sum() == 40
     assert (codes[rows] == 0).sum() == pytest.approx(2 * (codes[rows] == 1).sum(), rel=0.02)
     assert held[rows].mean() == pytest.approx(0.1, abs=0.01)
-    assert np.array_equal(rows, cells.chosen(codes, held, seed=0))
+    assert np.array_equal(rows, cell_data.shown_rows(codes, held, seed=0))
     layers = np.where(codes[rows] < 0, 0, 1 + held[rows])
     assert (np.diff(layers) >= 0).all()  # held-out cells are drawn last
 
 
 def test_page_says_what_it_leaves_out(monkeypatch, pbmc, tmp_path):
-    monkeypatch.setattr(cells, "MOST_CELLS", 300)
-    monkeypatch.setattr(cells, "GENE_BYTES", 2000)
+    monkeypatch.setattr(cell_data, "MAX_CELLS", 300)
+    monkeypatch.setattr(cell_data, "GENE_BYTES", 2000)
     report.write(tmp_path / "small.html", **parts(pbmc, methods=["pca2"]))
     text = re.sub(r"\s+", " ", (tmp_path / "small.html").read_text())
     shown = int(re.search(r"<b>(\d+) cells are shown</b>", text)[1])
@@ -213,13 +213,13 @@ def test_genes_come_by_variance_in_255_steps(kind):
     given = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": np.asarray}[kind](x)
     adata = ad.AnnData(given, var=pd.DataFrame(index=["none", "low", "odd"]))
     rows = np.array([3, 2, 1, 0])
-    found = dict(cells.by_variance(adata, rows))
+    found = dict(cell_data.by_variance(adata, rows))
     assert list(found) == ["low", "none", "odd"]
     assert found["odd"].tolist()[::2] == [2.5, 0]
-    store = cells.Store()
-    entry = cells.number_entry("odd", "gene", found["odd"], store)
+    store = cell_data.Store()
+    entry = cell_data.number_entry("odd", "gene", found["odd"], store)
     assert (entry["low"], entry["at"]) == (0.0, 0)
-    steps = cells.zlib.decompress(cells.base64.b64decode(store.blocks[0]))
+    steps = cell_data.zlib.decompress(cell_data.base64.b64decode(store.blocks[0]))
     assert list(steps) == [128, 255, 0, 254]
 
 
@@ -372,7 +372,7 @@ def test_a_gene_and_a_column_of_the_same_name_colour_the_cells(fresh, page, awkw
     gene = colour_by(fresh, "CD79A", "gene")
     assert np.abs(pixels(fresh, 0) - before).max() > 50
     held = awkward["adata"].obs["tt_split"].to_numpy() == "held-out"
-    rows = cells.chosen(cells.types_of(awkward["adata"].obs["cell_type"], "").codes, held, seed=0)
+    rows = cell_data.shown_rows(cell_data.types_of(awkward["adata"].obs["cell_type"], "").codes, held, seed=0)
     values = awkward["adata"][:, "CD79A"].X.toarray()[rows, 0]
     assert len(set(gene[values == 0])) == 1
     assert gene[values > 3].max() < gene[values == 0][0]  # more is darker

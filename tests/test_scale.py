@@ -99,7 +99,7 @@ def test_a_reference_of_a_part_of_the_cells_is_about_that_of_all(monkeypatch):
     z = random.normal(size=(6000, 5)) + 3 * codes[:, None]
     scores = random.normal(size=(6000, 6)) * np.arange(1, 7) + codes[:, None]
     whole = reference.fit(z, z[:, :2], scores, codes, 4, 0)
-    monkeypatch.setattr(reference, "FITTED", 3000)
+    monkeypatch.setattr(reference, "MAX_FITTED", 3000)
     part = reference.fit(z, z[:, :2], scores, codes, 4, 0)
     np.testing.assert_array_equal(part.sizes, whole.sizes)
     np.testing.assert_array_equal(part.prior, whole.prior)
@@ -128,7 +128,7 @@ def test_scores_of_a_part_of_the_cells_are_about_those_of_all(monkeypatch):
 
 def test_a_fit_of_parts_holds_on_cells_it_never_saw(monkeypatch):
     adata = cells(1500, 0)
-    for module, name, most in ((pp.splits, "FITTING_CELLS", 300), (reference, "FITTED", 400),
+    for module, name, most in ((pp.splits, "FITTING_CELLS", 300), (reference, "MAX_FITTED", 400),
                                (scoring, "SCORED", 100), (scoring, "REFERENCES", 300)):  # fmt: skip
         monkeypatch.setattr(module, name, most)
     monkeypatch.setattr("tripletomics.samplers.MAX_CELLS", 500)

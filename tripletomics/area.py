@@ -1,7 +1,7 @@
 """Room on the map by number of cells, as in a cartogram: optimal transport to a disk (in 3-D, a ball) of even density.
 
-`spread` in [0, 1] weighs both parts. While the map is learned, `unevenness` pulls the cells of a batch to where an even
-disk would have them along random lines. `EqualArea` then moves every cell a share of its way in the whole plane.
+`spread` in [0, 1] weighs both parts. While the map is learned, `unevenness` pulls the cells of a minibatch to where an
+even disk would have them along random lines. `EqualArea` then moves every cell a share of its way in the whole plane.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from scipy.stats import beta, qmc
 from torch import Tensor, nn
 
-LINES = 8  # along which a batch is compared with the disk
+LINES = 8  # along which a minibatch is compared with the disk
 SITES, CELLS = 9, 1024  # 2 to this power points stand for the disk, and at most so many cells
 BLUR = 0.003  # squared radii of the disk, a little less than the distance between its points
 COARSE, ROUNDS, LAST = 0.5, 3, 15  # the blur begins there and is halved after so many rounds; rounds with the last one
@@ -37,8 +37,8 @@ def unevenness(a: Tensor, even: Tensor, lines: Tensor) -> Tensor:
     .. math::
         \frac{D}{L} \sum_{l} \frac1n \sum_i \Big(\frac{(a\,l)_{(i)}}{R} - q_i\Big)^2
 
-    with the n cells in the order in which they lie along a line l, the place :math:`q_i` of the i-th of n cells of the
-    even disk, and its radius R, which is no subject to training.
+    with the n cells in the order in which they lie along a line l, the position :math:`q_i` of the i-th of n cells of
+    the even disk, and its radius R, which is not trained.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def unevenness(a: Tensor, even: Tensor, lines: Tensor) -> Tensor:
 
 
 class EqualArea(nn.Module):
-    r"""Move places of a map a share t of their way to an even disk (2-D) or ball (3-D): (cells, dim) -> (cells, dim).
+    r"""Move cells of a map a share t of their way to an even disk (2-D) or ball (3-D): (cells, dim) -> (cells, dim).
 
     .. math::
         u \mapsto (1 - t)\, u + t \sum_j y_j \,\mathrm{softmax}_j\big((g_j - |u - y_j|^2 / 2) / \varepsilon\big)
@@ -91,7 +91,7 @@ class EqualArea(nn.Module):
 
     @torch.no_grad()
     def fit(self, m: Tensor, share: float, seed: int) -> EqualArea:
-        """Find the potentials for the places `m` (cells, dim) of training cells, of which up to 1,024 are drawn."""
+        """Fit the potentials on the map `m` (cells, dim) of training cells, of which up to 1,024 are drawn."""
         drawn = np.random.default_rng([seed, 8]).permutation(len(m))[:CELLS]
         self.middle, self.size, self.share = m.mean(dim=0), radius(m).clamp(min=1e-6), m.new_tensor(share)
         self.sites = torch.from_numpy(even_points(len(self.sites), m.shape[1])).to(m)
@@ -105,7 +105,7 @@ class EqualArea(nn.Module):
         return self
 
     def forward(self, m: Tensor) -> Tensor:
-        """Return the moved places."""
+        """Return the moved coordinates."""
         u = (m - self.middle) / self.size
         near = (self.potentials - torch.cdist(u, self.sites).square() / 2) / BLUR
         return self.middle + self.size * torch.lerp(u, near.softmax(dim=1) @ self.sites, self.share)

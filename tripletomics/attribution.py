@@ -9,11 +9,11 @@ from torch import nn
 from tripletomics.sources import Memory
 
 N_POINTS = 32  # of the Gauss-Legendre rule along the path: completeness holds to about 1e-4
-BATCH = 1024  # rows at a time
+BLOCK_ROWS = 1024  # rows at a time
 
 
 def integrated_gradients(network: nn.Module, source: Memory, baseline: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    r"""Say how much each input moves the rows of a network along a direction, on the way from a baseline to them.
+    r"""Return how much each input moves the rows of a network along a direction, on the way from a baseline to them.
 
     .. math:: a_g = (x_g - b_g) \int_0^1 \frac{\partial\, u^\top f(b + t (x - b))}{\partial x_g}\, dt
 
@@ -41,8 +41,8 @@ def integrated_gradients(network: nn.Module, source: Memory, baseline: np.ndarra
     start, u = (torch.as_tensor(row, dtype=torch.float32, device=device) for row in (baseline, direction))
     points, weights = np.polynomial.legendre.leggauss(N_POINTS)  # on (-1, 1)
     total = np.zeros(len(baseline))
-    for first in range(0, len(source), BATCH):
-        way = source.rows(slice(first, first + BATCH)).to(device) - start
+    for first in range(0, len(source), BLOCK_ROWS):
+        way = source.rows(slice(first, first + BLOCK_ROWS)).to(device) - start
         slope = torch.zeros_like(way)
         for point, weight in zip(points, weights, strict=True):
             with torch.enable_grad():

@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from tripletomics import augment as augmentations
-from tripletomics import devices, metrics, networks, processes
+from tripletomics import devices, knn, metrics, networks, processes
 from tripletomics.area import EqualArea
 from tripletomics.checkpoint import Checkpoint, Loop
 from tripletomics.labels.reference import Evidence
@@ -231,7 +231,7 @@ def train_encoder(
         loss.build(settings.metric_dim, int(y_train.max()) + 1)
     donors = None if problem.batch_codes is None else problem.batch_codes[rows]
     lone = ~source.x.both[source.among] if isinstance(source.x, Pair) else None
-    near = structure_term.data_graph(problem.pcs[rows])[:, : loss.neighbours] if loss.neighbours else None
+    near = knn.knn_graph(problem.pcs[rows])[:, : loss.neighbours] if loss.neighbours else None
     sampler = batches(loss, y_train, settings.batch_size, seed, donors, near, lone)
     held_out_rows = np.flatnonzero(problem.held_out)
     watch = Monitor("metric", settings.steps, report, encoder, cells, y, rows, held_out_rows, fabric)

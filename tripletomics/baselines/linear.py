@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from tripletomics.baselines.cells import Cells, Places, quiet
+from tripletomics.baselines.inputs import Cells, Coordinates, quiet
 
 NCA_CELLS = 2000  # its time and memory grow with their square
 
 
-def pca2(cells: Cells, seed: int) -> Places:
-    """Place cells by the first two principal components."""
+def pca2(cells: Cells, seed: int) -> Coordinates:
+    """Embed cells by the first two principal components."""
     return {"map": (cells.train_pca[:, :2], cells.query_pca[:, :2])}
 
 
-def pca50(cells: Cells, seed: int) -> Places:
-    """Place cells by up to 50 principal components."""
+def pca50(cells: Cells, seed: int) -> Coordinates:
+    """Embed cells by up to 50 principal components."""
     return {"metric": (cells.train_pca, cells.query_pca)}
 
 
-def lda(cells: Cells, seed: int) -> Places:
-    r"""Place cells by linear discriminants of the principal components.
+def lda(cells: Cells, seed: int) -> Coordinates:
+    r"""Embed cells by linear discriminants of the principal components.
 
     .. math:: \max_w \frac{w^\top B w}{w^\top W w}
 
@@ -46,8 +46,8 @@ def lda(cells: Cells, seed: int) -> Places:
     return {"metric": (train, query), "map": (on_map[0], on_map[1])}
 
 
-def nca(cells: Cells, seed: int) -> Places:
-    r"""Place cells by the two axes on which a cell's neighbours have its type.
+def nca(cells: Cells, seed: int) -> Coordinates:
+    r"""Embed cells by the two axes on which a cell's neighbours have its type.
 
     .. math:: \max_A \sum_i \sum_{j: y_j = y_i} p_{ij}, \qquad p_{ij} \propto \exp(-\lVert A x_i - A x_j \rVert^2)
 
@@ -59,9 +59,9 @@ def nca(cells: Cells, seed: int) -> Places:
     """
     from sklearn.neighbors import NeighborhoodComponentsAnalysis
 
-    some = _sample(cells.y, NCA_CELLS, seed)
+    rows = _sample(cells.y, NCA_CELLS, seed)
     with quiet():
-        model = NeighborhoodComponentsAnalysis(2, random_state=seed).fit(cells.train_pca[some], cells.y[some])
+        model = NeighborhoodComponentsAnalysis(2, random_state=seed).fit(cells.train_pca[rows], cells.y[rows])
         train, query = (model.transform(x).astype(np.float32) for x in (cells.train_pca, cells.query_pca))
     return {"map": (train, query)}
 

@@ -16,7 +16,7 @@ class Metric:
     """What a score is called, what it measures, and how to read it."""
 
     title: str
-    family: str  # those of `METRICS` have a title each in `report.scores`
+    family: str  # those of `METRICS` have a title each in `report.score_tables`
     higher: bool = True  # whether more is better
     best: float | None = None  # the value to come near to, where neither more nor less is better
     circular: bool = False  # rises with how hard the labels were used, whether they mean anything or not

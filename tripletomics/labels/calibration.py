@@ -1,7 +1,7 @@
-"""From evidence to probabilities, label sets and novelty that can be taken at their word.
+"""From evidence to probabilities, label sets and novelty that hold on new cells.
 
 All is fitted on training cells that the encoder of their reference was not trained on, and never on held-out cells: a
-slice of the training cells, whose components are those that they would have as new cells, or whole batches in turn.
+slice of the training cells, with the principal components that they would have as new cells, or whole batches in turn.
 The choice of genes did see them.
 """
 
@@ -19,10 +19,10 @@ from tripletomics.labels.reference import Evidence
 from tripletomics.metrics import auroc
 
 START = np.array([0.5, 0.5, 0.5, 0.3])  # weights of the evidence before any cell is seen
-STIFFNESS = np.array([1, 1, 1, 10.0])  # of each, in cells: the prior hardly moves
-FARTHEST = 3.0  # standard deviations beyond the usual: a cell there is as likely of no known type
-LEVELS = 1001
-PAIRS = 5000
+STIFFNESS = np.array([1, 1, 1, 10.0])  # of each weight, in cells: that of the prior hardly moves
+FARTHEST = 3.0  # standard deviations beyond the usual: there, no known type is as likely as any
+LEVELS = 1001  # quantiles kept in a model file
+PAIRS = 5000  # random pairs of a fold
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Calibration:
     weights
         Of the kinds of evidence (kinds,).
     center, scale
-        Mean and standard deviation (3,) of the two distances that tell novelty, to the nearest cells of the metric
+        Mean and standard deviation (3,) of the two distances behind novelty, to the nearest cells of the metric
         space and of the principal components to the nearest type, and of their weighted sum.
     trust
-        Weight of the second of them, in [0, 1]: twice the AUROC above one half with which it tells each known type
+        Weight of the second of them, in [0, 1]: twice the AUROC above one half with which it separates each known type
         from the others when that type is left out of it.
     novelties, oddities
         Quantiles over the calibration cells (levels,) of their novelty, and of the log odds against their true type.
@@ -112,7 +112,7 @@ def fit(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
     """Fit on the evidence of cells that their reference did not see, and their codes.
 
     The weights are those of a conditional logit (McFadden 1974): temperature scaling (Guo, Pleiss, Sun & Weinberger
-    2017) for several kinds of evidence, drawn to what is usual as long as there are few cells.
+    2017) for several kinds of evidence, kept near the usual weights as long as there are few cells.
 
     Raises
     ------
@@ -135,9 +135,16 @@ def fit(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
     novelty = _novelty(near, typical, center, scale, trust)
     oddities = -_odds(_sum(logits, weights), novelty)[np.arange(len(codes)), codes]
     return Calibration(
-        weights, center, scale, trust, _levels(novelty), _levels(oddities), _fit_pairs(folds), len(codes),
-        logits.shape[1],
-    )  # fmt: skip
+        weights=weights,
+        center=center,
+        scale=scale,
+        trust=trust,
+        novelties=_levels(novelty),
+        oddities=_levels(oddities),
+        pair=_fit_pairs(folds),
+        n_cells=len(codes),
+        n_types=logits.shape[1],
+    )
 
 
 def guess(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
@@ -196,10 +203,10 @@ def _fit_pairs(folds: Sequence[tuple[Evidence, np.ndarray]]) -> np.ndarray:
     for evidence, codes in folds:
         a, b = random.integers(len(codes), size=(2, PAIRS)) if len(codes) else np.zeros((2, 0), dtype=int)
         # a second cell of the type of the first: the next one round the circle of its type
-        order, place = np.argsort(codes, kind="stable"), np.empty(len(codes), dtype=int)
-        place[order] = np.arange(len(codes))
+        order, position = np.argsort(codes, kind="stable"), np.empty(len(codes), dtype=int)
+        position[order] = np.arange(len(codes))
         first, size = np.searchsorted(codes[order], codes[a]), np.bincount(codes, minlength=1)[codes[a]]
-        mate = order[first + (place[a] - first + 1 + b % np.maximum(size - 1, 1)) % size]
+        mate = order[first + (position[a] - first + 1 + b % np.maximum(size - 1, 1)) % size]
         for other in (b, mate):
             kept = a != other
             apart.append(_apart(evidence.of(a[kept]), evidence.of(other[kept])))
@@ -207,7 +214,7 @@ def _fit_pairs(folds: Sequence[tuple[Evidence, np.ndarray]]) -> np.ndarray:
     x, y = np.concatenate(apart), np.concatenate(same)
     if len(np.unique(y)) < 2:
         return np.array([0.0, -1.0, 0.0])
-    # a distance beside which the other one would speak for pairs far apart is left to speak alone
+    # where the other distance would then count for pairs far apart, one distance is used alone
     for columns in ([0, 1], [0], [1]):
         model = LogisticRegression(class_weight="balanced").fit(x[:, columns], y)
         if (model.coef_ <= 0).all():

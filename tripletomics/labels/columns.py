@@ -1,4 +1,4 @@
-"""What the columns of a table say: names of types, yes or no, held out or not, however they were written."""
+"""What the columns of a dataset hold, however it is written: names of types and their codes, yes or no, splits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNLABELLED = (
 )  # fmt: skip
 YES, NO = ("true", "yes"), ("false", "no")
 TRAINING = ("train", "training")
-SPARED = (
+HELD_OUT = (
     "held-out", "held_out", "held out", "heldout", "hold-out", "hold_out", "holdout", "test", "testing", "val", "valid",
     "validation", "dev",
 )  # fmt: skip
@@ -63,7 +63,7 @@ def known(values: pd.Series, unlabelled: str | Sequence[str]) -> pd.Series:
 
 
 def encode(values: pd.Series, unlabelled: str | Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Turn names into codes.
+    """Return the codes and the sorted names of a column.
 
     Parameters
     ----------
@@ -87,6 +87,23 @@ def encode(values: pd.Series, unlabelled: str | Sequence[str]) -> tuple[np.ndarr
     return codes, classes.tolist()
 
 
+def known_first(codes: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return codes that begin with the types of training cells, so that no other type changes what is learned.
+
+    Returns
+    -------
+    codes
+        The new ones.
+    order
+        The old code of each new one.
+    n_known
+        Types that training cells have.
+    """
+    seen = np.isin(np.arange(codes.max() + 1), codes[train])
+    order = np.argsort(~seen, kind="stable")
+    return np.where(codes >= 0, np.argsort(order)[codes], -1), order, int(seen.sum())
+
+
 def flags(values: pd.Series) -> pd.Series | None:
     """Return a column of yes and no as True, False or None for each row; None if it holds anything else.
 
@@ -94,8 +111,8 @@ def flags(values: pd.Series) -> pd.Series | None:
     """
     answers = dict.fromkeys(YES, True) | dict.fromkeys(NO, False)
     words = names(values).map(lambda name: None if name is None else _plain(name))
-    known = words.dropna()
-    if known.empty or not known.isin(list(answers)).all():
+    given = words.dropna()
+    if given.empty or not given.isin(list(answers)).all():
         return None
     return words.map(lambda word: None if word is None else answers[word]).astype(object)
 
@@ -119,11 +136,19 @@ def split_of(values: pd.Series) -> np.ndarray | None:
         raise ValueError("holds 0 and 1, which may be two groups or mark the cells to hold out")
     if not present & {*TRAINING}:
         return None
-    if odd := sorted(present - {*TRAINING, *SPARED}):
+    if odd := sorted(present - {*TRAINING, *HELD_OUT}):
         raise ValueError(f"holds 'train', as a split does, and other names, such as {odd[0]!r}")
     if present <= {*TRAINING}:
         return None
     return np.where(words.isna(), -1, np.where(words.isin(TRAINING), 0, 1)).astype(np.int8)
+
+
+def permute(codes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return the codes with those of the labelled cells in random order."""
+    labelled = codes >= 0
+    shuffled = codes.copy()
+    shuffled[labelled] = random.permutation(codes[labelled])
+    return shuffled
 
 
 def _words(unlabelled: str | Sequence[str]) -> set[str]:

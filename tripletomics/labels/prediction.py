@@ -1,4 +1,4 @@
-"""What a model says about cells, and how that did on cells whose labels are known."""
+"""Predicted labels, how sure they are, and how right they were on cells whose labels are known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tripletomics.labels.reference import Evidence
 
 @dataclass(frozen=True)
 class Prediction:
-    """Labels of cells, and how far to believe them.
+    """Labels of cells, and how sure they are.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Prediction:
     unassigned
         Boolean (cells,): farther from all known types than all but the rejected share of their cells.
     sets
-        Boolean (cells, types): types that are credible at the asked coverage; none for a cell unlike all of them.
+        Boolean (cells, types): types that are credible at the coverage asked for; none for a cell unlike all of them.
     """
 
     codes: np.ndarray
@@ -44,19 +44,19 @@ class Prediction:
 def predict(
     evidence: Evidence, calibration: Calibration, reject: float = REJECT, coverage: float = COVERAGE
 ) -> Prediction:
-    """Weigh evidence: ``reject`` and ``coverage`` as for `tripletomics.predict`."""
+    """Return predictions from evidence: ``reject`` and ``coverage`` as for `tripletomics.predict`."""
     odds, novelty = calibration.odds(evidence), calibration.novelty(evidence)
     return Prediction(
         codes=odds.argmax(axis=1),
         confidence=expit(odds.max(axis=1)),
-        novelty=expit(1.7 * novelty),  # nearly the normal distribution, with tails that can still be told apart
+        novelty=expit(1.7 * novelty),  # nearly the normal distribution, with longer tails
         unassigned=novelty > calibration.novelty_limit(reject),
         sets=(odds >= calibration.odds_limit(coverage)) & np.isfinite(odds),
     )
 
 
 def check(found: Prediction, codes: np.ndarray) -> dict[str, float]:
-    """Compare predictions with the codes of labelled cells.
+    """Score predictions by the codes of labelled cells.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""The labelled training cells as a reference: how near a new cell lies to each type, in the metric space and the data.
+"""The labelled training cells as a reference: how near a new cell lies to each type.
 
-The metric space was shaped to part the known types, so it can fold a type that it never saw into one of them. The
-principal components saw no label. Both are asked, about the label and about novelty.
+The metric space was trained to separate the known types, so it can put a type that it never saw into one of them. The
+principal components saw no label. Both give evidence, on the label and on novelty.
 """
 
 from __future__ import annotations
@@ -12,27 +12,25 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 
-from tripletomics.metrics.blocks import neighbours
+from tripletomics.knn import NEIGHBOURS, nearest
 from tripletomics.samplers import allocate
 
-LANDMARKS = 20_000  # cells kept to vote
-FITTED = 50_000  # cells that means and covariance are those of
-VOTERS = 15
+MAX_LANDMARKS = 20_000  # cells kept to vote
+MAX_FITTED = 50_000  # cells behind means and covariance
 BAND = 5  # the kernel is as wide as the distance to the fifth neighbour
-ITSELF = 1e-3  # of the spread: a cell is no further from its own landmark, but for rounding
-FLOOR = 0.01  # of the votes are spread evenly, so that no type is impossible
-LENT = 0.5  # of the votes of the best trained type that an enrolled one has at least where its components are nearest
-KINDS = ("votes", "prototypes", "components", "prior")  # of evidence
+SELF_DISTANCE = 1e-3  # of the spread: a cell is no further from its own landmark, but for rounding
+FLOOR = 0.01  # share of the votes that is spread evenly, so that no type is impossible
+ENROLLED_VOTES = 0.5  # share of the best trained type's votes for an enrolled one that is nearest by its components
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the reference knows about cells.
+    """What the reference says about cells.
 
     Attributes
     ----------
     logits
-        (cells, classes, kinds), in the order of `KINDS`: log share of the distance-weighted neighbours, minus the
+        (cells, classes, 4), four kinds of evidence: log share of the distance-weighted neighbours, minus the
         distance to the prototype, minus the Mahalanobis distance of the principal components, log prior. Higher is
         nearer; -inf for a type that has no reference cell.
     near
@@ -51,13 +49,13 @@ class Evidence:
     white: np.ndarray
 
     def of(self, rows: np.ndarray) -> Evidence:
-        """Return what is known about some of the cells."""
+        """Return the evidence of some of the cells."""
         return Evidence(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Landmarks, and where the types lie.
+    """Landmarks, and the centre of each type.
 
     Attributes
     ----------
@@ -77,8 +75,8 @@ class Reference:
     means
         Mean components of each type, whitened (classes, components).
     n_enrolled
-        How many types, the last ones, were enrolled. A handful of cells among thousands can win no vote: where the
-        principal components are nearest to such a type, it has half the votes of the best other one at least.
+        How many types, the last ones, were enrolled. A few cells among thousands can win no vote: where the principal
+        components are nearest to such a type, it has at least half the votes of the best other one.
     near_trained
         Mean and standard deviation (2,) of `Evidence.near` of cells that the encoder was trained on, each compared with
         the others: they lie nearer to their type than new cells do.
@@ -101,12 +99,12 @@ class Reference:
     n_enrolled: int = 0
     near_trained: np.ndarray | None = None
 
-    def evidence(self, z: np.ndarray, scores: np.ndarray, known: np.ndarray | None = None) -> Evidence:
+    def evidence(self, z: np.ndarray, pcs: np.ndarray, known: np.ndarray | None = None) -> Evidence:
         """Compare cells with the reference.
 
         Parameters
         ----------
-        z, scores
+        z, pcs
             Metric space (cells, metric_dim) and principal components (cells, components).
         known
             Boolean (cells,): cells of the reference, which are compared with all others. None by default.
@@ -115,12 +113,12 @@ class Reference:
         # a prototype of n cells is itself off by 1/n of their variance
         doubt = np.sqrt(1 + 1 / np.maximum(self.sizes, 1))
         to_prototypes = cdist(z, self.prototypes) / self.spread / doubt
-        white = scores @ self.whiten
+        white = pcs @ self.whiten
         to_means = cdist(white, self.means) / doubt
         to_means[:, self.sizes == 0] = np.inf
         prior = np.broadcast_to(self.prior, to_means.shape)
         votes = self._votes(d, rows)
-        votes = self._lend(votes, to_means) if self.n_enrolled else votes
+        votes = self._votes_for_enrolled(votes, to_means) if self.n_enrolled else votes
         logits = np.stack([votes, -to_prototypes, -to_means, prior], axis=2)
         logits[:, self.sizes == 0] = -np.inf
         least = np.finfo(np.float32).tiny  # a cell may be a landmark
@@ -130,13 +128,13 @@ class Reference:
 
     def _nearest(self, z: np.ndarray, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return distances, in units of the spread, and landmarks of the nearest ones but for a cell itself."""
-        k = min(VOTERS, len(self.z))
+        k = min(NEIGHBOURS, len(self.z))
         if known is None or not known.any() or len(self.z) < 2:
-            d, rows = neighbours(self.z, z, k)
+            d, rows = nearest(self.z, z, k)
             return d / self.spread, rows
-        d, rows = neighbours(self.z, z, min(k + 1, len(self.z)))
+        d, rows = nearest(self.z, z, min(k + 1, len(self.z)))
         d = d / self.spread
-        itself = known & (d[:, 0] < ITSELF)
+        itself = known & (d[:, 0] < SELF_DISTANCE)
         kept = np.arange(d.shape[1] - 1) + itself[:, None]
         return np.take_along_axis(d, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
 
@@ -150,14 +148,14 @@ class Reference:
         part = votes / votes.sum(axis=1, keepdims=True)
         return np.log((part + FLOOR / (self.sizes > 0).sum()) / (1 + FLOOR))
 
-    def _lend(self, votes: np.ndarray, to_means: np.ndarray) -> np.ndarray:
+    def _votes_for_enrolled(self, votes: np.ndarray, to_means: np.ndarray) -> np.ndarray:
         """Give enrolled types log votes where their components are nearest."""
         n = len(self.sizes) - self.n_enrolled
         nearest = to_means[:, n:] < to_means[:, :n].min(axis=1, keepdims=True)
-        least = np.where(nearest, votes[:, :n].max(axis=1, keepdims=True) + np.log(LENT), -np.inf)
+        least = np.where(nearest, votes[:, :n].max(axis=1, keepdims=True) + np.log(ENROLLED_VOTES), -np.inf)
         return np.concatenate([votes[:, :n], np.maximum(votes[:, n:], least)], axis=1)
 
-    def enroll(self, z: np.ndarray, m: np.ndarray, scores: np.ndarray, codes: np.ndarray, n: int) -> Reference:
+    def enroll(self, z: np.ndarray, m: np.ndarray, pcs: np.ndarray, codes: np.ndarray, n: int) -> Reference:
         """Add the cells of new types, whose codes follow those that are known and end before `n`.
 
         Nothing is known of how common they are: each is taken to be as common as a type on average.
@@ -171,17 +169,17 @@ class Reference:
             sizes=np.concatenate([self.sizes, [(codes == code).sum() for code in new]]),
             prior=np.concatenate([self.prior, np.full(len(new), -np.log(n))]),
             prototypes=np.concatenate([self.prototypes, _means(z, codes, new)]),
-            means=np.concatenate([self.means, _means(scores @ self.whiten, codes, new)]),
+            means=np.concatenate([self.means, _means(pcs @ self.whiten, codes, new)]),
             n_enrolled=self.n_enrolled + len(new),
         )
 
 
-def fit(z: np.ndarray, m: np.ndarray, scores: np.ndarray, codes: np.ndarray, n_classes: int, seed: int) -> Reference:
-    """Make a reference of training cells.
+def fit(z: np.ndarray, m: np.ndarray, pcs: np.ndarray, codes: np.ndarray, n_classes: int, seed: int) -> Reference:
+    """Return the reference of training cells.
 
     Parameters
     ----------
-    z, m, scores
+    z, m, pcs
         Metric space, map and principal components.
     codes
         -1 for unlabelled cells, which are left out.
@@ -191,13 +189,13 @@ def fit(z: np.ndarray, m: np.ndarray, scores: np.ndarray, codes: np.ndarray, n_c
         For the draw of landmarks.
     """
     sizes, types = np.bincount(codes[codes >= 0], minlength=n_classes), np.arange(n_classes)
-    some = _draw(codes, sizes, seed, FITTED)
-    z, m, near, codes = z[some], m[some], scores[some].astype(np.float64), codes[some]
-    means = _means(near, codes, types)
-    covariance, _ = ledoit_wolf(near - means[codes], assume_centered=True)
+    rows = _draw(codes, sizes, seed, MAX_FITTED)
+    z, m, pcs, codes = z[rows], m[rows], pcs[rows].astype(np.float64), codes[rows]
+    means = _means(pcs, codes, types)
+    covariance, _ = ledoit_wolf(pcs - means[codes], assume_centered=True)
     covariance += 1e-6 * max(np.trace(covariance) / len(covariance), 1e-12) * np.eye(len(covariance))
     whiten = np.linalg.cholesky(np.linalg.inv(covariance))
-    landmarks = _draw(codes, np.bincount(codes, minlength=n_classes), seed, LANDMARKS)
+    landmarks = _draw(codes, np.bincount(codes, minlength=n_classes), seed, MAX_LANDMARKS)
     return Reference(
         z=z[landmarks],
         map=m[landmarks],
@@ -219,7 +217,7 @@ def _means(x: np.ndarray, codes: np.ndarray, types: np.ndarray) -> np.ndarray:
 
 
 def _draw(codes: np.ndarray, sizes: np.ndarray, seed: int, most: int) -> np.ndarray:
-    """Draw labelled cells: all, or of many an equal share of each type, whose sizes these are."""
+    """Return labelled cells: all, or of more than `most` an equal share of each type, whose sizes these are."""
     known = np.flatnonzero(codes >= 0)
     if len(known) <= most:
         return known

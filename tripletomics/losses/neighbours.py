@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 from sklearn.cluster import KMeans
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from tripletomics import area
+from tripletomics.knn import NEIGHBOURS, knn_graph, nearest
 from tripletomics.losses.base import Loss
 
-NEIGHBOURS = 15
 CLUSTERS = 30
 ORDER = 6.0  # weight of the order of the clusters; that of the types is twice as much at structure=0
 EVEN = 12.0  # weight of the even disk at spread=1
@@ -226,7 +225,7 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, sprea
         In [0, 1]: how evenly the cells are to fill the map.
     """
     data = structure**0.5
-    near = data_graph(reference)
+    near = knn_graph(reference)
     graph, weights = [], []
     if data > 0:
         graph.append(near)
@@ -249,26 +248,11 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, sprea
     )
 
 
-def data_graph(reference: np.ndarray) -> np.ndarray:
-    """Find the 15 nearest cells of every cell (fewer in a tiny table): int64 (cells, k)."""
-    import faiss  # exact too, and three times as fast as scikit-learn's, which counts in float64
-
-    n, dim = reference.shape
-    k = min(NEIGHBOURS, n - 1)
-    cells = np.ascontiguousarray(reference - reference.mean(axis=0), dtype=np.float32)
-    index = faiss.IndexFlatL2(dim)
-    index.add(cells)
-    found = index.search(cells, k + 1)[1]
-    others = found != np.arange(n)[:, None]
-    others[others.all(axis=1), -1] = False  # a cell of more than k copies need not find itself
-    return found[others].reshape(n, k)
-
-
 def radius(reference: np.ndarray, seed: int) -> float:
     """Return the median distance of up to 1,000 cells to their 15th neighbour."""
     some = np.random.default_rng(seed).permutation(len(reference))[:1000]
     k = min(NEIGHBOURS, len(reference) - 1)
-    distances, _ = NearestNeighbors(n_neighbors=k + 1).fit(reference).kneighbors(reference[some])
+    distances, _ = nearest(reference, reference[some], k + 1)
     return float(np.median(distances[:, -1]))
 
 
@@ -282,7 +266,7 @@ def label_graph(reference: np.ndarray, y: np.ndarray) -> np.ndarray:
     for code in np.unique(y[y >= 0]):
         cells = np.flatnonzero(y == code)
         if len(cells) > 1:
-            found = cells[data_graph(reference[cells])]
+            found = cells[knn_graph(reference[cells])]
             graph[cells] = found[:, np.arange(k) % found.shape[1]]
     return graph
 

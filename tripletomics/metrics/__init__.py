@@ -4,11 +4,12 @@ Most take reference cells ``(z, y)``, an embedding and the codes of its types (-
 cells to score, ``(query, query_y)``. Without the latter every reference cell is scored against all the others, which
 says nothing about a map that was trained with its labels. Distances are Euclidean.
 
-- What the neighbours know: `knn_votes` finds the 15 nearest labelled cells once, and everything else follows from the
+- Labels of the neighbours: `knn_votes` finds the 15 nearest labelled cells once, and everything else follows from the
   true and the predicted codes: `macro_f1`, `balanced_accuracy`, `recall_per_type`, `brier`, `ece`; `permutation_p` and
   `permuted_macro_f1` say what chance gives, and `reachable_p` whether there are enough cells to tell.
-- Who comes first: `retrieval` ranks the reference cells of each cell once, for `recall_at_k`, `r_precision` and
-  `map_at_r`; `verification` asks of pairs whether they are of one type. `nmi` and `silhouette` are about clusters.
+- Retrieval: `retrieval` ranks the reference cells of each cell once, for `recall_at_k`, `r_precision` and
+  `map_at_r`; `verification` scores whether distances separate pairs of one type from others. `nmi` and `silhouette`
+  are about clusters.
 - What is kept of the data, against a label-free space r of the same cells: `neighbourhoods` for `knn_recall`,
   `trustworthiness` and `continuity`; `knn_recall_within_types`, `triplet_accuracy`, `centroid_spearman`, `scgraph`,
   `within_between`, `pseudotime_spearman`; of each cell its `distortion`, which is better the less it is. Labels alone
@@ -27,6 +28,7 @@ cells. Scores that need complete rankings are of at most 2,000 cells, drawn by `
 against all reference cells, in blocks of 8 MB. Their standard error is below 0.5 / sqrt(2000) = 0.011.
 """
 
+from tripletomics.knn import NEIGHBOURS
 from tripletomics.metrics.arrangement import (
     centroid_spearman,
     pseudotime_spearman,
@@ -35,7 +37,6 @@ from tripletomics.metrics.arrangement import (
 )
 from tripletomics.metrics.batches import batch_scores
 from tripletomics.metrics.labels import (
-    NEIGHBOURS,
     ORDERS,
     balanced_accuracy,
     knn_balanced_accuracy,

@@ -10,12 +10,11 @@ import numpy as np
 from scipy.spatial.distance import cdist, pdist
 from scipy.stats import rankdata, trim_mean
 
-from tripletomics.metrics.blocks import neighbours
+from tripletomics.knn import NEIGHBOURS, nearest
 
-NEIGHBOURS = 15
-TRIM = 0.05  # of the cells of a type, at each end of each coordinate
-FEWEST = 10  # cells of a type that scgraph looks at
-FEWEST_IN_BATCH = 100  # cells of a batch that it looks at
+TRIMMED_SHARE = 0.05  # of the cells of a type, at each end of each coordinate
+MIN_TYPE_CELLS = 10  # scgraph leaves out smaller types, as its authors do
+MIN_BATCH_CELLS = 100  # and smaller batches
 
 
 def centroid_spearman(z: np.ndarray, r: np.ndarray, y: np.ndarray) -> float:
@@ -74,7 +73,7 @@ def scgraph(z: np.ndarray, r: np.ndarray, y: np.ndarray, batch: np.ndarray | Non
     -----
     **It favours PCA.** What is right is what PCA says, and straight distances between means: an unsupervised linear
     map wins by construction, and a map that follows a curved trajectory loses. Do not rank PCA by it. The authors
-    compute a PCA for each batch, here r is given once for all. Distances near 0 weigh heavily: two types at one place
+    compute a PCA for each batch, here r is given once for all. Distances near 0 weigh heavily: two types at one point
     in the reference space decide their columns.
 
     References
@@ -83,15 +82,15 @@ def scgraph(z: np.ndarray, r: np.ndarray, y: np.ndarray, batch: np.ndarray | Non
     """
     z, r, batch, y = z[y >= 0], r[y >= 0], None if batch is None else batch[y >= 0], y[y >= 0]
     size = np.bincount(y)
-    types = np.flatnonzero(size >= FEWEST)
+    types = np.flatnonzero(size >= MIN_TYPE_CELLS)
     if batch is None:
-        groups = [np.ones(len(y), dtype=bool)]
+        batches = [np.ones(len(y), dtype=bool)]
     else:
-        groups = [batch == b for b in np.unique(batch[batch >= 0]) if np.count_nonzero(batch == b) >= FEWEST_IN_BATCH]
-    if len(types) < 3 or not groups:
+        batches = [batch == b for b in np.unique(batch[batch >= 0]) if np.count_nonzero(batch == b) >= MIN_BATCH_CELLS]
+    if len(types) < 3 or not batches:
         return float("nan")
     ours = _between(z, y, types)
-    every = np.stack([_between(r[group], y[group], types) for group in groups])
+    every = np.stack([_between(r[cells], y[cells], types) for cells in batches])
     known = np.isfinite(every)
     theirs = np.where(known, every, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
     scores = [_weighted_correlation(ours[:, t], theirs[:, t]) for t in range(len(types))]
@@ -113,7 +112,7 @@ def within_between(z: np.ndarray, y: np.ndarray) -> float:
     Returns
     -------
     A number from 0 (each type is one point, its structure is lost) up; infinite if all types have the same mean, NaN
-    for fewer than two types or if all cells are at one place.
+    for fewer than two types or if all cells are at one point.
 
     References
     ----------
@@ -133,7 +132,7 @@ def within_between(z: np.ndarray, y: np.ndarray) -> float:
 def pseudotime_spearman(
     z: np.ndarray, t: np.ndarray, query: np.ndarray | None = None, query_t: np.ndarray | None = None
 ) -> float:
-    r"""Score whether the place of a cell tells its pseudotime, or any other number that is known for it.
+    r"""Score whether the neighbours of a cell tell its pseudotime, or any other number that is known for it.
 
     .. math:: \rho\left( \tfrac1k \sum_{j \in N_k(i)} t_j,\ t_i \right)_i
 
@@ -164,7 +163,7 @@ def pseudotime_spearman(
     k = min(NEIGHBOURS, len(t) - (query is None))
     if len(truth) < 3 or k < 1:
         return float("nan")
-    return _spearman(t[neighbours(z, query, k)[1]].mean(axis=1), truth)
+    return _spearman(t[nearest(z, query, k)[1]].mean(axis=1), truth)
 
 
 def _spearman(guess: np.ndarray, truth: np.ndarray) -> float:
@@ -181,7 +180,7 @@ def _between(z: np.ndarray, y: np.ndarray, types: np.ndarray) -> np.ndarray:
     for row, code in enumerate(types):
         cells = z[y == code]
         if len(cells):
-            means[row] = trim_mean(cells.astype(float), TRIM, axis=0)
+            means[row] = trim_mean(cells.astype(float), TRIMMED_SHARE, axis=0)
     return _by_largest(cdist(means, means))
 
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tripletomics.metrics.blocks import drawn, neighbours
+from tripletomics.knn import nearest
+from tripletomics.metrics.distances import subsample
 
 if TYPE_CHECKING:
     from scib_metrics.nearest_neighbors import NeighborsResults
 
-LISI_NEIGHBOURS, GRAPH_NEIGHBOURS = 90, 15
-CELLS = 20_000
+LISI_NEIGHBOURS, GRAPH_NEIGHBOURS = 90, 15  # those of scib-metrics
+MAX_CELLS = 20_000  # LISI needs about 10 KB a cell
 
 
 def batch_scores(z: np.ndarray, y: np.ndarray, batch: np.ndarray, seed: int = 0) -> dict[str, float]:
@@ -66,7 +67,7 @@ def batch_scores(z: np.ndarray, y: np.ndarray, batch: np.ndarray, seed: int = 0)
     except ImportError as error:
         raise ImportError('Batch scores need scib-metrics: pip install "tripletomics[batch]"') from error
     known = np.flatnonzero((y >= 0) & (batch >= 0))
-    known = known[drawn(len(known), seed, CELLS)]
+    known = known[subsample(len(known), seed, MAX_CELLS)]
     z, y, batch = z[known], y[known], batch[known]
     nan, batches, types = float("nan"), len(np.unique(batch)), len(np.unique(y))
     if len(z) < 10:
@@ -84,7 +85,7 @@ def _graph(z: np.ndarray, k: int) -> NeighborsResults:
     """Find the k nearest cells, oneself first."""
     from scib_metrics.nearest_neighbors import NeighborsResults
 
-    distances, near = neighbours(z, None, min(k, len(z)) - 1)
+    distances, near = nearest(z, None, min(k, len(z)) - 1)
     oneself = np.arange(len(z))[:, None]
     return NeighborsResults(np.hstack([oneself, near]), np.hstack([np.zeros(oneself.shape), distances]))
 

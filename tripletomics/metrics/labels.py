@@ -1,4 +1,4 @@
-"""What an embedding knows about types: nearest neighbours and clustering."""
+"""How well an embedding separates types: nearest neighbours and clustering."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score, silhouette_score
 
-from tripletomics.metrics.blocks import blocks, drawn, labelled, neighbours, to_references
+from tripletomics.knn import NEIGHBOURS, nearest
+from tripletomics.metrics.distances import labelled, row_blocks, squared_distances, subsample
 
-NEIGHBOURS = 15
 ORDERS = 100  # random orders of the scored labels that a null is the mean of
 
 
@@ -40,13 +40,13 @@ def knn_votes(z: np.ndarray, y: np.ndarray, query: np.ndarray | None = None, cla
     k, more = min(NEIGHBOURS, others), min(NEIGHBOURS + 1, others)
     if k < 1:
         return np.full((queries, classes), np.nan)
-    distance, near = neighbours(z, query, more)
+    distance, near = nearest(z, query, more)
     cells = np.arange(queries)[:, None] * classes + y[near[:, :k]]
     votes = np.bincount(cells.ravel(), minlength=queries * classes).reshape(queries, classes) / k
     tied = np.flatnonzero(distance[:, -1] == distance[:, k - 1]) if more > k else np.empty(0, dtype=int)
-    for block in blocks(len(tied), len(y)):
+    for block in row_blocks(len(tied), len(y)):
         rows = tied[block]
-        d = to_references(z, query, rows)
+        d = squared_distances(z, query, rows)
         last = np.partition(d, k - 1, axis=1)[:, k - 1 : k]
         closer, level = d < last, d == last
         share = (k - closer.sum(axis=1)) / level.sum(axis=1)
@@ -241,7 +241,7 @@ def permuted_macro_f1(truth: np.ndarray, predicted: np.ndarray, seed: int, order
 
 
 def nmi(z: np.ndarray, y: np.ndarray, seed: int) -> float:
-    r"""Score how well k-means, told the number of types, finds them (normalised mutual information).
+    r"""Score how well k-means with the number of types finds them (normalised mutual information).
 
     .. math:: \text{NMI} = \frac{2\, I(y; c)}{H(y) + H(c)}
 
@@ -272,7 +272,7 @@ def nmi(z: np.ndarray, y: np.ndarray, seed: int) -> float:
     if types < 2:
         return float("nan")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct places than types: the score says so
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than types: the score says so
         clusters = KMeans(types, n_init=4, random_state=seed).fit_predict(z)
     return float(normalized_mutual_info_score(y, clusters))
 
@@ -306,7 +306,7 @@ def silhouette(z: np.ndarray, y: np.ndarray, seed: int) -> float:
     Rousseeuw 1987, Silhouettes: a graphical aid to the interpretation and validation of cluster analysis.
     """
     z, y = z[y >= 0], y[y >= 0]
-    rows = drawn(len(y), seed)
+    rows = subsample(len(y), seed)
     z, y = z[rows], y[rows]
     if not 2 <= len(np.unique(y)) < len(y):
         return float("nan")

@@ -1,15 +1,15 @@
-"""What a reader of a map sees first: how much of the page the cells fill, and whether new cells are strangers on it."""
+"""What a reader of a map sees first: how much of the page the cells fill, and whether new cells lie apart on it."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
-FIELDS = 100  # along each side of the page
-MARGIN = 1.05  # side of the page by the larger range of the map
-EDGE = 0.99  # of the radius
-ENOUGH, MOST = 25, 400  # cells of a type that are asked, of either side
-NEAREST = 10
+FIELDS_PER_SIDE = 100  # of the page
+PAGE_SIDE = 1.05  # by the larger range of the map
+EDGE_RADIUS = 0.99  # of the largest one
+MIN_CELLS, MAX_CELLS = 25, 400  # of a type and a side; more are quadratic in time
+NEAREST = 10  # neighbours, few enough for 2 x 25 cells
 
 
 def page_use(m: np.ndarray) -> dict[str, float]:
@@ -31,7 +31,7 @@ def page_use(m: np.ndarray) -> dict[str, float]:
     -------
     ``a50`` and ``a90``, the shares of the page that hold 50 % and 90 % of the cells, and ``edge_share``, the share of
     the cells that are farther than 99 % of the map's radius from its middle, the median of each axis. All are in
-    [0, 1], and NaN without cells. Cells that lie all at one place fill one field, and none of them is at the edge.
+    [0, 1], and NaN without cells. Cells that lie all at one point fill one field, and none of them is at the edge.
 
     Raises
     ------
@@ -52,13 +52,13 @@ def page_use(m: np.ndarray) -> dict[str, float]:
         return dict.fromkeys(("a50", "a90", "edge_share"), float("nan"))
     m = m.astype(float)
     low, high = m.min(axis=0), m.max(axis=0)
-    side = MARGIN * (high - low).max() or 1.0  # any page, for cells at one place
-    fields = ((m - (low + high) / 2) / side * FIELDS + FIELDS / 2).astype(int)
-    counts = np.bincount(fields @ [FIELDS, 1])
+    side = PAGE_SIDE * (high - low).max() or 1.0  # any page, for cells at one point
+    fields = ((m - (low + high) / 2) / side * FIELDS_PER_SIDE + FIELDS_PER_SIDE / 2).astype(int)
+    counts = np.bincount(fields @ [FIELDS_PER_SIDE, 1])
     cells = np.sort(counts)[::-1].cumsum()
-    a50, a90 = ((np.argmax(100 * cells >= p * len(m)) + 1) / FIELDS**2 for p in (50, 90))
+    a50, a90 = ((np.argmax(100 * cells >= p * len(m)) + 1) / FIELDS_PER_SIDE**2 for p in (50, 90))
     radius = _from(np.median(m, axis=0), m)
-    edge = np.mean(radius > EDGE * radius.max())
+    edge = np.mean(radius > EDGE_RADIUS * radius.max())
     return {"a50": float(a50), "a90": float(a90), "edge_share": float(edge)}
 
 
@@ -106,7 +106,7 @@ def exchangeability(m: np.ndarray, codes: np.ndarray, held_out: np.ndarray, seed
     gives 0.5 for every n, since nothing but chance says which of the two is held out. Cells that are as far away as the
     10th share what is left of the 10: the order of the rows decides nothing.
 
-    Where all training cells of a type lie at one place and held-out cells do not, its ratio is infinite; where both do,
+    Where all training cells of a type lie at one point and held-out cells do not, its ratio is infinite; where both do,
     it is left out.
 
     References
@@ -123,8 +123,8 @@ def exchangeability(m: np.ndarray, codes: np.ndarray, held_out: np.ndarray, seed
     aurocs, ratios, sizes = [], [], []
     for code in np.unique(codes[codes >= 0]):
         train, held = (np.flatnonzero((codes == code) & side) for side in (~held_out, held_out))
-        n = min(len(train), len(held), MOST)
-        if n < ENOUGH:
+        n = min(len(train), len(held), MAX_CELLS)
+        if n < MIN_CELLS:
             continue
         drawn = np.concatenate([random.permutation(held)[:n], random.permutation(train)[:n]])
         aurocs.append(_told_apart(m[drawn].astype(float)))
@@ -140,7 +140,7 @@ def exchangeability(m: np.ndarray, codes: np.ndarray, held_out: np.ndarray, seed
 
 
 def _from(middle: np.ndarray, m: np.ndarray) -> np.ndarray:
-    """Return the distances of cells from a place."""
+    """Return the distances of cells from a point."""
     return np.asarray(np.linalg.norm(m - middle, axis=1))
 
 

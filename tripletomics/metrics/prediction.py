@@ -1,4 +1,4 @@
-"""Scores of predictions: does the confidence tell right from wrong, and the novelty the unknown from the known.
+"""Scores of predictions: whether confidence separates right from wrong, and novelty unknown from known cells.
 
 They take what was predicted and what was true, not an embedding; only `novelty` makes its number from one.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
-from tripletomics.metrics.blocks import neighbours
+from tripletomics.knn import NEIGHBOURS, nearest
 
 BINS = 15
 
@@ -34,7 +34,7 @@ def ece(confidence: np.ndarray, correct: np.ndarray) -> float:
 
     Notes
     -----
-    A forecast of the base rate for every cell scores 0: look at the risk-coverage curve beside it.
+    A forecast of the base rate for every cell scores 0: look at the risk-coverage curve next to it.
 
     References
     ----------
@@ -98,7 +98,7 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
 
     Notes
     -----
-    Cells of equal confidence cannot be told apart, so their errors are spread evenly over their places, which is the
+    Cells of equal confidence cannot be told apart, so their errors are spread evenly over their ranks, which is the
     mean over all orders. Confidence that is the same everywhere thus has the overall risk at every coverage.
 
     References
@@ -108,9 +108,9 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
     levels, group = np.unique(-np.asarray(confidence, dtype=float), return_inverse=True)
     size = np.bincount(group, minlength=len(levels))
     wrong = np.bincount(group, weights=~np.asarray(correct, dtype=bool), minlength=len(levels))
-    place = np.arange(1, len(group) + 1)
+    rank = np.arange(1, len(group) + 1)
     errors = np.cumsum(np.repeat(wrong / np.maximum(size, 1), size))
-    return place / max(len(group), 1), errors / place
+    return rank / max(len(group), 1), errors / rank
 
 
 def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
@@ -194,7 +194,7 @@ def fpr_at_95(score: np.ndarray, positive: np.ndarray) -> float:
     return float(np.mean(known >= novel[len(novel) // 20]))  # at most 5 % of them lie below
 
 
-def novelty(z: np.ndarray, query: np.ndarray, k: int = 15) -> np.ndarray:
+def novelty(z: np.ndarray, query: np.ndarray, k: int = NEIGHBOURS) -> np.ndarray:
     """Measure how far cells are from everything known: the mean distance to the k nearest reference cells.
 
     Parameters
@@ -216,4 +216,4 @@ def novelty(z: np.ndarray, query: np.ndarray, k: int = 15) -> np.ndarray:
     """
     if not len(z):
         return np.full(len(query), np.nan)
-    return neighbours(z, query, min(k, len(z)))[0].mean(axis=1)
+    return nearest(z, query, min(k, len(z)))[0].mean(axis=1)

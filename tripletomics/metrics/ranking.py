@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from tripletomics.metrics.blocks import blocks, drawn, labelled, of_pairs
+from tripletomics.metrics.distances import labelled, pair_distances, row_blocks, subsample
 from tripletomics.metrics.prediction import auroc
 
-PAIRS = 500_000
+PAIRS = 500_000  # about 500 of them lie below the threshold of `verification`
 
 
 def retrieval(
@@ -168,7 +168,7 @@ def verification(
 
     Returns
     -------
-    AUROC and TAR, both in [0, 1]; NaN without pairs of both kinds.
+    AUROC and TAR, both in [0, 1]; NaN without both kinds of pairs.
 
     Notes
     -----
@@ -189,7 +189,7 @@ def verification(
     i, j = np.divmod(chosen, width)
     if others is None:
         j += j >= i  # step over oneself
-    d, same = of_pairs(z if others is None else others, i, z, j), truth[i] == y[j]
+    d, same = pair_distances(z if others is None else others, i, z, j), truth[i] == y[j]
     accepted, foreign = d[same], d[~same]
     if not len(accepted) or not len(foreign):
         return float("nan"), float("nan")
@@ -205,11 +205,11 @@ def _mean(scores: np.ndarray) -> float:
 def _ranked(
     z: np.ndarray, y: np.ndarray, query: np.ndarray | None, query_y: np.ndarray | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return for each scored cell the place of the first of its type, R-Precision and average precision at R."""
+    """Return for each scored cell the rank of the first of its type, R-Precision and average precision at R."""
     z, y, query, truth = labelled(z, y, query, query_y)
     if len(y) <= (query is None):
         return np.zeros(0), np.zeros(0), np.zeros(0)
-    scored = drawn(len(truth), seed)
+    scored = subsample(len(truth), seed)
     z, query = z.astype(float), query if query is None else query.astype(float)
     first, precision, average = np.full(len(scored), np.inf), np.zeros(len(scored)), np.zeros(len(scored))
     for rows, own, other in _distances_by_type(z, y, query, truth, scored):
@@ -223,22 +223,22 @@ def _ranked(
         other.sort(axis=1)
         both = np.concatenate([other, own], axis=1)
         right = np.argsort(both, axis=1, kind="stable")[:, :r] >= other.shape[1]  # stable: other types first
-        place = np.arange(1, r + 1)
+        rank = np.arange(1, r + 1)
         precision[rows] = right.mean(axis=1)
-        average[rows] = (right.cumsum(axis=1) / place * right).mean(axis=1)
+        average[rows] = (right.cumsum(axis=1) / rank * right).mean(axis=1)
     return first, precision, average
 
 
 def _distances_by_type(
     z: np.ndarray, y: np.ndarray, query: np.ndarray | None, truth: np.ndarray, scored: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield places in `scored` of cells of a type and squared distances to references of (their type, other types)."""
+    """Yield rows in `scored` of cells of a type and squared distances to references of (their type, other types)."""
     cells = z if query is None else query
     for code in np.unique(truth[scored]):
         same = y == code
         mine, theirs = z[same], z[~same]
         asked = np.flatnonzero(truth[scored] == code)
-        for block in blocks(len(asked), len(y)):
+        for block in row_blocks(len(asked), len(y)):
             rows = scored[asked[block]]
             own = cdist(cells[rows], mine, "sqeuclidean")
             if query is None:

@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from tripletomics.metrics.blocks import SAMPLE, blocks, drawn, of_pairs, to_references
+from tripletomics.knn import NEIGHBOURS
+from tripletomics.metrics.distances import RANKED_CELLS, pair_distances, row_blocks, squared_distances, subsample
 
-KNN_RECALL = (10, 30, 100)
-NEIGHBOURS = 15
-WITHIN = 30
-TRIPLETS = 200_000
+KNN_RECALL = (10, 30, 100)  # neighbours
+NEIGHBOURS_WITHIN = 30  # of a type, where it has 150 cells or more
+TRIPLETS = 200_000  # a standard error of 0.0012
 
 
 def neighbourhoods(
@@ -35,7 +35,7 @@ def neighbourhoods(
     ``knn_recall_10``, ``knn_recall_30``, ``knn_recall_100``, ``trustworthiness`` and ``continuity``, as the functions
     of these names return them.
     """
-    recall, intruders, missing = _compared(z, r, query, query_r, seed, KNN_RECALL, NEIGHBOURS)
+    recall, intruders, missing = _compared(z, r, query, query_r, seed, ks=KNN_RECALL, k=NEIGHBOURS)
     scores = {f"knn_recall_{k}": float(value) for k, value in zip(KNN_RECALL, recall, strict=True)}
     return scores | {"trustworthiness": 1 - intruders, "continuity": 1 - missing}
 
@@ -74,7 +74,7 @@ def knn_recall(
     ----------
     Lee & Verleysen 2009, Quality assessment of dimensionality reduction: rank-based criteria.
     """
-    return _compared(z, r, query, query_r, seed, tuple(k), None)[0]
+    return _compared(z, r, query, query_r, seed, ks=tuple(k))[0]
 
 
 def trustworthiness(
@@ -89,8 +89,8 @@ def trustworthiness(
 
     .. math:: T = 1 - \frac{2}{qk(2m - 3k + 1)} \sum_i \sum_{j \in N^z_k(i)} \max(0, \text{rank}^r_i(j) - k)
 
-    over the q query cells i, with their k nearest of the m reference cells (without oneself) and the places 1 to m that
-    the reference cells j have in the order of their distance from i.
+    over the q query cells i, with their k nearest of the m reference cells (without oneself) and the ranks 1 to m of
+    the reference cells j by their distance from i.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def trustworthiness(
     ----------
     Venna & Kaski 2001, Neighborhood preservation in nonlinear projection methods: an experimental study.
     """
-    return 1 - _compared(z, r, query, query_r, seed, (), k)[1]
+    return 1 - _compared(z, r, query, query_r, seed, k=k)[1]
 
 
 def continuity(
@@ -142,7 +142,7 @@ def continuity(
     ----------
     Venna & Kaski 2001, Neighborhood preservation in nonlinear projection methods: an experimental study.
     """
-    return 1 - _compared(z, r, query, query_r, seed, (), k)[2]
+    return 1 - _compared(z, r, query, query_r, seed, k=k)[2]
 
 
 def knn_recall_within_types(
@@ -183,17 +183,17 @@ def knn_recall_within_types(
         raise ValueError("query and query_y belong together: pass both, or neither to score the reference cells.")
     scored = y if query_y is None else query_y
     codes = np.unique(scored[scored >= 0])
-    most = SAMPLE if np.count_nonzero(scored >= 0) <= SAMPLE else max(1, SAMPLE // len(codes))
+    most = RANKED_CELLS if np.count_nonzero(scored >= 0) <= RANKED_CELLS else max(1, RANKED_CELLS // len(codes))
     above = []
     for code in codes:
         own, asked = y == code, scored == code
         width = int(np.count_nonzero(own)) - (query is None)
-        k = int(min(WITHIN, width // 5))
+        k = int(min(NEIGHBOURS_WITHIN, width // 5))
         if k < 1:
             continue
         cells = None if query is None else query[asked]
         cells_r = None if query_r is None else query_r[asked]
-        recall = _compared(z[own], r[own], cells, cells_r, seed, (k,), None, most)[0]
+        recall = _compared(z[own], r[own], cells, cells_r, seed, ks=(k,), most=most)[0]
         above.append(recall[0] - k / width)
     return float(np.mean(above)) if above else float("nan")
 
@@ -232,20 +232,20 @@ def distortion(
     if len(z) != len(r):
         raise ValueError(f"r has {len(r)} cells, its embedding {len(z)}. Pass the same cells in both spaces.")
     known = np.arange(len(z)) if among is None else np.flatnonzero(among)
-    known = known[drawn(len(known), seed)]
+    known = known[subsample(len(known), seed)]
     if len(known) <= k + 1:
         return np.full(len(z), np.nan)
-    place = np.full(len(z), -1)
-    place[known] = np.arange(len(known))
+    column = np.full(len(z), -1)  # among the reference cells
+    column[known] = np.arange(len(known))
     spaces = [(space[known].astype(float), space.astype(float)) for space in (z, r)]
     errors = np.empty(len(z))
-    for block in blocks(len(z), len(known)):
+    for block in row_blocks(len(z), len(known)):
         rows = np.arange(len(z))[block]
-        own = np.flatnonzero(place[rows] >= 0)
-        d, e = (to_references(*spaces[i], rows, exact=i == 0) for i in (0, 1))
-        d[own, place[rows[own]]] = e[own, place[rows[own]]] = np.inf
+        own = np.flatnonzero(column[rows] >= 0)
+        d, e = (squared_distances(*spaces[i], rows, exact=i == 0) for i in (0, 1))
+        d[own, column[rows[own]]] = e[own, column[rows[own]]] = np.inf
         errors[block] = _intruders(d, e, k) + _missing(d, _nearest(e, k, d))
-    m = len(known) - (place >= 0)
+    m = len(known) - (column >= 0)
     return errors * m / (k * (m - k) * (m - k + 1))
 
 
@@ -289,7 +289,7 @@ def triplet_accuracy(
     if query is None:
         j, k = j + (j >= i), k + (k >= i)  # step over oneself
     order = [
-        np.sign(of_pairs(a, i, b, j) - of_pairs(a, i, b, k))
+        np.sign(pair_distances(a, i, b, j) - pair_distances(a, i, b, k))
         for a, b in ((z if query is None else query, z), (r if query_r is None else query_r, r))
     ]
     return float(np.mean(1 + order[0] * order[1]) / 2)
@@ -301,8 +301,9 @@ def _compared(
     query: np.ndarray | None,
     query_r: np.ndarray | None,
     seed: int,
-    ks: tuple[int, ...],
-    k: int | None,
+    *,
+    ks: tuple[int, ...] = (),
+    k: int | None = None,
     most: int | None = None,
 ) -> tuple[np.ndarray, float, float]:
     """Return the recalls of ks, and the shares of the worst rank errors of intruders and of missing neighbours at k."""
@@ -312,7 +313,7 @@ def _compared(
         if a is not None and b is not None and len(a) != len(b):
             raise ValueError(f"{name} has {len(b)} cells, its embedding {len(a)}. Pass the same cells in both spaces.")
     width = len(z) - (query is None)
-    rows = drawn(len(z) if query is None else len(query), seed, most)
+    rows = subsample(len(z) if query is None else len(query), seed, most)
     possible = [one for one in ks if one < width]
     rank = k if k is not None and k < width else None
     recalls, errors = np.zeros(len(possible)), np.zeros(2)
@@ -334,10 +335,10 @@ def _compared(
 def _distances(
     z: np.ndarray, r: np.ndarray, query: np.ndarray | None, query_r: np.ndarray | None, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield squared distances (some rows, reference cells) in both spaces; infinite to oneself."""
+    """Yield squared distances (a block of rows, reference cells) in both spaces; infinite to oneself."""
     z, r = z.astype(float), r.astype(float)
-    for block in blocks(len(rows), len(z)):
-        yield to_references(z, query, rows[block]), to_references(r, query_r, rows[block], exact=False)
+    for block in row_blocks(len(rows), len(z)):
+        yield squared_distances(z, query, rows[block]), squared_distances(r, query_r, rows[block], exact=False)
 
 
 def _nearest(d: np.ndarray, k: int, ties: np.ndarray) -> np.ndarray:
@@ -355,10 +356,10 @@ def _nearest(d: np.ndarray, k: int, ties: np.ndarray) -> np.ndarray:
 
 def _counts(d: np.ndarray, ascending: np.ndarray, equal: bool) -> np.ndarray:
     """Count in each row of d the numbers below each of the ascending ones of that row, with `equal` up to it."""
-    k = ascending.shape[1]  # few, so that to place each d among them is quicker than to sort d
+    k = ascending.shape[1]  # few, so that to find each d among them is quicker than to sort d
     side: Literal["left", "right"] = "left" if equal else "right"
-    places = (np.searchsorted(few, many, side) for few, many in zip(ascending, d, strict=True))
-    return np.stack([np.bincount(place, minlength=k + 1)[:k].cumsum() for place in places])
+    ranks = (np.searchsorted(few, many, side) for few, many in zip(ascending, d, strict=True))
+    return np.stack([np.bincount(rank, minlength=k + 1)[:k].cumsum() for rank in ranks])
 
 
 def _shared(d: np.ndarray, near: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -370,13 +371,13 @@ def _shared(d: np.ndarray, near: np.ndarray, last: np.ndarray) -> np.ndarray:
 
 
 def _intruders(d: np.ndarray, e: np.ndarray, k: int) -> np.ndarray:
-    """Sum (rows,) by how much the places in e of the k smallest d exceed k; the worst are taken where d has ties."""
+    """Sum (rows,) by how much the ranks in e of the k smallest d exceed k; the worst are taken where d has ties."""
     own = np.sort(np.take_along_axis(e, _nearest(d, k, -e), axis=1), axis=1)
     return np.maximum(1 + _counts(e, own, equal=False) - k, 0).sum(axis=1)
 
 
 def _missing(d: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Sum (rows,) by how much the places in d of the k cells `near` exceed k, where others come first at ties."""
+    """Sum (rows,) by how much the ranks in d of the k cells `near` exceed k, where others come first at ties."""
     k = near.shape[1]
     own = np.sort(np.take_along_axis(d, near, axis=1), axis=1)
     others = _counts(d, own, equal=True) - _counts(own, own, equal=True)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tripletomics import metrics
+from tripletomics.knn import NEIGHBOURS
 
 if TYPE_CHECKING:
     from tripletomics.crossfit import PermutedFit
     from tripletomics.model.model import Model
     from tripletomics.problem import FitProblem, Settings
 
-NEIGHBOURS = 15
 SCORED, REFERENCES = 5_000, 50_000  # cells whose neighbours are looked for, and among how many at most
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import TOO_FEW, verdict
-from tripletomics.labels.reference import VOTERS
 from tripletomics.model.model import Model
 
 
@@ -49,10 +49,10 @@ def summarise(model: Model) -> str:
             f"{'same cell':<16} {'':>6} {model.matches['recall_10']:>7.3f}   of {model.matches['cells']:.0f} held-out "
             f"cells by {a}, found among the 10 nearest by {b}, and back; by chance {model.matches['null_10']:.3f}"
         )
-    few = model.reference is not None and np.median(model.reference.sizes[: len(model.classes)]) < VOTERS
+    few = model.reference is not None and np.median(model.reference.sizes[: len(model.classes)]) < NEIGHBOURS
     if few:
         lines.append(
-            f"Types have fewer labelled training cells than the {VOTERS} neighbours that vote: the line of predict "
+            f"Types have fewer labelled training cells than the {NEIGHBOURS} neighbours that vote: the line of predict "
             "says more than macro-F1."
         )
     lines += _verdict(model)

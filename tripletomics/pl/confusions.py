@@ -1,8 +1,8 @@
-"""Which types are taken for which: held-out cells by their true type and by that of their nearest training cells."""
+"""Which types are confused: held-out cells by their true type and by that of their nearest training cells."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,19 +12,21 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from tripletomics import keys
+from tripletomics import keys, metrics
 from tripletomics.labels import TOO_FEW, UNLABELLED, encode, verdict
 from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
-from tripletomics.pl.draw import ALARM, EDGE, SMALL, TITLE, as_text, inches, literal, side, text_width, wrap
-from tripletomics.pl.look import GREY, PALETTE, coordinates_of, some, split_of
-from tripletomics.pl.tables import title_of
+from tripletomics.pl.map_axes import color_scale, map_width
+from tripletomics.pl.palette import GREY, PALETTE, listed
+from tripletomics.pl.score_table import title_of
+from tripletomics.pl.style import coordinates_of, split_codes
+from tripletomics.pl.text import ALARM, INK, NOTE, SMALL, TITLE, as_text, inches, literal, text_width, wrap
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-SQUARE, READABLE = 0.24, 0.15  # inches: side of a square where types are few; from this side on it holds a number
+SQUARE, READABLE = 0.24, 0.15  # inches: the largest square, and the smallest that holds a number
 SMALLEST, LARGEST = 1.5, 4.6  # inches, side of the matrix
 
 
@@ -40,7 +42,7 @@ class Confusion:
     said: str
 
     def ordered(self) -> Confusion:
-        """Put types that are taken for each other side by side; where none is, keep the order of the classes."""
+        """Return it with confused types next to each other; where none is, in the order of the names."""
         shares = np.nan_to_num(self.shares())
         alike = (shares + shares.T) / 2
         np.fill_diagonal(alike, 0)
@@ -50,10 +52,10 @@ class Confusion:
         order = leaves_list(tree)
         order = order if order[0] < order[-1] else order[::-1]
         names, classes = ([words[i] for i in order] for words in (self.names, self.classes))
-        return Confusion(self.counts[np.ix_(order, order)], names, classes, self.f1, self.p, self.said)
+        return replace(self, counts=self.counts[np.ix_(order, order)], names=names, classes=classes)
 
     def shares(self) -> np.ndarray:
-        """Rows that sum to 1; NaN for a type without held-out cells."""
+        """Return rows that sum to 1; NaN for a type without held-out cells."""
         sizes = self.counts.sum(axis=1, keepdims=True)
         return np.where(sizes > 0, self.counts / np.maximum(sizes, 1), np.nan)
 
@@ -62,7 +64,7 @@ class Confusion:
 def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "auto", ax: Axes | None = None) -> Axes:
     """Draw which types held-out cells are taken for: the type of most of their 15 nearest training cells.
 
-    Types that are taken for each other stand side by side; where none is, they keep the order of their names. The words
+    Confused types stand next to each other; where none is, they keep the order of their names. The words
     "no signal" are written above where the labels of the held-out cells agree with their neighbours no better than
     permuted ones do (p > 0.01).
 
@@ -110,14 +112,12 @@ def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "
 
 
 def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
-    """Name the held-out cells by their neighbours."""
-    from tripletomics import metrics
-
+    """Return how the neighbours of held-out cells name them."""
     z = coordinates_of(adata, basis)
     if label not in adata.obs:
         near = did_you_mean(label, adata.obs.columns)
-        raise KeyError(f"label={label!r} is not a column of adata.obs.{near} Columns: {some(adata.obs.columns)}.")
-    sides = split_of(adata, basis, keys.split_of(adata, basis) if split == "auto" else split)
+        raise KeyError(f"label={label!r} is not a column of adata.obs.{near} Columns: {listed(adata.obs.columns)}.")
+    sides = split_codes(adata, basis, keys.split_of(adata, basis) if split == "auto" else split)
     if sides is None:
         raise ValueError(
             "adata.obs marks no held-out cells. Pass split=, a column with 'train' and 'held-out' or booleans; tt.fit "
@@ -125,23 +125,23 @@ def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
         )
     codes, classes = encode(adata.obs[label], UNLABELLED)
     if len(classes) < 2:
-        raise ValueError(f"label={label!r} holds {len(classes)} type ({some(classes)}); a confusion needs two.")
+        raise ValueError(f"label={label!r} holds {len(classes)} type ({listed(classes)}); a confusion needs two.")
     known = (codes >= 0) & (sides >= 0)
-    train, asked, n = known & (sides == 0), known & (sides == 1), len(classes)
-    for side_of, cells in (("training", train), ("held-out", asked)):
+    train, held, n = known & (sides == 0), known & (sides == 1), len(classes)
+    for name, cells in (("training", train), ("held-out", held)):
         if not cells.any():
-            raise ValueError(f"No {side_of} cell has a label in {label!r}: nothing to compare. Pass another split.")
+            raise ValueError(f"No {name} cell has a label in {label!r}: nothing to compare. Pass another split.")
     bad = known & ~np.isfinite(z).all(axis=1)
     if bad.any():
         raise ValueError(
             f"{bad.sum()} of {known.sum()} labelled cells have no finite coordinates in {basis!r}. Leave them out: "
             f"adata[np.isfinite(adata.obsm[{basis!r}]).all(axis=1)]."
         )
-    truth = codes[asked]
-    predicted = metrics.knn_votes(z[train], codes[train], z[asked], n).argmax(axis=1)
+    truth = codes[held]
+    predicted = metrics.knn_votes(z[train], codes[train], z[held], n).argmax(axis=1)
     counts = np.bincount(truth * n + predicted, minlength=n * n).reshape(n, n)
-    seen, taught = (np.bincount(codes[cells], minlength=n) > 0 for cells in (asked, train))
-    lacks = [" (no held-out cell)" * (not seen[i]) + " (no training cell)" * (not taught[i]) for i in range(n)]
+    in_held, in_train = (np.bincount(codes[cells], minlength=n) > 0 for cells in (held, train))
+    lacks = [" (no held-out cell)" * (not in_held[i]) + " (no training cell)" * (not in_train[i]) for i in range(n)]
     names = [name + lack for name, lack in zip(classes, lacks, strict=True)]
     p = metrics.permutation_p(truth, predicted, seed=0)
     said = verdict(p, metrics.reachable_p(truth, seed=0))
@@ -149,7 +149,7 @@ def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
 
 
 def _remark(found: Confusion, width: float) -> list[str]:
-    """Say below the title how good it is, or that there is no signal."""
+    """Return how good it is, or that there is no signal, for below the title."""
     if found.said == "no signal":
         words = f"no signal: held-out F1 {found.f1:.2f}, no better than permuted labels (p\u00a0=\u00a0{found.p:.2g})"
         return wrap(words, width, 1.1 * SMALL)
@@ -176,31 +176,23 @@ def _paint(ax: Axes, found: Confusion, title: str) -> None:
     ax.set_ylabel("true type", fontsize=SMALL, labelpad=4)
     for i, size in enumerate(found.counts.sum(axis=1)):
         ax.annotate(f"{size:,}", (1, i), (3, 0), ax.get_yaxis_transform(), "offset points", va="center_baseline",
-                    fontsize=SMALL, color=EDGE, gid="cells", annotation_clip=False)  # fmt: skip
+                    fontsize=SMALL, color=INK, gid="cells", annotation_clip=False)  # fmt: skip
     ax.annotate("cells", (1, 1), (3, 2), "axes fraction", "offset points", fontsize=SMALL - 1, color="#8c8c8c")
-    width = side(ax)
+    width = map_width(ax)
     if width / n >= 72 * READABLE:
-        _number(ax, shares, min(SMALL, 0.42 * width / n))
+        _write_percentages(ax, shares, min(SMALL, 0.42 * width / n))
     else:
-        _scale(ax, mesh, 1 + 28 / width)
+        color_scale(ax, ScalarMappable(mesh.norm, colors), "share of the row", (1 + 28 / width, 0.75, 0.02, 0.25))
     lines = _remark(found, width / 72)
-    style: dict[str, Any] = {"color": ALARM, "weight": "bold"} if silent else {"color": "#404040"}
+    style: dict[str, Any] = {"color": ALARM, "weight": "bold"} if silent else {"color": NOTE}
     ax.annotate("\n".join(lines), (0, 1), (0, 3), "axes fraction", "offset points", fontsize=SMALL, linespacing=1.1,
                 va="bottom", gid="remark", **style)  # fmt: skip
     ax.set_title(title, fontsize=TITLE, loc="left", pad=5 + 7.2 * len(lines))
 
 
-def _number(ax: Axes, shares: np.ndarray, size: float) -> None:
+def _write_percentages(ax: Axes, shares: np.ndarray, size: float) -> None:
     """Write the percentage into each square that holds half a percent or more."""
     for i, j in zip(*np.nonzero(np.nan_to_num(shares) >= 0.005), strict=True):
-        color = "white" if shares[i, j] > 0.5 else EDGE
+        color = "white" if shares[i, j] > 0.5 else INK
         ax.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center_baseline", fontsize=size, color=color,
                 gid="percent")  # fmt: skip
-
-
-def _scale(ax: Axes, mesh: Any, left: float) -> None:
-    """Draw a scale in place of numbers."""
-    bar = ax.figure.colorbar(ScalarMappable(mesh.norm, mesh.cmap), cax=ax.inset_axes((left, 0.75, 0.02, 0.25)))
-    bar.set_label("share of the row", fontsize=SMALL)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=SMALL, length=2)

@@ -12,37 +12,10 @@ from matplotlib import pyplot as plt
 
 from tripletomics import keys
 from tripletomics.parts import did_you_mean
-from tripletomics.pl import panel, tables
-from tripletomics.pl.draw import (
-    LEGEND,
-    SMALL,
-    TITLE,
-    as_text,
-    draw,
-    frame,
-    inches,
-    legend_entries,
-    literal,
-    scale,
-    shade,
-    shared_legend,
-    side,
-    stamp,
-)
-from tripletomics.pl.look import (
-    Look,
-    Palette,
-    distortion_of,
-    look_of,
-    no_signal,
-    obsm_keys,
-    points_of,
-    some,
-    split_of,
-    untested,
-)
-from tripletomics.pl.names import broken, write
-from tripletomics.pl.sheet import Sheet, add_map, caption_of
+from tripletomics.pl import map_axes, score_panel, score_table, style, type_names
+from tripletomics.pl.layout import Layout, add_map, caption_of
+from tripletomics.pl.palette import Palette, listed
+from tripletomics.pl.text import LEGEND, SMALL, TITLE, as_text, inches, literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MANY = 8  # types that colours alone tell apart; more of them are named or numbered on the map
-GAP = 0.12  # inches above the panel of scores
+MAX_COLOURS = 8  # types that colours alone tell apart; more of them are named or numbered on the map
+GAP = 0.12  # inches above the panels of scores
 
 
 @literal
@@ -85,7 +58,7 @@ def embedding(
         one that was written with this basis by ``tt.fit``, ``transform`` or ``predict``, if any; None marks nothing.
     distortion
         Whether to darken each cell by how far its neighbours on the map are from being those of the data: the darker,
-        the less its place is to be trusted, and black is chance. See :func:`tripletomics.metrics.distortion`. The data
+        the less its position can be trusted, and black is chance. See :func:`tripletomics.metrics.distortion`. The data
         are ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells. The
         colours of numbers can no longer be read off their scale.
     ax
@@ -94,9 +67,9 @@ def embedding(
     size
         Area of a training cell in square points; by default it follows the number of cells and the size of the map.
     legend
-        Whether to explain what is drawn. The names of up to 8 types stand beside the map, those of more on it, next to
+        Whether to explain what is drawn. The names of up to 8 types stand next to the map, those of more on it, next to
         their cells or tied to them by a line. Where names do not fit, of more than 40 types and in 3-D, types are
-        numbered on the map and named beside it.
+        numbered on the map and named next to it.
     title
         The text above the map; by default ``color``.
     palette
@@ -118,15 +91,15 @@ def embedding(
     Raises
     ------
     KeyError
-        If there is no such basis, column or gene, or nothing to tell the distortion by.
+        If there is no such basis, column or gene, or no principal components for the distortion.
     ValueError
-        If `basis` is no map, `split` no split, or `palette` does not suit `color`, or there are fewer than 17 cells to
-        tell the distortion by.
+        If `basis` is no map, `split` no split, or `palette` does not suit `color`, or there are fewer than 17 cells for
+        the distortion.
     """
-    points = points_of(adata, basis)
-    look = look_of(adata, color, split_of(adata, basis, split), palette, layer)
-    look = replace(look, remark=untested(adata, basis))
-    dark = distortion_of(adata, basis, points) if distortion else None
+    points = style.map_of(adata, basis)
+    cells = style.style_of(adata, color, style.split_codes(adata, basis, split), palette, layer)
+    cells = replace(cells, remark=style.untested_remark(adata, basis))
+    dark = style.distortion_of(adata, basis, points) if distortion else None
     solid = points.shape[1] == 3
     if ax is not None and solid != (ax.name == "3d"):
         need = "projection='3d'" if solid else "2-D axes"
@@ -137,36 +110,33 @@ def embedding(
     if ax is None:
         figure = plt.figure(figsize=(4.6, 4.6), dpi=150, layout="compressed")
         ax = figure.add_subplot(projection="3d" if solid else None)
-    frame(ax, points, basis)
+    map_axes.frame_map(ax, points, basis)
     ax.set_title((color or "") if title is None else title, fontsize=TITLE, loc="left", pad=4)
-    many = legend and len(look.types) > MANY
-    names = broken(look.types, side(ax)) if many and not solid else None
+    many = legend and len(cells.types) > MAX_COLOURS
+    names = type_names.break_names(cells.types, map_axes.map_width(ax)) if many and not solid else None
     numbered = many and names is None
-    entries = legend_entries(replace(look, types={}) if names else look, numbered, points) if legend else []
+    entries = map_axes.legend_entries(replace(cells, types={}) if names else cells, numbered, points) if legend else []
     if entries and names:
-        below = {
-            "loc": "upper center",
-            "bbox_to_anchor": (0.5, -11 / side(ax)),
-            "borderaxespad": 0,
-        }  # of the axis label
+        foot = -11 / map_axes.map_width(ax)  # below the axis label
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, foot), "borderaxespad": 0}
         ax.legend(handles=entries, ncols=2, **(LEGEND | below))
     elif entries:
         above = 0.3 * distortion  # of its scale
-        place: Any = ("upper left", (1, 1)) if look.scale is None else ("lower left", (1, above))
-        columns = math.ceil(1.31 * SMALL * len(entries) / (side(ax) * (0.7 if distortion else 1)))
+        place: Any = ("upper left", (1, 1)) if cells.scale is None else ("lower left", (1, above))
+        columns = math.ceil(1.31 * SMALL * len(entries) / (map_axes.map_width(ax) * (0.7 if distortion else 1)))
         ax.legend(handles=entries, ncols=columns, loc=place[0], bbox_to_anchor=place[1], **LEGEND)
     if legend:
-        scale(ax, look, color)
+        map_axes.number_scale(ax, cells, color)
         if distortion:
-            shade(ax)
+            map_axes.distortion_scale(ax)
     if own:
         box: Any = ax.get_tightbbox()
         figure.set_figwidth(4.6 + (box.width - box.height) / figure.dpi)
-    draw(ax, points, look, size, numbered, dark)
+    map_axes.draw_cells(ax, points, cells, size, numbered, dark)
     if names:
-        write(ax, names, points, look.codes)
-    if words := no_signal(adata, basis):
-        stamp(ax, words, side(ax))
+        type_names.write_names(ax, names, points, cells.codes)
+    if words := style.no_signal_remark(adata, basis):
+        map_axes.no_signal_banner(ax, words, map_axes.map_width(ax))
     return ax
 
 
@@ -223,65 +193,63 @@ def compare(
     ValueError
         If there is nothing to compare, `table` has no scores of any basis, or `scores` and `titles` name others.
     """
-    checked = None if table is None else tables.read(table)
+    checked = None if table is None else score_table.checked_table(table)
     maps = _maps(adata, bases, checked)
     if unknown := [basis for basis in scores or () if basis not in maps]:
         near = did_you_mean(unknown[0], maps)
-        raise ValueError(f"scores has {unknown[0]!r}, which is not drawn.{near} Drawn: {some(maps)}.")
-    tables.check_titles(titles, [*maps, *([] if checked is None else checked["method"].unique())])
-    splits = (split_of(adata, basis, "auto") for basis in (*maps, "X_tt"))
-    look = look_of(adata, color, next((codes for codes in splits if codes is not None), None), palette)
-    sheet = Sheet.of(len(maps), width, numbers=look.scale is not None)
-    captions = [caption_of(adata, basis, checked, (scores or {}).get(basis), titles, sheet) for basis in maps]
-    plan = None
-    if checked is not None:
-        plan = panel.plan_of(checked, None, titles, width, tables.CHOICE if width >= 5 else tables.CHOICE_NARROW)
+        raise ValueError(f"scores has {unknown[0]!r}, which is not drawn.{near} Drawn: {listed(maps)}.")
+    score_table.check_titles(titles, [*maps, *([] if checked is None else checked["method"].unique())])
+    splits = (style.split_codes(adata, basis, "auto") for basis in (*maps, "X_tt"))
+    cells = style.style_of(adata, color, next((codes for codes in splits if codes is not None), None), palette)
+    layout = Layout.of(len(maps), width, numbers=cells.scale is not None)
+    captions = [caption_of(adata, basis, checked, (scores or {}).get(basis), titles, layout) for basis in maps]
+    shown = score_table.SHOWN if width >= 5 else score_table.SHOWN_NARROW
+    scored = None if checked is None else score_panel.lay_out_panels(checked, None, titles, width, shown)
 
     figure = plt.figure(figsize=(width, width), dpi=150)
-    numbered = len(look.types) > MANY
+    numbered = len(cells.types) > MAX_COLOURS
     head = max(caption.height for caption in captions)
-    tall = sheet.rows * (head + sheet.side + sheet.foot)
-    legend, beside = shared_legend(figure, legend_entries(look, numbered, *maps.values()), width, sheet.blank(head))
-    foot = 0.0 if beside else legend.get_window_extent().height / figure.dpi + 0.08
-    figure.set_figheight(tall + foot + (GAP + plan.height if plan else 0.04))
-    spot = sheet.place(len(maps), head) if beside else (width / 2, tall + 0.02)
-    legend.set_loc("upper left" if beside else "upper center")
+    tall = layout.rows * (head + layout.side + layout.foot)
+    legend, fits = map_axes.shared_legend(
+        figure, map_axes.legend_entries(cells, numbered, *maps.values()), width, layout.blank(head)
+    )
+    foot = 0.0 if fits else legend.get_window_extent().height / figure.dpi + 0.08
+    figure.set_figheight(tall + foot + (GAP + scored.height if scored else 0.04))
+    spot = layout.corner(len(maps), head) if fits else (width / 2, tall + 0.02)
+    legend.set_loc("upper left" if fits else "upper center")
     legend.set_bbox_to_anchor(inches(figure, *spot, 0, 0)[:2], figure.transFigure)
     for i, (basis, points) in enumerate(maps.items()):
-        left, top = sheet.place(i, head)
-        add_map(figure, inches(figure, left, top + head, sheet.side, sheet.side), basis, points, sheet, captions[i])
+        left, top = layout.corner(i, head)
+        add_map(figure, inches(figure, left, top + head, layout.side, layout.side), basis, points, layout, captions[i])
     panels = list(figure.axes)
-    scale(panels[-1], look, color)
-    if plan:
-        panel.paint(figure, plan, tall + foot + GAP)
+    map_axes.number_scale(panels[-1], cells, color)
+    if scored:
+        score_panel.draw_panels(figure, scored, tall + foot + GAP)
     for ax, (basis, points), caption in zip(panels, maps.items(), captions, strict=True):
-        own = look if keys.seen_by(adata.uns, basis) is None else _marked(look, adata, basis)
-        draw(ax, points, own, None, numbered)
-        if caption.silence:
-            stamp(ax, caption.silence, 72 * sheet.side)
+        own = cells
+        if keys.seen_by(adata.uns, basis) is not None:  # the cells that were held out from the model of this map
+            own = replace(cells, split=style.split_codes(adata, basis, keys.split_of(adata, basis)))
+        map_axes.draw_cells(ax, points, own, None, numbered)
+        if caption.no_signal:
+            map_axes.no_signal_banner(ax, caption.no_signal, 72 * layout.side)
     return figure
 
 
-def _marked(look: Look, adata: AnnData, basis: str) -> Look:
-    """Mark the cells that were held out from the model that wrote a basis."""
-    return replace(look, split=split_of(adata, basis, keys.split_of(adata, basis)))
-
-
 def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | None) -> dict[str, np.ndarray]:
-    """Coordinates of each basis to draw."""
-    present = obsm_keys(adata)
+    """Return the coordinates of each basis to draw."""
+    present = style.obsm_keys(adata)
     if bases is None and table is not None:
         methods = table.loc[~table["space"].str.endswith("metric"), "method"].unique()
-        bases = [key for key in (f"X_{tables.method_of(method)}" for method in methods) if key in present]
+        bases = [key for key in (f"X_{score_table.method_of(method)}" for method in methods) if key in present]
     elif bases is None:
         bases = [basis for basis in ("X_tt", "X_umap", "X_pca") if basis in present]
     bases = [bases] if isinstance(bases, str) else bases
     if not bases:
-        raise ValueError(f"No bases to compare. Pass bases=[...]. Present: {some(present)}.")
-    if table is not None and not any(tables.headline(table, basis) for basis in bases):
+        raise ValueError(f"No bases to compare. Pass bases=[...]. Present: {listed(present)}.")
+    if table is not None and not any(score_table.headline(table, basis) for basis in bases):
         known = table["method"].unique()
         raise ValueError(
-            f"table has no scores of the maps {some(bases)}. The basis 'X_umap' belongs to the method 'umap'. "
-            f"In the table: {some(known)}."
+            f"table has no scores of the maps {listed(bases)}. The basis 'X_umap' belongs to the method 'umap'. "
+            f"In the table: {listed(known)}."
         )
-    return {basis: points_of(adata, basis) for basis in bases}
+    return {basis: style.map_of(adata, basis) for basis in bases}

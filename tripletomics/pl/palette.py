@@ -35,8 +35,8 @@ def codes_of(values: pd.Series) -> tuple[np.ndarray, list[str]]:
     values = values.astype("category")
     categories = texts(pd.Series(values.cat.categories))
     names = [name for name in dict.fromkeys(categories) if not is_missing(name)]
-    place = {name: i for i, name in enumerate(names)}
-    codes = np.array([*(place.get(name, -1) for name in categories), -1])
+    code_of = {name: i for i, name in enumerate(names)}
+    codes = np.array([*(code_of.get(name, -1) for name in categories), -1])
     return codes[values.cat.codes.to_numpy()], names
 
 
@@ -53,23 +53,23 @@ def colours(
     if isinstance(palette, Mapping):
         if lacks := [name for name in names if name not in palette]:
             near = did_you_mean(lacks[0], palette)
-            raise ValueError(f"palette has no colour for {lacks[0]!r}.{near} Given: {some(palette)}.")
+            raise ValueError(f"palette has no colour for {lacks[0]!r}.{near} Given: {listed(palette)}.")
         return [to_rgb(palette[name]) for name in names]
     if palette is not None and len(palette) < len(names):
         raise ValueError(f"palette has {len(palette)} colours for {len(names)} types. Give one per type.")
     if palette:
         return [to_rgb(palette[i]) for i in range(len(names))]
-    known = _order(adata, names)
-    place = {name: i for i, name in enumerate(known) if name in names}
-    taken = {i % len(PALETTE) for i in place.values()}
+    known = _types_of_model(adata, names)
+    rank = {name: i for i, name in enumerate(known) if name in names}
+    taken = {i % len(PALETTE) for i in rank.values()}
     every = [*range(len(known), len(PALETTE)), *range(min(len(known), len(PALETTE)))]
     free = [i for i in every if i not in taken] or every
-    place |= {name: free[i % len(free)] for i, name in enumerate(sorted(set(names) - set(known)))}
-    given = _given(adata, color, names)
-    return [to_rgb(given.get(name, PALETTE[place[name] % len(PALETTE)])) for name in names]
+    rank |= {name: free[i % len(free)] for i, name in enumerate(sorted(set(names) - set(known)))}
+    given = _kept_colours(adata, color, names)
+    return [to_rgb(given.get(name, PALETTE[rank[name] % len(PALETTE)])) for name in names]
 
 
-def _order(adata: AnnData | None, names: Sequence[str]) -> list[str]:
+def _types_of_model(adata: AnnData | None, names: Sequence[str]) -> list[str]:
     """Return the types of the first model that knows some of these names; none if there is no such model."""
     if adata is None:
         return []
@@ -85,8 +85,8 @@ def _order(adata: AnnData | None, names: Sequence[str]) -> list[str]:
     return []
 
 
-def _given(adata: AnnData | None, color: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the colours by name that the table keeps for a column, or for another that shares half of the names."""
+def _kept_colours(adata: AnnData | None, color: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the colours by name that the dataset keeps for a column, or for another that shares half of the names."""
     if adata is None:
         return {}
     for column in (color, *(name for name in adata.obs if name != color and f"{name}_colors" in adata.uns)):
@@ -103,7 +103,7 @@ def _given(adata: AnnData | None, color: str, names: Sequence[str]) -> dict[str,
 
 
 def colour_scale(color: str, numbers: np.ndarray, palette: Palette | None) -> ScalarMappable:
-    """Scale from the least number to the 0.995 quantile: a few extreme cells must not hide the others."""
+    """Return the scale from the least number to the 0.995 quantile: a few extreme cells must not hide the others."""
     colormap: Colormap = LinearSegmentedColormap.from_list("tt", mpl.colormaps["magma_r"](np.linspace(0.06, 0.95, 256)))
     if palette is not None:
         if not isinstance(palette, str) or palette not in mpl.colormaps:
@@ -114,15 +114,15 @@ def colour_scale(color: str, numbers: np.ndarray, palette: Palette | None) -> Sc
 
 
 def limits(numbers: np.ndarray) -> tuple[float, float]:
-    """Least number and 0.995 quantile; the largest number where these are the same: a gene that few cells express."""
+    """Return the least number and the 0.995 quantile, or the largest where few cells express a gene: both are 0."""
     if not len(numbers):
         return 0.0, 1.0
     low, high = np.quantile(numbers, (0, 0.995))
     return float(low), float(high if low < high else numbers.max())
 
 
-def some(names: Iterable[Any], most: int = 12) -> str:
-    """List names for a message."""
+def listed(names: Iterable[Any], most: int = 12) -> str:
+    """Return the first names of many, for a message."""
     words = [str(name) for name in names]
     more = f", and {len(words) - most} more" if len(words) > most else ""
     return (", ".join(words[:most]) or "none") + more

@@ -68,13 +68,13 @@ def methods_text(
     versions: dict[str, str],
     metrics: Sequence[str],
 ) -> str:
-    """Say in a paragraph what was done, with versions, and list the references."""
+    """Return a paragraph on what was done, with versions, and the list of references."""
     own = [method for method in methods if method not in baselines.METHODS]
     others = [baselines.METHODS[method] for method in methods if method in baselines.METHODS]
-    said = [f"{other.title} ({other.sentence}; {other.package} {versions[other.package]})" for other in others]
+    sentences = [f"{other.title} ({other.sentence}; {other.package} {versions[other.package]})" for other in others]
     if own:
         names = ", ".join(titles[method] for method in own)
-        said.insert(
+        sentences.insert(
             0,
             f"{names} (an encoder trained on the labels with a metric-learning loss, and a map head trained on "
             f"neighbours; settings that are not named are the defaults of version {versions['tripletomics']}; PyTorch "
@@ -87,15 +87,15 @@ def methods_text(
         f"Splits and fits were made {repeats}. {settings['split']}",
         "The choice of genes, normalisation, scaling, principal components and every method were fitted on the "
         "training cells alone, and the held-out cells were projected.",
-        f"Methods: {'; '.join(said)}.",
+        f"Methods: {'; '.join(sentences)}.",
         "Held-out cells were scored with the training cells as reference: labels by the macro-averaged F1 of the 15 "
         "nearest neighbours and by MAP@R; structure by neighbour recall (within types minus chance), trustworthiness "
         "and the Spearman correlation of distances between type centroids, against 50 principal components found "
         "without labels.",
-        "Each label score stands beside its null: the same fit on permuted labels"
+        "Each label score stands next to its null: the same fit on permuted labels"
         + (" (for tripletomics of a sixth of the steps and at most 4,000 cells)" if own else "")
-        + ", or for methods that use no labels the same places scored by permuted ones, those of the reference "
-        "included. The null of structure shuffles the places of the scored cells.",
+        + ", or for methods that use no labels the same coordinates scored by permuted ones, those of the reference "
+        "included. The null of structure shuffles the coordinates of the scored cells.",
         f"Values are means ± standard deviations over {len(seeds)} seeds." if len(seeds) > 1 else "",
         f"Python {versions['python']}, {versions['cores']} CPU cores.",
     ]

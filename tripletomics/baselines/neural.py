@@ -1,4 +1,4 @@
-"""Networks that are trained on labels."""
+"""Neural networks that are trained on labels."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tripletomics.baselines.cells import Cells, Places, isolated, quiet
+from tripletomics.baselines.inputs import Cells, Coordinates, isolated, quiet
 
 if TYPE_CHECKING:
     from sklearn.neural_network import MLPClassifier
 
-HIDDEN = (256, 32)
+HIDDEN = (256, 32)  # units
 EPOCHS = 50
-WEIGHT_DECAY = 1.0  # scikit-learn's alpha, which it divides by the cells of a batch
+WEIGHT_DECAY = 1.0  # scikit-learn's alpha, which it divides by the cells of a minibatch
 
 
-def mlp(cells: Cells, seed: int) -> Places:
-    r"""Place cells by the last hidden layer of a network that learns their types by cross-entropy.
+def mlp(cells: Cells, seed: int) -> Coordinates:
+    r"""Embed cells by the last hidden layer of a network that learns their types by cross-entropy.
 
     .. math:: z = \max(0, \max(0, x A + a) B + b), \qquad \min -\frac1n \sum_i \log \text{softmax}(z_i C + c)_{y_i}
 
     with the principal components x, 256 and then 32 hidden units, and L2 regularisation. Unlabelled cells are
-    placed and not trained on.
+    embedded and not trained on.
 
     Notes
     -----
@@ -38,12 +38,12 @@ def mlp(cells: Cells, seed: int) -> Places:
     with quiet():
         model.fit(cells.train_pca[known], cells.y[known])
 
-    def place(x: np.ndarray) -> np.ndarray:
+    def embed(x: np.ndarray) -> np.ndarray:
         for weights, bias in zip(model.coefs_[:-1], model.intercepts_[:-1], strict=True):
             x = np.maximum(x @ weights + bias, 0)
         return x.astype(np.float32)
 
-    return {"metric": (place(cells.train_pca), place(cells.query_pca))}
+    return {"metric": (embed(cells.train_pca), embed(cells.query_pca))}
 
 
 def classifier(seed: int) -> MLPClassifier:
@@ -53,8 +53,8 @@ def classifier(seed: int) -> MLPClassifier:
     return MLPClassifier(HIDDEN, alpha=WEIGHT_DECAY, max_iter=EPOCHS, n_iter_no_change=EPOCHS, random_state=seed)
 
 
-def scanvi(cells: Cells, seed: int) -> Places:
-    """Place cells in the latent space of scANVI: a variational autoencoder of counts that also classifies.
+def scanvi(cells: Cells, seed: int) -> Coordinates:
+    """Embed cells in the latent space of scANVI: a variational autoencoder of counts that also classifies.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def scanvi(cells: Cells, seed: int) -> Places:
             model.train(enable_progress_bar=False, logger=False)
             model = scvi.model.SCANVI.from_scvi_model(model, unlabeled_category="-1", labels_key="type")
             model.train(enable_progress_bar=False, logger=False)
-            places = [model.get_latent_representation(adata).astype(np.float32) for adata in (train, query)]
+            train_z, query_z = (model.get_latent_representation(adata).astype(np.float32) for adata in (train, query))
         finally:
             scvi.settings.seed = before
-    return {"metric": (places[0], places[1])}
+    return {"metric": (train_z, query_z)}

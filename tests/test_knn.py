@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from tripletomics import index
-from tripletomics.index import Index
+from tripletomics import knn
+from tripletomics.knn import Index
 
 
 def clustered(cells, dim, seed):
@@ -19,7 +19,7 @@ def clustered(cells, dim, seed):
 @pytest.fixture
 def graph(monkeypatch):
     """Search more than 1,000 cells through the graph."""
-    monkeypatch.setattr(index, "EXACT_CELLS", 1000)
+    monkeypatch.setattr(knn, "EXACT_CELLS", 1000)
 
 
 def nearest(z, query, k):

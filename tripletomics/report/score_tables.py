@@ -1,15 +1,16 @@
-"""The numbers of the table as the page shows them: a value, its null beneath, and a tint only where there is signal."""
+"""Scores as the page shows them: a value, its null beneath, and a tint only where there is signal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from tripletomics.evaluation import MAIN, METRICS
+from tripletomics.evaluation.battery import Metric
 from tripletomics.labels import TOO_FEW, verdict
 
 SHOWN = (*MAIN, "a50", "held_out_auroc", "silhouette", "seconds")
@@ -23,7 +24,7 @@ FAMILIES = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class Entry:
     """One score."""
 
     text: str
@@ -31,7 +32,7 @@ class Cell:
     sd: str = ""
     null: str = ""
     how: str = ""  # how the null was made
-    tint: float = 0.0  # 0 to 1: how far above the null, beside the best of the column
+    tint: float = 0.0  # 0 to 1: how far above the null, compared with the best of the column
 
 
 @dataclass(frozen=True)
@@ -40,33 +41,23 @@ class Row:
 
     title: str
     verdict: str  # "" where labels are found again, else why not
-    cells: list[Cell]
+    entries: list[Entry]
 
 
 @dataclass(frozen=True)
-class Head:
-    """A metric above its column."""
-
-    title: str
-    higher: bool
-    circular: bool
-    best: str  # "" where more or less is better
-
-
-@dataclass(frozen=True)
-class Scores:
+class ScoreTable:
     """One table: metrics by methods, those of maps apart from the others."""
 
     title: str
-    heads: list[Head]
+    heads: list[Metric]  # of the columns
     groups: dict[str, list[Row]]
-    nulls: list[str] = field(default_factory=list)
+    nulls: list[str]  # how they were made
 
 
-class Table:
-    """Looks up numbers of the tidy table."""
+class ScoreTables:
+    """The tables of a page, from the tidy table of a comparison."""
 
-    def __init__(self, table: pd.DataFrame, titles: dict[str, str], methods: Sequence[str]) -> None:
+    def __init__(self, table: pd.DataFrame, titles: Mapping[str, str], methods: Sequence[str]) -> None:
         table = table.assign(split=table["split"].replace("null", "permuted"))  # as earlier versions wrote it
         self.table, self.titles = table, titles
         plain = table[table["type"].fillna("").astype(str) == ""]
@@ -79,8 +70,8 @@ class Table:
         scored = set(zip(measured["method"], measured["space"], strict=True))
         self.pairs = [(method, space) for space in SPACES for method in methods if (method, space) in scored]
 
-    def number(self, method: str, space: str, metric: str, split: str) -> Any:
-        """One row of the table, or None; what is of all cells stands with the held-out ones."""
+    def row(self, method: str, space: str, metric: str, split: str) -> Any:
+        """Return one row of the table, or None; what is of all cells stands with the held-out ones."""
         if METRICS[metric].family == "cost":
             return self.cost.get((method, metric))
         if METRICS[metric].family == "page" and split == "held-out":
@@ -88,50 +79,46 @@ class Table:
         return self.numbers.get((method, space, metric, split))
 
     def verdict(self, method: str, space: str) -> str:
-        """Say what the permutation test found; nothing where there is signal."""
+        """Return what the permutation test found, an empty text where there is signal."""
         row, least = (self.numbers.get((method, space, m, "held-out")) for m in ("permutation_p", "reachable_p"))
         said = "not tested" if row is None else verdict(row.value, 0.0 if least is None else least.value)
         words = {"signal": "", "too few": TOO_FEW, "no signal": f"no signal (p = {row.value:.2g})" if row else ""}
         return words.get(said, said)
 
-    def scores(self, title: str, metrics: Sequence[str], split: str) -> Scores | None:
+    def scores(self, title: str, metrics: Sequence[str], split: str) -> ScoreTable | None:
         """Return the table of some metrics; None if none of them was measured."""
-        metrics = [
-            metric
-            for metric in metrics
-            if any(self.number(method, space, metric, split) is not None for method, space in self.pairs)
-        ]
+        metrics = [m for m in metrics if any(self.row(*pair, m, split) is not None for pair in self.pairs)]
         if not metrics:
             return None
-        rows = {pair: [self.cell(*pair, metric, split) for metric in metrics] for pair in self.pairs}
-        heads = [head(metric, self.circular(metric, split)) for metric in metrics]
+        rows = {pair: [self.entry(*pair, metric, split) for metric in metrics] for pair in self.pairs}
+        heads = [replace(METRICS[metric], circular=self.circular(metric, split)) for metric in metrics]
         groups: dict[str, list[Row]] = {}
-        for (method, space), cells in rows.items():
-            if any(cell.text for cell in cells):
-                row = Row(self.titles.get(method, method), self.verdict(method, space), cells)
+        for (method, space), entries in rows.items():
+            if any(entry.text for entry in entries):
+                row = Row(self.titles.get(method, method), self.verdict(method, space), entries)
                 groups.setdefault(SPACES[space], []).append(row)
-        nulls = sorted({cell.how for cells in rows.values() for cell in cells if cell.how})
-        return Scores(title, heads, groups, nulls)
+        nulls = sorted({entry.how for entries in rows.values() for entry in entries if entry.how})
+        return ScoreTable(title, heads, groups, nulls)
 
     def circular(self, metric: str, split: str) -> bool:
-        """Whether a score rises with how hard the labels were used."""
+        """Return whether a score rises with how hard the labels were used."""
         same = self.table[(self.table["metric"] == metric) & (self.table["split"] == split)]
         return bool(METRICS[metric].circular or same["label_circular"].fillna(False).astype(bool).any())
 
-    def cell(self, method: str, space: str, metric: str, split: str) -> Cell:
-        """One score with its null, tinted by its part of the best gain over the null in this column."""
-        row = self.number(method, space, metric, split)
+    def entry(self, method: str, space: str, metric: str, split: str) -> Entry:
+        """Return one score with its null, tinted by its part of the best gain over the null in this column."""
+        row = self.row(method, space, metric, split)
         if row is None:
-            return Cell("")
+            return Entry("")
         if not np.isfinite(row.value):
-            return Cell("–", how="")
-        null = self.number(method, space, metric, "permuted") if split == "held-out" and row.family != "cost" else None
+            return Entry("–")
+        null = self.row(method, space, metric, "permuted") if split == "held-out" and row.family != "cost" else None
         null = null if null is not None and np.isfinite(null.value) else None
         tint = 0.0
         if split == "held-out" and not self.circular(metric, split):
             best = max((self.gain(*pair, metric) for pair in self.pairs if pair[1] == space), default=0.0)
             tint = max(0.0, self.gain(method, space, metric)) / best if best > 0 else 0.0
-        return Cell(
+        return Entry(
             text=written(row.value, metric),
             value=float(row.value),
             sd=written(row.sd, metric) if np.isfinite(row.sd) else "",
@@ -141,15 +128,15 @@ class Table:
         )
 
     def gain(self, method: str, space: str, metric: str) -> float:
-        """How far a held-out score lies above its null; 0 without signal."""
-        row, null = (self.number(method, space, metric, split) for split in ("held-out", "permuted"))
+        """Return how far a held-out score lies above its null; 0 without signal."""
+        row, null = (self.row(method, space, metric, split) for split in ("held-out", "permuted"))
         if METRICS[metric].family == "cost" or self.verdict(method, space) or row is None or null is None:
             return 0.0
         gain = (row.value - null.value) * (1 if METRICS[metric].higher else -1)
         return float(gain) if np.isfinite(gain) else 0.0
 
     def best_verdict(self, method: str) -> str:
-        """Say it of the space that has more dimensions, where there is one."""
+        """Return the verdict on the metric space of a method, or on its map where that is all."""
         return self.verdict(method, "metric" if (method, "metric") in self.pairs else "map")
 
     def nulls(self, method: str) -> dict[str, float]:
@@ -158,57 +145,46 @@ class Table:
         return {space: float(row.value) for space, row in found.items() if row is not None}
 
     def caption(self, method: str) -> str:
-        """Say under a map what its held-out macro-F1 and the null are."""
-        cell = self.cell(method, "map", "knn_macro_f1", "held-out")
-        words = f"held-out F1 {cell.text}" if cell.value is not None else "held-out F1 not measured"
-        return words + (f" · permuted {cell.null}" if cell.null else "")
+        """Return the held-out macro-F1 of a map and its null, for below the map."""
+        entry = self.entry(method, "map", "knn_macro_f1", "held-out")
+        words = f"held-out F1 {entry.text}" if entry.value is not None else "held-out F1 not measured"
+        return words + (f" · permuted {entry.null}" if entry.null else "")
 
-    def recall(self) -> tuple[list[dict[str, str]], dict[str, list[Cell]]]:
-        """Recall of each type: the methods with their verdicts, and for each type one cell a method."""
+    def recall(self) -> tuple[list[dict[str, str]], dict[str, list[Entry]]]:
+        """Return the recall of each type: the methods with their verdicts, and for each type an entry a method."""
         rows = self.table[(self.table["metric"] == "recall") & (self.table["type"].fillna("") != "")]
         numbers = {(row.method, row.space, str(row.type), row.split): row for row in rows.itertuples(index=False)}
         pairs = [pair for pair in self.pairs if any(key[:2] == pair for key in numbers)]
         heads = [
-            {
-                "title": self.titles.get(m, m),
-                "space": "map" if space == "map" else "",
-                "verdict": self.verdict(m, space),
-            }
+            {"title": self.titles.get(m, m), "space": space.removeprefix("metric"), "verdict": self.verdict(m, space)}
             for m, space in pairs
         ]
-        cells: dict[str, list[Cell]] = {}
+        entries: dict[str, list[Entry]] = {}
         for name in dict.fromkeys(rows.loc[rows["split"] == "held-out", "type"].astype(str)):
             for pair in pairs:
                 score, null = (numbers.get((*pair, name, split)) for split in ("held-out", "permuted"))
-                cells.setdefault(name, []).append(recall_cell(score, null, bool(self.verdict(*pair))))
-        return heads, cells
+                entries.setdefault(name, []).append(recall_entry(score, null, bool(self.verdict(*pair))))
+        return heads, entries
 
-    def families(self, split: str) -> Iterator[Scores]:
-        """One table a family."""
+    def families(self, split: str) -> Iterator[ScoreTable]:
+        """Yield one table for each family of scores."""
         for family, title in FAMILIES.items():
             names = [m for m in self.metrics if METRICS[m].family == family and m != "recall"]
             if (family != "cost" or split == "held-out") and (scores := self.scores(title, names, split)):
                 yield scores
 
 
-def head(metric: str, circular: bool) -> Head:
-    """Say what a metric is called, and what is good."""
-    info = METRICS[metric]
-    best = "" if info.best is None else f"{info.best:g}"
-    return Head(info.title, info.higher, circular, best)
-
-
-def recall_cell(score: Any, null: Any, no_signal: bool) -> Cell:
-    """Recall of one type, tinted by itself."""
+def recall_entry(score: Any, null: Any, no_signal: bool) -> Entry:
+    """Return the recall of one type, tinted by itself."""
     if score is None or not np.isfinite(score.value):
-        return Cell("–")
+        return Entry("–")
     chance = f"{null.value:.2f}" if null is not None and np.isfinite(null.value) else ""
     tint = 0.0 if no_signal else round(float(score.value), 2)
-    return Cell(f"{score.value:.2f}", float(score.value), null=chance, tint=tint)
+    return Entry(f"{score.value:.2f}", float(score.value), null=chance, tint=tint)
 
 
 def written(value: float, metric: str) -> str:
-    """Three decimals of a score; shares of the page in per cent; seconds, MB and cells in whole numbers from 100 on."""
+    """Return a score with three decimals, shares of the page in per cent, costs from 100 on in whole numbers."""
     if METRICS[metric].family == "cost":
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
     if METRICS[metric].family == "page":

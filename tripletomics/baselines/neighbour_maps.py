@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tripletomics.baselines.cells import Cells, Places, isolated, quiet
+from tripletomics.baselines.inputs import Cells, Coordinates, isolated, quiet
+from tripletomics.knn import NEIGHBOURS
 
-N_NEIGHBORS, MIN_DIST, SPREAD = 15, 0.5, 1.0  # of scanpy.pp.neighbors and scanpy.tl.umap
-PERPLEXITY, QUERY_PERPLEXITY = 30.0, 5.0  # openTSNE's own, for the map and for a cell that is placed on it
+MIN_DIST, SPREAD = 0.5, 1.0  # of scanpy.tl.umap
+PERPLEXITY, QUERY_PERPLEXITY = 30.0, 5.0  # openTSNE's own, for the map and for a cell that is embedded later
 THREADS = 2
 
 
-def umap(cells: Cells, seed: int) -> Places:
-    """Place cells by UMAP with scanpy's settings on the principal components.
+def umap(cells: Cells, seed: int) -> Coordinates:
+    """Embed cells by UMAP with scanpy's settings on the principal components.
 
     References
     ----------
@@ -25,13 +26,13 @@ def umap(cells: Cells, seed: int) -> Places:
     return _umap(cells, None, seed)
 
 
-def umap_crossfit(cells: Cells, seed: int) -> Places:
-    """Place cells as `umap` does, on components in which training cells lie as new ones do."""
+def umap_crossfit(cells: Cells, seed: int) -> Coordinates:
+    """Embed cells as `umap` does, on components in which training cells lie as new ones do."""
     return umap(_as_new(cells), seed)
 
 
-def tsne_crossfit(cells: Cells, seed: int) -> Places:
-    """Place cells as `tsne` does, on components in which training cells lie as new ones do."""
+def tsne_crossfit(cells: Cells, seed: int) -> Coordinates:
+    """Embed cells as `tsne` does, on components in which training cells lie as new ones do."""
     return tsne(_as_new(cells), seed)
 
 
@@ -41,8 +42,8 @@ def _as_new(cells: Cells) -> Cells:
     return replace(cells, train_pca=cells.train_new)
 
 
-def umap_supervised(cells: Cells, seed: int) -> Places:
-    """Place cells as `umap` does, where cells of different types count as further apart.
+def umap_supervised(cells: Cells, seed: int) -> Coordinates:
+    """Embed cells as `umap` does, where cells of different types count as further apart.
 
     References
     ----------
@@ -51,21 +52,21 @@ def umap_supervised(cells: Cells, seed: int) -> Places:
     return _umap(cells, cells.y, seed)  # umap-learn too takes -1 for unlabelled
 
 
-def _umap(cells: Cells, y: np.ndarray | None, seed: int) -> Places:
+def _umap(cells: Cells, y: np.ndarray | None, seed: int) -> Coordinates:
     from umap import UMAP
 
     n = len(cells.train_pca)
     with quiet():
         model = UMAP(
-            n_neighbors=min(N_NEIGHBORS, n - 1), min_dist=MIN_DIST, spread=SPREAD,
+            n_neighbors=min(NEIGHBOURS, n - 1), min_dist=MIN_DIST, spread=SPREAD,
             init="spectral" if n > 4 else "random", n_jobs=1, random_state=seed,
         )  # fmt: skip
         train = model.fit_transform(cells.train_pca, y).astype(np.float32)
         return {"map": (train, model.transform(cells.query_pca).astype(np.float32))}
 
 
-def tsne(cells: Cells, seed: int) -> Places:
-    """Place cells by t-SNE on the principal components.
+def tsne(cells: Cells, seed: int) -> Coordinates:
+    """Embed cells by t-SNE on the principal components.
 
     References
     ----------
@@ -81,8 +82,8 @@ def tsne(cells: Cells, seed: int) -> Places:
     return {"map": (np.array(model, dtype=np.float32), np.array(query, dtype=np.float32))}
 
 
-def pacmap(cells: Cells, seed: int) -> Places:
-    """Place cells by PaCMAP on the principal components.
+def pacmap(cells: Cells, seed: int) -> Coordinates:
+    """Embed cells by PaCMAP on the principal components.
 
     References
     ----------
@@ -104,8 +105,8 @@ def pacmap(cells: Cells, seed: int) -> Places:
     return {"map": (train.astype(np.float32), query.astype(np.float32))}
 
 
-def parametric_umap(cells: Cells, seed: int) -> Places:
-    """Place cells by a network that is trained on UMAP's loss on the principal components.
+def parametric_umap(cells: Cells, seed: int) -> Coordinates:
+    """Embed cells by a network that is trained on UMAP's loss on the principal components.
 
     Raises
     ------
@@ -124,7 +125,7 @@ def parametric_umap(cells: Cells, seed: int) -> Places:
             hint = 'parametric_umap needs TensorFlow: pip install "tripletomics[parametric-umap]"'
             raise ImportError(hint, name="tensorflow") from error
         model = ParametricUMAP(
-            n_neighbors=min(N_NEIGHBORS, n - 1), min_dist=MIN_DIST, spread=SPREAD, random_state=int(seed),
+            n_neighbors=min(NEIGHBOURS, n - 1), min_dist=MIN_DIST, spread=SPREAD, random_state=int(seed),
             batch_size=min(1000, n), keras_fit_kwargs={"verbose": 0},
         )  # fmt: skip
         train = model.fit_transform(cells.train_pca)

@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tripletomics.labels import TOO_FEW
-from tripletomics.pl import tables
-from tripletomics.pl.draw import ALARM, MARGIN, SMALL, TITLE, frame, wrap
-from tripletomics.pl.look import no_signal, silence
+from tripletomics.pl import score_table
+from tripletomics.pl.map_axes import frame_map
+from tripletomics.pl.style import no_signal_remark, no_signal_text
+from tripletomics.pl.text import ALARM, MARGIN, NOTE, SMALL, TITLE, wrap
 
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
     from matplotlib.figure import Figure
 
-LEAST, LARGEST = 1.1, 3.4  # inches, side of a map among others
+SMALLEST, LARGEST = 1.1, 3.4  # inches, side of a map among others
 ROOMY = 1.5  # from this side on, maps among others have large titles and axis labels
 GAP, LABEL, SCALE = 0.08, 0.13, 0.55  # inches: between maps, for an axis label, for a scale of numbers
 LINE = 0.1  # inches a line below a title
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Layout:
     """Where maps stand on a page, in inches."""
 
     counts: list[int]  # maps in each row
@@ -36,10 +37,10 @@ class Sheet:
     edge: float  # left of a map
 
     @classmethod
-    def of(cls, maps: int, width: float, *, numbers: bool) -> Sheet:
+    def of(cls, maps: int, width: float, *, numbers: bool) -> Layout:
         """Put maps in one row, or in rows that differ by one map at most."""
         room = width - 2 * MARGIN
-        rows = math.ceil(maps / max(1, int((room + GAP) / (LEAST + GAP - 1e-6))))
+        rows = math.ceil(maps / max(1, int((room + GAP) / (SMALLEST + GAP - 1e-6))))
         counts = [maps // rows + (i < maps % rows) for i in range(rows)]
         if numbers and counts[-1] == counts[0]:  # else the scale stands in the blank
             room -= SCALE
@@ -49,7 +50,7 @@ class Sheet:
 
     @property
     def rows(self) -> int:
-        """How many rows of maps there are."""
+        """The number of rows of maps."""
         return len(self.counts)
 
     @property
@@ -57,7 +58,7 @@ class Sheet:
         """Whether there is room for large titles and axis labels."""
         return self.edge > 0
 
-    def place(self, i: int, head: float) -> tuple[float, float]:
+    def corner(self, i: int, head: float) -> tuple[float, float]:
         """Return the left edge and the top of the i-th map with its title; of one more than there are, the blank."""
         row = 0
         while row < self.rows and i >= self.counts[row]:
@@ -70,10 +71,10 @@ class Sheet:
         return MARGIN + self.edge + i * step, row * (head + self.side + self.foot)
 
     def blank(self, head: float) -> tuple[float, float]:
-        """Width and height of the place beside the last rows, where these hold one map less, or beside a single row."""
-        lacks = sum(count < self.counts[0] for count in self.counts)
-        height = (lacks or self.rows == 1) * (head + self.side + self.foot)
-        return self.width - MARGIN - self.place(sum(self.counts), head)[0], height
+        """Return width and height of the blank after the last rows, if these lack a map, or after a single row."""
+        shorter_rows = sum(count < self.counts[0] for count in self.counts)
+        height = (shorter_rows or self.rows == 1) * (head + self.side + self.foot)
+        return self.width - MARGIN - self.corner(sum(self.counts), head)[0], height
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Caption:
     note: list[str]
     alarm: bool
     size: float  # points of the title
-    silence: str | None  # written across the map
+    no_signal: str | None  # written across the map
 
     @property
     def height(self) -> float:
@@ -98,23 +99,23 @@ def caption_of(
     table: pd.DataFrame | None,
     note: str | None,
     titles: Mapping[str, str] | None,
-    sheet: Sheet,
+    layout: Layout,
 ) -> Caption:
-    """Title and scores of a map, and whether it has no signal."""
-    size = TITLE if sheet.roomy else TITLE - 2
-    title = wrap(tables.title_of(basis, titles), sheet.side, size)
-    words, found = no_signal(adata, basis), None if table is None else tables.headline(table, basis)
-    lines = [] if note is None else wrap(note, sheet.side, SMALL)
+    """Return the title and scores of a map, and whether it has no signal."""
+    size = TITLE if layout.roomy else TITLE - 2
+    title = wrap(score_table.title_of(basis, titles), layout.side, size)
+    words, found = no_signal_remark(adata, basis), None if table is None else score_table.headline(table, basis)
+    lines = [] if note is None else wrap(note, layout.side, SMALL)
     if found is not None:
         _, held, null, said = found
-        words = silence(held, null) if said == "no signal" else words
+        words = no_signal_text(held, null) if said == "no signal" else words
         if note is None:
-            lines = wrap(_f1(held, null) + (f", {TOO_FEW}" if said == "too few" else ""), sheet.side, SMALL)
+            lines = wrap(_f1(held, null) + (f", {TOO_FEW}" if said == "too few" else ""), layout.side, SMALL)
     return Caption(title, lines, words is not None, size, words)
 
 
 def _f1(held: float, null: float) -> str:
-    """Say how a map scores beside its null."""
+    """Return the held-out macro-F1 of a map, with its null."""
     if not math.isfinite(held):
         return "not measured"
     return f"held-out F1 {held:.2f}" + (f" (permuted\u00a0{null:.2f})" if math.isfinite(null) else "")
@@ -125,20 +126,20 @@ def add_map(
     place: tuple[float, float, float, float],
     basis: str,
     points: np.ndarray,
-    sheet: Sheet,
+    layout: Layout,
     text: Caption,
 ) -> None:
     """Make the axes of a map, with what stands above it."""
     ax: Any = figure.add_axes(place, projection="3d" if points.shape[1] == 3 else None)
-    frame(ax, points, basis)
+    frame_map(ax, points, basis)
     if points.shape[1] == 3:
         ax.set_box_aspect(None, zoom=0.9)  # the labels stand outside the cube
-    if not sheet.roomy:
+    if not layout.roomy:
         for axis in "xyz"[: points.shape[1]]:
             getattr(ax, f"set_{axis}label")("")
     above = 72 * LINE * (len(text.note) + text.alarm)
     ax.set_title("\n".join(text.title), fontsize=text.size, pad=3 + above, linespacing=1.1)
-    styles = [{"color": "#404040"}] * len(text.note) + [{"color": ALARM, "weight": "bold"}] * text.alarm
+    styles = [{"color": NOTE}] * len(text.note) + [{"color": ALARM, "weight": "bold"}] * text.alarm
     for i, (line, style) in enumerate(zip([*text.note, *["no signal"] * text.alarm], styles, strict=True)):
         offset = (0, 2 + above - 72 * LINE * (i + 1))
         ax.annotate(line, (0.5, 1), offset, "axes fraction", "offset points", ha="center", fontsize=SMALL, **style)

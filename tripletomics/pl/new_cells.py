@@ -1,4 +1,4 @@
-"""New cells on the map of a model's reference, and what they were taken for."""
+"""New cells on the map of a model's reference, and the types that they were taken for."""
 
 from __future__ import annotations
 
@@ -15,41 +15,34 @@ from tripletomics import keys
 from tripletomics.labels import UNASSIGNED, is_missing, verdict
 from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
-from tripletomics.pl.draw import (
-    EDGE,
-    LEGEND,
-    MARGIN,
-    SMALL,
-    TITLE,
-    at_edge,
-    frame,
-    inches,
-    literal,
-    number,
+from tripletomics.pl.map_axes import (
+    draw_outside,
+    frame_map,
+    legend_mark,
+    map_width,
+    no_signal_banner,
+    number_types,
     outside,
-    page,
-    side,
-    stamp,
-    text_width,
-    wrap,
+    page_limits,
 )
-from tripletomics.pl.look import GREY, Look, Palette, colours, obsm_keys, points_of, reachable_by, silence, some
-from tripletomics.pl.names import Types, broken, write
+from tripletomics.pl.palette import GREY, Palette, colours, listed
+from tripletomics.pl.style import CellStyle, map_of, no_signal_text, obsm_keys, reachable_by
+from tripletomics.pl.text import INK, LEGEND, MARGIN, SMALL, TITLE, inches, literal, text_width, wrap, write_lines
+from tripletomics.pl.type_names import Types, break_names, write_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LINE, ROW, LEAST = 0.11, 0.17, 0.115  # inches: a line of text, a row of the bars, and where there are many
-LABEL, GAP, BARS = 0.13, 0.22, 0.5  # inches: for an axis label, between map and names, least width of the bars
-NOTE = "#404040"
-LEAST_MAP = 0.45  # of the width of the figure
+LINE, ROW, MIN_ROW = 0.11, 0.17, 0.115  # inches: a line of text, a row of the bars, and where there are many
+LABEL, GAP, MIN_BARS = 0.13, 0.22, 0.5  # inches: for an axis label, between map and names, least width of the bars
+MIN_MAP = 0.45  # of the width of the figure
 
 
 @dataclass(frozen=True)
-class Mapped:
-    """New cells, what they were taken for, and the reference."""
+class Query:
+    """New cells, the types that they were taken for, and the reference."""
 
     points: np.ndarray  # (cells, dim)
     codes: np.ndarray  # (cells,) -1 for unassigned
@@ -66,23 +59,25 @@ class Mapped:
         return self.names is None
 
     def name(self, code: int) -> str:
-        """Return what a type is called beside the map."""
+        """Return what a type is called next to the map."""
         return f"{code + 1}  {self.types[code]}" if self.numbered else self.types[code]
 
     def rows(self) -> list[tuple[str, int, Any]]:
-        """Name, cells and colour of each type that was found, most cells first; the unassigned ones last."""
+        """Return name, cells and colour of each type that was found, most cells first; the unassigned ones last."""
         sizes = np.bincount(self.codes[self.codes >= 0], minlength=len(self.types))
         found = [code for code in np.argsort(-sizes, kind="stable") if sizes[code]]
         rows: list[tuple[str, int, Any]] = [(self.name(code), int(sizes[code]), self.colors[code]) for code in found]
         left = int((self.codes < 0).sum())
         return rows + [(UNASSIGNED, left, "white")] * (left > 0)
 
-    def absent(self) -> list[str]:
-        """Types that no cell was taken for."""
-        return [self.name(code) for code in range(len(self.types)) if code not in self.codes]
+    def not_found(self) -> str:
+        """Return which types no cell was taken for; an empty text if there is none."""
+        names = (self.name(code) for code in range(len(self.types)) if code not in self.codes)
+        absent = "; ".join(name.replace(" ", "\u00a0") for name in names)
+        return f"Not found: {absent}." if absent else ""
 
     def summary(self) -> str:
-        """Say how many cells and genes there are, and how many cells are unassigned; hard spaces hold units."""
+        """Return how many cells and genes there are, and how many cells are unassigned; hard spaces hold units."""
         n, matched, left = len(self.codes), int(self.record["matched"]), int((self.codes < 0).sum())
         wanted = matched + int(self.record["missing"])
         weight = f"{100 * self.record['weight']:.0f}\u00a0% of the weight"
@@ -105,7 +100,7 @@ def mapping(
     title: str = "New cells on the reference map",
     width: float = 7.1,
 ) -> Figure:
-    """Draw new cells over the greyed map of the reference, and beside it how many were taken for each type.
+    """Draw new cells over the greyed map of the reference, and next to it how many were taken for each type.
 
     Parameters
     ----------
@@ -130,7 +125,7 @@ def mapping(
         Two Axes. On the map the collections "reference" (grey, with the names of the types next to their cells or tied
         to them by a line; their numbers where names do not fit), "new cells" (in the colour of the type that each was
         taken for) and "unassigned" (hollow crosses); a few cells far from all others are arrowheads at its edge,
-        "outside". Beside it a bar for each type that was found, with its cells and their share, most cells first and
+        "outside". Next to it a bar for each type that was found, with its cells and their share, most cells first and
         the unassigned ones last. The text above says how many of the model's genes were found, the text below what was
         noted about the query. "No signal" is written across the map of a model whose held-out cells scored no better
         than permuted labels (p > 0.01).
@@ -138,11 +133,11 @@ def mapping(
     Raises
     ------
     KeyError
-        If a key lacks that the prediction writes.
+        If a key that the prediction writes is missing.
     TypeError
         If `adata` is no AnnData or `model` no fitted model.
     ValueError
-        If the places or the labels are not of this model.
+        If the coordinates or the labels are not of this model.
     """
     query = _read(adata, model, basis, palette, width)
     rows = query.rows()
@@ -150,42 +145,41 @@ def mapping(
     names = 0.05 + max(text_width(name, SMALL) for name, _, _ in rows)
     columns = [0.1 + max(text_width(text, SMALL) for text in column) for column in zip(*counts, strict=True)]
     room = width - 2 * MARGIN - LABEL - GAP  # of the map and the bars with their text
-    large = float(np.clip(room - names - sum(columns) - 2 * BARS, LEAST_MAP * width, 0.62 * width))
-    bars = max(room - large - names - sum(columns), BARS)
+    large = float(np.clip(room - names - sum(columns) - 2 * MIN_BARS, MIN_MAP * width, 0.62 * width))
+    bars = max(room - large - names - sum(columns), MIN_BARS)
     width = 2 * MARGIN + LABEL + large + GAP + names + bars + sum(columns)
 
     above = wrap(query.summary(), width - 2 * MARGIN, SMALL + 1)
     head = 0.3 + 0.13 * len(above)
-    row = float(np.clip((large - 0.9) / len(rows), LEAST, ROW))
+    row = float(np.clip((large - 0.9) / len(rows), MIN_ROW, ROW))
     left, foot = MARGIN + LABEL + large + GAP, head + row * len(rows)
-    absent = "; ".join(name.replace(" ", "\u00a0") for name in query.absent())
-    beside = wrap(f"Not found: {absent}.", width - left - MARGIN, SMALL) if absent else []
+    absent = wrap(query.not_found(), width - left - MARGIN, SMALL) if query.not_found() else []
     notes = [line for note in query.record["notes"] for line in wrap(str(note), width - 2 * MARGIN, SMALL)]
     entries = _entries(query)
     rest = foot + 0.23 + LINE * len(entries)
-    under = max(head + large + LABEL, rest + LINE * len(beside)) + 0.08
+    under = max(head + large + LABEL, rest + LINE * len(absent)) + 0.08
 
     figure = plt.figure(figsize=(width, under + LINE * len(notes) + 0.02), dpi=150)
     figure.text(*inches(figure, MARGIN, 0.03, 0, 0)[:2], title, fontsize=TITLE, va="top", gid="title")
-    _say(figure, above, MARGIN, 0.24, 0.13, SMALL + 1)
-    _say(figure, beside, left, rest, LINE, SMALL)
-    _say(figure, notes, MARGIN, under, LINE, SMALL)
+    write_lines(figure, above, MARGIN, 0.24, 0.13, SMALL + 1)
+    write_lines(figure, absent, left, rest, LINE)
+    write_lines(figure, notes, MARGIN, under, LINE)
     solid = query.points.shape[1] == 3
     ax: Any = figure.add_axes(inches(figure, MARGIN + LABEL, head, large, large), projection="3d" if solid else None)
-    _draw(ax, query, basis, size)
+    _draw_map(ax, query, basis, size)
     reachable = reachable_by(getattr(model, "findings", {}))
     if verdict(getattr(model, "p_value", {}).get("map", 0.0), reachable) == "no signal":
         held, null = (model.scores.get(split, {}).get("map", np.nan) for split in ("held-out", "permuted"))
-        stamp(ax, silence(held, null), 72 * large)
+        no_signal_banner(ax, no_signal_text(held, null), 72 * large)
     panel = figure.add_axes(inches(figure, left + names, head, bars, row * len(rows)))
-    _count(panel, rows, counts, columns)
+    _draw_bars(panel, rows, counts, columns)
     figure.legend(handles=entries, loc="upper left", bbox_to_anchor=inches(figure, left, foot + 0.13, 0, 0)[:2],
                   **(LEGEND | {"borderaxespad": 0.0}))  # fmt: skip
     return figure
 
 
-def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width: float) -> Mapped:
-    """Check that cells and model belong together."""
+def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width: float) -> Query:
+    """Return the cells with what the model says of them; raise an error if cells and model do not belong together."""
     types = getattr(model, "types", None)
     if types is None:
         raise TypeError(f"mapping needs a fitted tt.Model, not {type(model).__name__}.")
@@ -195,19 +189,19 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
     key = "tt" if basis == "X_tt" else basis
     call = "tt.predict(adata, model" + f", key_added={basis!r}" * (basis != "X_tt") + ")"
     present = obsm_keys(adata)
-    for place, name, there in (("obsm", basis, present), ("obs", f"{key}_label", adata.obs.columns),
+    for slot, name, keys_of in (("obsm", basis, present), ("obs", f"{key}_label", adata.obs.columns),
                                ("uns", f"{key}_mapping", adata.uns)):  # fmt: skip
-        if name not in there:
-            raise KeyError(f"{name!r} is not in adata.{place}. Run {call} first. Present: {some(there)}.")
+        if name not in keys_of:
+            raise KeyError(f"{name!r} is not in adata.{slot}. Run {call} first. Present: {listed(keys_of)}.")
     record = adata.uns[f"{key}_mapping"]
     for what, other in (("coordinates", keys.seen_by(adata.uns, basis)), ("labels", record.get("model"))):
         if other is not None and other != getattr(model, "id", other):
             raise ValueError(f"The {what} of adata come from another model. Run {call}.")
-    points, places = points_of(adata, basis), np.asarray(reference.map, dtype=float)
-    if points.shape[1] != places.shape[1]:
+    points, landmarks = map_of(adata, basis), np.asarray(reference.map, dtype=float)
+    if points.shape[1] != landmarks.shape[1]:
         raise ValueError(
-            f"basis={basis!r} has {points.shape[1]} dimensions, but the map of this model has {places.shape[1]}: name "
-            f"the cells with this model. Run {call}."
+            f"basis={basis!r} has {points.shape[1]} dimensions, but the map of this model has {landmarks.shape[1]}: "
+            f"name the cells with this model. Run {call}."
         )
     codes = np.full(len(points), -1)
     code_of = {name: code for code, name in enumerate(types)}
@@ -217,29 +211,32 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
         elif not is_missing(name):  # a missing value is "nan"
             raise ValueError(
                 f"obs[{key + '_label'!r}] holds {str(name)!r}, which is no type of this model."
-                f"{did_you_mean(name, types)} Run {call}. Types: {some(types)}."
+                f"{did_you_mean(name, types)} Run {call}. Types: {listed(types)}."
             )
     colors = colours(f"{key}_label", list(types), palette, adata)
     mapped = np.unique(reference.codes[reference.codes >= 0])
-    names = broken({code: (types[code], colors[code]) for code in mapped.tolist()}, 72 * LEAST_MAP * width)
-    return Mapped(points, codes, list(types), colors, places, np.asarray(reference.codes), record, names)
+    names = break_names({code: (types[code], colors[code]) for code in mapped.tolist()}, 72 * MIN_MAP * width)
+    return Query(
+        points=points, codes=codes, types=list(types), colors=colors, reference=landmarks,
+        reference_codes=np.asarray(reference.codes), record=record, names=names,
+    )  # fmt: skip
 
 
-def _draw(ax: Any, query: Mapped, basis: str, size: float | None) -> None:
+def _draw_map(ax: Any, query: Query, basis: str, size: float | None) -> None:
     """Draw the reference in grey, the new cells above it, and the names of the reference's types."""
     solid = query.points.shape[1] == 3
     every = np.concatenate([query.reference, query.points])
-    frame(ax, every, basis)
+    frame_map(ax, every, basis)
     if solid:
         ax.set_box_aspect(None, zoom=0.9)  # the labels stand outside the cube
-    width = side(ax)
+    width = map_width(ax)
     small = float(np.clip(0.2 * width**2 / len(query.reference), 0.3, 8))
     large = float(np.clip(0.2 * width**2 / len(query.codes), 3, 22)) if size is None else size
     edge = min(0.5, 0.13 * large**0.5)
     flat = {"depthshade": False} if solid else {}
     order = np.random.default_rng(0).permutation(len(query.codes))  # no type lies above all others
     grey, white = np.array([to_rgb(GREY)] * len(query.reference)), to_rgb("white")
-    beyond = at_edge(ax, every, np.concatenate([grey, np.array([*query.colors, white])[query.codes]]))
+    beyond = draw_outside(ax, every, np.concatenate([grey, np.array([*query.colors, white])[query.codes]]))
     inside, found = ~beyond[: len(query.reference)], ~beyond[len(query.reference) :]
     order = order[(np.isfinite(query.points).all(axis=1) & found)[order]]
     named, left = order[query.codes[order] >= 0], order[query.codes[order] < 0]
@@ -247,23 +244,24 @@ def _draw(ax: Any, query: Mapped, basis: str, size: float | None) -> None:
                rasterized=True, **flat)  # fmt: skip
     if len(named):
         ax.scatter(*query.points[named].T, s=large, c=np.array(query.colors)[query.codes[named]], linewidths=edge,
-                   edgecolors=EDGE, zorder=2, label="new cells", rasterized=True, **flat)  # fmt: skip
+                   edgecolors=INK, zorder=2, label="new cells", rasterized=True, **flat)  # fmt: skip
     if len(left):
         ax.scatter(*query.points[left].T, s=1.8 * large, c="white", marker="X", linewidths=max(edge, 0.4),
-                   edgecolors=EDGE, zorder=3, label=UNASSIGNED, rasterized=True, **flat)  # fmt: skip
+                   edgecolors=INK, zorder=3, label=UNASSIGNED, rasterized=True, **flat)  # fmt: skip
     if query.names is not None:
-        write(ax, query.names, every, np.concatenate([query.reference_codes, -2 - query.codes]))  # new cells have none
+        groups = np.concatenate([query.reference_codes, -2 - query.codes])  # those of new cells have no name
+        write_names(ax, query.names, every, groups)
         return
     types = {code: (query.types[code], query.colors[code]) for code in np.unique(query.reference_codes).tolist()}
     types.pop(-1, None)
-    look = Look(grey, query.reference_codes >= 0, None, query.reference_codes, types, None)
-    number(ax, query.reference, look, 1.6 * SMALL / width)
+    style = CellStyle(grey, query.reference_codes >= 0, None, query.reference_codes, types, None)
+    number_types(ax, query.reference, style, 1.6 * SMALL / width)
 
 
-def _count(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, str]], columns: list[float]) -> None:
+def _draw_bars(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, str]], columns: list[float]) -> None:
     """Draw how many cells each type has."""
     y, cells = np.arange(len(rows)), np.array([n for _, n, _ in rows])
-    hollow = [EDGE if name == UNASSIGNED else "none" for name, _, _ in rows]
+    hollow = [INK if name == UNASSIGNED else "none" for name, _, _ in rows]
     ax.barh(y, cells, height=0.62, color=[color for _, _, color in rows], edgecolor=hollow, linewidth=0.6)
     ax.set(xlim=(0, cells.max()), ylim=(len(rows) - 0.5, -0.5), xticks=[])
     ax.set_yticks(y, [printable(name) for name, _, _ in rows], fontsize=SMALL)
@@ -272,32 +270,22 @@ def _count(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, s
     for i, texts in enumerate(counts):
         for k, text in enumerate(texts):
             ax.annotate(text, (1, i), (72 * sum(columns[: k + 1]), 0), ax.get_yaxis_transform(), "offset points",
-                        ha="right", va="center_baseline", fontsize=SMALL, color=EDGE, gid=("cells", "share")[k],
+                        ha="right", va="center_baseline", fontsize=SMALL, color=INK, gid=("cells", "share")[k],
                         annotation_clip=False)  # fmt: skip
 
 
-def _entries(query: Mapped) -> list[Line2D]:
-    """Explain what grey points and crosses are."""
-    grey: Any = {"marker": "o", "markersize": 4, "markeredgewidth": 0, "color": GREY}
-    cross: Any = {"marker": "X", "markersize": 5, "markeredgewidth": 0.6, "color": "white", "markeredgecolor": EDGE}
-    entries = [Line2D([], [], linestyle="", label=f"reference ({len(query.reference):,} cells shown)", **grey)]
+def _entries(query: Query) -> list[Line2D]:
+    """Return the legend of grey points, crosses and arrowheads."""
+    entries = [legend_mark(GREY, f"reference ({len(query.reference):,} cells shown)", 4.0)]
     if (query.codes < 0).any():
-        entries.append(Line2D([], [], linestyle="", label=UNASSIGNED, **cross))
+        entries.append(legend_mark("white", UNASSIGNED, 5.0, INK, "X"))
     every = np.concatenate([query.reference, query.points])
-    if beyond := int(outside(every, *page(every)).sum()):
-        entries.append(Line2D([], [], linestyle="", label=f"outside the frame ({beyond:,})", marker=">", markersize=4,
-                              color=GREY, markeredgecolor=EDGE, markeredgewidth=0.6))  # fmt: skip
+    if beyond := int(outside(every, *page_limits(every)).sum()):
+        entries.append(legend_mark(GREY, f"outside the frame ({beyond:,})", 4.0, INK, ">"))
     return entries
 
 
-def _say(figure: Figure, lines: list[str], left: float, top: float, step: float, size: float) -> None:
-    """Write lines of text, from the place in inches of their upper left corner."""
-    for i, line in enumerate(lines):
-        place = inches(figure, left, top + step * i, 0, 0)[:2]
-        figure.text(*place, line, fontsize=size, va="top", color=NOTE, gid="note")
-
-
 def _percent(part: int, whole: int) -> str:
-    """Write a share, and one that is small as more than none."""
+    """Return a share as text, a small one as more than none."""
     share = 100 * part / whole
     return "<0.1\u00a0%" if 0 < share < 0.05 else f"{share:.1f}\u00a0%"

@@ -1,4 +1,4 @@
-"""What a map gives up and gains as its dial goes from the labels to the data."""
+"""What a map gains and loses as `structure` goes from the labels to the data."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from tripletomics.pl import tables
-from tripletomics.pl.draw import EDGE, LEGEND, SMALL, literal, wrap
-from tripletomics.pl.look import PALETTE, some
+from tripletomics.pl import score_table
+from tripletomics.pl.palette import PALETTE, listed
+from tripletomics.pl.text import INK, LEGEND, SMALL, literal, wrap
 
-CHOICE = ("knn_macro_f1", "knn_recall_30", "knn_recall_within_types", "centroid_spearman")
-WIDTH, SIDE = 1.75, 1.35  # inches of a panel with its labels, and its height
+SHOWN = ("knn_macro_f1", "knn_recall_30", "knn_recall_within_types", "centroid_spearman")
+PANEL_WIDTH, PANEL_HEIGHT = 1.75, 1.35  # inches, the width with the labels
 
 
 @literal
@@ -44,15 +44,14 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
     ValueError
         If it lacks columns or a metric, or has fewer than two settings of `structure`.
     """
-    table = tables.read(table)
-    chosen = tables.choose(table, metrics, CHOICE)
+    table = score_table.checked_table(table)
+    chosen = score_table.choose_metrics(table, metrics, SHOWN)
     at = _settings(table["method"].unique())
     table = table[(table["space"] == "map") & table["method"].isin(at)]
     table = table.assign(structure=table["method"].map(at)).sort_values("structure", kind="stable")
-    silent = {at[method] for method, _ in tables.no_signal(table)}
-    figure, axes = plt.subplots(
-        1, len(chosen), figsize=(WIDTH * len(chosen) + 0.15, SIDE + 0.6), dpi=150, layout="constrained", squeeze=False
-    )
+    silent = {at[method] for method, _ in score_table.silent_spaces(table)}
+    size = PANEL_WIDTH * len(chosen) + 0.15, PANEL_HEIGHT + 0.6
+    figure, axes = plt.subplots(1, len(chosen), figsize=size, dpi=150, layout="constrained", squeeze=False)
     for ax, metric in zip(axes[0], chosen, strict=True):
         rows = table[table["metric"] == metric]
         held, null = (rows[rows["split"] == split] for split in ("held-out", "permuted"))
@@ -64,12 +63,12 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
         if quiet.any():
             ax.plot(x[quiet], value[quiet], "o", color=PALETTE[0], markersize=3, markerfacecolor="white",
                     label="no signal")  # fmt: skip
-        ax.plot(null["structure"], null["value"].astype(float), "--", color=EDGE, linewidth=0.8, label="permuted")
+        ax.plot(null["structure"], null["value"].astype(float), "--", color=INK, linewidth=0.8, label="permuted")
         ends = np.concatenate([value, value - spread, value + spread, null["value"].to_numpy(dtype=float), [0, 1]])
         ax.set_ylim(np.nanmin(ends), np.nanmax(ends))
         ax.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xticklabels=["labels\n0", "0.5", "data\n1"])
-        worse = ", less is better" * tables.lower_is_better(metric)
-        title = wrap(tables.title_of_metric(metric) + worse, WIDTH - 0.35, SMALL + 1)
+        worse = ", less is better" * score_table.lower_is_better(metric)
+        title = wrap(score_table.title_of_metric(metric) + worse, PANEL_WIDTH - 0.35, SMALL + 1)
         ax.set_title("\n".join(title), fontsize=SMALL + 1)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=SMALL, length=2.5)
@@ -79,7 +78,7 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
 
 
 def _settings(methods: Iterable[str]) -> dict[str, float]:
-    """Return the methods that set `structure`, and to what, or say that they do not make a dial."""
+    """Return the `structure` of each method that sets it; raise a ValueError if they differ in more, or are too few."""
     at, others = {}, set()
     for method in methods:
         name, _, given = method.partition(":")
@@ -90,6 +89,6 @@ def _settings(methods: Iterable[str]) -> dict[str, float]:
     if len(at) < 2 or len(set(at.values())) < len(at) or len(others) > 1:
         raise ValueError(
             "table must hold two or more settings of structure, each once and with all else the same: compare "
-            f"'tt:structure=0', 'tt:structure=0.5' and 'tt:structure=1'. Methods: {some(methods)}."
+            f"'tt:structure=0', 'tt:structure=0.5' and 'tt:structure=1'. Methods: {listed(methods)}."
         )
     return at

@@ -1,4 +1,4 @@
-"""What a model learned and how: the training curves and the class tree."""
+"""The training curves and the class tree of a model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from scipy.cluster.hierarchy import dendrogram
 
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.names import printable
-from tripletomics.pl.draw import ALARM, EDGE, LEGEND, SMALL, TITLE, as_text, literal
-from tripletomics.pl.look import PALETTE, reachable_by
+from tripletomics.pl.palette import PALETTE
+from tripletomics.pl.style import reachable_by
+from tripletomics.pl.text import ALARM, INK, LEGEND, SMALL, TITLE, as_text, literal
 
 
 @literal
@@ -26,7 +27,7 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
     model
         A :class:`tripletomics.Model`.
     ax
-        Where to draw; its place is divided into panels. Without it, a new figure is made.
+        Where to draw; its area is divided into panels. Without it, a new figure is made.
 
     Returns
     -------
@@ -72,15 +73,15 @@ def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, null: float, said: str
     ax.set_ylim(0, 1.05)
     foot = 0.05
     if np.isfinite(null) and seen.any():
-        ax.axhline(null, color=EDGE, linewidth=0.8, linestyle=(0, (4, 3)), label="permuted", zorder=1)
-        words: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": SMALL, "color": EDGE}
+        ax.axhline(null, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="permuted", zorder=1)
+        words: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": SMALL, "color": INK}
         ax.annotate("permuted", (0.98, null), (0, 1.5), ax.get_yaxis_transform(), **words)
         if null < 0.15:  # the line would cross the words below
             foot = null / 1.05 + 0.09
     final = f"last: {f1[seen][-1]:.2f}" if seen.any() else "not measured"
     ax.text(0.98, foot, final, transform=ax.transAxes, ha="right", fontsize=SMALL, color=PALETTE[2])
     if said == "too few":
-        ax.text(0.98, foot + 0.1, TOO_FEW, transform=ax.transAxes, ha="right", fontsize=SMALL, color=EDGE)
+        ax.text(0.98, foot + 0.1, TOO_FEW, transform=ax.transAxes, ha="right", fontsize=SMALL, color=INK)
     if said == "no signal":
         ax.text(0.5, 0.5, "no signal", transform=ax.transAxes, ha="center", fontsize=TITLE, color=ALARM, weight="bold",
                 gid="no signal")  # fmt: skip
@@ -130,7 +131,7 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
         ax = figure.add_subplot()
     x, y = np.array(plan["dcoord"]), np.array(plan["icoord"]) / 10 - 0.5  # the i-th leaf of scipy is at 5 + 10 i
     branches = list(np.stack([x, y], axis=2))
-    ax.add_collection(LineCollection(branches, colors=EDGE, linewidths=0.8, capstyle="projecting"), autolim=False)
+    ax.add_collection(LineCollection(branches, colors=INK, linewidths=0.8, capstyle="projecting"), autolim=False)
     ax.set(xlim=(0, 1.03 * x.max() or 1), ylim=(len(classes) - 0.5, -0.5))
     ax.set_yticks(range(len(classes)), [printable(name) for name in plan["ivl"]])
     ax.tick_params(labelsize=SMALL, length=2.5)

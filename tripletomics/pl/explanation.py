@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
-from tripletomics.pl.draw import EDGE, LEGEND, MARGIN, SMALL, inches, literal, text_width, wrap
-from tripletomics.pl.look import GREY, Palette, colours, some
+from tripletomics.pl.palette import GREY, Palette, colours, listed
+from tripletomics.pl.text import INK, LEGEND, MARGIN, NOTE, SMALL, inches, literal, text_width, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 NEEDED = ("group", "against", "gene", "share", "mean_group", "mean_against")
 BAR, LINE, TICKS = 0.115, 0.11, 0.3  # inches: a bar, a line of title, the scale below a panel
-GAP, LEAST, MOST = 0.14, 0.85, 2.4  # inches: between panels, narrowest and widest bars
+GAP, MIN_BARS, MAX_BARS = 0.14, 0.85, 2.4  # inches: between panels, narrowest and widest bars
 SPACE = 0.5  # bars, between the genes that pull toward a group and those that pull back
 FILLED, OPEN = "higher in the group that it pulls to", "lower there: its absence pulls"
-SHADE = "#7a7a7a"
+LEGEND_GREY = "#7a7a7a"
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class Panel:
 
     @property
     def y(self) -> np.ndarray:
-        """Places of the bars, from 0."""
+        """Where the bars stand, from 0."""
         return np.arange(len(self.rows)) + SPACE * (self.back & ~self.back.all())
 
     @property
     def height(self) -> float:
-        """Inches of the bars."""
+        """The height of the bars in inches."""
         return BAR * (self.y.max(initial=0) + 1.3)
 
     def title(self, width: float) -> list[tuple[str, bool]]:
-        """Lines of at most so many inches, and whether they name the group."""
+        """Return lines of at most so many inches, and whether they name the group."""
         names = _balanced(self.group, width, SMALL + 1, "bold"), _balanced(f"against {self.against}", width, SMALL)
         return [(line, i == 0) for i, lines in enumerate(names) for line in lines]
 
@@ -106,10 +106,10 @@ def genes(
     for group in chosen:
         if group not in known:
             raise ValueError(
-                f"groups has {group!r}, which is not in the table.{did_you_mean(group, known)} Groups: {some(known)}."
+                f"groups has {group!r}, which is not in the table.{did_you_mean(group, known)} Groups: {listed(known)}."
             )
     if not chosen:
-        raise ValueError(f"groups={groups!r} names no group to draw. Groups: {some(known)}.")
+        raise ValueError(f"groups={groups!r} names no group to draw. Groups: {listed(known)}.")
     return _lay_out([_panel(table[table["group"] == group], n, n_back) for group in chosen], colors, width)
 
 
@@ -119,7 +119,7 @@ def _check(table: pd.DataFrame, n: int, n_back: int) -> None:
         raise TypeError(f"table must be a DataFrame, not {type(table).__name__}. tt.explain returns one.")
     if lacks := [name for name in NEEDED if name not in table]:
         raise ValueError(
-            f"table lacks the columns {some(lacks)}. Pass what tt.explain returns. Columns: {some(table.columns)}."
+            f"table lacks the columns {listed(lacks)}. Pass what tt.explain returns. Columns: {listed(table.columns)}."
         )
     if table.empty:
         raise ValueError("table has no row, so nothing to draw. Pass what tt.explain returns.")
@@ -137,7 +137,7 @@ def _names(table: pd.DataFrame) -> list[str]:
 
 
 def _panel(rows: pd.DataFrame, n: int, n_back: int) -> Panel:
-    """Choose the genes that pull most toward a group, then those that pull back, the strongest last."""
+    """Return the genes that pull most toward a group, then those that pull back, the strongest last."""
     group, against = rows[["group", "against"]].iloc[0]
     rows = rows.sort_values("share", ascending=False, kind="stable")
     toward, back = rows[rows["share"] > 0][:n], rows[rows["share"] < 0]
@@ -146,7 +146,7 @@ def _panel(rows: pd.DataFrame, n: int, n_back: int) -> Panel:
 
 
 def _balanced(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
-    """Break a text into the fewest lines, of about the same length."""
+    """Return a text in the fewest lines, of about the same length."""
     lines = wrap(text, width, size, weight)
     for narrower in np.linspace(0.95, 0.5, 10) * width:
         tried = wrap(text, narrower, size, weight)
@@ -157,9 +157,9 @@ def _balanced(text: str, width: float, size: float, weight: str = "normal") -> l
 def _lay_out(panels: list[Panel], colors: dict[str, Any], width: float) -> Figure:
     """Draw the panels in rows, and below them what filled and open bars are."""
     label = 0.06 + max((text_width(gene, SMALL) for panel in panels for gene in panel.rows["gene"]), default=0.0)
-    most = max(1, int((width - 2 * MARGIN + GAP) / (label + LEAST + GAP)))
+    most = max(1, int((width - 2 * MARGIN + GAP) / (label + MIN_BARS + GAP)))
     columns = math.ceil(len(panels) / math.ceil(len(panels) / most))
-    bars = min((width - 2 * MARGIN + GAP) / columns - GAP - label, MOST)
+    bars = min((width - 2 * MARGIN + GAP) / columns - GAP - label, MAX_BARS)
     lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     titles = [[panel.title(label + bars) for panel in line] for line in lines]
     heads = [0.07 + LINE * max(map(len, above)) for above in titles]
@@ -175,7 +175,7 @@ def _lay_out(panels: list[Panel], colors: dict[str, Any], width: float) -> Figur
             ax = figure.add_axes(inches(figure, left, top, bars, panel.height))
             _paint(ax, panel, colors, scale)
             _entitle(ax, titles[k][i], label)
-    shades = [Patch(facecolor=face, edgecolor=SHADE, linewidth=0.6) for face in (SHADE, "white")]
+    shades = [Patch(facecolor=face, edgecolor=LEGEND_GREY, linewidth=0.6) for face in (LEGEND_GREY, "white")]
     style = LEGEND | {"borderaxespad": 0.0, "handletextpad": 0.5}
     figure.legend(shades, [FILLED, OPEN], ncols=across, loc="upper left",
                   bbox_to_anchor=inches(figure, MARGIN, sum(steps) + 0.06, 0, 0)[:2], **style)  # fmt: skip
@@ -198,7 +198,7 @@ def _paint(ax: Axes, panel: Panel, colors: dict[str, Any], scale: tuple[float, f
     ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
     ax.barh(y, 100 * rows["share"].to_numpy(dtype=float), height=0.62, color=face, edgecolor=color, linewidth=0.6)
     ax.set(xlim=scale, ylim=(y.max(initial=0) + 0.65, -0.65))
-    ax.set_yticks(y, rows["gene"].map(printable), fontsize=SMALL, color=EDGE)
+    ax.set_yticks(y, rows["gene"].map(printable), fontsize=SMALL, color=INK)
     ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:.6g}".replace("-", "−"))
     ax.tick_params(labelsize=SMALL, length=2, width=0.6, pad=1.5)
@@ -211,6 +211,6 @@ def _paint(ax: Axes, panel: Panel, colors: dict[str, Any], scale: tuple[float, f
 def _entitle(ax: Axes, title: list[tuple[str, bool]], label: float) -> None:
     """Write the lines of a title above the names and the bars."""
     for i, (line, group) in enumerate(reversed(title)):
-        style: dict[str, Any] = {"weight": "bold", "color": EDGE} if group else {"color": "#404040"}
+        style: dict[str, Any] = {"weight": "bold", "color": INK} if group else {"color": NOTE}
         ax.annotate(line, (0, 1), (-72 * label, 3 + 72 * LINE * i), "axes fraction", "offset points",
                     fontsize=SMALL + group, annotation_clip=False, gid="title", **style)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where names of types stand on a map: on or beside their cells where there is room, else near and tied to them."""
+"""Where names of types stand on a map: on or next to their cells where there is room, else near and tied to them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from matplotlib.patheffects import withStroke
 from mpl_toolkits.mplot3d import proj3d  # type: ignore[import-untyped]
 from scipy import ndimage
 
-from tripletomics.pl.draw import SMALL, side, text_width, wrap
+from tripletomics.pl.map_axes import map_width
+from tripletomics.pl.text import SMALL, text_width, wrap
 
-MOST = 40  # types whose names a map may hold
-FULL = 0.2  # share of a map that its names may fill
-WIDEST = 0.3  # share of a map's width that a line of a name may fill; longer names are broken at their spaces
+MAX_NAMES = 40  # types whose names a map may hold
+MAX_AREA = 0.2  # share of a map that its names may fill
+MAX_WIDTH = 0.3  # share of a map's width that a line of a name may fill; longer names are broken at their spaces
 LINE = 1.2 * SMALL  # points, height of a line
-FIELD, FIELDS = 2.0, 200  # points, side of the squares in which cells and names are counted; most of them in a row
+FIELD, MAX_FIELDS = 2.0, 200  # points, side of the squares in which cells and names are counted; most of them in a row
 SMOOTH = 2.5  # fields, for the density of a type
 TIED = 7.0  # points between a name and its cells from which on a line ties them
-SHORTLIST, ROUNDS = 1000, 3  # places tried with their lines; times that each name may choose
+SHORTLIST, ROUNDS = 1000, 3  # positions tried with their lines; times that each name may choose
 DARK = 0.15  # luminance at most, for a contrast of 5:1 with white
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green, blue
 WHITE = (1, 1, 1, 0.8)  # below names and lines
@@ -30,24 +31,24 @@ Types = dict[int, tuple[str, Any]]  # name and colour of each code
 # What a name pays: for a box full of cells of other types, or of its own; for each type hidden; for a way across the
 # page to its cells; for having a line, one that crosses another name, or runs across the page over other cells; for
 # covering another name or its line
-OTHERS, OWN, HIDE, FAR, TIE, CROSS, OVER, HIT = 6.0, 2.0, 6.0, 12.0, 1.0, 10.0, 20.0, 1000.0
+OTHERS, OWN, HIDDEN, FAR, TIE, CROSSING, OVER, COLLISION = 6.0, 2.0, 6.0, 12.0, 1.0, 10.0, 20.0, 1000.0
 
 
-def broken(types: Types, width: float) -> Types | None:
-    """Break the names of types into lines for a map `width` points wide; None if they do not fit there."""
-    lines = {code: "\n".join(wrap(name, WIDEST * width / 72, SMALL)) for code, (name, _) in types.items()}
+def break_names(types: Types, width: float) -> Types | None:
+    """Return the names of types, broken into lines for a map `width` points wide; None if they do not fit there."""
+    lines = {code: "\n".join(wrap(name, MAX_WIDTH * width / 72, SMALL)) for code, (name, _) in types.items()}
     sizes = np.array([_size(name) for name in lines.values()]).reshape(-1, 2)
-    fit = len(types) <= MOST and sizes.prod(axis=1).sum() <= FULL * width**2 and (sizes < 0.8 * width).all()
+    fit = len(types) <= MAX_NAMES and sizes.prod(axis=1).sum() <= MAX_AREA * width**2 and (sizes < 0.8 * width).all()
     return {code: (name, types[code][1]) for code, name in lines.items()} if fit else None
 
 
 def _size(name: str) -> tuple[float, float]:
-    """Width and height of a name in points."""
+    """Return width and height of a name in points."""
     lines = name.split("\n")
     return 72 * max(text_width(line, SMALL) for line in lines) + 2, LINE * len(lines) + 1
 
 
-def write(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray) -> None:
+def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray) -> None:
     """Write the names of types on a map, with lines to their cells where these are not next to them.
 
     Parameters
@@ -55,19 +56,19 @@ def write(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray) -> None:
     ax
         The map, laid out.
     types
-        Name, as `broken` returns it, and colour of types. Letters and lines are as dark as it takes to read them.
+        Name, as `break_names` returns it, and colour of types. Letters and lines are as dark as it takes to read them.
     points
         Cells (n, dim). What few lie outside the limits are taken to be at the edge.
     codes
         Type of each cell (n,). Codes that are not in `types` are of groups without a name, but no less worth seeing.
     """
-    width = side(ax)
+    width = map_width(ax)
     there = np.isfinite(points).all(axis=1)
     spots, codes = on_page(ax, points[there]).clip(0, 1), codes[there]
     named = [code for code in types if code in codes]
     groups = [spots[codes == code] for code in [*named, *sorted(set(codes.tolist()) - set(named))]]
     boxes = np.array([_size(types[code][0]) for code in named]) / width
-    spans = place(groups, boxes, min(round(width / FIELD), FIELDS))
+    spans = place_boxes(groups, boxes, min(round(width / FIELD), MAX_FIELDS))
     halo = [withStroke(linewidth=1.8, foreground=WHITE)]
     plate = {"boxstyle": "round,pad=0.1", "facecolor": WHITE, "edgecolor": "none"}  # a halo would draw letters as paths
     for code, (middle, start, tip) in zip(named, spans, strict=True):
@@ -89,7 +90,7 @@ def on_page(ax: Any, points: np.ndarray) -> np.ndarray:
 
 
 def dark(color: Any) -> tuple[float, float, float]:
-    """Darken a colour until it can be read on white; its hue stays."""
+    """Return a colour so dark that it can be read on white; its hue stays."""
     rgb = np.array(to_rgb(color))
     light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)  # sRGB to linear
     light = light * min(1.0, DARK / max(float(light @ LUMINANCE), 1e-9))
@@ -97,8 +98,8 @@ def dark(color: Any) -> tuple[float, float, float]:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What each place on the page, as fields (f, f), costs the name of a type."""
+class NameCost:
+    """What each field of the page (f, f) costs as the position of a type's name."""
 
     half: np.ndarray  # (2,) fields on either side of a name's middle
     cost: np.ndarray  # (f, f) of a name whose middle is there; infinite where it would leave the page
@@ -107,8 +108,8 @@ class Wish:
     area: int  # of these fields
 
     @classmethod
-    def of(cls, count: np.ndarray, foreign: np.ndarray, hidden: np.ndarray, half: np.ndarray) -> Wish:
-        """Weigh the cells that a name would cover, and how far it is from its own.
+    def of(cls, count: np.ndarray, foreign: np.ndarray, hidden: np.ndarray, half: np.ndarray) -> NameCost:
+        """Return the costs by the cells that a name would cover, and by how far it is from its own.
 
         Parameters
         ----------
@@ -133,7 +134,7 @@ class Wish:
         cost = (
             OTHERS * mean(foreign.astype(float), tuple(2 * half.ravel() + 3))
             + OWN * mean((count > 0).astype(float), size)
-            + HIDE * mean(hidden, size) * np.prod(size)
+            + HIDDEN * mean(hidden, size) * np.prod(size)
             + (FAR * apart + np.linalg.norm(at - peak, axis=0)) / len(count)
             + TIE * (apart > 2)
         )
@@ -141,8 +142,8 @@ class Wish:
         return cls(half.ravel(), cost, tip, foreign, int(dense.sum()))
 
     def choose(self, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the fields of the cheapest place that is free: a name's middle, the start and the tip of its line."""
-        cost = (self.cost + HIT * ndimage.maximum_filter(taken, tuple(2 * self.half + 1))).ravel()
+        """Return the fields of the cheapest free position: a name's middle, the start and the tip of its line."""
+        cost = (self.cost + COLLISION * ndimage.maximum_filter(taken, tuple(2 * self.half + 1))).ravel()
         best = np.argsort(cost, kind="stable")[:SHORTLIST]
         best = best[np.isfinite(cost[best])]
         middle = np.stack(np.unravel_index(best, taken.shape), axis=1)
@@ -150,7 +151,7 @@ class Wish:
         start = np.clip(tip, middle - self.half, middle + self.half)
         x, y = np.moveaxis(_path(start, tip, len(taken)), -1, 0)
         length = np.linalg.norm(tip - start, axis=1) / len(taken)
-        lines = CROSS * taken[x, y].any(axis=1) + OVER * self.foreign[x, y].mean(axis=1) * length
+        lines = CROSSING * taken[x, y].any(axis=1) + OVER * self.foreign[x, y].mean(axis=1) * length
         choice = (cost[best] + lines).argmin()
         return middle[choice], start[choice], tip[choice]
 
@@ -170,8 +171,8 @@ def _path(start: np.ndarray, tip: np.ndarray, steps: int) -> np.ndarray:
     return np.rint(start[..., None, :] + way * (tip - start)[..., None, :]).astype(int)
 
 
-def place(groups: list[np.ndarray], boxes: np.ndarray, fields: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Find for each box a place near its cells where it covers few cells and no other box.
+def place_boxes(groups: list[np.ndarray], boxes: np.ndarray, fields: int) -> list[tuple[np.ndarray, ...]]:
+    """Return for each box a position near its cells where it covers few cells and no other box.
 
     Types with little room choose first; then each chooses again, given where the others stand. All is between 0 and 1.
 
@@ -192,14 +193,14 @@ def place(groups: list[np.ndarray], boxes: np.ndarray, fields: int) -> list[tupl
     there = ndimage.binary_dilation(counts > 0, np.ones((1, 3, 3)))  # a cell is about as wide as a field
     hidden = (there / np.maximum(there.sum(axis=(1, 2), keepdims=True), 1)).sum(axis=0)
     halves = np.ceil((boxes * fields - 1) / 2).astype(int)
-    wishes = [
-        Wish.of(counts[k], np.delete(there, k, axis=0).any(axis=0), hidden, half) for k, half in enumerate(halves)
+    costs = [
+        NameCost.of(counts[k], np.delete(there, k, axis=0).any(axis=0), hidden, half) for k, half in enumerate(halves)
     ]
     taken = np.zeros((len(boxes), fields, fields), dtype=bool)
     found: list[Any] = [None] * len(boxes)
-    order = sorted(range(len(boxes)), key=lambda k: wishes[k].area)
+    order = sorted(range(len(boxes)), key=lambda k: costs[k].area)
     for k in order * ROUNDS:
         taken[k] = False
-        found[k] = wishes[k].choose(np.any(taken, axis=0))
-        taken[k] = wishes[k].mark(*found[k])
+        found[k] = costs[k].choose(np.any(taken, axis=0))
+        taken[k] = costs[k].mark(*found[k])
     return [tuple((at + 0.5) / fields for at in each) for each in found]

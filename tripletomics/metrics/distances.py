@@ -1,4 +1,4 @@
-"""Distances of some cells to all others, a block at a time."""
+"""Distances of cells to the reference cells, a block at a time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.neighbors import NearestNeighbors
 
-BLOCK = 2**20  # distances held at once: 8 MB, and a score needs up to six arrays of that size
-SAMPLE = 2000  # cells scored where all distances to the reference cells must be ranked
+BLOCK_DISTANCES = 2**20  # distances held at once: 8 MB, and a score needs up to six arrays of that size
+RANKED_CELLS = 2000  # cells scored where all distances to the reference cells must be ranked
 
 
 def labelled(
@@ -25,22 +24,22 @@ def labelled(
     return z, y, query[query_y >= 0], query_y[query_y >= 0]
 
 
-def drawn(cells: int, seed: int, most: int | None = None) -> np.ndarray:
-    """Return the rows of all cells, or of `most` (by default SAMPLE) different ones in ascending order."""
-    most = SAMPLE if most is None else most
+def subsample(cells: int, seed: int, most: int | None = None) -> np.ndarray:
+    """Return the rows of all cells, or of `most` (by default RANKED_CELLS) different ones in ascending order."""
+    most = RANKED_CELLS if most is None else most
     if cells <= most:
         return np.arange(cells)
     return np.sort(np.random.default_rng(seed).choice(cells, most, replace=False))
 
 
-def blocks(rows: int, width: int) -> Iterator[slice]:
-    """Split rows so that a block of them times `width` has at most BLOCK numbers."""
-    step = max(1, BLOCK // max(1, width))
+def row_blocks(rows: int, width: int) -> Iterator[slice]:
+    """Split rows so that a block of them times `width` has at most BLOCK_DISTANCES numbers."""
+    step = max(1, BLOCK_DISTANCES // max(1, width))
     for start in range(0, rows, step):
         yield slice(start, start + step)
 
 
-def to_references(z: np.ndarray, query: np.ndarray | None, rows: np.ndarray, exact: bool = True) -> np.ndarray:
+def squared_distances(z: np.ndarray, query: np.ndarray | None, rows: np.ndarray, exact: bool = True) -> np.ndarray:
     """Return squared distances (rows, references); without query those to oneself are infinite.
 
     Not exact is many times faster for many columns, but equal distances may come out different in the last digit.
@@ -52,17 +51,10 @@ def to_references(z: np.ndarray, query: np.ndarray | None, rows: np.ndarray, exa
     return d
 
 
-def of_pairs(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -> np.ndarray:
+def pair_distances(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Return the squared distances of the rows i of a to the rows j of b, one by one."""
     d = np.empty(len(i))
-    for block in blocks(len(i), a.shape[1]):
+    for block in row_blocks(len(i), a.shape[1]):
         difference = a[i[block]].astype(float) - b[j[block]]
         d[block] = np.einsum("ij,ij->i", difference, difference)
     return d
-
-
-def neighbours(z: np.ndarray, query: np.ndarray | None, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return distances and rows (queries, k) of the nearest references, without oneself where query is None."""
-    if query is not None and not len(query):
-        return np.zeros((0, k)), np.zeros((0, k), dtype=int)
-    return NearestNeighbors(n_neighbors=k).fit(z).kneighbors(query)

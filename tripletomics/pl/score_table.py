@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tripletomics.evaluation import METRICS, found_in
 from tripletomics.parts import did_you_mean
-from tripletomics.pl.look import some
+from tripletomics.pl.palette import listed
 
 NEEDED = ("space", "metric", "type", "split", "value", "sd", "n_seeds")
-CHOICE = ("knn_macro_f1", "map_at_r", "knn_recall_within_types", "trustworthiness", "centroid_spearman")
-CHOICE_NARROW = ("knn_macro_f1", "knn_recall_within_types", "centroid_spearman")
+SHOWN = ("knn_macro_f1", "map_at_r", "knn_recall_within_types", "trustworthiness", "centroid_spearman")
+SHOWN_NARROW = ("knn_macro_f1", "knn_recall_within_types", "centroid_spearman")
 # fmt: off
 TITLES = {"tt": "tripletomics", "pca": "PCA", "pca2": "PCA", "pca50": "PCA-50", "lda": "LDA", "nca": "NCA",
           "umap": "UMAP", "umap_supervised": "supervised UMAP", "tsne": "t-SNE", "pacmap": "PaCMAP", "mlp": "MLP"}
 # fmt: on
 
 
-def read(table: Any) -> pd.DataFrame:
+def checked_table(table: Any) -> pd.DataFrame:
     """Check a table of scores and return the rows that are not of a single type, each with a `method`.
 
     In a table of one method, as :func:`tripletomics.evaluate` returns it, the key of each space is its method.
@@ -29,8 +30,8 @@ def read(table: Any) -> pd.DataFrame:
         raise TypeError(f"table must be a DataFrame, not {type(table).__name__}. tt.evaluate returns one.")
     if lacks := [name for name in NEEDED if name not in table]:
         raise ValueError(
-            f"table lacks the columns {some(lacks)}. Pass what tt.evaluate returns, or the .table of tt.compare. "
-            f"Columns: {some(table.columns)}."
+            f"table lacks the columns {listed(lacks)}. Pass what tt.evaluate returns, or the .table of tt.compare. "
+            f"Columns: {listed(table.columns)}."
         )
     table = table.assign(**{name: table[name].fillna("").astype(str) for name in ("space", "metric", "type", "split")})
     table["split"] = table["split"].replace("null", "permuted")  # as earlier versions wrote it
@@ -46,10 +47,10 @@ def read(table: Any) -> pd.DataFrame:
     return table
 
 
-def choose(table: pd.DataFrame, metrics: Sequence[str] | None, choice: Sequence[str] = CHOICE) -> list[str]:
+def choose_metrics(table: pd.DataFrame, metrics: Sequence[str] | None, choice: Sequence[str] = SHOWN) -> list[str]:
     """Return the metrics to draw: those that are wanted, or a short choice of what is there."""
-    there = table["split"].isin(("held-out", "permuted"))
-    compared = table[there].groupby("metric", sort=False)["split"].nunique()
+    rows = table["split"].isin(("held-out", "permuted"))
+    compared = table[rows].groupby("metric", sort=False)["split"].nunique()
     present = list(compared.index[compared == 2])
     if isinstance(metrics, str):
         metrics = [metrics]
@@ -57,10 +58,10 @@ def choose(table: pd.DataFrame, metrics: Sequence[str] | None, choice: Sequence[
         if metric not in present:
             if metric in set(table["metric"]):
                 raise ValueError(
-                    f"metric {metric!r} has no permuted score to compare it with. With one: {some(present)}."
+                    f"metric {metric!r} has no permuted score to compare it with. With one: {listed(present)}."
                 )
             near = did_you_mean(metric, present)
-            raise ValueError(f"metric {metric!r} is not in the table.{near} Present: {some(present)}.")
+            raise ValueError(f"metric {metric!r} is not in the table.{near} Present: {listed(present)}.")
     wanted = list(dict.fromkeys(metrics or [metric for metric in choice if metric in present] or present[:5]))
     if not wanted:
         raise ValueError(
@@ -72,23 +73,17 @@ def choose(table: pd.DataFrame, metrics: Sequence[str] | None, choice: Sequence[
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether less is better; of an unknown metric more is."""
-    from tripletomics.evaluation import METRICS
-
+    """Return whether less is better; of an unknown metric more is."""
     return metric in METRICS and not METRICS[metric].higher
 
 
 def title_of_metric(metric: str) -> str:
     """Return the title of a metric."""
-    from tripletomics.evaluation import METRICS
-
     return METRICS[metric].title if metric in METRICS else metric
 
 
 def circular(table: pd.DataFrame, metric: str) -> bool:
-    """Whether a metric rises with how hard the labels were used, whether they mean anything or not."""
-    from tripletomics.evaluation import METRICS
-
+    """Return whether a metric rises with how hard the labels were used, whether they mean anything or not."""
     if metric in METRICS and METRICS[metric].circular:
         return True
     rows = table[(table["metric"] == metric) & (table["split"] == "held-out")]
@@ -96,7 +91,7 @@ def circular(table: pd.DataFrame, metric: str) -> bool:
 
 
 def differences(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """How far each (method, space) is on the better side of its null.
+    """Return how far each (method, space) is on the better side of its null.
 
     Returns
     -------
@@ -111,15 +106,13 @@ def differences(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return pd.DataFrame({"value": held["value"], "gain": gain, "error": np.hypot(held["sd"], null["sd"])})
 
 
-def no_signal(table: pd.DataFrame) -> set[tuple[str, str]]:
+def silent_spaces(table: pd.DataFrame) -> set[tuple[str, str]]:
     """Return each (method, space) whose held-out labels are found no better than permuted ones."""
     return {key for key, said in verdicts(table).items() if said == "no signal"}
 
 
 def verdicts(table: pd.DataFrame) -> dict[tuple[str, str], str]:
     """Return what the test of held-out labels says of each (method, space) that was tested."""
-    from tripletomics.evaluation import found_in
-
     return found_in(table, ["method", "space"])
 
 
@@ -142,7 +135,7 @@ def ranked(table: pd.DataFrame, metric: str, silent: set[tuple[str, str]]) -> li
     return [(method, sorted(spaces[method], key=lambda s: s != "map")) for method in sorted(spaces, key=rank)]
 
 
-def seeds(table: pd.DataFrame, metrics: Iterable[str]) -> int:
+def n_seeds(table: pd.DataFrame, metrics: Iterable[str]) -> int:
     """Return how many seeds the held-out scores are the mean of; the fewest, if they differ."""
     rows = table[table["metric"].isin(list(metrics)) & (table["split"] == "held-out")]
     return int(rows["n_seeds"].astype(float).min()) if len(rows) else 1
@@ -168,7 +161,7 @@ def method_of(basis: str) -> str:
 
 
 def title_of(method: str, titles: Mapping[str, str] | None = None) -> str:
-    """Return what a method or a basis is called in a figure."""
+    """Return the title of a method or a basis."""
     method = method_of(method)
     for key in (method, f"X_{method}"):
         if titles and key in titles:
@@ -185,5 +178,5 @@ def check_titles(titles: Mapping[str, str] | None, methods: Iterable[str]) -> No
     for name in titles or ():
         if method_of(name) not in known:
             raise ValueError(
-                f"titles has {name!r}, which is not drawn.{did_you_mean(name, known)} Drawn: {some(known)}."
+                f"titles has {name!r}, which is not drawn.{did_you_mean(name, known)} Drawn: {listed(known)}."
             )

@@ -1,4 +1,4 @@
-"""What is drawn of each cell: its place, its colour, and whether it was held out."""
+"""What is drawn of each cell: its coordinates, its colour, and whether it was held out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tripletomics import keys, labels, metrics
 from tripletomics.labels import verdict
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
-from tripletomics.pl.palette import GREY, PALETTE, Palette, codes_of, colour_scale, colours, some
+from tripletomics.pl.palette import GREY, PALETTE, Palette, codes_of, colour_scale, colours, listed
 from tripletomics.pp import stored_matrix
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is drawn of each cell besides its place."""
+class CellStyle:
+    """How each cell is drawn: its colour, type and split."""
 
     rgb: np.ndarray  # (n, 3)
     known: np.ndarray  # (n,) bool: False is unlabelled
@@ -35,8 +35,8 @@ class Look:
     remark: str = ""  # on the held-out cells
 
 
-def points_of(adata: AnnData, basis: str) -> np.ndarray:
-    """Coordinates (n, 2 or 3) of a basis; rows that are not finite become NaN in full."""
+def map_of(adata: AnnData, basis: str) -> np.ndarray:
+    """Return the coordinates (n, 2 or 3) of a basis; rows that are not finite become NaN in full."""
     points = coordinates_of(adata, basis)
     if points.ndim == 2 and points.shape[1] > 3 and any(word in basis.lower() for word in ("pca", "lda", "svd")):
         points = points[:, :2]
@@ -53,17 +53,17 @@ def points_of(adata: AnnData, basis: str) -> np.ndarray:
 
 
 def coordinates_of(adata: AnnData, basis: str) -> np.ndarray:
-    """Coordinates (n, any) of a basis as they are."""
+    """Return the coordinates (n, any) of a basis as they are."""
     present = obsm_keys(adata)
     if basis not in present:
         hint = " tt.fit writes it." if basis == "X_tt" else did_you_mean(basis, present)
-        raise KeyError(f"basis={basis!r} is not in adata.obsm.{hint} Present: {some(present)}.")
+        raise KeyError(f"basis={basis!r} is not in adata.obsm.{hint} Present: {listed(present)}.")
     kept = adata.obsm[basis]
     return np.array(kept.toarray() if hasattr(kept, "toarray") else kept, dtype=float)
 
 
 def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
-    """Distortion (n,) of the points (n, dim) of a basis, at most 1 (chance); 0 for cells without a place.
+    """Return the distortion (n,) of the points (n, dim) of a basis, at most 1 (chance); 0 for cells that are not drawn.
 
     It is against the principal components of a fit, of its own if `fit` wrote the basis, among the training cells.
     """
@@ -73,24 +73,24 @@ def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
     if key is None:
         raise KeyError(
             "distortion=True compares the map with principal components: obsm['X_tt_pca'], which tt.fit writes, or "
-            f"obsm['X_pca'] of sc.pp.pca. Present: {some(present)}."
+            f"obsm['X_pca'] of sc.pp.pca. Present: {listed(present)}."
         )
     r = coordinates_of(adata, key)
     there = np.isfinite(points).all(axis=1) & np.isfinite(r).all(axis=1)
-    codes = split_of(adata, basis, keys.split_of(adata, key.removesuffix("_pca")))
+    codes = split_codes(adata, basis, keys.split_of(adata, key.removesuffix("_pca")))
     train = np.ones(len(points), dtype=bool) if codes is None else codes == 0
     dark = metrics.distortion(points[there], r[there], train[there] if train[there].any() else None)
     if np.isnan(dark).any():
         raise ValueError(
             f"distortion=True needs 17 or more cells to seek neighbours among, and {np.count_nonzero(there & train)} "
-            f"training cells of {len(points)} cells have places in {basis!r} and {key!r}."
+            f"training cells of {len(points)} cells have coordinates in {basis!r} and {key!r}."
         )
     found = np.zeros(len(points))
     found[there] = np.minimum(dark, 1)
     return found
 
 
-def split_of(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None:
+def split_codes(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None:
     """Return which cells are held out (1) and which are training cells (0), or None; -1 where nothing is said."""
     if split == "auto":
         split = keys.split_key(basis.removesuffix("_metric"))
@@ -99,7 +99,7 @@ def split_of(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None
         return None
     if split not in adata.obs:
         near = did_you_mean(split, adata.obs.columns)
-        raise KeyError(f"split={split!r} is not a column of adata.obs.{near} Columns: {some(adata.obs.columns)}.")
+        raise KeyError(f"split={split!r} is not a column of adata.obs.{near} Columns: {listed(adata.obs.columns)}.")
     values = adata.obs[split]
     given = set(values.dropna().astype(str))
     if given <= {"train", "held-out"}:  # one name alone cannot hold out cells, but can be drawn
@@ -111,7 +111,7 @@ def split_of(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None
             codes = None
     if codes is None:
         raise ValueError(
-            f"split={split!r} holds {some(sorted(given))}; allowed are 'train' and 'held-out', or booleans."
+            f"split={split!r} holds {listed(sorted(given))}; allowed are 'train' and 'held-out', or booleans."
         )
     if unknown := int((codes < 0).sum()):
         warn(
@@ -121,21 +121,21 @@ def split_of(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None
     return codes
 
 
-def no_signal(adata: AnnData, basis: str) -> str | None:
+def no_signal_remark(adata: AnnData, basis: str) -> str | None:
     """Return what ``uns`` says against a map whose held-out labels are found no better than permuted ones, or None."""
-    known, space, said = _tested(adata, basis)
+    record, space, said = _tested(adata, basis)
     if said != "no signal":
         return None
-    scores = known.get("scores")
+    scores = record.get("scores")
     scores = keys.named_groups(scores) if isinstance(scores, Mapping) else None
     held, null = (_number(scores, split, space) for split in ("held-out", "permuted"))
-    return silence(held, null)
+    return no_signal_text(held, null)
 
 
-def untested(adata: AnnData, basis: str) -> str:
+def untested_remark(adata: AnnData, basis: str) -> str:
     """Return a remark where ``uns`` says that a test of the held-out labels could not tell; else an empty text."""
-    known, space, said = _tested(adata, basis)
-    if space not in (known.get("p_value") or {}):
+    record, space, said = _tested(adata, basis)
+    if space not in (record.get("p_value") or {}):
         return ""
     return {"too few": ", too few to tell", "not tested": ", not tested"}.get(said, "")
 
@@ -143,9 +143,9 @@ def untested(adata: AnnData, basis: str) -> str:
 def _tested(adata: AnnData, basis: str) -> tuple[Mapping[str, Any], str, str]:
     """Return what `fit` wrote of a basis, which of its spaces that is, and the verdict on its held-out labels."""
     key, space = (basis.removesuffix("_metric"), "metric") if basis.endswith("_metric") else (basis, "map")
-    record = getattr(adata, "uns", {}).get(key)
-    known = record if isinstance(record, Mapping) else {}
-    return known, space, verdict(_number(known, "p_value", space), reachable_by(known.get("findings")))
+    found = getattr(adata, "uns", {}).get(key)
+    record = found if isinstance(found, Mapping) else {}
+    return record, space, verdict(_number(record, "p_value", space), reachable_by(record.get("findings")))
 
 
 def reachable_by(findings: Any) -> float:
@@ -154,8 +154,8 @@ def reachable_by(findings: Any) -> float:
     return 0.0 if tested is None else float(tested[2])
 
 
-def silence(held: float, null: float) -> str:
-    """Say in words that there is no signal, with both scores where they are known."""
+def no_signal_text(held: float, null: float) -> str:
+    """Return the words that there is no signal, with both scores where they are known."""
     if not np.isfinite([held, null]).all():
         return "no signal: held-out cells score no better than permuted labels"
     return f"no signal: held-out F1 {held:.2f}, permuted\u00a0labels\u00a0{null:.2f}"
@@ -168,23 +168,23 @@ def _number(record: Any, *keys: str) -> float:
     return float(record) if isinstance(record, (int, float, np.number)) else float("nan")
 
 
-def look_of(
+def style_of(
     adata: AnnData, color: str | None, split: np.ndarray | None, palette: Palette | None, layer: str | None = None
-) -> Look:
-    """Colour the cells by a column or a gene."""
-    none = np.full(adata.n_obs, -1)
+) -> CellStyle:
+    """Return the style of the cells by a column or a gene."""
+    no_type = np.full(adata.n_obs, -1)
     if color is None:
-        return Look(np.tile(to_rgb(PALETTE[0]), (adata.n_obs, 1)), none < 0, split, none, {}, None)
+        return CellStyle(np.tile(to_rgb(PALETTE[0]), (adata.n_obs, 1)), no_type < 0, split, no_type, {}, None)
     values = values_of(adata, color, layer)
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         numbers = values.to_numpy(dtype=float, na_value=np.nan)
         known = np.isfinite(numbers)
         scale = colour_scale(color, numbers[known], palette)
-        return Look(scale.to_rgba(np.where(known, numbers, 0))[:, :3], known, split, none, {}, scale)
+        return CellStyle(scale.to_rgba(np.where(known, numbers, 0))[:, :3], known, split, no_type, {}, scale)
     codes, names = codes_of(values)
     colors = colours(color, names, palette, adata)
     types = {int(code): (names[code], colors[code]) for code in np.unique(codes[codes >= 0])}
-    return Look(np.array([*colors, to_rgb(GREY)])[codes], codes >= 0, split, codes, types, None)
+    return CellStyle(np.array([*colors, to_rgb(GREY)])[codes], codes >= 0, split, codes, types, None)
 
 
 def values_of(adata: AnnData, color: str, layer: str | None = None) -> pd.Series:
@@ -195,7 +195,7 @@ def values_of(adata: AnnData, color: str, layer: str | None = None) -> pd.Series
         return adata.obs[color]
     if layer is not None and layer not in adata.layers:
         near = did_you_mean(layer, adata.layers)
-        raise KeyError(f"layer={layer!r} is not a layer of adata.{near} Layers: {some(adata.layers)}.")
+        raise KeyError(f"layer={layer!r} is not a layer of adata.{near} Layers: {listed(adata.layers)}.")
     hits = int((adata.var_names == color).sum())
     if hits > 1:
         raise ValueError(f"color={color!r} names {hits} genes. Call adata.var_names_make_unique() first.")
@@ -206,13 +206,13 @@ def values_of(adata: AnnData, color: str, layer: str | None = None) -> pd.Series
         return pd.Series(np.asarray(adata.obs_vector(color, layer=layer)), index=adata.obs_names)
     near = did_you_mean(color, [*adata.obs.columns, *adata.var_names])
     raise KeyError(
-        f"color={color!r} is neither a column of adata.obs nor a gene.{near} Columns: {some(adata.obs.columns)}. "
-        f"Genes: {some(adata.var_names, 3)}."
+        f"color={color!r} is neither a column of adata.obs nor a gene.{near} Columns: {listed(adata.obs.columns)}. "
+        f"Genes: {listed(adata.var_names, 3)}."
     )
 
 
 def obsm_keys(adata: AnnData) -> list[str]:
-    """Return the keys of obsm, or say that this is no AnnData."""
+    """Return the keys of obsm, or raise a TypeError."""
     if not hasattr(adata, "obsm"):
         raise TypeError(f"adata must be an AnnData, not {type(adata).__name__}.")
     return list(adata.obsm)

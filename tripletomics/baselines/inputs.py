@@ -1,4 +1,4 @@
-"""What every method is given: cells on a common scale, and how it treats the chatter and the state of libraries."""
+"""What every method is given, and two guards: against chatty libraries, and against those that seed generators."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tripletomics import devices
 from tripletomics.features import Features
 from tripletomics.sources import Matrix
 
-Places = dict[str, tuple[np.ndarray, np.ndarray]]  # "map", "metric" or both -> training cells, query cells; float32
+Coordinates = dict[str, tuple[np.ndarray, np.ndarray]]  # "map", "metric" or both -> training, query cells; float32
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Training cells, which methods are fitted on, and query cells, which they place.
+    """Training cells, which methods are fitted on, and query cells, which they embed.
 
     Attributes
     ----------
@@ -42,33 +42,33 @@ class Cells:
     train_new: np.ndarray | None = None
 
 
-def prepare(contract: Features, x_train: Matrix, x_query: Matrix, y: np.ndarray) -> Cells:
-    """Bring cells to what methods are given, by a gene contract that was fitted on the training cells.
+def prepare(features: Features, x_train: Matrix, x_query: Matrix, y: np.ndarray) -> Cells:
+    """Return what methods are given of cells, by features that were fitted on the training cells.
 
     Parameters
     ----------
-    contract
+    features
         Of ``features.fit(x_train, ...)``.
     x_train, x_query
-        Cells by the contract's genes, as they are in AnnData, dense or sparse.
+        Cells by the genes of the features, as they are in AnnData, dense or sparse.
     y
         Codes of the training cells, -1 for unlabelled.
 
     Raises
     ------
     ValueError
-        If there are fewer than two principal components, from which nothing can draw a map.
+        If there are fewer than two principal components, from which no map can be made.
     """
     # as many components as cells would hold one along which the training cells do not vary and others may
-    most = min(len(contract.axes), max(x_train.shape[0] - 1, 2))
-    if most < 2:
+    n = min(len(features.axes), max(x_train.shape[0] - 1, 2))
+    if n < 2:
         raise ValueError(
             f"A map needs two principal components, and {x_train.shape[0]} training cells with {x_train.shape[1]} "
-            f"features have {most}: give more."
+            f"features have {n}: give more."
         )
-    train_pca, query_pca = (contract.project(x)[:, :most] for x in (x_train, x_query))
-    train_new = contract.project(x_train, fitted=np.ones(x_train.shape[0], dtype=bool))[:, :most]
-    counts = (x_train, x_query) if contract.counts else (None, None)
+    train_pca, query_pca = (features.project(x)[:, :n] for x in (x_train, x_query))
+    train_new = features.project(x_train, fitted=np.ones(x_train.shape[0], dtype=bool))[:, :n]
+    counts = (x_train, x_query) if features.counts else (None, None)
     return Cells(train_pca, query_pca, y, counts[0], counts[1], train_new)
 
 

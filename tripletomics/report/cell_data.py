@@ -1,4 +1,4 @@
-"""What the page holds of each cell: its places, its columns, its genes; each packed on its own and read when needed."""
+"""What the page holds of each cell: coordinates, columns and genes, each packed on its own and read when needed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tripletomics.pp import stored_matrix
 if TYPE_CHECKING:
     from anndata import AnnData
 
-MOST_CELLS = 100_000
-RARE = 250  # cells of a type that no subsample takes away
-MOST_NAMES = 100  # a text column with more names is an identifier, not a grouping
-GENE_BYTES = 40e6
+MAX_CELLS = 100_000
+KEPT_CELLS = 250  # of a type that no subsample takes away
+MAX_NAMES = 100  # a text column with more names is an identifier, not a grouping
+GENE_BYTES = 40e6  # of the genes in a page
 LEVELS = 255  # of a number; the 256th byte means that there is none
 
 
@@ -37,7 +37,7 @@ class Types:
 
 
 def types_of(values: pd.Series, name: str, adata: AnnData | None = None) -> Types:
-    """Codes, names and colours of a column, as in :mod:`tripletomics.pl`; numbers are taken as their text."""
+    """Return codes, names and colours of a column, as in :mod:`tripletomics.pl`; numbers are taken as their text."""
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         codes, names = encode(values, UNLABELLED)
     else:
@@ -46,27 +46,27 @@ def types_of(values: pd.Series, name: str, adata: AnnData | None = None) -> Type
 
 
 def hexadecimal(rgb: Sequence[float]) -> str:
-    """Colour as ``#rrggbb``."""
+    """Return a colour as ``#rrggbb``."""
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in rgb)
 
 
-def chosen(codes: np.ndarray, held: np.ndarray, seed: int) -> np.ndarray:
-    """Rows to show: all, or `MOST_CELLS` in proportion to types and splits, rare ones whole; in drawing order.
+def shown_rows(codes: np.ndarray, held: np.ndarray, seed: int) -> np.ndarray:
+    """Return the rows to show in drawing order: all, or `MAX_CELLS` in proportion to types and splits, rare ones whole.
 
     Unlabelled cells lie below training cells and these below held-out ones; the order within each is random, so that
     no type covers the others.
     """
     random = np.random.default_rng(seed)
     rows = random.permutation(len(codes))
-    if len(rows) > MOST_CELLS:
+    if len(rows) > MAX_CELLS:
         group = np.unique(2 * codes + held, return_inverse=True)[1]
         sizes = np.bincount(group)
-        floor = np.minimum(sizes, min(RARE, MOST_CELLS // len(sizes)))
+        floor = np.minimum(sizes, min(KEPT_CELLS, MAX_CELLS // len(sizes)))
         low, high = 0.0, 1.0  # the share of each group that fills the page
         for _ in range(40):
             share = (low + high) / 2
             quota = np.maximum(floor, np.floor(share * sizes)).astype(int)
-            low, high = (share, high) if quota.sum() <= MOST_CELLS else (low, share)
+            low, high = (share, high) if quota.sum() <= MAX_CELLS else (low, share)
         quota = np.maximum(floor, np.floor(low * sizes)).astype(int)
         rank = pd.Series(group[rows]).groupby(group[rows]).cumcount().to_numpy()
         rows = rows[rank < quota[group[rows]]]
@@ -90,6 +90,15 @@ class Store:
         return place
 
 
+def packed(adata: AnnData, label: str, types: Types, rows: np.ndarray) -> tuple[Store, dict[str, Any], list[str]]:
+    """Return the stored names, columns and genes of cells, where the page finds them, and the columns left out."""
+    store = Store()
+    cell_names = store.put(as_json([str(name) for name in adata.obs_names[rows]]).encode())
+    entries, left_out = columns(adata, label, types, rows, store)
+    entries += genes(adata, rows, store)
+    return store, {"cell_names": cell_names, "columns": entries, "scale": scale_colours(), "grey": GREY}, left_out
+
+
 def columns(adata: AnnData, label: str, types: Types, rows: np.ndarray, store: Store) -> tuple[list[dict], list[str]]:
     """Store the label and the other columns of obs; return their entries and the names of those left out."""
     entries, left_out = [type_entry(label, types, rows, store)], []
@@ -100,7 +109,7 @@ def columns(adata: AnnData, label: str, types: Types, rows: np.ndarray, store: S
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
             numbers = values.to_numpy(dtype=float, na_value=np.nan)[rows]
             entries.append(number_entry(str(name), "number", numbers, store))
-        elif values.astype(str).nunique() > MOST_NAMES:
+        elif values.astype(str).nunique() > MAX_NAMES:
             left_out.append(str(name))
         else:
             entries.append(type_entry(str(name), types_of(values, str(name), adata), rows, store))
@@ -134,7 +143,7 @@ def genes(adata: AnnData, rows: np.ndarray, store: Store) -> list[dict[str, Any]
 
 
 def by_variance(adata: AnnData, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and values of the genes in the chosen cells, the most variable first."""
+    """Yield names and values of the genes in the chosen cells, the most variable first."""
     stored = stored_matrix(adata, None)
     if stored is None:
         return
@@ -156,7 +165,7 @@ def by_variance(adata: AnnData, rows: np.ndarray) -> Iterator[tuple[str, np.ndar
         yield str(adata.var_names[j]), values
 
 
-def places(adata: AnnData, method: str, rows: np.ndarray) -> np.ndarray:
+def map_of(adata: AnnData, method: str, rows: np.ndarray) -> np.ndarray:
     """Return the map of a method (cells, 2) as float32; a row that is not finite becomes NaN in full."""
     points = np.array(adata.obsm[f"X_{method}"], dtype=np.float32)[rows]
     if points.ndim != 2 or points.shape[1] < 2:
@@ -167,12 +176,12 @@ def places(adata: AnnData, method: str, rows: np.ndarray) -> np.ndarray:
 
 
 def scale_colours() -> list[str]:
-    """Colours of the levels of a number."""
+    """Return the colours of the levels of a number."""
     return [hexadecimal(rgb) for rgb in colour_scale("", np.empty(0), None).to_rgba(np.linspace(0, 1, LEVELS))[:, :3]]
 
 
 def first_colours(types: Types, rows: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Colours (cells,) as 0xRRGGBBAA: of training cells pale, of unlabelled ones grey."""
+    """Return colours (cells,) as 0xRRGGBBAA: of training cells pale, of unlabelled ones grey."""
     text = [*types.colours, GREY]
     rgb = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in text])[types.codes[rows]]
     pale = (types.codes[rows] >= 0) & ~held[rows]
@@ -181,10 +190,10 @@ def first_colours(types: Types, rows: np.ndarray, held: np.ndarray) -> np.ndarra
 
 
 def as_json(value: object) -> str:
-    """JSON that can stand in a script element."""
+    """Return JSON that can stand in a script element."""
     return safe(json.dumps(value, separators=(",", ":"), allow_nan=False))
 
 
 def safe(text: str) -> str:
-    """Write JSON without the signs that could end the script element around it."""
+    """Return JSON without the signs that could end the script element around it."""
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")

@@ -1,0 +1,223 @@
+"""The axes of a map: limits, layers of cells, numbers of types, legend, scales, and a banner if there is no signal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
+from matplotlib.lines import Line2D
+from scipy import ndimage
+
+from tripletomics.pl.palette import GREY
+from tripletomics.pl.score_table import title_of
+from tripletomics.pl.style import CellStyle
+from tripletomics.pl.text import ALARM, INK, LEGEND, SMALL, wrap
+
+
+def page_limits(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the limits (dim,), (dim,) of a square page for cells, which a few cells far from all others do not widen.
+
+    Of n cells at most sqrt(n) / 10 lie outside, one of fewer than 400, none of fewer than 50, and none that is nearer
+    to the others than a quarter of their page: so a type of one cell does not leave the others a small part of it.
+    """
+    points = points[np.isfinite(points).all(axis=1)]
+    inner = np.quantile(points, (0.05, 0.95), axis=0)
+    away = np.maximum(inner[0] - points, points - inner[1]).max(axis=1)
+    few = max(1, int(math.sqrt(len(points)) / 10)) if len(points) >= 50 else 0
+    most = points[np.argsort(away, kind="stable")[: len(points) - few]]
+    low, high = most.min(axis=0), most.max(axis=0)
+    near = 0.25 * (high - low).max()
+    most = points[~outside(points, low - near, high + near)]
+    low, high = most.min(axis=0), most.max(axis=0)
+    half = 0.53 * float((high - low).max() or 1.0)
+    return (low + high) / 2 - half, (low + high) / 2 + half
+
+
+def outside(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return which cells (n,) lie outside such limits."""
+    return np.any((points < low) | (points > high), axis=1)
+
+
+def frame_map(ax: Any, points: np.ndarray, basis: str) -> None:
+    """Give a map square limits, an equal aspect and no ticks."""
+    low, high = page_limits(points)
+    for i, axis in enumerate("xyz"[: points.shape[1]]):
+        ax.set(**{f"{axis}lim": (low[i], high[i]), f"{axis}ticks": []})
+        label = getattr(ax, f"set_{axis}label")
+        label(f"{title_of(basis.partition(':')[0])} {i + 1}", fontsize=SMALL, labelpad=2 - 16 * (len(low) - 2))
+    ax.set_aspect("equal")
+    if len(low) == 3:
+        ax.computed_zorder = False
+    else:
+        ax.spines[:].set(linewidth=0.8, color=GREY)
+
+
+def draw_outside(ax: Any, points: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    """Draw the cells outside of a map's limits as arrowheads at its edge; return which these are, (n,)."""
+    low, high = np.array([getattr(ax, f"get_{axis}lim")() for axis in "xyz"[: points.shape[1]]]).T
+    beyond = outside(points, low, high)
+    inset = 0.012 * (high - low)
+    at_edge = np.clip(points, low + inset, high - inset)
+    directions = np.sign(points - np.clip(points, low, high))
+    for direction in np.unique(directions[beyond], axis=0):
+        rows = beyond & (directions == direction).all(axis=1)
+        head: Any = (3, 0, math.degrees(math.atan2(direction[1], direction[0])) - 90) if len(low) == 2 else "D"
+        ax.scatter(*at_edge[rows].T, s=18, c=rgb[rows], marker=head, linewidths=0.4, edgecolors=INK, zorder=3.2,
+                   label="outside", rasterized=True)  # fmt: skip
+    return beyond
+
+
+def draw_cells(
+    ax: Any, points: np.ndarray, style: CellStyle, size: float | None, numbered: bool, dark: np.ndarray | None = None
+) -> None:
+    """Draw unlabelled cells, then training cells, cells without a split and held-out cells, each in random order.
+
+    They are darkened by `dark` (n,).
+    """
+    finite = np.isfinite(points).all(axis=1)
+    split = np.zeros(len(points)) if style.split is None else style.split
+    held = split == 1
+    width = map_width(ax)
+    small = float(np.clip(0.35 * width**2 / finite.sum(), 0.3, width / 20)) if size is None else size
+    large = float(np.clip(0.16 * width**2 / max(1, held.sum()), 1.6 * small, 2.3 * small))
+    pale = style.rgb if style.scale is not None or style.split is None else 0.45 * style.rgb + 0.55
+    grey = np.tile(to_rgb(GREY), (len(points), 1))
+    layers = (
+        ("unlabelled", ~style.known, grey, small, 0.0),
+        ("cells" if style.split is None else "train", style.known & (split == 0), pale, small, 0.0),
+        ("no split", style.known & (split < 0), style.rgb, small, 0.0),
+        ("held-out", style.known & held, style.rgb, large, min(0.5, 0.13 * math.sqrt(large))),
+    )
+    light = 1 - (np.zeros(len(points)) if dark is None else dark)[:, None]
+    flat = {"depthshade": False} if points.shape[1] == 3 else {}
+    order = np.random.default_rng(0).permutation(len(points))
+    finite &= ~draw_outside(ax, points, light * style.rgb)
+    for zorder, (label, mask, rgb, area, edge) in enumerate(layers, start=1):
+        rows = order[(mask & finite)[order]]
+        if len(rows):
+            ax.scatter(*points[rows].T, s=area, c=(light * rgb)[rows], linewidths=edge, zorder=zorder, label=label,
+                       edgecolors=INK if edge else "none", rasterized=True, **flat)  # fmt: skip
+    if numbered:
+        number_types(ax, points, style, 1.6 * SMALL / width)
+
+
+def number_types(ax: Any, points: np.ndarray, style: CellStyle, room: float) -> None:
+    """Write the number of each type where it is densest, and push numbers apart that would overlap."""
+    limits = np.array([getattr(ax, f"get_{axis}lim")() for axis in "xyz"[: points.shape[1]]])
+    low, span = limits[:, 0], np.ptp(limits, axis=1)
+    codes = [code for code in style.types if np.isfinite(points[style.codes == code]).any()]
+    spots = np.empty((len(codes), len(limits)))  # 0 to 1 across the map
+    for spot, code in zip(spots, codes, strict=True):
+        members = (points[style.codes == code] - low) / span
+        density, _ = np.histogramdd(members, bins=40, range=[(0, 1)] * len(limits))
+        density = ndimage.gaussian_filter(density, 1.5)
+        spot[:] = (np.array(np.unravel_index(density.argmax(), density.shape)) + 0.5) / 40
+    spots += np.random.default_rng(0).normal(scale=room / 100, size=spots.shape)  # no two at the same point
+    for _ in range(200):
+        apart = spots[:, None] - spots
+        distance = np.linalg.norm(apart, axis=2, keepdims=True)
+        push = np.clip(room - distance, 0, None) / np.maximum(distance, room / 1000)
+        spots = np.clip(spots + 0.3 * (push * apart).sum(axis=1), room / 2, 1 - room / 2)
+    for spot, code in zip(spots, codes, strict=True):
+        chip = {"boxstyle": "circle,pad=0.08", "facecolor": (1, 1, 1, 0.8), "edgecolor": style.types[code][1]}
+        text = ax.text(*(low + spot * span), f"{code + 1}", ha="center", va="center", fontsize=SMALL, bbox=chip)
+        text.set(gid="number", zorder=4)
+
+
+def legend_mark(color: Any, label: str, size: float = 5.0, edge: str = "none", marker: str = "o") -> Line2D:
+    """Return the entry of a legend for a kind of mark."""
+    return Line2D([], [], linestyle="", marker=marker, color=color, label=label, markersize=size,
+                  markeredgecolor=edge, markeredgewidth=0.6)  # fmt: skip
+
+
+def legend_entries(style: CellStyle, numbered: bool, *maps: np.ndarray) -> list[Line2D]:
+    """Return the types, then what pale, edged, grey and pointed marks are, with the number of cells."""
+    digits = len(str(max(style.types, default=0) + 1))
+    handles = [
+        legend_mark(color, f"{code + 1:\u2007>{digits}}  {name}" if numbered else name)
+        for code, (name, color) in style.types.items()
+    ]
+    if style.split is not None:
+        train, held, neither = ((style.known & (style.split == code)).sum() for code in (0, 1, -1))
+        handles.append(legend_mark("#a9a9a9", f"training cells ({train:,})", 3.0))
+        handles.append(legend_mark("#6f6f6f", f"held-out cells ({held:,}{style.remark})", 5.0, INK))
+        if neither:
+            handles.append(legend_mark("#6f6f6f", f"cells without a split ({neither:,})", 3.0))
+    if grey := (~style.known).sum():
+        handles.append(legend_mark(GREY, f"unlabelled ({grey:,})", 3.0))
+    if beyond := sum(int(outside(points, *page_limits(points)).sum()) for points in maps):
+        handles.append(legend_mark("#a9a9a9", f"outside the frame ({beyond:,})", 4.0, INK, ">"))
+    return handles
+
+
+def shared_legend(figure: Any, handles: list[Line2D], width: float, blank: tuple[float, float]) -> tuple[Any, bool]:
+    """Draw the legend of several maps: in the blank next to the last ones, in inches, if it fits, else for a foot.
+
+    Returns
+    -------
+    The legend, which is still to be placed, and whether it fits the blank.
+    """
+
+    def trial(columns: int) -> tuple[Any, float, float]:
+        legend = figure.legend(handles=handles, ncols=columns, **LEGEND)
+        box = legend.get_window_extent()
+        return legend, box.width / figure.dpi, box.height / figure.dpi
+
+    for columns in (1, 2, 3):
+        legend, wide, high = trial(columns)
+        if wide <= blank[0] and high <= blank[1]:
+            return legend, True
+        legend.remove()
+        if columns == 1:
+            one = wide
+    fit = max(1, int(width / (one + 0.15)))
+    columns = math.ceil(len(handles) / math.ceil(len(handles) / fit)) if handles else 1
+    return trial(columns)[0], False
+
+
+def color_scale(ax: Any, colors: ScalarMappable, label: str, box: tuple[float, float, float, float]) -> Any:
+    """Draw a scale of colours in a box in the coordinates of given axes; return it."""
+    bar = ax.figure.colorbar(colors, cax=ax.inset_axes(box))
+    bar.set_label(label, fontsize=SMALL)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=SMALL, length=2)
+    return bar
+
+
+def number_scale(ax: Any, style: CellStyle, color: str | None) -> None:
+    """Draw the scale of numbers to the right of a map."""
+    if style.scale is not None:
+        color_scale(ax, style.scale, color or "", (1.03, 0.5, 0.03, 0.5))
+
+
+def distortion_scale(ax: Any) -> None:
+    """Draw the scale of distortion to the right of a map, below that of numbers."""
+    tones = ScalarMappable(Normalize(0, 1), LinearSegmentedColormap.from_list("light", ["#ffffff", "#000000"]))
+    bar = color_scale(ax, tones, "", (1.03, 0.0, 0.03, 0.2))
+    bar.set_ticks([0, 1], labels=["as in the data", "chance"])
+    bar.ax.set_title("distortion", fontsize=SMALL, loc="left", pad=5)
+    bar.outline.set(visible=True, linewidth=0.4, edgecolor=GREY)
+
+
+def map_width(ax: Any) -> float:
+    """Return the side of a square map in points, once its figure is laid out."""
+    figure = ax.figure.figure
+    if figure.get_layout_engine() is None:
+        ax.apply_aspect()
+    else:
+        figure.draw_without_rendering()
+    return 72 * min(ax.bbox.width, ax.bbox.height) / ax.figure.dpi
+
+
+def no_signal_banner(ax: Any, words: str, width: float) -> None:
+    """Write across a map, `width` points wide, that it shows nothing; no reader may overlook it."""
+    large = float(np.clip(width / 18, SMALL, 13))
+    head, _, rest = words.partition(": ")
+    lines = [f"{head}:", *wrap(rest, 0.9 * width / 72, large, "bold")]
+    plate = {"boxstyle": "square,pad=0.4", "facecolor": (1, 1, 1, 0.88), "edgecolor": ALARM, "linewidth": 1.2}
+    write = ax.text2D if ax.name == "3d" else ax.text
+    write(0.5, 0.5, "\n".join(lines), transform=ax.transAxes, ha="center", va="center", fontsize=large, color=ALARM,
+          weight="bold", linespacing=1.25, bbox=plate, gid="no signal", zorder=9)  # fmt: skip
