@@ -26,10 +26,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
+from common import read, start
 
 from tripletomics import augment, features, labels, losses, metrics, networks, pp, training
 from tripletomics.model import place
@@ -64,7 +64,7 @@ METRIC_DIM, LR = 32, 1e-3
 @functools.lru_cache(maxsize=2)
 def prepare(name: str, seed: int, unseen: bool) -> tuple[Memory, np.ndarray, np.ndarray, np.ndarray]:
     """Return scaled cells, principal components, codes and which cells are held out (those of unseen types)."""
-    adata = ad.read_h5ad(Path(os.environ["TRIPLETOMICS_DATA"]) / f"{name}.h5ad")
+    adata = read(name)
     x = pp.matrix(adata, None)
     codes, classes = labels.encode(pp.column(adata, "cell_type", "label"), labels.UNLABELLED)
     if unseen:
@@ -170,8 +170,7 @@ def table(rows: pd.DataFrame, columns: list[str], order: list[str]) -> str:
 
 
 def main(path: Path) -> None:
-    if "TRIPLETOMICS_DATA" not in os.environ:
-        sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
+    start()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
     tasks = [(loss, name, seed) for seed, name in itertools.product(SEEDS, SETS) for loss in FAMILY]
     tasks += [(loss, CHOICES_SET, seed) for seed in SEEDS for loss in CHOICES]
