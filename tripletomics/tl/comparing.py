@@ -231,21 +231,15 @@ def compare(
     rows = experiment.tidy(runs)
     types = pd.Index(task.classes)
     first = {method: runs[method, 0] for method in plan}
+    counted = {method: sum(runs[method, seed].confusion for seed in range(seeds)) for method in plan}
+    machine = {"python": platform.python_version(), "cores": str(os.cpu_count())}
     return Comparison(
-        adata=_cells(task, splits[0].held_out, first),
-        label=label,
-        methods=list(plan),
-        titles={method: _title(method) for method in plan},
-        table=evaluation.collect(rows, ["method", "space"]),
-        runs=rows,
-        confusions={
-            method: pd.DataFrame(sum(runs[method, seed].confusion for seed in range(seeds)), index=types, columns=types)
-            for method in plan
-        },
+        adata=_cells(task, splits[0].held_out, first), label=label, methods=list(plan),
+        titles={method: _title(method) for method in plan}, table=evaluation.collect(rows, ["method", "space"]),
+        runs=rows, settings=settings, versions=experiment.versions(list(plan)) | machine,
+        confusions={method: pd.DataFrame(matrix, index=types, columns=types) for method, matrix in counted.items()},
         histories={method: run.history for method, run in first.items() if run.history},
-        settings=settings,
-        versions=experiment.versions(list(plan)) | {"python": platform.python_version(), "cores": str(os.cpu_count())},
-    )
+    )  # fmt: skip
 
 
 def _check_methods(methods: Sequence[str]) -> list[str]:

@@ -114,7 +114,9 @@ def explain(
     codes, classes = labels.encode(column, UNLABELLED)
     pairs = _pairs(against, groups, classes)
     contract, encoder = model.part(), model.networks.encoder
-    query = pp.take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched)
+    query = pp.take_query(
+        adata, contract, model.gene_weights(), layer, missing=missing, alias=alias, min_matched=min_matched
+    )
 
     source = contract.source(query.x, query.present)
     z = networks.project(encoder, source, next(encoder.parameters()).device).cpu().numpy()
