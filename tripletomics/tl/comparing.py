@@ -33,7 +33,7 @@ EXTRAS = {"scanvi": ("scvi", "scanvi"), "parametric_umap": ("tensorflow", "param
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """What `tripletomics.compare` returns.
+    """The result of `tripletomics.compare`: scores, maps and figures.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Comparison:
     methods
         As they were asked for.
     titles
-        What a method is called in figures.
+        The names of methods in figures.
     table
         One row a number: method, space, metric, type, split ("train", "held-out", "permuted", or "" for what is of
         all cells), value (mean over seeds), sd, n_seeds, family, label_circular, null (how it was made).
@@ -76,14 +76,14 @@ class Comparison:
         return f"<tripletomics.Comparison: {len(self.methods)} methods, seeds {seeds}, {self.adata.n_obs} cells>"
 
     def summary(self) -> str:
-        """Say what the held-out cells show, on the whole and for each method and space, and how they were held out."""
+        """Return in words what the held-out cells show, for each method and space, and how they were held out."""
         from tripletomics.evaluation import headline, verdicts
 
         lines = "\n".join(verdicts(self.table, "method"))
         return "\n\n".join(filter(None, [headline(self.table, self.titles), lines, self.settings["split"]]))
 
     def plot(self, color: str | None = None, *, width: float = 7.1) -> Figure:
-        """Draw the maps side by side with held-out cells marked, and below them the scores minus the null.
+        """Draw the maps side by side, with held-out cells marked, and below them held-out minus permuted scores.
 
         Parameters
         ----------
@@ -102,9 +102,9 @@ class Comparison:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write everything that a paper needs to a folder, which is created.
+        """Write figures, tables, settings and a methods text for a paper to a folder, which is created.
 
-        Written are the figure at page and column width (PDF and PNG), the table (CSV; its main scores in Markdown and
+        The files are the figure at page and column width (PDF and PNG), the table (CSV; its main scores in Markdown and
         LaTeX), the settings and versions (JSON), and a paragraph for the methods section with its references
         (Markdown). Empty fields of the CSV mean "of all cells" or "of no single type", which pandas reads as missing.
         """
@@ -148,7 +148,7 @@ def compare(
     cache: str | None = "auto",
     progress: bool = True,
 ) -> Comparison:
-    """Compare tripletomics with other maps on cells that none of them saw, each beside its null.
+    """Compare tripletomics with other maps on cells that none of them saw, each next to its null.
 
     Genes, scaling and principal components are chosen on the training cells, every method is fitted on them alone, and
     the held-out cells are projected. `adata` is not changed.
