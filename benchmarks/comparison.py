@@ -8,34 +8,25 @@ before the clock starts. Below each table is the wall time of the whole comparis
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 import time
-import warnings
-from pathlib import Path
 
 import anndata as ad
 import numpy as np
+from common import MAIN, options, read, start
 
 import tripletomics as tt
 from tripletomics.evaluation import METRICS, overview
 from tripletomics.report.paper import markdown
 from tripletomics.tl.comparing import METHODS
 
-SETS = ("pbmc3k", "cite_cbmc_rna", "flow_flowcap_sample")
-
 
 def main(names: list[str], seeds: int) -> None:
-    if "TRIPLETOMICS_DATA" not in os.environ:
-        sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
-    folder = Path(os.environ["TRIPLETOMICS_DATA"])
-    warnings.simplefilter("ignore")
+    start()
     warm = ad.AnnData(np.random.default_rng(0).normal(size=(600, 60)).astype(np.float32))
     warm.obs["kind"] = np.arange(600) % 3
     tt.compare(warm, "kind", [m if m != "tt" else "tt:steps=5" for m in METHODS], seeds=1, cache=None, progress=False)
     for name in names:
-        adata = ad.read_h5ad(folder / f"{name}.h5ad")
+        adata = read(name)
         started = time.perf_counter()
         result = tt.compare(adata, "cell_type", seeds=seeds, cache=None, progress=False)
         seconds = time.perf_counter() - started
@@ -50,8 +41,5 @@ def main(names: list[str], seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("datasets", nargs="*", default=SETS)
-    parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
+    given = options(MAIN).parse_args()
     main(given.datasets, given.seeds)

@@ -3,7 +3,7 @@
     TRIPLETOMICS_DATA=folder python benchmarks/components.py [dataset ...] [--seeds N] [--figure docs/components.png]
 
 prints the table of docs/components.md, and draws its figure. Each dataset is split at random within types (30 % held
-out), or by platform where it has any, each platform held out in turn. The usual components are those of ``quality.py``,
+out), or by platform where it has any, each platform held out in turn. The usual components are those of ``common.py``,
 ours those that `tt.fit` and `tt.pca` write to ``obsm["X_tt_pca"]``. Both are fitted on the training cells, and no
 label enters them. Scores, mean over seeds (± sd) and over platforms, the usual components first:
 
@@ -16,18 +16,13 @@ The last two are for random splits alone: cells of another platform may well be 
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-import warnings
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
+from common import PROTEINS, SETS, options, read, splits_of, start, usual
 from matplotlib import pyplot as plt
-from quality import PROTEINS, SETS, usual
 
 from tripletomics import labels, metrics, pp
 from tripletomics.problem import Settings
@@ -97,19 +92,14 @@ def cells_of(mean: pd.Series, sd: pd.Series | None) -> str:
 
 
 def main(names: list[str], seeds: int, file: Path | None) -> None:
-    if "TRIPLETOMICS_DATA" not in os.environ:
-        sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
-    warnings.simplefilter("ignore")
-    sc.settings.verbosity = 0
+    start()
     print(f"| dataset | f1, usual | f1, X_tt_pca | {' | '.join(SCORES[1:])} |\n|{'---|' * (len(SCORES) + 2)}")
     means, deviations = [], []
     for name in names:
-        adata = ad.read_h5ad(Path(os.environ["TRIPLETOMICS_DATA"]) / f"{name}.h5ad")
-        column = SETS[name]
-        splits = [0.3] if column is None else [f"{column}={group}" for group in adata.obs[column].unique()]
+        adata = read(name)
         rows = []
         for seed in range(seeds):
-            for split in splits:
+            for split in splits_of(adata, name):
                 row, components, held = one_split(adata, name, split, seed)
                 rows.append(row)
                 if file is not None and name == DRAWN and seed == 0:
@@ -125,9 +115,7 @@ def main(names: list[str], seeds: int, file: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("datasets", nargs="*", default=list(SETS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = options(SETS)
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     main(given.datasets, given.seeds, given.figure)

@@ -3,9 +3,9 @@
     TRIPLETOMICS_DATA=folder python benchmarks/gallery.py [dataset ...] [--out folder] [--blind] [--seed N]
 
 One PNG for each set, of a page's width. 30 % of the cells are held out within types, or the first platform where there
-are several, as in ``quality.py``, which also makes the components that UMAP and t-SNE are given. The maps of a column
-have the same limits, so that new cells can be compared with those that the method was fitted on. All cells are drawn
-in full colour and at one size.
+are several. UMAP and t-SNE are given the usual components of ``common.py``. The maps of a column have the same limits,
+so that new cells can be compared with those that the method was fitted on. All cells are drawn in full colour and at
+one size.
 
 With ``--blind`` the methods are called A, B and C, in an order drawn for each set, and a text file beside the PNG says
 which is which: who judges the maps is not to know whose they are.
@@ -13,21 +13,17 @@ which is which: who judges the maps is not to know whose they are.
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
 import matplotlib as mpl
 import numpy as np
-import scanpy as sc
+from common import PROTEINS, SETS, options, read, splits_of, start, usual
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from quality import PROTEINS, SETS, usual
 
 import tripletomics as tt
 from tripletomics import baselines, labels
@@ -41,9 +37,7 @@ WIDTH, SIDE, EDGE, GAP, HEAD = 7.1, 2.23, 0.2, 0.09, 0.42  # inches
 
 def maps_of(adata: ad.AnnData, name: str, seed: int) -> dict[str, np.ndarray]:
     """Fit each method on the training cells and return its coordinates of all cells (n, 2)."""
-    column = SETS[name]
-    hold_out = 0.3 if column is None else f"{column}={adata.obs[column].unique()[0]}"
-    tt.fit(adata, label="cell_type", hold_out=hold_out, seed=seed, progress=False)
+    tt.fit(adata, label="cell_type", hold_out=splits_of(adata, name)[0], seed=seed, progress=False)
     train = (adata.obs["tt_split"] == "train").to_numpy()
     _, r, _ = usual(adata, train, counts=name not in PROTEINS)
     y, _ = labels.encode(adata.obs["cell_type"], labels.UNLABELLED)
@@ -87,16 +81,13 @@ def page(adata: ad.AnnData, name: str, maps: dict[str, np.ndarray]) -> Figure:
 
 
 def main(names: list[str], out: Path, blind: bool, seed: int) -> None:
-    if "TRIPLETOMICS_DATA" not in os.environ:
-        sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
     if unknown := sorted(set(names) - set(SETS)):
         sys.exit(f"{unknown[0]!r} is not one of the datasets: {', '.join(SETS)}.")
+    start()
     mpl.use("Agg")
-    warnings.simplefilter("ignore")
-    sc.settings.verbosity = 0
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        adata = ad.read_h5ad(Path(os.environ["TRIPLETOMICS_DATA"]) / f"{name}.h5ad")
+        adata = read(name)
         maps = maps_of(adata, name, seed)
         titles = TITLES
         if blind:
@@ -111,8 +102,7 @@ def main(names: list[str], out: Path, blind: bool, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("datasets", nargs="*", default=list(SETS))
+    parser = options(SETS, seeds=None)
     parser.add_argument("--out", type=Path, default=Path("out/gallery"))
     parser.add_argument("--blind", action="store_true")
     parser.add_argument("--seed", type=int, default=0)

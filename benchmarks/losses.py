@@ -31,6 +31,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
+from common import read, start
 
 from tripletomics import crossfit, labels, losses, metrics, networks, pp, training
 from tripletomics.problem import FitProblem, Settings
@@ -62,7 +63,7 @@ KEY = ("loss", "set", "seed")
 @functools.lru_cache(maxsize=2)
 def cells(name: str) -> ad.AnnData:
     """Read a dataset."""
-    return ad.read_h5ad(Path(os.environ["TRIPLETOMICS_DATA"]) / f"{name}.h5ad")
+    return read(name)
 
 
 def prepare(name: str, text: str, seed: int, hold_out: float | str | np.ndarray) -> tuple[Settings, FitProblem]:
@@ -142,8 +143,7 @@ def table(rows: pd.DataFrame, columns: list[str], order: list[str]) -> str:
 
 
 def main(path: Path) -> None:
-    if "TRIPLETOMICS_DATA" not in os.environ:
-        sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
+    start()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
     tasks = [(loss, name, seed) for seed, name in itertools.product(SEEDS, SETS) for loss in FAMILY]
     tasks += [(loss, CHOICES_SET, seed) for seed in SEEDS for loss in CHOICES]

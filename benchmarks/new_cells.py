@@ -7,16 +7,19 @@ environment variable TRIPLETOMICS_DATA. Every model is fitted on training cells 
 cells in the same run, and scANVI if scvi-tools is installed.
 """
 
-import os
+from __future__ import annotations
+
 import sys
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import anndata as ad
+import common
 import numpy as np
 import pandas as pd
-import scanpy as sc
 import scipy.sparse as sp
+from common import log_normalise, mlp, note, print_table
 from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
@@ -25,9 +28,7 @@ from sklearn.neural_network import MLPClassifier
 
 import tripletomics as tt
 from tripletomics import baselines, features, labels, metrics, pp
-from tripletomics.baselines.neural import classifier
 
-DATA = Path(os.environ.get("TRIPLETOMICS_DATA", "."))
 PLATFORMS = {"panc8_small": "batch", "scmixology_3platform": "platform"}
 WITH_UNKNOWN = ("pbmc3k", "cite_cbmc_rna", "human_kidney", "worm_neuron")
 ALL = (*WITH_UNKNOWN, "paul15", "cite_cbmc_adt", "flow_flowcap_sample", *PLATFORMS)
@@ -35,13 +36,14 @@ SEEDS = (0, 1, 2)
 FEW = 5  # cells to enroll a type with
 
 
-def read(name):
-    adata = ad.read_h5ad(DATA / f"{name}.h5ad")
+def read(name: str) -> ad.AnnData:
+    """Return a dataset with its types as text."""
+    adata = common.read(name)
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(str)
     return adata
 
 
-def fit(adata, out, seed, **settings):
+def fit(adata: ad.AnnData, out: np.ndarray, seed: int, **settings: Any) -> tuple[tt.Model, ad.AnnData]:
     """Fit on the cells that are not `out`, and predict all; return the model and the predictions of those out."""
     adata.obs["out"] = out
     model = tt.fit(adata, "cell_type", hold_out="out", seed=seed, progress=False, **settings)
@@ -50,18 +52,19 @@ def fit(adata, out, seed, **settings):
     return model, query
 
 
-def best(model, query):
+def best(model: tt.Model, query: ad.AnnData) -> np.ndarray:
     """Return the names of the best types, rejected or not."""
-    x = pp.take_query(query, model.features, None, None, "error", None, 0).x
+    x = pp.take_query(query, model.part(), None, None, "error", None, 0).x
     return np.array(model.types)[model.predict(x, reject=0)[0].codes]
 
 
-def macro(truth, found):
+def macro(truth: np.ndarray, found: np.ndarray) -> float:
+    """Return the macro-F1 over the types that are there."""
     return f1_score(truth, found, labels=np.unique(truth), average="macro", zero_division=0)
 
 
-def components(adata, out, seed):
-    """Return scanpy's usual principal components of the training cells, of all cells."""
+def components(adata: ad.AnnData, out: np.ndarray, seed: int) -> baselines.Cells:
+    """Return what `tt.compare` gives to a method, the cells that are out in place of the held-out ones."""
     x = pp.matrix(adata, None)
     counts = pp.decide_counts(x, "auto")
     choice = pp.choose_genes(adata, x, ~out, counts)
@@ -70,39 +73,25 @@ def components(adata, out, seed):
     return baselines.prepare(contract, x[~out], x[out], labels.encode(adata.obs["cell_type"], ())[0][~out])
 
 
-def softmaxes(adata, out, seed):
-    """Return the softmax of two MLPs on 50 components, of the cells that are out: the regularised one of `compare`, and
-    scikit-learn's default."""
+def softmaxes(adata: ad.AnnData, out: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield probability and name of the best type of the cells that are out, of two MLPs on 50 components.
+
+    The first is the regularised one of `tt.compare`, the second scikit-learn's default.
+    """
     cells, y = components(adata, out, seed), adata.obs["cell_type"].to_numpy()
-    for model in (classifier(seed), MLPClassifier((256, 32), max_iter=50, random_state=seed)):
+    for model in (mlp(seed), MLPClassifier((256, 32), max_iter=50, random_state=seed)):
         model.fit(cells.train_pca, y[~out])
         p = model.predict_proba(cells.query_pca)
         yield p.max(axis=1), model.classes_[p.argmax(axis=1)]
 
 
-def done(row):
-    """Show a row on the way."""
-    print(*(f"{key}={round(value, 3) if isinstance(value, float) else value}" for key, value in row.items()),
-          file=sys.stderr, flush=True)  # fmt: skip
-    return row
-
-
-def table(rows):
-    frame = pd.DataFrame(rows)
-    columns = [str(name) for name in frame]
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for row in frame.itertuples(index=False):
-        words = (f"{value:.3f}" if isinstance(value, float) else str(value) for value in row)
-        print("| " + " | ".join(words).replace("nan", "-") + " |")
-    print(flush=True)
-
-
-def platforms():
+def platforms() -> None:
     """Hold each platform out: macro-F1, and how far the confidence is off, pooled over the cells."""
-    rows, pooled = [], {}
+    rows: list[dict[str, object]] = []
+    pooled: dict = {}
     for name, column in PLATFORMS.items():
         for platform in sorted(read(name).obs[column].unique()):
-            found = {}
+            found: dict[str, list[float]] = {}
             for seed in SEEDS:
                 adata = read(name)
                 out = (adata.obs[column] == platform).to_numpy()
@@ -126,25 +115,24 @@ def platforms():
             if scanvi_is_there():
                 found["scANVI"] = [macro(truth, scanvi(read(name), out, seed)) for seed in SEEDS]
             row = {"data": name, "held out": platform, "cells": int(out.sum())}
-            rows.append(done(row | {key: float(np.mean(values)) for key, values in found.items()}))
-    table(rows)
-    table([
+            rows.append(note(row | {key: float(np.mean(values)) for key, values in found.items()}))
+    print_table(pd.DataFrame(rows))
+    print_table(pd.DataFrame([
         {"data": name, "method": method, "cells": sum(len(c) for c, _ in parts),
          "ECE": metrics.ece(*(np.concatenate(part) for part in zip(*parts, strict=True)))}
         for (name, method), parts in pooled.items()
-    ])  # fmt: skip
+    ]))  # fmt: skip
 
 
-def regression(adata, out):
+def regression(adata: ad.AnnData, out: np.ndarray) -> float:
     """Fit logistic regression on all genes, log-normalised."""
     truth = adata.obs["cell_type"].to_numpy()
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
+    log_normalise(adata)
     model = LogisticRegression(max_iter=2000).fit(adata.X[~out], truth[~out])
     return macro(truth[out], model.predict(adata.X[out]))
 
 
-def scanvi_is_there():
+def scanvi_is_there() -> bool:
     try:
         import scvi  # noqa: F401
     except ImportError:
@@ -152,7 +140,7 @@ def scanvi_is_there():
     return True
 
 
-def scanvi(adata, out, seed):
+def scanvi(adata: ad.AnnData, out: np.ndarray, seed: int) -> np.ndarray:
     """Map the query by architecture surgery, as the scArches tutorial does."""
     import scvi
 
@@ -172,9 +160,10 @@ def scanvi(adata, out, seed):
     return np.asarray(mapped.predict(query))
 
 
-def calibration():
+def calibration() -> None:
     """Hold 30 % of each type out: ECE, coverage of the 90 % sets, share rejected at 5 %."""
-    rows, pooled = [], {}
+    rows: list[dict[str, object]] = []
+    pooled: dict = {}
     for name in ALL:
         found = []
         for seed in SEEDS:
@@ -190,17 +179,17 @@ def calibration():
                 found[-1][f"ECE, {method}"] = metrics.ece(confidence, label == truth)
                 pooled.setdefault(method, []).append((confidence, label == truth))
         mean = pd.DataFrame(found).mean().drop(["macro_f1", "ece"])
-        rows.append(done({"data": name} | mean.to_dict()))
-    table(rows)
-    table([
+        rows.append(note({"data": name, **mean.to_dict()}))
+    print_table(pd.DataFrame(rows))
+    print_table(pd.DataFrame([
         {"method": method, "cells": sum(len(c) for c, _ in parts),
          "ECE, all cells": metrics.ece(*(np.concatenate(part) for part in zip(*parts, strict=True))),
          "ECE, mean of sets and seeds": np.mean([metrics.ece(*part) for part in parts])}
         for method, parts in pooled.items()
-    ])  # fmt: skip
+    ]))  # fmt: skip
 
 
-def novelty():
+def novelty() -> None:
     """Leave each type out: AUROC against held-out cells of the others; and enroll it with five of its cells."""
     rows = []
     for name in WITH_UNKNOWN:
@@ -219,26 +208,26 @@ def novelty():
             row |= {peer: metrics.auroc(score, novel) for peer, score in peers(adata, out, 0).items()}
             row |= {"novel rejected": rejected[novel].mean(), "known rejected": rejected[~novel].mean()}
             found.append(row | enrolled(model, query, truth[out], kind))
-        rows.append(done({"data": name, "types": len(found)} | pd.DataFrame(found).mean().to_dict()))
-    table(rows)
+        rows.append(note({"data": name, "types": len(found), **pd.DataFrame(found).mean().to_dict()}))
+    print_table(pd.DataFrame(rows))
 
 
-def peers(adata, out, seed):
+def peers(adata: ad.AnnData, out: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Score novelty by the softmax of the MLP, by neighbours in 50 components, by Mahalanobis in the MLP's layer."""
     cells = components(adata, out, seed)
     y = adata.obs["cell_type"].to_numpy()[~out]
-    mlp = classifier(seed).fit(cells.train_pca, y)
+    net = mlp(seed).fit(cells.train_pca, y)
     train, query = baselines.METHODS["mlp"].place(cells, seed)["metric"]
-    means = np.stack([train[y == kind].mean(axis=0) for kind in mlp.classes_])
-    covariance, _ = ledoit_wolf(train - means[np.searchsorted(mlp.classes_, y)], assume_centered=True)
+    means = np.stack([train[y == kind].mean(axis=0) for kind in net.classes_])
+    covariance, _ = ledoit_wolf(train - means[np.searchsorted(net.classes_, y)], assume_centered=True)
     return {
-        "softmax of the MLP": 1 - mlp.predict_proba(cells.query_pca).max(axis=1),
+        "softmax of the MLP": 1 - net.predict_proba(cells.query_pca).max(axis=1),
         "15-NN in PCA-50": metrics.novelty(cells.train_pca, cells.query_pca),
         "Mahalanobis in the MLP": cdist(query, means, "mahalanobis", VI=np.linalg.pinv(covariance)).min(axis=1),
     }
 
 
-def enrolled(model, query, truth, kind):
+def enrolled(model: tt.Model, query: ad.AnnData, truth: np.ndarray, kind: str) -> dict[str, float]:
     """Enroll a type with five cells, and score the rest of it and the others."""
     few = np.random.default_rng(0).permutation(np.flatnonzero(truth == kind))[:FEW]
     rest = np.setdiff1d(np.arange(len(truth)), few)
@@ -256,7 +245,7 @@ def enrolled(model, query, truth, kind):
     }
 
 
-def missing():
+def missing() -> None:
     """Take genes away at random from the held-out cells: macro-F1."""
     rows = []
     for name in ("cite_cbmc_rna", "pbmc3k"):
@@ -281,15 +270,13 @@ def missing():
                     f1 = macro(truth, kept.obs["tt_label"].astype(str).to_numpy())
                     for score, value in (("F1", f1), ("coverage", np.mean(sets)), ("rejected", rejected)):
                         found.append({"score": score, "missing": f"{share:.0%}", "how": how, "value": value})
-        wide = pd.DataFrame(found).pivot_table("value", ["score", "how"], "missing", sort=False)
-        rows += [
-            {"data": name, "score": score, "missing=": how} | row.to_dict() for (score, how), row in wide.iterrows()
-        ]
-    table(rows)
+        wide = pd.DataFrame(found).pivot_table("value", ["score", "how"], "missing", sort=False).reset_index()
+        rows += [{"data": name, **row} for row in wide.rename(columns={"how": "missing="}).to_dict("records")]
+    print_table(pd.DataFrame(rows))
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")  # depth of other platforms, MLPs that could go on
+    common.start()  # silences the depth of other platforms, and MLPs that could go on
     parts = {part.__name__: part for part in (platforms, calibration, novelty, missing)}
     for part in sys.argv[1:] or parts:
         print(f"## {part}\n")

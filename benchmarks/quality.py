@@ -30,20 +30,15 @@ alone reach: logistic regression on the genes, or tt's metric space. --json keep
 
 from __future__ import annotations
 
-import argparse
-import os
 import subprocess
-import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
-import scipy.sparse as sp
+from common import PROTEINS, SETS, options, read, splits_of, start, usual
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
@@ -53,10 +48,6 @@ from sklearn.model_selection import KFold
 import tripletomics as tt
 from tripletomics import baselines, labels, metrics
 
-SETS = {
-    "pbmc3k": None, "paul15": None, "cite_cbmc_rna": None, "human_kidney": None, "worm_neuron": None,
-    "cite_cbmc_adt": None, "flow_flowcap_sample": None, "panc8_small": "batch", "scmixology_3platform": "platform",
-}  # fmt: skip
 BEFORE = """
 import sys, warnings
 import anndata, numpy, tripletomics
@@ -65,29 +56,10 @@ adata = anndata.read_h5ad(f"{sys.argv[1]}/cells.h5ad")
 tripletomics.fit(adata, label="cell_type", hold_out="spared", seed=int(sys.argv[2]), progress=False)
 numpy.save(f"{sys.argv[1]}/map.npy", adata.obsm["X_tt"])
 """
-PROTEINS = ("flow_flowcap_sample", "cite_cbmc_adt")
 METHODS = "pca2,umap,umap_crossfit,umap_supervised,tsne,tsne_crossfit,pacmap,lda"
 SCORES = ["f1", "recall", "within", "rho"]
 LOOKS = ["a50", "edge", "auroc", "spread"]
 DECIMALS = dict.fromkeys(SCORES, 3) | dict.fromkeys(LOOKS, 2)
-
-
-def usual(adata: ad.AnnData, train: np.ndarray, counts: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return scaled genes, their principal components and the axes, by scanpy's steps fitted on the training cells."""
-    cells = adata.copy()
-    if counts:
-        sc.pp.normalize_total(cells, target_sum=1e4)
-        sc.pp.log1p(cells)
-    if cells.n_vars > 2000:
-        cells = cells[:, sc.pp.highly_variable_genes(cells[train], n_top_genes=2000, inplace=False)["highly_variable"]]
-    x = cells.X.toarray() if sp.issparse(cells.X) else np.asarray(cells.X)
-    deviation = x[train].std(axis=0)
-    x = np.clip((x - x[train].mean(axis=0)) / np.where(deviation > 0, deviation, 1), -10, 10)
-    n = min(50, x.shape[1] - 1 if x.shape[1] > 50 else x.shape[1])
-    reference = ad.AnnData(x[train])
-    sc.pp.pca(reference, n_comps=n, random_state=0, svd_solver="full" if n < 50 else "arpack")
-    axes = reference.varm["PCs"]
-    return x, ((x - x[train].mean(axis=0)) @ axes).astype(np.float32), axes
 
 
 def crossfit(x: np.ndarray, r: np.ndarray, whole: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
@@ -181,22 +153,18 @@ def front(table: pd.DataFrame) -> set[str]:
 
 
 def main(names: list[str], seeds: int, methods: list[str], file: Path | None, before: str | None) -> None:
-    if "TRIPLETOMICS_DATA" not in os.environ:
-        sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
-    warnings.simplefilter("ignore")
-    sc.settings.verbosity = 0
+    start()
     warm = np.random.default_rng(0).normal(size=(600, 20)).astype(np.float32)
     for method in methods:  # what compiles is compiled before the clock starts
         cells = baselines.Cells(warm[:500], warm[500:], np.arange(500) % 3, train_new=warm[:500])
         baselines.METHODS[method].place(cells, 0)
     kept = []
     for name in names:
-        adata = ad.read_h5ad(Path(os.environ["TRIPLETOMICS_DATA"]) / f"{name}.h5ad")
+        adata = read(name)
         column = SETS[name]
-        splits = [0.3] if column is None else [f"{column}={group}" for group in adata.obs[column].unique()]
         rows = [
             row | {"dataset": name, "hold_out": split, "seed": seed}
-            for split in splits for seed in range(seeds)
+            for split in splits_of(adata, name) for seed in range(seeds)
             for row in one_split(adata.copy(), name, split, seed, methods, before)
         ]  # fmt: skip
         by_seed = pd.DataFrame(rows).groupby(["method", "seed"], sort=False).mean(numeric_only=True)
@@ -220,9 +188,7 @@ def main(names: list[str], seeds: int, methods: list[str], file: Path | None, be
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("datasets", nargs="*", default=list(SETS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = options(SETS)
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--before")

@@ -66,22 +66,20 @@ def ours(adata: ad.AnnData, out: np.ndarray, query: ad.AnnData) -> dict[str, obj
 
 def scanpy_umap(adata: ad.AnnData, out: np.ndarray, query: ad.AnnData) -> dict[str, object]:
     """Time normalisation, PCA, neighbours and UMAP of the training cells, and ingest of the others."""
-    import scanpy as sc
+    from common import add_pca, add_umap, log_normalise, place_by_umap
 
     reference = adata[~out].copy()
     started = time.perf_counter()
-    sc.pp.normalize_total(reference, target_sum=1e4)
-    sc.pp.log1p(reference)
+    log_normalise(reference)
     steps = [time.perf_counter()]
-    for step in (sc.pp.pca, sc.pp.neighbors, sc.tl.umap):
+    for step in (add_pca, add_umap):
         step(reference)
         steps.append(time.perf_counter())
-    print(f"PCA, neighbours, UMAP: {np.diff(steps).round(1)}", file=sys.stderr)
+    print(f"PCA, neighbours and UMAP: {np.diff(steps).round(1)}", file=sys.stderr)
     fit = time.perf_counter() - started
     started = time.perf_counter()
-    sc.pp.normalize_total(query, target_sum=1e4)
-    sc.pp.log1p(query)
-    sc.tl.ingest(query, reference, embedding_method="umap")
+    log_normalise(query)
+    place_by_umap(query, reference)
     new = time.perf_counter() - started
     places = np.zeros((adata.n_obs, 2), dtype=np.float32)
     places[~out] = reference.obsm["X_umap"]
@@ -90,12 +88,11 @@ def scanpy_umap(adata: ad.AnnData, out: np.ndarray, query: ad.AnnData) -> dict[s
 
 def components(adata: ad.AnnData, out: np.ndarray) -> np.ndarray:
     """Return scanpy's principal components of the training cells."""
-    import scanpy as sc
+    from common import add_pca, log_normalise
 
     reference = adata[~out].copy()
-    sc.pp.normalize_total(reference, target_sum=1e4)
-    sc.pp.log1p(reference)
-    sc.pp.pca(reference)
+    log_normalise(reference)
+    add_pca(reference)
     return np.asarray(reference.obsm["X_pca"])
 
 

@@ -20,15 +20,13 @@ seeds. Each row is printed on the way.
 
 from __future__ import annotations
 
-import os
 import sys
-import warnings
-from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
+from common import log_normalise, note, print_table, read, start
 from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -41,7 +39,6 @@ from tripletomics import labels, losses, metrics, pp
 from tripletomics.baselines import METHODS
 from tripletomics.baselines.inputs import Cells
 
-DATA = Path(os.environ.get("TRIPLETOMICS_DATA", "."))
 SETS = ("cite_cbmc_rna", "human_kidney", "worm_neuron", "paul15")
 SEEDS = (0, 1, 2)
 LOSSES = (None, *losses.names(views=2))  # None is the default
@@ -49,9 +46,9 @@ AUGMENTATIONS = ("mask", "mask:p=0.2", "mask:p=0.5", "thin", "noise", "thin + ma
 SHARES = (0.005, 0.01, 0.05, 0.2, 1.0, 5)  # a whole number: so many cells of each type
 
 
-def read(name: str, seed: int) -> tuple[ad.AnnData, np.ndarray]:
+def read_split(name: str, seed: int) -> tuple[ad.AnnData, np.ndarray]:
     """Return cells with a column of those held out, and their codes."""
-    adata = ad.read_h5ad(DATA / f"{name}.h5ad")
+    adata = read(name)
     codes, _ = labels.encode(adata.obs["cell_type"], ())
     adata.obs["out"] = pp.split(adata, 0.3, codes, seed)
     return adata, codes
@@ -70,7 +67,7 @@ def score(z: np.ndarray, y: np.ndarray, out: np.ndarray, seed: int) -> dict[str,
 
 def without(name: str, seed: int, loss: str | None, augment: str | None) -> dict[str, float]:
     """Fit without labels, and score metric space and map."""
-    adata, y = read(name, seed)
+    adata, y = read_split(name, seed)
     out = adata.obs["out"].to_numpy()
     model = tt.fit(adata, hold_out="out", loss=loss, augment=augment, seed=seed, progress=False)
     row = score(adata.obsm["X_tt_metric"], y, out, seed)
@@ -81,7 +78,7 @@ def without(name: str, seed: int, loss: str | None, augment: str | None) -> dict
 
 def components(name: str, seed: int) -> dict[str, float]:
     """Score 50 principal components, and UMAP of them."""
-    adata, y = read(name, seed)
+    adata, y = read_split(name, seed)
     out = adata.obs["out"].to_numpy()
     tt.fit(adata, hold_out="out", steps=1, seed=seed, progress=False)
     pca = adata.obsm["X_tt_pca"]
@@ -94,20 +91,7 @@ def table(rows: list[dict[str, object]], over: list[str]) -> None:
     frame = pd.DataFrame(rows).drop(columns="seed")
     each = frame.groupby([*over, "data"], sort=False, dropna=False).mean()
     for part in (each, each.groupby(level=over, sort=False).mean()):
-        part = part.reset_index()
-        print("| " + " | ".join(part.columns) + " |\n|" + "---|" * part.shape[1])
-        for row in part.itertuples(index=False):
-            words = (f"{value:.3f}" if isinstance(value, float) else str(value) for value in row)
-            print("| " + " | ".join(words).replace("nan", "-") + " |")
-        print(flush=True)
-
-
-def done(row: dict[str, object]) -> dict[str, object]:
-    """Show a row on the way."""
-    print(
-        *(f"{k}={v:.3f}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), file=sys.stderr, flush=True
-    )
-    return row
+        print_table(part.reset_index())
 
 
 def compare_losses() -> None:
@@ -115,10 +99,10 @@ def compare_losses() -> None:
     rows = []
     for name in SETS:
         for seed in SEEDS:
-            rows.append(done({"loss": "PCA-50, UMAP", "data": name, "seed": seed} | components(name, seed)))
+            rows.append(note({"loss": "PCA-50, UMAP", "data": name, "seed": seed} | components(name, seed)))
             for loss in LOSSES:
                 row = {"loss": loss or "default", "data": name, "seed": seed}
-                rows.append(done(row | without(name, seed, loss, "mask")))
+                rows.append(note(row | without(name, seed, loss, "mask")))
     table(rows, ["loss"])
 
 
@@ -129,7 +113,7 @@ def compare_augmentations() -> None:
         for seed in SEEDS:
             for augment in AUGMENTATIONS:
                 row = {"augment": augment or "none", "data": name, "seed": seed}
-                rows.append(done(row | without(name, seed, None, augment)))
+                rows.append(note(row | without(name, seed, None, augment)))
     table(rows, ["augment"])
 
 
@@ -149,7 +133,7 @@ def fractions() -> None:
         for seed in SEEDS:
             for share in SHARES:
                 for loss in ("softmax", "softmax + simclr:temperature=0.2,neighbours=5"):
-                    adata, y = read(name, seed)
+                    adata, y = read_split(name, seed)
                     few(adata, share, seed)
                     out, truth = adata.obs["out"].to_numpy(), adata.obs["cell_type"].astype(str).to_numpy()
                     model = tt.fit(adata, "few", hold_out="out", loss=loss, seed=seed, progress=False)
@@ -165,7 +149,7 @@ def fractions() -> None:
                         "predict F1": f1_score(truth[out], found, average="macro", labels=np.unique(truth)),
                         "15-NN F1, all labels": metrics.knn_macro_f1(z[~out], y[~out], z[out], y[out]),
                     }
-                    rows.append(done(row))
+                    rows.append(note(row))
     table(rows, ["labels", "trained on"])
 
 
@@ -181,8 +165,7 @@ def found_again(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 def canonical(rna: ad.AnnData, proteins: ad.AnnData, out: np.ndarray) -> dict[str, float]:
     """Fit canonical correlation analysis, the best of Euclidean and cosine distance."""
     rna = rna.copy()
-    sc.pp.normalize_total(rna, target_sum=1e4)
-    sc.pp.log1p(rna)
+    log_normalise(rna)
     scaled = np.minimum(StandardScaler().fit(rna.X[~out].toarray()).transform(rna.X.toarray()), 10)
     x = PCA(50, random_state=0).fit(scaled[~out]).transform(scaled)
     model = CCA(n_components=proteins.n_vars, max_iter=2000).fit(x[~out], proteins.X[~out])
@@ -195,7 +178,7 @@ def modalities() -> None:
     """Score RNA and proteins of the same cells."""
     rows = []
     for seed in SEEDS:
-        rna, proteins = (ad.read_h5ad(DATA / f"cite_cbmc_{name}.h5ad") for name in ("rna", "adt"))
+        rna, proteins = (read(f"cite_cbmc_{name}") for name in ("rna", "adt"))
         truth, random = rna.obs["cell_type"].astype(str).to_numpy(), np.random.default_rng(seed)
         out = np.zeros(rna.n_obs, dtype=bool)
         out[random.permutation(rna.n_obs)[:2500]] = True
@@ -205,11 +188,11 @@ def modalities() -> None:
         def f1(found: np.ndarray, truth: np.ndarray = truth[out]) -> float:
             return f1_score(truth, found, average="macro", labels=np.unique(truth))
 
-        rows.append(done({"method": "CCA", "data": "cite_cbmc", "seed": seed} | canonical(rna, proteins, out)))
+        rows.append(note({"method": "CCA", "data": "cite_cbmc", "seed": seed} | canonical(rna, proteins, out)))
         regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
         regression.fit(proteins.X[~out], truth[~out])
         row = {"method": "logistic regression", "data": "cite_cbmc", "seed": seed}
-        rows.append(done(row | {"F1 by protein": f1(regression.predict(proteins.X[out]))}))
+        rows.append(note(row | {"F1 by protein": f1(regression.predict(proteins.X[out]))}))
         for method, label, loss, kept in (
             ("no labels", None, None, (lone < 3, lone < 3)),
             ("labels", "cell_type", None, (lone < 3, lone < 3)),
@@ -227,7 +210,7 @@ def modalities() -> None:
                 for name, query in ({"both": (queries["RNA"], queries["protein"])} | queries).items():
                     tt.predict(query, model, reject=0)
                     row[f"F1 by {name}"] = f1((query[0] if name == "both" else query).obs["tt_label"].astype(str))
-            rows.append(done(row))
+            rows.append(note(row))
     table(rows, ["method"])
 
 
@@ -239,12 +222,11 @@ def scvi_and_scanvi() -> None:
     rows = []
     for seed in SEEDS:
         for name in SETS:
-            adata, y = read(name, seed)
+            adata, y = read_split(name, seed)
             out, truth = adata.obs["out"].to_numpy(), adata.obs["cell_type"].astype(str).to_numpy()
             few(adata, 5, seed)
             logged = adata[~out].copy()
-            sc.pp.normalize_total(logged, target_sum=1e4)
-            sc.pp.log1p(logged)
+            log_normalise(logged)
             dispersed = sc.pp.highly_variable_genes(logged, n_top_genes=2000, inplace=False)["highly_variable"]
             adata = adata[:, dispersed.to_numpy()].copy()
             train, query = adata[~out].copy(), adata[out].copy()
@@ -260,14 +242,12 @@ def scvi_and_scanvi() -> None:
             found = np.asarray(scanvi.predict(query))
             row = {"method": "scVI-30, scANVI", "data": name, "seed": seed} | score(z, y, out, seed)
             f1 = f1_score(truth[out], found, average="macro", labels=np.unique(truth))
-            rows.append(done(row | {"scANVI F1, 5 a type": f1}))
+            rows.append(note(row | {"scANVI F1, 5 a type": f1}))
     table(rows, ["method"])
 
 
 if __name__ == "__main__":
-    if "TRIPLETOMICS_DATA" not in os.environ:
-        sys.exit("TRIPLETOMICS_DATA is not set: name the folder of the datasets.")
-    warnings.simplefilter("ignore")
+    start()
     parts = {
         "losses": compare_losses, "augmentations": compare_augmentations, "fractions": fractions,
         "modalities": modalities, "scvi": scvi_and_scanvi,

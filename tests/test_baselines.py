@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from umap import UMAP
 
 from tripletomics import baselines, features, labels
@@ -239,8 +240,10 @@ def test_umap_is_that_of_umap_learn(name, cells, placed):
 
 def test_the_last_layer_of_the_mlp_on_its_places_gives_its_probabilities(cells, placed):
     known = cells.y >= 0
+    epochs = {"max_iter": neural.EPOCHS, "n_iter_no_change": neural.EPOCHS}
     with quiet():
-        model = neural.classifier(0).fit(cells.train_pca[known], cells.y[known])
+        model = MLPClassifier(neural.HIDDEN, alpha=neural.WEIGHT_DECAY, random_state=0, **epochs)
+        model.fit(cells.train_pca[known], cells.y[known])
     for z, pca in zip(placed("mlp")["metric"], (cells.train_pca, cells.query_pca), strict=True):
         odds = np.exp(z @ model.coefs_[-1] + model.intercepts_[-1])
         np.testing.assert_allclose(odds / odds.sum(axis=1, keepdims=True), model.predict_proba(pca), atol=1e-5)

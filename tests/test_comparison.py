@@ -175,8 +175,8 @@ def test_a_damaged_result_is_computed_again_and_none_keeps_nothing(remembering, 
     kept.write_bytes(kept.read_bytes()[:100])
     assert of(remembering(["pca2"], seeds=1), "pca2", "map")[:6] == of(first, "pca2", "map")[:6]
     whole = dict(np.load(kept, allow_pickle=False))
-    moved = whole["places/map"] * 2
-    for odd in ({"rows/value": np.ones(3)}, {"places/map": moved}, {"confusion": np.eye(2)}, {"a": np.ones(1)}):
+    moved = whole["coordinates/map"] * 2
+    for odd in ({"rows/value": np.ones(3)}, {"coordinates/map": moved}, {"confusion": np.eye(2)}, {"a": np.ones(1)}):
         np.savez(kept, **(whole | odd))
         assert of(remembering(["pca2"], seeds=1), "pca2", "map")[:6] == of(first, "pca2", "map")[:6]
     remembering(["pca50"], seeds=1)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from tripletomics.baselines.inputs import Cells, Coordinates, isolated, quiet
-
-if TYPE_CHECKING:
-    from sklearn.neural_network import MLPClassifier
 
 HIDDEN = (256, 32)  # units
 EPOCHS = 50
@@ -33,8 +28,10 @@ def mlp(cells: Cells, seed: int) -> Coordinates:
     ----------
     Rumelhart, Hinton & Williams 1986, Nature 323; Kingma & Ba 2015, arXiv:1412.6980 (Adam).
     """
+    from sklearn.neural_network import MLPClassifier
+
     known = cells.y >= 0
-    model = classifier(seed)
+    model = MLPClassifier(HIDDEN, alpha=WEIGHT_DECAY, max_iter=EPOCHS, n_iter_no_change=EPOCHS, random_state=seed)
     with quiet():
         model.fit(cells.train_pca[known], cells.y[known])
 
@@ -44,13 +41,6 @@ def mlp(cells: Cells, seed: int) -> Coordinates:
         return x.astype(np.float32)
 
     return {"metric": (embed(cells.train_pca), embed(cells.query_pca))}
-
-
-def classifier(seed: int) -> MLPClassifier:
-    """Make the untrained network of `mlp`."""
-    from sklearn.neural_network import MLPClassifier
-
-    return MLPClassifier(HIDDEN, alpha=WEIGHT_DECAY, max_iter=EPOCHS, n_iter_no_change=EPOCHS, random_state=seed)
 
 
 def scanvi(cells: Cells, seed: int) -> Coordinates:

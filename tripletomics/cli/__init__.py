@@ -19,7 +19,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from tripletomics import processes
-from tripletomics.cli.demo import demo
+from tripletomics.cli.demo import run_demo
 from tripletomics.cli.losses import show_losses
 from tripletomics.cli.verbs import compare, convert, evaluate, fit, predict, transform
 from tripletomics.names import printable
@@ -51,7 +51,7 @@ app = App(
 for command in (fit, transform, predict, evaluate, compare, convert):
     app.command(command)
 app.command(show_losses, name="losses")
-app.command(demo)
+app.command(run_demo, name="demo")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 HOLD_OUT = 0.3  # 210 cells, at least 2 of the rarest of the 10 types
 
 
-def demo(*, out: Path = Path("tripletomics-demo")) -> None:
-    """Map 700 blood cells that come with scanpy, beside UMAP and PCA, and score every map on held-out cells.
+def run_demo(*, out: Path = Path("tripletomics-demo")) -> None:
+    """Map 700 blood cells that come with scanpy, next to UMAP and PCA, and score every map on held-out cells.
 
     Takes about a minute and downloads nothing.
 
@@ -97,7 +97,7 @@ def _add_baseline(adata: AnnData, method: str, basis: str) -> tuple[float, float
 
 @contextmanager
 def _timed(part: str, spinner: bool = True) -> Iterator[None]:
-    """Say how long a part took, and on a terminal that it is under way."""
+    """Print how long a part took, and on a terminal that it is under way."""
     from rich.console import Console
 
     started = time.perf_counter()

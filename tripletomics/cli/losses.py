@@ -66,22 +66,22 @@ def _print_loss(console: Console, name: str, cls: type) -> None:
         console.print(f"\n{heading}" if heading else "", style="bold")
         if heading == "Parameters":
             settings = re.findall(r"^(\S.*)\n((?: .*\n*)+)", body, re.MULTILINE)
-            for setting, said in settings:
-                _print_term(console, setting, said, max(len(name) for name, _ in settings) + 4)
+            for setting, words in settings:
+                _print_term(console, setting, words, max(len(name) for name, _ in settings) + 4)
             continue
         for i, block in enumerate(re.split(r"\n\n+", body)):
             if block.startswith(".. math::"):
                 lines = inspect.cleandoc(block.removeprefix(".. math::")).splitlines()
-                said = "\n".join(_wrapped(console, line, 4 + len(line) - len(line.lstrip()), hang=4) for line in lines)
+                words = "\n".join(_wrapped(console, line, 4 + len(line) - len(line.lstrip()), hang=4) for line in lines)
             else:
-                said = _wrapped(console, block, 2 if heading else 0)
-            console.print("\n" * (i > 0) + said)
+                words = _wrapped(console, block, 2 if heading else 0)
+            console.print("\n" * (i > 0) + words)
 
 
-def _print_term(console: Console, name: str, said: str, indent: int) -> None:
-    """Print a name and beside it what is said of it."""
+def _print_term(console: Console, name: str, words: str, indent: int) -> None:
+    """Print a name and next to it what it means."""
     console.print(f"  {name}".ljust(indent), style="cyan", end="")
-    console.print(_wrapped(console, said, indent)[indent:])
+    console.print(_wrapped(console, words, indent)[indent:])
 
 
 def _wrapped(console: Console, text: str, indent: int = 0, hang: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""The battery: every score of an embedding, with what it means and when it proves nothing.
+"""The battery: every score of coordinates, with what it means and when it proves nothing.
 
 `METRICS` lists the scores by the names that tables use. Held-out cells are scored against the training cells, by
 labels and by a label-free reference; the null says what the same score is when there is nothing to find. `battery`
@@ -23,7 +23,7 @@ from tripletomics.evaluation.battery import (
     score_shuffled,
     score_unseen,
     unseen_types,
-)
+)  # fmt: skip
 from tripletomics.evaluation.summary import (
     collect,
     drawn_at_random,
@@ -32,31 +32,10 @@ from tripletomics.evaluation.summary import (
     overview,
     split_sentence,
     verdicts,
-)
+)  # fmt: skip
 
 __all__ = [
-    "COLUMNS",
-    "MAIN",
-    "METRICS",
-    "PERMUTED",
-    "REFITTED",
-    "SHUFFLED",
-    "UNUSED",
-    "Metric",
-    "Truth",
-    "check_unseen",
-    "collect",
-    "confusion",
-    "drawn_at_random",
-    "found_in",
-    "headline",
-    "overview",
-    "score",
-    "score_novel",
-    "score_permuted",
-    "score_shuffled",
-    "score_unseen",
-    "split_sentence",
-    "unseen_types",
-    "verdicts",
-]
+    "COLUMNS", "MAIN", "METRICS", "PERMUTED", "REFITTED", "SHUFFLED", "UNUSED", "Metric", "Truth", "check_unseen",
+    "collect", "confusion", "drawn_at_random", "found_in", "headline", "overview", "score", "score_novel",
+    "score_permuted", "score_shuffled", "score_unseen", "split_sentence", "unseen_types", "verdicts",
+]  # fmt: skip

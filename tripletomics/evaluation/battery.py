@@ -1,8 +1,9 @@
-"""The scores: what each is called and measures, and the rows of numbers of an embedding and of its nulls."""
+"""The scores: what each is called and measures, and the rows of numbers of coordinates and of their nulls."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,11 +85,13 @@ PERMUTED, SHUFFLED, REFITTED, UNUSED = (
     "labels permuted, of which the fit uses none",
 )
 COLUMNS = ["metric", "type", "split", "value", "null"]
+Scores = dict[Any, float]  # by the name of a metric, or by a metric and a type
+Sides = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What an embedding is scored against, an entry for each cell.
+    """What coordinates are scored against, an entry for each cell.
 
     Attributes
     ----------
@@ -102,8 +105,8 @@ class Truth:
         A label-free space, by default 50 principal components of the training cells, which lie as new cells do in them.
     usual
         Usual components, in which training cells lie further out than new ones: those of earlier releases.
-    fine, batch
-        Codes of finer labels that nobody trained on, and of batches, which are scored if `score_batches`.
+    fine, batch_codes
+        Codes of finer labels that no method was given, and of batches, which are scored if `score_batches`.
     pseudotime
         Numbers, NaN where there is none.
     at_random
@@ -115,7 +118,7 @@ class Truth:
     held_out: np.ndarray
     reference: np.ndarray
     fine: np.ndarray | None = None
-    batch: np.ndarray | None = None
+    batch_codes: np.ndarray | None = None
     pseudotime: np.ndarray | None = None
     score_batches: bool = True
     at_random: bool = False
@@ -123,19 +126,19 @@ class Truth:
 
     def of(self, rows: np.ndarray, codes: np.ndarray) -> Truth:
         """Return the truth of some cells, with other codes."""
-        fine, batch, times, usual = (
-            part if part is None else part[rows] for part in (self.fine, self.batch, self.pseudotime, self.usual)
-        )
-        return replace(
-            self, codes=codes, held_out=self.held_out[rows], reference=self.reference[rows], fine=fine, batch=batch,
-            pseudotime=times, usual=usual,
-        )  # fmt: skip
+        names = ("held_out", "reference", "usual", "fine", "batch_codes", "pseudotime")
+        parts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(self, codes=codes, **{name: part[rows] for name, part in parts.items()})
 
     def permuted(self, seed: int, among: np.ndarray) -> Truth:
-        """Return the truth with the labels of some cells dealt out again among them."""
+        """Return the truth with the labels of some cells permuted among them."""
         codes = self.codes.copy()
         codes[among] = labels.permute(codes[among], np.random.default_rng(seed))
         return replace(self, codes=codes)
+
+    def cells(self, split: str) -> np.ndarray:
+        """Return which cells a split scores, boolean (cells,)."""
+        return self.held_out if split == "held-out" else ~self.held_out
 
 
 def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
@@ -147,49 +150,46 @@ def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
     there are two dimensions, the split is "": it is one of all cells.
     """
     tables = []
-    for split in ("train", "held-out"):
-        if split == "train" or truth.held_out.any():
-            rows = _by_labels(z, truth, split, seed) + _by_places(z, truth, split, seed)
-            if truth.score_batches and truth.batch is not None and split == "held-out":
-                held = truth.held_out
-                found = metrics.batch_scores(z[held], truth.codes[held], truth.batch[held], seed)
-                rows += [(name, "", value) for name, value in found.items()]
-            if truth.at_random and split == "held-out":
-                found = metrics.exchangeability(z, truth.codes, truth.held_out, seed)
-                rows += [(name, "", value) for name, value in found.items()]
-            tables.append(_table(rows, split))
+    for split in ("train", "held-out") if truth.held_out.any() else ("train",):
+        scores = _by_labels(z, truth, split, seed) | _by_structure(z, truth, split, seed)
+        if truth.score_batches and truth.batch_codes is not None and split == "held-out":
+            held = truth.held_out
+            scores |= metrics.batch_scores(z[held], truth.codes[held], truth.batch_codes[held], seed)
+        if truth.at_random and split == "held-out":
+            scores |= metrics.exchangeability(z, truth.codes, truth.held_out, seed)
+        tables.append(_table(scores, split))
     if z.shape[1] == 2:
-        tables.append(_table([(name, "", value) for name, value in metrics.page_use(z).items()], ""))
+        tables.append(_table(metrics.page_use(z), ""))
     return pd.concat(tables, ignore_index=True)
 
 
 def score_permuted(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataFrame:
     """Score the held-out cells by labels that mean nothing: those of `truth`, and for votes many orders of them."""
-    known, votes = _votes(_sides(z, truth.codes, truth.held_out, "held-out"), len(truth.classes))
+    known, votes = _votes(_sides(z, truth.codes, truth, "held-out"), len(truth.classes))
     random = np.random.default_rng(seed)
     orders = [_by_votes(random.permutation(known), votes, truth.classes) for _ in range(metrics.ORDERS)]
-    means = np.mean([[value for _, _, value in scores] for scores in orders], axis=0)  # one order alone may stray
-    rows = [(metric, kind, float(mean)) for (metric, kind, _), mean in zip(orders[0], means, strict=True)]
-    return _table(rows + _by_distances(z, truth, "held-out", seed), "permuted", how)
+    means = np.mean([list(scores.values()) for scores in orders], axis=0)  # one order alone may stray
+    scores = dict(zip(orders[0], means.tolist(), strict=True))
+    return _table(scores | _by_distances(z, truth, "held-out", seed), "permuted", how)
 
 
 def score_shuffled(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
-    """Score the structure of held-out cells whose places are dealt out again among them."""
+    """Score the structure of held-out cells whose coordinates are shuffled among them."""
     shuffled, within = z.copy(), z.copy()
     random, held = np.random.default_rng(seed), truth.held_out
     shuffled[held] = random.permutation(z[held])
     for code in np.unique(truth.codes[held]):
         cells = held & (truth.codes == code)
         within[cells] = random.permutation(z[cells])
-    rows = [row for row in _by_places(shuffled, truth, "held-out", seed) if row[0] != "knn_recall_within_types"]
-    rows.append(("knn_recall_within_types", "", _within_types(within, truth, "held-out", seed)))
-    return _table(rows, "permuted", SHUFFLED)
+    scores = _by_structure(shuffled, truth, "held-out", seed)
+    del scores["knn_recall_within_types"]
+    return _table(scores | _within_types(within, truth, "held-out", seed), "permuted", SHUFFLED)
 
 
 def confusion(z: np.ndarray, truth: Truth) -> np.ndarray:
     """Count held-out cells by true type (rows) and by the type of most of their 15 nearest training cells."""
     n = len(truth.classes)
-    known, votes = _votes(_sides(z, truth.codes, truth.held_out, "held-out"), n)
+    known, votes = _votes(_sides(z, truth.codes, truth, "held-out"), n)
     return np.bincount(known * n + votes.argmax(axis=1), minlength=n * n).reshape(n, n)
 
 
@@ -213,7 +213,7 @@ def unseen_types(truth: Truth, seed: int) -> tuple[np.ndarray, int, int]:
 
 
 def check_unseen(codes: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Return the types of the training cells if there are enough to leave some out."""
+    """Return the types of the training cells; raise if there are too few to leave some out."""
     types = np.unique(codes[(codes >= 0) & ~held_out])
     if len(types) < 4:
         raise ValueError(f"unseen=True leaves half of the types out and needs four or more, not {len(types)}.")
@@ -223,16 +223,17 @@ def check_unseen(codes: np.ndarray, held_out: np.ndarray) -> np.ndarray:
 def score_unseen(z: np.ndarray, codes: np.ndarray, seed: int) -> pd.DataFrame:
     """Score the retrieval among cells of types that were left out of training."""
 
-    def rows(y: np.ndarray) -> list[Row]:
+    def scores(y: np.ndarray) -> Scores:
         found = metrics.retrieval(z, y, seed=seed)
-        return [
-            ("unseen_recall_at_1", "", found["recall_at_1"]),
-            ("unseen_map_at_r", "", found["map_at_r"]),
-            ("unseen_nmi", "", metrics.nmi(z, y, seed)),
-        ]
+        return {
+            "unseen_recall_at_1": found["recall_at_1"],
+            "unseen_map_at_r": found["map_at_r"],
+            "unseen_nmi": metrics.nmi(z, y, seed),
+        }
 
-    null = labels.permute(codes, np.random.default_rng(seed))
-    return pd.concat([_table(rows(codes), "held-out"), _table(rows(null), "permuted", PERMUTED)], ignore_index=True)
+    permuted = labels.permute(codes, np.random.default_rng(seed))
+    tables = [_table(scores(codes), "held-out"), _table(scores(permuted), "permuted", PERMUTED)]
+    return pd.concat(tables, ignore_index=True)
 
 
 def score_novel(z: np.ndarray, codes: np.ndarray, left_out: np.ndarray, near: int, far: int, seed: int) -> pd.DataFrame:
@@ -240,29 +241,29 @@ def score_novel(z: np.ndarray, codes: np.ndarray, left_out: np.ndarray, near: in
     novelty = metrics.novelty(z[~left_out], z[left_out])
     known = ~np.isin(codes[left_out], (-1, near, far))
 
-    def rows(novelty: np.ndarray) -> list[Row]:
-        found: list[Row] = []
+    def scores(novelty: np.ndarray) -> Scores:
+        found: Scores = {}
         for name, code in (("near", near), ("far", far)):
             among = known | (codes[left_out] == code)
-            scores, is_novel = novelty[among], ~known[among]
-            found.append((f"novelty_auroc_{name}", "", metrics.auroc(scores, is_novel)))
-            found.append((f"novelty_fpr95_{name}", "", metrics.fpr_at_95(scores, is_novel)))
+            values, is_novel = novelty[among], ~known[among]
+            found[f"novelty_auroc_{name}"] = metrics.auroc(values, is_novel)
+            found[f"novelty_fpr95_{name}"] = metrics.fpr_at_95(values, is_novel)
         return found
 
-    null = np.random.default_rng(seed).permutation(novelty)
-    return pd.concat([_table(rows(novelty), "held-out"), _table(rows(null), "permuted", PERMUTED)], ignore_index=True)
+    permuted = np.random.default_rng(seed).permutation(novelty)
+    tables = [_table(scores(novelty), "held-out"), _table(scores(permuted), "permuted", PERMUTED)]
+    return pd.concat(tables, ignore_index=True)
 
 
-Row = tuple[str, str, float]  # metric, type, value
-Sides = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
+def _table(scores: Scores, split: str, null: str = "") -> pd.DataFrame:
+    keys = [key if isinstance(key, tuple) else (key, "") for key in scores]
+    rows = [(*key, split, value, null) for key, value in zip(keys, scores.values(), strict=True)]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _table(rows: list[Row], split: str, null: str = "") -> pd.DataFrame:
-    return pd.DataFrame([(metric, kind, split, value, null) for metric, kind, value in rows], columns=COLUMNS)
-
-
-def _sides(z: np.ndarray, y: np.ndarray, held_out: np.ndarray, split: str) -> Sides:
-    """Return the training cells and, unless they are scored among themselves, the held-out cells."""
+def _sides(z: np.ndarray, y: np.ndarray, truth: Truth, split: str) -> Sides:
+    """Return two arrays of the training cells and, unless these are scored among themselves, of the held-out cells."""
+    held_out = truth.held_out
     query = (z[held_out], y[held_out]) if split == "held-out" else (None, None)
     return z[~held_out], y[~held_out], *query
 
@@ -276,69 +277,62 @@ def _votes(sides: Sides, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return query_y[known], metrics.knn_votes(z, y, query[known], classes)
 
 
-def _by_labels(z: np.ndarray, truth: Truth, split: str, seed: int) -> list[Row]:
+def _by_labels(z: np.ndarray, truth: Truth, split: str, seed: int) -> Scores:
     """Score how well neighbours, retrieval and distances agree with the labels."""
-    known, votes = _votes(_sides(z, truth.codes, truth.held_out, split), len(truth.classes))
-    rows = _by_votes(known, votes, truth.classes)
+    known, votes = _votes(_sides(z, truth.codes, truth, split), len(truth.classes))
+    scores = _by_votes(known, votes, truth.classes)
     if split == "held-out":
-        rows.append(("permutation_p", "", metrics.permutation_p(known, votes.argmax(axis=1), seed)))
-        rows.append(("reachable_p", "", metrics.reachable_p(known, seed)))
-    return rows + _by_distances(z, truth, split, seed)
+        scores["permutation_p"] = metrics.permutation_p(known, votes.argmax(axis=1), seed)
+        scores["reachable_p"] = metrics.reachable_p(known, seed)
+    return scores | _by_distances(z, truth, split, seed)
 
 
-def _by_distances(z: np.ndarray, truth: Truth, split: str, seed: int) -> list[Row]:
+def _by_distances(z: np.ndarray, truth: Truth, split: str, seed: int) -> Scores:
     """Score how well retrieval, clusters and pairs of cells agree with the labels."""
-    sides = _sides(z, truth.codes, truth.held_out, split)
-    rows: list[Row] = [(name, "", value) for name, value in metrics.retrieval(*sides, seed=seed).items()]
-    here = truth.held_out if split == "held-out" else ~truth.held_out
-    rows.append(("nmi", "", metrics.nmi(z[here], truth.codes[here], seed)))
-    rows.append(("silhouette", "", metrics.silhouette(z[here], truth.codes[here], seed)))
-    auroc, tar = metrics.verification(*sides, seed=seed)
-    rows += [("verification_auroc", "", auroc), ("tar_at_far", "", tar)]
-    return [*rows, ("within_between", "", metrics.within_between(z[here], truth.codes[here]))]
+    sides, here = _sides(z, truth.codes, truth, split), truth.cells(split)
+    scores: Scores = metrics.retrieval(*sides, seed=seed)
+    scores["nmi"] = metrics.nmi(z[here], truth.codes[here], seed)
+    scores["silhouette"] = metrics.silhouette(z[here], truth.codes[here], seed)
+    scores["verification_auroc"], scores["tar_at_far"] = metrics.verification(*sides, seed=seed)
+    return scores | {"within_between": metrics.within_between(z[here], truth.codes[here])}
 
 
-def _by_votes(known: np.ndarray, votes: np.ndarray, classes: list[str]) -> list[Row]:
+def _by_votes(known: np.ndarray, votes: np.ndarray, classes: list[str]) -> Scores:
     """Score the votes of neighbours against the codes that are known."""
     predicted, confidence = votes.argmax(axis=1), votes.max(axis=1, initial=0)
     recalls = metrics.recall_per_type(known, predicted, len(classes))
-    return [
-        ("knn_macro_f1", "", metrics.macro_f1(known, predicted)),
-        ("knn_balanced_accuracy", "", metrics.balanced_accuracy(known, predicted)),
-        *(("recall", name, value) for name, value in zip(classes, recalls, strict=True)),
-        ("ece", "", metrics.ece(confidence, predicted == known)),
-        ("brier", "", metrics.brier(votes, known)),
-        ("aurc", "", metrics.aurc(confidence, predicted == known)),
-    ]
+    return {
+        "knn_macro_f1": metrics.macro_f1(known, predicted),
+        "knn_balanced_accuracy": metrics.balanced_accuracy(known, predicted),
+        **{("recall", name): value for name, value in zip(classes, recalls, strict=True)},
+        "ece": metrics.ece(confidence, predicted == known),
+        "brier": metrics.brier(votes, known),
+        "aurc": metrics.aurc(confidence, predicted == known),
+    }
 
 
-def _by_places(z: np.ndarray, truth: Truth, split: str, seed: int) -> list[Row]:
-    """Score how well places agree with the label-free reference, and with what else is known of the cells."""
-    here = truth.held_out if split == "held-out" else ~truth.held_out
-    batch = None if truth.batch is None else truth.batch[here]
-    z_train, _, z_query, _ = _sides(z, truth.codes, truth.held_out, split)
-    r_train, _, r_query, _ = _sides(truth.reference, truth.codes, truth.held_out, split)
-    sides = (z_train, r_train, z_query, r_query)
-    rows: list[Row] = [(name, "", value) for name, value in metrics.neighbourhoods(*sides, seed=seed).items()]
-    rows += [
-        ("knn_recall_within_types", "", _within_types(z, truth, split, seed)),
-        ("centroid_spearman", "", metrics.centroid_spearman(z[here], truth.reference[here], truth.codes[here])),
-        ("triplet_accuracy", "", metrics.triplet_accuracy(*sides, seed=seed)),
-        ("scgraph", "", metrics.scgraph(z[here], truth.reference[here], truth.codes[here], batch)),
-    ]
+def _by_structure(z: np.ndarray, truth: Truth, split: str, seed: int) -> Scores:
+    """Score how well coordinates agree with the label-free reference, and with what else is known of the cells."""
+    here, r, y = truth.cells(split), truth.reference, truth.codes
+    batch = None if truth.batch_codes is None else truth.batch_codes[here]
+    z_train, r_train, z_query, r_query = _sides(z, r, truth, split)
+    scores: Scores = metrics.neighbourhoods(z_train, r_train, z_query, r_query, seed=seed)
+    scores |= _within_types(z, truth, split, seed)
+    scores["centroid_spearman"] = metrics.centroid_spearman(z[here], r[here], y[here])
+    scores["triplet_accuracy"] = metrics.triplet_accuracy(z_train, r_train, z_query, r_query, seed=seed)
+    scores["scgraph"] = metrics.scgraph(z[here], r[here], y[here], batch)
     if truth.usual is not None:
-        u_train, _, u_query, _ = _sides(truth.usual, truth.codes, truth.held_out, split)
-        found = metrics.knn_recall(z_train, u_train, z_query, u_query, k=(30,), seed=seed)
-        rows.append(("knn_recall_30_usual", "", float(found[0])))
+        found = metrics.knn_recall(*_sides(z, truth.usual, truth, split), k=(30,), seed=seed)
+        scores["knn_recall_30_usual"] = float(found[0])
     if truth.fine is not None:
-        rows.append(("fine_knn_macro_f1", "", metrics.knn_macro_f1(*_sides(z, truth.fine, truth.held_out, split))))
+        scores["fine_knn_macro_f1"] = metrics.knn_macro_f1(*_sides(z, truth.fine, truth, split))
     if truth.pseudotime is not None:
-        times = _sides(z, truth.pseudotime, truth.held_out, split)
-        rows.append(("pseudotime_spearman", "", metrics.pseudotime_spearman(*times)))
-    return rows
+        scores["pseudotime_spearman"] = metrics.pseudotime_spearman(*_sides(z, truth.pseudotime, truth, split))
+    return scores
 
 
-def _within_types(z: np.ndarray, truth: Truth, split: str, seed: int) -> float:
-    z_train, y_train, z_query, y_query = _sides(z, truth.codes, truth.held_out, split)
-    r_train, _, r_query, _ = _sides(truth.reference, truth.codes, truth.held_out, split)
-    return metrics.knn_recall_within_types(z_train, r_train, y_train, z_query, r_query, y_query, seed=seed)
+def _within_types(z: np.ndarray, truth: Truth, split: str, seed: int) -> Scores:
+    z_train, r_train, z_query, r_query = _sides(z, truth.reference, truth, split)
+    _, y_train, _, y_query = _sides(z, truth.codes, truth, split)
+    found = metrics.knn_recall_within_types(z_train, r_train, y_train, z_query, r_query, y_query, seed=seed)
+    return {"knn_recall_within_types": found}

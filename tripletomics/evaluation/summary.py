@@ -13,10 +13,10 @@ from tripletomics.labels import TOO_FEW, verdict
 
 
 def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Take the mean and the sd over runs; the rows keep their order.
+    """Return the mean and the sd over runs; the rows keep their order.
 
-    The mean of p-values is none; twice the median is (Meinshausen, Meier & Bühlmann 2009, p-Values for high-dimensional
-    regression).
+    The mean of p-values is no p-value; twice the median is (Meinshausen, Meier & Bühlmann 2009, p-Values for
+    high-dimensional regression).
 
     Parameters
     ----------
@@ -32,14 +32,14 @@ def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     table.loc[tests, "value"] = np.minimum(1, 2 * groups["value"].median().to_numpy()[tests])
     known = table["metric"].map(METRICS)
     table["family"] = [metric.family for metric in known]
-    taught = (table["split"] == "train") & table["family"].isin(["labels", "retrieval", "verification", "prediction"])
-    table["label_circular"] = [metric.circular for metric in known] | taught.to_numpy()
+    learned = (table["split"] == "train") & table["family"].isin(["labels", "retrieval", "verification", "prediction"])
+    table["label_circular"] = [metric.circular for metric in known] | learned.to_numpy()
     table["null"] = groups["null"].first().to_numpy()
     return table
 
 
 def drawn_at_random(hold_out: str) -> bool:
-    """Tell whether cells were held out as a fraction of each type, and not by a column."""
+    """Return whether cells were held out as a fraction of each type, and not by a column."""
     try:
         float(hold_out)
     except ValueError:
@@ -48,7 +48,7 @@ def drawn_at_random(hold_out: str) -> bool:
 
 
 def split_sentence(hold_out: str, splits: Sequence[np.ndarray]) -> str:
-    """Say how cells were held out, and when that is optimistic."""
+    """Return in words how cells were held out, and when that is optimistic."""
     sizes = [int(held_out.sum()) for held_out in splits]
     cells = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
     same = len(splits) > 1 and all(np.array_equal(held_out, splits[0]) for held_out in splits)
@@ -62,7 +62,7 @@ def split_sentence(hold_out: str, splits: Sequence[np.ndarray]) -> str:
 
 
 def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Write the main scores as text, "held-out ± sd (permuted)", a row for each method and space."""
+    """Return the main scores as text, "held-out ± sd (permuted)", a row for each method and space."""
     main = table[(table["type"] == "") & (table["space"] != "") & table["metric"].isin(MAIN)]
 
     def words(rows: pd.DataFrame) -> str:
@@ -78,7 +78,7 @@ def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def headline(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
-    """Say which map names the types of held-out cells best, and by how much, or that none does."""
+    """Return in words which map names the types of held-out cells best, and by how much, or that none does."""
     rows = table[(table["metric"] == "knn_macro_f1") & (table["space"] == "map")].set_index(["method", "split"])
     said = found_in(table[table["space"] == "map"], "method")
     found = [(key, *rows.loc[(key, "held-out"), ["value", "sd"]]) for key, word in said.items() if word == "signal"]
@@ -110,7 +110,7 @@ def found_in(table: pd.DataFrame, by: str | list[str]) -> dict[Any, str]:
 
 
 def verdicts(table: pd.DataFrame, by: str) -> list[str]:
-    """Say in a sentence for each method and space whether its held-out cells hold the labels."""
+    """Return a sentence for each method and space: whether the labels are found in its held-out cells."""
     held = table[(table["type"] == "") & table["metric"].isin(["knn_macro_f1", "permutation_p", "reachable_p"])]
     lines = []
     keys = [by] if by == "space" else [by, "space"]

@@ -48,7 +48,7 @@ class Result:
 
     def pack(self) -> dict[str, np.ndarray]:
         """Return arrays that a file can hold."""
-        packed = {f"places/{space}": z for space, z in self.coordinates.items()}
+        packed = {f"coordinates/{space}": z for space, z in self.coordinates.items()}
         for name, column in self.rows.items():
             packed[f"rows/{name}"] = column.to_numpy(dtype=float) if name == "value" else column.to_numpy().astype(str)
         for stage, curves in self.history.items():
@@ -58,7 +58,7 @@ class Result:
     @classmethod
     def unpack(cls, arrays: Mapping[str, np.ndarray]) -> Result:
         """Return the result of which `pack` made the arrays."""
-        found: dict[str, dict[str, np.ndarray]] = {"places": {}, "rows": {}}
+        found: dict[str, dict[str, np.ndarray]] = {"coordinates": {}, "rows": {}}
         history: dict[str, dict[str, np.ndarray]] = {}
         for key, values in arrays.items():
             part, _, name = key.partition("/")
@@ -67,7 +67,7 @@ class Result:
                 history.setdefault(stage, {})[name] = values
             elif name:
                 found[part][name] = values
-        return cls(found["places"], pd.DataFrame(found["rows"]), arrays["confusion"], history)
+        return cls(found["coordinates"], pd.DataFrame(found["rows"]), arrays["confusion"], history)
 
 
 def run(split: Split, method: str, settings: Settings) -> Result:

@@ -116,27 +116,15 @@ def make_task(
     score_batches = batch_codes is not None and importlib.util.find_spec("scib_metrics") is not None
     if batch_codes is not None and not score_batches:
         warn('Batches are not scored without scib-metrics: pip install "tripletomics[batch]".')
+    finer = None if fine is None else labels.encode(pp.column(adata, fine, "fine"), unlabelled)[0]
+    is_counts, names = pp.decide_counts(x, counts), tuple(labels.several(unlabelled, "unlabelled"))
+    balanced_by = balanced_by if batch is None else batch
+    common = {"batch": balanced_by, "layer": layer, "counts": counts, "unlabelled": names, "device": device}
     return EvaluationTask(
-        adata=adata,
-        x=x,
-        label=label,
-        codes=codes,
-        classes=classes,
-        fine=None if fine is None else labels.encode(pp.column(adata, fine, "fine"), unlabelled)[0],
-        is_counts=pp.decide_counts(x, counts),
-        common={
-            "batch": balanced_by if batch is None else batch,
-            "layer": layer,
-            "counts": counts,
-            "unlabelled": tuple(labels.several(unlabelled, "unlabelled")),
-            "device": device,
-        },
-        batch_codes=batch_codes,
-        score_batches=score_batches,
-        pseudotime=pp.numbers(adata, pseudotime),
-        unseen=unseen,
+        adata=adata, x=x, label=label, codes=codes, classes=classes, is_counts=is_counts, common=common, fine=finer,
+        batch_codes=batch_codes, score_batches=score_batches, pseudotime=pp.numbers(adata, pseudotime), unseen=unseen,
         reference=reference,
-    )
+    )  # fmt: skip
 
 
 class Split:
@@ -166,7 +154,7 @@ class Split:
             usual = self.merge(cells.train_pca, cells.query_pca)
         return Truth(
             codes=task.codes, classes=task.classes, held_out=self.held_out, reference=reference, usual=usual,
-            fine=task.fine, batch=task.batch_codes, score_batches=task.score_batches, pseudotime=task.pseudotime,
+            fine=task.fine, batch_codes=task.batch_codes, score_batches=task.score_batches, pseudotime=task.pseudotime,
             at_random=self.at_random,
         )  # fmt: skip
 

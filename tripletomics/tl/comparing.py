@@ -32,7 +32,7 @@ EXTRAS = {"scanvi": ("scvi", "scanvi"), "parametric_umap": ("tensorflow", "param
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """What `tripletomics.compare` returns.
+    """The result of `tripletomics.compare`: scores, maps and figures.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Comparison:
     methods
         As they were asked for.
     titles
-        What a method is called in figures.
+        The names of methods in figures.
     table
         One row a number: method, space, metric, type, split ("train", "held-out", "permuted", or "" for what is of
         all cells), value (mean over seeds), sd, n_seeds, family, label_circular, null (how it was made).
@@ -75,14 +75,14 @@ class Comparison:
         return f"<tripletomics.Comparison: {len(self.methods)} methods, seeds {seeds}, {self.adata.n_obs} cells>"
 
     def summary(self) -> str:
-        """Say what the held-out cells show, on the whole and for each method and space, and how they were held out."""
+        """Return in words what the held-out cells show, for each method and space, and how they were held out."""
         from tripletomics.evaluation import headline, verdicts
 
         lines = "\n".join(verdicts(self.table, "method"))
         return "\n\n".join(filter(None, [headline(self.table, self.titles), lines, self.settings["split"]]))
 
     def plot(self, color: str | None = None, *, width: float = 7.1) -> Figure:
-        """Draw the maps side by side with held-out cells marked, and below them the scores minus the null.
+        """Draw the maps side by side, with held-out cells marked, and below them held-out minus permuted scores.
 
         Parameters
         ----------
@@ -101,9 +101,9 @@ class Comparison:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write everything that a paper needs to a folder, which is created.
+        """Write figures, tables, settings and a methods text for a paper to a folder, which is created.
 
-        Written are the figure at page and column width (PDF and PNG), the table (CSV; its main scores in Markdown and
+        The files are the figure at page and column width (PDF and PNG), the table (CSV; its main scores in Markdown and
         LaTeX), the settings and versions (JSON), and a paragraph for the methods section with its references
         (Markdown). Empty fields of the CSV mean "of all cells" or "of no single type", which pandas reads as missing.
         """
@@ -147,7 +147,7 @@ def compare(
     cache: str | None = "auto",
     progress: bool = True,
 ) -> Comparison:
-    """Compare tripletomics with other maps on cells that none of them saw, each beside its null.
+    """Compare tripletomics with other maps on cells that none of them saw, each next to its null.
 
     Genes, scaling and principal components are chosen on the training cells, every method is fitted on them alone, and
     the held-out cells are projected. `adata` is not changed.
@@ -231,21 +231,15 @@ def compare(
     rows = experiment.tidy(runs)
     types = pd.Index(task.classes)
     first = {method: runs[method, 0] for method in plan}
+    counted = {method: sum(runs[method, seed].confusion for seed in range(seeds)) for method in plan}
+    machine = {"python": platform.python_version(), "cores": str(os.cpu_count())}
     return Comparison(
-        adata=_cells(task, splits[0].held_out, first),
-        label=label,
-        methods=list(plan),
-        titles={method: _title(method) for method in plan},
-        table=evaluation.collect(rows, ["method", "space"]),
-        runs=rows,
-        confusions={
-            method: pd.DataFrame(sum(runs[method, seed].confusion for seed in range(seeds)), index=types, columns=types)
-            for method in plan
-        },
+        adata=_cells(task, splits[0].held_out, first), label=label, methods=list(plan),
+        titles={method: _title(method) for method in plan}, table=evaluation.collect(rows, ["method", "space"]),
+        runs=rows, settings=settings, versions=experiment.versions(list(plan)) | machine,
+        confusions={method: pd.DataFrame(matrix, index=types, columns=types) for method, matrix in counted.items()},
         histories={method: run.history for method, run in first.items() if run.history},
-        settings=settings,
-        versions=experiment.versions(list(plan)) | {"python": platform.python_version(), "cores": str(os.cpu_count())},
-    )
+    )  # fmt: skip
 
 
 def _check_methods(methods: Sequence[str]) -> list[str]:

@@ -26,15 +26,15 @@ def pca(
 ) -> None:
     """Fit principal components on the training cells, and give every cell the coordinates that it has as a new one.
 
-    Usual components draw the cells they were fitted on outwards, so that new cells lie in their middle. Here neighbours
-    of new cells among training cells, and maps of both, can be trusted.
+    In usual components, the cells that they were fitted on lie further out than new cells. Here neighbours of new cells
+    among training cells, and maps of both, can be trusted.
 
     Parameters
     ----------
     adata
         Annotated cells in memory.
     label
-        Column of `obs` with the cell types, for one thing alone: that cells are held out of every type.
+        Column of `obs` with the cell types. It serves one purpose: cells are held out of every type.
     hold_out
         Cells that nothing is fitted on: as for `fit`.
     layer

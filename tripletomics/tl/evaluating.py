@@ -1,4 +1,4 @@
-"""`evaluate`: what a map is worth on cells that it has not seen, whoever made it."""
+"""`evaluate`: scores of a map on cells that it has not seen, whoever made it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def evaluate(
     cache: str | None = "auto",
     progress: bool = True,
 ) -> DataFrame:
-    """Score maps on held-out cells, beside the training figure and the null; any `obsm` key, whoever wrote it.
+    """Score maps on held-out cells, next to training cells and permuted labels; any `obsm` key, whoever wrote it.
 
     Parameters
     ----------
@@ -91,8 +91,8 @@ def evaluate(
     ``attrs["summary"]`` says in words what it shows.
 
     The null of a map that `fit` wrote is a fit on permuted labels; of any other map, the labels of the scored cells
-    are permuted. Nulls of structure shuffle the places of the scored cells. The use of the page (of two dimensions) and
-    how well held-out cells are told from training cells (of a random split) have none.
+    are permuted. Nulls of structure shuffle the coordinates of the scored cells. The use of the page (of two
+    dimensions) and how well held-out cells are told from training cells (of a random split) have none.
 
     Raises
     ------
@@ -105,9 +105,9 @@ def evaluate(
 
     Notes
     -----
-    It believes the split. `fit` knows which cells it held out; `transform` and `predict` find the cells that the model
-    was trained on by their values, so one whose values have changed since passes as held out. Where `uns` names no
-    model, as after `anndata.concat`, nothing says whose the split is, and the summary says so.
+    The split is taken as it is. `fit` knows which cells it held out; `transform` and `predict` find the training cells
+    of a model by their values, so one whose values have changed since passes as held out. Where `uns` names no model,
+    as after `anndata.concat`, nothing says whose the split is, and the summary says so.
     """
     import pandas as pd
 
@@ -175,7 +175,7 @@ def _summarise(adata: AnnData, basis: str, table: DataFrame) -> list[str]:
 
 
 def coordinates_of(adata: AnnData, key: str, argument: str = "basis") -> np.ndarray:
-    """Return the rows of an obsm key after checking that they can be scored."""
+    """Return the coordinates under an obsm key; raise if they cannot be scored."""
     import numpy as np
 
     present = ", ".join(adata.obsm) or "none"

@@ -1,4 +1,4 @@
-"""`explain`: the genes that pull a type apart from another in the metric space."""
+"""`explain`: the genes that separate a type from another in the metric space."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def explain(
     min_matched: float = 0.3,
     seed: int = 0,
 ) -> DataFrame:
-    r"""Name the genes that pull a type apart from another in the metric space.
+    r"""Rank the genes that separate a type from another in the metric space.
 
     The axis of a comparison is the unit vector u from the centroid of the other group to that of the group, both of
     the metric space f. The attribution of gene g is its integrated gradient along this axis, on the straight path from
@@ -54,14 +54,14 @@ def explain(
     layer
         Layer to use in place of `.X`.
     missing
-        What to do about genes that `adata` lacks: "error", "zero" to fill them with zeros, or "impute" to treat them
+        What to do about missing genes: "error", "zero" to fill them with zeros, or "impute" to treat them
         as unknown. Either way they get no attribution.
     alias
         Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
     min_matched
         Share of the encoder's weight that the genes at hand must hold if others are filled or imputed, in [0, 1].
     seed
-        For the draw of the cells.
+        Of the subsample of the cells.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def explain(
         The attribution over the sum of the absolute attributions of all genes, in [-1, 1].
     ``mean_group``, ``mean_against``
         Mean of the gene in all cells of either group, normalised (and logged) as the encoder gets it, before scaling;
-        0 for a gene that lacks.
+        0 for a missing gene.
 
     Raises
     ------
@@ -87,11 +87,12 @@ def explain(
     TypeError
         If `adata` is not an AnnData in memory, or `model` no Model, or `against` neither name nor dict.
     ValueError
-        If there are fewer than two groups, `against` names another, genes lack, or the values are on another scale.
+        If there are fewer than two groups, `against` names another, genes are missing, or the values are on another
+        scale.
 
     Notes
     -----
-    It says what this model uses, not what makes a type: of two genes that go together a model may use either. A gene
+    It shows what this model uses, not what makes a type: of two genes that go together a model may use either. A gene
     can pull toward a group by its absence; compare the two means. The integral is a Gauss-Legendre sum of 32 points.
 
     References
@@ -113,29 +114,31 @@ def explain(
     column = pp.column(adata, groups, "groups")
     codes, classes = labels.encode(column, UNLABELLED)
     pairs = _pairs(against, groups, classes)
-    contract, encoder = model.part(), model.networks.encoder
-    query = pp.take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched)
+    features, encoder = model.part(), model.networks.encoder
+    query = pp.take_query(
+        adata, features, model.gene_weights(), layer, missing=missing, alias=alias, min_matched=min_matched
+    )
 
-    source = contract.source(query.x, query.present)
+    source = features.source(query.x, query.present)
     z = networks.project(encoder, source, next(encoder.parameters()).device).cpu().numpy()
     members = [np.flatnonzero(codes == code) for code in range(len(classes))]
     centroids = np.array([z[rows].mean(axis=0, dtype=np.float64) for rows in members])
     tables, names = [], _names(column, classes)
     for code, other in pairs.items():
         other = _nearest(centroids, code) if other is None else other
-        way = centroids[code] - centroids[other]
+        axis = centroids[code] - centroids[other]
         means = [mean_and_variance(source.normalised(members[c]))[0] for c in (code, other)]
-        drawn = np.sort(np.random.default_rng(seed).permutation(members[code])[:n_cells])
+        rows = np.sort(np.random.default_rng(seed).permutation(members[code])[:n_cells])
         found = attribution.integrated_gradients(
             encoder,
-            source.subset(drawn),
-            contract.standardise(means[1][None], query.present)[0],
-            way / max(np.linalg.norm(way), 1e-12),
+            source.subset(rows),
+            features.standardise(means[1][None], query.present)[0],
+            axis / max(np.linalg.norm(axis), 1e-12),
         )
         table = {
             "group": pd.Categorical([classes[code]] * len(found), names),
             "against": pd.Categorical([classes[other]] * len(found), names),
-            "gene": contract.genes[: contract.n_seen],
+            "gene": features.genes[: features.n_seen],
             "attribution": found, "share": found / max(np.abs(found).sum(), 1e-12),
             "mean_group": means[0], "mean_against": means[1],
         }  # fmt: skip

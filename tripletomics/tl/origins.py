@@ -1,4 +1,4 @@
-"""Which model the places of a table are from, and which of its cells that model was trained on."""
+"""Which model wrote the coordinates of a dataset, and which of its cells that model was trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def trained_on(model: Model, x: Matrix | Pair) -> np.ndarray | None:
-    """Tell which cells a model was trained or calibrated on, boolean (cells,); None if it does not know."""
+    """Return which cells a model was trained or calibrated on, boolean (cells,); None if it does not know."""
     return None if model.seen is None else model.seen.find(x)[0] > HELD_OUT
 
 
@@ -49,7 +49,7 @@ def is_own(named: str | None, model: Model, old: Any) -> bool:
 
 
 def name_model(target: Any, key: str, model: Model, trained: np.ndarray | None) -> int:
-    """Write which model the places of a table are from, and the split of its cells, in place of those of another.
+    """Write which model wrote the coordinates of a dataset, and the split of its cells; replace those of another model.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def name_model(target: Any, key: str, model: Model, trained: np.ndarray | None) 
 
 
 def note_on_training(trained: np.ndarray | None, changed: int = 0) -> None:
-    """Warn if a model was trained on some of the cells that it is to place, or if their values have changed since."""
+    """Warn if a model was trained on some of the cells that it is to embed, or if their values have changed since."""
     if trained is not None and trained.any():
         warn(
             f"{trained.sum():,} of {len(trained):,} cells were part of the fit (the model was trained on them): what "

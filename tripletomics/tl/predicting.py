@@ -1,4 +1,4 @@
-"""`predict`: labels for new cells, and how far to believe them."""
+"""`predict`: labels for new cells, and how far to trust them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def predict(
     min_matched: float = 0.3,
     key_added: str = "X_tt",
 ) -> None:
-    """Name the types of new cells, say how sure that is and which cells are like no known type, and place them.
+    """Predict the types of new cells, with confidence and novelty, and embed them.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def predict(
     layer
         Layer to use in place of `.X`.
     missing
-        What to do about genes that the query lacks: "error", "zero" to fill them with zeros, or "impute" to treat them
+        What to do about missing genes: "error", "zero" to fill them with zeros, or "impute" to treat them
         as unknown, as the genes that are hidden in training.
     alias
         Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
@@ -66,21 +66,21 @@ def predict(
     ``obsm["X_tt"]``, ``obsm["X_tt_metric"]``
         Map and metric space, as `transform` writes them (and ``obsm["X_tt_pca"]`` if it is there).
     ``uns["X_tt"]``, ``obs["tt_split"]``
-        Which model wrote these places, and which cells it was trained on, as `transform` writes them.
+        Which model wrote these coordinates, and which cells it was trained on, as `transform` writes them.
     ``uns["tt_mapping"]``
         ``model``, the id of the model that named the cells; how the genes were matched: numbers ``matched``,
         ``missing``, ``extra``, share of the encoder's ``weight`` that was matched, ``missing_genes`` (heaviest first);
-        sentences on what looks unusual (``notes``), the number of cells ``rejected``, and how many the model has
+        sentences about unusual values (``notes``), the number of cells ``rejected``, and how many the model has
         ``seen``, because it was trained on them. These are found by their values: a cell of which a value has changed
-        since the fit, or a gene lacks, counts as new. (Of an older model file, no ``seen``.)
+        since the fit, or a gene is missing, counts as new. (Of an older model file, no ``seen``.)
 
     Raises
     ------
     KeyError
         If there is no such layer or column.
     ValueError
-        If genes lack, the values are on another scale than those of training, a share is out of range, or the model
-        could not be calibrated. Nothing is written then.
+        If genes are missing, the values are on another scale than those of training, a share is out of range, or the
+        model could not be calibrated. Nothing is written then.
 
     Notes
     -----
