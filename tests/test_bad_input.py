@@ -55,7 +55,7 @@ TABLE = {
     "no room for a predictor": (
         options(label=None, loss="simsiam", metric_dim=3),
         ValueError,
-        "loss='simsiam' foretells one view from the other, for which metric_dim=3 has no room",
+        "loss='simsiam' predicts one view from the other, for which metric_dim=3 has no room",
     ),
     "a queue longer than the data": (
         options(label=None, loss="moco:queue=500"),

@@ -215,7 +215,7 @@ def test_loss_falls_in_2d(text):
 def test_two_classes(text):
     loss, (z, y) = build(text, 8, 2, dtype=torch.float32), batch(40, 8, 2, dtype=torch.float32)
     z = z.detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([{"params": [z], "lr": 0.05}, *loss.groups(0.005)])
+    optimizer = torch.optim.Adam([{"params": [z], "lr": 0.05}, *loss.parameter_groups(0.005)])
     for _ in range(300):
         optimizer.zero_grad()
         loss(z, y).backward()

@@ -10,7 +10,8 @@ from oracles import assert_same
 from pytorch_metric_learning import losses as pml
 
 from tripletomics import losses
-from tripletomics.losses.proxies import AdaCos, ArcFace, CosFace, HardTriple, NormSoftmax, ProxyNCA, SoftTriple
+from tripletomics.losses.centers import HardTriple, SoftTriple
+from tripletomics.losses.proxies import AdaCos, ArcFace, CosFace, NormSoftmax, ProxyNCA
 
 NAMES = ("normsoftmax", "arcface", "cosface", "adacos", "proxynca", "softtriple", "hardtriple")
 

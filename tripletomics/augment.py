@@ -183,7 +183,7 @@ class Mixup(Augmentation):
 
     Notes
     -----
-    The other cell is a random one of the batch. Unlabelled cells and cells alone in their type stay as they are.
+    The other cell is a random one of the minibatch. Unlabelled cells and cells alone in their type stay as they are.
 
     References
     ----------

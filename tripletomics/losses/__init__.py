@@ -13,18 +13,17 @@ from tripletomics.losses.base import (
     zero,
 )
 from tripletomics.losses.batch import NCA, SupCon
+from tripletomics.losses.centers import HardTriple, SoftTriple
 from tripletomics.losses.checks import check
 from tripletomics.losses.proxies import (
     AdaCos,
     ArcFace,
     Center,
     CosFace,
-    HardTriple,
     NormSoftmax,
     ProxyLoss,
     ProxyNCA,
     Softmax,
-    SoftTriple,
 )
 from tripletomics.losses.tuples import Angular, Contrastive, HierarchicalTriplet, Quadruplet, RankNet, Triplet
 from tripletomics.losses.views import (

@@ -107,10 +107,7 @@ class Loss(nn.Module):
         return self.momentum
 
     def refresh(self, z: Tensor, y: Tensor) -> BatchGuide:
-        """Look at the embeddings of all training cells, and return what is asked of the next minibatches.
-
-        It is called before the first step, and then every `epochs` epochs.
-        """
+        """Return what is asked of the next minibatches, given all training cells; called every `epochs` epochs."""
         return BatchGuide()
 
     def has_terms(self, y: np.ndarray) -> bool:
@@ -241,10 +238,7 @@ class Sum(Loss):
         return {name: value for found in self._each("summary_arrays") for name, value in found.items()}
 
     def forward(self, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
-        """Return the weighted sum of the members' values.
-
-        Mined rows reach the losses that mine; a second view reaches the losses of two views.
-        """
+        """Return the weighted sum. Mined rows reach the losses that mine; a second view, those of two views."""
         *views, y = z, *others
         values = []
         for weight, member in self.terms():
@@ -282,7 +276,7 @@ class Foreign(Loss):
         if not isinstance(value, Tensor) or value.dim() != 0:
             shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(
-                f"{type(self.module).__name__} returned {shape}, not a 0-d tensor: let it reduce over the batch."
+                f"{type(self.module).__name__} returned {shape}, not a 0-d tensor: let it reduce over the minibatch."
             )
         return value.to(z.dtype) + zero(z)
 

@@ -1,4 +1,4 @@
-"""Losses that compare each cell with its whole batch at once, by a softmax over all other cells.
+"""Losses that compare each cell with its whole minibatch at once, by a softmax over all other cells.
 
 Take an anchor with one cell of its type at distance 1 and one of another type at distance 2. `NCA` turns the squared
 distances 1 and 4 into shares of a choice, exp(-1) : exp(-4) = 0.95 : 0.05, and the loss is -log 0.95 = 0.05. With both
@@ -23,7 +23,7 @@ class NCA(TripletLoss):
         L = -\frac{1}{|A|} \sum_{a \in A} \log
         \frac{\sum_{p \ne a,\; y_p = y_a} \exp(-s\, d_{ap}^2)}{\sum_{k \ne a} \exp(-s\, d_{ak}^2)}
 
-    with d the Euclidean distance and A the cells that have another cell of their class in the batch.
+    with d the Euclidean distance and A the cells that have another cell of their class in the minibatch.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class NCA(TripletLoss):
     -----
     z is (n, dim), y (n,). Cells with code -1 are ignored, and the cell itself is in neither sum. One near cell of its
     type is enough for an anchor, so a type may keep several clusters. Anchors alone in their class count only as
-    neighbours of others; a batch without a positive pair, or with one class only, gives 0. Takes O(n^2) time and
+    neighbours of others; a minibatch without a positive pair, or with one class only, gives 0. Takes O(n^2) time and
     memory. Goldberger et al. maximise the sum of the shares themselves, which forgets the cells that lie deep among
     others; the mean of their logarithms keeps pulling at those. A setting out of range is a ValueError.
 
@@ -65,7 +65,7 @@ class NCA(TripletLoss):
 
 @register("supcon")
 class SupCon(Loss):
-    r"""Pick each cell of an anchor's type out of the whole batch, by the angle to the anchor.
+    r"""Pick each cell of an anchor's type out of the whole minibatch, by the angle to the anchor.
 
     .. math::
         L = -\frac{1}{|A|} \sum_{a \in A} \frac{1}{|P(a)|} \sum_{p \in P(a)} \log
@@ -86,7 +86,7 @@ class SupCon(Loss):
     takes the mean over positives outside the logarithm; it pulls at every positive, so a type becomes one cluster,
     and its smallest value is not 0 but near the log of the number of positives. The paper sums over anchors and has
     two views of each; this has one, takes the mean over anchors, and drops those without a positive, which count only
-    as negatives of others. A batch without a positive pair gives 0. A zero vector has cosine 0 to all. Takes O(n^2)
+    as negatives of others. A minibatch without a positive pair gives 0. A zero vector has cosine 0 to all. Takes O(n^2)
     time and memory. A setting out of range is a ValueError.
 
     References

@@ -34,12 +34,12 @@ class Neighbours(Loss):
             + \frac1n \sum_i \log \Big(b_i + \sum_{j \ne i} \frac1{1 + d_{ij}^2}\Big)
             + \sum_g w_g \Big(1 - \frac1{|g|} \sum_{k \in g} r_k\Big) + e\, U
 
-    with the distances d of the n cells of a batch in the map. v is the weight of an edge of the neighbour graph that
-    has both ends in the batch, and sums to 1. For each grouping g of the cells, r_k is the congruence coefficient (the
-    cosine), over the other groups, of the distances between the centre of group k and theirs in the map with the ranks
-    that these distances have in the reference. U is how far the batch is from a disk of even density
-    (`area.unevenness`); its weight rises to e over the first third of the training. b is 0 except for satellites:
-    groups of few cells far from all others, which would otherwise end at the edge of the map.
+    with the distances d of the n cells of a minibatch in the map. v is the weight of an edge of the neighbour graph
+    that has both ends in the minibatch, and sums to 1. For each grouping g of the cells, r_k is the congruence
+    coefficient (the cosine), over the other groups, of the distances between the centre of group k and theirs in the
+    map with the ranks that these distances have in the reference. U is how far the minibatch is from a disk of even
+    density (`area.unevenness`); its weight rises to e over the first third of the training. b is 0 except for
+    satellites: groups of few cells far from all others, which would otherwise end at the edge of the map.
 
     Parameters
     ----------
@@ -58,18 +58,18 @@ class Neighbours(Loss):
 
     Notes
     -----
-    ``loss(a, rows)`` takes the places (n, dim) of a batch and which cells they are, each once. The second term, with a
-    sum for every cell in place of t-SNE's single one, gives a cell of a small dense type as much room as one of a
-    large type: a network shares its capacity, where t-SNE moves each cell on its own. Groups without a cell in
-    the batch have no say in the third term, and fewer than three groups have no order. With the distances of the
+    ``loss(a, rows)`` takes the coordinates (n, dim) of a minibatch and the cells, each once. The second term,
+    with a sum for every cell in place of t-SNE's single one, gives a cell of a small dense type as much room as one of
+    a large type: a network shares its capacity, where t-SNE moves each cell on its own. Groups without a cell in the
+    minibatch have no say in the third term, and fewer than three groups have no order. With the distances of the
     reference in place of their ranks, a few outlying cells squeeze all others into a corner of the map; with a
     correlation, which does not mind an offset, near groups lie on each other.
 
     References
     ----------
-    The Cauchy kernel: van der Maaten & Hinton 2008. Sums by cell, and batches: Damrich, Böhm, Hamprecht & Kobak 2023;
-    Böhm, Berens & Kobak 2023 (t-SimCNE). Ranks: nonmetric scaling, Kruskal 1964.
-    Congruence of distances: Borg & Groenen 2005.
+    The Cauchy kernel: van der Maaten & Hinton 2008. Sums by cell, and minibatches: Damrich, Böhm, Hamprecht & Kobak
+    2023; Böhm, Berens & Kobak 2023 (t-SimCNE). Ranks: nonmetric scaling, Kruskal 1964. Congruence of distances: Borg &
+    Groenen 2005.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class Neighbours(Loss):
         self.random = np.random.default_rng([seed, 9])
         self.graph: Tensor
         self.weights: Tensor
-        self.place: Tensor
+        self.position: Tensor
         few = np.zeros(len(graph), dtype=bool) if satellites is None else satellites
         self.satellites: Tensor
         self.register_buffer("graph", torch.from_numpy(graph), persistent=False)
         self.register_buffer("weights", torch.from_numpy(weights).float(), persistent=False)
         self.register_buffer("satellites", torch.from_numpy(few), persistent=False)
         # the last one is for -1, no cell
-        self.register_buffer("place", torch.full((len(graph) + 1,), -1), persistent=False)
+        self.register_buffer("position", torch.full((len(graph) + 1,), -1), persistent=False)
         self.importance: Tensor
         self.codes: Tensor
         self.ranks: Tensor
@@ -108,7 +108,7 @@ class Neighbours(Loss):
         self.register_buffer("ranks", torch.from_numpy(np.array(ranks, dtype=np.float32)), persistent=False)
 
     def forward(self, a: Tensor, rows: Tensor) -> Tensor:
-        """Return the loss of the places `a` (n, dim) of the cells `rows` (n,)."""
+        """Return the loss of the coordinates `a` (n, dim) of the cells `rows` (n,)."""
         rows = rows.to(a.device)
         value = self._attraction(a, rows) + _Repulsion.apply(a, self.satellites[rows])
         if len(self.importance):
@@ -127,11 +127,11 @@ class Neighbours(Loss):
         return area.unevenness(a, _even(len(a), a.shape[1]).to(a), torch.from_numpy(lines).to(a))
 
     def _attraction(self, a: Tensor, rows: Tensor) -> Tensor:
-        self.place[rows] = torch.arange(len(rows), device=a.device)
-        k, ends = self.graph.shape[1], self.place[self.graph[rows]].flatten()
-        self.place[rows] = -1
+        self.position[rows] = torch.arange(len(rows), device=a.device)
+        k, ends = self.graph.shape[1], self.position[self.graph[rows]].flatten()
+        self.position[rows] = -1
         inside = ends >= 0
-        # few edges have both ends in a batch of a large table; a GPU takes all of them sooner than it says which
+        # few edges have both ends in a minibatch of a large table; a GPU takes all of them sooner than it says which
         edges = inside.nonzero()[:, 0] if a.device.type == "cpu" else torch.arange(len(ends), device=a.device)
         weights = self.weights[edges % k] * inside[edges]
         return _Attraction.apply(a, weights, edges // k, ends[edges].clamp(min=0))
@@ -240,8 +240,8 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, sprea
         groups.append(y)
     apart = [satellites(reference, codes) for codes in groups]
     groupings = [
-        (weight, *_grouping(reference, np.where(alone, -1, codes)))
-        for weight, codes, alone in zip(importance, groups, apart, strict=True)
+        (weight, *_grouping(reference, np.where(outside, -1, codes)))
+        for weight, codes, outside in zip(importance, groups, apart, strict=True)
     ]
     return Neighbours(
         np.concatenate(graph, axis=1), np.concatenate(weights), groupings, EVEN * spread**2, seed, np.any(apart, axis=0)
@@ -294,7 +294,7 @@ def satellites(reference: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 def _grouping(reference: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return codes without gaps, and the rank of each group by the distance of its centre from one's: 1 is that one."""
-    kinds = np.unique(codes[codes >= 0])
-    centres = np.stack([reference[codes == kind].mean(axis=0) for kind in kinds]) if len(kinds) else reference[:0]
-    dense = np.where(codes >= 0, np.searchsorted(kinds, codes), -1)
+    present = np.unique(codes[codes >= 0])
+    centres = np.stack([reference[codes == code].mean(axis=0) for code in present]) if len(present) else reference[:0]
+    dense = np.where(codes >= 0, np.searchsorted(present, codes), -1)
     return dense, rankdata(np.linalg.norm(centres[:, None] - centres, axis=2), axis=1)

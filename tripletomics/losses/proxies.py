@@ -1,13 +1,12 @@
 """Losses that compare a cell with learned points, one for each class: its proxies.
 
-A proxy loss costs O(n * classes) and does not need two cells of a type in a batch, so rare types are no problem.
+A proxy loss costs O(n * classes) and does not need two cells of a type in a minibatch, so rare types are no problem.
 """
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,7 +34,7 @@ class ProxyLoss(Loss):
         nn.init.kaiming_uniform_(self.proxies, a=math.sqrt(5))
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
+        """Return the loss of a minibatch."""
         if "proxies" not in self._parameters:
             raise RuntimeError(f"{self.name} has no proxies yet: call build(dim, n_classes) first.")
         x, codes = labelled(z, y)
@@ -63,8 +62,8 @@ class Softmax(ProxyLoss):
     Notes
     -----
     z is (n, dim), y (n,), `proxies` w (n_classes, dim), `bias` b (n_classes,), which starts at 0. Cells with code -1
-    are ignored; a batch without labels gives 0 and moves nothing. Calling it before `build` is a RuntimeError, a code
-    that is no class a ValueError.
+    are ignored; a minibatch without labels gives 0 and moves nothing. Calling it before `build` is a RuntimeError, a
+    code that is no class a ValueError.
 
     References
     ----------
@@ -90,14 +89,14 @@ class Center(ProxyLoss):
     Parameters
     ----------
     alpha
-        How far a center moves to its cells in each batch, a fraction in [0, 1]; useful from 0.1 to 0.9.
+        How far a center moves to its cells in each minibatch, a fraction in [0, 1]; useful from 0.1 to 0.9.
 
     Notes
     -----
     `proxies` are the centers c. They follow their own rule, in training mode only and after the value is computed; no
     optimiser moves them, but `state_dict` has them. Alone it collapses: all cells and centers meet at one point, so
-    `fit` refuses it without another loss. The paper sums over the batch, this takes the mean, so that the weight does
-    not depend on the batch's size. Shapes, unlabelled cells and errors are as in `Softmax`.
+    `fit` refuses it without another loss. The paper sums over the minibatch, this takes the mean, so that the weight
+    does not depend on the minibatch's size. Shapes, unlabelled cells and errors are as in `Softmax`.
 
     References
     ----------
@@ -231,7 +230,7 @@ class CosFace(CosineLoss):
     margin: float = 0.35
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        return _margin_cross_entropy(x @ w.T, codes, self.scale, self.margin)
+        return margin_cross_entropy(x @ w.T, codes, self.scale, self.margin)
 
 
 @register("adacos")
@@ -245,9 +244,9 @@ class AdaCos(CosineLoss):
 
     Notes
     -----
-    The buffer `scale` s (0-d) starts at sqrt(2) log(n_classes - 1). In training mode each batch sets it, then uses it;
-    theta_med is the lower median of theta_iy. s stays within 0.4 and 64; the paper's is 0 for ever with 2 classes, and
-    can grow without end in few dimensions. Shapes, unlabelled cells and errors are as in `Softmax`.
+    The buffer `scale` s (0-d) starts at sqrt(2) log(n_classes - 1). In training mode each minibatch sets it, then uses
+    it; theta_med is the lower median of theta_iy. s stays within 0.4 and 64; the paper's is 0 for ever with 2 classes,
+    and can grow without end in few dimensions. Shapes, unlabelled cells and errors are as in `Softmax`.
 
     References
     ----------
@@ -266,7 +265,7 @@ class AdaCos(CosineLoss):
             log_b = others.flatten().logsumexp(0) - math.log(len(codes))
             median = -(-cos.detach().gather(1, own)).median()  # the lower one of angles is the upper one of cosines
             scale = (log_b / median.clamp(min=0.5**0.5)).clamp(*_ADACOS).to(scale.dtype)
-            self.scale = scale  # not in place: the backward pass of an earlier batch may need the old one
+            self.scale = scale  # not in place: the backward pass of an earlier minibatch may need the old one
         return F.cross_entropy(scale.to(cos.dtype) * cos, codes)
 
     def trace(self) -> dict[str, Tensor]:
@@ -305,106 +304,6 @@ class ProxyNCA(CosineLoss):
         return (others.logsumexp(1, keepdim=True) - scores.gather(1, codes[:, None])).mean()
 
 
-class CentersLoss(CosineLoss):
-    """The base of losses with several proxies for each class, its centers: `proxies` is (n_classes, centers, dim)."""
-
-    parameter_eps = 0.01  # centers that few cells reach stay nearly still
-    centers: int
-
-    def build(self, dim: int, n_classes: int) -> None:
-        """Draw the proxies (n_classes, centers, dim) as torch.nn.Linear draws its weights."""
-        super().build(dim, n_classes * self.centers)
-        self.proxies = nn.Parameter(self.proxies.detach().view(n_classes, self.centers, dim))
-
-    def surviving(self) -> Tensor:
-        """Count each class's centers (n_classes,), int64; those that steps below 0.1 radians (6°) join are one."""
-        w = normalise(self.proxies.detach())
-        joined = (w @ w.mT > math.cos(0.1)).to(w.dtype)
-        for _ in range(self.centers.bit_length()):  # each turn doubles the length of the chains
-            joined = (joined @ joined).clamp(max=1)
-        return (~joined.bool().tril(-1).any(2)).sum(1)  # the first center of each chain has no earlier one
-
-    def summary_arrays(self) -> dict[str, np.ndarray]:
-        """Return how many centers each class has left; see `surviving`."""
-        return {"surviving_centers": self.surviving().cpu().numpy()}
-
-
-@register("softtriple")
-class SoftTriple(CentersLoss):
-    r"""Give each class several centers, so that a type may keep its subtypes, and merge those that it does not need.
-
-    .. math::
-        L = \frac1n \sum_i \log(1 + \sum_{c \ne y_i} e^{s (S_{ic} - S_{iy_i} + m)})
-            + \tau \sum_c \sum_{k < l} \frac{\sqrt{2 + 10^{-5} - 2 w_{ck} \cdot w_{cl}}}{C K (K - 1)}, \quad
-        S_{ic} = \sum_k \operatorname{softmax}_k(x_i \cdot w_{ck} / \gamma) \; x_i \cdot w_{ck}
-
-    Parameters
-    ----------
-    centers
-        K, the centers of each class, at least 1; useful from 2 to 20.
-    scale
-        s, from cosines to logits, above 0; useful from 5 to 64.
-    gamma
-        Softness in units of the cosine, above 0; useful from 0.02 to 0.5. Lower counts the nearest center alone.
-    margin
-        m in units of the cosine, from 0 to 1.5; useful up to 0.2.
-    tau
-        How strongly the centers of a class attract each other, at least 0; useful up to 1.
-
-    Notes
-    -----
-    `proxies` w is (n_classes, centers, dim); see `surviving`. Other shapes, unlabelled cells and errors: `Softmax`.
-
-    References
-    ----------
-    Qian, Shang, Sun, Hu, Li & Jin 2019, SoftTriple loss: deep metric learning without triplet sampling.
-    """
-
-    centers: int = 10
-    scale: float = 20.0
-    gamma: float = 0.1
-    margin: float = 0.01
-    tau: float = 0.2
-
-    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        cos = torch.einsum("nd,ckd->nck", x, w)
-        value = _margin_cross_entropy((F.softmax(cos / self.gamma, 2) * cos).sum(2), codes, self.scale, self.margin)
-        one, other = torch.triu_indices(self.centers, self.centers, 1, device=w.device)
-        apart = ((w[:, one] - w[:, other]).square().sum(2) + 1e-5).sqrt()  # 2 - 2 cos as a square is never below 0
-        return value + self.tau * apart.sum() / (len(w) * self.centers * max(self.centers - 1, 1))
-
-
-@register("hardtriple")
-class HardTriple(CentersLoss):
-    r"""Give each class several centers, and compare each cell with the nearest center of every class.
-
-    .. math:: L = \frac1n \sum_i \log(1 + \sum_{c \ne y_i} e^{s (S_{ic} - S_{iy_i} + m)}), S_{ic} = \max_k x_i w_{ck}
-
-    Parameters
-    ----------
-    centers
-        The centers of each class, at least 1; useful from 2 to 20.
-    scale
-        s, from cosines to logits, above 0; useful from 5 to 64.
-    margin
-        m in units of the cosine, from 0 to 1.5; useful up to 0.2.
-
-    Notes
-    -----
-    `proxies` w is (n_classes, centers, dim). Other shapes, unlabelled cells and errors are as in `Softmax`.
-
-    References
-    ----------
-    Qian, Shang, Sun, Hu, Li & Jin 2019, SoftTriple loss: deep metric learning without triplet sampling.
-    """
-
-    centers: int = 10
-    scale: float = 20.0
-    margin: float = 0.01
-
-    def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        return _margin_cross_entropy(torch.einsum("nd,ckd->nck", x, w).amax(2), codes, self.scale, self.margin)
-
-
-def _margin_cross_entropy(scores: Tensor, codes: Tensor, scale: float, margin: float) -> Tensor:
+def margin_cross_entropy(scores: Tensor, codes: Tensor, scale: float, margin: float) -> Tensor:
+    """Return the cross-entropy of scaled scores (n, n_classes), after the own class has given up a margin."""
     return F.cross_entropy(scale * (scores - margin * F.one_hot(codes, scores.shape[1]).to(scores.dtype)), codes)

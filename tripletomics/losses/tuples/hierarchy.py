@@ -34,15 +34,15 @@ class HierarchicalTriplet(TripletLoss):
 
     Notes
     -----
-    z is (n, dim), scaled to length 1 inside; y (n,). T are all triplets of the batch. Cells with code -1 are ignored;
-    a batch without a triplet gives 0. Levels are d_l = d_0 + l (4 - d_0) / levels, with d_0 the mean of s over
-    classes; two classes meet at the first level above the height at which single linkage joins them (with average
+    z is (n, dim), scaled to length 1 inside; y (n,). T are all triplets of the minibatch. Cells with code -1 are
+    ignored; a minibatch without a triplet gives 0. Levels are d_l = d_0 + l (4 - d_0) / levels, with d_0 the mean of s
+    over classes; two classes meet at the first level above the height at which single linkage joins them (with average
     linkage, whose heights can exceed the distance of two classes, all classes drift to opposite poles). `fit` builds
-    the tree from all training cells before the first step and again each epoch, and fills each batch with one class
+    the tree from all training cells before the first step and again each epoch, and fills each minibatch with one class
     and its three neighbours: the wide margins of distant classes would drown those of sisters. Called without a tree,
-    the loss builds one from the batch. Margins are constants: no gradient flows through them. The buffers `tree`
-    (n_classes - 1, 4), a linkage matrix of scipy, and `margins` (n_classes, n_classes) are NaN before the first tree.
-    A code that the tree does not have is a ValueError.
+    the loss builds one from the minibatch. Margins are constants: no gradient flows through them. The buffers `tree`
+    (n_classes - 1, 4), a linkage matrix of scipy, and `margins` (n_classes, n_classes) are NaN before the first tree. A
+    code that the tree does not have is a ValueError.
 
     References
     ----------

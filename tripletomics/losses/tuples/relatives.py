@@ -32,7 +32,7 @@ class Contrastive(Loss):
 
     Notes
     -----
-    z is (n, dim), y (n,). Cells with code -1 are ignored; a batch with fewer than two labelled cells gives 0. The
+    z is (n, dim), y (n,). Cells with code -1 are ignored; a minibatch with fewer than two labelled cells gives 0. The
     mean is over all unordered pairs, satisfied ones included. Two cells of different types at the very same point
     have no direction to move apart: their gradient is 0. A setting out of range is a ValueError.
 
@@ -77,7 +77,7 @@ class RankNet(TripletLoss):
 
     Notes
     -----
-    z is (n, dim), y (n,). Cells with code -1 are ignored; a batch without a triplet gives 0. The mean is over all
+    z is (n, dim), y (n,). Cells with code -1 are ignored; a minibatch without a triplet gives 0. The mean is over all
     triplets: it is `Triplet` with ``soft=True``. O(n^2) memory; the time grows with the number of triplets. The paper
     ranks by a learned score, this by the distance to an anchor.
 
@@ -119,8 +119,8 @@ class Quadruplet(TripletLoss):
 
     Notes
     -----
-    z is (n, dim), y (n,). All tuples are ordered. Cells with code -1 are ignored. A batch without a triplet gives 0;
-    with two classes only the first sum has terms. O(n^2) memory and O(n^2 log n) time: no tuple is listed. The paper
+    z is (n, dim), y (n,). All tuples are ordered. Cells with code -1 are ignored. A minibatch without a triplet gives
+    0; with two classes only the first sum has terms. O(n^2) memory and O(n^2 log n) time: no tuple is listed. The paper
     learns a similarity, this uses the squared distance.
 
     References
@@ -169,8 +169,8 @@ class Angular(TripletLoss):
     Notes
     -----
     z is (n, dim), scaled to length 1 inside; y (n,). The mean is over all ordered positive pairs, the sum over all
-    cells of other classes. Cells with code -1 are ignored; a batch without a triplet gives 0. The sums over n of all
-    pairs of a class are one matrix product, in float64. A loss with the angle itself as the distance is
+    cells of other classes. Cells with code -1 are ignored; a minibatch without a triplet gives 0. The sums over n of
+    all pairs of a class are one matrix product, in float64. A loss with the angle itself as the distance is
     ``"triplet:distance=angular"``.
 
     References

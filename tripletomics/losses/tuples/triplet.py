@@ -42,7 +42,7 @@ class Triplet(TripletLoss):
         margin tuned for one distance does not transfer to another.
     distance
         ``"euclidean"``, ``"sqeuclidean"``, ``"manhattan"``, ``"minkowski"``, ``"cosine"`` (0 to 2), ``"angular"``
-        (radians), ``"mahalanobis"`` (in units of the spread inside the classes of the batch) or ``"jaccard"`` (0 to
+        (radians), ``"mahalanobis"`` (in units of the spread inside the classes of the minibatch) or ``"jaccard"`` (0 to
         1). Squared distances have vanishing gradients once cells are close, and collapse under hard mining.
     p
         The power of ``"minkowski"``, above 0; below 1 it is no metric. Unused by other distances.
@@ -64,7 +64,7 @@ class Triplet(TripletLoss):
         close; above 0 those in the wrong order.
     start, end
         Hardness at the beginning and the end of a curriculum, from 0 (the easiest triplets that still count) to 1 (the
-        hardest of the batch). ``start=1, end=0`` is an anti-curriculum.
+        hardest of the minibatch). ``start=1, end=0`` is an anti-curriculum.
     pacing
         How hardness goes from one to the other: ``"linear"``, ``"root"`` (fast, then slow), ``"exponential"`` (slow,
         then fast) or ``"step"`` (four levels).
@@ -75,16 +75,16 @@ class Triplet(TripletLoss):
 
     Notes
     -----
-    z is (n, dim), y (n,). Cells with code -1 are ignored. A batch without a triplet (one class, or no class with two
-    cells) gives 0. The gradient at coinciding points is 0. No triplet is ever listed: ``"all"`` and bands take O(n^2)
-    memory and, for the hinge, O(n^2 log n) time; soft, their time grows with the number of triplets. With `soft`,
-    ``"nonzero"`` equals ``"all"``. Unlike FaceNet, embeddings are not scaled to length 1 unless the distance does it,
-    and distances are not squared.
+    z is (n, dim), y (n,). Cells with code -1 are ignored. A minibatch without a triplet (one class, or no class with
+    two cells) gives 0. The gradient at coinciding points is 0. No triplet is ever listed: ``"all"`` and bands take
+    O(n^2) memory and, for the hinge, O(n^2 log n) time; soft, their time grows with the number of triplets. With
+    `soft`, ``"nonzero"`` equals ``"all"``. Unlike FaceNet, embeddings are not scaled to length 1 unless the distance
+    does it, and distances are not squared.
 
-    A curriculum's band is half as wide as the range from the easiest triplet above 0 to the hardest of the batch, and
-    hardness h sets where in that range it lies; called outside training, h is `start`. Offline, `fit` passes anchors,
-    positives and negatives as three views, ``loss(a, p, n, y)``; called ``loss(z, y)`` it chooses within the batch. A
-    setting out of range is a ValueError.
+    A curriculum's band is half as wide as the range from the easiest triplet above 0 to the hardest of the minibatch,
+    and hardness h sets where in that range it lies; called outside training, h is `start`. Offline, `fit` passes
+    anchors, positives and negatives as three views, ``loss(a, p, n, y)``; called ``loss(z, y)`` it chooses within the
+    minibatch. A setting out of range is a ValueError.
 
     References
     ----------

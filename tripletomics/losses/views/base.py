@@ -20,7 +20,7 @@ class ViewLoss(Loss):
     """
 
     supervised = False
-    _spread = torch.tensor(torch.nan)  # before the first batch
+    _spread = torch.tensor(torch.nan)  # before the first minibatch
     views = 2
 
     def has_terms(self, y: np.ndarray) -> bool:
@@ -57,7 +57,7 @@ class ViewLoss(Loss):
         return self._value(z1, z2, codes, cells, **known).to(z1.dtype)
 
     def trace(self) -> dict[str, Tensor]:
-        """Return how far the directions of the batch are spread: 1 all over the sphere, 0 at one point."""
+        """Return how far the directions of the minibatch are spread: 1 all over the sphere, 0 at one point."""
         return {"spread": self._spread}
 
     def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, **known: Tensor) -> Tensor:

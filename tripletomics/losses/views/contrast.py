@@ -30,7 +30,7 @@ class ContrastLoss(ViewLoss):
 
 @register("infonce")
 class InfoNCE(ContrastLoss):
-    r"""Find each cell's second view among those of the batch, by the angle to the first.
+    r"""Find each cell's second view among those of the minibatch, by the angle to the first.
 
     .. math:: L = -\frac1n \sum_i \log
         \frac{\exp(\hat z^1_i \cdot \hat z^2_i / T)}{\sum_k \exp(\hat z^1_i \cdot \hat z^2_k / T)}
@@ -48,8 +48,8 @@ class InfoNCE(ContrastLoss):
     Notes
     -----
     z1 and z2 are (n, dim), y (n,) or None. One way: the second views never look for the first. Cells of one type are no
-    negatives of each other; unlabelled ones (code -1) are those of all. A batch of one cell gives 0. Takes O(n^2) time
-    and memory. A setting out of range is a ValueError.
+    negatives of each other; unlabelled ones (code -1) are those of all. A minibatch of one cell gives 0. Takes O(n^2)
+    time and memory. A setting out of range is a ValueError.
 
     References
     ----------
@@ -66,7 +66,7 @@ class InfoNCE(ContrastLoss):
 
 @register("clip")
 class CLIP(ViewLoss):
-    r"""Find each cell's other view among those of the batch, both ways, at a temperature that is learned.
+    r"""Find each cell's other view among those of the minibatch, both ways, at a temperature that is learned.
 
     .. math:: L = \tfrac12 \left( \mathrm{InfoNCE}(z^1, z^2) + \mathrm{InfoNCE}(z^2, z^1) \right), \qquad
         1 / T = \min(e^t, 100)
@@ -79,8 +79,8 @@ class CLIP(ViewLoss):
     Notes
     -----
     Made for two kinds of measurement of the same cells. t is the parameter `log_scale`, which starts at log(1 / 0.07)
-    and has no weight decay. Shapes and small batches are as in `InfoNCE`. Cells of one type are nearly false negatives,
-    but without them nothing tells the cells of a type apart. A setting out of range is a ValueError.
+    and has no weight decay. Shapes and small minibatches are as in `InfoNCE`. Cells of one type are nearly false
+    negatives, but without them nothing tells the cells of a type apart. A setting out of range is a ValueError.
 
     References
     ----------
@@ -108,7 +108,7 @@ class CLIP(ViewLoss):
 
 @register("simclr")
 class SimCLR(ContrastLoss):
-    r"""Find each view's other view among all other views of the batch (NT-Xent).
+    r"""Find each view's other view among all other views of the minibatch (NT-Xent).
 
     .. math:: L = -\frac{1}{2n} \sum_{i=1}^{2n} \log
         \frac{\exp(\hat z_i \cdot \hat z_{i'} / T)}{\sum_{k \ne i} \exp(\hat z_i \cdot \hat z_k / T)}
@@ -145,7 +145,7 @@ class SimCLR(ContrastLoss):
 
 @register("moco")
 class MoCo(ContrastLoss):
-    r"""Find each cell's second view among those of many earlier batches, kept in a queue.
+    r"""Find each cell's second view among those of many earlier minibatches, kept in a queue.
 
     .. math:: L = -\frac1n \sum_i \log \frac{\exp(\hat z^1_i \cdot k_i / T)}
         {\exp(\hat z^1_i \cdot k_i / T) + \sum_{q \in Q_i} \exp(\hat z^1_i \cdot q / T)}
@@ -169,7 +169,7 @@ class MoCo(ContrastLoss):
     Notes
     -----
     z1 and z2 are (n, dim), y (n,) or None. The queue (buffers `keys`, `key_cells`, `key_codes`, with cell -1 for keys
-    whose cell was not told) takes in the keys of a batch after it was compared, in training mode alone. It starts
+    whose cell was not told) takes in the keys of a minibatch after it was compared, in training mode alone. It starts
     empty, so the first value is 0. Without a momentum encoder (the loss was called by hand) z2 gives the keys. More
     keys than training cells are a ValueError of `fit`.
 
@@ -234,14 +234,14 @@ class MoCo(ContrastLoss):
 
     @torch.no_grad()
     def _take(self, keys: Tensor, cells: Tensor, y: Tensor) -> None:
-        """Put keys in the places of the oldest ones."""
+        """Replace the oldest keys."""
         last = slice(max(len(keys) - self._capacity, 0), None)
         n_taken = self.get_buffer("n_taken")
-        places = (n_taken + torch.arange(len(keys[last]), device=y.device)) % self._capacity
+        slots = (n_taken + torch.arange(len(keys[last]), device=y.device)) % self._capacity
         for name, values in (("keys", keys), ("key_cells", cells), ("key_codes", y)):
             buffer = self.get_buffer(name)
-            buffer[places] = values[last].to(buffer.dtype)
-        n_taken += len(places)
+            buffer[slots] = values[last].to(buffer.dtype)
+        n_taken += len(slots)
 
 
 def _alike(y: Tensor, others: Tensor, cells: Iterable[Tensor], shown: Tensor) -> Tensor:
