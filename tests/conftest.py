@@ -1,5 +1,7 @@
 import os
+import sys
 
+os.environ["MPLBACKEND"] = "agg"  # no window opens
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait starve shared cores
 SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
 if SIDE_BY_SIDE:
@@ -25,6 +27,14 @@ DATA = Path(__file__).parents[1] / "data"
 @pytest.fixture(scope="session", autouse=True)
 def threads():
     torch.set_num_threads(1 if SIDE_BY_SIDE else 2)
+
+
+@pytest.fixture(autouse=True)
+def no_figures():
+    """No test leaves a figure open."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session", autouse=True)

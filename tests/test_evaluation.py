@@ -180,11 +180,8 @@ def test_the_verdict_is_in_words(p, words):
 
 def test_too_few_cells_are_no_sign_of_no_signal():
     runs = [
-        runs_of([1.0]),
-        runs_of([0.5], split="null"),
-        runs_of([0.16], "permutation_p"),
-        runs_of([0.16], "reachable_p"),
-    ]
+        runs_of([1.0]), runs_of([0.5], split="null"), runs_of([0.16], "permutation_p"), runs_of([0.16], "reachable_p"),
+    ]  # fmt: skip
     table = evaluation.collect(pd.concat(runs), ["method", "space"])
     (line,) = evaluation.verdicts(table, "method")
     assert line.startswith(

@@ -223,12 +223,9 @@ def old(table, tmp_path):
         tensors = {name: file.get_tensor(name) for name in names}
         header = json.loads(file.metadata()["tripletomics"])
     del (
-        header["sha256"],
-        header["cells"],
-        header["settings"]["spread"],
-        header["features"]["residual"],
+        header["sha256"], header["cells"], header["settings"]["spread"], header["features"]["residual"],
         tensors["features.shrink"],
-    )
+    )  # fmt: skip
     save_file(tensors, tmp_path / "old.tt", {"tripletomics": json.dumps(header | {"format": 6})})
     with pytest.warns(UserWarning, match="in format 6, which carries no checksum"):
         return tt.load(tmp_path / "old.tt")
