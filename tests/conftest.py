@@ -1,5 +1,7 @@
 import os
+import sys
 
+os.environ["MPLBACKEND"] = "agg"  # no window opens
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait starve shared cores
 SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
 if SIDE_BY_SIDE:
@@ -7,13 +9,14 @@ if SIDE_BY_SIDE:
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from kinds import FAST, cells
+from samples import FAST, make_cells, make_pair, plain, shuffled
 
 import tripletomics as tt
 from tripletomics import cli
@@ -24,6 +27,14 @@ DATA = Path(__file__).parents[1] / "data"
 @pytest.fixture(scope="session", autouse=True)
 def threads():
     torch.set_num_threads(1 if SIDE_BY_SIDE else 2)
+
+
+@pytest.fixture(autouse=True)
+def no_figures():
+    """No test leaves a figure open."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,7 +110,7 @@ def run(capsys):
 @pytest.fixture(scope="session")
 def trained():
     """A model of 600 cells of seven types of which an eighth has no label, and these cells."""
-    adata = cells(600, 1)
+    adata = make_cells(600, 1)
     adata.obs.loc[adata.obs_names[::8], "kind"] = np.resize(np.array([np.nan, "Unknown"], dtype=object), 75)
     return tt.fit(adata, "kind", **FAST), adata
 
@@ -112,4 +123,44 @@ def own(trained):
 
 @pytest.fixture(scope="session")
 def new_cells():
-    return cells(500, 2)
+    return make_cells(500, 2)
+
+
+@pytest.fixture(scope="session")
+def both():
+    """A model of 400 cells with RNA and proteins, whose second table has another order, with a quarter held out."""
+    rna, protein = make_pair(400)
+    protein = shuffled(protein)
+    return SimpleNamespace(model=tt.fit((rna, protein), "kind", hold_out=0.25, **FAST), rna=rna, protein=protein)
+
+
+@pytest.fixture(scope="session")
+def unlabelled():
+    """The same without labels."""
+    rna, protein = make_pair(400)
+    return SimpleNamespace(model=tt.fit((rna, protein), hold_out=0.25, **FAST), rna=rna, protein=protein)
+
+
+@pytest.fixture(scope="session")
+def partly():
+    """A model of cells with RNA, with proteins and with both; those of type "g" have proteins alone."""
+    rna, protein = make_pair(450)
+    protein.obs["kind"] = rna.obs["kind"]
+    rna, protein = rna[:300][(rna.obs["kind"] != "g")[:300]].copy(), protein[150:].copy()
+    return SimpleNamespace(model=tt.fit((rna, protein), "kind", hold_out=0.2, **FAST), rna=rna, protein=protein)
+
+
+@pytest.fixture(scope="session")
+def quick():
+    """The coordinates of a few steps, with which other ways to say the same are compared."""
+    rna, protein = make_pair()
+    model = tt.fit((rna, protein), "kind", steps=4, progress=False)
+    return SimpleNamespace(model=model, rna=rna, protein=protein)
+
+
+@pytest.fixture(scope="session")
+def fresh():
+    """New cells: their tables, without labels, and their types."""
+    rna, protein = make_pair(200, 2)
+    kinds = rna.obs["kind"].to_numpy()
+    return SimpleNamespace(rna=plain(rna), protein=plain(protein), kinds=kinds)

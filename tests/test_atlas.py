@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import zarr
-from kinds import cells
+from samples import make_cells
 
 import tripletomics as tt
 from tripletomics import files, tl
@@ -30,7 +30,7 @@ BOTH = pytest.mark.parametrize("written", [2, 3], indirect=True, ids=["zarr2", "
 @pytest.fixture(scope="session")
 def atlas():
     """Cells of three chunks with a layer, genes in another order than the model's, and some more."""
-    adata = cells(N, 3)
+    adata = make_cells(N, 3)
     extra = ad.AnnData(sp.csr_matrix((N, 7), dtype=np.float32), obs=adata.obs.copy())
     extra.var_names = [f"Extra{i}" for i in range(7)]
     adata = ad.concat([adata, extra], axis=1, merge="first")
@@ -42,7 +42,7 @@ def atlas():
 
 @pytest.fixture(scope="session")
 def trained():
-    return tt.fit(cells(300, 1), "kind", steps=5, hold_out=0, progress=False)
+    return tt.fit(make_cells(300, 1), "kind", steps=5, hold_out=0, progress=False)
 
 
 @pytest.fixture(scope="session")
@@ -232,7 +232,7 @@ def test_another_model_is_refused(store, model_file, trained, expected, tmp_path
 
 
 def test_places_of_another_hand_are_refused(trained, model_file, tmp_path):
-    adata = cells(100, 4)
+    adata = make_cells(100, 4)
     tt.transform(adata, trained)
     store = write(adata, tmp_path / "atlas.zarr")
     with pytest.raises(
@@ -403,7 +403,7 @@ def test_refusals(run, atlas, written, model_file, tmp_path):
 
 
 def test_a_model_of_two_modalities_is_refused(run, tmp_path):
-    adata = cells(60, 5)
+    adata = make_cells(60, 5)
     pair = tt.fit((adata[:, :100].copy(), adata[:, 100:].copy()), steps=1, hold_out=0, progress=False)
     pair.save(tmp_path / "pair.tt")
     store = write(adata, tmp_path / "atlas.zarr")

@@ -171,33 +171,4 @@ def test_only_directions_count_for_supcon():
     assert SupCon.normalised
     assert not getattr(NCA, "normalised", False)
     assert losses.make("supcon:temperature=0.5").temperature == 0.5
-
-
-def test_text():
-    for text in ("nca", "nca:scale=2.0", "supcon", "supcon:temperature=0.2"):
-        assert losses.spec(losses.make(text)) == text
     assert repr(SupCon()) == "SupCon(temperature=0.1)"  # normalised is no setting
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("nca:scale=0", r"^nca: scale=0\.0 is not a number in \(0, inf\)\.$"),
-        ("nca:scale=-1", r"^nca: scale=-1\.0 is not a number in \(0, inf\)\.$"),
-        ("nca:scale=inf", r"^nca: scale=inf is not a number in \(0, inf\)\.$"),
-        ("nca:temperature=1", r"^nca has no setting 'temperature'\. Settings: scale\.$"),
-        ("supcon:temperature=0", r"^supcon: temperature=0\.0 is not a number in \(0, inf\)\.$"),
-        ("supcon:temperature=nan", r"^supcon: temperature=nan is not a number in \(0, inf\)\.$"),
-        ("supcon:temperature=cold", r"^supcon: temperature='cold' is not a number\.$"),
-    ],
-)
-def test_bad_settings(text, message):
-    with pytest.raises(ValueError, match=message):
-        losses.make(text)
-
-
-def test_objects_are_checked_like_text():
-    with pytest.raises(ValueError, match=r"^nca: scale='2' is not a number in \(0, inf\)\.$"):
-        NCA(scale="2")
-    with pytest.raises(ValueError, match=r"^supcon: temperature=True is not a number in \(0, inf\)\.$"):
-        SupCon(temperature=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-from kinds import cells
+from samples import make_cells
 
 import tripletomics as tt
 from tripletomics import checkpoint
@@ -35,7 +35,7 @@ class Stop(BaseException):
 
 @pytest.fixture(scope="module")
 def table():
-    adata = cells(60, 1, "abc", 40)
+    adata = make_cells(60, 1, "abc", 40)
     adata.obs["donor"] = [f"d{i % 3}" for i in range(60)]
     adata.obs["some"] = adata.obs["kind"].mask(np.arange(60) % 2 == 0)
     return adata

@@ -6,7 +6,7 @@ import sys
 import anndata as ad
 import numpy as np
 import pytest
-from kinds import cells
+from samples import make_cells
 
 import tripletomics as tt
 
@@ -29,10 +29,10 @@ def proteins(adata, seed):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
-    rna = cells(300, 1)
+    rna = make_cells(300, 1)
     rna[:260].write_h5ad(folder / "rna.h5ad")
     proteins(rna, 1)[40:].write_h5ad(folder / "adt.h5ad")
-    proteins(cells(60, 2), 2).write_h5ad(folder / "new.h5ad")
+    proteins(make_cells(60, 2), 2).write_h5ad(folder / "new.h5ad")
     return folder
 
 

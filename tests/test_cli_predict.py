@@ -6,7 +6,7 @@ import re
 import anndata as ad
 import numpy as np
 import pytest
-from kinds import cells, predicted, values
+from samples import make_cells, predicted, values
 
 import tripletomics as tt
 from tripletomics import cli, tl
@@ -16,7 +16,7 @@ from tripletomics import cli, tl
 def folder(trained, tmp_path):
     """A model, and 80 new cells of which some are of a type that it does not know."""
     trained[0].save(tmp_path / "model.tt")
-    cells(80, 4, "abch").write_h5ad(tmp_path / "new.h5ad")
+    make_cells(80, 4, "abch").write_h5ad(tmp_path / "new.h5ad")
     return tmp_path
 
 
@@ -124,7 +124,7 @@ def test_a_figure_that_fails_leaves_no_file(run, folder, monkeypatch):
 
 
 def test_fit_keeps_an_index_in_the_model_file_alone(run, tmp_path):
-    cells(120, 1, "abc").write_h5ad(tmp_path / "cells.h5ad")
+    make_cells(120, 1, "abc").write_h5ad(tmp_path / "cells.h5ad")
     words = ["fit", tmp_path / "cells.h5ad", "--label", "kind", "--out", tmp_path / "map.h5ad", "--steps", 2]
     assert run(*words, "--index") == (
         1, "", "error: --index is kept in the model file: name it with --model.\n",

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import zarr
-from kinds import cells
+from samples import make_cells
 
 from tripletomics import tl
 from tripletomics.tl import conversion, stores
@@ -22,7 +22,7 @@ N = 700
 @pytest.fixture(scope="module")
 def table():
     """Cells with everything that a table can hold; some in no group."""
-    adata = cells(N, 1)
+    adata = make_cells(N, 1)
     random = np.random.default_rng(0)
     few = random.random((N, 150)) < 0.1
     adata.X = np.where(few, random.integers(1, 9, (N, 150)), 0).astype(np.float32)

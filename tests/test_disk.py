@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import zarr
-from kinds import cells
+from samples import make_cells
 
 import tripletomics as tt
 from tripletomics import files, labels, pp
@@ -32,7 +32,7 @@ ROOM = 250 * 150 * 8  # bytes of about 300 rows
 @pytest.fixture(scope="module")
 def table():
     """Cells with donors, unlabelled ones and a matrix of each kind."""
-    adata = cells(N, 1)
+    adata = make_cells(N, 1)
     adata.obs["kind"] = adata.obs["kind"].mask(np.arange(N) % 10 == 0, "Unknown").astype("category")
     adata.obs["donor"] = pd.Categorical([f"d{i}" for i in np.random.default_rng(0).integers(3, size=N)])
     adata.obs["age"] = np.arange(N)
@@ -74,7 +74,7 @@ def narrow(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained():
-    return tt.fit(cells(300, 3), "kind", hold_out=0, **FEW)
+    return tt.fit(make_cells(300, 3), "kind", hold_out=0, **FEW)
 
 
 def read(path):
@@ -169,7 +169,7 @@ def test_a_sample_of_what_does_not(table, copy, narrow, name, layer):
 def test_sorted_files_are_fitted_as_well(narrow, tmp_path):
     scores = []
     for order in ("any", "sorted"):
-        adata = cells(N, 2)
+        adata = make_cells(N, 2)
         adata = adata[np.argsort(adata.obs["kind"].to_numpy(), kind="stable")].copy() if order == "sorted" else adata
         adata.write_h5ad(tmp_path / f"{order}.h5ad")
         scores.append(tt.fit(tmp_path / f"{order}.h5ad", "kind", steps=15, progress=False).scores["held-out"]["metric"])
@@ -239,7 +239,7 @@ def test_all_rows_are_placed(table, copy, trained, monkeypatch, name):
 
 
 def test_components_of_an_earlier_fit_are_replaced(trained, tmp_path):
-    whole = cells(N, 4)
+    whole = make_cells(N, 4)
     whole.obsm["X_tt_pca"] = np.zeros((N, 1))
     whole.write_h5ad(tmp_path / "cells.h5ad")
     tt.transform(tmp_path / "cells.h5ad", trained)
@@ -428,7 +428,7 @@ def test_a_damaged_matrix_by_genes_or_column(copy, monkeypatch):
 
 
 def test_values_that_cannot_be_used(narrow, trained, tmp_path):
-    bad, path = cells(N, 4), tmp_path / "cells.h5ad"
+    bad, path = make_cells(N, 4), tmp_path / "cells.h5ad"
     bad.X = sp.csr_matrix(bad.X)
     bad.X.data[bad.X.indptr[700]] = np.nan
     bad.write_h5ad(path)

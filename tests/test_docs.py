@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import anndata as ad
-import matplotlib as mpl
 import pytest
 import scanpy as sc
 
@@ -29,7 +28,6 @@ def clone(tmp_path, monkeypatch):
 
 
 def test_python(clone):
-    mpl.use("agg")
     (code,) = blocks("python")
     exec(compile(code, "README.md", "exec"), {})
     assert (clone / "pbmc.tt").is_file()
@@ -37,7 +35,6 @@ def test_python(clone):
 
 def test_terminal(clone, run):
     """In this process; that the program starts as one of its own is shown in `test_cli.py`."""
-    mpl.use("agg")
     (commands,) = (block for block in blocks("bash") if "tripletomics fit" in block)
     for line in commands.strip().splitlines():
         program, *arguments = shlex.split(line)
@@ -58,7 +55,6 @@ def test_scanpy_goes_on_from_the_metric_space_of_more_than_8192_cells(real_data)
 
 
 def test_examples_run(monkeypatch):
-    mpl.use("agg")
     for example in (ROOT / "examples").glob("*.py"):
         monkeypatch.chdir(ROOT / "examples")
         exec(compile(example.read_text(), example.name, "exec"), {"__file__": str(example)})

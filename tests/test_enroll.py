@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from kinds import FAST, KNOWN, NEW, cells, predicted
+from samples import FAST, KNOWN, NEW, make_cells, predicted
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
@@ -76,7 +76,7 @@ def test_search_takes_what_it_can_and_says_what_it_cannot(trained, new_cells):
 
 
 def test_a_new_type_is_recognised_from_five_cells_and_the_others_stay(trained, own, new_cells):
-    few, many = cells(5, 7, NEW), cells(200, 4, NEW)
+    few, many = make_cells(5, 7, NEW), make_cells(200, 4, NEW)
     before, blind = predicted(new_cells, own), predicted(many, own)
     own.enroll(few.X, few.obs["kind"])
     after, seen = predicted(new_cells, own), predicted(many, own)
@@ -97,7 +97,7 @@ def test_a_new_type_is_recognised_from_five_cells_and_the_others_stay(trained, o
 
 
 def test_enrolled_types_are_kept_in_the_file(own, tmp_path):
-    both = cells(10, 7, "ha")
+    both = make_cells(10, 7, "ha")
     both.obs["kind"] = both.obs["kind"].replace({"h": "zeta", "a": "alpha 2"})
     own.enroll(both.X, both.obs["kind"].tolist())
     assert own.types == [*KNOWN, "alpha 2", "zeta"]
@@ -106,12 +106,12 @@ def test_enrolled_types_are_kept_in_the_file(own, tmp_path):
     assert loaded.types == own.types
     assert loaded.enrolled == ["alpha 2", "zeta"]
     assert repr(loaded) == repr(own)
-    query = cells(100, 4, "abh")
+    query = make_cells(100, 4, "abh")
     one, other = predicted(query, own, reject=0), predicted(query, loaded, reject=0)
     pd.testing.assert_frame_equal(one.obs, other.obs)
     assert (one.obs["tt_label"] == "zeta").sum() >= 30
     assert (one.obs["tt_label"].notna()).all()
-    loaded.enroll(cells(3, 8, NEW).X, ["third"] * 3)
+    loaded.enroll(make_cells(3, 8, NEW).X, ["third"] * 3)
     assert loaded.types[-1] == "third"
     assert set(loaded.search(query.X, 20).labels.ravel()) <= {*KNOWN, ""}  # the index holds the training cells
 
@@ -131,13 +131,13 @@ def test_enrolled_types_are_kept_in_the_file(own, tmp_path):
 def test_names_that_cannot_be_enrolled_change_nothing(own, names, message):
     reference = own.reference
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        own.enroll(cells(5, 7, NEW).X, names)
+        own.enroll(make_cells(5, 7, NEW).X, names)
     assert own.types == list(KNOWN)
     assert own.reference is reference
 
 
 def test_cells_that_cannot_be_enrolled_change_nothing(own):
-    few = cells(5, 7, NEW)
+    few = make_cells(5, 7, NEW)
     with pytest.raises(ValueError, match=r"x has shape \(5, 9\): pass cells by the model's 150 genes"):
         own.enroll(few.X[:, :9], [NEW] * 5)
     with pytest.raises(ValueError, match="0 names for 0 cells"):
@@ -151,12 +151,12 @@ def test_cells_that_cannot_be_enrolled_change_nothing(own):
 
 
 def test_a_type_that_only_held_out_cells_have_is_predicted_once_it_is_enrolled():
-    adata = cells(300, 1)
+    adata = make_cells(300, 1)
     adata.obs["out"] = adata.obs["kind"].isin(["a", "c"])
     adata.obs["out"] &= (adata.obs["kind"] == "c") | (np.arange(300) % 4 == 0)
     with pytest.warns(UserWarning, match="Types that only held-out cells have: c"):
         model = tt.fit(adata, "kind", hold_out="out", **FAST)
-    unseen, few = adata[adata.obs["kind"] == "c"].copy(), cells(5, 7, "c")
+    unseen, few = adata[adata.obs["kind"] == "c"].copy(), make_cells(5, 7, "c")
     others = [kind for kind in KNOWN if kind != "c"]
     assert model.types == others
     assert model.checks["cells"] == (adata.obs["out"] & (adata.obs["kind"] == "a")).sum()
@@ -172,7 +172,7 @@ def test_a_type_that_only_held_out_cells_have_is_predicted_once_it_is_enrolled()
 
 
 def test_pairs_of_one_type_are_told_also_of_a_type_never_seen(trained):
-    query = cells(400, 8, "abcdh")
+    query = make_cells(400, 8, "abcdh")
     a, b = query[:200], query[200:]
     same = (a.obs["kind"].to_numpy() == b.obs["kind"].to_numpy()).astype(int)
     p = trained[0].same(a.X, b.X)

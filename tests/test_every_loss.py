@@ -13,7 +13,6 @@ from tripletomics.samplers import Balanced
 from tripletomics.sources import Memory
 
 NAMES = losses.names(views=1)
-NAMES = losses.names(views=1)
 # center cannot stand alone
 FAMILY = [name.replace("center", "softmax + 0.003*center") for name in NAMES] + ["triplet:mining=offline"]
 
@@ -40,17 +39,9 @@ VARIANTS = {
 }
 TEXTS = [text for name in NAMES for text in VARIANTS.get(name, [name])] + ["softmax + 0.003*center"]
 PROMPT = [
-    "softmax",
-    "normsoftmax",
-    "arcface",
-    "cosface",
-    "adacos",
-    "proxynca",
-    "softtriple",
-    "hardtriple",
-    "contrastive",
+    "softmax", "normsoftmax", "arcface", "cosface", "adacos", "proxynca", "softtriple", "hardtriple", "contrastive",
     "softmax + 0.003*center",
-]  # on a GPU the next step is prepared while they still run
+]  # on a GPU the next step is prepared while they still run  # fmt: skip
 
 
 @pytest.fixture(params=TEXTS)

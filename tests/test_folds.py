@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from kinds import KNOWN, cells, predicted, state
+from samples import KNOWN, make_cells, predicted, state
 
 import tripletomics as tt
 from tripletomics import crossfit, pp
@@ -64,7 +64,7 @@ def scramble(x, rows):
 
 
 def test_calibration_cells_do_not_train_the_encoder():
-    settings, problem = settled(cells(700, 1))
+    settings, problem = settled(make_cells(700, 1))
     assert problem.calibration.sum() == pytest.approx(63, abs=7)
     assert not (problem.calibration & problem.held_out).any()
     moved = replace(problem, rows=Memory(scramble(problem.rows.x, problem.calibration), problem.rows.contract))
@@ -80,7 +80,7 @@ def test_calibration_cells_do_not_train_the_encoder():
 
 def test_components_of_calibration_cells_are_those_of_new_cells():
     """So are those of training cells: the usual ones are further out, for they were fitted to these cells."""
-    _, problem = settled(cells(1600, 1), hold_out=0.3)
+    _, problem = settled(make_cells(1600, 1), hold_out=0.3)
     usual, out, spared = problem.features.project(problem.x), problem.held_out, problem.calibration
 
     def spread(scores, rows):
@@ -93,7 +93,7 @@ def test_components_of_calibration_cells_are_those_of_new_cells():
 
 
 def test_it_is_asked_about_calibration_cells_by_the_components_of_the_map():
-    settings, problem = settled(cells(300, 1))
+    settings, problem = settled(make_cells(300, 1))
     z = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
     codes = np.where(problem.held_out | problem.calibration, -1, problem.codes)
     known = reference.fit(z, z[:, :0], problem.pcs, codes, len(problem.classes), 0)
@@ -107,7 +107,7 @@ def test_it_is_asked_about_calibration_cells_by_the_components_of_the_map():
 @pytest.mark.filterwarnings("ignore:Types that only held-out cells have")
 @pytest.mark.parametrize("batch", [None, "donor"])
 def test_held_out_cells_influence_neither_reference_nor_calibration(batch):
-    adata = cells(300, 1)
+    adata = make_cells(300, 1)
     random = np.random.default_rng(0)
     adata.obs["donor"] = [f"d{i}" for i in random.integers(3, size=300)]
     adata.obs["out"] = np.arange(300) % 10 == 0
@@ -123,7 +123,7 @@ def test_held_out_cells_influence_neither_reference_nor_calibration(batch):
 
 @pytest.mark.parametrize("batch", [None, "donor"])
 def test_label_sets_and_rejections_are_right_about_cells_never_seen(batch):
-    adata = cells(1600, 6)
+    adata = make_cells(1600, 6)
     adata.obs["donor"] = np.resize(["d0", "d1"], 1600)
     model = tt.fit(adata, "kind", batch=batch, hold_out=0.5, steps=25, progress=False)
     n = 800
@@ -137,7 +137,7 @@ def test_label_sets_and_rejections_are_right_about_cells_never_seen(batch):
 @pytest.fixture(scope="module")
 def donors():
     """Cells of four donors, each with a shift of its own in every gene; a few are of no donor."""
-    adata = cells(500, 9)
+    adata = make_cells(500, 9)
     random = np.random.default_rng(0)
     donor = random.integers(4, size=500)
     shift = np.exp(0.25 * random.normal(size=(4, 150)))

@@ -1,5 +1,4 @@
 import copy
-import math
 import pickle
 
 import pytest
@@ -10,7 +9,7 @@ from pytorch_metric_learning import distances as pml_distances
 from pytorch_metric_learning import losses as pml
 from torch import nn
 
-from tripletomics import geometry, losses
+from tripletomics import losses
 from tripletomics.losses import Center, Contrastive, Foreign, Loss, Softmax, Sum, Triplet, base
 
 KNOWN = ", ".join(losses.names())
@@ -117,104 +116,6 @@ def test_make_and_spec(given, expected):
     assert isinstance(loss, Loss)
     assert losses.spec(loss) == expected
     assert losses.spec(losses.make(expected)) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "tripelt",
-            f"loss='tripelt' is not known. Did you mean 'triplet'? Known: {KNOWN}.",
-        ),
-        (
-            "softmax + 2*centre",
-            f"loss='centre' is not known. Did you mean 'center'? Known: {KNOWN}.",
-        ),
-        (
-            "triplet:margn=0.3",
-            "triplet has no setting 'margn'. Did you mean 'margin'? "
-            "Settings: margin, distance, p, mining, soft, reduction, lo, hi, start, end, pacing, shuffled, every.",
-        ),
-        ("softmax:margin=1", "softmax has no setting 'margin'. Settings: none."),
-        ("triplet:margin=wide", "triplet: margin='wide' is not a number."),
-        ("triplet:soft=1", "triplet: soft='1' is not true or false."),
-        ("triplet:margin=-1", "triplet: margin=-1.0 is not a number in [0, inf)."),
-        ("triplet:margin=inf", "triplet: margin=inf is not a number in [0, inf)."),
-        ("triplet:margin=nan", "triplet: margin=nan is not a number in [0, inf)."),
-        ("triplet:p=0", "triplet: p=0.0 is not a number in (0, inf]."),
-        ("triplet:lo=0.5", "triplet: lo=0.5 is not below hi=0.0."),
-        ("triplet:start=2", "triplet: start=2.0 is not a number in [0, 1]."),
-        ("triplet:every=0", "triplet: every=0 is not a whole number in [1, inf)."),
-        (
-            "triplet:pacing=linar",
-            "triplet: pacing='linar' is not known. Did you mean 'linear'? Allowed: linear, root, exponential, step.",
-        ),
-        (
-            "triplet:mining=offline,distance=mahalanobis",
-            "triplet: distance='mahalanobis' needs whole batches, which offline mining has not.",
-        ),
-        ("quadruplet:margin2=-1", "quadruplet: margin2=-1.0 is not a number in [0, inf)."),
-        ("angular:alpha=90", "angular: alpha=90.0 is not a number in (0, 80]."),
-        ("hierarchical_triplet:levels=0", "hierarchical_triplet: levels=0 is not a whole number in [1, inf)."),
-        ("ranknet:distance=l2", f"ranknet: distance='l2' is not known. Allowed: {', '.join(geometry.DISTANCES)}."),
-        (
-            "triplet:mining=smihard",
-            "triplet: mining='smihard' is not known. Did you mean 'semihard'? "
-            "Allowed: all, hard, semihard, easy_positive, band, curriculum, offline.",
-        ),
-        (
-            "triplet:distance=cosin",
-            f"triplet: distance='cosin' is not known. Did you mean 'cosine'? Allowed: {', '.join(geometry.DISTANCES)}.",
-        ),
-        ("triplet:reduction=mean", "triplet: reduction='mean' is not known. Allowed: nonzero, all, sum."),
-        ("contrastive:margin=0", "contrastive: margin=0.0 is not a number in (0, inf)."),
-        ("center:alpha=2", "center: alpha=2.0 is not a number in [0, 1]."),
-        (
-            "softmax + center*0.003",
-            "loss='softmax + center*0.003': 'center' is not a weight: "
-            "write a sum as 'softmax + 0.003*center', each weight a number in (0, inf).",
-        ),
-        (
-            "softmax - 2*center",
-            "loss='softmax - 2*center': 'softmax - 2' is not a weight: "
-            "write a sum as 'softmax + 0.003*center', each weight a number in (0, inf).",
-        ),
-        *(
-            (
-                f"{weight}*softmax",
-                f"loss='{weight}*softmax': '{weight}' is not a weight: "
-                "write a sum as 'softmax + 0.003*center', each weight a number in (0, inf).",
-            )
-            for weight in ("0", "-1", "nan", "inf", "")
-        ),
-        *(
-            (
-                text,
-                f"loss={text!r} has a term without a loss: "
-                "write a sum as 'softmax + 0.003*center', each weight a number in (0, inf).",
-            )
-            for text in ("", "softmax +", "+ softmax", "softmax + 2*")
-        ),
-    ],
-)
-def test_make_says_what_is_wrong(text, message):
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        losses.make(text)
-    assert str(error.value) == message
-
-
-def test_objects_are_checked_like_text():
-    with pytest.raises(ValueError, match=r"^triplet: margin=-1 is not a number in \[0, inf\)\.$"):
-        Triplet(margin=-1)
-    with pytest.raises(ValueError, match=r"^triplet: soft='false' is not True or False\.$"):
-        Triplet(soft="false")
-    for weight in (0, -1, math.inf, math.nan, "2"):
-        with pytest.raises(ValueError, match=r"^The weight .* is not a number in \(0, inf\)\.$"):
-            Sum(["softmax"], [weight])
-    with pytest.raises(ValueError, match=r"^A sum needs at least one loss and a weight for each: got 2, 1\.$"):
-        Sum(["softmax", "center"], [1])
-    with pytest.raises(ValueError, match=r"got 0, 0\.$"):
-        Sum([])
 
 
 def test_make_wants_a_loss():

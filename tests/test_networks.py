@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.linalg import orthogonal_procrustes
 
-from tripletomics import networks, parts
+from tripletomics import networks
 from tripletomics.networks import MLP, Encoder, MapHead, Networks, project
 from tripletomics.sources import Memory
 
@@ -77,12 +77,5 @@ def test_project_is_the_network_in_chunks():
 
 
 @pytest.mark.parametrize("text", ["mlp", "mlp:hidden=64", "mlp:hidden=512-256-128"])
-def test_text_round_trip(text):
-    assert parts.spec(networks.make(text)) == text
+def test_hidden_layers_of_any_number(text):
     assert Encoder(networks.make(text), 7, 5)(torch.zeros(3, 7)).shape == (3, 5)
-
-
-@pytest.mark.parametrize("text", ["mlp:hidden=0", "mlp:width=3", "mpl"])
-def test_bad_encoders(text):
-    with pytest.raises(ValueError, match=r"mlp|encoder"):
-        networks.make(text)

@@ -10,33 +10,13 @@ from tripletomics.losses import Triplet
 
 BASE = {"label": "kind", "steps": 3, "progress": False}
 CHANGES = {
-    "label": "other",
-    "loss": "triplet",
-    "structure": 0.1,
-    "spread": 0.9,
-    "dim": 3,
-    "metric_dim": 5,
-    "batch": "donor",
-    "layer": "doubled",
-    "counts": False,
-    "unlabelled": ("a",),
-    "hold_out": 0.4,
-    "encoder": "mlp:hidden=16",
-    "augment": "mask:p=0.1",
-    "steps": 5,
-    "batch_size": 32,
-    "lr": 0.01,
-    "seed": 7,
-    "precision": "bf16-mixed",
-}
+    "label": "other", "loss": "triplet", "structure": 0.1, "spread": 0.9, "dim": 3, "metric_dim": 5, "batch": "donor",
+    "layer": "doubled", "counts": False, "unlabelled": ("a",), "hold_out": 0.4, "encoder": "mlp:hidden=16",
+    "augment": "mask:p=0.1", "steps": 5, "batch_size": 32, "lr": 0.01, "seed": 7, "precision": "bf16-mixed",
+}  # fmt: skip
 ELSEWHERE = {
-    "adata",
-    "checkpoint",
-    "device",
-    "key_added",
-    "progress",
-    "self_training",
-}  # tested by name below or in their files
+    "adata", "checkpoint", "device", "key_added", "progress", "self_training",
+}  # tested by name below or in their files  # fmt: skip
 
 
 def run(cells, /, **given):

@@ -8,9 +8,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-
-mpl.use("Agg")
-
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
@@ -22,12 +19,6 @@ HISTORY = {
     "metric": {"step": np.arange(200), "loss": np.exp(-np.arange(200) / 50), "held_out_f1": np.linspace(0.1, 0.9, 200)},
     "map": {"step": np.arange(30), "loss": np.ones(30), "held_out_f1": np.full(30, np.nan)},
 }
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def cells(n=300, types=4, dim=2, seed=0, name="type {}"):

@@ -1,20 +1,9 @@
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 
-mpl.use("Agg")
-
-from matplotlib import pyplot as plt
-
 from tripletomics import pl
 from tripletomics.pl.structure_dial import SHOWN
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def table(methods, sd=0.02, more=()):

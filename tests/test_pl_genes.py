@@ -1,20 +1,10 @@
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-
-mpl.use("Agg")
-
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
 from tripletomics import pl
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def table(groups="abc", n_genes=30, name="{}"):

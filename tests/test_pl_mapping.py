@@ -5,21 +5,12 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-
-mpl.use("Agg")
-
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
 import tripletomics as tt
 from tripletomics import pl
 from tripletomics.pl.style import GREY
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def pair(n=200, types=3, dim=2, left=20, name="type {}", spread=10, landmarks=300):

@@ -3,25 +3,15 @@
 import colorsys
 
 import anndata as ad
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-
-mpl.use("Agg")
-
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
 from tripletomics import pl
 from tripletomics.pl import type_names
 from tripletomics.pl.map_axes import page_limits
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def cells(points, types):

@@ -8,13 +8,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import confusion_matrix
-from sklearn.neighbors import KNeighborsClassifier
-
-mpl.use("Agg")
-
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex, to_rgb
+from sklearn.metrics import confusion_matrix
+from sklearn.neighbors import KNeighborsClassifier
 
 from tripletomics import pl
 from tripletomics.evaluation import METRICS
@@ -23,12 +20,6 @@ from tripletomics.pl.text import ALARM
 
 METRICS_DRAWN = ("knn_macro_f1", "ece", "silhouette")
 F1 = {("pca2", "map"): 0.5, ("lda", "metric"): 0.9, ("lda", "map"): 0.6, ("tt", "metric"): 0.95, ("tt", "map"): 0.8}
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def table(f1=None, *, metrics=METRICS_DRAWN, silent=(), sd=0.03, seeds=3, null=0.1):

@@ -7,20 +7,11 @@ import anndata as ad
 import matplotlib as mpl
 import numpy as np
 import pytest
-
-mpl.use("Agg")
-
 from matplotlib import pyplot as plt
 from scipy.cluster.hierarchy import linkage
 
 import tripletomics as tt
 from tripletomics import pl
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def model_of(places, names=None):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from kinds import KNOWN, NEW, OBS, assert_same, cells, predicted, state, values
+from samples import KNOWN, NEW, OBS, assert_same, make_cells, predicted, state, values
 
 import tripletomics as tt
 
@@ -15,7 +15,7 @@ import tripletomics as tt
 @pytest.fixture(scope="module")
 def rare():
     """A model whose types have five cells each."""
-    adata = cells(105, 3)
+    adata = make_cells(105, 3)
     adata.obs["kind"] += (adata.obs.groupby("kind").cumcount() // 5).astype(str)
     assert set(adata.obs["kind"].value_counts()) == {5}
     return tt.fit(adata, "kind", hold_out=0, steps=2, progress=False), adata
@@ -71,7 +71,7 @@ def test_new_cells_of_known_types_are_named_and_those_of_another_are_not(trained
     assert named.mean() > 0.85
     held = [kind in said.split(" | ") for kind, said in zip(found.obs["kind"], found.obs["tt_label_set"], strict=True)]
     assert np.mean(held) > 0.8
-    other = predicted(cells(200, 4, NEW), trained[0])
+    other = predicted(make_cells(200, 4, NEW), trained[0])
     assert (other.obs["tt_label"] == "unassigned").mean() > 0.9
     assert (other.obs["tt_label_set"] == "").mean() > 0.9
     assert other.obs["tt_confidence"].median() < 0.1
@@ -79,7 +79,7 @@ def test_new_cells_of_known_types_are_named_and_those_of_another_are_not(trained
 
 
 def test_rejection_changes_the_label_alone(trained):
-    query = cells(200, 4, "abch")
+    query = make_cells(200, 4, "abch")
     free, strict = predicted(query, trained[0], reject=0), predicted(query, trained[0], reject=0.3)
     rejected = (strict.obs["tt_label"] == "unassigned").to_numpy()
     assert 0 < rejected.sum() < 200
@@ -243,7 +243,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_used_is_refused_and_nothing_written(trained, case):
     change, given, error, message = REFUSED[case]
-    query = cells(40, 5)
+    query = make_cells(40, 5)
     changed = change(query)
     query = query if changed is None else changed
     before = state(query)
@@ -280,7 +280,7 @@ def test_a_model_of_rare_types_is_calibrated_by_leaving_cells_out_in_turn(rare):
 
 @pytest.mark.filterwarnings("ignore:Types of one training cell")
 def test_a_model_of_lone_cells_does_not_predict_but_searches(tmp_path):
-    adata = cells(20, 3)
+    adata = make_cells(20, 3)
     adata.obs["kind"] = ["pair", "pair", *adata.obs_names[2:]]
     model = tt.fit(adata, "kind", hold_out=0, steps=2, progress=False)
     assert model.calibration is None

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from kinds import cells
+from samples import make_cells
 
 import tripletomics as tt
-from tripletomics import features, pp, scales
+from tripletomics import features, folds, pp, scales
 from tripletomics.folds import subsample_for_features
 from tripletomics.labels import reference
 from tripletomics.model import scoring
@@ -127,8 +127,8 @@ def test_scores_of_a_part_of_the_cells_are_about_those_of_all(monkeypatch):
 
 
 def test_a_fit_of_parts_holds_on_cells_it_never_saw(monkeypatch):
-    adata = cells(1500, 0)
-    for module, name, most in ((pp.splits, "FITTING_CELLS", 300), (reference, "MAX_FITTED", 400),
+    adata = make_cells(1500, 0)
+    for module, name, most in ((folds, "FEATURE_CELLS", 300), (reference, "MAX_FITTED", 400),
                                (scoring, "SCORED", 100), (scoring, "REFERENCES", 300)):  # fmt: skip
         monkeypatch.setattr(module, name, most)
     monkeypatch.setattr("tripletomics.samplers.MAX_CELLS", 500)
@@ -136,7 +136,7 @@ def test_a_fit_of_parts_holds_on_cells_it_never_saw(monkeypatch):
     model = tt.fit(adata, "kind", progress=False, steps=80)
     assert model.scores["held-out"]["map"] > 0.8
     assert model.scores["permuted"]["map"] < 0.35
-    one, two = (cells(300, 5) for _ in range(2))
+    one, two = (make_cells(300, 5) for _ in range(2))
     tt.predict(one, model)
     assert (one.obs["tt_label"].astype(str) == one.obs["kind"].astype(str)).mean() > 0.8
     tt.transform(two, model)

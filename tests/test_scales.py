@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
-from kinds import cells
+from samples import make_cells
 
 import tripletomics as tt
 from tripletomics import features, pp, scales
@@ -96,7 +96,7 @@ def test_real_tables_are_what_their_records_say(real_data, pbmc):
 
 def normalised(total=1e4, kind=np.log1p, n=150, genes=120, seed=0):
     """Cells that are scaled to a total over all their genes, and logged."""
-    adata = cells(n, seed, types="abc", genes=genes)
+    adata = make_cells(n, seed, types="abc", genes=genes)
     sc.pp.normalize_total(adata, target_sum=total)
     adata.X = sp.csr_matrix(kind(adata.X.toarray()))
     return adata
@@ -117,7 +117,7 @@ LOGS = {"log1p": np.log1p, "log2(1 + x)": log2, "log10(1 + x)": lambda x: np.log
 @pytest.mark.parametrize("kind", LOGS)
 @pytest.mark.parametrize("total", [1e4, 1e6, None])
 def test_a_logarithm_is_seen_by_totals_and_by_molecules(kind, total):
-    raw, adata = cells(150, 0, types="abc", genes=120), normalised(total, LOGS[kind])
+    raw, adata = make_cells(150, 0, types="abc", genes=120), normalised(total, LOGS[kind])
     expected = total or float(np.median(np.asarray(raw.X.sum(axis=1))))
     for x in (adata.X, adata.X.toarray(), adata.X.tocsc()):
         found = scales.see(x)
@@ -134,11 +134,11 @@ def test_nothing_is_seen_where_nothing_shows():
     reads = np.log1p(random().exponential(20, (60, 150)))
     for x in (reads, proteins(), sp.csr_matrix((60, 9)), normalised().X[: scales.LEAST - 1]):
         assert scales.see(x) == scales.Scale()
-    assert scales.see(cells(60, 0).X) == scales.Scale("whole")
+    assert scales.see(make_cells(60, 0).X) == scales.Scale("whole")
     z = random().normal(size=(60, 150))
     assert scales.see(z).kind == "negative"
     assert scales.see(z).below == pytest.approx((z < 0).mean())
-    mixed = cells(120, 0).X.toarray()  # of whole numbers 2**x - 1 is whole, too: not a logarithm
+    mixed = make_cells(120, 0).X.toarray()  # of whole numbers 2**x - 1 is whole, too: not a logarithm
     mixed[::3] *= random().uniform(0.8, 1.2, (40, 150))
     for x in (mixed, np.where(random().random(mixed.shape) < 0.2, mixed + 0.37, mixed)):
         assert not scales.see(x).logged
@@ -152,7 +152,7 @@ def models():
     """Models of counts, of log1p with all genes and with chosen ones, and of z-scored values."""
     z = normalised()
     sc.pp.scale(z)
-    tables = {"counts": cells(150, 0, types="abc", genes=120), "log1p": normalised(),
+    tables = {"counts": make_cells(150, 0, types="abc", genes=120), "log1p": normalised(),
               "chosen": normalised()[:, :60].copy(), "z": z, "own median": normalised(None)}  # fmt: skip
     return {name: tt.fit(adata, "kind", **FIT) for name, adata in tables.items()}
 
@@ -166,12 +166,12 @@ COUNTED = ", but the model was trained on counts: name the layer with the counts
 MODEL = ", but the model was trained on log1p of 10,000 a cell: name the layer with the right values (layer=), or "
 WAY = "convert the values x of the query: "
 QUERIES = {  # model, query, what is said; an error if "!" comes first
-    "counts": ("counts", lambda: cells(100, 3, "abc", 120), ""),
+    "counts": ("counts", lambda: make_cells(100, 3, "abc", 120), ""),
     "log1p of counts": ("counts", lambda: normalised(seed=3), "!The query holds log1p of 10,000 a cell" + COUNTED),
     "normalised counts": ("counts", lambda: normalised(kind=np.positive, seed=3), "more counts"),
     "the same": ("log1p", lambda: normalised(seed=3), ""),
     "the same, chosen genes": ("chosen", lambda: normalised(seed=3)[:, :60].copy(), ""),
-    "counts for logged": ("log1p", lambda: cells(100, 3, "abc", 120), "!The query holds counts" + MODEL),
+    "counts for logged": ("log1p", lambda: make_cells(100, 3, "abc", 120), "!The query holds counts" + MODEL),
     "log2": ("log1p", lambda: normalised(kind=log2, seed=3),
         "!The query holds log2(1 + x) of 10,000 a cell" + MODEL + WAY + "np.log1p((np.exp2(x) - 1))."),
     "log2, chosen genes": ("chosen", lambda: normalised(kind=log2, seed=3)[:, :60].copy(),
@@ -191,7 +191,7 @@ QUERIES = {  # model, query, what is said; an error if "!" comes first
         "The query has negative values, but the training cells had none: it looks z-scored."),
     "z-scored for z-scored": ("z", lambda: scaled(normalised(seed=3)), ""),
     "logged for z-scored": ("z", lambda: normalised(seed=3), "The query has no negative values, but "),
-    "counts for z-scored": ("z", lambda: cells(100, 3, "abc", 120),
+    "counts for z-scored": ("z", lambda: make_cells(100, 3, "abc", 120),
         "!The query holds counts, but the model was trained on values below 0: name"),
     "another median": ("own median", lambda: normalised(70, seed=3), "The query holds log1p of 70 a cell, but"),
 }  # fmt: skip
@@ -242,7 +242,7 @@ def test_files_and_shards_are_asked_too(models, tmp_path, suffix):
 
 
 def test_one_modality_of_a_pair_is_asked():
-    rna, protein = cells(120, 0, types="abc", genes=120), cells(120, 1, types="abc", genes=110)
+    rna, protein = make_cells(120, 0, types="abc", genes=120), make_cells(120, 1, types="abc", genes=110)
     protein.obs_names, protein.var_names = rna.obs_names, [f"P{i}" for i in range(110)]
     model = tt.fit((rna, protein), "kind", **FIT)
     assert [part.kind for part in model.features.parts] == ["whole", "whole"]
@@ -255,7 +255,7 @@ def test_one_modality_of_a_pair_is_asked():
 
 def test_a_model_takes_its_own_cells_and_new_ones_of_their_kind():
     """Whatever a part of the cells looks like: read counts of small cells, a panel of whole numbers without zeros."""
-    reads = cells(120, 0, types="abc", genes=120)
+    reads = make_cells(120, 0, types="abc", genes=120)
     reads.X = (reads.X * 1.37).toarray() * random(1).uniform(0.5, 1.5, 120).astype(np.float32)
     reads.X[:60] *= 40
     panel = ad.AnnData(antibodies(120), obs={"kind": list("abc") * 40})
@@ -286,7 +286,7 @@ def test_the_scale_is_in_the_file_and_old_files_have_none(models, tmp_path):
     assert "Values: not counts, taken as they are." in loaded.summary()
     tt.transform(normalised(kind=log2, seed=3), loaded)  # a guess from the looks, as it was
     with pytest.raises(ValueError, match="The query holds counts, but the model was trained on log-transformed"):
-        tt.transform(cells(100, 3, "abc", 120), loaded)
+        tt.transform(make_cells(100, 3, "abc", 120), loaded)
 
 
 # ---------------------------------------------------------------------------------------------- fits
@@ -348,7 +348,7 @@ FLAT = {
 @pytest.mark.parametrize("width", [20, 120])
 def test_tables_that_hold_nothing_are_refused(case, kind, width):
     change, message = FLAT[case]
-    adata = cells(90, 0, types="abc", genes=width)
+    adata = make_cells(90, 0, types="abc", genes=width)
     adata.X = kind(change(adata.X.toarray().astype(np.float64)))
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         tt.fit(adata, "kind", **FIT)
@@ -356,7 +356,7 @@ def test_tables_that_hold_nothing_are_refused(case, kind, width):
 
 
 def test_totals_of_small_floats_do_not_overflow():
-    deep = (cells(90, 0, types="abc", genes=120).X.toarray() * 2000).astype(np.float16)
+    deep = (make_cells(90, 0, types="abc", genes=120).X.toarray() * 2000).astype(np.float16)
     adata = ad.AnnData(deep, obs={"kind": list("abc") * 30})
     adata.var["highly_variable"] = np.arange(120) < 110
     model = tt.fit(adata, "kind", **FIT)

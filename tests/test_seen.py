@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from kinds import BRIEF, cells
 from safetensors import safe_open
 from safetensors.torch import save_file
+from samples import BRIEF, make_cells
 
 import tripletomics as tt
 from tripletomics import keys, pl, tl
@@ -165,14 +165,14 @@ def test_a_cell_of_two_modalities_is_met_by_one_of_them(x):
 @pytest.fixture(scope="module")
 def table():
     """Cells that a model was fitted to, 30 % held out, and that model."""
-    adata = cells(200, 1)
+    adata = make_cells(200, 1)
     return adata, tt.fit(adata, "kind", hold_out=0.3, **BRIEF)
 
 
 @pytest.fixture(scope="module")
 def other():
     """A model of the same cells that has seen all of them."""
-    return tt.fit(cells(200, 1), "kind", hold_out=0, seed=1, **BRIEF)
+    return tt.fit(make_cells(200, 1), "kind", hold_out=0, seed=1, **BRIEF)
 
 
 def held(adata, column="tt_split"):
@@ -193,7 +193,7 @@ def test_a_fit_keeps_its_cells_and_names_itself(table, other):
     assert (fitted == ~held(adata)).all()  # calibration cells among them
     assert adata.uns["X_tt"]["seen"] == model.id != other.id
     assert len(model.id) == 16
-    assert set(model.seen.find(cells(50, 2).X)[0]) == {-1}
+    assert set(model.seen.find(make_cells(50, 2).X)[0]) == {-1}
     assert copy.deepcopy(model).id == replace(model).id == model.id
     assert replace(model, seen=other.seen).id != model.id
 
@@ -208,7 +208,7 @@ def test_the_file_keeps_them(table, tmp_path):
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
     own = copy.deepcopy(model)
-    own.enroll(cells(5, 3, types="h").X, ["h"] * 5)
+    own.enroll(make_cells(5, 3, types="h").X, ["h"] * 5)
     assert own.id == model.id
     own.save(tmp_path / "own.tt")
     assert tt.load(tmp_path / "own.tt").id == model.id
@@ -223,12 +223,9 @@ def old(table, tmp_path):
         tensors = {name: file.get_tensor(name) for name in names}
         header = json.loads(file.metadata()["tripletomics"])
     del (
-        header["sha256"],
-        header["cells"],
-        header["settings"]["spread"],
-        header["features"]["residual"],
+        header["sha256"], header["cells"], header["settings"]["spread"], header["features"]["residual"],
         tensors["features.shrink"],
-    )
+    )  # fmt: skip
     save_file(tensors, tmp_path / "old.tt", {"tripletomics": json.dumps(header | {"format": 6})})
     with pytest.warns(UserWarning, match="in format 6, which carries no checksum"):
         return tt.load(tmp_path / "old.tt")
@@ -257,7 +254,7 @@ def test_a_model_that_knows_no_cells_takes_the_split_away(table, old):
         tt.evaluate(again, "kind")
     labels = {collection.get_label() for collection in pl.embedding(again, "kind").collections}
     assert "held-out" not in labels
-    fresh = cells(20, 2)
+    fresh = make_cells(20, 2)
     tt.transform(fresh, old)
     assert "tt_split" not in fresh.obs
 
@@ -312,7 +309,7 @@ def test_scores_use_no_split_of_an_earlier_model(table, other):
 
 
 def test_new_cells_alone_have_no_split_in_any_storage(table):
-    model, new = table[1], cells(60, 2)
+    model, new = table[1], make_cells(60, 2)
     for x in (new.X.tocsc(), new.X.toarray().astype(np.float64)):
         query = new.copy()
         query.X = x
@@ -351,7 +348,7 @@ def test_cells_whose_values_changed_stay_training_cells_of_their_own_model(table
 
 def test_reference_and_query_in_one_table(table):
     adata, model = table
-    query = cells(60, 2)
+    query = make_cells(60, 2)
     tt.predict(query, model)
     both = ad.concat([adata, query], join="outer")
     assert "X_tt" not in both.uns
@@ -393,7 +390,7 @@ def test_a_concat_of_the_tables_of_two_models(table, other):
 @pytest.mark.parametrize("merge", [None, "same", "unique", "only", "first"])
 def test_a_concat_of_the_tables_of_two_fits(table, merge):
     adata, model = table
-    second = cells(120, 3)
+    second = make_cells(120, 3)
     tt.fit(second, "kind", hold_out=0.3, seed=2, **BRIEF)
     both = ad.concat([adata, second], uns_merge=merge)  # a dict of dicts is merged in depth: a part of it is left
     if merge == "first":
@@ -467,7 +464,7 @@ def test_tables_on_disk(table, other, tmp_path, end):
 def test_shards_name_the_model_and_refuse_the_split_of_another(table, tmp_path):
     _, model = table
     model.save(tmp_path / "m.tt")
-    new = cells(60, 2)
+    new = make_cells(60, 2)
     new.write_zarr(tmp_path / "new.zarr")
     for part in ("1/2", "2/2"):
         tl.transform_shard(tmp_path / "new.zarr", tmp_path / "m.tt", part)
@@ -482,7 +479,7 @@ def test_shards_name_the_model_and_refuse_the_split_of_another(table, tmp_path):
 
 
 def test_two_modalities_together_and_alone(tmp_path):
-    rna, protein = cells(120, 1), cells(120, 1, genes=12)
+    rna, protein = make_cells(120, 1), make_cells(120, 1, genes=12)
     protein.var_names = [f"P{i}" for i in range(12)]
     model = tt.fit((rna, protein), "kind", hold_out=0.3, **BRIEF)
     model.save(tmp_path / "m.tt")

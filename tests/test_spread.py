@@ -2,7 +2,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from kinds import BRIEF, cells
+from samples import BRIEF, make_cells
 from test_neighbours import plain_loss
 
 import tripletomics as tt
@@ -11,7 +11,7 @@ from tripletomics.losses import neighbours
 
 
 def draw(n=150, seed=1, **given):
-    return cells(n, seed, genes=60, **given)
+    return make_cells(n, seed, genes=60, **given)
 
 
 def fitted(adata, label="kind", **given):

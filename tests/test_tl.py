@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from kinds import BRIEF
+from samples import BRIEF
 from scipy.spatial import procrustes
 
 import tripletomics as tt

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from kinds import cells
+from samples import make_cells
 from torch import nn
 
 import tripletomics as tt
@@ -268,7 +268,7 @@ def test_a_resident_batch_on_cuda_does_not_wait(counted):
 
 @pytest.mark.parametrize("loss", ["softmax", "simclr"])
 def test_steps_that_are_too_large_end_in_a_sentence(loss):
-    adata = cells(90, 0, types="abc", genes=60)
+    adata = make_cells(90, 0, types="abc", genes=60)
     given = {"label": None if loss == "simclr" else "kind", "loss": loss, "progress": False, "device": "cpu"}
     with pytest.raises(
         FloatingPointError, match=r"became infinite or NaN by step \d+ of \d+, because steps are too large"

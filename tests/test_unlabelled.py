@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from kinds import BRIEF, FAST, KNOWN, cells, predicted
+from samples import BRIEF, FAST, KNOWN, make_cells, predicted
 from scipy.sparse import csr_matrix
 
 import tripletomics as tt
@@ -21,7 +21,7 @@ def held_out_f1(adata, key="X_tt_metric"):
 
 @pytest.fixture
 def adata():
-    adata = cells(600, 1)
+    adata = make_cells(600, 1)
     adata.obs["truth"] = adata.obs["kind"]
     return adata
 
@@ -29,14 +29,14 @@ def adata():
 @pytest.fixture(scope="module")
 def blind():
     """A model of these cells without their labels, and the cells."""
-    adata = cells(600, 1)
+    adata = make_cells(600, 1)
     return tt.fit(adata, **FAST), adata
 
 
 @pytest.fixture(scope="module")
 def plain():
     """The places of a fit without augmentation."""
-    adata = cells(600, 1)
+    adata = make_cells(600, 1)
     tt.fit(adata, "kind", augment=None, **BRIEF)
     return adata.obsm["X_tt_metric"]
 
