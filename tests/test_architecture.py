@@ -16,7 +16,7 @@ LEVELS = (  # each may import from its own and from later ones
     {"pp", "pl", "report"},
     {"model", "training", "evaluation", "attribution", "labels", "index", "metrics", "baselines"},
     {"losses", "samplers", "networks", "features", "modalities", "augment", "sources", "seen", "pcs", "scales"},
-    {"area", "optimizer", "parts", "geometry", "files", "processes", "keys", "names", "checkpoint"},
+    {"area", "optimizer", "parts", "geometry", "files", "processes", "keys", "names", "checkpoint", "notices"},
 )
 ANNDATA = {"cli", "tl", "pp", "pl", "report", "sources", "baselines"}
 MATPLOTLIB = {"pl", "report"}

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tripletomics import files, processes
+from tripletomics.notices import warn
 
 FORMAT = 1  # of the file
 EVERY = 60.0  # seconds of a training after which its state is written
@@ -66,10 +66,9 @@ class Checkpoint:
         for name, now in facts.items():
             before = self.facts.setdefault(name, now)
             if before != now and name == "threads":
-                warnings.warn(
+                warn(
                     f"{str(self.path)!r} was started with {before} threads and continues with {now}: the last digits "
-                    "may differ from those of a fit that was not stopped.",
-                    stacklevel=2,
+                    "may differ from those of a fit that was not stopped."
                 )
             elif before != now:
                 differ = f" ({before}, now {now})" if len(before) + len(now) < 100 else ""
@@ -113,7 +112,7 @@ class Checkpoint:
             with files.replacing(self.path) as draft:
                 draft.write_bytes(content.replace(UNSET.encode(), digest, 1))
         except OSError as error:
-            warnings.warn(f"The checkpoint could not be written, and the fit continues: {error}", stacklevel=2)
+            warn(f"The checkpoint could not be written, and the fit continues: {error}")
 
     def remove(self) -> None:
         """Delete the file, once all results are written."""

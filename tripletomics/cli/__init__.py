@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError
@@ -24,6 +23,7 @@ from tripletomics.cli.demo import demo
 from tripletomics.cli.explain import losses
 from tripletomics.cli.verbs import compare, convert, evaluate, fit, predict, transform
 from tripletomics.names import printable
+from tripletomics.notices import TripletomicsWarning
 
 HELP = """Maps of labelled single cells that hold on cells the model never saw.
 
@@ -52,10 +52,9 @@ for command in (fit, transform, predict, evaluate, compare, convert, losses, dem
     app.command(command)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     """Print a warning of tripletomics on one line; those of libraries are for developers."""
-    ours = issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parents[1])
-    if ours and processes.rank() == 0:
+    if issubclass(category, TripletomicsWarning) and processes.rank() == 0:
         with suppress(OSError):  # the reader has closed the pipe, and the work continues
             print("warning:", _one_line(message), file=sys.stderr)
 

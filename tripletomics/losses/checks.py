@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-
 from tripletomics.losses.base import Loss, spec
+from tripletomics.notices import warn
 
 
 def check(loss: Loss, metric_dim: int) -> None:
@@ -27,8 +26,7 @@ def check(loss: Loss, metric_dim: int) -> None:
         )
     if loss.normalised and metric_dim <= 3:
         shape = "circle" if metric_dim == 2 else "sphere"
-        warnings.warn(
+        warn(
             f"loss={spec(loss)!r} sees directions alone, so metric_dim={metric_dim} puts all cells on a {shape}, where "
-            "many types leave no room for a margin. Take metric_dim=32, or a loss of distances such as 'triplet'.",
-            stacklevel=3,
+            "many types leave no room for a margin. Take metric_dim=32, or a loss of distances such as 'triplet'."
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tripletomics import files
 from tripletomics.modalities import PairFeatures
 from tripletomics.model.assembly import assemble
 from tripletomics.model.model import Model
+from tripletomics.notices import warn
 
 FORMAT = 8  # of the file; raised when an older program could not read it
 SEALED = 8  # the first that carries a checksum
@@ -119,10 +119,9 @@ def load(path: str | Path) -> Model:
         which, cure = ("a newer", "update this one") if made > FORMAT else ("an older", "fit the model again")
         raise ValueError(f"{str(path)!r} was written by {which} tripletomics, in format {made}: {cure}.")
     if not sealed:
-        warnings.warn(
+        warn(
             f"{str(path)!r} was written in format {made}, which carries no checksum: damage to its numbers cannot be "
-            "found. model.save writes a file with one.",
-            stacklevel=2,
+            "found. model.save writes a file with one."
         )
     return model
 

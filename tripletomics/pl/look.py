@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from matplotlib.colors import to_rgb
 
 from tripletomics import keys, labels, metrics
 from tripletomics.labels import verdict
+from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.palette import GREY, PALETTE, Palette, codes_of, colour_scale, colours, some
 from tripletomics.pp import stored_matrix
@@ -47,7 +47,7 @@ def points_of(adata: AnnData, basis: str) -> np.ndarray:
         raise ValueError(f"basis={basis!r} has no row with finite coordinates.")
     if bad.any():
         count = f"{bad.sum()} of {len(bad)} cells"
-        warnings.warn(f"{count} have no finite coordinates in {basis!r}; not drawn.", stacklevel=3)
+        warn(f"{count} have no finite coordinates in {basis!r}; not drawn.")
         points[bad] = np.nan
     return points
 
@@ -114,10 +114,9 @@ def split_of(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None
             f"split={split!r} holds {some(sorted(given))}; allowed are 'train' and 'held-out', or booleans."
         )
     if unknown := int((codes < 0).sum()):
-        warnings.warn(
+        warn(
             f"obs[{split!r}] says nothing about {unknown:,} of {len(codes):,} cells: they are drawn as a group "
-            "of their own. tt.transform(adata, model) says which the model was trained on.",
-            stacklevel=3,
+            "of their own. tt.transform(adata, model) says which the model was trained on."
         )
     return codes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import scipy.sparse as sp
 
 from tripletomics import scales
 from tripletomics.labels import UNASSIGNED, is_missing
+from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.matrices import check_compressed
 from tripletomics.sources import Matrix
@@ -198,10 +198,9 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
             "it, or name it in unlabelled=."
         )
     if odd := [name for name in classes if is_missing(name)]:
-        warnings.warn(
+        warn(
             f"label={label!r} has a type {odd[0]!r}, which looks like a missing value: name it in unlabelled= as well, "
-            "or rename it.",
-            stacklevel=4,
+            "or rename it."
         )
     if len(classes) == 1:
         raise ValueError(f"label={label!r} has one type, {classes[0]!r}: there is nothing to tell apart.")
@@ -214,16 +213,14 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
             f"label={label!r} has {len(classes)} types of one training cell each: is it a column of names or numbers?"
         )
     if (train == 1).any():
-        warnings.warn(
+        warn(
             f"Types of one training cell: {first(named[train == 1])}. They are kept apart from the others but have "
-            "nothing to come close to.",
-            stacklevel=4,
+            "nothing to come close to."
         )
     if (train == 0).any():
-        warnings.warn(
+        warn(
             f"Types that only held-out cells have: {first(named[train == 0])}. The model cannot know them; they count "
-            "as wrong in the scores.",
-            stacklevel=4,
+            "as wrong in the scores."
         )
 
 
@@ -263,7 +260,7 @@ def check_self_training(codes: np.ndarray, paired: bool) -> bool:
             "fit one of the two."
         )
     if (codes >= 0).all():
-        warnings.warn("self_training=True changes nothing, for all training cells have labels.", stacklevel=4)
+        warn("self_training=True changes nothing, for all training cells have labels.")
     return bool((codes < 0).any())
 
 
@@ -320,7 +317,7 @@ def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
         else "intensities, and not normalised. If molecules or antibodies were counted, pass counts=True; if not, "
         "pass counts=False to stop this warning."
     )
-    warnings.warn(f"{held} are taken for {taken}", stacklevel=5)
+    warn(f"{held} are taken for {taken}")
 
 
 def _range(low: float, high: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from tripletomics import features, scales
 from tripletomics.features import Features
+from tripletomics.notices import warn
 from tripletomics.pcs import mean_and_variance
 from tripletomics.pp.checks import matrix
 from tripletomics.pp.matching import Match, match_genes, unversioned
@@ -60,7 +60,6 @@ def take_query(
     missing: str,
     alias: str | None,
     min_matched: float,
-    stacklevel: int = 3,
 ) -> Query:
     """Check new cells and bring them to the genes of a model, with a warning about what looks odd.
 
@@ -74,8 +73,6 @@ def take_query(
         Layer to use in place of `.X`.
     missing, alias, min_matched
         As for `match_genes`.
-    stacklevel
-        Of the warnings.
 
     Raises
     ------
@@ -89,7 +86,7 @@ def take_query(
     x = features.take(x, match.columns)
     notes = _note_on_case(match) + check_scale(x, contract, found, given)
     for note in notes:
-        warnings.warn(note, stacklevel=stacklevel)
+        warn(note)
     return Query(x, found if missing == "impute" and match.missing else None, match, notes)
 
 

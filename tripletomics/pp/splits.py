@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tripletomics.labels import encode, flags, names, split_of
+from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import column
 
@@ -133,7 +133,7 @@ def _marked(values: pd.Series, name: str) -> np.ndarray | None:
         silent = f"hold_out={name!r} says nothing about {unknown:,} of {len(marks):,} cells"
         if flags(values) is None:
             raise ValueError(f"{silent}: mark each as 'train' or 'held-out', or leave these cells out.")
-        warnings.warn(f"{silent}: they become training cells.", stacklevel=5)
+        warn(f"{silent}: they become training cells.")
     if not (marks == 1).any():
         raise ValueError(f"hold_out={name!r} marks no cell.")
     return marks == 1

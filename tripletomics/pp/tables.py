@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import keyword
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import scipy.sparse as sp
 from tripletomics import features, labels, modalities, scales
 from tripletomics.features import Features
 from tripletomics.modalities import Pair, PairFeatures
+from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import check_anndata, first, matrix
 from tripletomics.pp.genes import check_variance, choose_genes
@@ -153,11 +153,10 @@ def open_table(
         )
     if shared < MATCHED * smaller:
         shares = " and ".join(f"{shared / side.n_obs:.1%} of {name}" for name, side in sides.items())
-        warnings.warn(
+        warn(
             f"{shared:,} cells are in both tables by name, {shares}: what the two have in common is learned from these "
             f"cells alone. Compare the names, such as {first(sides[a].obs_names, 1)} and "
-            f"{first(sides[b].obs_names, 1)}.",
-            stacklevel=4,
+            f"{first(sides[b].obs_names, 1)}."
         )
     frames = ({} if whole is None else {"the MuData": whole.obs}) | {name: side.obs for name, side in sides.items()}
     obs.obs = _merge(frames, obs.obs_names, label, unlabelled, others)
@@ -261,7 +260,7 @@ def take_new(
     if isinstance(contract, Features):
         if is_pair(adata):
             raise TypeError("The model has one modality, and two tables were given: pass the one that it knows.")
-        query = take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched, stacklevel=4)
+        query = take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched)
         return NewCells(query.x, query.present, [(adata, slice(None), [query])])
     sides = name_query(adata, contract, alias)
     queries = {}
@@ -269,7 +268,7 @@ def take_new(
         theirs = layer if layer in side.layers or not any(layer in s.layers for s in sides.values()) else None
         named = alias if alias in side.var or not any(alias in s.var for s in sides.values()) else None
         rest = (model.gene_weights(name), theirs, missing, named, min_matched)
-        queries[name] = take_query(side, model.part(name), *rest, stacklevel=4)
+        queries[name] = take_query(side, model.part(name), *rest)
     obs, rows = join(sides)
     where = dict(zip(sides, rows, strict=True))
     nothing = np.zeros(0, dtype=int)
@@ -397,9 +396,8 @@ def _note_on_values(column: str, columns: Mapping[str, pd.Series]) -> None:
         differ = known & (values.astype(str) != theirs.astype(str))
         if differ.any():
             cell = str(differ.idxmax())
-            warnings.warn(
+            warn(
                 f"{column!r}: {differ.sum()} of {known.sum()} cells have another value in {other} than in {one} (first "
-                f"{cell}, {theirs[cell]!r} and {values[cell]!r}). That of {one} is taken.",
-                stacklevel=6,
+                f"{cell}, {theirs[cell]!r} and {values[cell]!r}). That of {one} is taken."
             )
         values = values.where(values.notna(), theirs)

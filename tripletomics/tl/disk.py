@@ -123,7 +123,6 @@ def transform(
     key_added: str = "X_tt",
     out: Path | None = None,
     progress: bool = True,
-    stacklevel: int = 3,
 ) -> None:
     """Place the cells of a table on disk, and write what `tripletomics.transform` writes into it, or into a copy.
 
@@ -137,8 +136,6 @@ def transform(
         File to write, .h5ad; by default that which is read.
     progress
         Show a progress bar.
-    stacklevel
-        Of the warnings.
 
     Raises
     ------
@@ -149,7 +146,7 @@ def transform(
         if source != path:
             transform(
                 source, model, layer=layer, missing=missing, alias=alias, min_matched=min_matched, key_added=key_added,
-                out=out or path, progress=progress, stacklevel=stacklevel + 1,
+                out=out or path, progress=progress,
             )  # fmt: skip
             return
     target = out or path
@@ -168,9 +165,7 @@ def transform(
         named, before = _origin(root, path, key_added)
     weights = model.gene_weights()
     with of_rows(0, first.shape[0]):
-        query = pp.take_query(
-            AnnData(first, var=var), model.part(), weights, None, missing, alias, min_matched, stacklevel
-        )
+        query = pp.take_query(AnnData(first, var=var), model.part(), weights, None, missing, alias, min_matched)
     match = pp.match_genes(AnnData(var=var), model.part().genes, missing, alias, weights, min_matched)
     widths = {f"{key_added}_metric": int(model.settings["metric_dim"]), key_added: int(model.settings["dim"])}
     if f"{key_added}_pca" in old:  # what an earlier fit wrote no longer belongs to these places
@@ -186,7 +181,7 @@ def transform(
 
     records = {} if same else {key_added: {"seen": model.id}}
     write(path, target, Results(n_obs, widths, blocks(), columns, records), needed)
-    note_on_training(trained, stacklevel=stacklevel)
+    note_on_training(trained)
 
 
 def _origin(root: Group, path: Path, key: str) -> tuple[str | None, Any]:

@@ -343,7 +343,7 @@ def transform(
 
         disk.transform(
             Path(adata), model, layer=layer, missing=missing, alias=alias, min_matched=min_matched,
-            key_added=key_added, stacklevel=4,
+            key_added=key_added,
         )  # fmt: skip
         return
     cells = pp.take_new(adata, model, layer, missing, alias, min_matched)
@@ -363,7 +363,7 @@ def write_places(
         if f"{key}_pca" in target.obsm:  # what an earlier fit wrote no longer belongs to these places
             scores = model.pcs(cells.x, cells.present) if scores is None else scores
             target.obsm[f"{key}_pca"] = scores[rows]
-    note_on_training(trained, changed, stacklevel=4)
+    note_on_training(trained, changed)
 
 
 def _write_places(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:

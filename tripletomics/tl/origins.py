@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from tripletomics import keys, pp
+from tripletomics.notices import warn
 from tripletomics.seen import HELD_OUT
 
 if TYPE_CHECKING:
@@ -68,17 +68,15 @@ def name_model(target: Any, key: str, model: Model, trained: np.ndarray | None) 
     return int(((old.astype(str) == "train") & ~trained).sum())
 
 
-def note_on_training(trained: np.ndarray | None, changed: int = 0, stacklevel: int = 3) -> None:
+def note_on_training(trained: np.ndarray | None, changed: int = 0) -> None:
     """Warn if a model was trained on some of the cells that it is to place, or if their values have changed since."""
     if trained is not None and trained.any():
-        warnings.warn(
+        warn(
             f"{trained.sum():,} of {len(trained):,} cells were part of the fit (the model was trained on them): what "
-            "it says of them is no evidence of how it does on new cells.",
-            stacklevel=stacklevel,
+            "it says of them is no evidence of how it does on new cells."
         )
     if changed:
-        warnings.warn(
+        warn(
             f"{changed:,} training cells of this model, as the split in obs says, have other values than in the fit: "
-            "they stay training cells, but in a table without that split they would pass as held out.",
-            stacklevel=stacklevel,
+            "they stay training cells, but in a table without that split they would pass as held out."
         )

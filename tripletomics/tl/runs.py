@@ -23,6 +23,7 @@ import scipy.sparse as sp
 import tripletomics
 from tripletomics import baselines, evaluation, features, files, labels, pp
 from tripletomics.evaluation import REFITTED, UNUSED, Truth
+from tripletomics.notices import warn
 from tripletomics.tl import preparing, tasks
 from tripletomics.tl.self_training import study
 from tripletomics.training import silent
@@ -94,7 +95,7 @@ def ask(
         raise ValueError(f"batch={batch!r} has one group: there is nothing to mix. Leave it out.")
     score_batches = groups is not None and importlib.util.find_spec("scib_metrics") is not None
     if groups is not None and not score_batches:
-        warnings.warn('Batches are not scored without scib-metrics: pip install "tripletomics[batch]".', stacklevel=3)
+        warn('Batches are not scored without scib-metrics: pip install "tripletomics[batch]".')
     finer = None if fine is None else labels.encode(pp.column(adata, fine, "fine"), unlabelled)[0]
     is_counts = pp.decide_counts(x, counts)
     common = {
@@ -330,7 +331,7 @@ class Cache:
                 if size > CACHE_BYTES:
                     old.unlink(missing_ok=True)
         except OSError as error:  # a full disk, or another process that tidies up: the result is not lost
-            warnings.warn(f"A result was not kept for the next call: {error}.", stacklevel=2)
+            warn(f"A result was not kept for the next call: {error}.")
 
 
 def _seal(path: Path, arrays: dict[str, np.ndarray]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from tripletomics import keys
 from tripletomics.labels import TOO_FEW, UNLABELLED
+from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def evaluate(
             lines = evaluation.verdicts(table, "space")
             for line in lines:
                 if "NO SIGNAL" in line or TOO_FEW.upper() in line:
-                    warnings.warn(line, stacklevel=2)
+                    warn(line)
             words += lines
             if _record(adata, name) is None and keys.seen_by(adata.uns, name) is None:
                 words.append(
@@ -158,10 +158,9 @@ def evaluate(
                     "without the cells that are held out."
                 )
                 if keys.split_key(name.removesuffix("_metric")) in adata.obs:  # there once was a record
-                    warnings.warn(
+                    warn(
                         f"uns[{name.removesuffix('_metric')!r}] is missing, as after anndata.concat, so nothing "
-                        f"says which model the split of {name} belongs to. Run tripletomics.transform(adata, model).",
-                        stacklevel=2,
+                        f"says which model the split of {name} belongs to. Run tripletomics.transform(adata, model)."
                     )
             words.append(sentence)
             tables.append(table.assign(hold_out=hold_out)[["hold_out", *table.columns]])
@@ -249,10 +248,9 @@ def _as_it_is(
     if known and not clean:
         how = "was" if written is not None else "may have been"
         cure = "Pass refits=1 to fit again" if _record(adata, basis) else "Fit again"
-        warnings.warn(
+        warn(
             f"{basis} {how} fitted on cells that splits={hold_out!r} holds out, so their scores are no evidence. "
-            f"{cure} on the others.",
-            stacklevel=3,
+            f"{cure} on the others."
         )
     null = _null_fit(stage, basis) if known and clean else None
     tables = []
@@ -360,8 +358,5 @@ def _null_fit(stage: Stage, basis: str) -> Null | None:
     try:
         return stage.task(comparison.settings_written(record["settings"])).null()
     except (KeyError, TypeError, ValueError) as error:
-        warnings.warn(
-            f"{basis} cannot be fitted again, so its null permutes the labels of the scored cells: {error}",
-            stacklevel=4,
-        )
+        warn(f"{basis} cannot be fitted again, so its null permutes the labels of the scored cells: {error}")
         return None

@@ -7,7 +7,6 @@ The second encoder is kept if it does no worse than the first on labelled cells 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from tripletomics.labels.calibration import guess
 from tripletomics.labels.reference import Evidence
 from tripletomics.model.model import BLOCK
 from tripletomics.networks import Encoder, PairEncoder, project
+from tripletomics.notices import warn
 from tripletomics.sources import Memory
 from tripletomics.training import History, Report
 
@@ -71,10 +71,9 @@ def study(task: Task, report: Report) -> Task:
     first, last = rounds[0], rounds[-1]
     taken = np.bincount(last.taught[(last.taught >= 0) & (task.codes < 0)], minlength=len(task.classes))
     if not taken.sum():
-        warnings.warn(
+        warn(
             f"self_training=True: of no cell without a label is the encoder sure (a probability above {SURE}), so it "
-            "is trained once.",
-            stacklevel=3,
+            "is trained once."
         )
         return replace(task, rounds=1, lesson=Lesson(first, [], _findings(np.nan, np.nan, taken)))
     answers = task.ask(rounds, report)
@@ -85,10 +84,9 @@ def study(task: Task, report: Report) -> Task:
         why = f"would do worse on labelled cells that were left out (log loss {after:.3f}, before {before:.3f})"
         if np.isnan(before):
             why = "cannot be compared with the first, for there are too few labelled cells to leave any out"
-        warnings.warn(
+        warn(
             f"self_training=True: an encoder that learns from the labels which {taken.sum()} cells took {why}. The "
-            "first one is kept.",
-            stacklevel=3,
+            "first one is kept."
         )
     learned = last if kept else first
     lesson = Lesson(learned, answers[kept], _findings(before, after, taken))

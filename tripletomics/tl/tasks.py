@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +22,7 @@ from tripletomics.losses import Loss
 from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model import place
 from tripletomics.networks import Encoder, Networks, PairEncoder
+from tripletomics.notices import warn
 from tripletomics.seen import TRAINING, SeenCells
 from tripletomics.sources import Matrix, Memory
 from tripletomics.tl.self_training import Answers, Lesson, Round, placed, train_rounds
@@ -106,19 +106,17 @@ class Task:
         traced = history["metric"].get("spread", np.ones(1))
         spread = float(np.nanmean(traced[-max(len(traced) // 10, 1) :]))
         if spread < COLLAPSED:
-            warnings.warn(
+            warn(
                 f"loss={losses.spec(self.loss)!r} collapsed: the cells point in nearly one direction (spread "
                 f"{spread:.2f}, 1 is all over the sphere), so that their distances say little. Take another loss of "
-                "views, such as 'simclr', or smaller steps (lr).",
-                stacklevel=3,
+                "views, such as 'simclr', or smaller steps (lr)."
             )
         loss = history["map"]["loss"]
         last = float(loss[-max(len(loss) // 10, 1) :].mean())
         if last > EXPLODED * loss[0]:
-            warnings.warn(
+            warn(
                 f"The map was not learned: its loss rose from {loss[0]:.2f} to {last:.2f}, as it does when steps "
-                "are too large. Lower lr; 0.001 is usual.",
-                stacklevel=3,
+                "are too large. Lower lr; 0.001 is usual."
             )
         return networks, history
 
@@ -205,10 +203,9 @@ class Task:
             cure = "types of two training cells or more: label or fit more cells"
             if self.groups is not None:
                 cure = "types that are in two batches or more, each with other types next to them: leave batch out"
-            warnings.warn(
+            warn(
                 f"Predictions{f' from {name} alone' * bool(name)} cannot be calibrated, and predict will refuse to "
-                f"make them. This needs {cure}. The map is not affected.",
-                stacklevel=4,
+                f"make them. This needs {cure}. The map is not affected."
             )
         return found
 

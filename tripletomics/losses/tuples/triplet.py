@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from tripletomics import geometry, parts
 from tripletomics.losses.base import Loss, TripletLoss, register, zero
+from tripletomics.notices import warn
 
 _MINERS = {
     "hard": geometry.mine_hard,
@@ -207,14 +207,11 @@ def check_distance(loss: Loss) -> None:
     if p is not None:
         parts.check_number(loss, "p", "(0, inf]")
     if p is not None and p != 2 and loss.distance != "minkowski":
-        warnings.warn(
-            f"{loss.name}: p={p:g} is the power of distance=minkowski, and changes nothing here.", stacklevel=4
-        )
+        warn(f"{loss.name}: p={p:g} is the power of distance=minkowski, and changes nothing here.")
     if p is not None and p < 1 and loss.distance == "minkowski":
-        warnings.warn(
+        warn(
             f"{loss.name}: with p={p:g}, below 1, minkowski is no metric (a detour can be shorter), and its gradient "
-            "is very steep where a coordinate is equal. From 1 on it is one.",
-            stacklevel=4,
+            "is very steep where a coordinate is equal. From 1 on it is one."
         )
 
 
