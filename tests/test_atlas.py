@@ -21,7 +21,7 @@ from kinds import cells
 
 import tripletomics as tt
 from tripletomics import files, tl
-from tripletomics.tl.atlas import CHUNK
+from tripletomics.store.writing import CHUNK_ROWS as CHUNK
 
 N = 2 * CHUNK + 600  # three chunks
 BOTH = pytest.mark.parametrize("written", [2, 3], indirect=True, ids=["zarr2", "zarr3"])
@@ -415,5 +415,5 @@ def test_a_model_of_two_modalities_is_refused(run, tmp_path):
 
 def test_a_read_only_store(written, model_file, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
-    with pytest.raises(PermissionError, match=r"atlas.zarr' is read-only: places are written into it"):
+    with pytest.raises(PermissionError, match=r"atlas.zarr' is read-only: coordinates are written into it"):
         tl.transform_shard(written, model_file, "1/1")

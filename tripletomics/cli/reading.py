@@ -120,7 +120,7 @@ def read(path: Path) -> AnnData:
 def _check_layout(path: Path) -> None:
     import h5py
 
-    from tripletomics.tl.layout import check_layout
+    from tripletomics.store.layout import check_layout
 
     with h5py.File(path, "r") as root:
         check_layout(root, path)
@@ -128,7 +128,7 @@ def _check_layout(path: Path) -> None:
 
 def _decode(adata: AnnData) -> None:
     """Decode names and columns that are bytes, in place."""
-    from tripletomics.tl.frames import decoded
+    from tripletomics.store.frames import decoded
 
     for axis in ("obs", "var"):
         frame = getattr(adata, axis)

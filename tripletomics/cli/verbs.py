@@ -77,10 +77,10 @@ def _fit(
             written.try_to(model, lambda: fitted.save(model, index=index))
 
     if out is None or (suffix(input, protein) == ".h5ad" and _is_large(input, settings)):
-        from tripletomics.tl import disk
+        from tripletomics.tl import paths
 
         with written.rest(out or input):
-            fitted = disk.fit(input, disk.settings_of(settings.pop("label"), settings), out, save)
+            fitted = paths.fit(input, settings, out, save)
     else:
         cells = read_cells(input, protein)
         check_room_for(out, cells)
@@ -186,9 +186,9 @@ def transform(  # noqa: D103
 
     fitted = load(model)
     if suffix(input) == ".h5ad" and not fitted.modalities and _is_large(input, settings):
-        from tripletomics.tl import disk
+        from tripletomics.tl import paths
 
-        disk.transform(input, fitted, out=out, **settings)
+        paths.transform(input, fitted, out=out, **settings)
     else:
         cells = read_cells(input)
         check_room_for(out, cells)
@@ -199,9 +199,13 @@ def transform(  # noqa: D103
 
 def _is_large(path: Path, settings: dict[str, Any]) -> bool:
     """Tell whether a file is fitted and placed without all of it in memory."""
-    from tripletomics.tl import disk
+    import psutil
 
-    return disk.is_large(path, settings.get("layer"))
+    from tripletomics.store.reading import Rows, open_to_read
+
+    with open_to_read(path) as (root, _):
+        rows = Rows(root, path, settings.get("layer"))
+        return not rows.by_genes and rows.n_obs * rows.bytes_of_a_row() > psutil.virtual_memory().total / 4
 
 
 def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, settings: dict[str, Any]) -> None:

@@ -195,9 +195,9 @@ def fit(
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
     if isinstance(adata, (str, os.PathLike)):
-        from tripletomics.tl import disk
+        from tripletomics.tl import paths
 
-        return disk.fit(Path(adata), {name: value for name, value in given.items() if name != "adata"})
+        return paths.fit(Path(adata), {name: value for name, value in given.items() if name != "adata"})
     pp.check_key(key_added, adata)
     if isinstance(checkpoint, (str, os.PathLike)):
         with keeping(checkpoint) as kept:
@@ -339,9 +339,9 @@ def transform(
     pp.check_key(key_added, adata)
     pp.check_model(model)
     if isinstance(adata, (str, os.PathLike)):
-        from tripletomics.tl import disk
+        from tripletomics.tl import paths
 
-        disk.transform(
+        paths.transform(
             Path(adata), model, layer=layer, missing=missing, alias=alias, min_matched=min_matched,
             key_added=key_added,
         )  # fmt: skip

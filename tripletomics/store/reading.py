@@ -1,4 +1,4 @@
-"""Tables of cells on disk, .zarr and .h5ad, read a block of rows at a time; what is damaged is named by its rows."""
+"""Matrices on disk, .zarr and .h5ad, read a block of rows at a time; an error names the rows that are damaged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,30 +16,29 @@ from tripletomics import files
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.matrices import contradiction
 from tripletomics.sources import Matrix
-from tripletomics.tl.frames import read_var
-from tripletomics.tl.layout import check_layout, encoding, is_kept, shape_of
+from tripletomics.store.frames import read_var
+from tripletomics.store.layout import check_layout, encoding, is_kept, reporting, shape_of
 
 if TYPE_CHECKING:
-    import h5py
     import pandas as pd
     import zarr
 
-    Group: TypeAlias = zarr.Group | h5py.File
+    from tripletomics.store.layout import Group
 
-BUDGET = 2**28  # bytes of a matrix that are read at once
-GATHERED = 2**25  # bytes that are read at once where a part of them is kept
-PROBES, PROBED = 16, 64  # places where the share of zeros in a dense matrix is looked at, and rows at each
-FEW = 1 / 3  # of a dense matrix are not 0, and CSR is smaller
+BLOCK_BYTES = 2**28  # of a matrix that are read at once
+PART_BYTES = 2**25  # that are read at once where only some of the rows are kept
+PROBES, PROBED_ROWS = 16, 64  # places where the share of zeros in a dense matrix is counted, and rows at each
+SPARSE_SHARE = 1 / 3  # of values that are not 0: below it, CSR is smaller than a dense matrix
 
 
 class Damage(Exception):
-    """Places from `start` to before `stop` along the first axis of an array that cannot be read, and why."""
+    """Lines from `start` to before `stop`, along the first axis of an array, that cannot be read, and why."""
 
     def __init__(self, start: int, stop: int, why: object) -> None:
         self.start, self.stop, self.why = start, stop, why
 
 
-def open_store(path: Path) -> tuple[zarr.Group, pd.DataFrame]:
+def open_to_write(path: Path) -> tuple[zarr.Group, pd.DataFrame]:
     """Open a store of cells to add to it; also return its `var`.
 
     Raises
@@ -49,13 +48,13 @@ def open_store(path: Path) -> tuple[zarr.Group, pd.DataFrame]:
     """
     _check_folder(path)
     if not os.access(path, os.R_OK | os.W_OK):
-        raise PermissionError(f"{str(path)!r} is read-only: places are written into it.")
+        raise PermissionError(f"{str(path)!r} is read-only: coordinates are written into it.")
     return _open_zarr(path, "r+")
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
-    """Open a table of cells on disk, .h5ad or .zarr, to read; also give its `var`.
+def open_to_read(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
+    """Open a table of cells on disk, .h5ad or .zarr; also yield its `var`.
 
     Raises
     ------
@@ -78,19 +77,17 @@ def reading(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
 
 
 @contextmanager
-def modernised(path: Path) -> Iterator[Path]:
-    """Yield the path itself; for a file from before anndata 0.7, which has no columns, that of a copy with columns."""
+def upgraded(path: Path) -> Iterator[Path]:
+    """Yield the path itself; of a file from before anndata 0.7, which has no columns, that of a copy with them."""
     import anndata
     import h5py
 
-    old = False
+    old, what = False, f"{str(path)!r} cannot be read as AnnData"
     if path.suffix == ".h5ad":
         files.check_hdf5(path, ".h5ad", {"obs", "var"})
         with h5py.File(path, "r") as root:
-            try:
+            with reporting(what):
                 old = root.get("obs", getclass=True) is h5py.Dataset
-            except Exception as error:  # whatever a damaged file makes of the reader
-                raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
             if old:
                 check_layout(root, path)
     if not old:
@@ -98,10 +95,8 @@ def modernised(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
-        try:
+        with reporting(what):
             anndata.read_h5ad(path).write_h5ad(copy)
-        except Exception as error:  # whatever a damaged file makes of the reader
-            raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
         yield copy
 
 
@@ -117,12 +112,10 @@ def _check_folder(path: Path) -> None:
 def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, pd.DataFrame]:
     import zarr
 
-    try:
+    with reporting(f"{str(path)!r} cannot be read as AnnData"):
         zarr.open_group(path, mode="r")  # with the list of all metadata that it may have, as other readers do
         root = zarr.open_group(path, mode=mode, use_consolidated=False)
         found = sorted(root.keys())
-    except Exception as error:  # whatever a damaged store makes of the reader
-        raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
     if "obs" in found and "var" in found:
         check_layout(root, path)
         return root, read_var(root, path)
@@ -169,7 +162,7 @@ class Rows:
         self.n_obs, self.n_vars = shape
 
     def check(self) -> None:
-        """Refuse what has no rows, or whose rows cannot be read alone."""
+        """Raise if there are no rows, or they cannot be read one by one."""
         if self.by_genes:
             raise ValueError(
                 f"{self.name} of {str(self.path)!r} is stored by genes (CSC), and its rows cannot be read alone: write "
@@ -180,50 +173,50 @@ class Rows:
                 f"{str(self.path)!r} has {self.n_obs} cells and {self.n_vars} genes: there is nothing to map."
             )
 
-    def at_once(self, most: int, budget: int = BUDGET) -> int:
-        """Return how many rows can be read at once, up to `most`, for their bytes not to matter."""
+    def at_once(self, most: int, n_bytes: int = BLOCK_BYTES) -> int:
+        """Return how many rows, up to `most`, take as many bytes as may be read at once."""
         if self.sparse:
             entry = self.matrix["data"].dtype.itemsize + self.matrix["indices"].dtype.itemsize
             row = entry * self.matrix["data"].shape[0] / max(self.n_obs, 1)
         else:
             row = self.n_vars * self.matrix.dtype.itemsize
-        return int(min(most, max(1, budget // max(row, 1))))
+        return int(min(most, max(1, n_bytes // max(row, 1))))
 
-    def few(self) -> bool:
-        """Tell whether a dense matrix would be smaller as CSR."""
-        return not self.sparse and self._share() < FEW
+    def is_smaller_as_csr(self) -> bool:
+        """Return whether the matrix is dense and would be smaller as CSR."""
+        return not self.sparse and self._share_of_values() < SPARSE_SHARE
 
     def bytes_of_a_row(self, sparse: bool = False) -> float:
-        """Return the bytes of a row on average once it is float32 or larger, of a dense matrix as it is or as CSR."""
+        """Return the bytes of a row in memory on average, as float32 or larger; with `sparse`, as CSR."""
         size = max((self.matrix["data"] if self.sparse else self.matrix).dtype.itemsize, 4)
         if self.sparse:
             return float((size + 4) * self.matrix["data"].shape[0] / max(self.n_obs, 1))
-        return float(self._share() * self.n_vars * (size + 4) if sparse else self.n_vars * size)
+        return float(self._share_of_values() * self.n_vars * (size + 4) if sparse else self.n_vars * size)
 
-    def _share(self) -> float:
-        """Return which share of a dense matrix is not 0, as far as a few rows tell."""
-        starts = np.linspace(0, max(self.n_obs - PROBED, 0), PROBES, dtype=int).tolist()
-        blocks = [cast(np.ndarray, self.read(start, min(start + PROBED, self.n_obs))) for start in starts]
+    def _share_of_values(self) -> float:
+        """Return the share of values that are not 0 in a dense matrix, estimated from a part of the rows."""
+        starts = np.linspace(0, max(self.n_obs - PROBED_ROWS, 0), PROBES, dtype=int).tolist()
+        blocks = [cast(np.ndarray, self.read(start, min(start + PROBED_ROWS, self.n_obs))) for start in starts]
         return float(np.count_nonzero(np.concatenate(blocks)) / max(sum(block.size for block in blocks), 1))
 
     def gather(self, rows: np.ndarray, sparse: bool = False) -> Matrix:
-        """Return rows of any ascending numbers, CSR or dense, in one pass over the blocks that have some of them.
+        """Return some rows, CSR or dense, from one pass over the blocks that hold them.
 
         Parameters
         ----------
         rows
-            Their numbers.
+            Their numbers, ascending.
         sparse
             Return CSR of a dense matrix, too.
 
         Raises
         ------
         ValueError
-            If they cannot be read. It names those that cannot.
+            If some of them cannot be read; it names these.
         """
         if self.by_genes:
             return self._gather_by_genes(rows)
-        height, found = self.at_once(max(self.n_obs, 1), GATHERED), []
+        height, found = self.at_once(max(self.n_obs, 1), PART_BYTES), []
         for start in range(0, self.n_obs, height):
             mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + height)]
             if len(mine):
@@ -240,7 +233,7 @@ class Rows:
         place = np.full(self.n_obs, -1, dtype=np.int32)
         place[rows] = np.arange(len(rows))
         n = self.matrix["data"].shape[0]
-        step = GATHERED // (self.matrix["data"].dtype.itemsize + self.matrix["indices"].dtype.itemsize)
+        step = PART_BYTES // (self.matrix["data"].dtype.itemsize + self.matrix["indices"].dtype.itemsize)
         taken: list[tuple[np.ndarray, ...]] = []
         begin, end = 0, 0
         try:
@@ -272,7 +265,7 @@ class Rows:
         Raises
         ------
         ValueError
-            If they cannot be read. It names those that cannot.
+            If some of them cannot be read; it names these.
         """
         try:
             return self._read(start, stop)
@@ -334,4 +327,5 @@ class Rows:
         raise Damage(bad[0][1], bad[-1][2], why)
 
     def _is_lost(self, array: Any, i: int) -> bool:
-        return hasattr(array, "metadata") and not is_kept(self.path, array, i)  # of HDF5, the whole file would be cut
+        """Return whether a chunk of a .zarr array is not there; a file of HDF5 would be cut as a whole."""
+        return hasattr(array, "metadata") and not is_kept(self.path, array, i)
