@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-DEFAULT = "X_tt"  # key of the map; its columns of `obs` begin with "tt"
+DEFAULT_KEY = "X_tt"  # key of the map; its columns of `obs` begin with "tt"
 
 
 def metric_key(key: str) -> str:
@@ -29,7 +29,7 @@ def map_key(basis: str) -> str:
 
 def prefix(key: str) -> str:
     """Return how the names of columns of `obs` begin that belong to the map under this key."""
-    return "tt" if key == DEFAULT else key
+    return "tt" if key == DEFAULT_KEY else key
 
 
 def split_key(key: str) -> str:
@@ -48,6 +48,6 @@ def split_of(adata: Any, basis: str) -> str | None:
 
     That of "X_tt" serves other bases, too, but none that is known to be from another model.
     """
-    model, other = seen_by(adata.uns, basis), seen_by(adata.uns, DEFAULT)
-    columns = [split_key(map_key(basis))] + [split_key(DEFAULT)] * (model is None or model == other)
+    model, other = seen_by(adata.uns, basis), seen_by(adata.uns, DEFAULT_KEY)
+    columns = [split_key(map_key(basis))] + [split_key(DEFAULT_KEY)] * (model is None or model == other)
     return next((column for column in columns if column in adata.obs and adata.obs[column].notna().any()), None)

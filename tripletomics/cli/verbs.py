@@ -13,6 +13,7 @@ from cyclopts import CycloptsError, Parameter
 from tripletomics import files, processes, tl
 from tripletomics.cli.options import OUT, Input, Out, options_of
 from tripletomics.cli.reading import check_cells, check_room_for, read, read_cells, suffix, write
+from tripletomics.keys import DEFAULT_KEY, metric_key, prefix
 from tripletomics.names import harmless, printable
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def fit(  # noqa: D103
     if input.suffix == ".zarr":
         if protein is not None or out is not None:
             raise ValueError(
-                f"Places of {str(input)!r} are written into it: leave --{'protein' if protein else 'out'} out."
+                f"Coordinates of {str(input)!r} are written into it: leave --{'protein' if protein else 'out'} out."
             )
     else:
         if out is None:
@@ -76,9 +77,9 @@ def _fit(
         if model is not None and processes.rank() == 0:
             written.try_to(model, lambda: fitted.save(model, index=index))
 
-    if out is None or (suffix(input, protein) == ".h5ad" and _is_large(input, settings)):
-        from tripletomics.tl import paths
+    from tripletomics.tl import paths
 
+    if out is None or (suffix(input, protein) == ".h5ad" and paths.is_large(input, settings.get("layer"))):
         with written.rest(out or input):
             fitted = paths.fit(input, settings, out, save)
     else:
@@ -165,7 +166,7 @@ def transform(  # noqa: D103
     shard: Annotated[
         str | None,
         Parameter(
-            help="i/N: place the i-th of N parts of the rows of a .zarr store, and write the places into the store. A "
+            help="i/N: embed the i-th of N parts of the rows of a .zarr store, and write the coordinates into it. A "
             "run that was stopped goes on where it was when the same command is given again."
         ),
     ] = None,
@@ -176,7 +177,7 @@ def transform(  # noqa: D103
         return
     if input.suffix == ".zarr":
         raise ValueError(
-            f"Places of {str(input)!r} are written into it: pass --shard 1/1, or i/N to each of N processes."
+            f"Coordinates of {str(input)!r} are written into it: pass --shard 1/1, or i/N to each of N processes."
         )
     if out is None:
         raise ValueError("--out is missing: name the file to write, .h5ad (.h5mu of two modalities).")
@@ -185,9 +186,9 @@ def transform(  # noqa: D103
     from tripletomics.model import load
 
     fitted = load(model)
-    if suffix(input) == ".h5ad" and not fitted.modalities and _is_large(input, settings):
-        from tripletomics.tl import paths
+    from tripletomics.tl import paths
 
+    if suffix(input) == ".h5ad" and not fitted.modalities and paths.is_large(input, settings.get("layer")):
         paths.transform(input, fitted, out=out, **settings)
     else:
         cells = read_cells(input)
@@ -195,17 +196,6 @@ def transform(  # noqa: D103
         tl.transform(cells, fitted, **settings)
         write(cells, out)
     _report_written(out)
-
-
-def _is_large(path: Path, settings: dict[str, Any]) -> bool:
-    """Tell whether a file is fitted and placed without all of it in memory."""
-    import psutil
-
-    from tripletomics.store.reading import Rows, open_to_read
-
-    with open_to_read(path) as (root, _):
-        rows = Rows(root, path, settings.get("layer"))
-        return not rows.by_genes and rows.n_obs * rows.bytes_of_a_row() > psutil.virtual_memory().total / 4
 
 
 def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, settings: dict[str, Any]) -> None:
@@ -220,12 +210,12 @@ def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, set
     with _hinting("the rows that are written are kept, and the same command continues after them"):
         placed = tl.transform_shard(store, model, shard, **settings)
     if placed.start == placed.stop:
-        print(f"Shard {shard} has no rows: it takes fewer shards to place {str(store)!r}.")
+        print(f"Shard {shard} has no rows: it takes fewer shards to embed {str(store)!r}.")
         return
-    key = settings.get("key_added", "X_tt")
+    key = settings.get("key_added", DEFAULT_KEY)
     print(
-        f"Rows {placed.start:,} to {placed.stop - 1:,} of {store} have places in obsm[{key!r}] and "
-        f"obsm[{key + '_metric'!r}], {placed.now:,} of them from this run."
+        f"Rows {placed.start:,} to {placed.stop - 1:,} of {store} have coordinates in obsm[{key!r}] and "
+        f"obsm[{metric_key(key)!r}], {placed.now:,} of them from this run."
     )
 
 
@@ -236,7 +226,7 @@ def convert(
     *,
     group_by: Annotated[str | None, Parameter(help="Column of `obs` whose groups are to lie together.")] = None,
 ) -> None:
-    """Write a table as a .zarr store by rows, which can be fitted and placed where it is, in bounded memory."""
+    """Write a table as a .zarr store by rows, which can be fitted and embedded where it is, in bounded memory."""
     tl.convert(input, out, group_by=group_by)
     _report_written(out)
 
@@ -261,7 +251,7 @@ def predict(  # noqa: D103
     cells = read_cells(input)
     check_room_for(out, cells)
     tl.predict(cells, fitted, **settings)
-    key, written = settings.get("key_added", "X_tt"), _Written()
+    key, written = settings.get("key_added", DEFAULT_KEY), _Written()
     if figure is not None:
         os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
         from tripletomics import pl
@@ -269,7 +259,7 @@ def predict(  # noqa: D103
         written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key), figure))
     written.try_to(out, lambda: write(cells, out))
     written.check()
-    _print_mapping(cells, "tt" if key == "X_tt" else key)
+    _print_mapping(cells, prefix(key))
     _report_written(out, figure)
 
 

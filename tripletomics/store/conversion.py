@@ -101,11 +101,9 @@ def _copy_whole(root: Group, path: Path, store: zarr.Group, name: str, order: np
     with zarr.config.set({"array.write_empty_chunks": True}):
         anndata.io.write_elem(cast(Any, store[parent] if parent else store), leaf, element)
     if name == "obs":  # a lost chunk would read as cells of the first type
-        for _, array in cast(Any, store[name]).arrays():
-            array.attrs.update(COMPLETE)
-        for _, group in cast(Any, store[name]).groups():
-            for _, array in group.arrays():
-                array.attrs.update(COMPLETE)
+        for _, part in cast(Any, store[name]).members(max_depth=None):
+            if hasattr(part, "shape"):
+                part.attrs.update(COMPLETE)
 
 
 def _copy_rows(rows: Rows, store: zarr.Group, order: np.ndarray | None) -> None:
@@ -129,7 +127,7 @@ def _copy_rows(rows: Rows, store: zarr.Group, order: np.ndarray | None) -> None:
 
 
 def _blocks(rows: Rows, order: np.ndarray | None, sparse: bool, square: bool) -> Iterator[Matrix]:
-    """Yield rows as they are to lie; where they change their places, each block takes a pass over all."""
+    """Yield rows in their new order; where it differs from the old one, each block takes a pass over all rows."""
     height = rows.at_once(max(rows.n_obs, 1), reading.PART_BYTES if order is None and not rows.by_genes else PASS_BYTES)
     for start in range(0, rows.n_obs, height):
         mine = np.arange(start, min(start + height, rows.n_obs)) if order is None else order[start : start + height]

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 2**28  # of a matrix that are read at once
 PART_BYTES = 2**25  # that are read at once where only some of the rows are kept
-PROBES, PROBED_ROWS = 16, 64  # places where the share of zeros in a dense matrix is counted, and rows at each
+PROBES, PROBED_ROWS = 16, 64  # how often the zeros in a dense matrix are counted, and rows each time
 SPARSE_SHARE = 1 / 3  # of values that are not 0: below it, CSR is smaller than a dense matrix
 
 
@@ -120,7 +121,7 @@ def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, pd.Dat
         check_layout(root, path)
         return root, read_var(root, path)
     if "mod" in found:
-        raise ValueError(f"{str(path)!r} holds several modalities, and one is placed here: write it as its own store.")
+        raise ValueError(f"{str(path)!r} holds several modalities, and one is read here: write it as its own store.")
     raise ValueError(f"{str(path)!r} is a .zarr store but not one of cells: it holds {', '.join(found) or 'nothing'}.")
 
 
@@ -134,7 +135,7 @@ class Rows:
     layer
         Layer to use in place of `.X`.
     name
-        In place of both, where the matrix is in the table, such as "obsm/X_pca".
+        Path of the matrix in the table, in place of both, such as "obsm/X_pca".
 
     Raises
     ------
@@ -173,6 +174,12 @@ class Rows:
                 f"{str(self.path)!r} has {self.n_obs} cells and {self.n_vars} genes: there is nothing to map."
             )
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the matrix as it is stored, without compression."""
+        arrays = [self.matrix[name] for name in ("data", "indices", "indptr")] if self.sparse else [self.matrix]
+        return sum(prod(array.shape) * array.dtype.itemsize for array in arrays)
+
     def at_once(self, most: int, n_bytes: int = BLOCK_BYTES) -> int:
         """Return how many rows, up to `most`, take as many bytes as may be read at once."""
         if self.sparse:
@@ -198,6 +205,36 @@ class Rows:
         starts = np.linspace(0, max(self.n_obs - PROBED_ROWS, 0), PROBES, dtype=int).tolist()
         blocks = [cast(np.ndarray, self.read(start, min(start + PROBED_ROWS, self.n_obs))) for start in starts]
         return float(np.count_nonzero(np.concatenate(blocks)) / max(sum(block.size for block in blocks), 1))
+
+    def read_whole(self) -> Matrix:
+        """Return all rows, as they are stored: dense, CSR or CSC.
+
+        Raises
+        ------
+        ValueError
+            If some of them cannot be read; it names these.
+        """
+        if not self.by_genes:
+            return self.gather(np.arange(self.n_obs))
+        with self._naming_entries():
+            n = self.matrix["data"].shape[0]
+            data, indices = (self._take(self.matrix[of], 0, n) for of in ("data", "indices"))
+            indptr = self._take(self.matrix["indptr"], 0, self.n_vars + 1)
+            why = contradiction(data, indices, indptr, (self.n_vars, self.n_obs))
+            if why is not None:
+                raise Damage(0, n, why)
+            return sp.csc_matrix((data, indices, indptr), shape=(self.n_obs, self.n_vars))
+
+    @contextmanager
+    def _naming_entries(self) -> Iterator[None]:
+        """Raise a ValueError that names the entries of a CSC matrix which cannot be read."""
+        try:
+            yield
+        except Damage as damage:
+            raise ValueError(
+                f"Entries {damage.start:,} to {max(damage.stop - 1, 0):,} of {self.name} in {str(self.path)!r}, which "
+                f"is stored by genes, cannot be read: {damage.why}. Copy it again from an intact original."
+            ) from damage
 
     def gather(self, rows: np.ndarray, sparse: bool = False) -> Matrix:
         """Return some rows, CSR or dense, from one pass over the blocks that hold them.
@@ -230,13 +267,12 @@ class Rows:
 
     def _gather_by_genes(self, rows: np.ndarray) -> Matrix:
         """Return rows of a CSC matrix as CSR, from one pass over all of its entries."""
-        place = np.full(self.n_obs, -1, dtype=np.int32)
-        place[rows] = np.arange(len(rows))
+        position = np.full(self.n_obs, -1, dtype=np.int32)
+        position[rows] = np.arange(len(rows))
         n = self.matrix["data"].shape[0]
         step = PART_BYTES // (self.matrix["data"].dtype.itemsize + self.matrix["indices"].dtype.itemsize)
         taken: list[tuple[np.ndarray, ...]] = []
-        begin, end = 0, 0
-        try:
+        with self._naming_entries():
             indptr = self._take(self.matrix["indptr"], 0, self.n_vars + 1)
             if indptr[0] != 0 or indptr[-1] != n or (indptr[1:] < indptr[:-1]).any():
                 raise Damage(0, n, f"its indptr does not ascend from 0 to {n:,}")
@@ -245,16 +281,11 @@ class Rows:
                 indices = self._take(self.matrix["indices"], begin, end)
                 if indices.min() < 0 or indices.max() >= self.n_obs:
                     raise Damage(begin, end, f"there are rows {indices.min():,} to {indices.max():,}")
-                where = place[indices]
+                where = position[indices]
                 kept = np.flatnonzero(where >= 0)
                 columns = np.searchsorted(indptr, kept + begin, "right") - 1
                 values = self._take(self.matrix["data"], begin, end)[kept]
                 taken.append((values, where[kept], columns.astype(np.int32)))
-        except Damage as damage:
-            raise ValueError(
-                f"Entries {begin:,} to {max(end - 1, 0):,} of {self.name} in {str(self.path)!r}, which is stored by "
-                f"genes, cannot be read: {damage.why}. Copy it again from an intact original."
-            ) from damage
         empty = [(np.zeros(0, dtype=self.matrix["data"].dtype), *2 * (np.zeros(0, dtype=np.int32),))]
         values, where, columns = (np.concatenate(parts) for parts in zip(*(taken or empty), strict=True))
         return sp.csr_matrix((values, (where, columns)), shape=(len(rows), self.n_vars))

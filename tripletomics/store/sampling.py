@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from tripletomics.store.frames import Obs
     from tripletomics.store.reading import Rows
 
-WHOLE_BYTES, WHOLE_CELLS = 5 * 2**25, 300_000  # of a matrix that is read whole; of a larger one, a sample is fitted
-SAMPLE_BYTES, SAMPLE_CELLS = 5 * 2**25, 300_000  # of that sample: the process takes up to 1.5 GB
+# a matrix that is larger, as it is stored without compression, stays on disk, and a sample of its rows is fitted
+WHOLE_BYTES, WHOLE_CELLS = 2 * 10**9, 300_000
+SAMPLE_BYTES, SAMPLE_CELLS = 5 * 2**25, 300_000  # of that sample, in memory: the process takes up to 1.5 GB
 
 
 class Drawn(NamedTuple):
@@ -45,8 +46,8 @@ class Drawn(NamedTuple):
 
 
 def is_large(rows: Rows) -> bool:
-    """Return whether a matrix stays on disk in a fit."""
-    return rows.n_obs > WHOLE_CELLS or rows.n_obs * rows.bytes_of_a_row() > WHOLE_BYTES
+    """Return whether a matrix stays on disk; one by genes (CSC), whose rows cannot be read alone, never does."""
+    return not rows.by_genes and (rows.n_obs > WHOLE_CELLS or rows.n_bytes > WHOLE_BYTES)
 
 
 def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[AnnData, Drawn | None]:
@@ -68,15 +69,12 @@ def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Mapping[str, 
     KeyError, ValueError
         If there is no such column, or something cannot be read.
     """
-    large = is_large(rows)
-    if large:
-        rows.check()
     label, hold_out, layer, seed = (settings[name] for name in ("label", "hold_out", "layer", "seed"))
     columns = _read_columns(obs, rows.n_obs, {"label": label, "batch": settings["batch"]}, hold_out)
-    if not large:
+    if not is_large(rows):
         every = np.arange(rows.n_obs)
-        x = rows.gather(every)
-        return _make_table(x.tocsc() if rows.by_genes else x, obs, columns, every, var, layer), None
+        return _make_table(rows.read_whole(), obs, columns, every, var, layer), None
+    rows.check()
     codes = np.full(rows.n_obs, -1) if label is None else encode(columns[label], settings["unlabelled"])
     held_out = pp.split(cast(AnnData, SimpleNamespace(obs=columns)), hold_out, codes, seed)
     sparse = rows.is_smaller_as_csr()

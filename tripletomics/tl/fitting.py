@@ -76,7 +76,8 @@ def fit(
         Annotated cells in memory; `.X` (or `layer`) may be CSR, CSC or dense, counts or not. Or two kinds of
         measurement of the same cells: a tuple (RNA, proteins), a dict from name to table, or a MuData of two. Cells are
         matched by name, and those that have one of the two take part. Or a path to an .h5ad file or a .zarr store:
-        a matrix of more than 168 MB or 300,000 cells stays on disk, and a sample of it is fitted.
+        a matrix of more than 2 GB or 300,000 cells stays on disk, and a sample of it is fitted,
+        unless it is stored by genes (CSC).
     label
         Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled. Of two
         tables, the first that has a value counts (a MuData's own columns come before), and a warning says how often

@@ -28,6 +28,15 @@ class Placed(NamedTuple):
     now: int
 
 
+def is_large(path: Path, layer: str | None) -> bool:
+    """Return whether the matrix of a table stays on disk in a fit."""
+    from tripletomics.store.reading import Rows, open_to_read
+    from tripletomics.store.sampling import is_large
+
+    with open_to_read(path) as (root, _):
+        return is_large(Rows(root, path, layer))
+
+
 def fit(
     path: Path, settings: Mapping[str, Any], out: Path | None = None, done: Callable[[Model], object] | None = None
 ) -> Model:
@@ -87,7 +96,7 @@ def _fit(path: Path, target: Path, settings: dict[str, Any], done: Callable[[Mod
         split = adata.obs[keys.split_key(key)].array
     else:
         model.settings |= {"hold_out": fitting.text(settings["hold_out"]), "cells": f"{adata.n_obs:,} of {n_obs:,}"}
-        del adata  # before the blocks take its place in memory
+        del adata  # before the blocks need memory
         blocks = _embed_fitted(path, model, var, settings)
         split = pp.split_names(drawn.held_out)
     if processes.rank() == 0:  # the first of many processes writes
@@ -333,8 +342,8 @@ def _load(path: Path) -> Model:
     model = load(path)
     if model.modalities:
         raise ValueError(
-            f"{str(path)!r} is a model of two modalities, and a store is placed by a model of one: fit one of the "
-            "store's modality, or place a .h5mu file with --out."
+            f"{str(path)!r} is a model of two modalities, and a store is embedded by a model of one: fit one of the "
+            "store's modality, or embed a .h5mu file with --out."
         )
     return model
 
