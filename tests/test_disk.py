@@ -421,7 +421,7 @@ def test_a_damaged_matrix_by_genes_or_column(copy, monkeypatch):
     spoil(path, "obs/kind/codes", 0)
     with reading.open_to_read(path) as (root, _):
         rows = reading.Rows(root, path, "csc")
-        with pytest.raises(ValueError, match=r"Entries 0 to [\d,]+ of layers/csc in .* by genes, cannot be read"):
+        with pytest.raises(ValueError, match=r"Genes 0 to [\d,]+ of layers/csc in .* cannot be read"):
             rows.gather(np.arange(9))
     with pytest.raises(ValueError, match=r"obs\['kind'\] of '.*' cannot be read"):
         tt.fit(path, "kind")

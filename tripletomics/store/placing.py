@@ -41,7 +41,7 @@ def match_rows(
 
 
 def embed_blocks(
-    rows: Rows, var: pd.DataFrame, model: Model, match: pp.Match, key: str, numbers: Sequence[int],
+    rows: Rows, var: pd.DataFrame, model: Model, match: pp.Match, key: str, blocks: Sequence[range],
     *, step: Callable[[str], None], present: np.ndarray | None = None, pcs: bool = False, fitted: bool = False,
 ) -> Iterator[writing.Block]:  # fmt: skip
     """Yield the coordinates of blocks of rows: metric space, map and, if asked for, principal components.
@@ -54,8 +54,8 @@ def embed_blocks(
         The model, and where its genes are among these.
     key
         Key of the map in `obsm`.
-    numbers
-        Of the blocks, each of `writing.CHUNK_ROWS` rows.
+    blocks
+        Some of `blocks_of` the table.
     step
         Called with a title at the start of each block.
     present
@@ -70,8 +70,8 @@ def embed_blocks(
     ValueError, TypeError
         If rows cannot be read or used; it names these.
     """
-    for number in numbers:
-        start, stop = rows_of(number, rows.n_obs)
+    for block in blocks:
+        start, stop = block.start, block.stop
         step(f"rows {start:,} to {stop - 1:,}")
         x = _read_block(rows, var, start, stop, match)
         if not fitted:
@@ -82,14 +82,9 @@ def embed_blocks(
         yield writing.Block(start, stop, found, x)
 
 
-def rows_of(number: int, n_obs: int) -> tuple[int, int]:
-    """Return the first row of a block, and the one after its last."""
-    return number * writing.CHUNK_ROWS, min((number + 1) * writing.CHUNK_ROWS, n_obs)
-
-
-def n_blocks(n_obs: int) -> int:
-    """Return the number of blocks that a table has."""
-    return -(-n_obs // writing.CHUNK_ROWS)
+def blocks_of(n_obs: int) -> list[range]:
+    """Return the rows of a table in blocks, each a chunk of its coordinates."""
+    return [range(i, min(i + writing.CHUNK_ROWS, n_obs)) for i in range(0, n_obs, writing.CHUNK_ROWS)]
 
 
 def _read_block(rows: Rows, var: pd.DataFrame, start: int, stop: int, match: pp.Match) -> Matrix:

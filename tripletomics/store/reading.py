@@ -182,12 +182,7 @@ class Rows:
 
     def at_once(self, most: int, n_bytes: int = BLOCK_BYTES) -> int:
         """Return how many rows, up to `most`, take as many bytes as may be read at once."""
-        if self.sparse:
-            entry = self.matrix["data"].dtype.itemsize + self.matrix["indices"].dtype.itemsize
-            row = entry * self.matrix["data"].shape[0] / max(self.n_obs, 1)
-        else:
-            row = self.n_vars * self.matrix.dtype.itemsize
-        return int(min(most, max(1, n_bytes // max(row, 1))))
+        return min(most, max(1, n_bytes * self.n_obs // max(self.n_bytes, 1)))
 
     def is_smaller_as_csr(self) -> bool:
         """Return whether the matrix is dense and would be smaller as CSR."""
@@ -214,27 +209,7 @@ class Rows:
         ValueError
             If some of them cannot be read; it names these.
         """
-        if not self.by_genes:
-            return self.gather(np.arange(self.n_obs))
-        with self._naming_entries():
-            n = self.matrix["data"].shape[0]
-            data, indices = (self._take(self.matrix[of], 0, n) for of in ("data", "indices"))
-            indptr = self._take(self.matrix["indptr"], 0, self.n_vars + 1)
-            why = contradiction(data, indices, indptr, (self.n_vars, self.n_obs))
-            if why is not None:
-                raise Damage(0, n, why)
-            return sp.csc_matrix((data, indices, indptr), shape=(self.n_obs, self.n_vars))
-
-    @contextmanager
-    def _naming_entries(self) -> Iterator[None]:
-        """Raise a ValueError that names the entries of a CSC matrix which cannot be read."""
-        try:
-            yield
-        except Damage as damage:
-            raise ValueError(
-                f"Entries {damage.start:,} to {max(damage.stop - 1, 0):,} of {self.name} in {str(self.path)!r}, which "
-                f"is stored by genes, cannot be read: {damage.why}. Copy it again from an intact original."
-            ) from damage
+        return self.read(0, self.n_vars) if self.by_genes else self.gather(np.arange(self.n_obs))
 
     def gather(self, rows: np.ndarray, sparse: bool = False) -> Matrix:
         """Return some rows, CSR or dense, from one pass over the blocks that hold them.
@@ -251,8 +226,10 @@ class Rows:
         ValueError
             If some of them cannot be read; it names these.
         """
-        if self.by_genes:
-            return self._gather_by_genes(rows)
+        if self.by_genes:  # a block of genes at a time
+            height = max(1, PART_BYTES * self.n_vars // max(self.n_bytes, 1))
+            starts = range(0, max(self.n_vars, 1), height)
+            return sp.hstack([self.read(i, min(i + height, self.n_vars))[rows] for i in starts], format="csr")
         height, found = self.at_once(max(self.n_obs, 1), PART_BYTES), []
         for start in range(0, self.n_obs, height):
             mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + height)]
@@ -265,33 +242,8 @@ class Rows:
             found.append(self.read(0, 0))
         return sp.vstack(found, format="csr") if sp.issparse(found[0]) else np.concatenate(found)
 
-    def _gather_by_genes(self, rows: np.ndarray) -> Matrix:
-        """Return rows of a CSC matrix as CSR, from one pass over all of its entries."""
-        position = np.full(self.n_obs, -1, dtype=np.int32)
-        position[rows] = np.arange(len(rows))
-        n = self.matrix["data"].shape[0]
-        step = PART_BYTES // (self.matrix["data"].dtype.itemsize + self.matrix["indices"].dtype.itemsize)
-        taken: list[tuple[np.ndarray, ...]] = []
-        with self._naming_entries():
-            indptr = self._take(self.matrix["indptr"], 0, self.n_vars + 1)
-            if indptr[0] != 0 or indptr[-1] != n or (indptr[1:] < indptr[:-1]).any():
-                raise Damage(0, n, f"its indptr does not ascend from 0 to {n:,}")
-            for begin in range(0, n, step):
-                end = min(begin + step, n)
-                indices = self._take(self.matrix["indices"], begin, end)
-                if indices.min() < 0 or indices.max() >= self.n_obs:
-                    raise Damage(begin, end, f"there are rows {indices.min():,} to {indices.max():,}")
-                where = position[indices]
-                kept = np.flatnonzero(where >= 0)
-                columns = np.searchsorted(indptr, kept + begin, "right") - 1
-                values = self._take(self.matrix["data"], begin, end)[kept]
-                taken.append((values, where[kept], columns.astype(np.int32)))
-        empty = [(np.zeros(0, dtype=self.matrix["data"].dtype), *2 * (np.zeros(0, dtype=np.int32),))]
-        values, where, columns = (np.concatenate(parts) for parts in zip(*(taken or empty), strict=True))
-        return sp.csr_matrix((values, (where, columns)), shape=(len(rows), self.n_vars))
-
     def read(self, start: int, stop: int) -> Matrix:
-        """Return rows from `start` to before `stop`, CSR or dense.
+        """Return rows from `start` to before `stop`, CSR or dense; of a matrix by genes, genes of all cells, CSC.
 
         Raises
         ------
@@ -303,8 +255,9 @@ class Rows:
         except Damage as damage:
             first, last = max(start, damage.start), min(stop, damage.stop)
             raise ValueError(
-                f"Rows {first:,} to {last - 1:,} of {self.name} in {str(self.path)!r} cannot be read: {damage.why}. "
-                f"Copy the {'store' if self.path.is_dir() else 'file'} again from an intact original."
+                f"{'Genes' if self.by_genes else 'Rows'} {first:,} to {last - 1:,} of {self.name} in "
+                f"{str(self.path)!r} cannot be read: {damage.why}. Copy the "
+                f"{'store' if self.path.is_dir() else 'file'} again from an intact original."
             ) from damage
 
     def _read(self, start: int, stop: int) -> Matrix:
@@ -314,22 +267,25 @@ class Rows:
             indptr = self._take(self.matrix["indptr"], start, stop + 1)
         except Damage as damage:  # of the end of the row before, too
             raise Damage(damage.start - 1, damage.stop, damage.why) from damage
-        n = self.matrix["data"].shape[0]
+        n, lines = self.matrix["data"].shape[0], self.n_vars if self.by_genes else self.n_obs
         if (indptr[1:] < indptr[:-1]).any():
             raise Damage(start, stop, "some end before they begin")
         begin, end = indptr[0], indptr[-1]
-        if not 0 <= begin <= end <= n or (start == 0 and begin > 0) or (stop == self.n_obs and end < n):
+        if not 0 <= begin <= end <= n or (start == 0 and begin > 0) or (stop == lines and end < n):
             raise Damage(start, stop, f"their values would be {begin:,} to {end:,} of {n:,}")
         try:
-            data, indices = (self._take(self.matrix[of], *indptr[[0, -1]].tolist()) for of in ("data", "indices"))
+            data, indices = (self._take(self.matrix[of], int(begin), int(end)) for of in ("data", "indices"))
         except Damage as damage:  # of entries: the rows that have them
             first = int(np.searchsorted(indptr, damage.start, "right")) - 1
             last = int(np.searchsorted(indptr, damage.stop, "left"))
             raise Damage(start + first, start + last, damage.why) from damage
-        why = contradiction(data, indices, indptr - indptr[0], (stop - start, self.n_vars))
+        shape, indptr = (stop - start, self.n_obs if self.by_genes else self.n_vars), indptr - begin
+        why = contradiction(data, indices, indptr, shape)
         if why is not None:
             raise Damage(start, stop, why)
-        return sp.csr_matrix((data, indices, indptr - indptr[0]), shape=(stop - start, self.n_vars))
+        if self.by_genes:
+            return sp.csc_matrix((data, indices, indptr), shape=shape[::-1])
+        return sp.csr_matrix((data, indices, indptr), shape=shape)
 
     def _take(self, array: Any, start: int, stop: int) -> np.ndarray:
         """Return a part of an array along its first axis."""

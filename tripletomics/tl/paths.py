@@ -97,7 +97,7 @@ def _fit(path: Path, target: Path, settings: dict[str, Any], done: Callable[[Mod
     else:
         model.settings |= {"hold_out": fitting.text(settings["hold_out"]), "cells": f"{adata.n_obs:,} of {n_obs:,}"}
         del adata  # before the blocks need memory
-        blocks = _embed_fitted(path, model, var, settings)
+        blocks = _embed_fitted(path, model, settings)
         split = pp.split_names(drawn.held_out)
     if processes.rank() == 0:  # the first of many processes writes
         if done:
@@ -133,22 +133,21 @@ def settings_of_sample(drawn: Drawn, settings: Mapping[str, Any]) -> dict[str, A
     return changed
 
 
-def _embed_fitted(path: Path, model: Model, var: pd.DataFrame, settings: Mapping[str, Any]) -> Iterator[Block]:
+def _embed_fitted(path: Path, model: Model, settings: Mapping[str, Any]) -> Iterator[Block]:
     """Yield the coordinates of all rows of the table whose sample a model was fitted to."""
     from anndata import AnnData
 
     from tripletomics import pp
-    from tripletomics.store.placing import embed_blocks, n_blocks
+    from tripletomics.store.placing import blocks_of, embed_blocks
     from tripletomics.store.reading import Rows, open_to_read
 
-    match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
+    key = settings["key_added"]
     with open_to_read(path) as (root, var):
         rows = Rows(root, path, settings["layer"])
-        numbers = range(n_blocks(rows.n_obs))
-        with steps_bar(len(numbers), settings["progress"]) as step:
-            yield from embed_blocks(
-                rows, var, model, match, settings["key_added"], numbers, step=step, pcs=True, fitted=True
-            )
+        match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
+        blocks = blocks_of(rows.n_obs)
+        with steps_bar(len(blocks), settings["progress"]) as step:
+            yield from embed_blocks(rows, var, model, match, key, blocks, step=step, pcs=True, fitted=True)
 
 
 def transform(
@@ -181,8 +180,14 @@ def transform(
     FileNotFoundError, PermissionError, ValueError, KeyError, OSError
         As `tripletomics.transform`. Nothing is written then.
     """
-    from tripletomics import pp
-    from tripletomics.store.reading import upgraded
+    import numpy as np
+
+    from tripletomics import keys, pp
+    from tripletomics.store.frames import Obs, read_seen
+    from tripletomics.store.placing import blocks_of, embed_blocks, match_rows
+    from tripletomics.store.reading import Rows, open_to_read, upgraded
+    from tripletomics.store.writing import Results, check_target, write
+    from tripletomics.tl.origins import is_own, note_on_training, split_of, trained_on
 
     pp.check_key(key_added)
     if model.modalities:
@@ -190,53 +195,36 @@ def transform(
             f"The model has two modalities ({' and '.join(model.modalities)}), and a table on disk is embedded by a "
             "model of one: read it, and pass the AnnData."
         )
+    split, pcs = keys.split_key(key_added), keys.pca_key(key_added)
+    widths = {keys.metric_key(key_added): int(model.settings["metric_dim"]), key_added: int(model.settings["dim"])}
     with upgraded(path) as source:
-        query = {"missing": missing, "alias": alias, "min_matched": min_matched}
-        _transform(source, out or path, model, layer, key_added, query, progress=progress)
+        with open_to_read(source) as (root, var):
+            rows, obs = Rows(root, source, layer), Obs(root, source)
+            rows.check()
+            query = match_rows(rows, var, model, 0, missing=missing, alias=alias, min_matched=min_matched)
+            before = obs.read(split).array if split in obs.obs else None
+            own = is_own(read_seen(root, key_added), model, before)
+            if f"obsm/{pcs}" in root:  # those of an earlier fit do not belong to the new coordinates
+                widths[pcs] = len(model.part().axes)
+        needed = check_target(source, out or path, widths, rows.n_obs, sum(widths.values()))
+        trained = None if model.seen is None else np.zeros(rows.n_obs, dtype=bool)
+        columns: dict[str, pd.Categorical[str]] = {}
 
+        def embedded() -> Iterator[Block]:
+            blocks = blocks_of(rows.n_obs)
+            with open_to_read(source) as (root, var), steps_bar(len(blocks), progress) as step:
+                for block in embed_blocks(
+                    Rows(root, source, layer), var, model, query.match, key_added, blocks,
+                    step=step, present=query.present, pcs=pcs in widths,
+                ):  # fmt: skip
+                    if trained is not None:
+                        trained[block.start : block.stop] = trained_on(model, block.x)
+                    yield block
+            if trained is not None or (before is not None and not own):
+                columns[split] = split_of(trained, rows.n_obs, before if own else None)
 
-def _transform(
-    path: Path, target: Path, model: Model, layer: str | None, key: str, query: Mapping[str, Any], *, progress: bool
-) -> None:
-    import numpy as np
-
-    from tripletomics import keys
-    from tripletomics.store.frames import Obs, read_seen
-    from tripletomics.store.placing import embed_blocks, match_rows, n_blocks
-    from tripletomics.store.reading import Rows, open_to_read
-    from tripletomics.store.writing import Results, check_target, write
-    from tripletomics.tl.origins import is_own, note_on_training, split_of, trained_on
-
-    split = keys.split_key(key)
-    with open_to_read(path) as (root, var):
-        rows, obs = Rows(root, path, layer), Obs(root, path)
-        rows.check()
-        n_obs, pcs = rows.n_obs, f"obsm/{keys.pca_key(key)}" in root  # of an earlier fit: they are of other coordinates
-        first = match_rows(rows, var, model, 0, **query)
-        before = obs.read(split).array if split in obs.obs else None
-        own = is_own(read_seen(root, key), model, before)
-    widths = {keys.metric_key(key): int(model.settings["metric_dim"]), key: int(model.settings["dim"])}
-    if pcs:
-        widths[keys.pca_key(key)] = len(model.part().axes)
-    needed = check_target(path, target, widths, n_obs, sum(widths.values()))
-    trained = None if model.seen is None else np.zeros(n_obs, dtype=bool)
-    columns: dict[str, pd.Categorical[str]] = {}
-
-    def blocks() -> Iterator[Block]:
-        numbers = range(n_blocks(n_obs))
-        with open_to_read(path) as (root, var), steps_bar(len(numbers), progress) as step:
-            rows = Rows(root, path, layer)
-            for block in embed_blocks(
-                rows, var, model, first.match, key, numbers, step=step, present=first.present, pcs=pcs
-            ):
-                if trained is not None:
-                    trained[block.start : block.stop] = trained_on(model, block.x)
-                yield block
-        if trained is not None or (before is not None and not own):
-            columns[split] = split_of(trained, n_obs, before if own else None)
-
-    records = {} if own else {key: {"seen": model.id}}
-    write(path, target, Results(n_obs, widths, blocks(), columns, records), needed)
+        records = {} if own else {key_added: {"seen": model.id}}
+        write(source, out or path, Results(rows.n_obs, widths, embedded(), columns, records), needed)
     note_on_training(trained)
 
 
@@ -291,7 +279,7 @@ def transform_shard(
     from rich.filesize import decimal
 
     from tripletomics import files, pp
-    from tripletomics.store.placing import embed_blocks, match_rows, n_blocks, rows_of
+    from tripletomics.store.placing import blocks_of, embed_blocks, match_rows
     from tripletomics.store.reading import Rows, open_to_write
     from tripletomics.store.shards import SharedArrays, parse
     from tripletomics.store.writing import CHUNK_ROWS
@@ -303,30 +291,28 @@ def transform_shard(
     rows.check()
     made_by = {"model": _digest(model), "layer": layer, "missing": missing, "alias": alias}
     target = SharedArrays(root, path, key_added, made_by | {"cells": rows.n_obs, "chunk": CHUNK_ROWS})
-    total = n_blocks(rows.n_obs)
-    mine = range((part - 1) * total // parts, part * total // parts)
-    shard_rows = rows_of(mine.start, rows.n_obs)[0], rows_of(mine.stop - 1, rows.n_obs)[1]
-    left = [number for number in range(total) if not target.is_done(number)]
-    todo = [number for number in left if number in mine]
+    blocks = blocks_of(rows.n_obs)
+    first, last = ((part - i) * len(blocks) // parts for i in (1, 0))
+    start, stop = first * CHUNK_ROWS, min(last * CHUNK_ROWS, rows.n_obs)
+    left = [block for i, block in enumerate(blocks) if not target.is_done(i)]
+    todo = [block for block in left if start <= block.start < stop]
     if not todo:
-        return Placed(*shard_rows, 0)
+        return Placed(start, stop, 0)
     fitted = _load(model)
     target.check_origin(fitted.id)
-    start, _ = rows_of(todo[0], rows.n_obs)
-    first = match_rows(rows, var, fitted, start, missing=missing, alias=alias, min_matched=min_matched)
-    sizes = {number: stop - start for number in left for start, stop in [rows_of(number, rows.n_obs)]}
+    query = match_rows(rows, var, fitted, todo[0].start, missing=missing, alias=alias, min_matched=min_matched)
     widths = {name: int(fitted.settings[dim]) for name, dim in zip(target.names, ("metric_dim", "dim"), strict=True)}
-    needed = sum(widths.values()) * 4 * sum(sizes.values())
+    needed = sum(widths.values()) * 4 * sum(map(len, left))
     files.check_room(path, needed, f"The coordinates that are not written yet take up to {decimal(needed)} in all")
     with files.filling(path, needed, "What is written is kept: make room and run the same command again."):
         target.create(rows.n_obs, widths, fitted.id)
         with steps_bar(len(todo), True) as step:
             for block in embed_blocks(
-                rows, var, fitted, first.match, key_added, todo, step=step, present=first.present
+                rows, var, fitted, query.match, key_added, todo, step=step, present=query.present
             ):
                 target.write(block)
         target.publish()  # another process may have listed the arrays before these were there
-    return Placed(*shard_rows, sum(sizes[number] for number in todo))
+    return Placed(start, stop, sum(map(len, todo)))
 
 
 def _digest(model: Path) -> str:
