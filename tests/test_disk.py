@@ -574,11 +574,34 @@ def test_command_line(run, table, copy, narrow, trained, tmp_path):
     assert (status, error.startswith("error: key_added='a/b' is not a name")) == (1, True)
 
 
+@pytest.mark.parametrize("layer", [None, "dense"])
+def test_what_is_large_follows_from_the_table_alone(written, monkeypatch, layer):
+    path = written / "cells.h5ad"
+    with reading.open_to_read(path) as (root, _):
+        rows = reading.Rows(root, path, layer)
+        arrays = [rows.matrix] if layer else [rows.matrix[name] for name in ("data", "indices", "indptr")]
+        assert rows.n_bytes == sum(array[...].nbytes for array in arrays)
+    for name, most in (("WHOLE_BYTES", rows.n_bytes), ("WHOLE_CELLS", N)):
+        assert not paths.is_large(path, layer)
+        monkeypatch.setattr(sampling, name, most)
+        assert not paths.is_large(path, layer)
+        monkeypatch.setattr(sampling, name, most - 1)
+        assert paths.is_large(path, layer)
+        assert not paths.is_large(path, "csc")  # its rows cannot be read alone
+        monkeypatch.undo()
+
+
+def test_a_matrix_by_genes_is_fitted_whole(copy, narrow, trained):
+    path = copy("cells.zarr")
+    assert "cells" not in tt.fit(path, "kind", layer="csc", **FEW).settings
+    with pytest.raises(ValueError, match=r"stored by genes .* write it by cells first, with tripletomics convert"):
+        tt.transform(path, trained, layer="csc")
+
+
 @pytest.mark.parametrize("verb", ["fit", "transform"])
 def test_a_file_that_fits_goes_through_memory(run, copy, trained, tmp_path, verb):
     """And so does one by genes, however large."""
-    assert not paths.is_large(copy("cells.h5ad"), None)
-    assert not paths.is_large(tmp_path / "cells.h5ad", "csc")
+    copy("cells.h5ad")
     trained.save(tmp_path / "m.tt")
     rest = ["--label", "kind", "--steps", "2"] if verb == "fit" else ["--model", tmp_path / "m.tt"]
     assert run(verb, tmp_path / "cells.h5ad", "--out", tmp_path / "out.h5ad", "--layer", "csc", *rest)[0] == 0

@@ -71,17 +71,16 @@ def _fit(
     input: Path, protein: Path | None, out: Path | None, settings: dict[str, Any], model: Path | None, index: bool
 ) -> Model:
     """Fit, and write the cells and the model; if one of them cannot be written, the other one still is."""
+    from tripletomics.tl import paths
+
     written = _Written()
 
     def save(fitted: Model) -> None:
         if model is not None and processes.rank() == 0:
             written.try_to(model, lambda: fitted.save(model, index=index))
 
-    from tripletomics.tl import paths
-
     if out is None or (suffix(input, protein) == ".h5ad" and paths.is_large(input, settings.get("layer"))):
-        with written.rest(out or input):
-            fitted = paths.fit(input, settings, out, save)
+        fitted = written.try_to(out or input, lambda: paths.fit(input, settings, out, save))
     else:
         cells = read_cells(input, protein)
         check_room_for(out, cells)
@@ -122,25 +121,15 @@ class _Written:
         self.paths: list[Path] = []
         self.errors: list[Exception] = []
 
-    def try_to(self, path: Path, write: Callable[[], object]) -> None:
-        """Write a file, or record the error."""
+    def try_to(self, path: Path, write: Callable[[], Any]) -> Any:
+        """Write a file and return what `write` returns, or record the error."""
         try:
-            write()
-            self.paths.append(path)
+            result = write()
         except Exception as error:
             self.errors.append(error)
-
-    @contextmanager
-    def rest(self, path: Path) -> Iterator[None]:
-        """Write a file in the block; if that fails, raise and name the files that were written before."""
-        try:
-            yield
-            self.paths.append(path)
-        except Exception as error:
-            if not self.paths:
-                raise
-            self.errors.append(error)
-            self.check()
+            return None
+        self.paths.append(path)
+        return result
 
     def check(self) -> None:
         """Raise if a file was not written, and name those that were."""

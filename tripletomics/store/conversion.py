@@ -117,7 +117,7 @@ def _copy_rows(rows: Rows, store: zarr.Group, order: np.ndarray | None) -> None:
     height = max(CHUNK_BYTES // max(rows.n_vars * rows.matrix.dtype.itemsize, 1), 1)
     array = group.create_array(
         leaf, shape=(rows.n_obs, rows.n_vars), chunks=(min(height, max(rows.n_obs, 1)), max(rows.n_vars, 1)),
-        dtype=rows.matrix.dtype, config={"write_empty_chunks": True},  # a chunk that lacks would look lost
+        dtype=rows.matrix.dtype, config={"write_empty_chunks": True},  # a chunk that is left out would look lost
         attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
     )  # fmt: skip
     start = 0
@@ -143,7 +143,7 @@ def _write_sparse(group: Any, blocks: Iterator[Matrix], rows: Rows) -> None:
     shape = (rows.n_obs, rows.n_vars)
     group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(shape)})
     dtype = (rows.matrix["data"] if rows.sparse else rows.matrix).dtype
-    whole = {"config": {"write_empty_chunks": True}}  # a chunk that lacks would look lost
+    whole = {"config": {"write_empty_chunks": True}}  # a chunk that is left out would look lost
     data, indices = (
         group.create_array(name, shape=(0,), chunks=(CHUNK_ENTRIES,), dtype=kind, **whole)
         for name, kind in (("data", dtype), ("indices", "int32" if rows.n_vars < 2**31 else "int64"))

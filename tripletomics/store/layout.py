@@ -194,9 +194,9 @@ def _flaw(path: Path, name: str, element: Any) -> str | None:
 
 
 def _sparse_flaw(name: str, group: Any) -> str | None:
-    lacking = [part for part in ("data", "indices", "indptr") if part not in group]
-    if lacking or not ("shape" in group.attrs or "h5sparse_shape" in group.attrs):
-        return f"{name} lacks its {lacking[0] if lacking else 'shape'}"
+    missing = [part for part in ("data", "indices", "indptr") if part not in group]
+    if missing or not ("shape" in group.attrs or "h5sparse_shape" in group.attrs):
+        return f"{name} lacks its {missing[0] if missing else 'shape'}"
     shape, sizes = shape_of(group), {}
     for part, kinds in (("data", "fiubc"), ("indices", "iu"), ("indptr", "iu")):
         array = group[part]

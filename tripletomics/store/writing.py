@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -173,13 +174,11 @@ def _write_zarr(path: Path, results: Results) -> None:
 def _link(source: str, target: str) -> None:
     """Give a file of a store a second name; copy metadata, which may be changed, and files on a disk without links."""
     name = os.path.basename(source)
-    if name == "zarr.json" or name.startswith("."):
-        shutil.copy2(source, target)
-        return
-    try:
-        os.link(source, target)
-    except OSError:  # a disk without links
-        shutil.copy2(source, target)
+    if name != "zarr.json" and not name.startswith("."):
+        with suppress(OSError):  # a disk without links
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
 
 
 def _add_groups(root: Any) -> None:
