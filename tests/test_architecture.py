@@ -13,13 +13,13 @@ ROOT = Path(tripletomics.__file__).parent
 LEVELS = (  # each may import from its own and from later ones
     {"cli"},
     {"tl", "experiment"},
-    {"pp", "pl", "report"},
+    {"pp", "pl", "report", "store"},
     {"model", "training", "evaluation", "attribution", "labels", "index", "metrics", "baselines"},
     {"losses", "samplers", "networks", "features", "modalities", "augment", "sources", "seen", "pcs", "scales"},
     {"area", "optimizer", "parts", "geometry", "knn", "files", "devices", "processes", "keys", "names", "checkpoint"},
     {"notices"},
 )
-ANNDATA = {"cli", "tl", "experiment", "pp", "pl", "report", "sources", "baselines"}
+ANNDATA = {"cli", "tl", "experiment", "pp", "pl", "report", "store", "sources", "baselines"}
 MATPLOTLIB = {"pl", "report"}
 
 

@@ -21,7 +21,7 @@ from samples import make_cells
 
 import tripletomics as tt
 from tripletomics import files, tl
-from tripletomics.tl.atlas import CHUNK
+from tripletomics.store.writing import CHUNK_ROWS as CHUNK
 
 N = 2 * CHUNK + 600  # three chunks
 BOTH = pytest.mark.parametrize("written", [2, 3], indirect=True, ids=["zarr2", "zarr3"])
@@ -345,12 +345,12 @@ def test_a_disk_that_is_too_small(written, model_file, tmp_path, monkeypatch):
 def test_command_line(run, store, model_file, expected):
     status, out, error = run("transform", store, "--model", model_file, "--shard", "2/3")
     assert (status, error) == (0, "")
-    said = f"Rows {CHUNK:,} to {2 * CHUNK - 1:,} of {store} have places in obsm['X_tt'] and obsm['X_tt_metric']"
+    said = f"Rows {CHUNK:,} to {2 * CHUNK - 1:,} of {store} have coordinates in obsm['X_tt'] and obsm['X_tt_metric']"
     assert out == f"{said}, {CHUNK:,} of them from this run.\n"
     assert_placed(store, expected, slice(CHUNK, 2 * CHUNK))
     assert run("transform", store, "--model", model_file, "--shard", "2/3")[1].endswith(", 0 of them from this run.\n")
     out = run("transform", store, "--model", model_file, "--shard", "1/9")[1]
-    assert out == f"Shard 1/9 has no rows: it takes fewer shards to place {str(store)!r}.\n"
+    assert out == f"Shard 1/9 has no rows: it takes fewer shards to embed {str(store)!r}.\n"
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "a/b", "3", "1/0", "-1/3", "1/3/5", "1.5/2", ""])
@@ -378,8 +378,12 @@ def test_refusals(run, atlas, written, model_file, tmp_path):
             r"--shard is for .zarr stores, and '.*cells.h5ad' is none: write it as one with adata.write_zarr",
         ),
         (h5ad, [], r"--out is missing: name the file to write, .h5ad"),
-        (written, [], r"Places of '.*atlas.zarr' are written into it: pass --shard 1/1, or i/N to each of N processes"),
-        (written, ["--out", "o.zarr"], r"Places of .* pass --shard 1/1"),
+        (
+            written,
+            [],
+            r"Coordinates of '.*atlas.zarr' are written into it: pass --shard 1/1, or i/N to each of N processes",
+        ),
+        (written, ["--out", "o.zarr"], r"Coordinates of .* pass --shard 1/1"),
         (written, [*shard, "--out", "o.zarr"], r"--shard writes into INPUT: leave --out out"),
         (
             written,
@@ -391,7 +395,7 @@ def test_refusals(run, atlas, written, model_file, tmp_path):
         (tmp_path / "file.zarr", shard, r"'.*' is a file, and a .zarr store is a folder"),
         (tmp_path / "nothing.zarr", shard, r"'.*' cannot be read as AnnData: "),
         (tmp_path / "other.zarr", shard, r"'.*' is a .zarr store but not one of cells: it holds nothing"),
-        (tmp_path / "mu.zarr", shard, r"'.*' holds several modalities, and one is placed here"),
+        (tmp_path / "mu.zarr", shard, r"'.*' holds several modalities, and one is read here"),
         (csc, shard, r"X of '.*' is stored by genes \(CSC\), .* adata.X = adata.X.tocsr\(\)"),
         (empty, shard, r"X of '.*' is empty: name the matrix with layer="),
     ]:
@@ -409,11 +413,11 @@ def test_a_model_of_two_modalities_is_refused(run, tmp_path):
     store = write(adata, tmp_path / "atlas.zarr")
     status, _, error = run("transform", store, "--model", tmp_path / "pair.tt", "--shard", "1/1")
     assert status == 1
-    assert "pair.tt' is a model of two modalities, and a store is placed by a model of one: " in error
+    assert "pair.tt' is a model of two modalities, and a store is embedded by a model of one: " in error
     assert not ad.read_zarr(store).obsm
 
 
 def test_a_read_only_store(written, model_file, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
-    with pytest.raises(PermissionError, match=r"atlas.zarr' is read-only: places are written into it"):
+    with pytest.raises(PermissionError, match=r"atlas.zarr' is read-only: coordinates are written into it"):
         tl.transform_shard(written, model_file, "1/1")

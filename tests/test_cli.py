@@ -406,8 +406,8 @@ def test_what_cannot_be_written_costs_nothing_else(run, source, tmp_path, monkey
     def full(*_, **__):
         raise DiskFull("It could not be written.")
 
-    places = {("cells", ".h5ad"): "tripletomics.cli.verbs.write", ("cells", ".zarr"): "tripletomics.tl.disk.write"}
-    monkeypatch.setattr(places.get((lost, kind), "tripletomics.model.Model.save"), full)
+    writers = {".h5ad": "tripletomics.cli.verbs.write", ".zarr": "tripletomics.store.writing.write"}
+    monkeypatch.setattr(writers[kind] if lost == "cells" else "tripletomics.model.Model.save", full)
     out, model = tmp_path / "out.h5ad", tmp_path / "m.tt"
     given = ["--label", "cell_type", "--model", model, "--steps", 2]
     if kind == ".zarr":

@@ -14,7 +14,7 @@ import zarr
 from samples import make_cells
 
 from tripletomics import tl
-from tripletomics.tl import conversion, stores
+from tripletomics.store import conversion, reading
 
 N = 700
 
@@ -58,9 +58,9 @@ def source(table, tmp_path_factory):
 @pytest.fixture
 def narrow(monkeypatch):
     """As if memory held few rows, and chunks too."""
-    monkeypatch.setattr(stores, "GATHERED", 2**15)
-    monkeypatch.setattr(conversion, "GROUPED", 2**16)
-    monkeypatch.setattr(conversion, "ENTRIES", 2**10)
+    monkeypatch.setattr(reading, "PART_BYTES", 2**15)
+    monkeypatch.setattr(conversion, "PASS_BYTES", 2**16)
+    monkeypatch.setattr(conversion, "CHUNK_ENTRIES", 2**10)
     monkeypatch.setattr(conversion, "CHUNK_BYTES", 2**14)
 
 
@@ -98,9 +98,9 @@ def test_a_store_by_rows(table, source, narrow, tmp_path, kind, version):
     assert_same(found, table)
     assert [name for name in found.layers if sp.issparse(found.layers[name])] == ["csc", "csr"]
     assert all(found.layers[name].format == "csr" for name in ("csr", "csc"))
-    with stores.reading(tmp_path / "out.zarr") as (root, _):
+    with reading.open_to_read(tmp_path / "out.zarr") as (root, _):
         for layer in (None, "csr", "csc", "many"):
-            stores.Rows(root, tmp_path / "out.zarr", layer).check()  # can be placed
+            reading.Rows(root, tmp_path / "out.zarr", layer).check()  # can be placed
     assert found.X.format == "csr"  # few of its values are not 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr"]
 

@@ -7,7 +7,6 @@ import os
 import re
 import resource
 import shutil
-from types import SimpleNamespace
 
 import anndata as ad
 import h5py
@@ -21,7 +20,8 @@ from samples import make_cells
 import tripletomics as tt
 from tripletomics import files, labels, pp
 from tripletomics.losses.defaults import DEFAULT_LOSS, DEFAULT_VIEWS
-from tripletomics.tl import atlas, disk, frames, places, stores
+from tripletomics.store import frames, reading, sampling, writing
+from tripletomics.tl import paths, transform_shard
 
 FEW = {"steps": 2, "progress": False}
 KEYS = ("X_tt", "X_tt_metric", "X_tt_pca")
@@ -67,9 +67,9 @@ def copy(written, tmp_path):
 @pytest.fixture
 def narrow(monkeypatch):
     """As if memory held few cells."""
-    monkeypatch.setattr(disk, "BUDGET", ROOM)
-    monkeypatch.setattr(disk.psutil, "virtual_memory", lambda: SimpleNamespace(total=4 * ROOM))
-    monkeypatch.setattr(stores, "GATHERED", 2**18)
+    for name in ("WHOLE_BYTES", "SAMPLE_BYTES"):
+        monkeypatch.setattr(sampling, name, ROOM)
+    monkeypatch.setattr(reading, "PART_BYTES", 2**18)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +97,10 @@ def close(found, known):
 @pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr"])
 @pytest.mark.parametrize("layer", [None, "dense", "csc"])
 def test_rows_of_any_numbers(table, written, monkeypatch, name, layer):
-    monkeypatch.setattr(stores, "GATHERED", 2**15)  # many blocks
+    monkeypatch.setattr(reading, "PART_BYTES", 2**15)  # many blocks
     chosen = np.sort(np.random.default_rng(0).permutation(N)[:90])
-    with stores.reading(written / name) as (root, var):
-        rows = stores.Rows(root, written / name, layer)
+    with reading.open_to_read(written / name) as (root, var):
+        rows = reading.Rows(root, written / name, layer)
         for some in (chosen, np.arange(N), chosen[:0], np.array([3, N - 1])):
             found = rows.gather(some)
             assert sp.issparse(found) == (layer != "dense")
@@ -143,10 +143,10 @@ def test_a_sample_of_what_does_not(table, copy, narrow, name, layer):
     model = tt.fit(path, "kind", layer=layer, **FEW)
     codes, _ = labels.encode(table.obs["kind"], labels.UNLABELLED)
     held_out = pp.split(table, 0.1, codes, 0)
-    with stores.reading(path) as (root, _):
-        rows = stores.Rows(root, path, layer)
-        most = int(disk.BUDGET // rows.bytes_of_a_row(rows.few()))
-    chosen = disk.draw(codes, held_out, most, 0)
+    with reading.open_to_read(path) as (root, _):
+        rows = reading.Rows(root, path, layer)
+        most = int(sampling.SAMPLE_BYTES // rows.bytes_of_a_row(rows.is_smaller_as_csr()))
+    chosen = sampling.draw(codes, held_out, most, 0)
     assert len(chosen) < 0.6 * N
     sample = table[chosen].copy()
     sample.obs["spared"] = held_out[chosen]
@@ -179,31 +179,33 @@ def test_sorted_files_are_fitted_as_well(narrow, tmp_path):
 
 def test_the_steps_and_the_loss_follow_all_cells(written, monkeypatch):
     """They are not those of the sample, which has other shares."""
-    monkeypatch.setattr(disk, "BUDGET", ROOM)
+    monkeypatch.setattr(sampling, "WHOLE_BYTES", ROOM)
     path = written / "cells.h5ad"
-    with stores.reading(path) as (root, var):
-        obs, rows = frames.Obs(root, path), stores.Rows(root, path)
-        sample = disk._read(rows, obs, var, disk.settings_of("kind", {"unlabelled": ("a", "b")}))
-    assert sample.settings["loss"] == DEFAULT_LOSS + " + " + DEFAULT_VIEWS
-    assert sample.settings["steps"] == round(30 * np.log2((~sample.held_out).sum() / 50))
-    assert list(sample.adata.obs) == ["kind", "donor", "age"]  # so that refusals can list them
-    assert sample.adata.obs[["donor", "age"]].isna().all(axis=None)
+    with reading.open_to_read(path) as (root, var):
+        obs, rows = frames.Obs(root, path), reading.Rows(root, path)
+        given = dict.fromkeys(("batch", "layer", "steps", "loss")) | {"label": "kind", "hold_out": 0.1, "seed": 0}
+        adata, drawn = sampling.read_sample(rows, obs, var, given | {"unlabelled": ("a", "b")})
+    found = paths.settings_of_sample(drawn, given)
+    assert found["loss"] == DEFAULT_LOSS + " + " + DEFAULT_VIEWS
+    assert found["steps"] == round(30 * np.log2((~drawn.held_out).sum() / 50))
+    assert list(adata.obs) == ["kind", "donor", "age"]  # so that refusals can list them
+    assert adata.obs[["donor", "age"]].isna().all(axis=None)
 
 
 def test_the_shares_of_a_sample():
     codes = np.repeat([0, 1, 2, -1], [5000, 300, 20, 1000])
     held_out = np.arange(len(codes)) % 10 == 0
-    chosen = disk.draw(codes, held_out, 1000, 0)
+    chosen = sampling.draw(codes, held_out, 1000, 0)
     assert (np.diff(chosen) > 0).all()
     assert len(chosen) == 1000
     asked, trained = chosen[held_out[chosen]], codes[chosen[~held_out[chosen]]]
     assert (len(asked), (codes[asked] >= 0).all()) == (250, True)
     unlabelled = round(750 * 900 / 5688)
     assert np.bincount(trained + 1).tolist() == [unlabelled, 750 - unlabelled - 270 - 18, 270, 18]
-    assert disk.draw(codes, held_out, 10**6, 0).size == (~held_out | (codes >= 0)).sum()
+    assert sampling.draw(codes, held_out, 10**6, 0).size == (~held_out | (codes >= 0)).sum()
     bare = np.full(5000, -1)
-    assert disk.draw(bare, np.zeros(5000, dtype=bool), 700, 1).size == 700
-    assert (disk.draw(codes, held_out, 1000, 1) != chosen).any()
+    assert sampling.draw(bare, np.zeros(5000, dtype=bool), 700, 1).size == 700
+    assert (sampling.draw(codes, held_out, 1000, 1) != chosen).any()
 
 
 def test_codes_by_categories():
@@ -213,7 +215,7 @@ def test_codes_by_categories():
         pd.Series([True, False]),
         pd.Series(pd.Categorical(["b", "c", None], categories=["c", "a", "b"])),
     ):
-        np.testing.assert_array_equal(disk._encode(values, ("Unknown",)), labels.encode(values, ("Unknown",))[0])
+        np.testing.assert_array_equal(sampling.encode(values, ("Unknown",)), labels.encode(values, ("Unknown",))[0])
 
 
 # ---------------------------------------------------------------------------------------------------- transform
@@ -222,7 +224,7 @@ def test_codes_by_categories():
 @pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr"])
 def test_all_rows_are_placed(table, copy, trained, monkeypatch, name):
     path, adata = copy(name), table[:, 10:].copy()
-    monkeypatch.setattr(disk, "CHUNK", 400)
+    monkeypatch.setattr(writing, "CHUNK_ROWS", 400)
     tt.transform(path, trained)
     assert not {"X_tt_pca"} & set(read(path).obsm)
     before = read(path)
@@ -251,16 +253,16 @@ def test_components_of_an_earlier_fit_are_replaced(trained, tmp_path):
 def test_shards_that_are_not_complete_are_left_alone(copy, trained, tmp_path, monkeypatch):
     path = copy("cells.zarr")
     trained.save(tmp_path / "m.tt")
-    monkeypatch.setattr(atlas, "CHUNK", 300)
-    atlas.transform_shard(path, tmp_path / "m.tt", "1/3")
+    monkeypatch.setattr(writing, "CHUNK_ROWS", 300)
+    transform_shard(path, tmp_path / "m.tt", "1/3")
     with pytest.raises(ValueError, match=r"obsm\['X_tt_metric'\] of .* was begun with transform --shard and has rows"):
         tt.fit(path, "kind", **FEW)
     tt.transform(path, trained, key_added="Z")
-    atlas.transform_shard(path, tmp_path / "m.tt", "1/1")
+    transform_shard(path, tmp_path / "m.tt", "1/1")
     tt.transform(path, trained)
     close(read(path).obsm["X_tt"], read(path).obsm["Z"])
     with pytest.raises(ValueError, match="is there already, and not from transform --shard"):
-        atlas.transform_shard(path, tmp_path / "m.tt", "1/1")
+        transform_shard(path, tmp_path / "m.tt", "1/1")
 
 
 @pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr"])
@@ -329,7 +331,6 @@ def test_nothing_is_written_if_a_fit_is_refused(written, narrow, name):
         ({"hold_out": "dono=d1"}, KeyError, "hold_out='dono' is not a column .* Did you mean 'donor'"),
         ({"hold_out": "donor=d9"}, ValueError, "'d9' is not a group of 'donor'"),
         ({"layer": "denser"}, KeyError, "layer='denser' is not a layer of .* Did you mean 'dense'"),
-        ({"layer": "csc"}, ValueError, "stored by genes .* write it by cells first, with tripletomics convert"),
         ({"loss": "tripplet"}, ValueError, "Did you mean 'triplet'"),
         ({"label": None, "loss": "triplet"}, ValueError, "label=None gives none.* Columns: kind, donor, age"),
         ({"dim": 4}, ValueError, "dim=4 is not a whole number from 2 to 3"),
@@ -359,7 +360,7 @@ def test_other_verbs_and_pairs_want_tables_in_memory(written, trained, table):
 
 def test_a_read_only_store(written, trained, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
-    with pytest.raises(PermissionError, match=r"cells.zarr' is read-only: places are written into it"):
+    with pytest.raises(PermissionError, match=r"cells.zarr' is read-only: coordinates are written into it"):
         tt.transform(written / "cells.zarr", trained)
 
 
@@ -398,7 +399,7 @@ def spoil(path, name, i):
 @pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr"])
 def test_a_damaged_chunk_names_its_rows(copy, narrow, trained, monkeypatch, name):
     path = copy(name)
-    with stores.reading(path) as (root, _):
+    with reading.open_to_read(path) as (root, _):
         place = 600 // root["layers/dense"].chunks[0]
     first, last = spoil(path, "layers/dense", place)
     before = digests(path.parent)
@@ -419,9 +420,9 @@ def test_a_damaged_matrix_by_genes_or_column(copy, monkeypatch):
     path = copy("cells.h5ad")
     spoil(path, "layers/csc/data", 0)
     spoil(path, "obs/kind/codes", 0)
-    with stores.reading(path) as (root, _):
-        rows = stores.Rows(root, path, "csc")
-        with pytest.raises(ValueError, match=r"Entries 0 to [\d,]+ of layers/csc in .* by genes, cannot be read"):
+    with reading.open_to_read(path) as (root, _):
+        rows = reading.Rows(root, path, "csc")
+        with pytest.raises(ValueError, match=r"Genes 0 to [\d,]+ of layers/csc in .* cannot be read"):
             rows.gather(np.arange(9))
     with pytest.raises(ValueError, match=r"obs\['kind'\] of '.*' cannot be read"):
         tt.fit(path, "kind")
@@ -475,10 +476,10 @@ def test_a_refit_that_is_killed_before_any_renaming(copy, monkeypatch, platform)
     def refit(value):
         arrays = {key: np.full((N, 2), value, dtype=np.float32) for key in KEYS}
         column = pd.Categorical([f"v{value}"] * N)
-        results = places.Results(
-            N, dict.fromkeys(KEYS, 2), [(0, N, arrays)], {"tt_split": column}, {"X_tt": {"a": value}}
+        results = writing.Results(
+            N, dict.fromkeys(KEYS, 2), [writing.Block(0, N, arrays)], {"tt_split": column}, {"X_tt": {"a": value}}
         )
-        places.write(path, path, results, 1)
+        writing.write(path, path, results, 1)
 
     def found():
         adata = ad.read_zarr(path)
@@ -510,7 +511,7 @@ def test_a_refit_that_is_killed_before_any_renaming(copy, monkeypatch, platform)
         monkeypatch.setattr("os.rename", rename)
         monkeypatch.setattr("tripletomics.files.exchange", exchange)
         monkeypatch.setattr(shutil, "rmtree", remove)
-        with stores.reading(path):  # brings back a store that was put aside
+        with reading.open_to_read(path):  # brings back a store that was put aside
             pass
         assert found() == ({number + 1} if ended else {0})
         files.sweep(path.parent)
@@ -528,9 +529,9 @@ def test_what_others_write_meanwhile_is_kept(copy, trained):
 
     def blocks():
         zarr.open_group(path, use_consolidated=False)["obsm"].create_array("X_late", data=np.zeros((N, 2)))
-        yield 0, N, {"X_tt": np.ones((N, 2), dtype=np.float32)}
+        yield writing.Block(0, N, {"X_tt": np.ones((N, 2), dtype=np.float32)})
 
-    places.write(path, path, places.Results(N, {"X_tt": 2}, blocks(), {}, {}), 1)
+    writing.write(path, path, writing.Results(N, {"X_tt": 2}, blocks(), {}, {}), 1)
     assert {"X_late", "X_tt"} <= {part.name for part in (path / "obsm").iterdir()}
 
 
@@ -569,16 +570,39 @@ def test_command_line(run, table, copy, narrow, trained, tmp_path):
     assert digests(source) == before
     status, said, error = run("fit", store, "--label", "kind", "--out", out)
     assert (status, said) == (1, "")
-    assert re.fullmatch("error: Places of '.*cells.zarr' are written into it: leave --out out.\n", error)
+    assert re.fullmatch("error: Coordinates of '.*cells.zarr' are written into it: leave --out out.\n", error)
     status, _, error = run("transform", source, "--model", model, "--out", out, "--key-added", "a/b")
     assert (status, error.startswith("error: key_added='a/b' is not a name")) == (1, True)
+
+
+@pytest.mark.parametrize("layer", [None, "dense"])
+def test_what_is_large_follows_from_the_table_alone(written, monkeypatch, layer):
+    path = written / "cells.h5ad"
+    with reading.open_to_read(path) as (root, _):
+        rows = reading.Rows(root, path, layer)
+        arrays = [rows.matrix] if layer else [rows.matrix[name] for name in ("data", "indices", "indptr")]
+        assert rows.n_bytes == sum(array[...].nbytes for array in arrays)
+    for name, most in (("WHOLE_BYTES", rows.n_bytes), ("WHOLE_CELLS", N)):
+        assert not paths.is_large(path, layer)
+        monkeypatch.setattr(sampling, name, most)
+        assert not paths.is_large(path, layer)
+        monkeypatch.setattr(sampling, name, most - 1)
+        assert paths.is_large(path, layer)
+        assert not paths.is_large(path, "csc")  # its rows cannot be read alone
+        monkeypatch.undo()
+
+
+def test_a_matrix_by_genes_is_fitted_whole(copy, narrow, trained):
+    path = copy("cells.zarr")
+    assert "cells" not in tt.fit(path, "kind", layer="csc", **FEW).settings
+    with pytest.raises(ValueError, match=r"stored by genes .* write it by cells first, with tripletomics convert"):
+        tt.transform(path, trained, layer="csc")
 
 
 @pytest.mark.parametrize("verb", ["fit", "transform"])
 def test_a_file_that_fits_goes_through_memory(run, copy, trained, tmp_path, verb):
     """And so does one by genes, however large."""
-    assert not disk.is_large(copy("cells.h5ad"), None)
-    assert not disk.is_large(tmp_path / "cells.h5ad", "csc")
+    copy("cells.h5ad")
     trained.save(tmp_path / "m.tt")
     rest = ["--label", "kind", "--steps", "2"] if verb == "fit" else ["--model", tmp_path / "m.tt"]
     assert run(verb, tmp_path / "cells.h5ad", "--out", tmp_path / "out.h5ad", "--layer", "csc", *rest)[0] == 0

@@ -17,7 +17,8 @@ import zarr
 
 import tripletomics as tt
 from tripletomics import tl
-from tripletomics.tl import disk, frames, layout, stores
+from tripletomics.store import frames, layout, reading
+from tripletomics.tl import paths
 
 N, GENES = 60, 20
 SETTINGS = {"steps": 2, "progress": False, "device": "cpu"}
@@ -132,12 +133,12 @@ def in_place_of(name, other):
 FILES = {
     "index too large": ("csr", put("X/indices", 3, 10**6), "beyond 0 to 19"),
     "index below 0": ("csr", put("X/indices", 3, -1), "beyond 0 to 19"),
-    "row too large": ("csc", put("X/indices", 3, 10**6), "beyond 0 to 59|there are rows 0 to 1,000,000"),
-    "row below 0": ("csc", put("X/indices", 3, -1), "beyond 0 to 59|there are rows -1"),
+    "row too large": ("csc", put("X/indices", 3, 10**6), "beyond 0 to 59"),
+    "row below 0": ("csc", put("X/indices", 3, -1), "beyond 0 to 59"),
     "end too large": ("csr", put("X/indptr", N, 10**9), "by its indptr|would be 0 to 1,000,000,000"),
     "ends fall": ("csr", put("X/indptr", 5, 0), "does not ascend|end before they begin"),
     "begin after 0": ("csr", put("X/indptr", 0, 1), "does not ascend|would be 1 to"),
-    "ends of genes fall": ("csc", put("X/indptr", 5, 0), "does not ascend"),
+    "ends of genes fall": ("csc", put("X/indptr", 5, 0), "does not ascend|end before they begin"),
     "no values": ("csc", replace("X/data", lambda x: x[:0]), "X has 0 values and"),
     "fewer indices": ("csr", replace("X/indices", lambda x: x[:-1]), "values and"),
     "text as values": ("csr", replace("X/data", lambda x: x.astype("S4")), r"X/data is \|S4 of shape"),
@@ -368,7 +369,7 @@ def test_tables_of_other_programs_are_read(name, change, copy, tmp_path, run):
         assert run("fit", path, *OPTIONS, "--out", tmp_path / "o.h5ad", "--model", tmp_path / "m.tt")[0] == 0
         assert tt.load(tmp_path / "m.tt").scores == expected.scores
         assert ad.read_h5ad(tmp_path / "o.h5ad").obs_names.tolist() == cells().obs_names.tolist()
-    with stores.reading(path) as (root, _):
+    with reading.open_to_read(path) as (root, _):
         obs = frames.Obs(root, path)
         assert obs.names(np.arange(N)).tolist() == cells().obs_names.tolist()
         assert obs.read("kind").astype(str).tolist() == cells().obs["kind"].tolist()
@@ -382,7 +383,7 @@ def test_a_file_without_columns_as_before_07_is_read_and_written_anew(tmp_path):
     found = ad.read_h5ad(tmp_path / "a.h5ad")
     np.testing.assert_array_equal(found.X, adata.X)
     assert found.obsm["X_tt"].shape == (700, 2)
-    disk.transform(OLD, model, out=tmp_path / "b.h5ad", progress=False)
+    paths.transform(OLD, model, out=tmp_path / "b.h5ad", progress=False)
     np.testing.assert_allclose(ad.read_h5ad(tmp_path / "b.h5ad").obsm["X_tt"], found.obsm["X_tt"], atol=1e-5)
     tl.convert(OLD, tmp_path / "c.zarr", group_by="bulk_labels")
     assert ad.read_zarr(tmp_path / "c.zarr").obs["bulk_labels"].is_monotonic_increasing

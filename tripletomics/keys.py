@@ -1,6 +1,6 @@
-"""Names under which results stand in a table, and whose they are.
+"""Names under which results stand in a table, and which model they are from.
 
-Whatever writes places under a key of `obsm` also writes the id of the model that they are from, into
+Whatever writes coordinates under a key of `obsm` also writes the id of the model that made them, into
 ``uns[key]["seen"]``, and which cells that model was trained on, into a column of `obs`.
 """
 
@@ -11,15 +11,37 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+DEFAULT_KEY = "X_tt"  # key of the map; its columns of `obs` begin with "tt"
+
+
+def metric_key(key: str) -> str:
+    """Return the name in `obsm` of the metric space that belongs to the map under this key."""
+    return f"{key}_metric"
+
+
+def pca_key(key: str) -> str:
+    """Return the name in `obsm` of the principal components that belong to the map under this key."""
+    return f"{key}_pca"
+
+
+def map_key(basis: str) -> str:
+    """Return the key of the map that a basis, such as its metric space, belongs to."""
+    return basis.removesuffix("_metric")
+
+
+def prefix(key: str) -> str:
+    """Return how the names of columns of `obs` begin that belong to the map under this key."""
+    return "tt" if key == DEFAULT_KEY else key
+
 
 def split_key(key: str) -> str:
-    """Return the name of the obs column that says which cells were held out from places under this key."""
-    return "tt_split" if key == "X_tt" else f"{key}_split"
+    """Return the name of the obs column that says which cells were held out from the map under this key."""
+    return f"{prefix(key)}_split"
 
 
 def seen_by(uns: Mapping[str, Any], basis: str) -> str | None:
     """Return the id of the model that wrote a basis or its metric space, as far as `uns` names one."""
-    record = uns.get(basis.removesuffix("_metric"))
+    record = uns.get(map_key(basis))
     return str(record["seen"]) if isinstance(record, Mapping) and "seen" in record else None
 
 
@@ -28,8 +50,8 @@ def split_of(adata: Any, basis: str) -> str | None:
 
     That of "X_tt" serves other bases, too, but none that is known to be from another model.
     """
-    model, other = seen_by(adata.uns, basis), seen_by(adata.uns, "X_tt")
-    columns = [split_key(basis.removesuffix("_metric"))] + ["tt_split"] * (model is None or model == other)
+    model, other = seen_by(adata.uns, basis), seen_by(adata.uns, DEFAULT_KEY)
+    columns = [split_key(map_key(basis))] + [split_key(DEFAULT_KEY)] * (model is None or model == other)
     return next((column for column in columns if column in adata.obs and adata.obs[column].notna().any()), None)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from tripletomics import processes
-from tripletomics.cli.demo import run_demo
+from tripletomics.cli.demonstration import run_demo
 from tripletomics.cli.losses import show_losses
 from tripletomics.cli.verbs import compare, convert, evaluate, fit, predict, transform
 from tripletomics.names import printable

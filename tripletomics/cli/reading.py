@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +32,34 @@ def read_cells(path: Path, other: Path | None = None) -> AnnData | MuData:
         if other is not None:
             return mudata.MuData(dict(zip(NAMES, (read(path), read(other)), strict=True)))
         check_hdf5(path, MODALITIES, {"mod", "obs"})
-        _check_layout(path)
-        try:
-            found = mudata.read_h5mu(path)
-            for side in found.mod.values():
-                _decode(side)
-        except Exception as error:  # whatever a damaged file makes of the reader
-            raise ValueError(f"{str(path)!r} cannot be read as MuData: {error}") from error
-        return found
+        return _read(path, mudata.read_h5mu, "MuData")
+
+
+def read(path: Path) -> AnnData:
+    """Read a file of cells, or raise an error that says what is wrong with it."""
+    check_h5ad(path)
+    import anndata
+
+    return _read(path, anndata.read_h5ad, "AnnData")
+
+
+def _read(path: Path, reader: Callable[[Path], Any], kind: str) -> Any:
+    """Read a file after checking its layout; decode names and columns that are bytes."""
+    import h5py
+
+    from tripletomics.store.frames import decoded
+    from tripletomics.store.layout import check_layout, reporting
+
+    with h5py.File(path, "r") as root:
+        check_layout(root, path)
+    with reporting(f"{str(path)!r} cannot be read as {kind}"):
+        cells = reader(path)
+        for table in cells.mod.values() if kind == "MuData" else [cells]:
+            for axis in ("obs", "var"):
+                frame = getattr(table, axis)
+                if (found := decoded(frame)) is not frame:
+                    setattr(table, axis, found)
+    return cells
 
 
 def write(cells: AnnData | MuData, path: Path) -> None:
@@ -68,8 +89,8 @@ def check_room_for(path: Path, cells: AnnData | MuData) -> None:
 def size(element: Any) -> int:
     """Return an upper estimate of the bytes that cells, or a part of them, take in a file."""
     if hasattr(element, "columns"):  # a table: text takes a number, a length and padding besides its letters
-        places = len(element) * (element.shape[1] + 1)
-        return SPARE * (element.shape[1] + 1) + int(element.memory_usage(deep=True).sum()) + TEXT * places
+        values = len(element) * (element.shape[1] + 1)
+        return SPARE * (element.shape[1] + 1) + int(element.memory_usage(deep=True).sum()) + TEXT * values
     if hasattr(element, "items"):
         return SPARE + sum(size(value) for _, value in element.items())
     if hasattr(element, "mod"):  # MuData
@@ -101,39 +122,6 @@ def check_cells(path: Path, other: Path | None = None) -> None:
     if other is not None:
         _mudata()
         check_h5ad(other)
-
-
-def read(path: Path) -> AnnData:
-    """Read a file of cells, or say what is wrong with it."""
-    check_h5ad(path)
-    import anndata
-
-    _check_layout(path)
-    try:
-        found = anndata.read_h5ad(path)
-        _decode(found)
-    except Exception as error:  # whatever a damaged file makes of the reader
-        raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
-    return found
-
-
-def _check_layout(path: Path) -> None:
-    import h5py
-
-    from tripletomics.tl.layout import check_layout
-
-    with h5py.File(path, "r") as root:
-        check_layout(root, path)
-
-
-def _decode(adata: AnnData) -> None:
-    """Decode names and columns that are bytes, in place."""
-    from tripletomics.tl.frames import decoded
-
-    for axis in ("obs", "var"):
-        frame = getattr(adata, axis)
-        if (found := decoded(frame)) is not frame:
-            setattr(adata, axis, found)
 
 
 def check_h5ad(path: Path) -> None:

@@ -13,6 +13,7 @@ from cyclopts import CycloptsError, Parameter
 from tripletomics import files, processes, tl
 from tripletomics.cli.options import OUT, Input, Out, options_of
 from tripletomics.cli.reading import check_cells, check_room_for, read, read_cells, suffix, write
+from tripletomics.keys import DEFAULT_KEY, metric_key, prefix
 from tripletomics.names import harmless, printable
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def fit(  # noqa: D103
     if input.suffix == ".zarr":
         if protein is not None or out is not None:
             raise ValueError(
-                f"Places of {str(input)!r} are written into it: leave --{'protein' if protein else 'out'} out."
+                f"Coordinates of {str(input)!r} are written into it: leave --{'protein' if protein else 'out'} out."
             )
     else:
         if out is None:
@@ -70,17 +71,16 @@ def _fit(
     input: Path, protein: Path | None, out: Path | None, settings: dict[str, Any], model: Path | None, index: bool
 ) -> Model:
     """Fit, and write the cells and the model; if one of them cannot be written, the other one still is."""
+    from tripletomics.tl import paths
+
     written = _Written()
 
     def save(fitted: Model) -> None:
         if model is not None and processes.rank() == 0:
             written.try_to(model, lambda: fitted.save(model, index=index))
 
-    if out is None or (suffix(input, protein) == ".h5ad" and _is_large(input, settings)):
-        from tripletomics.tl import disk
-
-        with written.rest(out or input):
-            fitted = disk.fit(input, disk.settings_of(settings.pop("label"), settings), out, save)
+    if out is None or (suffix(input, protein) == ".h5ad" and paths.is_large(input, settings.get("layer"))):
+        fitted = written.try_to(out or input, lambda: paths.fit(input, settings, out, save))
     else:
         cells = read_cells(input, protein)
         check_room_for(out, cells)
@@ -121,25 +121,15 @@ class _Written:
         self.paths: list[Path] = []
         self.errors: list[Exception] = []
 
-    def try_to(self, path: Path, write: Callable[[], object]) -> None:
-        """Write a file, or record the error."""
+    def try_to(self, path: Path, write: Callable[[], Any]) -> Any:
+        """Write a file and return what `write` returns, or record the error."""
         try:
-            write()
-            self.paths.append(path)
+            result = write()
         except Exception as error:
             self.errors.append(error)
-
-    @contextmanager
-    def rest(self, path: Path) -> Iterator[None]:
-        """Write a file in the block; if that fails, raise and name the files that were written before."""
-        try:
-            yield
-            self.paths.append(path)
-        except Exception as error:
-            if not self.paths:
-                raise
-            self.errors.append(error)
-            self.check()
+            return None
+        self.paths.append(path)
+        return result
 
     def check(self) -> None:
         """Raise if a file was not written, and name those that were."""
@@ -165,7 +155,7 @@ def transform(  # noqa: D103
     shard: Annotated[
         str | None,
         Parameter(
-            help="i/N: place the i-th of N parts of the rows of a .zarr store, and write the places into the store. A "
+            help="i/N: embed the i-th of N parts of the rows of a .zarr store, and write the coordinates into it. A "
             "run that was stopped goes on where it was when the same command is given again."
         ),
     ] = None,
@@ -176,7 +166,7 @@ def transform(  # noqa: D103
         return
     if input.suffix == ".zarr":
         raise ValueError(
-            f"Places of {str(input)!r} are written into it: pass --shard 1/1, or i/N to each of N processes."
+            f"Coordinates of {str(input)!r} are written into it: pass --shard 1/1, or i/N to each of N processes."
         )
     if out is None:
         raise ValueError("--out is missing: name the file to write, .h5ad (.h5mu of two modalities).")
@@ -185,23 +175,16 @@ def transform(  # noqa: D103
     from tripletomics.model import load
 
     fitted = load(model)
-    if suffix(input) == ".h5ad" and not fitted.modalities and _is_large(input, settings):
-        from tripletomics.tl import disk
+    from tripletomics.tl import paths
 
-        disk.transform(input, fitted, out=out, **settings)
+    if suffix(input) == ".h5ad" and not fitted.modalities and paths.is_large(input, settings.get("layer")):
+        paths.transform(input, fitted, out=out, **settings)
     else:
         cells = read_cells(input)
         check_room_for(out, cells)
         tl.transform(cells, fitted, **settings)
         write(cells, out)
     _report_written(out)
-
-
-def _is_large(path: Path, settings: dict[str, Any]) -> bool:
-    """Tell whether a file is fitted and placed without all of it in memory."""
-    from tripletomics.tl import disk
-
-    return disk.is_large(path, settings.get("layer"))
 
 
 def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, settings: dict[str, Any]) -> None:
@@ -216,12 +199,12 @@ def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, set
     with _hinting("the rows that are written are kept, and the same command continues after them"):
         placed = tl.transform_shard(store, model, shard, **settings)
     if placed.start == placed.stop:
-        print(f"Shard {shard} has no rows: it takes fewer shards to place {str(store)!r}.")
+        print(f"Shard {shard} has no rows: it takes fewer shards to embed {str(store)!r}.")
         return
-    key = settings.get("key_added", "X_tt")
+    key = settings.get("key_added", DEFAULT_KEY)
     print(
-        f"Rows {placed.start:,} to {placed.stop - 1:,} of {store} have places in obsm[{key!r}] and "
-        f"obsm[{key + '_metric'!r}], {placed.now:,} of them from this run."
+        f"Rows {placed.start:,} to {placed.stop - 1:,} of {store} have coordinates in obsm[{key!r}] and "
+        f"obsm[{metric_key(key)!r}], {placed.now:,} of them from this run."
     )
 
 
@@ -232,7 +215,7 @@ def convert(
     *,
     group_by: Annotated[str | None, Parameter(help="Column of `obs` whose groups are to lie together.")] = None,
 ) -> None:
-    """Write a table as a .zarr store by rows, which can be fitted and placed where it is, in bounded memory."""
+    """Write a table as a .zarr store by rows, which can be fitted and embedded where it is, in bounded memory."""
     tl.convert(input, out, group_by=group_by)
     _report_written(out)
 
@@ -257,7 +240,7 @@ def predict(  # noqa: D103
     cells = read_cells(input)
     check_room_for(out, cells)
     tl.predict(cells, fitted, **settings)
-    key, written = settings.get("key_added", "X_tt"), _Written()
+    key, written = settings.get("key_added", DEFAULT_KEY), _Written()
     if figure is not None:
         os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
         from tripletomics import pl
@@ -265,7 +248,7 @@ def predict(  # noqa: D103
         written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key), figure))
     written.try_to(out, lambda: write(cells, out))
     written.check()
-    _print_mapping(cells, "tt" if key == "X_tt" else key)
+    _print_mapping(cells, prefix(key))
     _report_written(out, figure)
 
 

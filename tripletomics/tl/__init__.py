@@ -1,12 +1,11 @@
 """The verbs that read and write AnnData."""
 
-from tripletomics.tl.atlas import transform_shard
 from tripletomics.tl.comparing import Comparison, compare
 from tripletomics.tl.components import pca
-from tripletomics.tl.conversion import convert
 from tripletomics.tl.evaluating import evaluate
 from tripletomics.tl.explaining import explain
 from tripletomics.tl.fitting import fit, transform
+from tripletomics.tl.paths import convert, transform_shard
 from tripletomics.tl.predicting import predict
 
 __all__ = [

@@ -69,7 +69,8 @@ def fit(
         Annotated cells in memory; `.X` (or `layer`) may be CSR, CSC or dense, counts or not. Or two kinds of
         measurement of the same cells: a tuple (RNA, proteins), a dict from name to table, or a MuData of two. Cells are
         matched by name, and those that have one of the two take part. Or a path to an .h5ad file or a .zarr store:
-        a matrix of more than 168 MB or 300,000 cells stays on disk, and a sample of it is fitted.
+        a matrix of more than 2 GB or 300,000 cells stays on disk, and a sample of it is fitted,
+        unless it is stored by genes (CSC).
     label
         Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled. Of two
         tables, the first that has a value counts (a MuData's own columns come before), and a warning says how often
@@ -183,13 +184,13 @@ def fit(
     from tripletomics.model.scoring import score_fit
     from tripletomics.networks import coordinates
     from tripletomics.problem import Settings
-    from tripletomics.tl import disk
+    from tripletomics.tl import paths
     from tripletomics.training import train_encoder, train_map, warn_of_failure
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
     if isinstance(adata, (str, os.PathLike)):
-        return disk.fit(Path(adata), {name: value for name, value in given.items() if name != "adata"})
+        return paths.fit(Path(adata), {name: value for name, value in given.items() if name != "adata"})
     pp.check_key(key_added, adata)
     if isinstance(checkpoint, (str, os.PathLike)):
         with keeping(checkpoint) as kept:
@@ -312,9 +313,9 @@ def transform(
     pp.check_key(key_added, adata)
     pp.check_model(model)
     if isinstance(adata, (str, os.PathLike)):
-        from tripletomics.tl import disk
+        from tripletomics.tl import paths
 
-        disk.transform(
+        paths.transform(
             Path(adata), model, layer=layer, missing=missing, alias=alias, min_matched=min_matched,
             key_added=key_added,
         )  # fmt: skip

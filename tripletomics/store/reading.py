@@ -1,4 +1,4 @@
-"""Tables of cells on disk, .zarr and .h5ad, read a block of rows at a time; what is damaged is named by its rows."""
+"""Matrices on disk, .zarr and .h5ad, read a block of rows at a time; an error names the rows that are damaged."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,30 +17,29 @@ from tripletomics import files
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.matrices import contradiction
 from tripletomics.sources import Matrix
-from tripletomics.tl.frames import read_var
-from tripletomics.tl.layout import check_layout, encoding, is_kept, shape_of
+from tripletomics.store.frames import read_var
+from tripletomics.store.layout import check_layout, encoding, is_kept, reporting, shape_of
 
 if TYPE_CHECKING:
-    import h5py
     import pandas as pd
     import zarr
 
-    Group: TypeAlias = zarr.Group | h5py.File
+    from tripletomics.store.layout import Group
 
-BUDGET = 2**28  # bytes of a matrix that are read at once
-GATHERED = 2**25  # bytes that are read at once where a part of them is kept
-PROBES, PROBED = 16, 64  # places where the share of zeros in a dense matrix is looked at, and rows at each
-FEW = 1 / 3  # of a dense matrix are not 0, and CSR is smaller
+BLOCK_BYTES = 2**28  # of a matrix that are read at once
+PART_BYTES = 2**25  # that are read at once where only some of the rows are kept
+PROBES, PROBED_ROWS = 16, 64  # how often the zeros in a dense matrix are counted, and rows each time
+SPARSE_SHARE = 1 / 3  # of values that are not 0: below it, CSR is smaller than a dense matrix
 
 
 class Damage(Exception):
-    """Places from `start` to before `stop` along the first axis of an array that cannot be read, and why."""
+    """Lines from `start` to before `stop`, along the first axis of an array, that cannot be read, and why."""
 
     def __init__(self, start: int, stop: int, why: object) -> None:
         self.start, self.stop, self.why = start, stop, why
 
 
-def open_store(path: Path) -> tuple[zarr.Group, pd.DataFrame]:
+def open_to_write(path: Path) -> tuple[zarr.Group, pd.DataFrame]:
     """Open a store of cells to add to it; also return its `var`.
 
     Raises
@@ -49,13 +49,13 @@ def open_store(path: Path) -> tuple[zarr.Group, pd.DataFrame]:
     """
     _check_folder(path)
     if not os.access(path, os.R_OK | os.W_OK):
-        raise PermissionError(f"{str(path)!r} is read-only: places are written into it.")
+        raise PermissionError(f"{str(path)!r} is read-only: coordinates are written into it.")
     return _open_zarr(path, "r+")
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
-    """Open a table of cells on disk, .h5ad or .zarr, to read; also give its `var`.
+def open_to_read(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
+    """Open a table of cells on disk, .h5ad or .zarr; also yield its `var`.
 
     Raises
     ------
@@ -78,19 +78,17 @@ def reading(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
 
 
 @contextmanager
-def modernised(path: Path) -> Iterator[Path]:
-    """Yield the path itself; for a file from before anndata 0.7, which has no columns, that of a copy with columns."""
+def upgraded(path: Path) -> Iterator[Path]:
+    """Yield the path itself; of a file from before anndata 0.7, which has no columns, that of a copy with them."""
     import anndata
     import h5py
 
-    old = False
+    old, what = False, f"{str(path)!r} cannot be read as AnnData"
     if path.suffix == ".h5ad":
         files.check_hdf5(path, ".h5ad", {"obs", "var"})
         with h5py.File(path, "r") as root:
-            try:
+            with reporting(what):
                 old = root.get("obs", getclass=True) is h5py.Dataset
-            except Exception as error:  # whatever a damaged file makes of the reader
-                raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
             if old:
                 check_layout(root, path)
     if not old:
@@ -98,10 +96,8 @@ def modernised(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
-        try:
+        with reporting(what):
             anndata.read_h5ad(path).write_h5ad(copy)
-        except Exception as error:  # whatever a damaged file makes of the reader
-            raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
         yield copy
 
 
@@ -117,17 +113,15 @@ def _check_folder(path: Path) -> None:
 def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, pd.DataFrame]:
     import zarr
 
-    try:
+    with reporting(f"{str(path)!r} cannot be read as AnnData"):
         zarr.open_group(path, mode="r")  # with the list of all metadata that it may have, as other readers do
         root = zarr.open_group(path, mode=mode, use_consolidated=False)
         found = sorted(root.keys())
-    except Exception as error:  # whatever a damaged store makes of the reader
-        raise ValueError(f"{str(path)!r} cannot be read as AnnData: {error}") from error
     if "obs" in found and "var" in found:
         check_layout(root, path)
         return root, read_var(root, path)
     if "mod" in found:
-        raise ValueError(f"{str(path)!r} holds several modalities, and one is placed here: write it as its own store.")
+        raise ValueError(f"{str(path)!r} holds several modalities, and one is read here: write it as its own store.")
     raise ValueError(f"{str(path)!r} is a .zarr store but not one of cells: it holds {', '.join(found) or 'nothing'}.")
 
 
@@ -141,7 +135,7 @@ class Rows:
     layer
         Layer to use in place of `.X`.
     name
-        In place of both, where the matrix is in the table, such as "obsm/X_pca".
+        Path of the matrix in the table, in place of both, such as "obsm/X_pca".
 
     Raises
     ------
@@ -169,7 +163,7 @@ class Rows:
         self.n_obs, self.n_vars = shape
 
     def check(self) -> None:
-        """Refuse what has no rows, or whose rows cannot be read alone."""
+        """Raise if there are no rows, or they cannot be read one by one."""
         if self.by_genes:
             raise ValueError(
                 f"{self.name} of {str(self.path)!r} is stored by genes (CSC), and its rows cannot be read alone: write "
@@ -180,50 +174,63 @@ class Rows:
                 f"{str(self.path)!r} has {self.n_obs} cells and {self.n_vars} genes: there is nothing to map."
             )
 
-    def at_once(self, most: int, budget: int = BUDGET) -> int:
-        """Return how many rows can be read at once, up to `most`, for their bytes not to matter."""
-        if self.sparse:
-            entry = self.matrix["data"].dtype.itemsize + self.matrix["indices"].dtype.itemsize
-            row = entry * self.matrix["data"].shape[0] / max(self.n_obs, 1)
-        else:
-            row = self.n_vars * self.matrix.dtype.itemsize
-        return int(min(most, max(1, budget // max(row, 1))))
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the matrix as it is stored, without compression."""
+        arrays = [self.matrix[name] for name in ("data", "indices", "indptr")] if self.sparse else [self.matrix]
+        return sum(prod(array.shape) * array.dtype.itemsize for array in arrays)
 
-    def few(self) -> bool:
-        """Tell whether a dense matrix would be smaller as CSR."""
-        return not self.sparse and self._share() < FEW
+    def at_once(self, most: int, n_bytes: int = BLOCK_BYTES) -> int:
+        """Return how many rows, up to `most`, take as many bytes as may be read at once."""
+        return min(most, max(1, n_bytes * self.n_obs // max(self.n_bytes, 1)))
+
+    def is_smaller_as_csr(self) -> bool:
+        """Return whether the matrix is dense and would be smaller as CSR."""
+        return not self.sparse and self._share_of_values() < SPARSE_SHARE
 
     def bytes_of_a_row(self, sparse: bool = False) -> float:
-        """Return the bytes of a row on average once it is float32 or larger, of a dense matrix as it is or as CSR."""
+        """Return the bytes of a row in memory on average, as float32 or larger; with `sparse`, as CSR."""
         size = max((self.matrix["data"] if self.sparse else self.matrix).dtype.itemsize, 4)
         if self.sparse:
             return float((size + 4) * self.matrix["data"].shape[0] / max(self.n_obs, 1))
-        return float(self._share() * self.n_vars * (size + 4) if sparse else self.n_vars * size)
+        return float(self._share_of_values() * self.n_vars * (size + 4) if sparse else self.n_vars * size)
 
-    def _share(self) -> float:
-        """Return which share of a dense matrix is not 0, as far as a few rows tell."""
-        starts = np.linspace(0, max(self.n_obs - PROBED, 0), PROBES, dtype=int).tolist()
-        blocks = [cast(np.ndarray, self.read(start, min(start + PROBED, self.n_obs))) for start in starts]
+    def _share_of_values(self) -> float:
+        """Return the share of values that are not 0 in a dense matrix, estimated from a part of the rows."""
+        starts = np.linspace(0, max(self.n_obs - PROBED_ROWS, 0), PROBES, dtype=int).tolist()
+        blocks = [cast(np.ndarray, self.read(start, min(start + PROBED_ROWS, self.n_obs))) for start in starts]
         return float(np.count_nonzero(np.concatenate(blocks)) / max(sum(block.size for block in blocks), 1))
 
+    def read_whole(self) -> Matrix:
+        """Return all rows, as they are stored: dense, CSR or CSC.
+
+        Raises
+        ------
+        ValueError
+            If some of them cannot be read; it names these.
+        """
+        return self.read(0, self.n_vars) if self.by_genes else self.gather(np.arange(self.n_obs))
+
     def gather(self, rows: np.ndarray, sparse: bool = False) -> Matrix:
-        """Return rows of any ascending numbers, CSR or dense, in one pass over the blocks that have some of them.
+        """Return some rows, CSR or dense, from one pass over the blocks that hold them.
 
         Parameters
         ----------
         rows
-            Their numbers.
+            Their numbers, ascending.
         sparse
             Return CSR of a dense matrix, too.
 
         Raises
         ------
         ValueError
-            If they cannot be read. It names those that cannot.
+            If some of them cannot be read; it names these.
         """
-        if self.by_genes:
-            return self._gather_by_genes(rows)
-        height, found = self.at_once(max(self.n_obs, 1), GATHERED), []
+        if self.by_genes:  # a block of genes at a time
+            height = max(1, PART_BYTES * self.n_vars // max(self.n_bytes, 1))
+            starts = range(0, max(self.n_vars, 1), height)
+            return sp.hstack([self.read(i, min(i + height, self.n_vars))[rows] for i in starts], format="csr")
+        height, found = self.at_once(max(self.n_obs, 1), PART_BYTES), []
         for start in range(0, self.n_obs, height):
             mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + height)]
             if len(mine):
@@ -235,52 +242,22 @@ class Rows:
             found.append(self.read(0, 0))
         return sp.vstack(found, format="csr") if sp.issparse(found[0]) else np.concatenate(found)
 
-    def _gather_by_genes(self, rows: np.ndarray) -> Matrix:
-        """Return rows of a CSC matrix as CSR, from one pass over all of its entries."""
-        place = np.full(self.n_obs, -1, dtype=np.int32)
-        place[rows] = np.arange(len(rows))
-        n = self.matrix["data"].shape[0]
-        step = GATHERED // (self.matrix["data"].dtype.itemsize + self.matrix["indices"].dtype.itemsize)
-        taken: list[tuple[np.ndarray, ...]] = []
-        begin, end = 0, 0
-        try:
-            indptr = self._take(self.matrix["indptr"], 0, self.n_vars + 1)
-            if indptr[0] != 0 or indptr[-1] != n or (indptr[1:] < indptr[:-1]).any():
-                raise Damage(0, n, f"its indptr does not ascend from 0 to {n:,}")
-            for begin in range(0, n, step):
-                end = min(begin + step, n)
-                indices = self._take(self.matrix["indices"], begin, end)
-                if indices.min() < 0 or indices.max() >= self.n_obs:
-                    raise Damage(begin, end, f"there are rows {indices.min():,} to {indices.max():,}")
-                where = place[indices]
-                kept = np.flatnonzero(where >= 0)
-                columns = np.searchsorted(indptr, kept + begin, "right") - 1
-                values = self._take(self.matrix["data"], begin, end)[kept]
-                taken.append((values, where[kept], columns.astype(np.int32)))
-        except Damage as damage:
-            raise ValueError(
-                f"Entries {begin:,} to {max(end - 1, 0):,} of {self.name} in {str(self.path)!r}, which is stored by "
-                f"genes, cannot be read: {damage.why}. Copy it again from an intact original."
-            ) from damage
-        empty = [(np.zeros(0, dtype=self.matrix["data"].dtype), *2 * (np.zeros(0, dtype=np.int32),))]
-        values, where, columns = (np.concatenate(parts) for parts in zip(*(taken or empty), strict=True))
-        return sp.csr_matrix((values, (where, columns)), shape=(len(rows), self.n_vars))
-
     def read(self, start: int, stop: int) -> Matrix:
-        """Return rows from `start` to before `stop`, CSR or dense.
+        """Return rows from `start` to before `stop`, CSR or dense; of a matrix by genes, genes of all cells, CSC.
 
         Raises
         ------
         ValueError
-            If they cannot be read. It names those that cannot.
+            If some of them cannot be read; it names these.
         """
         try:
             return self._read(start, stop)
         except Damage as damage:
             first, last = max(start, damage.start), min(stop, damage.stop)
             raise ValueError(
-                f"Rows {first:,} to {last - 1:,} of {self.name} in {str(self.path)!r} cannot be read: {damage.why}. "
-                f"Copy the {'store' if self.path.is_dir() else 'file'} again from an intact original."
+                f"{'Genes' if self.by_genes else 'Rows'} {first:,} to {last - 1:,} of {self.name} in "
+                f"{str(self.path)!r} cannot be read: {damage.why}. Copy the "
+                f"{'store' if self.path.is_dir() else 'file'} again from an intact original."
             ) from damage
 
     def _read(self, start: int, stop: int) -> Matrix:
@@ -290,22 +267,25 @@ class Rows:
             indptr = self._take(self.matrix["indptr"], start, stop + 1)
         except Damage as damage:  # of the end of the row before, too
             raise Damage(damage.start - 1, damage.stop, damage.why) from damage
-        n = self.matrix["data"].shape[0]
+        n, lines = self.matrix["data"].shape[0], self.n_vars if self.by_genes else self.n_obs
         if (indptr[1:] < indptr[:-1]).any():
             raise Damage(start, stop, "some end before they begin")
         begin, end = indptr[0], indptr[-1]
-        if not 0 <= begin <= end <= n or (start == 0 and begin > 0) or (stop == self.n_obs and end < n):
+        if not 0 <= begin <= end <= n or (start == 0 and begin > 0) or (stop == lines and end < n):
             raise Damage(start, stop, f"their values would be {begin:,} to {end:,} of {n:,}")
         try:
-            data, indices = (self._take(self.matrix[of], *indptr[[0, -1]].tolist()) for of in ("data", "indices"))
+            data, indices = (self._take(self.matrix[of], int(begin), int(end)) for of in ("data", "indices"))
         except Damage as damage:  # of entries: the rows that have them
             first = int(np.searchsorted(indptr, damage.start, "right")) - 1
             last = int(np.searchsorted(indptr, damage.stop, "left"))
             raise Damage(start + first, start + last, damage.why) from damage
-        why = contradiction(data, indices, indptr - indptr[0], (stop - start, self.n_vars))
+        shape, indptr = (stop - start, self.n_obs if self.by_genes else self.n_vars), indptr - begin
+        why = contradiction(data, indices, indptr, shape)
         if why is not None:
             raise Damage(start, stop, why)
-        return sp.csr_matrix((data, indices, indptr - indptr[0]), shape=(stop - start, self.n_vars))
+        if self.by_genes:
+            return sp.csc_matrix((data, indices, indptr), shape=shape[::-1])
+        return sp.csr_matrix((data, indices, indptr), shape=shape)
 
     def _take(self, array: Any, start: int, stop: int) -> np.ndarray:
         """Return a part of an array along its first axis."""
@@ -334,4 +314,5 @@ class Rows:
         raise Damage(bad[0][1], bad[-1][2], why)
 
     def _is_lost(self, array: Any, i: int) -> bool:
-        return hasattr(array, "metadata") and not is_kept(self.path, array, i)  # of HDF5, the whole file would be cut
+        """Return whether a chunk of a .zarr array is not there; a file of HDF5 would be cut as a whole."""
+        return hasattr(array, "metadata") and not is_kept(self.path, array, i)

@@ -13,15 +13,19 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from tripletomics.tl.stores import Group
+    import h5py
+    import zarr
+
+    Group: TypeAlias = zarr.Group | h5py.File
 
 HEAP, SCANNED = b"GCOL\x01\0\0\0", 2**30  # how a heap of text begins in HDF5; bytes of a file in which they are sought
 PATIENCE = 60  # seconds, enough to read all text of a file of that size
@@ -41,6 +45,15 @@ PARTS = {"X", "obs", "var", "uns", "raw", "mod", "obsmap", "varmap", *AXES}  # o
 DESCRIPTIONS = {".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json"}  # files of zarr
 LENGTHS = {"categorical": "codes", "nullable-integer": "values", "nullable-boolean": "values",
            "nullable-string-array": "values"}  # fmt: skip
+
+
+@contextmanager
+def reporting(what: str) -> Iterator[None]:
+    """Raise a ValueError that opens with `what`, whatever error a damaged file causes in the code that reads it."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def check_layout(root: Group, path: Path) -> None:
@@ -181,9 +194,9 @@ def _flaw(path: Path, name: str, element: Any) -> str | None:
 
 
 def _sparse_flaw(name: str, group: Any) -> str | None:
-    lacking = [part for part in ("data", "indices", "indptr") if part not in group]
-    if lacking or not ("shape" in group.attrs or "h5sparse_shape" in group.attrs):
-        return f"{name} lacks its {lacking[0] if lacking else 'shape'}"
+    missing = [part for part in ("data", "indices", "indptr") if part not in group]
+    if missing or not ("shape" in group.attrs or "h5sparse_shape" in group.attrs):
+        return f"{name} lacks its {missing[0] if missing else 'shape'}"
     shape, sizes = shape_of(group), {}
     for part, kinds in (("data", "fiubc"), ("indices", "iu"), ("indptr", "iu")):
         array = group[part]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tripletomics.tl.layout import encoding, text
+from tripletomics.store.layout import encoding, reporting, text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tripletomics.tl.stores import Group
+    from tripletomics.store.layout import Group
 
-NAMED = 2**16  # names that are read at once
+NAMES_BLOCK = 2**16  # names that are read at once
 
 
 def read_var(root: Group, path: Path) -> pd.DataFrame:
@@ -22,13 +22,11 @@ def read_var(root: Group, path: Path) -> pd.DataFrame:
     import anndata
     import pandas as pd
 
-    try:
+    with reporting(f"var of {str(path)!r} cannot be read"):
         var: Any = anndata.io.read_elem(root["var"])
         if not isinstance(var, pd.DataFrame):  # an array of records, as before anndata 0.7
             var = pd.DataFrame(var).pipe(lambda frame: frame.set_index(frame.columns[0]))
         return decoded(var)
-    except Exception as error:  # whatever a damaged file makes of the reader
-        raise ValueError(f"var of {str(path)!r} cannot be read: {error}") from error
 
 
 def decoded(frame: pd.DataFrame) -> pd.DataFrame:
@@ -48,6 +46,14 @@ def _decoded(values: pd.Series) -> pd.Series:
     if values.dtype != "object" or not any(isinstance(value, bytes) for value in values):
         return values
     return values.map(lambda value: value.decode(errors="replace") if isinstance(value, bytes) else value)
+
+
+def read_seen(root: Group, key: str) -> str | None:
+    """Return the id of the model that wrote coordinates into a table under a key, None if `uns` names none."""
+    import anndata
+
+    record = cast(Any, cast(Any, root.get("uns", {})).get(key, {}))
+    return str(anndata.io.read_elem(record["seen"])) if hasattr(record, "keys") and "seen" in record else None
 
 
 class Obs:
@@ -75,7 +81,7 @@ class Obs:
         import anndata
         import pandas as pd
 
-        try:
+        with reporting(f"obs[{name!r}] of {str(self.path)!r} cannot be read"):
             element = self.group[name]
             values, where = anndata.io.read_elem(element), element.attrs.get("categories")
             if where is not None:  # codes, as of anndata 0.7
@@ -83,25 +89,21 @@ class Obs:
                 ordered = bool(names.attrs.get("ordered", False))
                 values = pd.Categorical.from_codes(values, anndata.io.read_elem(names), ordered=ordered)
             return _decoded(pd.Series(values))
-        except Exception as error:  # whatever a damaged file makes of the reader
-            raise ValueError(f"obs[{name!r}] of {str(self.path)!r} cannot be read: {error}") from error
 
     def names(self, rows: np.ndarray) -> np.ndarray:
-        """Return the names of cells, given by ascending numbers, without all names in memory."""
+        """Return the names of cells, given by ascending numbers; only a block of all names is in memory at a time."""
         import anndata
 
         index = self.group[text(self.group.attrs["_index"])]
-        try:
+        with reporting(f"The names of the cells of {str(self.path)!r} cannot be read"):
             if not hasattr(index, "shape"):  # names that may be missing are in two arrays
                 return np.asarray(anndata.io.read_elem(index), dtype=object)[rows]
             if index.dtype.kind == "O" and hasattr(index, "asstr"):
                 index = index.asstr()
             found = [np.zeros(0, dtype=object)]
-            for start in range(0, len(rows) and int(rows[-1]) + 1, NAMED):
-                mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + NAMED)]
+            for start in range(0, len(rows) and int(rows[-1]) + 1, NAMES_BLOCK):
+                mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + NAMES_BLOCK)]
                 if len(mine):
-                    some = np.asarray(index[start : start + NAMED])[mine - start]
+                    some = np.asarray(index[start : start + NAMES_BLOCK])[mine - start]
                     found.append(np.array([text(name) for name in some], dtype=object))
             return np.concatenate(found)
-        except Exception as error:  # whatever a damaged file makes of the reader
-            raise ValueError(f"The names of the cells of {str(self.path)!r} cannot be read: {error}") from error

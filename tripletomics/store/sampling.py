@@ -1,0 +1,144 @@
+"""Cells of a table on disk, read for a fit: all of a small table, a sample of a large one.
+
+A fit draws a bounded number of cells however many there are. So a sample of bounded size, with an equal share of each
+type, serves as well as all cells, and the order of the rows on disk does not matter.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from tripletomics import labels, pp
+from tripletomics.model.scoring import SCORED
+from tripletomics.samplers import allocate
+from tripletomics.sources import Matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tripletomics.store.frames import Obs
+    from tripletomics.store.reading import Rows
+
+# a matrix that is larger, as it is stored without compression, stays on disk, and a sample of its rows is fitted
+WHOLE_BYTES, WHOLE_CELLS = 2 * 10**9, 300_000
+SAMPLE_BYTES, SAMPLE_CELLS = 5 * 2**25, 300_000  # of that sample, in memory: the process takes up to 1.5 GB
+
+
+class Drawn(NamedTuple):
+    """Which cells of a large table are in memory.
+
+    Attributes
+    ----------
+    rows
+        Their numbers, ascending.
+    codes, held_out
+        Of all cells of the table: codes of their types, and which are held out.
+    """
+
+    rows: np.ndarray
+    codes: np.ndarray
+    held_out: np.ndarray
+
+
+def is_large(rows: Rows) -> bool:
+    """Return whether a matrix stays on disk; one by genes (CSC), whose rows cannot be read alone, never does."""
+    return not rows.by_genes and (rows.n_obs > WHOLE_CELLS or rows.n_bytes > WHOLE_BYTES)
+
+
+def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[AnnData, Drawn | None]:
+    """Read all cells, or a sample of those of a large table.
+
+    Parameters
+    ----------
+    rows, obs, var
+        The matrix, the columns of its cells, and its genes.
+    settings
+        Arguments of `tripletomics.fit`.
+
+    Returns
+    -------
+    The cells, and which ones they are; None for all. Columns of `obs` that a fit does not need have no values.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If there is no such column, or something cannot be read.
+    """
+    label, hold_out, layer, seed = (settings[name] for name in ("label", "hold_out", "layer", "seed"))
+    columns = _read_columns(obs, rows.n_obs, {"label": label, "batch": settings["batch"]}, hold_out)
+    if not is_large(rows):
+        every = np.arange(rows.n_obs)
+        return _make_table(rows.read_whole(), obs, columns, every, var, layer), None
+    rows.check()
+    codes = np.full(rows.n_obs, -1) if label is None else encode(columns[label], settings["unlabelled"])
+    held_out = pp.split(cast(AnnData, SimpleNamespace(obs=columns)), hold_out, codes, seed)
+    sparse = rows.is_smaller_as_csr()
+    most = int(min(SAMPLE_CELLS, SAMPLE_BYTES // rows.bytes_of_a_row(sparse)))
+    drawn = Drawn(draw(codes, held_out, most, seed), codes, held_out)
+    return _make_table(rows.gather(drawn.rows, sparse), obs, columns, drawn.rows, var, layer), drawn
+
+
+def draw(codes: np.ndarray, held_out: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Draw the cells of a large table that a model is fitted to and scored on.
+
+    Parameters
+    ----------
+    codes
+        Codes (cells,), -1 for unlabelled.
+    held_out
+        Boolean (cells,). Of these up to 5,000 are drawn, as for the scores: labelled ones, if there are any.
+    most
+        Cells in all. The training cells have an equal share for each type, and as many without a label as among all,
+        but not more than half.
+    seed
+        For the draw.
+
+    Returns
+    -------
+    Rows in ascending order.
+    """
+    random = np.random.default_rng([seed, 6])
+    labelled = held_out & (codes >= 0)
+    test = random.permutation(np.flatnonzero(labelled if labelled.any() else held_out))
+    drawn = [test[: min(SCORED, most // 4)]]
+    left = most - len(drawn[0])
+    unlabelled = np.flatnonzero(~held_out & (codes < 0))
+    sizes = np.bincount(codes[~held_out & (codes >= 0)])
+    n = min(round(left * min(len(unlabelled) / (~held_out).sum(), 0.5)), left)
+    n = min(max(n, left - int(sizes.sum())), len(unlabelled))
+    drawn.append(random.permutation(unlabelled)[:n])
+    for code, share in enumerate(allocate(sizes.tolist(), left - n)):
+        drawn.append(random.permutation(np.flatnonzero(~held_out & (codes == code)))[:share])
+    return np.sort(np.concatenate(drawn))
+
+
+def encode(values: pd.Series, unlabelled: tuple[str, ...]) -> np.ndarray:
+    """Return the codes of `labels.encode`, from those of categories: no text for each cell of a large table."""
+    types = values.astype("category").cat.remove_unused_categories().cat
+    codes, _ = labels.encode(pd.Series(types.categories), unlabelled)
+    return np.append(codes, -1)[types.codes]
+
+
+def _read_columns(obs: Obs, n_obs: int, named: dict[str, str | None], hold_out: Any) -> pd.DataFrame:
+    """Read the columns of `obs` that arguments of a fit name; raise if one is not there."""
+    if isinstance(hold_out, str):
+        named["hold_out"] = hold_out if hold_out in obs.obs else hold_out.partition("=")[0]
+    wanted = {argument: name for argument, name in named.items() if name is not None}
+    for argument, name in wanted.items():
+        pp.column(cast(AnnData, obs), name, argument)
+    return pd.DataFrame({name: obs.read(name) for name in dict.fromkeys(wanted.values())}, index=pd.RangeIndex(n_obs))
+
+
+def _make_table(
+    x: Matrix, obs: Obs, columns: pd.DataFrame, rows: np.ndarray, var: pd.DataFrame, layer: str | None
+) -> AnnData:
+    """Make a table of rows; columns that nothing needs are there without values, so that refusals can list them."""
+    empty = pd.Categorical.from_codes(np.full(len(rows), -1, dtype=np.int8), pd.Index([""]))
+    others = pd.DataFrame({name: empty for name in obs.obs if name not in columns}, index=rows)
+    frame = pd.concat([columns.iloc[rows], others], axis=1).set_axis(pd.Index(obs.names(rows), dtype=object))
+    return AnnData(x, frame, var) if layer is None else AnnData(obs=frame, var=var, layers={layer: x})

@@ -1,0 +1,356 @@
+"""`fit`, `transform` and `convert` for tables that stay on disk, given by their paths."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from tripletomics.tl.progress import steps_bar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tripletomics.model import Model
+    from tripletomics.store.sampling import Drawn
+    from tripletomics.store.writing import Block
+
+
+class Placed(NamedTuple):
+    """The rows of a shard, from `start` to before `stop`, and how many of them were embedded now."""
+
+    start: int
+    stop: int
+    now: int
+
+
+def is_large(path: Path, layer: str | None) -> bool:
+    """Return whether the matrix of a table stays on disk in a fit."""
+    from tripletomics.store.reading import Rows, open_to_read
+    from tripletomics.store.sampling import is_large
+
+    with open_to_read(path) as (root, _):
+        return is_large(Rows(root, path, layer))
+
+
+def fit(
+    path: Path, settings: Mapping[str, Any], out: Path | None = None, done: Callable[[Model], object] | None = None
+) -> Model:
+    """Fit a model to a table on disk, and write what `tripletomics.fit` writes into it, or into a copy.
+
+    Parameters
+    ----------
+    path
+        An .h5ad file or a .zarr store.
+    settings
+        Arguments of `tripletomics.fit` but the first; by default as there.
+    out
+        File to write, .h5ad; by default that which is read.
+    done
+        Called with the model before anything is written.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, ValueError, KeyError, OSError
+        As `tripletomics.fit`. Nothing is written then.
+    """
+    from tripletomics.checkpoint import keeping
+    from tripletomics.store.reading import upgraded
+    from tripletomics.tl import fitting
+
+    parameters = inspect.signature(fitting.fit).parameters.values()
+    settings = {given.name: given.default for given in parameters if given.name != "adata"} | {**settings}
+    checkpoint = settings["checkpoint"]
+    kept = keeping(checkpoint) if isinstance(checkpoint, (str, os.PathLike)) else nullcontext(checkpoint)
+    with kept as checkpoint, upgraded(path) as source:
+        return _fit(source, out or path, settings | {"checkpoint": checkpoint}, done)
+
+
+def _fit(path: Path, target: Path, settings: dict[str, Any], done: Callable[[Model], object] | None) -> Model:
+    import numpy as np
+
+    from tripletomics import keys, pp, processes
+    from tripletomics.pcs import N_COMPONENTS
+    from tripletomics.problem import Settings, as_text
+    from tripletomics.store import sampling, writing
+    from tripletomics.store.frames import Obs
+    from tripletomics.store.reading import Rows, open_to_read
+    from tripletomics.tl import fitting
+
+    key = settings["key_added"]
+    pp.check_key(key)
+    Settings.of(settings)  # what is wrong is said before any reading
+    names = keys.metric_key(key), key, keys.pca_key(key)
+    with open_to_read(path) as (root, var):
+        rows = Rows(root, path, settings["layer"])
+        width = settings["metric_dim"] + settings["dim"] + N_COMPONENTS
+        needed = writing.check_target(path, target, names, rows.n_obs, width)
+        adata, drawn = sampling.read_sample(rows, Obs(root, path), var, settings)
+        n_obs = rows.n_obs
+    model = fitting.fit(adata, **settings | (settings_of_sample(drawn, settings) if drawn else {}))
+    widths = {name: adata.obsm[name].shape[1] for name in names}
+    if drawn is None:
+        blocks = iter([writing.Block(0, n_obs, {name: np.asarray(adata.obsm[name]) for name in names})])
+        split = adata.obs[keys.split_key(key)].array
+    else:
+        model.settings |= {"hold_out": as_text(settings["hold_out"]), "cells": f"{adata.n_obs:,} of {n_obs:,}"}
+        del adata  # before the blocks need memory
+        blocks = _embed_fitted(path, model, settings)
+        split = pp.split_names(drawn.held_out)
+    if processes.rank() == 0:  # the first of many processes writes
+        if done:
+            done(model)
+        columns = {keys.split_key(key): split}
+        writing.write(path, target, writing.Results(n_obs, widths, blocks, columns, {key: model.record()}), needed)
+    return model
+
+
+def settings_of_sample(drawn: Drawn, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that are others for a sample: its held-out cells, and what follows from the whole table."""
+    from tripletomics import training
+    from tripletomics.losses.defaults import default_loss
+
+    changed: dict[str, Any] = {"hold_out": drawn.held_out[drawn.rows]}
+    if settings["steps"] is None:
+        changed["steps"] = training.default_steps(int((~drawn.held_out).sum()))
+    if settings["loss"] is None:
+        changed["loss"] = default_loss(drawn.codes[~drawn.held_out])
+    return changed
+
+
+def _embed_fitted(path: Path, model: Model, settings: Mapping[str, Any]) -> Iterator[Block]:
+    """Yield the coordinates of all rows of the table whose sample a model was fitted to."""
+    from anndata import AnnData
+
+    from tripletomics import pp
+    from tripletomics.store.placing import blocks_of, embed_blocks
+    from tripletomics.store.reading import Rows, open_to_read
+
+    key = settings["key_added"]
+    with open_to_read(path) as (root, var):
+        rows = Rows(root, path, settings["layer"])
+        match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
+        blocks = blocks_of(rows.n_obs)
+        with steps_bar(len(blocks), settings["progress"]) as step:
+            yield from embed_blocks(rows, var, model, match, key, blocks, step=step, pcs=True, fitted=True)
+
+
+def transform(
+    path: Path,
+    model: Model,
+    *,
+    layer: str | None = None,
+    missing: str = "error",
+    alias: str | None = None,
+    min_matched: float = 0.3,
+    key_added: str = "X_tt",
+    out: Path | None = None,
+    progress: bool = True,
+) -> None:
+    """Embed the cells of a table on disk, and write what `tripletomics.transform` writes into it, or into a copy.
+
+    Parameters
+    ----------
+    path
+        An .h5ad file or a .zarr store.
+    model, layer, missing, alias, min_matched, key_added
+        As for `tripletomics.transform`.
+    out
+        File to write, .h5ad; by default that which is read.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, ValueError, KeyError, OSError
+        As `tripletomics.transform`. Nothing is written then.
+    """
+    import numpy as np
+
+    from tripletomics import keys, pp
+    from tripletomics.store.frames import Obs, read_seen
+    from tripletomics.store.placing import blocks_of, embed_blocks, match_rows
+    from tripletomics.store.reading import Rows, open_to_read, upgraded
+    from tripletomics.store.writing import Results, check_target, write
+    from tripletomics.tl.origins import is_own, note_on_training, split_of, trained_on
+
+    pp.check_key(key_added)
+    if model.modalities:
+        raise ValueError(
+            f"The model has two modalities ({' and '.join(model.modalities)}), and a table on disk is embedded by a "
+            "model of one: read it, and pass the AnnData."
+        )
+    split, pcs = keys.split_key(key_added), keys.pca_key(key_added)
+    widths = {keys.metric_key(key_added): int(model.settings["metric_dim"]), key_added: int(model.settings["dim"])}
+    with upgraded(path) as source:
+        with open_to_read(source) as (root, var):
+            rows, obs = Rows(root, source, layer), Obs(root, source)
+            rows.check()
+            query = match_rows(rows, var, model, 0, missing=missing, alias=alias, min_matched=min_matched)
+            before = obs.read(split).array if split in obs.obs else None
+            own = is_own(read_seen(root, key_added), model, before)
+            if f"obsm/{pcs}" in root:  # those of an earlier fit do not belong to the new coordinates
+                widths[pcs] = len(model.part().axes)
+        needed = check_target(source, out or path, widths, rows.n_obs, sum(widths.values()))
+        trained = None if model.seen is None else np.zeros(rows.n_obs, dtype=bool)
+        columns: dict[str, pd.Categorical[str]] = {}
+
+        def embedded() -> Iterator[Block]:
+            blocks = blocks_of(rows.n_obs)
+            with open_to_read(source) as (root, var), steps_bar(len(blocks), progress) as step:
+                for block in embed_blocks(
+                    Rows(root, source, layer), var, model, query.match, key_added, blocks,
+                    step=step, present=query.present, pcs=pcs in widths,
+                ):  # fmt: skip
+                    if trained is not None:
+                        trained[block.start : block.stop] = trained_on(model, block.x)
+                    yield block
+            if trained is not None or (before is not None and not own):
+                columns[split] = split_of(trained, rows.n_obs, before if own else None)
+
+        records = {} if own else {key_added: {"seen": model.id}}
+        write(source, out or path, Results(rows.n_obs, widths, embedded(), columns, records), needed)
+    note_on_training(trained)
+
+
+def transform_shard(
+    path: Path,
+    model: Path,
+    shard: str,
+    *,
+    layer: str | None = None,
+    missing: Literal["error", "zero", "impute"] = "error",
+    alias: str | None = None,
+    min_matched: float = 0.3,
+    key_added: str = "X_tt",
+) -> Placed:
+    """Embed the rows of one shard of a .zarr store, and write their coordinates into the store.
+
+    Parameters
+    ----------
+    path
+        Store that `AnnData.write_zarr` wrote; `.X` (or `layer`) is CSR or dense.
+    model
+        File that `Model.save` wrote, of one modality.
+    shard
+        "i/N": the i-th of N parts of the rows, i from 1 to N. A part may have no rows.
+    layer, missing, alias, min_matched, key_added
+        As for `transform`.
+
+    Returns
+    -------
+    Which rows the shard has. Written to the store, in the order of its rows; a row that no shard has reached is NaN:
+
+    ``obsm["X_tt"]``
+        The map, float32 (cells, dim).
+    ``obsm["X_tt_metric"]``
+        The metric space, float32 (cells, metric_dim).
+    ``uns["X_tt"]``
+        ``{"seen": model.id}``. No split is written: `transform` of the cells in memory, or of the path, writes one.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError
+        If there is no such store or model, or the store is read-only.
+    KeyError
+        If there is no such layer or column.
+    OSError
+        If the disk is too small, or fills up.
+    ValueError
+        If the shard is out of range, the store or a chunk of it cannot be read, the coordinates there are those of
+        another model, or as for `transform`. Chunks that were written before are kept, and the next run goes on behind
+        them.
+    """
+    from rich.filesize import decimal
+
+    from tripletomics import files, pp
+    from tripletomics.store.placing import blocks_of, embed_blocks, match_rows
+    from tripletomics.store.reading import Rows, open_to_write
+    from tripletomics.store.shards import SharedArrays, parse
+    from tripletomics.store.writing import CHUNK_ROWS
+
+    part, parts = parse(shard)
+    pp.check_key(key_added)
+    root, var = open_to_write(path)
+    rows = Rows(root, path, layer)
+    rows.check()
+    made_by = {"model": _digest(model), "layer": layer, "missing": missing, "alias": alias}
+    target = SharedArrays(root, path, key_added, made_by | {"cells": rows.n_obs, "chunk": CHUNK_ROWS})
+    blocks = blocks_of(rows.n_obs)
+    first, last = ((part - i) * len(blocks) // parts for i in (1, 0))
+    start, stop = first * CHUNK_ROWS, min(last * CHUNK_ROWS, rows.n_obs)
+    left = [block for i, block in enumerate(blocks) if not target.is_done(i)]
+    todo = [block for block in left if start <= block.start < stop]
+    if not todo:
+        return Placed(start, stop, 0)
+    fitted = _load(model)
+    target.check_origin(fitted.id)
+    query = match_rows(rows, var, fitted, todo[0].start, missing=missing, alias=alias, min_matched=min_matched)
+    widths = {name: int(fitted.settings[dim]) for name, dim in zip(target.names, ("metric_dim", "dim"), strict=True)}
+    needed = sum(widths.values()) * 4 * sum(map(len, left))
+    files.check_room(path, needed, f"The coordinates that are not written yet take up to {decimal(needed)} in all")
+    with files.filling(path, needed, "What is written is kept: make room and run the same command again."):
+        target.create(rows.n_obs, widths, fitted.id)
+        with steps_bar(len(todo), True) as step:
+            for block in embed_blocks(
+                rows, var, fitted, query.match, key_added, todo, step=step, present=query.present
+            ):
+                target.write(block)
+        target.publish()  # another process may have listed the arrays before these were there
+    return Placed(start, stop, sum(map(len, todo)))
+
+
+def _digest(model: Path) -> str:
+    if not model.is_file():
+        raise FileNotFoundError(f"There is no model file {str(model)!r}.")
+    with model.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load(path: Path) -> Model:
+    from tripletomics.model import load
+
+    model = load(path)
+    if model.modalities:
+        raise ValueError(
+            f"{str(path)!r} is a model of two modalities, and a store is embedded by a model of one: fit one of the "
+            "store's modality, or embed a .h5mu file with --out."
+        )
+    return model
+
+
+def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_by: str | None = None) -> None:
+    """Write a table on disk as a .zarr store by rows, which can be fitted and embedded without reading it whole.
+
+    Parameters
+    ----------
+    path
+        An .h5ad file or a .zarr store, by rows (CSR), by genes (CSC) or dense. It is not changed.
+    out
+        Store to write, .zarr.
+    group_by
+        Column of `obs`. Cells of one group then lie together, groups in the order of the categories or sorted, in each
+        the cells in their order, and those without a group last.
+
+    Returns
+    -------
+    None. The store holds `obs`, `var`, `uns`, `raw` and all matrices of the table: by rows, CSR where they were sparse.
+    `.X` and layers that were dense are CSR if two thirds of their values are 0. A part of a matrix, up to 128 MB, is
+    read at a time; with `group_by`, and by genes, there are as many passes over it as that takes.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    FileExistsError, FileNotFoundError, PermissionError, OSError
+        If `out` is there already, a path does not exist or may not be used, or the disk fills up. Nothing is left then.
+    ValueError
+        If the table, or a part of it, cannot be read, or `out` does not end in .zarr.
+    """
+    from tripletomics.store.conversion import write_by_rows
+
+    write_by_rows(Path(path), Path(out), group_by)
