@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tripletomics import augment, features, labels, losses, metrics, networks, pp, training
+from tripletomics import augment, embedding, features, labels, losses, metrics, networks, pp, training
 from tripletomics.model import place
 from tripletomics.samplers import Balanced
 from tripletomics.sources import Memory
@@ -101,7 +101,7 @@ def score(text: str, name: str, seed: int) -> dict[str, object]:
     train, held = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     if text not in FAMILY:
         encoder = encode(cells.subset(train), y[train], text, seed, training.default_steps(len(train)))
-        z = networks.project(encoder, cells, torch.device("cpu")).numpy()
+        z = embedding.embed_rows(encoder, cells, torch.device("cpu")).numpy()
         return row | {"metric_f1": metrics.knn_macro_f1(z[train], y[train], z[held], y[held])}
     fabric, steps = training.start("cpu", "auto"), training.default_steps(len(train))
     encoder, _ = training.learn_metric(
@@ -120,7 +120,7 @@ def score(text: str, name: str, seed: int) -> dict[str, object]:
     cells, _, y, unseen = prepare(name, seed, unseen=True)
     seen, others = np.flatnonzero(~unseen & (y >= 0)), np.flatnonzero(unseen)
     encoder = encode(cells.subset(seen), y[seen], text, seed, training.default_steps(len(seen)))
-    z = networks.project(encoder, cells.subset(others), torch.device("cpu")).numpy()
+    z = embedding.embed_rows(encoder, cells.subset(others), torch.device("cpu")).numpy()
     row["unseen_r1"] = metrics.recall_at_k(z, y[others], k=1)
     row["unseen_nmi"] = metrics.nmi(z, y[others], seed)
     return row

@@ -52,7 +52,7 @@ def fit(adata, out, seed, **settings):
 
 def best(model, query):
     """Return the names of the best types, rejected or not."""
-    x = pp.take_query(query, model.features, None, None, "error", None, 0).x
+    x = pp.take_query(query, model.features, None, pp.QueryOptions(min_matched=0)).x
     return np.array(model.types)[model.predict(x, reject=0)[0].codes]
 
 

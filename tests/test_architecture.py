@@ -15,7 +15,7 @@ LEVELS = (  # each may import from its own and from later ones
     {"tl"},
     {"pp", "pl", "report"},
     {"model", "training", "evaluation", "attribution", "labels", "index", "metrics", "baselines"},
-    {"losses", "samplers", "networks", "features", "modalities", "augment", "sources", "seen", "pcs", "scales"},
+    {"embedding", "losses", "samplers", "networks", "features", "augment", "sources", "seen", "pcs", "scales"},
     {"area", "optimizer", "parts", "geometry", "files", "processes", "keys", "names", "checkpoint"},
 )
 ANNDATA = {"cli", "tl", "pp", "pl", "report", "sources", "baselines"}

@@ -8,9 +8,10 @@ from kinds import cells
 
 import tripletomics as tt
 from tripletomics import features, pp, scales
+from tripletomics.embedding import embed_rows
 from tripletomics.labels import reference
 from tripletomics.model import scoring
-from tripletomics.networks import MLP, Encoder, project
+from tripletomics.networks import MLP, Encoder
 from tripletomics.samplers import LEAST, MOST, some
 
 
@@ -28,11 +29,11 @@ def test_sparse_rows_are_placed_as_dense_ones(present):
     encoder = Encoder(MLP((16, 8)), 150, 4)
     source = contract.source(x, present)
     assert source.sparse
-    found = project(encoder, source, torch.device("cpu"))
+    found = embed_rows(encoder, source, torch.device("cpu"))
     with torch.no_grad():
         wanted = encoder(source.rows(slice(None)))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(project(encoder, source.subset(np.array([7, 3])), torch.device("cpu")), found[[7, 3]])
+    torch.testing.assert_close(embed_rows(encoder, source.subset(np.array([7, 3])), torch.device("cpu")), found[[7, 3]])
 
 
 def test_rows_are_treated_alike_however_many_are_asked_for():
@@ -48,7 +49,7 @@ def test_components_do_not_hang_on_the_size_of_a_block(monkeypatch):
     x = few_values(300)
     contract = features.fit(x, [f"g{i}" for i in range(150)], counts=True, seed=0)
     whole = contract.project(x)
-    monkeypatch.setattr(features, "BLOCK", 70)
+    monkeypatch.setattr("tripletomics.features.single.BLOCK", 70)
     np.testing.assert_allclose(contract.project(x), whole, atol=1e-5)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 import tripletomics as tt
 from tripletomics import augment, features, losses, metrics, training
+from tripletomics.embedding import embed_cells
 from tripletomics.networks import MLP
 from tripletomics.samplers import Balanced
 from tripletomics.sources import Memory, OnDevice, pack
@@ -209,13 +210,13 @@ def learn_both(fabric, cells, y):
     scores = contract.project(cells.x)
     encoder, metric = training.learn_metric(
         fabric, cells, y, rows, held, groups=None, loss=losses.make("softmax"), mlp=MLP((32, 16)),
-        augment=augment.fit(augment.make("mask"), contract, 1), metric_dim=8, batch_size=64, steps=20, lr=1e-3, seed=0,
+        augment=contract.augmentation(augment.make("mask"), 1), metric_dim=8, batch_size=64, steps=20, lr=1e-3, seed=0,
         scores=scores,
     )  # fmt: skip
     networks, history = training.learn_map(
         fabric, encoder, cells, y, rows, held, scores=scores, structure=0.5, spread=0.5, dim=2, steps=5, lr=1e-3, seed=0
     )
-    return metric | history, networks.place(cells, torch.from_numpy(scores))
+    return metric | history, embed_cells(networks, cells, torch.from_numpy(scores))
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ BLOCK = 8192  # rows that are normalised at once on their way to a device
 Matrix = Any  # a numpy array, a scipy.sparse matrix, which has no types, or the pair of two of them
 
 
-class Contract(Protocol):
-    """What turns rows of a table into what a network sees, as `features.Features` does."""
+class Scaling(Protocol):
+    """What turns rows of a matrix into what a network sees, as `features.Features` does."""
 
     @property
     def mean(self) -> np.ndarray:
@@ -45,7 +45,7 @@ class Memory:
     contract
         What is done to the rows that are asked for; nothing by default.
     present
-        Boolean (genes,), the features that are known, as the contract takes it.
+        Boolean (genes,), the features that were measured, as the contract takes it.
     among
         Row numbers of `x` that this source has; all by default.
     """
@@ -53,7 +53,7 @@ class Memory:
     def __init__(
         self,
         x: Matrix,
-        contract: Contract | None = None,
+        contract: Scaling | None = None,
         present: np.ndarray | None = None,
         among: np.ndarray | None = None,
     ) -> None:
@@ -73,6 +73,11 @@ class Memory:
     def width(self) -> int:
         """Columns of a dense row."""
         return int(self.x.shape[1] if self.contract is None else len(self.contract.mean))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each modality."""
+        return getattr(self.x, "widths", (self.width,))
 
     def subset(self, i: np.ndarray) -> Memory:
         """Return a source of the rows `i` of this one."""
@@ -139,11 +144,11 @@ class Packed:
         total = int(self.lengths[i].sum())
         start = self.starts[rows].long()
         length = self.starts[rows + 1].long() - start
-        shift = start - (length.cumsum(0) - length)  # from the place of a value in the batch to that in the table
+        shift = start - (length.cumsum(0) - length)  # from a value's position in the minibatch to that in the table
         row = torch.arange(len(i), device=device).repeat_interleave(length, output_size=total)
-        place = torch.arange(total, device=device) + shift[row]
+        position = torch.arange(total, device=device) + shift[row]
         out = torch.zeros(len(i) * self.width, device=device)
-        out.scatter_(0, row * self.width + self.columns[place], self.values[place])
+        out.scatter_(0, row * self.width + self.columns[position], self.values[position])
         return out.view(len(i), self.width)
 
 
@@ -240,5 +245,5 @@ def free_bytes(device: torch.device) -> int:
 
 
 def fits(needed: int, free: int) -> bool:
-    """Tell whether a table of so many bytes may stay on a device with so many free."""
+    """Return whether a table of so many bytes may stay on a device with so many free."""
     return needed <= ROOM * free

@@ -22,10 +22,11 @@ from tripletomics import metrics, networks, processes
 from tripletomics.area import EqualArea
 from tripletomics.augment import Augmentation
 from tripletomics.checkpoint import Checkpoint, Loop
+from tripletomics.embedding import embed_rows
+from tripletomics.features import Pair
 from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
-from tripletomics.modalities import Pair
-from tripletomics.networks import MLP, Encoder, MapHead, Networks, PairEncoder, follow, project
+from tripletomics.networks import MLP, Encoder, MapHead, Networks, PairEncoder, follow
 from tripletomics.optimizer import Muon
 from tripletomics.parts import did_you_mean
 from tripletomics.samplers import Balanced, Neighbourhoods, Views, some
@@ -119,7 +120,7 @@ def train(
     for step in range(checkpoint.begin(loop) if checkpoint else 0, steps):
         loss.pace(step, steps)
         if loss.epochs and loop.seen >= loop.due:
-            loss.survey(project(network, source, fabric.device), fabric.to_device(targets))
+            loss.survey(embed_rows(network, source, fabric.device), fabric.to_device(targets))
             loop.due += loss.epochs * len(source)
         rows = processes.of_first(np.stack(next(batches)))  # (views, n)
         views, n = rows.shape
@@ -218,7 +219,7 @@ def learn_metric(
     source, y_train = cells.subset(rows), codes[rows]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = networks.build(mlp, source, metric_dim).to(fabric.device)
+        encoder = networks.build(mlp, source.widths, metric_dim).to(fabric.device)
         loss.build(metric_dim, int(y_train.max()) + 1)
     donors = None if groups is None else groups[rows]
     lone = ~source.x.both[source.among] if isinstance(source.x, Pair) else None
@@ -270,7 +271,7 @@ def learn_map(
     used = np.concatenate([rows, watched])
     cells, y, scores = cells.subset(used), y[used], scores[used]
     rows, held_out_rows = np.arange(len(rows)), np.arange(len(rows), len(used))
-    z, known = project(encoder, cells, fabric.device), torch.from_numpy(scores).to(fabric.device)
+    z, known = embed_rows(encoder, cells, fabric.device), torch.from_numpy(scores).to(fabric.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = MapHead(scores.shape[1], z.shape[1], dim).to(fabric.device)
@@ -287,9 +288,9 @@ def learn_map(
         steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch, orthogonal=True,
         checkpoint=checkpoint,
     )  # fmt: skip
-    head.orient(project(head, inputs.subset(rows), fabric.device), known[train_on])
+    head.orient(embed_rows(head, inputs.subset(rows), fabric.device), known[train_on])
     if spread:
-        places = project(head, inputs.subset(rows), fabric.device)
+        places = embed_rows(head, inputs.subset(rows), fabric.device)
         head.even = EqualArea(dim).to(fabric.device).fit(places, SHARE * spread, seed)
     return Networks(encoder, head), {"map": watch.history(curves)}
 
@@ -397,7 +398,7 @@ class Watch:
     def __call__(self, step: int, value: Tensor) -> None:
         """Take note of a step."""
         if step % max(self.steps // CHECKS, 1) == 0 and len(self.query):
-            z, query = (project(self.network, rows, self.device).cpu().numpy() for rows in (self.cells, self.query))
+            z, query = (embed_rows(self.network, rows, self.device).cpu().numpy() for rows in (self.cells, self.query))
             check_finite(torch.tensor([z.sum(), query.sum()]), step - 1, self.steps, "coordinates of the cells")
             self.scores[step - 1] = self.latest = metrics.knn_macro_f1(z, self.y, query, self.query_y)
         if step % 10 == 0 or step == self.steps:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from tripletomics import metrics
+from tripletomics.embedding import embed_cells
 from tripletomics.networks import Networks
 from tripletomics.sources import Memory
 
@@ -15,7 +16,7 @@ SCORED, REFERENCES = 5_000, 50_000  # cells whose neighbours are looked for, and
 
 def place(networks: Networks, source: Memory, scores: np.ndarray) -> dict[str, np.ndarray]:
     """Place all rows of a source, with their principal components, on the ``"map"`` and in the ``"metric"`` space."""
-    z, m = networks.place(source, torch.from_numpy(scores))
+    z, m = embed_cells(networks, source, torch.from_numpy(scores))
     return {"map": m.cpu().numpy(), "metric": z.cpu().numpy()}
 
 

@@ -1,4 +1,4 @@
-"""What a model says of itself, in words and in the table that it was fitted to."""
+"""The summary of a model in words, and what is kept of it in `uns` of the dataset that it was fitted to."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.labels.reference import VOTERS
-from tripletomics.model.model import Model
+from tripletomics.model.state import State
 
 
-def summarise(model: Model) -> str:
-    """Say in a few lines how the map of a model does on cells that it never saw."""
+def summarise(model: State) -> str:
+    """Return a few lines on how the map of a model does on cells that it never saw."""
     rows = (
         ("held-out cells", "held-out", "cells the model never saw"),
         ("permuted labels", "null", "held-out cells when there is nothing to learn"),
@@ -75,7 +75,7 @@ def summarise(model: Model) -> str:
     return "\n".join(lines)
 
 
-def _verdict(model: Model) -> list[str]:
+def _verdict(model: State) -> list[str]:
     """Return a line where the labels of held-out cells are not found, or cannot be tested."""
     if not model.p_value:
         return []
@@ -94,19 +94,17 @@ def _verdict(model: Model) -> list[str]:
     return [f"Not tested: {why}. Hold out more, or label more cells."]
 
 
-def _values(model: Model) -> list[str]:
+def _values(model: State) -> list[str]:
     """Return for each modality what its values were taken for."""
-    names = model.modalities
-    parts = [model.part(name) for name in names] if names else [model.part()]
     said = []
-    for name, part in zip(names or ("",), parts, strict=True):
+    for name, part in zip(model.features.names, model.features.parts, strict=True):
         given = part.known_scale or "not counts"
         what = "counts, normalised and logged by the model" if part.counts else f"{given}, taken as they are"
         said.append(f"{name} {what}" if name else what)
     return said
 
 
-def record(model: Model) -> dict[str, object]:
+def record(model: State) -> dict[str, object]:
     """Return what is kept of a model in `uns`."""
     kept: dict[str, object] = {
         "settings": dict(model.settings),

@@ -21,15 +21,17 @@ from tripletomics.pp.checks import (
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.matrices import check_compressed, contradiction
-from tripletomics.pp.queries import Query, check_scale, take_query
+from tripletomics.pp.queries import NewCells, Query, QueryOptions, take_new, take_query
+from tripletomics.pp.query_scales import check_scale
 from tripletomics.pp.splits import SPARE_LEAST, batches, deal, fitting, folds, spare, split, split_names
-from tripletomics.pp.tables import NewCells, Table, choose, open_table, take_new
+from tripletomics.pp.tables import Table, choose, open_table
 
 __all__ = [
     "SPARE_LEAST",
     "Match",
     "NewCells",
     "Query",
+    "QueryOptions",
     "Table",
     "batches",
     "check_anndata",

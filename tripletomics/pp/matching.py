@@ -56,11 +56,6 @@ class Match:
         """How many of the model's genes the query has."""
         return len(self.columns) - self.missing
 
-    @property
-    def tolerant(self) -> int:
-        """How many were found only without regard to case and version."""
-        return len(self.renamed)
-
 
 def match_genes(
     adata: AnnData,

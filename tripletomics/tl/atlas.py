@@ -123,7 +123,8 @@ def transform_shard(
     end = min(begin + FIRST, rows.n_obs)
     first = rows.read(begin, end)
     with of_rows(begin, end):
-        query = pp.take_query(AnnData(first, var=var), fitted.part(), weights, None, missing, alias, min_matched)
+        options = pp.QueryOptions(None, missing, alias, min_matched)
+        query = pp.take_query(AnnData(first, var=var), fitted.part(), weights, options)
     needed = sum(dims) * 4 * sum(min(CHUNK, rows.n_obs - i * CHUNK) for i in left)
     files.check_room(path, needed, f"The coordinates that are not written yet take up to {decimal(needed)} in all")
     with files.filling(path, needed, "What is written is kept: make room and run the same command again."):

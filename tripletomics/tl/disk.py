@@ -168,9 +168,8 @@ def transform(
         named, before = _origin(root, path, key_added)
     weights = model.gene_weights()
     with of_rows(0, first.shape[0]):
-        query = pp.take_query(
-            AnnData(first, var=var), model.part(), weights, None, missing, alias, min_matched, stacklevel
-        )
+        options = pp.QueryOptions(None, missing, alias, min_matched)
+        query = pp.take_query(AnnData(first, var=var), model.part(), weights, options, stacklevel)
     match = pp.match_genes(AnnData(var=var), model.part().genes, missing, alias, weights, min_matched)
     widths = {f"{key_added}_metric": int(model.settings["metric_dim"]), key_added: int(model.settings["dim"])}
     if f"{key_added}_pca" in old:  # what an earlier fit wrote no longer belongs to these places

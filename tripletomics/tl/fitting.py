@@ -346,7 +346,7 @@ def transform(
             key_added=key_added, stacklevel=4,
         )  # fmt: skip
         return
-    cells = pp.take_new(adata, model, layer, missing, alias, min_matched)
+    cells = pp.take_new(adata, model, pp.QueryOptions(layer, missing, alias, min_matched))
     write_places(cells, key_added, model, *model.place(cells.x, cells.present), trained_on(model, cells.x))
 
 

@@ -14,7 +14,7 @@ import torch
 from tripletomics import augment as augmentations
 from tripletomics import labels, losses, networks, pp, training
 from tripletomics.checkpoint import digest
-from tripletomics.modalities import Pair, PairFeatures
+from tripletomics.features import Pair, PairFeatures
 from tripletomics.seen import TRAINING, SeenCells, hash_rows
 from tripletomics.tl.fitting import default_loss
 from tripletomics.tl.tasks import Task

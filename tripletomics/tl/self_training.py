@@ -16,12 +16,13 @@ import numpy as np
 from scipy.special import log_expit
 
 from tripletomics import processes
+from tripletomics.embedding import embed_rows
 from tripletomics.labels import reference
 from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.labels.calibration import guess
 from tripletomics.labels.reference import Evidence
 from tripletomics.model.model import BLOCK
-from tripletomics.networks import Encoder, PairEncoder, project
+from tripletomics.networks import Encoder, PairEncoder
 from tripletomics.sources import Memory
 from tripletomics.training import History, Report
 
@@ -159,7 +160,7 @@ def teach(z: np.ndarray, scores: np.ndarray, codes: np.ndarray, rows: np.ndarray
 
 def placed(encoder: Encoder | PairEncoder, cells: Memory) -> np.ndarray:
     """Return cells in the metric space."""
-    return project(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
+    return embed_rows(encoder, cells, next(encoder.parameters()).device).cpu().numpy()
 
 
 def _log_loss(answers: Answers) -> float:

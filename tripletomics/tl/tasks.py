@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tripletomics import augment as augmentations
 from tripletomics import labels, losses, metrics, pp
-from tripletomics.features import Features
+from tripletomics.features import Features, Pair, PairFeatures
 from tripletomics.labels import reference
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.labels.prediction import check, predict
 from tripletomics.labels.reference import Evidence, Reference
 from tripletomics.losses import Loss
-from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.model import place
 from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.seen import TRAINING, SeenCells
@@ -313,7 +311,7 @@ class Task:
         """Train the encoder on the cells `train`, as `train_rounds` does."""
         learn = functools.partial(
             self._learn_metric, held_out_rows=np.flatnonzero(scored), groups=groups, steps=steps,
-            augment=augmentations.fit(self.augment, contract, loss.views),
+            augment=contract.augmentation(self.augment, loss.views),
         )  # fmt: skip
         rows = np.flatnonzero(train)
         return train_rounds(learn, self.rounds, cells, scores, codes, rows, loss, self.seed, report)
