@@ -7,7 +7,7 @@
 - ``source(x, present, trained)``: rows as the encoder sees them. ``project(x, present, fitted)``: principal components.
 - ``width``: principal components. ``widths``: columns that each encoder sees, as `networks.build` takes them.
 - ``augmentation(augment, views)``: what is done to these rows in training.
-- ``check_cells``, ``check_present``, ``join``: what a user gave, checked. ``measured_by(x)``: which names cells have.
+- ``check_cells``, ``check_present``, ``join``: what a user gave, checked.
 - ``gene_weights``, ``records``: what the encoder makes of each gene; what a model file holds.
 
 Of the matrices, `matrices`, `measured`, `fully_measured` and `only` answer for one modality as for a `Pair`.
@@ -17,21 +17,3 @@ from tripletomics.features.pair import Pair, PairFeatures, fit_pair, fully_measu
 from tripletomics.features.single import DEPTH, Choice, Features, fit, median_depth, normalise, take
 
 AnyFeatures = Features | PairFeatures
-
-__all__ = [
-    "DEPTH",
-    "AnyFeatures",
-    "Choice",
-    "Features",
-    "Pair",
-    "PairFeatures",
-    "fit",
-    "fit_pair",
-    "fully_measured",
-    "matrices",
-    "measured",
-    "median_depth",
-    "normalise",
-    "only",
-    "take",
-]

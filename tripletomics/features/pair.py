@@ -199,12 +199,6 @@ class PairFeatures:
         a, b = (arrays.get(name, sp.csr_matrix((n, len(part.genes)), dtype=np.float32)) for name, part in parts.items())
         return Pair((a, b), np.tile([name in arrays for name in self.names], (n, 1)))
 
-    def measured_by(self, x: Pair) -> np.ndarray:
-        """Return the name of the one modality that each cell has, "" where it has both; of no cells, one ""."""
-        if not len(x.measured):
-            return np.array([""])
-        return np.where(x.both, "", np.array(self.names)[x.measured.argmax(axis=1)])
-
     def gene_weights(self, first: Sequence[np.ndarray], name: str) -> np.ndarray:
         """Return each gene's share of what enters the first layer of its modality, through the components."""
         i = self.names.index(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import numpy as np
 import scipy.sparse as sp
@@ -95,6 +95,8 @@ class Features:
     scaled to the depth that the present genes have in the training cells.
     """
 
+    names: ClassVar[tuple[str, ...]] = ("",)  # of the only modality
+    modalities: ClassVar[tuple[str, ...]] = ()
     genes: list[str]
     n_seen: int
     counts: bool
@@ -125,19 +127,9 @@ class Features:
         return None if self.kind is None else Scale(self.kind, self.total, self.step, self.below)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The name of the only modality: none."""
-        return ("",)
-
-    @property
     def parts(self) -> tuple[Features, ...]:
         """These features."""
         return (self,)
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """No names: there is nothing to choose from."""
-        return ()
 
     @property
     def width(self) -> int:
@@ -230,10 +222,6 @@ class Features:
     def join(self, arrays: Mapping[str, Matrix]) -> NoReturn:
         """Raise: arrays are named where there are two modalities."""
         raise TypeError("This model has one modality: pass its array alone, as in embed(x).")
-
-    def measured_by(self, x: Matrix) -> np.ndarray:
-        """Return the name of what was measured, which holds for all cells: "" (1,)."""
-        return np.array([""])
 
     def gene_weights(self, first: Sequence[np.ndarray], name: str) -> np.ndarray:
         """Return each gene's share (genes,) of what enters the first layer, whose weights are `first`."""

@@ -54,18 +54,8 @@ def disassemble(model: State, index: bool) -> tuple[dict[str, Any], Tensors]:
             "index.codes": torch.from_numpy(model.catalog.codes),
             "index.names": torch.from_numpy(np.frombuffer(names, dtype=np.uint8).copy()),
         }
-    header |= {
-        "classes": model.classes,
-        "enrolled": model.enrolled,
-        "matches": model.matches,
-        "checks_alone": [side.checks for side in model.alone.values()],
-        "history": {
-            stage: {name: values.tolist() for name, values in columns.items()}
-            for stage, columns in model.history.items()
-        },
-        "findings": {name: values.tolist() for name, values in model.findings.items()},
-    }
-    return header, tensors
+    checks = [side.checks for side in model.alone.values()]
+    return header | {"enrolled": model.enrolled, "matches": model.matches, "checks_alone": checks}, tensors
 
 
 def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:

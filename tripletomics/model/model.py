@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tripletomics import files
-from tripletomics.features import Pair
+from tripletomics.features import Pair, fully_measured, measured
 from tripletomics.index import Hits
 from tripletomics.labels import COVERAGE, REJECT, is_missing
 from tripletomics.labels.calibration import Calibration
@@ -199,12 +199,12 @@ class Model(State):
             If a share is not in range, or the model could not be calibrated.
         """
         x = self._given(x, modalities)
-        reference, measured = self._reference(), self.features.measured_by(x)
-        calibrations = {name: self._calibrated(reject, coverage, str(name)) for name in np.unique(measured)}
+        reference, shown = self._reference(), self._measured(x)
+        calibrations = {name: self._calibrated(reject, coverage, str(name)) for name in np.unique(shown)}
         z, m, pcs, role = self._embed(x, present)
         blocks, order = [], []
         for name, calibration in calibrations.items():
-            rows = np.flatnonzero(np.broadcast_to(measured == name, len(z)))
+            rows = np.flatnonzero(shown[: len(z)] == name)
             for i in range(0, max(len(rows), 1), BLOCK):
                 some = rows[i : i + BLOCK]
                 evidence = reference.evidence(z[some], pcs[some], role[some] > HELD_OUT)
@@ -214,6 +214,11 @@ class Model(State):
             order.append(rows)
         found = Prediction(*map(np.concatenate, zip(*map(astuple, blocks), strict=True)))
         return found[np.argsort(np.concatenate(order), kind="stable")], z, m
+
+    def _measured(self, x: Matrix) -> np.ndarray:
+        """Return the name of the only modality that a cell has, "" where it has all (cells,); of no cells, one ""."""
+        names = np.where(fully_measured(x), "", np.array(self.features.names)[measured(x).argmax(axis=1)])
+        return names if len(names) else np.array([""])
 
     def _reference(self) -> Reference:
         if self.reference is None:
@@ -308,7 +313,7 @@ class Model(State):
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: pass one cell in each for every pair.")
         cells = [self._given(x) for x in (a, b)]
-        names = {str(name) for x in cells for name in self.features.measured_by(x)}
+        names = {str(name) for x in cells for name in self._measured(x)}
         reference, calibration = self._reference(), self._calibrated(name=names.pop() if len(names) == 1 else "")
         pairs = (self._embed(x, present) for x in cells)
         return calibration.same(*(reference.evidence(z, pcs) for z, _, pcs, _ in pairs))

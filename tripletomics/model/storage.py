@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,7 +29,8 @@ HEAD, BLOCK = 2**12, 2**20  # bytes in which the mark is looked for, and that ar
 def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a header and tensors, and the checksum of the whole file."""
     whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({"sha256": "0" * DIGITS, "format": FORMAT, **header})  # first, where `seal` finds it
+    seat = {"sha256": "0" * DIGITS, "format": FORMAT}  # first, where `seal` finds it
+    text = json.dumps(seat | dict(header), default=np.ndarray.tolist)
     with files.replacing(path, sum(tensor.nbytes for tensor in whole.values())) as draft:
         save_file(whole, draft, {"tripletomics": text})
         seal(draft)
