@@ -72,7 +72,7 @@ class SeenCells:
         return cls(found, roles[rows], fitted[rows])
 
     def find(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
-        """Look cells up by their values, as in `of`; those whose values have changed since the fit are not found.
+        """Return which cells were in the fit, by their values; cells whose values have changed since are not found.
 
         Returns
         -------

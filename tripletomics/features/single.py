@@ -25,7 +25,7 @@ BLOCK = 8192  # cells whose components are computed at once
 
 @dataclass(frozen=True)
 class Choice:
-    """Which genes of a dataset a model takes.
+    """The genes of a dataset that a model takes.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Features:
     center, unit, variance, noise
         For components of cells whose genes are partly unknown: mean of the cut rows and what scales them to unit
         variance, float32 (genes,); on that scale the variance along each component, float32 (components,), and the mean
-        variance that a gene has beside them.
+        variance of a gene that they do not explain.
     shrink, residual
         For the components of cells that they were fitted on: the coefficients of `pcs.factors`, float32
         (3, components), and the mean squared distance of such a cell to the space of the components. None in a model
@@ -147,7 +147,7 @@ class Features:
         return np.maximum(self.cap - self.center, 0)[: self.n_seen] / CUT
 
     def source(self, x: Matrix, present: np.ndarray | None = None, trained: np.ndarray | None = None) -> Memory:
-        """Return what the encoder sees of cells, row by row; it sees genes, which are the same of `trained` cells."""
+        """Return what the encoder sees of cells, row by row; whether it was `trained` on them makes no difference."""
         return Memory(_by_rows(x), self, present)
 
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
@@ -167,14 +167,14 @@ class Features:
         return augment.fit(self.mean, self.scale)
 
     def project(self, x: Matrix, present: np.ndarray | None = None, fitted: np.ndarray | None = None) -> np.ndarray:
-        """Return principal components, float32 (cells, components): of partly unknown cells those to be expected.
+        """Return principal components, float32 (cells, components); where genes are missing, their expected values.
 
         Parameters
         ----------
         x, present
             Cells by `genes`, and which of these were measured.
         fitted
-            Boolean (cells,): cells that the components were fitted on. They lie where they would, had they been new.
+            Boolean (cells,): cells that the components were fitted on. They get the coordinates of new cells.
 
         References
         ----------
@@ -249,7 +249,7 @@ class Features:
         return normalise(x, depth) if self.counts else _float32(x)
 
     def _completion(self, present: np.ndarray) -> np.ndarray:
-        """Return what takes the present genes' part of the components to the whole to be expected.
+        """Return what takes the present genes' part of the components to the expected whole.
 
         With V the present genes' rows of the components, the posterior mean of the signal along the components is
         ``s = (VV' + noise / signal)^-1 part``, and the unknown genes add their expected part, ``(1 - VV') s``.
@@ -364,7 +364,7 @@ def _by_rows(x: Matrix) -> Matrix:
 def _float32(x: Matrix) -> Matrix:
     """Return float32 rows: CSR if less than half of the values differ from 0, else dense, however they came.
 
-    So equal tables take the same sums in the same order: a map of neighbours carries the least difference far.
+    So equal matrices take the same sums in the same order. A map of neighbours would amplify the least difference.
     """
     stored = x.count_nonzero() if sp.issparse(x) else np.count_nonzero(x)
     if 2 * stored < x.shape[0] * x.shape[1]:

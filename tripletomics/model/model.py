@@ -29,7 +29,7 @@ BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each
 
 
 class Model(State):
-    """What `tripletomics.fit` returns: places cells in the metric space and on the map.
+    """What `tripletomics.fit` returns: it embeds cells in the metric space and on the map.
 
     Attributes
     ----------
@@ -75,16 +75,16 @@ class Model(State):
     alone
         Of a model of two modalities: by the name of each, how predictions from it alone did.
     matches
-        Of a model of two modalities: how often a held-out cell, placed by one of them, is among the 1, 10 or 50 nearest
-        of those placed by the other (``recall_1``, the mean of both ways) and how often by chance (``null_1``).
+        Of a model of two modalities: how often a held-out cell, embedded by one of them, is among the 1, 10 or 50
+        nearest of those embedded by the other (``recall_1``, the mean of both ways), and by chance (``null_1``).
     seen
-        Hashes of the cells of the fit (of a large table on disk, of the sample), and which were held out; None in a
-        model of an older file. `enroll` adds nothing: no weight was trained on its cells.
+        Hashes of the cells of the fit (of the sample, if it is a large dataset on disk), and which were held out; None
+        in a model of an older file. `enroll` adds nothing: no weight was trained on its cells.
 
     Notes
     -----
     Methods take an array ``x``. A model of two modalities takes arrays by their names, one or both, such as
-    ``embed(rna=x)``; `table` puts them together for a method that has no room for names.
+    ``embed(rna=x)``; `table` joins them for a method that takes no names.
     """
 
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ class Model(State):
         return f"<tripletomics.Model: {sizes}, {len(self.types)} types, loss={self.settings['loss']}>"
 
     def embed(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> np.ndarray:
-        """Place cells in the metric space.
+        """Return the coordinates of cells in the metric space.
 
         Parameters
         ----------
@@ -113,7 +113,7 @@ class Model(State):
         return self.place(x, present, **modalities)[0]
 
     def map(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> np.ndarray:
-        """Place cells on the map: float32 (cells, dim). Parameters as for `embed`."""
+        """Return the coordinates of cells on the map, float32 (cells, dim). Parameters as for `embed`."""
         return self.place(x, present, **modalities)[1]
 
     def pcs(self, x: Matrix, present: Present = None) -> np.ndarray:
@@ -125,7 +125,7 @@ class Model(State):
         return self.features.project(x, known, self._roles(x)[1])
 
     def place(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> tuple[np.ndarray, np.ndarray]:
-        """Place cells in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`."""
+        """Return the coordinates in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`."""
         return self._embed(self._given(x, modalities), present)[:2]
 
     def table(self, **modalities: Matrix) -> Pair:
@@ -344,7 +344,7 @@ class Model(State):
         path
             Ends in ``.tt``.
         index
-            Also write the names, labels and places of all training cells, which `search` needs.
+            Also write the names, labels and coordinates of all training cells, which `search` needs.
 
         Raises
         ------

@@ -17,7 +17,7 @@ from tripletomics.seen import SeenCells
 
 @dataclass(frozen=True)
 class Side:
-    """What is known of predictions from one of two modalities alone: as `calibration` and `checks` of `Model`."""
+    """Predictions from one of two modalities alone: as `calibration` and `checks` of `Model`."""
 
     calibration: Calibration | None
     checks: dict[str, float]

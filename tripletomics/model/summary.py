@@ -21,7 +21,7 @@ def summarise(model: State) -> str:
         measure = "15-NN recall"
         rows = (
             ("held-out cells", "held-out", "their neighbours by principal components, found again"),
-            ("permuted places", "null", "held-out cells that lie where others do"),
+            ("permuted cells", "null", "held-out cells at the coordinates of others"),
             ("training cells", "train", "cells the model was trained on"),
         )
     lines = [f"{measure:<16} {'map':>6} {'metric':>7}"]
@@ -49,8 +49,7 @@ def summarise(model: State) -> str:
             f"{'same cell':<16} {'':>6} {model.matches['recall_10']:>7.3f}   of {model.matches['cells']:.0f} held-out "
             f"cells by {a}, found among the 10 nearest by {b}, and back; by chance {model.matches['null_10']:.3f}"
         )
-    few = model.reference is not None and np.median(model.reference.sizes[: len(model.classes)]) < VOTERS
-    if few:
+    if model.reference is not None and np.median(model.reference.sizes[: len(model.classes)]) < VOTERS:
         lines.append(
             f"Types have fewer labelled training cells than the {VOTERS} neighbours that vote: the line of predict "
             "says more than macro-F1."
@@ -61,18 +60,24 @@ def summarise(model: State) -> str:
         lines.append(f"Fitted to and scored on a sample: {model.settings['cells']} cells.")
     if "held-out" not in model.scores:
         lines.append("No cell was held out: nothing here says how the map does on new cells.")
+    return "\n".join(lines + _findings(model))
+
+
+def _findings(model: State) -> list[str]:
+    """Return lines on what self-training and the loss found."""
+    lines = []
     if "self_training" in model.findings:
         before, after = model.findings["self_training"]
-        asked = f"log loss of labelled cells that were left out {before:.3f}, and {after:.3f} with them"
+        losses = f"log loss of labelled cells that were left out {before:.3f}, and {after:.3f} with them"
         lines.append(
             f"Self-training: {model.findings['self_training_cells'].sum()} cells took a label; "
-            f"{'no cell to compare on' if np.isnan(before) else asked}. "
+            f"{'no cell to compare on' if np.isnan(before) else losses}. "
             f"The {'second' if after <= before else 'first'} encoder is kept."
         )
     if "surviving_centers" in model.findings:
         centers = zip(model.classes, model.findings["surviving_centers"], strict=True)
         lines.append("Centers that survive: " + ", ".join(f"{name} {n}" for name, n in centers))
-    return "\n".join(lines)
+    return lines
 
 
 def _verdict(model: State) -> list[str]:

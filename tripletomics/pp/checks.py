@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from tripletomics import scales
 from tripletomics.labels import UNASSIGNED, is_missing
+from tripletomics.model import Model
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.matrices import check_compressed
 from tripletomics.sources import Matrix
@@ -21,12 +22,12 @@ from tripletomics.sources import Matrix
 if TYPE_CHECKING:
     from anndata import AnnData
 
-LEAST = 4  # training cells that a fit without labels takes
-LARGEST = float(np.finfo(np.float32).max)
+LEAST = 4  # training cells: fewer views have nothing to compare
+LARGEST = float(np.finfo(np.float32).max)  # value that does not overflow
 
 
 def column(adata: AnnData, name: str | None, argument: str) -> pd.Series:
-    """Return an obs column, or say which there are."""
+    """Return an obs column, or raise if there is none of this name."""
     columns = ", ".join(map(str, adata.obs.columns)) or "none"
     if name is None:
         raise ValueError(f"{argument}=None: name the column of adata.obs with the cell types. Columns: {columns}.")
@@ -151,10 +152,8 @@ def check_settings(
         ("seed", seed, 0, 2**32 - 1),
     ):
         check_whole(name, value, low, high)
-    if isinstance(structure, bool) or not isinstance(structure, Real) or not 0 <= structure <= 1:
-        raise ValueError(f"structure={structure!r} is not a number from 0 (labels) to 1 (data).")
-    if isinstance(spread, bool) or not isinstance(spread, Real) or not 0 <= spread <= 1:
-        raise ValueError(f"spread={spread!r} is not a number from 0 (dense groups) to 1 (an even page).")
+    check_share("structure", structure, " (labels)", " (data)")
+    check_share("spread", spread, " (dense groups)", " (an even page)")
     if not isinstance(self_training, bool):
         raise ValueError(f"self_training={self_training!r} is neither True nor False.")
     if isinstance(lr, bool) or not isinstance(lr, Real) or not 0 < lr < math.inf:
@@ -165,6 +164,12 @@ def check_whole(name: str, value: object, low: float, high: float = math.inf) ->
     """Raise a ValueError unless a setting is a whole number in a range."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
         raise ValueError(f"{name}={value!r} is not a whole number {_range(low, high)}.")
+
+
+def check_share(name: str, value: float, low: str = "", high: str = "") -> None:
+    """Raise a ValueError unless a setting is a number from 0 to 1; `low` and `high` say what the two mean."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r} is not a number from 0{low} to 1{high}.")
 
 
 def check_key(key_added: str, adata: object = None) -> None:
@@ -189,7 +194,7 @@ def check_key(key_added: str, adata: object = None) -> None:
 
 
 def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, label: str | None) -> None:
-    """Refuse labels that nothing can be learned from, and warn about types that are hard to learn."""
+    """Raise if nothing can be learned from the labels, and warn about types that are hard to learn."""
     if not classes:
         raise ValueError(f"label={label!r}: no cell is labelled. Missing values and names in unlabelled= do not count.")
     if UNASSIGNED in classes:
@@ -228,21 +233,21 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
 
 
 def check_batch_size(batch_size: int | None, codes: np.ndarray, of_labelled: bool) -> None:
-    """Refuse batches larger than the training cells, whose codes these are, and tables of next to none."""
+    """Raise if there are fewer training cells, which have these codes, than a minibatch or any view loss needs."""
     n = int((codes >= 0).sum()) if of_labelled else len(codes)
-    kind = "labelled training cells" if of_labelled else "training cells"
     if not of_labelled and n < LEAST:
         raise ValueError(
             f"There are {n} training cells, and views of fewer than {LEAST} teach nothing: hold out fewer."
         )
     if batch_size is not None and batch_size > n:
         raise ValueError(
-            f"batch_size={batch_size} is above the number of {kind}, {n}: lower it, or leave it to follow the data."
+            f"batch_size={batch_size} is above the number of {'labelled ' * of_labelled}training cells, {n}: lower it, "
+            "or leave it to follow the data."
         )
 
 
 def refuse_without_labels(adata: AnnData, argument: str, value: str | bool) -> None:
-    """Say that an argument of `fit` makes sense with labels alone."""
+    """Raise, because an argument of `fit` makes sense with labels alone."""
     columns = ", ".join(map(str, adata.obs.columns)) or "none"
     why, cure = {
         "loss": ("learns from labels", "take a loss of views alone, such as 'simclr'"),
@@ -256,7 +261,7 @@ def refuse_without_labels(adata: AnnData, argument: str, value: str | bool) -> N
 
 
 def check_self_training(codes: np.ndarray, paired: bool) -> bool:
-    """Refuse it of two modalities; tell whether there is anything to do, with the training cells' codes."""
+    """Return whether a training cell has no label, by the cells' codes. Raise if there are two modalities."""
     if paired:
         raise ValueError(
             "self_training=True takes labels from one table, and here are two modalities: leave self_training out, or "
@@ -268,7 +273,7 @@ def check_self_training(codes: np.ndarray, paired: bool) -> bool:
 
 
 def check_molecules(x: Matrix, counts: bool, augment: str) -> None:
-    """Refuse to thin what are not whole numbers of molecules."""
+    """Raise if the values to thin are not whole numbers of molecules."""
     values = scales.stored(x)
     if not counts or not scales.whole(values):
         what = "the counts are not whole numbers" if counts else "the values are no counts"
@@ -280,8 +285,6 @@ def check_molecules(x: Matrix, counts: bool, augment: str) -> None:
 
 def check_model(model: object) -> None:
     """Raise a TypeError unless `model` is a Model."""
-    from tripletomics.model import Model
-
     if not isinstance(model, Model):
         raise TypeError(f"model is {type(model).__name__}, not a Model: read a file with tripletomics.load(path).")
 
@@ -306,7 +309,7 @@ def decide_counts(x: Matrix, counts: bool | str, name: str = "") -> bool:
 
 
 def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
-    """Warn what whole numbers of few features were taken for, unless nearly all of them are small."""
+    """Warn what whole numbers of few features were taken for, unless they are small counts."""
     values = scales.stored(x)
     if counts and np.median(values[values > 0]) <= scales.SMALL:
         return
@@ -328,5 +331,5 @@ def _range(low: float, high: float) -> str:
 
 
 def first(names: Iterable[str], n: int = 3) -> str:
-    """Write the first few of some names."""
+    """Return the first few names as text."""
     return ", ".join(map(str, list(names)[:n]))

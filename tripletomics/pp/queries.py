@@ -83,7 +83,7 @@ def take_query(
         As `matrix`, `match_genes` and `check_scale`.
     """
     x = matrix(adata, options.layer)
-    given = scales.see(x)  # from all genes, before some are taken
+    given = scales.see(x)  # from all genes of the query
     match = match_genes(adata, genes.genes, options.missing, options.alias, weights, options.min_matched)
     found = match.columns >= 0
     x = features.take(x, match.columns)
@@ -201,8 +201,8 @@ def modality_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features],
     have = {unversioned(str(name)).upper() for column in columns for name in column}
     shares = []
     for part in parts:
-        known = {unversioned(gene).upper() for gene in part.genes}
-        shares.append(len(known & have) / len(known | have))
+        wanted = {unversioned(gene).upper() for gene in part.genes}
+        shares.append(len(wanted & have) / len(wanted | have))
     if shares[0] == shares[1]:
         begin = "; ".join(f"{name}: {first(part.genes)}" for name, part in zip(names, parts, strict=True))
         raise ValueError(

@@ -10,10 +10,9 @@ from tripletomics.pcs import mean_and_variance
 from tripletomics.scales import Scale
 from tripletomics.sources import Matrix
 
-ENOUGH = 20  # fewer cells, or genes, tell nothing about a median or a correlation
+ENOUGH = 20  # cells, or genes, for a median or a correlation
 CENTRED = 0.1  # share of training values below 0, from which a query without any is unusual
-# ratios of what cells were scaled to: below, it makes no difference; above, coordinates mean nothing
-CLOSE, APART = 1.2, 5.0
+CLOSE, APART = 1.2, 5.0  # ratios of what cells were scaled to: below, no difference; above, coordinates mean nothing
 FAR = 2 * scales.TAIL  # stricter for a query, because its training values may have been just below `TAIL`
 UNDO = {"log1p": "np.expm1(x)", "log2(1 + x)": "(np.exp2(x) - 1)", "log10(1 + x)": "(10**x - 1)",
         "log1p, taken twice": "np.expm1(np.expm1(x))", "normalised": "x"}  # fmt: skip
@@ -47,8 +46,8 @@ def check_scale(
         If the query is on another scale than the training cells.
     """
     found = np.ones(x.shape[1], dtype=bool) if found is None else found
-    known = x if found.all() else x[:, found]
-    values = scales.stored(known)
+    shared = x if found.all() else x[:, found]
+    values = scales.stored(shared)
     negative = bool(values.min(initial=0) < 0)
     if features.counts and negative:
         raise ValueError(
@@ -58,9 +57,9 @@ def check_scale(
     if values.any() and not negative:
         trained = features.known_scale
         if trained is None:
-            notes += _notes_on_looks(known, features)
+            notes += _notes_on_looks(shared, features)
         else:
-            notes += _notes_on_kind(known, features, trained, scales.see(known) if given is None else given)
+            notes += _notes_on_kind(shared, features, trained, scales.see(shared) if given is None else given)
     if negative and not features.negative:
         notes.append(
             "The query has negative values, but the training cells had none: it looks z-scored. Name the layer with "
@@ -74,7 +73,7 @@ def check_scale(
         )
     elif x.shape[0] >= ENOUGH and values.any():
         if features.counts:
-            notes += _note_on_depth(median_depth(known), features.depth * float(features.shares[found].sum()))
+            notes += _note_on_depth(median_depth(shared), features.depth * float(features.shares[found].sum()))
         notes += _notes_on_means(x, features, found)
     return notes
 
@@ -157,10 +156,11 @@ def _notes_on_looks(x: Matrix, features: Features) -> list[str]:
     """Return notes by how the values look, for a model whose file does not say what it was trained on."""
     if scales.looks_like_counts(x, len(features.genes)) == features.like_counts:
         return []
-    kinds = {True: "counts", False: "log-transformed or other continuous values"}
+    what, other = "counts", "log-transformed or other continuous values"
+    trained, given = (what, other) if features.like_counts else (other, what)
     odd = (
-        f"The query holds {kinds[not features.like_counts]}, but the model was trained on "
-        f"{kinds[features.like_counts]}: name the layer with the right values (layer=), or convert them."
+        f"The query holds {given}, but the model was trained on {trained}: name the layer with the right values "
+        "(layer=), or convert them."
     )
     return _refuse(odd, x, True)
 
@@ -170,7 +170,7 @@ def _note_on_depth(query: float, training: float) -> list[str]:
         return []
     return [
         f"The query's cells have {_times(query, training)} counts than the training cells (median {query:.0f} against "
-        f"{training:.0f} over the matched genes): their places may be off."
+        f"{training:.0f} over the matched genes): their coordinates may be off."
     ]
 
 
@@ -206,5 +206,5 @@ def _agreement(query: np.ndarray, training: np.ndarray) -> float:
 
 
 def _times(a: float, b: float, more: str = "more", fewer: str = "fewer") -> str:
-    """Write how far `a` is from `b`, as "12 times more"."""
+    """Return how far `a` is from `b` as text, such as "12 times more"."""
     return f"{a / b:.0f} times {more}" if a > b else f"{b / a:.0f} times {fewer}"

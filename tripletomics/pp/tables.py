@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 Checked = TypeVar("Checked")
-MATCHED = 0.5  # share of the smaller table's cells below which few are in both
-NAMES = ("rna", "protein")  # of two tables that come without names
+MATCHED = 0.5  # share of the smaller dataset's cells that should be in both
+NAMES = ("rna", "protein")  # of two datasets that come without names
 TAKEN = ("self", "x", "present", "k", "reject", "coverage")  # by other arguments of the model's methods
 
 
