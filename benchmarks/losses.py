@@ -33,7 +33,8 @@ import pandas as pd
 import torch
 from common import read, start
 
-from tripletomics import crossfit, labels, losses, metrics, networks, pp, training
+from tripletomics import crossfit, labels, losses, metrics, pp, training
+from tripletomics.embedding import coordinates
 from tripletomics.problem import FitProblem, Settings
 
 SETS = {
@@ -89,7 +90,7 @@ def score(text: str, name: str, seed: int) -> dict[str, object]:
     row["metric_f1"] = metrics.knn_macro_f1(z[~held], y[~held], z[held], y[held])
     if text not in FAMILY:
         return row
-    m = networks.coordinates(training.train_map(problem, settings, encoder)[0], problem.rows, problem.pcs)["map"]
+    m = coordinates(training.train_map(problem, settings, encoder)[0], problem.rows, problem.pcs)["map"]
     row["map_f1"] = metrics.knn_macro_f1(m[~held], y[~held], m[held], y[held])
     row["map_at_r"] = metrics.map_at_r(z[~held], y[~held], z[held], y[held])
 

@@ -54,7 +54,7 @@ def fit(adata: ad.AnnData, out: np.ndarray, seed: int, **settings: Any) -> tuple
 
 def best(model: tt.Model, query: ad.AnnData) -> np.ndarray:
     """Return the names of the best types, rejected or not."""
-    x = pp.take_query(query, model.part(), None, None, "error", None, 0).x
+    x = pp.take_query(query, model.features, None, pp.QueryOptions(min_matched=0)).x
     return np.array(model.types)[model.predict(x, reject=0)[0].codes]
 
 

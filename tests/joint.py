@@ -12,8 +12,8 @@ import scipy.sparse as sp
 import torch
 
 from tripletomics import augment, cli, devices, features, losses, networks, processes, training
+from tripletomics.features import Pair
 from tripletomics.losses import neighbours
-from tripletomics.modalities import Pair
 from tripletomics.networks import MLP, MapHead
 from tripletomics.samplers import Balanced, Neighbourhoods, Views
 from tripletomics.sources import Memory
@@ -43,7 +43,7 @@ def source():
 def gradients(n, text):
     """The loss of a batch of n cells, and its gradients, before they are clipped."""
     torch.manual_seed(1)
-    encoder, loss = networks.build(MLP((16, 8)), source(), 4), losses.make(text)
+    encoder, loss = networks.build(MLP((16, 8)), source().widths, 4), losses.make(text)
     loss.build(4, TYPES)
     _, y = table()
     rows = np.random.default_rng(n).permutation(N)[: n * loss.views].reshape(loss.views, n)
@@ -80,7 +80,7 @@ def metric(text):
     """A short training of the encoder, from rows that are scaled as they are asked for."""
     torch.manual_seed(2)
     loss, (_, y) = losses.make(text), table()
-    encoder = networks.build(MLP((16, 8)), source(), 4)
+    encoder = networks.build(MLP((16, 8)), source().widths, 4)
     loss.set_n_cells(N)
     loss.build(4, TYPES)
     y = np.where(np.arange(N) % 5 == 0, -1, y) if loss.views == 2 else y
@@ -95,7 +95,7 @@ def pair():
     measured = np.ones((N, 2), dtype=bool)
     measured[::4, 1] = False
     x = Pair(tuple(random.normal(size=(N, k)).astype(np.float32) for k in (6, 3)), measured)
-    encoder, loss = networks.build(MLP((8,)), Memory(x), 4), losses.make("clip")
+    encoder, loss = networks.build(MLP((8,)), Memory(x).widths, 4), losses.make("clip")
     loss.build(4, TYPES)
     views = augment.Modalities(augment.make("mask:p=0.3"), (6, 3), 2)
     return train(encoder, loss, Memory(x), y, Views(y, 25, 0), augment=views)

@@ -15,7 +15,7 @@ LEVELS = (  # each may import from its own and from later ones
     {"tl", "experiment"},
     {"pp", "pl", "report", "store"},
     {"model", "training", "evaluation", "attribution", "labels", "index", "metrics", "baselines"},
-    {"losses", "samplers", "networks", "features", "modalities", "augment", "sources", "seen", "pcs", "scales"},
+    {"embedding", "losses", "samplers", "networks", "features", "augment", "sources", "seen", "pcs", "scales"},
     {"area", "optimizer", "parts", "geometry", "knn", "files", "devices", "processes", "keys", "names", "checkpoint"},
     {"notices"},
 )

@@ -232,7 +232,7 @@ def test_the_model_of_the_components_has_the_variance_of_the_genes(counts):
     # a gene has a variance of 1, less what is cut
     assert contract.variance.sum() + contract.noise * (150 - 50) == pytest.approx(150, rel=0.01)
     panel = features.fit(counts.X[:, :20], counts.var_names[:20].tolist(), True, 0)
-    assert panel.noise == pcs.QUIET
+    assert panel.noise == pcs.MIN_NOISE
 
 
 def test_imputed_components_are_nearer_to_the_whole_than_those_of_zeros(partly):

@@ -50,7 +50,7 @@ def test_genes_are_found_by_name_in_any_order():
     query = table(["d", "x", "a", "y", "b"])
     match = pp.match_genes(query, ["a", "b", "c", "d"], "zero", weights=np.array([0.1, 0.2, 0.3, 0.4]))
     assert match.columns.tolist() == [2, 4, -1, 0]
-    assert (match.matched, match.missing, match.extra, match.tolerant) == (3, 1, 2, 0)
+    assert (match.matched, match.missing, match.extra, len(match.renamed)) == (3, 1, 2, 0)
     assert match.missing_genes == ["c"]
     assert match.weight == pytest.approx(0.7)
     assert pp.match_genes(query, ["b", "a"], "error").weight == 1
@@ -85,14 +85,14 @@ def test_case_and_versions_make_no_difference(gene, name, same):
     match = pp.match_genes(query, [gene, "other"], "zero")
     assert names_of(match, query) == [name if same else None, "other"]
     assert match.renamed == ({gene: name} if same else {})
-    assert match.tolerant == same
+    assert len(match.renamed) == same
 
 
 def test_an_exact_name_comes_first():
     query = table(["cd3e", "CD3E", "ENSG1.2", "ENSG1"])
     match = pp.match_genes(query, ["CD3E", "ENSG1"], "error")
     assert names_of(match, query) == ["CD3E", "ENSG1"]
-    assert (match.tolerant, match.extra) == (0, 2)
+    assert (len(match.renamed), match.extra) == (0, 2)
 
 
 def test_no_gene_serves_twice():
@@ -264,8 +264,8 @@ def test_versions_are_not_worth_a_warning(trained):
     contract = dataclasses.replace(trained[0].features, genes=[f"ENSG{i}" for i in range(150)])
     query = trained[1].copy()
     query.var_names = [f"ENSG{i}.{i % 7}" for i in range(150)]
-    found = pp.take_query(query, contract, None, None, "error", None, 0.3)
-    assert (found.match.tolerant, found.notes) == (150, [])
+    found = pp.take_query(query, contract, None, pp.QueryOptions())
+    assert (len(found.match.renamed), found.notes) == (150, [])
 
 
 def test_too_little_is_refused_and_nothing_written(trained):
@@ -282,13 +282,13 @@ def test_too_little_is_refused_and_nothing_written(trained):
 def test_transform_says_what_take_query_does(trained):
     model, query = trained
     query = query[:, 10:].copy()
-    found = pp.take_query(query, model.features, model.gene_weights(), None, "impute", None, 0.3)
+    found = pp.take_query(query, model.features, model.gene_weights(), pp.QueryOptions(missing="impute"))
     assert found.x.shape == (100, 150)
     assert sp.issparse(found.x)
     assert found.present.tolist() == [False] * 10 + [True] * 140
     assert found.match.missing == 10
     assert found.notes == []
-    assert pp.take_query(query, model.features, None, None, "zero", None, 0.3).present is None
+    assert pp.take_query(query, model.features, None, pp.QueryOptions(missing="zero")).present is None
     settings = inspect.signature(tt.transform).parameters
     assert [settings[name].default for name in ("missing", "alias", "min_matched")] == ["error", None, 0.3]
 
@@ -297,7 +297,8 @@ def test_transform_says_what_take_query_does(trained):
 
 
 def notes_on(query, model):
-    return pp.take_query(query, model.features, model.gene_weights(), None, "impute", None, 0.0).notes
+    options = pp.QueryOptions(missing="impute", min_matched=0.0)
+    return pp.take_query(query, model.features, model.gene_weights(), options).notes
 
 
 def quietly(query, model):
@@ -332,7 +333,7 @@ def shuffled(adata):
     ("change", "message"),
     [
         (deeper, r"The query's cells have 9 times more counts than the training cells \(median \d+ against \d+ over "
-         r"the matched genes\): their places may be off\."),
+         r"the matched genes\): their coordinates may be off\."),
         (shallower, r"The query's cells have 1\d times fewer counts than the training cells"),
         (shuffled, r"Genes that are high in the training cells are hardly so in the query \(Spearman correlation "
          r"-?0\.\d\d over 150 genes\): do the names mean the same genes\?"),

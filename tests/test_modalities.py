@@ -6,8 +6,9 @@ import scipy.sparse as sp
 import torch
 from sklearn.linear_model import Ridge
 
-from tripletomics import augment, features, modalities, networks
-from tripletomics.modalities import STIFF, Pair
+from tripletomics import augment, features, networks
+from tripletomics.features import Pair
+from tripletomics.features.pair import RIDGE
 from tripletomics.networks import MLP, Encoder, PairEncoder
 from tripletomics.sources import Memory
 
@@ -37,7 +38,7 @@ NAMES = ("rna", "protein")
 
 
 def fit(x):
-    return modalities.fit(x, NAMES, FITS)
+    return features.fit_pair(x, NAMES, FITS)
 
 
 def sparse(x):
@@ -157,12 +158,12 @@ def test_what_foretells_the_components_is_a_ridge_regression(fitted_pair):
     )
     for known, wanted, found in ((b, a, contract.to_first), (a, b, contract.to_second)):
         assert found.dtype == np.float32
-        ridge = Ridge(alpha=STIFF * known.size, solver="svd").fit(known, wanted)
+        ridge = Ridge(alpha=RIDGE * known.size, solver="svd").fit(known, wanted)
         np.testing.assert_allclose(found[0], ridge.intercept_, atol=1e-4)
         np.testing.assert_allclose(found[1:], ridge.coef_.T, atol=1e-4)
         # least squares with one more row for each column, which asks for a weight of 0
         middle, end = known.mean(axis=0), wanted.mean(axis=0)
-        stiff = np.sqrt(STIFF * known.size) * np.eye(known.shape[1])
+        stiff = np.sqrt(RIDGE * known.size) * np.eye(known.shape[1])
         nothing = np.zeros((len(stiff), wanted.shape[1]))
         weights = np.linalg.lstsq(np.vstack([known - middle, stiff]), np.vstack([wanted - end, nothing]))[0]
         np.testing.assert_allclose(found[1:], weights, atol=1e-4)
@@ -375,12 +376,12 @@ def test_two_opposite_directions_are_no_division_by_zero():
 
 def test_build_makes_the_encoder_of_a_table_or_of_two():
     x = measurements()
-    pair = networks.build(MLP(), Memory(x), 7)
+    pair = networks.build(MLP(), Memory(x).widths, 7)
     assert isinstance(pair, PairEncoder)
     assert pair.widths == (COUNTS, LEVELS)
     assert pair(torch.from_numpy(x.toarray())).shape == (90, 7)
     assert len(pair.encoders) == 2
-    one = networks.build(MLP(), Memory(x.sides[0]), 7)
+    one = networks.build(MLP(), Memory(x.sides[0]).widths, 7)
     assert isinstance(one, Encoder)
     assert one(torch.from_numpy(x.sides[0])).shape == (90, 7)
 

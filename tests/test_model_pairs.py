@@ -26,10 +26,10 @@ from samples import (
 from scipy.spatial.distance import cdist
 from sklearn.metrics import f1_score
 from sklearn.neighbors import NearestNeighbors
+from tripletomics.modalities import Pair
 
 import tripletomics as tt
 from tripletomics.labels.prediction import Prediction, predict
-from tripletomics.modalities import Pair
 from tripletomics.networks import Encoder
 
 ONE, OTHER, BOTH = (True, False), (False, True), (True, True)

@@ -4,7 +4,8 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 
 from tripletomics import networks
-from tripletomics.networks import MLP, Encoder, MapHead, Networks, project
+from tripletomics.embedding import coordinates, embed_rows
+from tripletomics.networks import MLP, Encoder, MapHead, Networks
 from tripletomics.sources import Memory
 
 
@@ -62,18 +63,19 @@ def test_a_cell_does_not_hang_on_the_cells_beside_it(head):
     head, scores, _ = head
     both = Networks(Encoder(MLP(), 9, 4), head)
     x = np.random.default_rng(0).normal(size=(20, 9)).astype(np.float32)
-    together = both.place(Memory(x), scores[:20])
-    alone = [both.place(Memory(x[i : i + 1]), scores[i : i + 1]) for i in range(20)]
-    for a, b in zip(together, zip(*alone, strict=True), strict=True):
-        torch.testing.assert_close(a, torch.cat(b))
+    pcs = scores.numpy()
+    together = coordinates(both, Memory(x), pcs[:20])
+    alone = [coordinates(both, Memory(x[i : i + 1]), pcs[i : i + 1]) for i in range(20)]
+    for space, expected in together.items():
+        np.testing.assert_allclose(np.concatenate([one[space] for one in alone]), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_project_is_the_network_in_chunks():
+def test_rows_go_through_the_network_in_blocks():
     x = np.random.default_rng(0).normal(size=(9000, 3)).astype(np.float32)
     network = torch.nn.Linear(3, 2)
-    found = project(network, Memory(x), torch.device("cpu"))
+    found = embed_rows(network, Memory(x), torch.device("cpu"))
     torch.testing.assert_close(found, network(torch.from_numpy(x)).detach())
-    assert project(network, Memory(x[:0]), torch.device("cpu")).shape == (0, 2)
+    assert embed_rows(network, Memory(x[:0]), torch.device("cpu")).shape == (0, 2)
 
 
 @pytest.mark.parametrize("text", ["mlp", "mlp:hidden=64", "mlp:hidden=512-256-128"])

@@ -142,7 +142,7 @@ def test_cells_that_are_not_marked_are_not_moved(cells, monkeypatch):
     assert (found[marked] != usual[marked]).any(axis=1).all()
     np.testing.assert_array_equal(found[marked], all_marked[marked])
     np.testing.assert_allclose(contract.project(sp.csr_matrix(train), None, marked), found, atol=1e-4)
-    monkeypatch.setattr(features, "BLOCK", 7)
+    monkeypatch.setattr("tripletomics.features.single.BLOCK", 7)
     np.testing.assert_allclose(contract.project(train, None, marked), found, atol=1e-4)
 
 

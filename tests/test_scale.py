@@ -8,10 +8,11 @@ from samples import make_cells
 
 import tripletomics as tt
 from tripletomics import features, folds, pp, scales
+from tripletomics.embedding import embed_rows
 from tripletomics.folds import subsample_for_features
 from tripletomics.labels import reference
 from tripletomics.model import scoring
-from tripletomics.networks import MLP, Encoder, project
+from tripletomics.networks import MLP, Encoder
 from tripletomics.samplers import CELLS_PER_TYPE, MAX_CELLS, subsample_per_type
 
 
@@ -29,11 +30,11 @@ def test_sparse_rows_are_placed_as_dense_ones(present):
     encoder = Encoder(MLP((16, 8)), 150, 4)
     source = contract.source(x, present)
     assert source.sparse
-    found = project(encoder, source, torch.device("cpu"))
+    found = embed_rows(encoder, source, torch.device("cpu"))
     with torch.no_grad():
         wanted = encoder(source.rows(slice(None)))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(project(encoder, source.subset(np.array([7, 3])), torch.device("cpu")), found[[7, 3]])
+    torch.testing.assert_close(embed_rows(encoder, source.subset(np.array([7, 3])), torch.device("cpu")), found[[7, 3]])
 
 
 def test_rows_are_treated_alike_however_many_are_asked_for():
@@ -49,7 +50,7 @@ def test_components_do_not_hang_on_the_size_of_a_block(monkeypatch):
     x = few_values(300)
     contract = features.fit(x, [f"g{i}" for i in range(150)], counts=True, seed=0)
     whole = contract.project(x)
-    monkeypatch.setattr(features, "BLOCK", 70)
+    monkeypatch.setattr("tripletomics.features.single.BLOCK", 70)
     np.testing.assert_allclose(contract.project(x), whole, atol=1e-5)
 
 

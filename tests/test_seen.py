@@ -17,7 +17,7 @@ from samples import BRIEF, make_cells
 
 import tripletomics as tt
 from tripletomics import keys, pl, tl
-from tripletomics.modalities import Pair
+from tripletomics.features import Pair
 from tripletomics.model.storage import seal
 from tripletomics.seen import SeenCells, hash_rows
 

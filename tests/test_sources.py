@@ -4,7 +4,7 @@ import scipy.sparse as sp
 import torch
 
 from tripletomics import features, sources
-from tripletomics.modalities import Pair
+from tripletomics.features import Pair
 from tripletomics.sources import Memory, OnDevice, fits, pack, send_csr
 
 

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from tripletomics import parts
-from tripletomics.features import Features
-from tripletomics.modalities import PairFeatures
 from tripletomics.pcs import PANEL
 
 _AUGMENTATIONS: dict[str, type[Augmentation]] = {}
@@ -337,10 +335,3 @@ def spec(augment: Augmentation) -> str:
     """Write an augmentation as text: ``make(spec(augment))`` makes an equal one."""
     members = augment.members if isinstance(augment, Chain) else (augment,)
     return " + ".join(parts.spec(member) for member in members)
-
-
-def fit(augment: Augmentation, contract: Features | PairFeatures, views: int) -> Augmentation:
-    """Tell an augmentation how the rows are scaled; of two modalities, show one a view."""
-    if isinstance(contract, Features):
-        return augment.fit(contract.mean, contract.scale)
-    return Modalities(augment, contract.widths, views)

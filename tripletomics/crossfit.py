@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from scipy.special import log_expit
 
-from tripletomics import labels, processes
+from tripletomics import features, labels, processes
 from tripletomics.checkpoint import Checkpoint
+from tripletomics.embedding import coordinates, embed_rows
 from tripletomics.folds import batch_folds, label_folds, subsample_for_features
 from tripletomics.labels import reference
 from tripletomics.labels.calibration import Calibration, guess
 from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.labels.reference import Evidence, Reference
-from tripletomics.modalities import Pair
-from tripletomics.networks import Encoder, Networks, PairEncoder, coordinates, project
+from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.notices import warn
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.seen import TRAINING
@@ -178,11 +178,11 @@ def embed_unimodal(problem: FitProblem, networks: Networks) -> dict[str, Unimoda
     """
     found = {}
     for side, name in enumerate(problem.modalities):
-        x = cast(Pair, problem.x).only(side)
+        x = features.only(problem.x, side)
         role, fitted = problem.seen.find(x)
         rows = problem.features.source(x, None, fitted & (role == TRAINING))
         pcs = problem.features.project(x, None, fitted)
-        found[name] = Unimodal(coordinates(networks, rows, pcs), pcs, np.asarray(x.measured.any(axis=1)))
+        found[name] = Unimodal(coordinates(networks, rows, pcs), pcs, np.asarray(features.measured(x).any(axis=1)))
     return found
 
 
@@ -272,7 +272,7 @@ def subsample(cells: np.ndarray, seed: int, most: int = ASKED) -> np.ndarray:
 
 def embed(encoder: Encoder | PairEncoder, rows: Memory) -> np.ndarray:
     """Return cells in the metric space, float32 (cells, metric_dim)."""
-    return project(encoder, rows, next(encoder.parameters()).device).cpu().numpy()
+    return embed_rows(encoder, rows, next(encoder.parameters()).device).cpu().numpy()
 
 
 def _folds(problem: FitProblem, settings: Settings) -> list[np.ndarray]:
@@ -306,9 +306,9 @@ def _ask_fold(
         z = embed(one.encoder, others.rows)
         found = {"": evidence_for(others, settings, z, others.train, whole if whole.any() else part)}
         for side, name in enumerate(problem.modalities):
-            x = cast(Pair, problem.x).only(side)
+            x = features.only(problem.x, side)
             rows, pcs = others.features.source(x, None, fitted), others.features.project(x, None, fitted)
-            asked = part & x.measured[:, side]
+            asked = part & features.measured(x)[:, side]
             there = embed(one.encoder, rows), pcs
             found[name] = evidence_for(others, settings, z, others.train, asked, there)
         answers.append(found)

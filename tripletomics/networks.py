@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -14,13 +14,20 @@ from torch import Tensor, nn
 from tripletomics import parts
 from tripletomics.area import EqualArea
 from tripletomics.geometry import normalise
-from tripletomics.modalities import Pair
-from tripletomics.sources import Memory
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-BLOCK = 4096  # cells that are placed at once
+BLOCK = 4096  # cells that are mapped at once
+# of the map head; its inputs have a standard deviation of
+PCS_WIDTH = 10  # along the first principal component
+Z_WIDTH = 6  # in the metric space, at structure=0
+LEAST_WIDTH = 1e-6  # before this scaling, so that values that are all the same are not divided by 0
+HIDDEN = (128, 128, 64)  # widths of its layers: a panel of few proteins needs three
+FIRST_LINEAR, FIRST_CURVED = 1 / 3, 0.1  # initial weights: of the plot of components, and as a share of torch's
+# noise on its inputs in training, as a standard deviation
+PCS_BLUR = 0.4  # of the distance to a neighbour: more than half of it would hide the neighbour
+Z_BLUR = 0.5  # of the spread of z: a new cell's z is less sure of its type than that of a training cell
 
 _ENCODERS: dict[str, type[MLP]] = {}
 
@@ -46,7 +53,7 @@ class MLP:
         """Make the layers; the result's last width is ``hidden[-1]``."""
         layers: list[nn.Module] = []
         for width in self.hidden:
-            # layer, not batch normalisation: a cell's place must not hang on the cells beside it
+            # layer, not batch normalisation: where a cell lies must not depend on the other cells of the minibatch
             layers += [nn.Linear(n_in, width), nn.LayerNorm(width), nn.SiLU()]
             n_in = width
         return nn.Sequential(*layers)
@@ -69,6 +76,15 @@ class Encoder(nn.Module):
         """Return z."""
         return self.metric_head(self.trunk(x))
 
+    @property
+    def first(self) -> nn.Linear:
+        """The first layer."""
+        return cast(nn.Linear, self.trunk[0])
+
+    def first_weights(self) -> list[np.ndarray]:
+        """Return the weights of the first layer (hidden, genes), float64."""
+        return [self.first.weight.detach().cpu().numpy().astype(float)]
+
     def forward_sparse(self, x: csr_matrix, mean: Tensor, scale: Tensor, known: Tensor) -> Tensor:
         """Return z of normalised rows that are never made dense: their scaling goes into the first layer's weights.
 
@@ -81,24 +97,28 @@ class Encoder(nn.Module):
         known
             1 for genes that were measured, else 0 (genes,).
         """
-        first = cast(nn.Linear, self.trunk[0])
+        first = self.first
         weight = first.weight * known / scale
         hidden = torch.from_numpy(x @ weight.T.numpy()) + (first.bias - weight @ mean)
         return self.metric_head(self.trunk[1:](hidden))
 
 
 class PairEncoder(nn.Module):
-    """Two encoders of one metric space: the dense table of a `Pair` (cells, columns) -> z (cells, metric_dim).
+    """Two encoders of one metric space: the dense matrix of a `Pair` (cells, columns) -> z (cells, metric_dim).
 
-    Each sees the principal components of its modality. z is the sum of the directions in which those that were measured
-    see the cell, each with as many votes as it has components, sqrt(metric_dim) long: lengths that differ between the
-    two would make cells near that are not alike.
+    Each encoder sees the principal components of its modality and gives a direction. z is their sum over the modalities
+    that were measured, each weighted by its number of components, and then scaled to the length sqrt(metric_dim).
+    Lengths that differ between the two would bring cells together that are not alike.
     """
 
-    def __init__(self, mlp: MLP, widths: tuple[int, int], metric_dim: int) -> None:
+    def __init__(self, mlp: MLP, widths: Sequence[int], metric_dim: int) -> None:
         super().__init__()
         self.widths, self.metric_dim = widths, metric_dim
         self.encoders = nn.ModuleList(Encoder(mlp, width, metric_dim) for width in widths)
+
+    def first_weights(self) -> list[np.ndarray]:
+        """Return the weights of each encoder's first layer (hidden, components), float64."""
+        return [weights for encoder in self.encoders for weights in cast(Encoder, encoder).first_weights()]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return z."""
@@ -110,19 +130,19 @@ class PairEncoder(nn.Module):
         return normalise(z) * math.sqrt(self.metric_dim)
 
 
-def build(mlp: MLP, source: Memory, metric_dim: int) -> Encoder | PairEncoder:
-    """Make the encoder of a table, or of a pair of them."""
-    if isinstance(source.x, Pair):
-        return PairEncoder(mlp, source.x.widths, metric_dim)
-    return Encoder(mlp, source.width, metric_dim)
+def build(mlp: MLP, widths: Sequence[int], metric_dim: int) -> Encoder | PairEncoder:
+    """Make the encoder of one modality or of two, of which it sees so many columns."""
+    if len(widths) == 1:
+        return Encoder(mlp, widths[0], metric_dim)
+    return PairEncoder(mlp, widths, metric_dim)
 
 
 class MapHead(nn.Module):
-    """The map head: principal components and z -> map places (cells, dim).
+    """The map head: principal components and z -> map (cells, dim).
 
-    It starts as a plot of the first principal components and learns what to add; in the end it is turned to lie as they
+    It starts as a plot of the first principal components and learns what to add. In the end it is turned to lie as they
     do, so that maps of two seeds have the same orientation. `structure` weighs its two inputs as it weighs the two
-    neighbour graphs: at 1 no label reaches the map.
+    neighbour graphs: at 1, no label reaches the map.
 
     Parameters
     ----------
@@ -144,58 +164,55 @@ class MapHead(nn.Module):
         self.register_buffer("z_mean", torch.zeros(metric_dim))
         self.register_buffer("z_scale", torch.ones(()))
         self.register_buffer("z_weight", torch.zeros(()))
-        self.mlp = MLP(hidden=(128, 128, 64)).build(n_components + metric_dim)
-        self.out = nn.Linear(64, dim)
+        self.mlp = MLP(hidden=HIDDEN).build(n_components + metric_dim)
+        self.out = nn.Linear(HIDDEN[-1], dim)
         self.linear = nn.Linear(n_components + metric_dim, dim)
         self.even: EqualArea | None = None  # what comes after training
         with torch.no_grad():
-            self.out.weight.mul_(0.1)
+            self.out.weight.mul_(FIRST_CURVED)
             self.linear.weight.zero_()
             self.linear.bias.zero_()
             axes = min(dim, n_components)
-            self.linear.weight[:axes, :axes] = torch.eye(axes) / 3
+            self.linear.weight[:axes, :axes] = torch.eye(axes) * FIRST_LINEAR
 
-    def fit_inputs(self, scores: Tensor, z: Tensor, structure: float, radius: float) -> None:
+    def fit_inputs(self, pcs: Tensor, z: Tensor, structure: float, radius: float) -> None:
         """Take the scales of the two inputs from the training cells.
 
         Parameters
         ----------
-        scores, z
+        pcs, z
             Principal components (cells, components) and metric space (cells, metric_dim).
         structure
             In [0, 1].
         radius
             Distance of the principal components to a cell's neighbours.
         """
-        self.spread = scores[:, 0].std(correction=0).clamp(min=1e-6)
+        self.spread = pcs[:, 0].std(correction=0).clamp(min=LEAST_WIDTH)
         self.z_mean = z.mean(dim=0)
-        self.z_scale = (z - self.z_mean).std(correction=0).clamp(min=1e-6)
-        self.z_weight = z.new_tensor(6 * (1 - structure))
-        self.blur = 0.4 * 10 * radius / float(self.spread) / math.sqrt(self.n_components)
+        self.z_scale = (z - self.z_mean).std(correction=0).clamp(min=LEAST_WIDTH)
+        self.z_weight = z.new_tensor(Z_WIDTH * (1 - structure))
+        self.blur = PCS_BLUR * PCS_WIDTH * radius / float(self.spread) / math.sqrt(self.n_components)
 
-    def inputs(self, scores: Tensor, z: Tensor) -> Tensor:
+    def inputs(self, pcs: Tensor, z: Tensor) -> Tensor:
         """Return what `forward` takes, from principal components and the metric space."""
-        return torch.cat([10 * scores / self.spread, self.z_weight * (z - self.z_mean) / self.z_scale], dim=1)
+        return torch.cat([PCS_WIDTH * pcs / self.spread, self.z_weight * (z - self.z_mean) / self.z_scale], dim=1)
 
     def jitter(self, inputs: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
-        """Blur the inputs of training: a new cell's z is less sure of its type than that of a cell trained on.
-
-        The principal components move by less than half the way to a neighbour: more would hide it.
-        """
+        """Add noise to the inputs in training, so that the map holds for new cells."""
         noise = torch.randn(inputs.shape, generator=generator, device=inputs.device)
-        width = (0.5 * self.z_weight).repeat(inputs.shape[1])
+        width = (Z_BLUR * self.z_weight).repeat(inputs.shape[1])
         width[: self.n_components] = self.blur
         return torch.addcmul(inputs, noise, width)
 
     @torch.no_grad()
-    def orient(self, m: Tensor, scores: Tensor) -> None:
-        """Turn (or mirror) the map, and centre it, so that the places `m` of cells lie as their `scores` do.
+    def orient(self, m: Tensor, pcs: Tensor) -> None:
+        """Turn (or mirror) the map, and centre it, so that the coordinates `m` of cells lie as their `pcs` do.
 
         It is the rotation of orthogonal Procrustes analysis (Schönemann 1966) to the first principal components.
         """
         wanted = torch.zeros_like(m)
-        axes = min(m.shape[1], scores.shape[1])
-        wanted[:, :axes] = (scores - scores.mean(dim=0))[:, :axes]
+        axes = min(m.shape[1], pcs.shape[1])
+        wanted[:, :axes] = (pcs - pcs.mean(dim=0))[:, :axes]
         middle = m.mean(dim=0)
         u, _, v = torch.linalg.svd(wanted.T @ (m - middle))
         turn = u @ v
@@ -205,7 +222,7 @@ class MapHead(nn.Module):
             layer.bias.copy_(turn @ layer.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return map places."""
+        """Return coordinates on the map."""
         return self.linear(inputs) + self.out(self.mlp(inputs))
 
 
@@ -216,18 +233,12 @@ class Networks(nn.Module):
         super().__init__()
         self.encoder, self.map_head = encoder, map_head
 
-    def place(self, source: Memory, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z (cells, metric_dim) and map places (cells, dim) of a source and its principal components."""
-        device = self.map_head.spread.device
-        z = project(self.encoder, source, device)
-        return z, self.draw(z, scores)
-
     @torch.no_grad()
-    def draw(self, z: Tensor, scores: Tensor) -> Tensor:
-        """Return the map places (cells, dim) of cells in the metric space, with their principal components."""
-        pairs = zip(z.split(BLOCK), scores.split(BLOCK), strict=True)
+    def map(self, z: Tensor, pcs: Tensor) -> Tensor:
+        """Return the map (cells, dim) of cells in the metric space, with their principal components."""
+        blocks = zip(z.split(BLOCK), pcs.split(BLOCK), strict=True)
         even = self.map_head.even or nn.Identity()
-        return torch.cat([even(self.map_head(self.map_head.inputs(part.to(z.device), near))) for near, part in pairs])
+        return torch.cat([even(self.map_head(self.map_head.inputs(some.to(z.device), near))) for near, some in blocks])
 
 
 @torch.no_grad()
@@ -235,26 +246,3 @@ def follow(twin: nn.Module, network: nn.Module, keep: float) -> None:
     """Move a network's twin to it: each parameter keeps the share `keep` of itself."""
     for mine, leading in zip(twin.parameters(), network.parameters(), strict=True):
         mine.lerp_(leading, 1 - keep)
-
-
-@torch.no_grad()
-def project(network: Callable[[Tensor], Tensor], source: Memory, device: torch.device) -> Tensor:
-    """Send all rows of a source through a network, 4,096 at a time: (cells, width) on `device`."""
-    source = source.on(device, once=True)
-    contract, run = source.contract, lambda i: network(source.rows(i).to(device))
-    if isinstance(network, Encoder) and contract is not None and device.type == "cpu" and source.sparse:
-        mean, scale = torch.from_numpy(contract.mean), torch.from_numpy(contract.scale)
-        known = torch.ones_like(mean) if source.present is None else torch.from_numpy(source.present[: len(mean)])
-        run = lambda i: network.forward_sparse(source.normalised(i), mean, scale, known)  # noqa: E731
-    first = run(slice(BLOCK))
-    places = first.new_empty(len(source), first.shape[1])  # a list of all blocks would be there twice in the end
-    places[:BLOCK] = first
-    for start in range(BLOCK, len(source), BLOCK):
-        places[start : start + BLOCK] = run(slice(start, start + BLOCK))
-    return places
-
-
-def coordinates(networks: Networks, source: Memory, pcs: np.ndarray) -> dict[str, np.ndarray]:
-    """Return all rows of a source, with their principal components, on the "map" and in the "metric" space."""
-    z, m = networks.place(source, torch.from_numpy(pcs))
-    return {"map": m.cpu().numpy(), "metric": z.cpu().numpy()}

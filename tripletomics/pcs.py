@@ -1,8 +1,8 @@
-"""Principal components of training cells, and where a training cell would lie along them had it been new.
+"""Principal components of training cells, and the coordinates that a training cell would have if it were new.
 
-Components are fitted to the noise of the cells, too. A training cell has pulled them to itself and so lies further out
-along them than a new cell of the same kind: with 2,000 cells and genes, twice as far along the weaker ones. `fit` finds
-out how much, from components that did not see the cell (cross-fitting), and `Features.pcs` takes it back.
+Components also fit the noise of the training cells. So a training cell lies further out along them than a new cell of
+the same type: with 2,000 cells and genes, twice as far along the weaker ones. `fit` finds out how much, from components
+that did not see the cell (cross-fitting), and `Features.project` corrects it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ N_COMPONENTS = 50
 PANEL = 100  # fewer features than this are a panel of proteins, each on a scale of its own
 CUT = 10  # standard deviations above the mean at which a value is cut
 SUMMED = 2048  # cells whose products are added up in float32
-TALL = 4  # cells a gene from which on components are those of the genes' covariance
-QUIET = 1e-3  # least noise of a gene of unit variance: a panel's components leave none, and nothing could be solved
-FOLDS = 5  # each of which is left out of components once
-LEAST = 25  # cells from which on folds say anything
-FARTHEST = 9.0  # variances: three standard deviations
-FAINT = 1e-5  # of the largest variance along a component: what is below is rounding, as where cells are copies
-WIDEST = 5000  # genes or cells, the fewer ones, up to which all their products are held at once
+TALL = 4  # cells per gene: with more, the components come from the covariance of the genes
+MIN_NOISE = 1e-3  # of a gene of unit variance: a panel's components leave none, and nothing could be solved
+FOLDS = 5  # each is left out of the components once
+LEAST = 25  # cells: fewer are not cross-fitted
+FARTHEST = 9.0  # variances, which are three standard deviations: the regression knows few cells beyond
+ROUNDING = 1e-5  # of the largest variance along a component: less is rounding, as where cells are copies
+WIDEST = 5000  # genes or cells, whichever are fewer: with more, their products do not fit in memory
 SWEEPS, SPARE = 6, 20  # of the randomised solver: sweeps, and components beyond those that are wanted
 
 
@@ -87,7 +87,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
         "center": center,
         "unit": units.astype(np.float32),
         "variance": strength.astype(np.float32),
-        "noise": max(float(rest), QUIET),
+        "noise": max(float(rest), MIN_NOISE),
         "shrink": shrink.astype(np.float32),
         "residual": residual,
     }
@@ -117,7 +117,7 @@ def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: 
 
 def _own(pcs: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Return squares in units of the variance; no regression knows more of the few cells that lie far out."""
-    own = np.square(pcs) / np.where(variance > FAINT * variance.max(), variance, np.inf)
+    own = np.square(pcs) / np.where(variance > ROUNDING * variance.max(), variance, np.inf)
     return np.minimum(own, FARTHEST)
 
 
@@ -137,7 +137,7 @@ def _shrinkage(
     outside = np.maximum(outside, 0) / residual if residual else np.zeros(len(pcs))
     unseen, variance = crossfitted(x, components, mean, seed), pcs.var(axis=0)
     own = _own(pcs, variance)
-    for k in np.flatnonzero(variance > FAINT * variance.max()):
+    for k in np.flatnonzero(variance > ROUNDING * variance.max()):
         terms = pcs[:, [k]] * np.stack([np.ones(len(pcs)), outside, own[:, k]], axis=1)
         weights = np.linalg.lstsq(terms, unseen[:, k], rcond=None)[0]
         # a regression draws to 0 where the folds are noisy; new cells spread as the cross-fitted ones do
@@ -214,7 +214,7 @@ def _leading(symmetric: Tensor, most: int, seed: int) -> Tensor:
     There are fewer where the matrix has fewer eigenvalues that are more than rounding: their axes would be no axes.
 
     By subspace iteration from a random start, which does not know the cells that were left out. Late components are as
-    near to noise as each other, and sweeps that part them would part noise.
+    near to noise as each other, and more sweeps would only separate noise.
 
     References
     ----------
@@ -225,7 +225,7 @@ def _leading(symmetric: Tensor, most: int, seed: int) -> Tensor:
     for _ in range(SWEEPS):
         q = torch.from_numpy(qr((symmetric @ q).numpy(), mode="economic")[0])  # torch's QR keeps threads of its own
     strength, u = torch.linalg.eigh(q.T @ symmetric @ q)
-    return (q @ u[:, strength > FAINT * strength[-1]])[:, -most:].flip(1)
+    return (q @ u[:, strength > ROUNDING * strength[-1]])[:, -most:].flip(1)
 
 
 def _by_covariance(x: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -237,8 +237,8 @@ def _by_covariance(x: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     mean, covariance = np.asarray(x.mean(axis=0), dtype=np.float64).ravel(), np.zeros((width, width))
     x, room = x.astype(np.float32), np.empty((min(n, SUMMED), width), dtype=np.float32)
     for i in range(0, n, SUMMED):
-        some = x[i : i + SUMMED]
-        rows = some.toarray(out=room[: some.shape[0]]) if sp.issparse(x) else some.copy()
+        block = x[i : i + SUMMED]
+        rows = block.toarray(out=room[: block.shape[0]]) if sp.issparse(x) else block.copy()
         rows -= mean.astype(np.float32)
         covariance += rows.T @ rows
     covariance /= n

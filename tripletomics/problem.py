@@ -15,12 +15,11 @@ import numpy as np
 import pandas as pd
 
 from tripletomics import augment as augmentations
-from tripletomics import features, losses, modalities, networks, parts
+from tripletomics import features, losses, networks, parts
 from tripletomics.augment import Augmentation
-from tripletomics.features import Choice, Features
+from tripletomics.features import AnyFeatures, Choice
 from tripletomics.labels import UNLABELLED
 from tripletomics.losses import Loss
-from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.networks import MLP
 from tripletomics.seen import SeenCells
 from tripletomics.sources import Matrix, Memory
@@ -175,7 +174,7 @@ class FitProblem:
 
     x: Matrix
     genes: dict[str, ModalityGenes]
-    features: Features | PairFeatures
+    features: AnyFeatures
     rows: Memory
     pcs: np.ndarray
     codes: np.ndarray
@@ -190,12 +189,12 @@ class FitProblem:
     @property
     def modalities(self) -> list[str]:
         """Names of the two modalities; none of a single one."""
-        return list(self.genes) if isinstance(self.x, Pair) else []
+        return list(self.features.modalities)
 
     @property
     def fully_measured(self) -> np.ndarray:
         """Cells of which all modalities were measured, boolean (cells,)."""
-        return self.x.both if isinstance(self.x, Pair) else np.ones_like(self.held_out)
+        return features.fully_measured(self.x)
 
     def subset(self, cells: np.ndarray, codes: np.ndarray) -> FitProblem:
         """Return the problem of some cells (their numbers), with other codes; all training cells are trained on."""
@@ -217,10 +216,10 @@ class FitProblem:
         )  # fmt: skip
 
 
-def fit_features(x: Matrix, genes: Mapping[str, ModalityGenes], seed: int) -> Features | PairFeatures:
+def fit_features(x: Matrix, genes: Mapping[str, ModalityGenes], seed: int) -> AnyFeatures:
     """Fit the features of one modality or of two to rows of their genes."""
     fits = [
         functools.partial(features.fit, genes=one.names, counts=one.counts, seed=seed, choice=one.choice)
         for one in genes.values()
     ]
-    return modalities.fit(x, list(genes), fits) if isinstance(x, Pair) else fits[0](x)
+    return features.fit_pair(x, list(genes), fits) if len(fits) > 1 else fits[0](x)

@@ -1,8 +1,8 @@
 """The scale of values: counts or not, and how they were normalised and logged. The fit decides, the model keeps it.
 
-Two signs tell how values were logged, whatever genes a table has and however deep its cells are. Undoing the logarithm
-gives every cell the total that it was scaled to, if all genes are there. And it gives whole multiples of the value of
-one molecule, if molecules were counted.
+Two signs tell how values were logged, for any genes and any depth. Undoing the logarithm gives every cell the total
+that it was scaled to, if all genes are there. And it gives whole multiples of the value of one molecule, if molecules
+were counted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ TAIL = 4  # times the median value: the largest count is above this, the largest
 SMALL, SMALL_SHARE = 10, 0.1  # at least this share of the counts of a panel are small, in its faint features
 LOWEST_SHARE = 0.01  # and at least this share are 0, 1 or 2
 CLIPPED = 0.85  # of the least ratio of ones to twos that counts with so many zeros have
-RARE, PANEL_CELLS = 20, 20_000  # zeros for each one in a feature with large values, and cells that are looked at
-ASKED, LEAST = 500, 20  # cells that are looked at, and the fewest that say anything
-SAME = 0.02  # how far totals of cells may differ, and multiples may be from whole ones
-SUMS = 1e-4  # the same of values that were not logged, whose sums may be alike by chance
+RARE, PANEL_CELLS = 20, 20_000  # zeros for each one in a feature with large values, and cells that are tested
+SAMPLED, LEAST = 500, 20  # cells that are tested, and the fewest that show anything
+SAME = 0.02  # share by which totals of cells may differ, and multiples may differ from whole ones
+SUMS = 1e-4  # the same for values that were not logged, whose sums may be alike by chance
 MULTIPLES, CLEAR = 12, 0.7  # largest multiple that can be told from chance, and the share that must be whole
 MARGIN, HIGHEST = 0.2, 40  # gain in that share by undoing a logarithm, at least; log2 of 1e12, the largest logarithm
 INVERSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -38,7 +38,7 @@ INVERSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Scale:
-    """What the values of a table are, as far as they show it.
+    """What the values of a matrix are, as far as they show it.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Scale:
 
 
 def see(x: Matrix) -> Scale:
-    """Return the scale of a table, from up to 500 cells with all genes that it has."""
+    """Return the scale of a matrix, from up to 500 cells with all its genes."""
     values = stored(x)
     if not len(values) or not values.any():
         return Scale()
@@ -95,10 +95,10 @@ def see(x: Matrix) -> Scale:
 
 
 def _rows(x: Matrix) -> list[np.ndarray]:
-    """Return the values of some cells that are not 0."""
-    chosen = np.unique(np.linspace(0, x.shape[0] - 1, ASKED).astype(int))
-    some = x.tocsr()[chosen] if sp.issparse(x) else x[chosen]
-    rows = np.split(some.data, some.indptr[1:-1]) if sp.issparse(some) else list(some)
+    """Return the values that are not 0 of up to 500 cells."""
+    chosen = np.unique(np.linspace(0, x.shape[0] - 1, SAMPLED).astype(int))
+    x = x.tocsr()[chosen] if sp.issparse(x) else x[chosen]
+    rows = np.split(x.data, x.indptr[1:-1]) if sp.issparse(x) else list(x)
     return [row[row != 0] for row in rows if row.any()]
 
 

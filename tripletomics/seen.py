@@ -1,7 +1,7 @@
 """Which cells a model has seen: an 8-byte hash of each one's values, so that no verb takes a seen cell for a new one.
 
-The hash of a row is the sum, modulo 2^64, of a mixed number for each value that is not 0; so it does not hang on the
-order in which the values are stored, and a row of zeros has the hash 0.
+The hash of a row is the sum, modulo 2^64, of a mixed number for each value that is not 0. So the order in which the
+values are stored makes no difference, and a row of zeros has the hash 0.
 
 References
 ----------
@@ -14,14 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import scipy.sparse as sp
 
-if TYPE_CHECKING:
-    from tripletomics.modalities import Pair
-    from tripletomics.sources import Matrix
+from tripletomics.features import fully_measured, matrices, measured, only
+from tripletomics.sources import Matrix
 
 HELD_OUT, TRAINING, CALIBRATION = range(3)  # roles of cells in a fit
 NEVER = -1  # in place of a role: no cell of the fit
@@ -36,11 +34,11 @@ class SeenCells:
     Attributes
     ----------
     hashes
-        Ascending and each once, uint64 (cells,): as `hash_rows` gives them. Of a cell with two modalities, those of
-        either one alone are there, too.
+        Ascending and each once, uint64 (cells,): as `hash_rows` gives them. A paired cell also has a hash of each
+        modality alone.
     roles
-        uint8 (cells,): 0 held-out, 1 training, 2 calibration. Of cells with the same values, those that were trained
-        on count.
+        uint8 (cells,): 0 held-out, 1 training, 2 calibration. Cells with the same values have the role of the one that
+        was trained on.
     fitted
         Boolean (cells,): those that the principal components were fitted on.
     """
@@ -50,7 +48,7 @@ class SeenCells:
     fitted: np.ndarray
 
     @classmethod
-    def of(cls, x: Matrix | Pair, held_out: np.ndarray, calibration: np.ndarray, fitted: np.ndarray) -> SeenCells:
+    def of(cls, x: Matrix, held_out: np.ndarray, calibration: np.ndarray, fitted: np.ndarray) -> SeenCells:
         """Hash the cells of a fit.
 
         Parameters
@@ -64,18 +62,17 @@ class SeenCells:
         """
         roles = np.where(held_out, HELD_OUT, np.where(calibration, CALIBRATION, TRAINING)).astype(np.uint8)
         rows, hashes = np.arange(len(roles)), hash_rows(x)
-        if hasattr(x, "sides"):  # a cell is also met by one of its modalities alone
-            pair = cast("Pair", x)
-            both = np.flatnonzero(pair.both)
-            hashes = np.concatenate([hashes, *(hash_rows(pair[both].only(side)) for side in (0, 1))])
+        if len(matrices(x)) > 1:  # a cell is also found by one of its modalities alone
+            both = np.flatnonzero(fully_measured(x))
+            hashes = np.concatenate([hashes, *(hash_rows(only(x[both], i)) for i in (0, 1))])
             rows = np.concatenate([rows, both, both])
         order = np.lexsort((PRIORITY[roles[rows]], hashes))
         found, first = np.unique(hashes[order], return_index=True)
         rows = rows[order[first]]
         return cls(found, roles[rows], fitted[rows])
 
-    def find(self, x: Matrix | Pair) -> tuple[np.ndarray, np.ndarray]:
-        """Look cells up by their values, as in `of`; those whose values have changed since the fit are not found.
+    def find(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
+        """Return which cells were in the fit, by their values; cells whose values have changed since are not found.
 
         Returns
         -------
@@ -85,30 +82,27 @@ class SeenCells:
         hashes = hash_rows(x)
         if not len(self.hashes):
             return np.full(len(hashes), NEVER, dtype=np.int8), np.zeros(len(hashes), dtype=bool)
-        places = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-        met = self.hashes[places] == hashes
-        roles = np.where(met, self.roles[places].astype(np.int8), np.int8(NEVER))
-        return roles, met & self.fitted[places]
+        at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        known = self.hashes[at] == hashes
+        roles = np.where(known, self.roles[at].astype(np.int8), np.int8(NEVER))
+        return roles, known & self.fitted[at]
 
 
-def hash_rows(x: Matrix | Pair) -> np.ndarray:
+def hash_rows(x: Matrix) -> np.ndarray:
     """Return an 8-byte hash of the values of each row, uint64 (cells,).
 
     Parameters
     ----------
     x
         Cells by genes, dense or sparse. Each value counts as float32; how a matrix is stored makes no difference. Two
-        modalities are hashed as the dense table that they make, in which the columns of a modality that was not
+        modalities are hashed as the dense matrix that they make, in which the columns of a modality that was not
         measured are 0.
     """
-    if not hasattr(x, "sides"):
-        return _hash(cast("Matrix", x), 0)
-    pair = cast("Pair", x)
-    found = np.zeros(len(pair.measured), dtype=np.uint64)
-    for side, first in enumerate((0, pair.widths[0])):
-        shown = pair.measured[:, side]
-        found += np.where(shown, _hash(pair.sides[side], first), np.uint64(0))
-    return found + _hash(pair.measured, sum(pair.widths))
+    found, first = np.zeros(x.shape[0], dtype=np.uint64), 0
+    for matrix, shown in zip(matrices(x), measured(x).T, strict=True):
+        found += np.where(shown, _hash(matrix, first), np.uint64(0))
+        first += matrix.shape[1]
+    return found + _hash(measured(x), first) if len(matrices(x)) > 1 else found
 
 
 def _hash(x: Matrix, first: int) -> np.ndarray:
@@ -147,7 +141,7 @@ def _blocks(x: Matrix) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.nd
         return
     height = max(BLOCK // max(x.shape[1], 1), 1)
     for start in range(0, x.shape[0], height):
-        some = np.asarray(x[start : start + height])
-        places = np.flatnonzero(some)
-        ends = np.concatenate([[0], np.count_nonzero(some, axis=1).cumsum()])
-        yield start, start + len(some), ends, places % some.shape[1], some.ravel()[places]
+        rows = np.asarray(x[start : start + height])
+        at = np.flatnonzero(rows)
+        ends = np.concatenate([[0], np.count_nonzero(rows, axis=1).cumsum()])
+        yield start, start + len(rows), ends, at % rows.shape[1], rows.ravel()[at]

@@ -1,4 +1,4 @@
-"""Where rows come from."""
+"""Rows of a matrix, from memory or from a device."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-SPARSE = 0.15  # share of the values: with 0.05 of them a sparse product takes a third of a dense one's time
-ROOM = 0.5  # share of a device's free memory that a table may take
+SPARSE = 0.15  # share of values that are stored: with 0.05, a sparse product takes a third of a dense one's time
+ROOM = 0.5  # share of a device's free memory that a matrix may take
 BLOCK = 8192  # rows that are normalised at once on their way to a device
 
-Matrix = Any  # a numpy array, a scipy.sparse matrix, which has no types, or the pair of two of them
+Matrix = Any  # a numpy array, a scipy.sparse matrix (scipy has no types), or a `Pair` of them
 
 
-class Contract(Protocol):
-    """What turns rows of a table into what a network sees, as `features.Features` does."""
+class Scaling(Protocol):
+    """What turns rows of a matrix into what a network sees, as `features.Features` does."""
 
     @property
     def mean(self) -> np.ndarray:
-        """What is taken from a normalised row."""
+        """What is subtracted from a normalised row."""
 
     @property
     def scale(self) -> np.ndarray:
-        """What it is then divided by."""
+        """What the difference is divided by."""
 
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows; sparse stays sparse."""
@@ -43,9 +43,9 @@ class Memory:
     x
         Cells by features: dense, CSR or a `Pair`. Sparse stays sparse: only the rows that are asked for become dense.
     contract
-        What is done to the rows that are asked for; nothing by default.
+        How rows are normalised and scaled; not at all by default.
     present
-        Boolean (genes,), the features that are known, as the contract takes it.
+        Boolean (genes,), the features that were measured, as the contract takes it.
     among
         Row numbers of `x` that this source has; all by default.
     """
@@ -53,7 +53,7 @@ class Memory:
     def __init__(
         self,
         x: Matrix,
-        contract: Contract | None = None,
+        contract: Scaling | None = None,
         present: np.ndarray | None = None,
         among: np.ndarray | None = None,
     ) -> None:
@@ -74,6 +74,11 @@ class Memory:
         """Columns of a dense row."""
         return int(self.x.shape[1] if self.contract is None else len(self.contract.mean))
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each modality."""
+        return getattr(self.x, "widths", (self.width,))
+
     def subset(self, i: np.ndarray) -> Memory:
         """Return a source of the rows `i` of this one."""
         part = Memory(self.x, self.contract, self.present, self.among[i])
@@ -81,9 +86,9 @@ class Memory:
         return part
 
     def on(self, device: torch.device, *, once: bool = False) -> Memory:
-        """Return this source with its rows on a device: the whole table is sent there, packed, if there is room.
+        """Return this source with its rows on a device: the whole matrix is sent there, packed, if there is room.
 
-        Else, and where the rows are asked for `once`, each block is sent as it is asked for.
+        Otherwise, and where rows are taken only `once`, each block is sent when it is taken.
         """
         if device.type == "cpu":
             return self
@@ -94,7 +99,7 @@ class Memory:
 
     @property
     def packed_bytes(self) -> int:
-        """Bytes that the table takes at most when it is sent as a whole."""
+        """Bytes that the matrix takes at most when it is sent as a whole."""
         if sp.issparse(self.x):
             return int(8 * self.x.nnz + 8 * (self.x.shape[0] + 1))
         return 4 * int(self.x.shape[0]) * self.width
@@ -119,7 +124,7 @@ class Packed:
     values, columns, starts
         Data, column numbers and row starts of CSR; or the dense rows.
     lengths
-        Stored values of each row, also kept here, so that no step has to wait for the device to tell their sum.
+        Stored values of each row, also kept in memory, so that no step has to wait for the device to tell their sum.
     width
         Columns of a dense row.
     """
@@ -139,11 +144,11 @@ class Packed:
         total = int(self.lengths[i].sum())
         start = self.starts[rows].long()
         length = self.starts[rows + 1].long() - start
-        shift = start - (length.cumsum(0) - length)  # from the place of a value in the batch to that in the table
+        shift = start - (length.cumsum(0) - length)  # from a value's position in the minibatch to that in the table
         row = torch.arange(len(i), device=device).repeat_interleave(length, output_size=total)
-        place = torch.arange(total, device=device) + shift[row]
+        position = torch.arange(total, device=device) + shift[row]
         out = torch.zeros(len(i) * self.width, device=device)
-        out.scatter_(0, row * self.width + self.columns[place], self.values[place])
+        out.scatter_(0, row * self.width + self.columns[position], self.values[position])
         return out.view(len(i), self.width)
 
 
@@ -157,7 +162,7 @@ class OnDevice(Memory):
     device
         Where they are wanted.
     table
-        All rows of `source.x` there; without it, what is asked for is sent, sparse rows packed.
+        All rows of `source.x` there; without it, rows are sent when they are taken, sparse ones packed.
     """
 
     def __init__(self, source: Memory, device: torch.device, table: Packed | None = None) -> None:
@@ -183,11 +188,11 @@ class OnDevice(Memory):
         if self.table is not None:
             rows = self.table.dense(self.among[i])
         else:
-            some = self.normalised(i)
-            if sp.issparse(some):
-                rows = send_csr(some, self.device).dense(np.arange(some.shape[0]))
+            x = self.normalised(i)
+            if sp.issparse(x):
+                rows = send_csr(x, self.device).dense(np.arange(x.shape[0]))
             else:
-                rows = send(dense(some), self.device)
+                rows = send(dense(x), self.device)
         if self.scaling is not None:
             mean, scale = self.scaling
             rows = (rows - mean) / scale
@@ -200,7 +205,7 @@ def dense(x: Matrix) -> np.ndarray:
 
 
 def pack(source: Memory, device: torch.device) -> Packed:
-    """Normalise a whole table, block by block, and send it to a device."""
+    """Normalise a whole matrix, block by block, and send it to a device."""
     whole = Memory(source.x, source.contract, source.present)
     parts = [whole.normalised(slice(i, i + BLOCK)) for i in range(0, max(len(whole), 1), BLOCK)]
     if sp.issparse(source.x):
@@ -240,5 +245,5 @@ def free_bytes(device: torch.device) -> int:
 
 
 def fits(needed: int, free: int) -> bool:
-    """Tell whether a table of so many bytes may stay on a device with so many free."""
+    """Return whether a matrix of so many bytes may stay on a device with so many free."""
     return needed <= ROOM * free

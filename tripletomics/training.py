@@ -17,15 +17,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from tripletomics import augment as augmentations
 from tripletomics import devices, knn, metrics, networks, processes
 from tripletomics.area import EqualArea
 from tripletomics.checkpoint import Checkpoint, Loop
+from tripletomics.embedding import embed_rows
+from tripletomics.features import fully_measured
 from tripletomics.labels.reference import Evidence
 from tripletomics.losses import neighbours as structure_term
 from tripletomics.losses.base import Loss, spec
-from tripletomics.modalities import Pair
-from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, follow, project
+from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, follow
 from tripletomics.notices import warn
 from tripletomics.optimizer import make_optimizer
 from tripletomics.problem import FitProblem, Settings
@@ -108,7 +108,7 @@ def train(
     for step in range(checkpoint.begin(loop) if checkpoint else 0, steps):
         loss.set_progress(step, steps)
         if loss.epochs and loop.seen >= loop.due:  # the loss looks at all cells, and guides the next minibatches
-            sampler.batch_guide = loss.refresh(project(encoder, source, fabric.device), fabric.to_device(targets))
+            sampler.batch_guide = loss.refresh(embed_rows(encoder, source, fabric.device), fabric.to_device(targets))
             loop.due += loss.epochs * len(source)
 
         rows = fabric.broadcast(torch.from_numpy(np.stack(next(minibatches))))  # (views, n), of the first process
@@ -227,17 +227,17 @@ def train_encoder(
     source, y_train = cells.subset(rows), codes[rows]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = networks.build(settings.encoder, source, settings.metric_dim).to(fabric.device)
+        encoder = networks.build(settings.encoder, problem.features.widths, settings.metric_dim).to(fabric.device)
         loss.build(settings.metric_dim, int(y_train.max()) + 1)
     donors = None if problem.batch_codes is None else problem.batch_codes[rows]
-    lone = ~source.x.both[source.among] if isinstance(source.x, Pair) else None
+    alone = ~fully_measured(source.x)[source.among] if problem.modalities else None  # cells of one modality
     near = knn.knn_graph(problem.pcs[rows])[:, : loss.neighbours] if loss.neighbours else None
-    sampler = batches(loss, y_train, settings.batch_size, seed, donors, near, lone)
+    sampler = batches(loss, y_train, settings.batch_size, seed, donors, near, alone)
     held_out_rows = np.flatnonzero(problem.held_out)
     watch = Monitor("metric", settings.steps, report, encoder, cells, y, rows, held_out_rows, fabric)
     curves = train(
         fabric, encoder, loss, source, sampler, torch.from_numpy(y_train),
-        steps=settings.steps, lr=settings.lr, augment=augmentations.fit(settings.augment, problem.features, loss.views),
+        steps=settings.steps, lr=settings.lr, augment=problem.features.augmentation(settings.augment, loss.views),
         seed=seed, watch=watch, checkpoint=checkpoint,
     )  # fmt: skip
     return EncoderFit(encoder, loss, {"metric": watch.history(curves)}, codes)
@@ -264,7 +264,7 @@ def train_map(
     watched = np.random.default_rng(seed).permutation(held_out[y[held_out] >= 0])[:CHECK_CELLS]
     used, train_on = np.concatenate([rows, watched]), np.arange(len(rows))
     cells, y, pcs = problem.rows.subset(used), y[used], problem.pcs[used]
-    z, known = project(encoder.encoder, cells, fabric.device), torch.from_numpy(pcs).to(fabric.device)
+    z, known = embed_rows(encoder.encoder, cells, fabric.device), torch.from_numpy(pcs).to(fabric.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = MapHead(pcs.shape[1], z.shape[1], settings.dim).to(fabric.device)
@@ -280,9 +280,9 @@ def train_map(
         steps=steps, lr=MAP_LR * settings.lr, augment=head.jitter, seed=seed, watch=watch, orthogonal=True,
         checkpoint=checkpoint,
     )  # fmt: skip
-    head.orient(project(head, inputs.subset(train_on), fabric.device), known[train_on])
+    head.orient(embed_rows(head, inputs.subset(train_on), fabric.device), known[train_on])
     if settings.spread:
-        m = project(head, inputs.subset(train_on), fabric.device)
+        m = embed_rows(head, inputs.subset(train_on), fabric.device)
         head.even = EqualArea(settings.dim).to(fabric.device).fit(m, SHARE * settings.spread, seed)
     return Networks(encoder.encoder, head), encoder.history | {"map": watch.history(curves)}
 
@@ -313,13 +313,13 @@ def batches(
     seed: int,
     donors: np.ndarray | None,
     near: np.ndarray | None = None,
-    lone: np.ndarray | None = None,
+    single_modality: np.ndarray | None = None,
 ) -> Balanced | Views:
     """Choose the cells of each batch as the loss wants them."""
     size = batch_size or BATCH_SIZE
     if loss.views == 1:
         return Balanced(y, size, seed, donors)
-    return Views(y, size, seed, donors, near, lone)
+    return Views(y, size, seed, donors, near, single_modality)
 
 
 def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) -> None:
@@ -373,7 +373,7 @@ class Monitor:
     def __call__(self, step: int, value: Tensor) -> None:
         """Take note of a step."""
         if step % max(self.steps // CHECKS, 1) == 0 and len(self.query):
-            z, query = (project(self.network, rows, self.device).cpu().numpy() for rows in (self.cells, self.query))
+            z, query = (embed_rows(self.network, rows, self.device).cpu().numpy() for rows in (self.cells, self.query))
             check_finite(torch.tensor([z.sum(), query.sum()]), step - 1, self.steps, "coordinates of the cells")
             self.scores[step - 1] = self.latest = metrics.knn_macro_f1(z, self.y, query, self.query_y)
         if step % 10 == 0 or step == self.steps:

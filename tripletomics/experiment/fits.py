@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from tripletomics import crossfit, pp
-from tripletomics.networks import coordinates
+from tripletomics.embedding import coordinates
 from tripletomics.problem import Settings
 from tripletomics.training import train_encoder, train_map, warn_of_failure
 

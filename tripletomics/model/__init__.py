@@ -1,6 +1,7 @@
 """A fitted model: arrays in, arrays out; its file; and its scores."""
 
-from tripletomics.model.model import Model, Side
-from tripletomics.model.storage import FORMAT, load
+from tripletomics.model.model import Model, load
+from tripletomics.model.state import Side
+from tripletomics.model.storage import FORMAT
 
 __all__ = ["FORMAT", "Model", "Side", "load"]

@@ -1,42 +1,73 @@
-"""The assembly of a model from the content of its file: a header of text and numbers, and arrays."""
+"""Models from the content of their files and back: a header of text and numbers, and arrays."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from tripletomics import networks
 from tripletomics.area import EqualArea
-from tripletomics.features import Features
+from tripletomics.features import AnyFeatures, Features, PairFeatures
 from tripletomics.index import Catalog
 from tripletomics.keys import named_groups
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
-from tripletomics.modalities import PairFeatures
 from tripletomics.model.inspection import (
     check_features,
     check_fields,
     check_header,
     check_model,
+    check_pair,
     check_weights,
 )
-from tripletomics.model.model import Model, Side
-from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, make
+from tripletomics.model.state import Side, State
+from tripletomics.model.summary import record
+from tripletomics.networks import MapHead, Networks
 from tripletomics.seen import SeenCells
 
+AnyState = TypeVar("AnyState", bound=State)
 Part = TypeVar("Part")
+Tensors = dict[str, torch.Tensor]
 SITES = "map_head.even.sites"
 
 
-def assemble(known: Any, tensors: dict[str, torch.Tensor]) -> Model:
+def disassemble(model: State, index: bool) -> tuple[dict[str, Any], Tensors]:
+    """Return the header and the arrays of a model, with those of its index if that is asked for."""
+    parts: dict[str, Any] = {"reference": model.reference, "calibration": model.calibration, "cells": model.seen}
+    parts |= model.features.records()
+    parts |= {f"calibration_{i}": side.calibration for i, side in enumerate(model.alone.values())}
+    tensors = {f"networks.{name}": tensor for name, tensor in model.networks.state_dict().items()}
+    header: dict[str, Any] = {name: value for name, value in record(model).items() if name != "seen"}
+    for part, content in parts.items():
+        if content is None:
+            continue
+        values = {f.name: getattr(content, f.name) for f in fields(content) if f.name not in ("parts", "seen")}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        tensors |= {f"{part}.{name}": torch.from_numpy(value) for name, value in arrays.items()}
+        header[part] = {name: value for name, value in values.items() if name not in arrays}
+    if index and model.catalog is not None:
+        names = "\n".join(name.replace("\n", " ") for name in model.catalog.names).encode()
+        tensors |= {
+            "index.z": torch.from_numpy(model.catalog.z),
+            "index.codes": torch.from_numpy(model.catalog.codes),
+            "index.names": torch.from_numpy(np.frombuffer(names, dtype=np.uint8).copy()),
+        }
+    checks = [side.checks for side in model.alone.values()]
+    return header | {"enrolled": model.enrolled, "matches": model.matches, "checks_alone": checks}, tensors
+
+
+def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
     """Build a model, after checking the content of its file.
 
     Parameters
     ----------
-    known
-        The header.
+    kind
+        The class of the model.
+    header
+        Whatever JSON the file holds.
     tensors
         Arrays by their names, "part.name".
 
@@ -45,44 +76,55 @@ def assemble(known: Any, tensors: dict[str, torch.Tensor]) -> Model:
     ValueError, TypeError
         If a part is missing, not known, of a wrong type or shape, or contradicts another part.
     """
-    check_header(known)
-    known = known | {"scores": named_groups(known["scores"])}
-    arrays: dict[str, dict[str, torch.Tensor]] = {}
+    check_header(header)
+    header = header | {"scores": named_groups(header["scores"])}
+    arrays: dict[str, Tensors] = {}
     for whole, tensor in tensors.items():
         part, _, name = whole.partition(".")
         arrays.setdefault(part, {})[name] = tensor
     weights, index = arrays.pop("networks", {}), arrays.pop("index", {})
 
-    def build(kind: type[Part], part: str) -> Part:
-        mine = {name: tensor.numpy() for name, tensor in arrays.pop(part, {}).items()}
-        check_fields(kind, part, known[part], mine)
-        return kind(**known[part], **mine)
+    def arrays_of(part: str) -> dict[str, Any]:
+        return {name: tensor.numpy() for name, tensor in arrays.pop(part, {}).items()}
 
-    def calibration(part: str) -> Calibration | None:
-        return build(Calibration, part) if part in known else None
+    def build(part_kind: type[Part], part: str) -> Part:
+        mine = arrays_of(part)
+        check_fields(part_kind, part, header[part], mine)
+        return part_kind(**header[part], **mine)
 
-    names = _modalities(known)
-    features: Features | PairFeatures = build(Features, "features") if not names else _pair(known, arrays, build, names)
-    check_features(features)
+    def optional(part_kind: type[Part], part: str) -> Part | None:
+        return build(part_kind, part) if part in header else None
+
+    def pair(part: str) -> PairFeatures:
+        one, other = (build(Features, f"{part}_{i}") for i in (0, 1))
+        return PairFeatures(names=(names[0], names[1]), parts=(one, other), **arrays_of(part))
+
+    features: AnyFeatures
+    if names := _modalities(header):
+        features = replace(pair("features"), seen=pair("seen") if "seen" in header else None)
+        check_pair(features)
+    else:
+        features = build(Features, "features")
+        check_features(features)
     catalog = Catalog(**_index(index)) if index else None
     alone = {
-        name: Side(calibration(f"calibration_{side}"), known["checks_alone"][side]) for side, name in enumerate(names)
+        name: Side(optional(Calibration, f"calibration_{i}"), header["checks_alone"][i]) for i, name in enumerate(names)
     }
-    model = Model(
+    model = kind(
         features=features,
-        networks=_networks(known["settings"], features, weights),
+        networks=_networks(header["settings"], features, weights),
         history={
             stage: {name: np.array(values) for name, values in columns.items()}
-            for stage, columns in known["history"].items()
+            for stage, columns in header["history"].items()
         },
-        findings={name: np.array(values) for name, values in known["findings"].items()},
-        reference=build(Reference, "reference") if "reference" in known else None,
-        calibration=calibration("calibration"),
+        findings={name: np.array(values) for name, values in header["findings"].items()},
+        reference=optional(Reference, "reference"),
+        calibration=optional(Calibration, "calibration"),
         alone=alone,
         catalog=catalog,
-        seen=build(SeenCells, "cells") if "cells" in known else None,
-        **{name: known[name] for name in ("classes", "enrolled", "matches", "settings", "scores", "p_value", "checks",
-                                          "seconds", "versions")},
+        seen=optional(SeenCells, "cells"),
+        **{name: header[name] for name in ("classes", "enrolled", "matches", "settings", "scores", "p_value", "checks",
+                                           "seconds", "versions")},
     )  # fmt: skip
     if arrays:
         raise ValueError(f"{next(iter(arrays))!r} is not a part of a model")
@@ -90,48 +132,30 @@ def assemble(known: Any, tensors: dict[str, torch.Tensor]) -> Model:
     return model
 
 
-def _modalities(known: Any) -> list[str]:
-    part = known.get("features")
+def _modalities(header: dict[str, Any]) -> list[str]:
+    part = header.get("features")
     names = part.get("names", []) if isinstance(part, dict) else None
     if not isinstance(names, list) or len({*names}) not in (0, 2) or not all(isinstance(name, str) for name in names):
         raise ValueError("features does not say which modalities it has")
-    if names and len(known["checks_alone"]) != len(names):
-        raise ValueError(f"{len(names)} modalities, but checks of {len(known['checks_alone'])}")
+    if names and len(header["checks_alone"]) != len(names):
+        raise ValueError(f"{len(names)} modalities, but checks of {len(header['checks_alone'])}")
     return names
 
 
-def _pair(known: Any, arrays: dict[str, Any], build: Any, names: list[str]) -> PairFeatures:
-    """Build the features of two modalities, and those whose components the encoders see, if these are others."""
-
-    def read(part: str) -> PairFeatures:
-        mine = {name: tensor.numpy() for name, tensor in arrays.pop(part, {}).items()}
-        one, other = (build(Features, f"{part}_{side}") for side in (0, 1))
-        return PairFeatures(names=(names[0], names[1]), parts=(one, other), **mine)
-
-    return replace(read("features"), seen=read("seen") if "seen" in known else None)
-
-
-def _networks(
-    settings: dict[str, str], features: Features | PairFeatures, weights: dict[str, torch.Tensor]
-) -> Networks:
+def _networks(settings: dict[str, str], features: AnyFeatures, weights: Tensors) -> Networks:
     """Build networks from weights; take memory only after the shapes of the weights are checked."""
-    mlp, metric_dim, dim = make(settings["encoder"]), int(settings["metric_dim"]), int(settings["dim"])
+    mlp, metric_dim, dim = networks.make(settings["encoder"]), int(settings["metric_dim"]), int(settings["dim"])
     with torch.device("meta"):
-        encoder: Encoder | PairEncoder
-        if isinstance(features, PairFeatures):
-            encoder = PairEncoder(mlp, features.widths, metric_dim)
-        else:
-            encoder = Encoder(mlp, features.n_seen, metric_dim)
         head = MapHead(features.width, metric_dim, dim)
         if SITES in weights:
             head.even = EqualArea(dim, len(weights[SITES]))
-        networks = Networks(encoder, head)
-    check_weights(networks.state_dict(), weights)
-    networks.load_state_dict(weights, assign=True)
-    return networks
+        found = Networks(networks.build(mlp, features.widths, metric_dim), head)
+    check_weights(found.state_dict(), weights)
+    found.load_state_dict(weights, assign=True)
+    return found
 
 
-def _index(arrays: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+def _index(arrays: Tensors) -> dict[str, np.ndarray]:
     found = {name: tensor.numpy() for name, tensor in arrays.items()}
     if {*found} != {"z", "codes", "names"} or found["names"].dtype != np.uint8:
         raise ValueError("the index lacks some of its arrays")

@@ -14,7 +14,8 @@ from tripletomics.index import Catalog
 from tripletomics.labels import prediction
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
-from tripletomics.model.model import Model, Side
+from tripletomics.model.model import Model
+from tripletomics.model.state import Side
 from tripletomics.networks import Networks
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.training import EncoderFit, History

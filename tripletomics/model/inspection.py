@@ -1,4 +1,4 @@
-"""Checks of a model file before anything is computed with it; what is wrong is said in one line."""
+"""Checks of a model file before anything is computed with it. A message says in one line what is wrong."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 
-from tripletomics.features import Features
+from tripletomics.features import Features, PairFeatures
 from tripletomics.index import Catalog
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
-from tripletomics.modalities import PairFeatures
-from tripletomics.model.model import Model
+from tripletomics.model.state import State
 from tripletomics.seen import CALIBRATION, SeenCells
 
 NAMED = 200  # characters of a value that a message shows
@@ -111,30 +110,31 @@ def check_weights(expected: Mapping[str, torch.Tensor], found: Mapping[str, torc
     _require(not rest, f"{rest[0] if rest else ''!r} is not a weight of these networks")
 
 
-def check_features(contract: Features | PairFeatures) -> None:
+def check_features(features: Features) -> None:
     """Raise a ValueError unless the genes of a model and the arrays about them agree."""
-    if isinstance(contract, Features):
-        genes, n_seen = len(contract.genes), contract.n_seen
-        _require(0 < n_seen <= genes, f"{genes} genes, of which the encoder would see {n_seen}")
-        _require(len({*contract.genes}) == genes, "a gene is there twice")
-        if contract.axes.ndim == 2 and contract.axes.shape[1] != genes:
-            raise ValueError(f"{genes} genes, but values for {contract.axes.shape[1]}")
-        _check_arrays("features", contract, {"genes": genes, "seen": n_seen})
-        _require(bool((contract.scale > 0).all()), "features.scale is not above 0")
-        return
-    for side in (contract.parts, *(() if contract.seen is None else (contract.seen.parts,))):
-        for part in side:
+    genes, n_seen = len(features.genes), features.n_seen
+    _require(0 < n_seen <= genes, f"{genes} genes, of which the encoder would see {n_seen}")
+    _require(len({*features.genes}) == genes, "a gene is there twice")
+    if features.axes.ndim == 2 and features.axes.shape[1] != genes:
+        raise ValueError(f"{genes} genes, but values for {features.axes.shape[1]}")
+    _check_arrays("features", features, {"genes": genes, "seen": n_seen})
+    _require(bool((features.scale > 0).all()), "features.scale is not above 0")
+
+
+def check_pair(features: PairFeatures) -> None:
+    """Raise a ValueError unless the features of two modalities and the arrays about them agree."""
+    for pair in filter(None, (features, features.seen)):
+        for part in pair.parts:
             check_features(part)
-    for pair in filter(None, (contract, contract.seen)):
         first, second = (part.width for part in pair.parts)
         lengths = {"first": first, "second": second, "first and 1": first + 1, "second and 1": second + 1}
         _check_arrays("features", pair, lengths)
         _require(bool((pair.units > 0).all()), "features.units are not above 0")
-        genes_of = [part.genes for part in pair.parts]
-        _require(genes_of == [part.genes for part in contract.parts], "the two sets of features have different genes")
+        genes = [part.genes for part in pair.parts]
+        _require(genes == [part.genes for part in features.parts], "the two sets of features have different genes")
 
 
-def check_model(model: Model) -> None:
+def check_model(model: State) -> None:
     """Raise a ValueError unless the parts of a model agree with each other, and their values can be used."""
     types = model.types
     _require(model.classes == sorted({*model.classes}), "classes are not sorted, or one is there twice")

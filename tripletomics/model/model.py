@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tripletomics.features import Features
-from tripletomics.index import Catalog, Hits
-from tripletomics.labels import COVERAGE, REJECT
+from tripletomics import files
+from tripletomics.embedding import coordinates
+from tripletomics.features import Pair, fully_measured, measured
+from tripletomics.index import Hits
+from tripletomics.labels import COVERAGE, REJECT, is_missing
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.prediction import Prediction, predict
 from tripletomics.labels.reference import Reference
-from tripletomics.modalities import Pair, PairFeatures
-from tripletomics.model.given import check_cells, check_new_types, check_places, check_present, check_table, pair
-from tripletomics.networks import Networks, coordinates
-from tripletomics.seen import HELD_OUT, NEVER, TRAINING, SeenCells
+from tripletomics.model import storage, summary
+from tripletomics.model.assembly import assemble, disassemble
+from tripletomics.model.state import State
+from tripletomics.seen import HELD_OUT, NEVER, TRAINING
 from tripletomics.sources import Matrix
 
-Known = Any  # which genes were measured: boolean (genes,), a dict of such by modality, or None for all
+Present = np.ndarray | Mapping[str, np.ndarray | None] | None  # which genes were measured: of each modality, or all
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
 
 
-@dataclass(frozen=True)
-class Side:
-    """What is known of predictions from one of two modalities alone: as `calibration` and `checks` of `Model`."""
-
-    calibration: Calibration | None
-    checks: dict[str, float]
-
-
-@dataclass
-class Model:
-    """What `tripletomics.fit` returns: places cells in the metric space and on the map.
+class Model(State):
+    """What `tripletomics.fit` returns: it embeds cells in the metric space and on the map.
 
     Attributes
     ----------
@@ -81,64 +75,26 @@ class Model:
     alone
         Of a model of two modalities: by the name of each, how predictions from it alone did.
     matches
-        Of a model of two modalities: how often a held-out cell, placed by one of them, is among the 1, 10 or 50 nearest
-        of those placed by the other (``recall_1``, the mean of both ways) and how often by chance (``null_1``).
+        Of a model of two modalities: how often a held-out cell, embedded by one of them, is among the 1, 10 or 50
+        nearest of those embedded by the other (``recall_1``, the mean of both ways), and by chance (``null_1``).
     seen
-        Hashes of the cells of the fit (of a large table on disk, of the sample), and which were held out; None in a
-        model of an older file. `enroll` adds nothing: no weight was trained on its cells.
+        Hashes of the cells of the fit (of the sample, if it is a large dataset on disk), and which were held out; None
+        in a model of an older file. `enroll` adds nothing: no weight was trained on its cells.
 
     Notes
     -----
     Methods take an array ``x``. A model of two modalities takes arrays by their names, one or both, such as
-    ``embed(rna=x)``; `table` puts them together for a method that has no room for names.
+    ``embed(rna=x)``; `table` joins them for a method that takes no names.
     """
-
-    features: Features | PairFeatures
-    networks: Networks
-    classes: list[str]
-    settings: dict[str, str]
-    scores: dict[str, dict[str, float]]
-    p_value: dict[str, float]
-    history: dict[str, dict[str, np.ndarray]]
-    findings: dict[str, np.ndarray]
-    seconds: dict[str, float]
-    versions: dict[str, str]
-    reference: Reference | None
-    calibration: Calibration | None
-    catalog: Catalog | None
-    checks: dict[str, float] = field(default_factory=dict)
-    enrolled: list[str] = field(default_factory=list)
-    alone: dict[str, Side] = field(default_factory=dict)
-    matches: dict[str, float] = field(default_factory=dict)
-    seen: SeenCells | None = None
-
-    @property
-    def id(self) -> str:
-        """What names the model in tables that it writes to: 16 hexadecimal digits, the same in a file or a copy."""
-        from tripletomics.model.weights import identify
-
-        return identify(self)
-
-    @property
-    def types(self) -> list[str]:
-        """All types that the model can name."""
-        return self.classes + self.enrolled
 
     def __repr__(self) -> str:
         """Return a line on what the model knows."""
-        sizes = f"{len(self.features.genes)} genes, {len(self.types)} types"
-        if isinstance(self.features, PairFeatures):
-            parts = zip(self.features.names, self.features.parts, strict=True)
-            sizes = f"{' and '.join(f'{len(part.genes)} {name}' for name, part in parts)}, {len(self.types)} types"
-        return f"<tripletomics.Model: {sizes}, loss={self.settings['loss']}>"
+        parts = zip(self.features.names, self.features.parts, strict=True)
+        sizes = " and ".join(f"{len(part.genes)} {name or 'genes'}" for name, part in parts)
+        return f"<tripletomics.Model: {sizes}, {len(self.types)} types, loss={self.settings['loss']}>"
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Names of the two modalities; none in a model of one."""
-        return self.features.names if isinstance(self.features, PairFeatures) else ()
-
-    def embed(self, x: Matrix = None, present: Known = None, **modalities: Matrix) -> np.ndarray:
-        """Place cells in the metric space.
+    def embed(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> np.ndarray:
+        """Return the coordinates of cells in the metric space.
 
         Parameters
         ----------
@@ -156,23 +112,24 @@ class Model:
         """
         return self.place(x, present, **modalities)[0]
 
-    def map(self, x: Matrix = None, present: Known = None, **modalities: Matrix) -> np.ndarray:
-        """Place cells on the map: float32 (cells, dim). Parameters as for `embed`."""
+    def map(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> np.ndarray:
+        """Return the coordinates of cells on the map, float32 (cells, dim). Parameters as for `embed`."""
         return self.place(x, present, **modalities)[1]
 
-    def pcs(self, x: Matrix, present: Known = None) -> np.ndarray:
+    def pcs(self, x: Matrix, present: Present = None) -> np.ndarray:
         """Return principal components, float32 (cells, components), of cells of the fit as if they were new.
 
         Parameters as for `embed`.
         """
-        return self.features.project(x, present, self._met(x)[1])
+        known: Any = present
+        return self.features.project(x, known, self._roles(x)[1])
 
-    def place(self, x: Matrix = None, present: Known = None, **modalities: Matrix) -> tuple[np.ndarray, np.ndarray]:
-        """Place cells in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`."""
-        return self._place(self._given(x, modalities), present)[:2]
+    def place(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> tuple[np.ndarray, np.ndarray]:
+        """Return the coordinates in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`."""
+        return self._embed(self._given(x, modalities), present)[:2]
 
     def table(self, **modalities: Matrix) -> Pair:
-        """Put the arrays of one or both modalities of some cells together.
+        """Return the arrays of one or both modalities of some cells together.
 
         Parameters
         ----------
@@ -187,25 +144,33 @@ class Model:
         ValueError
             If the shapes do not fit.
         """
-        return pair(self.features, modalities)
+        return self.features.join(modalities)
 
-    def _given(self, x: Matrix, modalities: dict[str, Matrix] | None = None) -> Matrix:
-        return check_cells(self.features, x, modalities)
+    def _given(self, x: Matrix, modalities: Mapping[str, Matrix] | None = None) -> Matrix:
+        """Return cells as one matrix or `Pair`, or raise; `modalities` is None where a method takes no names."""
+        if not modalities:
+            return self.features.check_cells(x, named=modalities is not None)
+        if x is not None:
+            raise TypeError(f"Pass x or {', '.join(modalities)}, not both.")
+        return self.features.join(modalities)
 
-    def _place(self, x: Matrix, present: Known) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _embed(self, x: Matrix, present: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return z, the map, principal components and the roles that cells had in the fit."""
-        check_present(present, self.features)
-        if isinstance(self.features, Features):
-            check_table(x, self.features)
-        role, fitted = self._met(x)
+        self.features.check_present(present)
+        role, fitted = self._roles(x)
         source = self.features.source(x, present, fitted & (role == TRAINING))
-        scores = self.features.project(x, present, fitted)
-        places = coordinates(self.networks, source, scores)
-        check_places(*places.values())
-        return places["metric"], places["map"], scores, role
+        pcs = self.features.project(x, present, fitted)
+        embedding = coordinates(self.networks, source, pcs)
+        lost = ~np.all([np.isfinite(space).all(axis=1) for space in embedding.values()], axis=0)
+        if lost.any():
+            raise ValueError(
+                f"{lost.sum():,} of {len(lost):,} cells have coordinates that are NaN or infinite (first: row "
+                f"{int(lost.argmax())}). Their values may be too large, or the model may be damaged: check both."
+            )
+        return embedding["metric"], embedding["map"], pcs, role
 
-    def _met(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
-        """Look cells up among those of the fit: see `SeenCells.find`."""
+    def _roles(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
+        """Return the roles of cells in the fit: see `SeenCells.find`."""
         if self.seen is None:
             return np.full(x.shape[0], NEVER, dtype=np.int8), np.zeros(x.shape[0], dtype=bool)
         return self.seen.find(x)
@@ -213,13 +178,13 @@ class Model:
     def predict(
         self,
         x: Matrix = None,
-        present: Known = None,
+        present: Present = None,
         *,
         reject: float = REJECT,
         coverage: float = COVERAGE,
         **modalities: Matrix,
     ) -> tuple[Prediction, np.ndarray, np.ndarray]:
-        """Name the types of cells, whose codes are places in `types`; also return their places as `place` does.
+        """Return the types of cells, as codes of `types`, and z and the map, as `place` does.
 
         Parameters
         ----------
@@ -234,15 +199,15 @@ class Model:
             If a share is not in range, or the model could not be calibrated.
         """
         x = self._given(x, modalities)
-        reference, measured = self._known(), self._measured(x)
-        calibrations = {name: self._calibrated(reject, coverage, str(name)) for name in np.unique(measured)}
-        z, m, scores, role = self._place(x, present)
+        reference, shown = self._reference(), self._measured(x)
+        calibrations = {name: self._calibrated(reject, coverage, str(name)) for name in np.unique(shown)}
+        z, m, pcs, role = self._embed(x, present)
         blocks, order = [], []
         for name, calibration in calibrations.items():
-            rows = np.flatnonzero(np.broadcast_to(measured == name, len(z)))
+            rows = np.flatnonzero(shown[: len(z)] == name)
             for i in range(0, max(len(rows), 1), BLOCK):
                 some = rows[i : i + BLOCK]
-                evidence = reference.evidence(z[some], scores[some], role[some] > HELD_OUT)
+                evidence = reference.evidence(z[some], pcs[some], role[some] > HELD_OUT)
                 if reference.near_trained is not None and not name:
                     evidence = calibration.as_new(evidence, role[some] == TRAINING, reference.near_trained)
                 blocks.append(predict(evidence, calibration, reject, coverage))
@@ -251,12 +216,11 @@ class Model:
         return found[np.argsort(np.concatenate(order), kind="stable")], z, m
 
     def _measured(self, x: Matrix) -> np.ndarray:
-        """Say which calibration holds, of each cell or of all: that of one modality alone by its name, else ""."""
-        if not isinstance(x, Pair) or not len(x.measured):
-            return np.array([""])
-        return np.where(x.both, "", np.array(self.modalities)[x.measured.argmax(axis=1)])
+        """Return the name of the only modality that a cell has, "" where it has all (cells,); of no cells, one ""."""
+        names = np.where(fully_measured(x), "", np.array(self.features.names)[measured(x).argmax(axis=1)])
+        return names if len(names) else np.array([""])
 
-    def _known(self) -> Reference:
+    def _reference(self) -> Reference:
         if self.reference is None:
             raise ValueError(
                 "The model was fitted without labels, so it knows no type: fit it with label=, for which a few "
@@ -279,8 +243,8 @@ class Model:
             )
         return calibration
 
-    def search(self, x: Matrix = None, k: int = 10, present: Known = None, **modalities: Matrix) -> Hits:
-        """Find the k nearest training cells in the metric space, where each lies by all that was measured of it.
+    def search(self, x: Matrix = None, k: int = 10, present: Present = None, **modalities: Matrix) -> Hits:
+        """Return the k nearest training cells in the metric space, where each lies by all that was measured of it.
 
         Parameters
         ----------
@@ -305,7 +269,7 @@ class Model:
             )
         return self.catalog.search(self.embed(x, present, **modalities), k, self.types)
 
-    def enroll(self, x: Matrix, names: Sequence[str], present: Known = None) -> None:
+    def enroll(self, x: Matrix, names: Sequence[str], present: Present = None) -> None:
         """Add types that no training cell has from a handful of cells, without training: `predict` then names them.
 
         Parameters
@@ -313,7 +277,7 @@ class Model:
         x, present
             Cells of the new types, as for `embed`.
         names
-            Their types, a name a cell.
+            The type of each cell.
 
         Raises
         ------
@@ -322,17 +286,18 @@ class Model:
         """
         names = check_new_types(names, x.shape[0], self.types)
         new = sorted(set(names))
-        reference = self._known()
-        z, m, scores, _ = self._place(self._given(x), present)
+        reference = self._reference()
+        z, m, pcs, _ = self._embed(self._given(x), present)
         types = self.types + new
         codes = np.array([types.index(name) for name in names])
-        self.reference = reference.enroll(z, m, scores, codes, len(types))
+        self.reference = reference.enroll(z, m, pcs, codes, len(types))
         self.enrolled = self.enrolled + new
 
-    def same(self, a: Matrix, b: Matrix, present: Known = None) -> np.ndarray:
-        """Say how likely the cells of each pair are of one type; it was calibrated on pairs of known types.
+    def same(self, a: Matrix, b: Matrix, present: Present = None) -> np.ndarray:
+        """Return how likely the cells of each pair are of one type, as calibrated on pairs of known types.
 
-        Of two modalities, on cells by the one that all were placed by, else on cells by both.
+        In a model of two modalities, these were pairs by one modality if all cells here have that one alone, else by
+        both.
 
         Parameters
         ----------
@@ -347,11 +312,11 @@ class Model:
         """
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: pass one cell in each for every pair.")
-        tables = [self._given(x) for x in (a, b)]
-        shown = {str(name) for x in tables for name in self._measured(x)}
-        reference, calibration = self._known(), self._calibrated(name=shown.pop() if len(shown) == 1 else "")
-        pairs = (self._place(x, present) for x in tables)
-        return calibration.same(*(reference.evidence(z, scores) for z, _, scores, _ in pairs))
+        cells = [self._given(x) for x in (a, b)]
+        names = {str(name) for x in cells for name in self._measured(x)}
+        reference, calibration = self._reference(), self._calibrated(name=names.pop() if len(names) == 1 else "")
+        pairs = (self._embed(x, present) for x in cells)
+        return calibration.same(*(reference.evidence(z, pcs) for z, _, pcs, _ in pairs))
 
     def gene_weights(self, modality: str | None = None) -> np.ndarray:
         """Return how much of what enters the encoder's first layer comes from each gene: (genes,), which adds up to 1.
@@ -360,29 +325,16 @@ class Model:
         serves the principal components alone has weight 0. With two modalities it is of the one that is named, whose
         genes reach that layer through the components.
         """
-        from tripletomics.model.weights import gene_weights
-
-        return gene_weights(self, modality)
-
-    def part(self, modality: str | None = None) -> Features:
-        """Return the genes of a model, or of one of its two modalities."""
-        if isinstance(self.features, Features) and modality is None:
-            return self.features
-        if isinstance(self.features, Features) or modality not in self.modalities:
-            raise ValueError(f"modality={modality!r} is not one of this model: {', '.join(self.modalities) or 'None'}.")
-        return self.features.parts[self.modalities.index(modality)]
+        self.part(modality)
+        return self.features.gene_weights(self.networks.encoder.first_weights(), modality or "")
 
     def summary(self) -> str:
-        """Say in a few lines how the map does on cells that it never saw."""
-        from tripletomics.model.summary import summarise
-
-        return summarise(self)
+        """Return a few lines on how the map does on cells that it never saw."""
+        return summary.summarise(self)
 
     def record(self) -> dict[str, object]:
         """Return what is kept in `uns`, as in the attributes of the same names."""
-        from tripletomics.model.summary import record
-
-        return record(self)
+        return summary.record(self)
 
     def save(self, path: str | Path, *, index: bool = False) -> None:
         """Write the model to one safetensors file (``.tt``): weights, genes, landmarks and settings, no expression.
@@ -392,13 +344,45 @@ class Model:
         path
             Ends in ``.tt``.
         index
-            Also write the names, labels and places of all training cells, which `search` needs.
+            Also write the names, labels and coordinates of all training cells, which `search` needs.
 
         Raises
         ------
         ValueError, FileNotFoundError, PermissionError
             If the name does not end in ``.tt`` or nothing can be written there.
         """
-        from tripletomics.model.storage import save
+        path = files.check_writable(path, storage.SUFFIX)
+        if index and self.catalog is None:
+            raise ValueError("index=True, but this model was read from a file without its index: fit it again.")
+        storage.write(path, *disassemble(self, index))
 
-        save(self, path, index)
+
+def load(path: str | Path) -> Model:
+    """Read a model that `Model.save` wrote; it is placed on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, of another kind, or of a newer version.
+
+    Notes
+    -----
+    A file carries the SHA-256 of all its bytes, so that every byte that has changed since it was written is found.
+    Files of format 6 or 7 carry none: a warning says so.
+    """
+    return storage.read(Path(path), partial(assemble, Model))
+
+
+def check_new_types(names: str | Sequence[str], n_cells: int, types: Sequence[str]) -> list[str]:
+    """Return the new type of each cell as text, or raise if one is among `types` or means unlabelled."""
+    names = [names] if isinstance(names, str) else [str(name) for name in names]
+    if not names or len(names) != n_cells:
+        raise ValueError(f"{len(names)} names for {n_cells} cells: pass one for each, and at least one.")
+    for name in sorted(set(names)):
+        if name in types:
+            raise ValueError(f"{name!r} is a type of the model already: enroll new types alone, or fit again.")
+        if is_missing(name):
+            raise ValueError(f"{name!r} means unlabelled: give the new type a name of its own.")
+    return names

@@ -1,4 +1,4 @@
-"""What a model says of itself, in words and in the table that it was fitted to."""
+"""The summary of a model in words, and what is kept of it in `uns` of the dataset that it was fitted to."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import TOO_FEW, verdict
-from tripletomics.model.model import Model
+from tripletomics.model.state import State
 
 
-def summarise(model: Model) -> str:
-    """Say in a few lines how the map of a model does on cells that it never saw."""
+def summarise(model: State) -> str:
+    """Return a few lines on how the map of a model does on cells that it never saw."""
     rows = (
         ("held-out cells", "held-out", "cells the model never saw"),
         ("permuted labels", "permuted", "held-out cells when there is nothing to learn"),
@@ -21,7 +21,7 @@ def summarise(model: Model) -> str:
         measure = "15-NN recall"
         rows = (
             ("held-out cells", "held-out", "their neighbours by principal components, found again"),
-            ("permuted places", "permuted", "held-out cells that lie where others do"),
+            ("permuted cells", "permuted", "held-out cells at the coordinates of others"),
             ("training cells", "train", "cells the model was trained on"),
         )
     lines = [f"{measure:<16} {'map':>6} {'metric':>7}"]
@@ -49,8 +49,7 @@ def summarise(model: Model) -> str:
             f"{'same cell':<16} {'':>6} {model.matches['recall_10']:>7.3f}   of {model.matches['cells']:.0f} held-out "
             f"cells by {a}, found among the 10 nearest by {b}, and back; by chance {model.matches['null_10']:.3f}"
         )
-    few = model.reference is not None and np.median(model.reference.sizes[: len(model.classes)]) < NEIGHBOURS
-    if few:
+    if model.reference is not None and np.median(model.reference.sizes[: len(model.classes)]) < NEIGHBOURS:
         lines.append(
             f"Types have fewer labelled training cells than the {NEIGHBOURS} neighbours that vote: the line of predict "
             "says more than macro-F1."
@@ -61,21 +60,27 @@ def summarise(model: Model) -> str:
         lines.append(f"Fitted to and scored on a sample: {model.settings['cells']} cells.")
     if "held-out" not in model.scores:
         lines.append("No cell was held out: nothing here says how the map does on new cells.")
+    return "\n".join(lines + _findings(model))
+
+
+def _findings(model: State) -> list[str]:
+    """Return lines on what self-training and the loss found."""
+    lines = []
     if "self_training" in model.findings:
         before, after = model.findings["self_training"]
-        asked = f"log loss of labelled cells that were left out {before:.3f}, and {after:.3f} with them"
+        losses = f"log loss of labelled cells that were left out {before:.3f}, and {after:.3f} with them"
         lines.append(
             f"Self-training: {model.findings['self_training_cells'].sum()} cells took a label; "
-            f"{'no cell to compare on' if np.isnan(before) else asked}. "
+            f"{'no cell to compare on' if np.isnan(before) else losses}. "
             f"The {'second' if after <= before else 'first'} encoder is kept."
         )
     if "surviving_centers" in model.findings:
         centers = zip(model.classes, model.findings["surviving_centers"], strict=True)
         lines.append("Centers that survive: " + ", ".join(f"{name} {n}" for name, n in centers))
-    return "\n".join(lines)
+    return lines
 
 
-def _verdict(model: Model) -> list[str]:
+def _verdict(model: State) -> list[str]:
     """Return a line where the labels of held-out cells are not found, or cannot be tested."""
     if not model.p_value:
         return []
@@ -94,19 +99,17 @@ def _verdict(model: Model) -> list[str]:
     return [f"Not tested: {why}. Hold out more, or label more cells."]
 
 
-def _values(model: Model) -> list[str]:
+def _values(model: State) -> list[str]:
     """Return for each modality what its values were taken for."""
-    names = model.modalities
-    parts = [model.part(name) for name in names] if names else [model.part()]
     said = []
-    for name, part in zip(names or ("",), parts, strict=True):
+    for name, part in zip(model.features.names, model.features.parts, strict=True):
         given = part.known_scale or "not counts"
         what = "counts, normalised and logged by the model" if part.counts else f"{given}, taken as they are"
         said.append(f"{name} {what}" if name else what)
     return said
 
 
-def record(model: Model) -> dict[str, object]:
+def record(model: State) -> dict[str, object]:
     """Return what is kept of a model in `uns`."""
     kept: dict[str, object] = {
         "settings": dict(model.settings),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import scipy.sparse as sp
 
 from tripletomics import scales
 from tripletomics.labels import UNASSIGNED, is_missing
+from tripletomics.model import Model
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.matrices import check_compressed
@@ -19,12 +21,12 @@ from tripletomics.sources import Matrix
 if TYPE_CHECKING:
     from anndata import AnnData
 
-LEAST = 4  # training cells that a fit without labels takes
-LARGEST = float(np.finfo(np.float32).max)
+LEAST = 4  # training cells: fewer views have nothing to compare
+LARGEST = float(np.finfo(np.float32).max)  # value that does not overflow
 
 
 def column(adata: AnnData, name: str | None, argument: str) -> pd.Series:
-    """Return an obs column, or say which there are."""
+    """Return an obs column, or raise if there is none of this name."""
     columns = ", ".join(map(str, adata.obs.columns)) or "none"
     if name is None:
         raise ValueError(f"{argument}=None: name the column of adata.obs with the cell types. Columns: {columns}.")
@@ -129,6 +131,12 @@ def check_anndata(adata: object) -> None:
         raise TypeError("adata is lazy, so its columns are not in memory: pass adata.to_memory().")
 
 
+def check_share(name: str, value: float, low: str = "", high: str = "") -> None:
+    """Raise a ValueError unless a setting is a number from 0 to 1; `low` and `high` say what the two mean."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r} is not a number from 0{low} to 1{high}.")
+
+
 def check_key(key_added: str, adata: object = None) -> None:
     """Raise a ValueError unless a file can hold the key, and it is no modality of a MuData."""
     if not isinstance(key_added, str) or not key_added or "/" in key_added:
@@ -151,7 +159,7 @@ def check_key(key_added: str, adata: object = None) -> None:
 
 
 def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, label: str | None) -> None:
-    """Refuse labels that nothing can be learned from, and warn about types that are hard to learn."""
+    """Raise if nothing can be learned from the labels, and warn about types that are hard to learn."""
     if not classes:
         raise ValueError(f"label={label!r}: no cell is labelled. Missing values and names in unlabelled= do not count.")
     if UNASSIGNED in classes:
@@ -187,21 +195,21 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
 
 
 def check_batch_size(batch_size: int | None, codes: np.ndarray, of_labelled: bool) -> None:
-    """Refuse batches larger than the training cells, whose codes these are, and tables of next to none."""
+    """Raise if there are fewer training cells, which have these codes, than a minibatch or any view loss needs."""
     n = int((codes >= 0).sum()) if of_labelled else len(codes)
-    kind = "labelled training cells" if of_labelled else "training cells"
     if not of_labelled and n < LEAST:
         raise ValueError(
             f"There are {n} training cells, and views of fewer than {LEAST} teach nothing: hold out fewer."
         )
     if batch_size is not None and batch_size > n:
         raise ValueError(
-            f"batch_size={batch_size} is above the number of {kind}, {n}: lower it, or leave it to follow the data."
+            f"batch_size={batch_size} is above the number of {'labelled ' * of_labelled}training cells, {n}: lower it, "
+            "or leave it to follow the data."
         )
 
 
 def refuse_without_labels(adata: AnnData, argument: str, value: str | bool) -> None:
-    """Say that an argument of `fit` makes sense with labels alone."""
+    """Raise, because an argument of `fit` makes sense with labels alone."""
     columns = ", ".join(map(str, adata.obs.columns)) or "none"
     why, cure = {
         "loss": ("learns from labels", "take a loss of views alone, such as 'simclr'"),
@@ -215,7 +223,7 @@ def refuse_without_labels(adata: AnnData, argument: str, value: str | bool) -> N
 
 
 def check_self_training(codes: np.ndarray, paired: bool) -> bool:
-    """Refuse it of two modalities; tell whether there is anything to do, with the training cells' codes."""
+    """Return whether a training cell has no label, by the cells' codes. Raise if there are two modalities."""
     if paired:
         raise ValueError(
             "self_training=True takes labels from one table, and here are two modalities: leave self_training out, or "
@@ -227,7 +235,7 @@ def check_self_training(codes: np.ndarray, paired: bool) -> bool:
 
 
 def check_molecules(x: Matrix, counts: bool, augment: str) -> None:
-    """Refuse to thin what are not whole numbers of molecules."""
+    """Raise if the values to thin are not whole numbers of molecules."""
     values = scales.stored(x)
     if not counts or not scales.whole(values):
         what = "the counts are not whole numbers" if counts else "the values are no counts"
@@ -239,8 +247,6 @@ def check_molecules(x: Matrix, counts: bool, augment: str) -> None:
 
 def check_model(model: object) -> None:
     """Raise a TypeError unless `model` is a Model."""
-    from tripletomics.model import Model
-
     if not isinstance(model, Model):
         raise TypeError(f"model is {type(model).__name__}, not a Model: read a file with tripletomics.load(path).")
 
@@ -265,7 +271,7 @@ def decide_counts(x: Matrix, counts: bool | str, name: str = "") -> bool:
 
 
 def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
-    """Warn what whole numbers of few features were taken for, unless nearly all of them are small."""
+    """Warn what whole numbers of few features were taken for, unless they are small counts."""
     values = scales.stored(x)
     if counts and np.median(values[values > 0]) <= scales.SMALL:
         return
@@ -283,5 +289,5 @@ def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
 
 
 def first(names: Iterable[str], n: int = 3) -> str:
-    """Write the first few of some names."""
+    """Return the first few names as text."""
     return ", ".join(map(str, list(names)[:n]))

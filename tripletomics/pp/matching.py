@@ -6,13 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tripletomics.parts import did_you_mean
-from tripletomics.pp.checks import first
+from tripletomics.pp.checks import check_share, first
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,18 +23,18 @@ _VERSIONED = re.compile(r"(ENS[A-Z]*\d+)\.\d+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Match:
-    """Which gene of a query is which of the model's.
+    """The genes of a query that are the model's.
 
     Attributes
     ----------
     columns
-        Column numbers of the query in the model's order, -1 for a gene that it lacks.
+        Column numbers of the query in the model's order, -1 for a missing gene.
     extra
-        How many genes of the query the model has no use for.
+        How many genes of the query the model does not use.
     weight
-        Share of the weights that the matched genes hold, 1 if none lacks.
+        Share of the weights that the matched genes hold, 1 if none is missing.
     missing_genes
-        The model's genes that the query lacks, heaviest first.
+        The model's genes that the query does not have, heaviest first.
     renamed
         The query's name of each gene that was found only without regard to case and version.
     """
@@ -48,18 +47,13 @@ class Match:
 
     @property
     def missing(self) -> int:
-        """How many of the model's genes the query lacks."""
+        """How many of the model's genes the query does not have."""
         return len(self.missing_genes)
 
     @property
     def matched(self) -> int:
         """How many of the model's genes the query has."""
         return len(self.columns) - self.missing
-
-    @property
-    def tolerant(self) -> int:
-        """How many were found only without regard to case and version."""
-        return len(self.renamed)
 
 
 def match_genes(
@@ -79,7 +73,7 @@ def match_genes(
     genes
         Names of the model's genes.
     missing
-        What to do if genes lack: "error" refuses, "zero" and "impute" accept.
+        What to do if genes are missing: "error" refuses, "zero" and "impute" accept.
     alias
         Column of `var` with other names of the query's genes.
     weights
@@ -92,7 +86,7 @@ def match_genes(
     KeyError
         If there is no such column.
     ValueError
-        If a setting is not known, genes lack, or two of the query's genes match one of the model's equally well.
+        If a setting is not known, genes are missing, or two of the query's genes match one of the model's equally well.
 
     Notes
     -----
@@ -101,16 +95,15 @@ def match_genes(
     """
     if missing not in ("error", "zero", "impute"):
         raise ValueError(f"missing={missing!r} is not known. Allowed: error, zero, impute.")
-    if isinstance(min_matched, bool) or not isinstance(min_matched, Real) or not 0 <= min_matched <= 1:
-        raise ValueError(f"min_matched={min_matched!r} is not a number from 0 to 1.")
+    check_share("min_matched", min_matched)
     columns, renamed = _find_genes(adata, genes, alias)
-    lacking = np.flatnonzero(columns < 0)
+    absent = np.flatnonzero(columns < 0)
     weights = np.ones(len(genes)) if weights is None else weights
-    heaviest = lacking[np.argsort(-weights[lacking], kind="stable")]
+    heaviest = absent[np.argsort(-weights[absent], kind="stable")]
     match = Match(
         columns=columns,
-        extra=adata.n_vars - len(genes) + len(lacking),
-        weight=1 - float(weights[lacking].sum() / weights.sum()),
+        extra=adata.n_vars - len(genes) + len(absent),
+        weight=1 - float(weights[absent].sum() / weights.sum()),
         missing_genes=[genes[i] for i in heaviest],
         renamed=renamed,
     )
@@ -125,9 +118,9 @@ def _check_enough(match: Match, adata: AnnData, genes: list[str], missing: str, 
             f"first: {first(adata.var_names)}). {_HINT}."
         )
     if match.missing and missing == "error":
-        lacking = first(gene for gene, column in zip(genes, match.columns, strict=True) if column < 0)
+        absent = first(gene for gene, column in zip(genes, match.columns, strict=True) if column < 0)
         raise ValueError(
-            f"The query lacks {match.missing} of the model's {len(genes)} genes (first: {lacking}). Pass "
+            f"The query lacks {match.missing} of the model's {len(genes)} genes (first: {absent}). Pass "
             "missing='zero' to fill them, missing='impute' to treat them as unknown, or refit on shared genes. They "
             f"hold {1 - match.weight:.1%} of the encoder's weight."
         )

@@ -1,8 +1,6 @@
-"""Checks of a sparse matrix before compiled code, which trusts its arrays and writes where they point, gets it."""
+"""Checks of a sparse matrix. Compiled code trusts its arrays and writes where they point, so they are checked first."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,7 +17,7 @@ def check_compressed(x: Matrix, name: str) -> Matrix:
     Parameters
     ----------
     x
-        Another matrix is returned as it is.
+        A matrix; one that is not compressed is returned as it is.
     name
         What the message calls it.
 
@@ -38,7 +36,7 @@ def check_compressed(x: Matrix, name: str) -> Matrix:
     return type(x)((x.data, x.indices, x.indptr), shape=x.shape)
 
 
-def contradiction(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> str | None:
+def contradiction(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> str | None:
     """Return what is wrong with the arrays of a compressed matrix, None if nothing is.
 
     Parameters
@@ -48,8 +46,8 @@ def contradiction(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) 
     shape
         Lines along the first axis, and the length of the second.
     """
-    for array, kinds, what in ((data, "fiubcO", "values"), (indices, "iu", "indices"), (indptr, "iu", "indptr")):
-        if array.ndim != 1 or array.dtype.kind not in kinds:
+    for array, dtypes, what in ((data, "fiubcO", "values"), (indices, "iu", "indices"), (indptr, "iu", "indptr")):
+        if array.ndim != 1 or array.dtype.kind not in dtypes:
             return f"its {what} are {array.dtype} of shape {array.shape}"
     if len(indptr) != shape[0] + 1:
         return f"indptr has {len(indptr):,} entries for {shape[0]:,} lines"

@@ -12,10 +12,10 @@ import torch
 
 from tripletomics import augment, devices, labels, losses, training
 from tripletomics.checkpoint import Checkpoint, digest
+from tripletomics.features import PairFeatures
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
 from tripletomics.losses import Loss
 from tripletomics.losses.defaults import default_loss
-from tripletomics.modalities import Pair, PairFeatures
 from tripletomics.pp import checks, splits
 from tripletomics.pp.tables import Table, choose, open_table
 from tripletomics.problem import FitProblem, Settings, fit_features
@@ -109,7 +109,7 @@ def _with_loss(table: Table, settings: Settings, codes: np.ndarray) -> Settings:
 
     `codes` are those of the training cells.
     """
-    paired, views = isinstance(table.x, Pair), settings.augment
+    paired, views = len(table.sides) > 1, settings.augment
     loss = copy.deepcopy(settings.loss) or losses.make(default_loss(codes, paired))
     losses.check(loss, settings.metric_dim)
     if paired and views.of_genes:
@@ -135,7 +135,7 @@ def _calibration_split(
     if batch_codes is not None:
         return np.zeros_like(held_out)
     calibration = calibration_split(codes, ~held_out, seed)
-    if isinstance(table.x, Pair):
+    if len(table.sides) > 1:
         sizes = [(calibration & rows).sum() for rows in (table.x.both, *table.x.measured.T)]
         calibration &= min(sizes) >= LEAST
     return calibration

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from tripletomics import features, scales
-from tripletomics.features import Features
+from tripletomics.features import AnyFeatures, Features
 from tripletomics.notices import warn
-from tripletomics.pcs import mean_and_variance
-from tripletomics.pp.checks import matrix
+from tripletomics.parts import did_you_mean
+from tripletomics.pp.checks import check_anndata, first, matrix
 from tripletomics.pp.matching import Match, match_genes, unversioned
-from tripletomics.scales import Scale
+from tripletomics.pp.query_scales import check_scale
+from tripletomics.pp.tables import is_pair, join, split_modalities, spread
 from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-ENOUGH = 20  # fewer cells, or genes, tell nothing about a median or a correlation
-CENTRED = 0.1  # share of training values below 0, from which a query without any is unusual
-# ratios of what cells were scaled to: below, it makes no difference; above, coordinates mean nothing
-CLOSE, APART = 1.2, 5.0
-FAR = 2 * scales.TAIL  # stricter for a query, because its training values may have been just below `TAIL`
-UNDO = {"log1p": "np.expm1(x)", "log2(1 + x)": "(np.exp2(x) - 1)", "log10(1 + x)": "(10**x - 1)",
-        "log1p, taken twice": "np.expm1(np.expm1(x))", "normalised": "x"}  # fmt: skip
-DO = {"log1p": "np.log1p({})", "log2(1 + x)": "np.log2(1 + {})", "log10(1 + x)": "np.log10(1 + {})",
-      "log1p, taken twice": "np.log1p(np.log1p({}))", "normalised": "{}"}  # fmt: skip
+    from tripletomics.model import Model
+
+
+@dataclass(frozen=True)
+class QueryOptions:
+    """What a user says of new cells: `layer` in place of `.X`; the rest as for `match_genes`."""
+
+    layer: str | None = None
+    missing: str = "error"
+    alias: str | None = None
+    min_matched: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,9 @@ class Query:
     Attributes
     ----------
     x
-        Cells by the model's genes; those that lack are 0.
+        Cells by the model's genes; missing genes are 0.
     present
-        Boolean (genes,): which genes are known, as `Model.place` takes it; None for all.
+        Boolean (genes,): which genes were measured, as `Model.place` takes it; None for all.
     match
         How the genes were found.
     notes
@@ -54,12 +59,9 @@ class Query:
 
 def take_query(
     adata: AnnData,
-    contract: Features,
+    genes: Features,
     weights: np.ndarray | None,
-    layer: str | None,
-    missing: str,
-    alias: str | None,
-    min_matched: float,
+    options: QueryOptions,
 ) -> Query:
     """Check new cells and bring them to the genes of a model, with a warning about what looks odd.
 
@@ -67,31 +69,29 @@ def take_query(
     ----------
     adata
         New cells.
-    contract, weights
+    genes, weights
         The model's ``features`` and ``gene_weights()``.
-    layer
-        Layer to use in place of `.X`.
-    missing, alias, min_matched
-        As for `match_genes`.
+    options
+        Layer, and how genes are matched.
 
     Raises
     ------
     ValueError, KeyError, TypeError
         As `matrix`, `match_genes` and `check_scale`.
     """
-    x = matrix(adata, layer)
-    given = scales.see(x)  # from all genes, before some are taken
-    match = match_genes(adata, contract.genes, missing, alias, weights, min_matched)
+    x = matrix(adata, options.layer)
+    given = scales.see(x)  # from all genes of the query
+    match = match_genes(adata, genes.genes, options.missing, options.alias, weights, options.min_matched)
     found = match.columns >= 0
     x = features.take(x, match.columns)
-    notes = _note_on_case(match) + check_scale(x, contract, found, given)
+    notes = _note_on_case(match) + check_scale(x, genes, found, given)
     for note in notes:
         warn(note)
-    return Query(x, found if missing == "impute" and match.missing else None, match, notes)
+    return Query(x, found if options.missing == "impute" and match.missing else None, match, notes)
 
 
 def _note_on_case(match: Match) -> list[str]:
-    """Say if most genes differ in case, as those of mouse (Cd3e) and man (CD3E) do."""
+    """Return a note if most genes differ in case, as those of mouse (Cd3e) and man (CD3E) do."""
     cased = {gene: name for gene, name in match.renamed.items() if unversioned(gene) != unversioned(name)}
     if len(cased) <= match.matched / 2:
         return []
@@ -102,190 +102,108 @@ def _note_on_case(match: Match) -> list[str]:
     ]
 
 
-def check_scale(
-    x: Matrix, contract: Features, found: np.ndarray | None = None, given: Scale | None = None
-) -> list[str]:
-    """Compare the values of a query with those of the training cells.
+@dataclass(frozen=True)
+class NewCells:
+    """New cells of one modality or of two, as a model takes them.
+
+    Attributes
+    ----------
+    x, present
+        As the methods of the model take them.
+    targets
+        What results are written to, the cells of each among all, and how its genes were matched: of a MuData both.
+    """
+
+    x: Matrix
+    present: Any
+    targets: list[tuple[Any, np.ndarray | slice, list[Query]]]
+
+
+def take_new(adata: Any, model: Model, options: QueryOptions) -> NewCells:
+    """Check new cells of one modality or of two, and bring them to the genes of a model.
 
     Parameters
     ----------
-    x
-        Query cells by the contract's genes.
-    contract
-        The model's features.
-    found
-        Boolean (genes,): the genes that the query has; all by default.
-    given
-        The scale of the query, from all genes that it has; by default from those in `x`.
+    adata
+        An AnnData; for a model of two modalities also two of them as for `open_table`, or one by name.
+    model
+        From `fit`.
+    options
+        Layer, and how genes are matched; of two modalities, of those that have the layer or the column of other names.
 
-    Returns
-    -------
-    Sentences on what looks odd but may be right.
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        As `take_query` and `name_query`.
+    """
+    fitted = model.features
+    tables = name_query(adata, fitted, options.alias)
+    queries = {}
+    for name, table in tables.items():
+        own = options
+        if any(options.layer in other.layers for other in tables.values()) and options.layer not in table.layers:
+            own = replace(own, layer=None)
+        if any(options.alias in other.var for other in tables.values()) and options.alias not in table.var:
+            own = replace(own, alias=None)
+        queries[name] = take_query(table, model.part(name), model.gene_weights(name), own)
+    if not fitted.modalities:
+        return NewCells(queries[""].x, queries[""].present, [(adata, slice(None), [queries[""]])])
+    obs, rows = join(tables)
+    where = dict(zip(tables, rows, strict=True))
+    nothing = np.zeros(0, dtype=int)
+    matrices = [
+        queries[name].x if name in queries else sp.csr_matrix((0, len(part.genes)), dtype=np.float32)
+        for name, part in zip(fitted.names, fitted.parts, strict=True)
+    ]
+    x = spread(matrices, [where.get(name, nothing) for name in fitted.names], obs.n_obs)
+    found = NewCells(x, {name: query.present for name, query in queries.items()}, [])
+    found.targets.extend((table, where[name], [queries[name]]) for name, table in tables.items())
+    if type(adata).__name__ == "MuData":
+        found.targets.append((adata, obs.obs_names.get_indexer(adata.obs_names), list(queries.values())))
+    return found
+
+
+def name_query(adata: object, fitted: AnyFeatures, alias: str | None) -> dict[str, AnnData]:
+    """Return new cells by their modality: one table is named by its features, two by name or order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a table is no AnnData in memory, or it cannot be told which modality it is.
+    """
+    if not is_pair(adata):
+        check_anndata(adata)
+        return {modality_of(adata, fitted.names, fitted.parts, alias) if fitted.modalities else "": adata}
+    if not fitted.modalities:
+        raise TypeError("The model has one modality, and two tables were given: pass the one that it knows.")
+    tables, _ = split_modalities(adata, fitted.names, least=1)
+    for name in tables:
+        if name not in fitted.names:
+            raise ValueError(
+                f"{name!r} is not a modality of the model.{did_you_mean(name, fitted.names)} Allowed: "
+                f"{', '.join(fitted.names)}."
+            )
+    return tables
+
+
+def modality_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features], alias: str | None) -> str:
+    """Return the modality of a model that a table without a name is: the one with which it shares more features.
 
     Raises
     ------
     ValueError
-        If the query is on another scale than the training cells.
+        If it has features of neither, or as large a share of both.
     """
-    found = np.ones(x.shape[1], dtype=bool) if found is None else found
-    known = x if found.all() else x[:, found]
-    values = scales.stored(known)
-    negative = bool(values.min(initial=0) < 0)
-    if contract.counts and negative:
+    columns = [adata.var_names] + ([adata.var[alias]] if alias in adata.var else [])
+    have = {unversioned(str(name)).upper() for column in columns for name in column}
+    shares = []
+    for part in parts:
+        wanted = {unversioned(gene).upper() for gene in part.genes}
+        shares.append(len(wanted & have) / len(wanted | have))
+    if shares[0] == shares[1]:
+        begin = "; ".join(f"{name}: {first(part.genes)}" for name, part in zip(names, parts, strict=True))
         raise ValueError(
-            "The query has negative values, but the model was trained on counts: name the layer with counts."
+            f"The features of the table (first: {first(adata.var_names)}) do not say which of {' and '.join(names)} it "
+            f"is. The model's begin with {begin}. Name it: {{{names[0]!r}: adata}}."
         )
-    notes = []
-    if values.any() and not negative:
-        trained = contract.known_scale
-        if trained is None:
-            notes += _notes_on_looks(known, contract)
-        else:
-            notes += _notes_on_kind(known, contract, trained, scales.see(known) if given is None else given)
-    if negative and not contract.negative:
-        notes.append(
-            "The query has negative values, but the training cells had none: it looks z-scored. Name the layer with "
-            "the values before that (layer=)."
-        )
-    elif contract.below >= CENTRED and not negative and values.any() and x.shape[0] >= ENOUGH:
-        notes.append(
-            f"The query has no negative values, but {contract.below:.0%} of the training values were below 0: the "
-            "training values look z-scored or centred, and the query does not. Treat both in the same way: fit on the "
-            "values before that, or scale the query by the means and standard deviations of the training cells."
-        )
-    elif x.shape[0] >= ENOUGH and values.any():
-        if contract.counts:
-            notes += _note_on_depth(features.median_depth(known), contract.depth * float(contract.shares[found].sum()))
-        notes += _notes_on_means(x, contract, found)
-    return notes
-
-
-def _notes_on_kind(x: Matrix, contract: Features, trained: Scale, given: Scale) -> list[str]:
-    """Compare the scales of a query and of the training values; raise if they certainly differ."""
-    unlike = given.kind != trained.kind
-    if contract.counts:
-        if given.logged and unlike:
-            raise ValueError(
-                f"The query holds {given}, but the model was trained on counts: name the layer with the counts "
-                "(layer=)."
-            )
-        if given.kind or not contract.like_counts or scales.looks_like_counts(x, len(contract.genes)):
-            return []
-        odd = (
-            "The query holds log-transformed or other continuous values, but the model was trained on counts: name the "
-            "layer with the counts (layer=)."
-        )
-        # counts that are not whole may all be small in a part of the cells
-        return _refuse(odd, x, trained.kind == "whole")
-    if given.kind == "whole" and unlike and not contract.like_counts:
-        if scales.looks_like_counts(x, len(contract.genes)):
-            odd = (
-                f"The query holds counts, but the model was trained on {trained}: name the layer with the right values "
-                "(layer=), or convert them in the same way."
-            )
-            return _refuse(odd, x, True)
-    elif given.kind in UNDO and unlike and (trained.kind in UNDO or (trained.kind == "whole" and given.logged)):
-        raise ValueError(_other_scale(given, trained))
-    elif not given.kind and not contract.like_counts and scales.looks_like_counts(x, len(contract.genes), FAR):
-        odd = (
-            f"The query holds counts, or other values without a logarithm, but the model was trained on {trained}: "
-            "name the layer with the right values (layer=), or convert them in the same way."
-        )
-        return _refuse(odd, x, True)
-    elif given.kind in UNDO and not unlike:
-        return _notes_on_totals(given, trained)
-    return []
-
-
-def _notes_on_totals(given: Scale, trained: Scale) -> list[str]:
-    """Compare what cells were scaled to before the logarithm."""
-    if given.total and trained.total:
-        ratio = given.total / trained.total
-        if not 1 / APART < ratio < APART:
-            raise ValueError(_other_scale(given, trained))
-        return [] if 1 / CLOSE < ratio < CLOSE else [_other_scale(given, trained)]
-    ratio = given.step / trained.step if trained.step else 0.0
-    if not ratio or 1 / APART < ratio < APART:
-        return []
-    return [
-        f"Before the logarithm, the value of one molecule is {_times(ratio, 1, 'more', 'less')} in the query than in "
-        "the training cells: were the cells scaled to another total, or are they of another depth?"
-    ]
-
-
-def _other_scale(given: Scale, trained: Scale) -> str:
-    """Return a message that names both scales, and how to convert the query."""
-    way = ""
-    if trained.kind in UNDO:
-        before = UNDO[given.kind]
-        if given.total and trained.total and not 1 / CLOSE < given.total / trained.total < CLOSE:
-            before += f" * {trained.total / given.total:.4g}"
-        way = f", or convert the values x of the query: {DO[trained.kind].format(before)}"
-    return (
-        f"The query holds {given}, but the model was trained on {trained}: name the layer with the right values "
-        f"(layer=){way}."
-    )
-
-
-def _refuse(odd: str, x: Matrix, certain: bool) -> list[str]:
-    """Raise a ValueError; return a note instead if there are few cells, or nothing is certain."""
-    if certain and x.shape[0] >= ENOUGH:
-        raise ValueError(odd)
-    return [odd.replace("holds", "seems to hold")]
-
-
-def _notes_on_looks(x: Matrix, contract: Features) -> list[str]:
-    """Return notes by how the values look, for a model whose file does not say what it was trained on."""
-    if scales.looks_like_counts(x, len(contract.genes)) == contract.like_counts:
-        return []
-    kinds = {True: "counts", False: "log-transformed or other continuous values"}
-    odd = (
-        f"The query holds {kinds[not contract.like_counts]}, but the model was trained on "
-        f"{kinds[contract.like_counts]}: name the layer with the right values (layer=), or convert them."
-    )
-    return _refuse(odd, x, True)
-
-
-def _note_on_depth(query: float, training: float) -> list[str]:
-    if not training or training / 5 <= query <= training * 5:
-        return []
-    return [
-        f"The query's cells have {_times(query, training)} counts than the training cells (median {query:.0f} against "
-        f"{training:.0f} over the matched genes): their places may be off."
-    ]
-
-
-def _notes_on_means(x: Matrix, contract: Features, found: np.ndarray) -> list[str]:
-    """Compare the mean values of the genes, as the encoder sees them."""
-    seen = found[: contract.n_seen]
-    mean, _ = mean_and_variance(contract.normalise(x, found))
-    query, training = ((means / contract.scale)[seen] for means in (mean, contract.mean))
-    notes = []
-    if not (contract.counts or contract.negative):
-        level, usual = query.sum(), training.sum()
-        if level and usual and not usual / 3 <= level <= usual * 3:
-            notes.append(
-                f"The query's values are {_times(level, usual, 'larger', 'smaller')} than those of the training cells: "
-                "are they normalised and transformed in the same way?"
-            )
-    correlation = _agreement(query, training) if seen.sum() >= ENOUGH else 1.0
-    if correlation < 0.3:
-        notes.append(
-            "Genes that are high in the training cells are hardly so in the query (Spearman correlation "
-            f"{correlation:.2f} over {seen.sum()} genes): do the names mean the same genes?"
-        )
-    return notes
-
-
-def _agreement(query: np.ndarray, training: np.ndarray) -> float:
-    """Return the Spearman correlation of the means of genes, 1 where they cannot tell the genes apart."""
-    from scipy.stats import spearmanr
-
-    if np.std(training) < 0.3 or not np.ptp(query):  # the means of centred values are chance
-        return 1.0
-    return float(spearmanr(query, training).statistic)
-
-
-def _times(a: float, b: float, more: str = "more", fewer: str = "fewer") -> str:
-    """Write how far `a` is from `b`, as "12 times more"."""
-    return f"{a / b:.0f} times {more}" if a > b else f"{b / a:.0f} times {fewer}"
+    return names[int(np.argmax(shares))]

@@ -1,25 +1,21 @@
-"""What `fit` and the verbs for new cells are given: one table, or two of the same cells, matched by name."""
+"""What `fit` is given: one dataset, or two of the same cells, which are matched by name."""
 
 from __future__ import annotations
 
 import keyword
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 from tripletomics import features, labels, scales
-from tripletomics.features import Features
-from tripletomics.modalities import Pair, PairFeatures
+from tripletomics.features import Pair
 from tripletomics.notices import warn
-from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import check_anndata, first, matrix
 from tripletomics.pp.genes import check_variance, choose_genes
-from tripletomics.pp.matching import unversioned
-from tripletomics.pp.queries import Query, take_query
 from tripletomics.problem import ModalityGenes
 from tripletomics.sources import Matrix
 
@@ -28,25 +24,24 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from tripletomics.model import Model
-
-MATCHED = 0.5  # share of the smaller table's cells below which few are in both
-NAMES = ("rna", "protein")  # of two tables that come without names
+Checked = TypeVar("Checked")
+MATCHED = 0.5  # share of the smaller dataset's cells that should be in both
+NAMES = ("rna", "protein")  # of two datasets that come without names
 TAKEN = ("self", "x", "present", "k", "reject", "coverage")  # by other arguments of the model's methods
 
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of one table, or of two.
+    """The cells of one dataset, or of two.
 
     Attributes
     ----------
     obs
-        Their columns and names: the table itself, or one without genes that has all cells of both.
+        Their columns and names: the dataset itself, or one without genes that has all cells of both.
     x
         Its matrix, or the two matrices as a `Pair`.
     sides
-        The tables by name; one has the name "".
+        The datasets by modality; one has the name "".
     rows
         For each of them, where its cells are among all.
     whole
@@ -60,21 +55,20 @@ class Table:
     whole: Any = None
 
     def matrices(self) -> list[tuple[AnnData, Matrix, np.ndarray]]:
-        """List the tables with their matrices of all cells, and which of these they measured."""
-        if not isinstance(self.x, Pair):
-            return [(self.obs, self.x, np.ones(self.obs.n_obs, dtype=bool))]
-        return list(zip(self.sides.values(), self.x.sides, self.x.measured.T, strict=True))
+        """Return each dataset with its matrix of all cells, and which of these it measured."""
+        rows = features.measured(self.x).T
+        return list(zip(self.sides.values(), features.matrices(self.x), rows, strict=True))
 
     def targets(self) -> list[tuple[Any, np.ndarray | slice]]:
-        """List what results are written to, with the cells of each among all."""
+        """Return what results are written to, with the rows of each among all cells."""
         found: list[tuple[Any, np.ndarray | slice]] = list(zip(self.sides.values(), self.rows, strict=True))
         if self.whole is not None:
             found.append((self.whole, self.obs.obs_names.get_indexer(self.whole.obs_names)))
         return found
 
 
-def named_sides(adata: Any, names: Sequence[str] = NAMES, least: int = 2) -> tuple[dict[str, AnnData], Any]:
-    """Take two tables apart: a tuple, a dict from name to table, or a MuData, which is returned as well.
+def split_modalities(adata: Any, names: Sequence[str] = NAMES, least: int = 2) -> tuple[dict[str, AnnData], Any]:
+    """Return two datasets by modality, from a tuple, a dict or a MuData, and the MuData.
 
     Raises
     ------
@@ -108,35 +102,35 @@ def named_sides(adata: Any, names: Sequence[str] = NAMES, least: int = 2) -> tup
 
 
 def is_pair(adata: object) -> bool:
-    """Tell whether two tables were given."""
+    """Return whether two datasets were given."""
     return isinstance(adata, (tuple, list, Mapping)) or type(adata).__name__ == "MuData"
 
 
 def open_table(
     adata: object, layer: str | None, label: str | None, unlabelled: Sequence[str], others: Sequence[str | None]
 ) -> Table:
-    """Check one table or two, and match the cells of two by name.
+    """Check one dataset or two, and match the cells of two by name.
 
     Parameters
     ----------
     adata
         An AnnData, two of them as a tuple or a dict by name, or a MuData of two.
     layer
-        Layer to use in place of `.X`; of two tables, in those that have it.
+        Layer to use in place of `.X`, in each dataset that has it.
     label, unlabelled
-        The column of types, and the names in it that say nothing.
+        The column of types, and the names in it that mean unlabelled.
     others
-        Columns of which a disagreement between two tables is told as well.
+        More columns in which a disagreement of two datasets gives a warning.
 
     Raises
     ------
     TypeError, KeyError, ValueError
-        As `matrix`; or if two tables have no cell in common, or a name twice.
+        As `matrix`; or if two datasets have no cell in common, or a name twice.
     """
     if not is_pair(adata):
         x = matrix(adata, layer)
         return Table(adata, x, {"": adata}, [slice(None)])
-    sides, whole = named_sides(adata)
+    sides, whole = split_modalities(adata)
     a, b = sides
     if layer is not None and not any(layer in side.layers for side in sides.values()):
         held = "; ".join(f"{name}: {', '.join(side.layers) or 'none'}" for name, side in sides.items())
@@ -165,7 +159,7 @@ def open_table(
 
 
 def join(sides: Mapping[str, AnnData]) -> tuple[AnnData, list[np.ndarray]]:
-    """Match cells by name: a table of all of them without genes, and where each side's cells are in it."""
+    """Match cells by name. Return a dataset of all without genes, and the rows of each modality in it."""
     import anndata
 
     for name, side in sides.items():
@@ -185,11 +179,11 @@ def join(sides: Mapping[str, AnnData]) -> tuple[AnnData, list[np.ndarray]]:
 
 
 def spread(matrices: Sequence[Matrix], rows: Sequence[np.ndarray], n: int) -> Pair:
-    """Put the rows of two matrices where their cells are among all n; the others are 0."""
+    """Return two matrices as a `Pair` of all n cells, in which rows that were not measured are 0."""
     measured = np.zeros((n, 2), dtype=bool)
     sides = []
-    for side, (x, where) in enumerate(zip(matrices, rows, strict=True)):
-        measured[where, side] = True
+    for i, (x, where) in enumerate(zip(matrices, rows, strict=True)):
+        measured[where, i] = True
         source = np.full(n, -1)
         source[where] = np.arange(len(where))
         sides.append(_rows(x, source))
@@ -197,13 +191,13 @@ def spread(matrices: Sequence[Matrix], rows: Sequence[np.ndarray], n: int) -> Pa
 
 
 def choose(table: Table, train: np.ndarray, counts: Sequence[bool]) -> tuple[Matrix, dict[str, ModalityGenes]]:
-    """Choose the genes of a model on the training cells, for one table or for each of two.
+    """Choose the genes of a model on the training cells, in one dataset or in each of two.
 
     Returns
     -------
     The matrix of these genes, and which they are.
     """
-    if isinstance(table.x, Pair) and (table.x.both & train).sum() < 2:
+    if len(table.sides) > 1 and (features.fully_measured(table.x) & train).sum() < 2:
         raise ValueError(
             f"Fewer than two training cells have both {' and '.join(table.sides)}, and nothing says what the two have "
             "in common: hold out fewer."
@@ -214,122 +208,11 @@ def choose(table: Table, train: np.ndarray, counts: Sequence[bool]) -> tuple[Mat
         chosen.append(features.take(x, choice.columns))
         _of_modality(name, check_variance, chosen[-1], train & measured, is_counts)
         genes[name] = ModalityGenes(adata.var_names[choice.columns].tolist(), is_counts, choice)
-    if not isinstance(table.x, Pair):
-        return chosen[0], genes
-    return Pair((chosen[0], chosen[1]), table.x.measured), genes
+    return chosen[0] if len(chosen) == 1 else Pair((chosen[0], chosen[1]), table.x.measured), genes
 
 
-@dataclass(frozen=True)
-class NewCells:
-    """New cells as a model takes them.
-
-    Attributes
-    ----------
-    x, present
-        As the methods of the model take them.
-    targets
-        What results are written to, the cells of each among all, and how its genes were matched: of a MuData both.
-    """
-
-    x: Matrix
-    present: Any
-    targets: list[tuple[Any, np.ndarray | slice, list[Query]]]
-
-
-def take_new(
-    adata: Any, model: Model, layer: str | None, missing: str, alias: str | None, min_matched: float
-) -> NewCells:
-    """Check new cells of one modality or of two, and bring them to the genes of a model.
-
-    Parameters
-    ----------
-    adata
-        An AnnData; for a model of two modalities also two of them as for `open_table`, or one by name.
-    model
-        From `fit`.
-    layer, missing, alias, min_matched
-        As for `take_query`.
-
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        As `take_query` and `name_query`.
-    """
-    contract = model.features
-    if isinstance(contract, Features):
-        if is_pair(adata):
-            raise TypeError("The model has one modality, and two tables were given: pass the one that it knows.")
-        query = take_query(adata, contract, model.gene_weights(), layer, missing, alias, min_matched)
-        return NewCells(query.x, query.present, [(adata, slice(None), [query])])
-    sides = name_query(adata, contract, alias)
-    queries = {}
-    for name, side in sides.items():
-        theirs = layer if layer in side.layers or not any(layer in s.layers for s in sides.values()) else None
-        named = alias if alias in side.var or not any(alias in s.var for s in sides.values()) else None
-        rest = (model.gene_weights(name), theirs, missing, named, min_matched)
-        queries[name] = take_query(side, model.part(name), *rest)
-    obs, rows = join(sides)
-    where = dict(zip(sides, rows, strict=True))
-    nothing = np.zeros(0, dtype=int)
-    matrices = [
-        queries[name].x if name in queries else sp.csr_matrix((0, len(part.genes)), dtype=np.float32)
-        for name, part in zip(contract.names, contract.parts, strict=True)
-    ]
-    x = spread(matrices, [where.get(name, nothing) for name in contract.names], obs.n_obs)
-    targets: list[tuple[Any, np.ndarray | slice, list[Query]]] = [
-        (side, where[name], [queries[name]]) for name, side in sides.items()
-    ]
-    if type(adata).__name__ == "MuData":
-        targets.append((adata, obs.obs_names.get_indexer(adata.obs_names), list(queries.values())))
-    return NewCells(x, {name: query.present for name, query in queries.items()}, targets)
-
-
-def name_query(adata: object, contract: PairFeatures, alias: str | None) -> dict[str, AnnData]:
-    """Say which modality of a model each table of new cells is: one table by its features, two by name or order.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a table is no AnnData in memory, or it cannot be told which it is.
-    """
-    if not is_pair(adata):
-        check_anndata(adata)
-        return {side_of(adata, contract.names, contract.parts, alias): adata}
-    sides, _ = named_sides(adata, contract.names, least=1)
-    for name in sides:
-        if name not in contract.names:
-            raise ValueError(
-                f"{name!r} is not a modality of the model.{did_you_mean(name, contract.names)} Allowed: "
-                f"{', '.join(contract.names)}."
-            )
-    return sides
-
-
-def side_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features], alias: str | None) -> str:
-    """Tell which modality of a model a table without a name is: with which one it shares more of all features.
-
-    Raises
-    ------
-    ValueError
-        If it has features of neither, or as large a share of both.
-    """
-    columns = [adata.var_names] + ([adata.var[alias]] if alias in adata.var else [])
-    have = {unversioned(str(name)).upper() for column in columns for name in column}
-    shares = []
-    for part in parts:
-        known = {unversioned(gene).upper() for gene in part.genes}
-        shares.append(len(known & have) / len(known | have))
-    if shares[0] == shares[1]:
-        begin = "; ".join(f"{name}: {first(part.genes)}" for name, part in zip(names, parts, strict=True))
-        raise ValueError(
-            f"The features of the table (first: {first(adata.var_names)}) do not say which of {' and '.join(names)} it "
-            f"is. The model's begin with {begin}. Name it: {{{names[0]!r}: adata}}."
-        )
-    return names[int(np.argmax(shares))]
-
-
-def _of_modality(name: str, check: Callable[..., Any], *given: Any) -> Any:
-    """Call a check; name the modality in its error, if it has a name."""
+def _of_modality(name: str, check: Callable[..., Checked], *given: object) -> Checked:
+    """Call a check, and name the modality in its error."""
     try:
         return check(*given)
     except (TypeError, ValueError) as error:
@@ -352,7 +235,7 @@ def _merge(
     unlabelled: Sequence[str],
     others: Sequence[str | None],
 ) -> pd.DataFrame:
-    """Take each column of `obs` from the first table that has a value, and say where those that matter disagree."""
+    """Take each column of `obs` from the first dataset that has a value, and warn where labels disagree."""
     merged = {}
     frames = {name: _plain(frame) for name, frame in frames.items()}
     for column in dict.fromkeys(column for frame in frames.values() for column in frame.columns):
@@ -366,8 +249,7 @@ def _merge(
         values = series[0]
         for other in series[1:]:
             values = values.where(values.notna(), other)
-        kinds = [frames[name][column].dtype for name in where]
-        if all(map(pd.api.types.is_bool_dtype, kinds)):
+        if all(pd.api.types.is_bool_dtype(frames[name][column]) for name in where):
             values = values.astype("boolean")
         merged[column] = values
     return pd.DataFrame(merged, index=names)
@@ -384,7 +266,7 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _note_on_values(column: str, columns: Mapping[str, pd.Series]) -> None:
-    """Say how often two tables say different things of a cell, and which is taken."""
+    """Warn of the cells in which two datasets have different values, and say which is taken."""
     (one, values), *rest = columns.items()
     for other, theirs in rest:
         known = values.notna() & theirs.notna()

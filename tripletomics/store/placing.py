@@ -37,7 +37,7 @@ def match_rows(
     pp.match_genes(AnnData(var=var), part.genes, missing, alias, weights, min_matched)  # its errors are about no rows
     first = AnnData(rows.read(start, stop), var=var)
     with naming_rows(start, stop):
-        return pp.take_query(first, part, weights, None, missing=missing, alias=alias, min_matched=min_matched)
+        return pp.take_query(first, part, weights, pp.QueryOptions(None, missing, alias, min_matched))
 
 
 def embed_blocks(

@@ -102,7 +102,7 @@ def explain(
     import numpy as np
     import pandas as pd
 
-    from tripletomics import attribution, labels, networks, pp
+    from tripletomics import attribution, embedding, labels, pp
     from tripletomics.pcs import mean_and_variance
 
     pp.check_model(model)
@@ -115,12 +115,11 @@ def explain(
     codes, classes = labels.encode(column, UNLABELLED)
     pairs = _pairs(against, groups, classes)
     features, encoder = model.part(), model.networks.encoder
-    query = pp.take_query(
-        adata, features, model.gene_weights(), layer, missing=missing, alias=alias, min_matched=min_matched
-    )
+    options = pp.QueryOptions(layer, missing, alias, min_matched)
+    query = pp.take_query(adata, features, model.gene_weights(), options)
 
     source = features.source(query.x, query.present)
-    z = networks.project(encoder, source, next(encoder.parameters()).device).cpu().numpy()
+    z = embedding.embed_rows(encoder, source, next(encoder.parameters()).device).cpu().numpy()
     members = [np.flatnonzero(codes == code) for code in range(len(classes))]
     centroids = np.array([z[rows].mean(axis=0, dtype=np.float64) for rows in members])
     tables, names = [], _names(column, classes)

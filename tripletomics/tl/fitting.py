@@ -180,9 +180,9 @@ def fit(
     """
     from tripletomics import crossfit, pp
     from tripletomics.checkpoint import keeping
+    from tripletomics.embedding import coordinates
     from tripletomics.model.build import build_model, versions
     from tripletomics.model.scoring import score_fit
-    from tripletomics.networks import coordinates
     from tripletomics.problem import Settings
     from tripletomics.tl import paths
     from tripletomics.training import train_encoder, train_map, warn_of_failure
@@ -320,7 +320,7 @@ def transform(
             key_added=key_added,
         )  # fmt: skip
         return
-    cells = pp.take_new(adata, model, layer, missing, alias, min_matched)
+    cells = pp.take_new(adata, model, pp.QueryOptions(layer, missing, alias, min_matched))
     write_places(cells, key_added, model, *model.place(cells.x, cells.present), trained_on(model, cells.x))
 
 

@@ -12,7 +12,7 @@ from tripletomics.notices import warn
 from tripletomics.seen import HELD_OUT
 
 if TYPE_CHECKING:
-    from tripletomics.modalities import Pair
+    from tripletomics.features import Pair
     from tripletomics.model import Model
     from tripletomics.sources import Matrix
 

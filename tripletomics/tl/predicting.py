@@ -99,7 +99,7 @@ def predict(
 
     pp.check_key(key_added, adata)
     pp.check_model(model)
-    cells = pp.take_new(adata, model, layer, missing, alias, min_matched)
+    cells = pp.take_new(adata, model, pp.QueryOptions(layer, missing, alias, min_matched))
     found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage)
     trained = trained_on(model, cells.x)
     prefix = "tt" if key_added == "X_tt" else key_added

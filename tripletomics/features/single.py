@@ -1,28 +1,31 @@
-"""The gene contract: which genes in which order, and how their values become the numbers that a network sees.
+"""The features of one modality: which genes in which order, and how their values become what a network sees.
 
-Fitted on training rows and saved with the model, so that `transform` treats new cells the same.
+They are fitted on training rows and saved with the model, so that `transform` treats new cells the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import ClassVar, NoReturn
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
 from tripletomics import pcs
+from tripletomics.augment import Augmentation
 from tripletomics.pcs import CUT, PANEL, cut, mean_and_variance
 from tripletomics.scales import Scale, looks_like_counts, see, stored
 from tripletomics.sources import Matrix, Memory
 
 DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
-BLOCK = 8192  # cells that are projected at once
+BLOCK = 8192  # cells whose components are computed at once
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which genes of a table a model takes.
+    """The genes of a dataset that a model takes.
 
     Attributes
     ----------
@@ -35,7 +38,7 @@ class Choice:
     share
         Median share of a training cell's counts that these genes hold.
     scale
-        What the values of the whole table are.
+        What the values of the whole matrix are.
     """
 
     columns: np.ndarray
@@ -71,12 +74,12 @@ class Features:
         Share of the training cells' counts that each gene holds, float32 (genes,); equal without counts.
     usual_depth, cap, axes, offset
         For the principal components, which are scanpy's: counts of a cell over `genes` that are 10,000 over all genes
-        of the table; where larger values are cut, float32 (genes,), 10 standard deviations above the mean; and what
+        of the dataset; where larger values are cut, float32 (genes,), 10 standard deviations above the mean; and what
         takes the cut rows to their components, float32 (components, genes) and (components,).
     center, unit, variance, noise
         For components of cells whose genes are partly unknown: mean of the cut rows and what scales them to unit
         variance, float32 (genes,); on that scale the variance along each component, float32 (components,), and the mean
-        variance that a gene has beside them.
+        variance of a gene that they do not explain.
     shrink, residual
         For the components of cells that they were fitted on: the coefficients of `pcs.factors`, float32
         (3, components), and the mean squared distance of such a cell to the space of the components. None in a model
@@ -92,6 +95,8 @@ class Features:
     scaled to the depth that the present genes have in the training cells.
     """
 
+    names: ClassVar[tuple[str, ...]] = ("",)  # of the only modality
+    modalities: ClassVar[tuple[str, ...]] = ()
     genes: list[str]
     n_seen: int
     counts: bool
@@ -122,9 +127,19 @@ class Features:
         return None if self.kind is None else Scale(self.kind, self.total, self.step, self.below)
 
     @property
+    def parts(self) -> tuple[Features, ...]:
+        """These features."""
+        return (self,)
+
+    @property
     def width(self) -> int:
         """Principal components."""
         return len(self.axes)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns that the encoder sees."""
+        return (self.n_seen,)
 
     @property
     def deviation(self) -> np.ndarray:
@@ -132,7 +147,7 @@ class Features:
         return np.maximum(self.cap - self.center, 0)[: self.n_seen] / CUT
 
     def source(self, x: Matrix, present: np.ndarray | None = None, trained: np.ndarray | None = None) -> Memory:
-        """Return what the encoder sees of cells, row by row; it sees genes, which are the same of `trained` cells."""
+        """Return what the encoder sees of cells, row by row; whether it was `trained` on them makes no difference."""
         return Memory(_by_rows(x), self, present)
 
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
@@ -147,15 +162,19 @@ class Features:
             scaled[:, ~present[: self.n_seen]] = 0
         return scaled
 
+    def augmentation(self, augment: Augmentation, views: int) -> Augmentation:
+        """Return an augmentation that knows how the rows are scaled."""
+        return augment.fit(self.mean, self.scale)
+
     def project(self, x: Matrix, present: np.ndarray | None = None, fitted: np.ndarray | None = None) -> np.ndarray:
-        """Return principal components, float32 (cells, components): of partly unknown cells those to be expected.
+        """Return principal components, float32 (cells, components); where genes are missing, their expected values.
 
         Parameters
         ----------
         x, present
             Cells by `genes`, and which of these were measured.
         fitted
-            Boolean (cells,): cells that the components were fitted on. They lie where they would, had they been new.
+            Boolean (cells,): cells that the components were fitted on. They get the coordinates of new cells.
 
         References
         ----------
@@ -177,6 +196,41 @@ class Features:
                 block[own] *= pcs.factors(self.shrink, block[own], self.variance, self._outside(rows[own], block[own]))
         return found
 
+    def check_cells(self, x: Matrix, *, named: bool = False, name: str = "") -> Matrix:
+        """Return cells by these genes, or raise if they are none; a modality is called by its `name`."""
+        given, whose = (name, f"{name}'s") if name else ("x", "the model's")
+        if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+            raise TypeError(
+                f"{given} is {type(x).__name__}, not an array: tripletomics.transform and predict take AnnData."
+            )
+        if x.ndim != 2 or x.shape[1] != len(self.genes):
+            where = f"model.part({name!r}).genes" if name else "model.features.genes"
+            raise ValueError(
+                f"{given} has shape {x.shape}: pass cells by {whose} {len(self.genes)} genes, in the order of {where}."
+            )
+        return x
+
+    def check_present(self, present: object, name: str = "") -> None:
+        """Raise unless `present` says of each gene whether it was measured; None says that all were."""
+        what, n_genes = type(present).__name__, len(self.genes)
+        if isinstance(present, np.ndarray):
+            what = f"{present.dtype} of shape {present.shape}"
+        if present is not None and what != f"bool of shape {(n_genes,)}":
+            whose = f"{name}'s" if name else "the model's"
+            raise ValueError(f"present is {what}: pass True or False for each of {whose} {n_genes} genes.")
+
+    def join(self, arrays: Mapping[str, Matrix]) -> NoReturn:
+        """Raise: arrays are named where there are two modalities."""
+        raise TypeError("This model has one modality: pass its array alone, as in embed(x).")
+
+    def gene_weights(self, first: Sequence[np.ndarray], name: str) -> np.ndarray:
+        """Return each gene's share (genes,) of what enters the first layer, whose weights are `first`."""
+        return gene_shares(first[0], self.deviation / self.scale, len(self.genes))
+
+    def records(self) -> dict[str, object]:
+        """Return what a model file holds, by the names of its parts."""
+        return {"features": self}
+
     def _outside(self, rows: Matrix, found: np.ndarray) -> np.ndarray:
         """Return the squared distance of cut rows to the space of the components, in units of its mean: (cells,)."""
         if not self.residual:
@@ -195,7 +249,7 @@ class Features:
         return normalise(x, depth) if self.counts else _float32(x)
 
     def _completion(self, present: np.ndarray) -> np.ndarray:
-        """Return what takes the present genes' part of the components to the whole to be expected.
+        """Return what takes the present genes' part of the components to the expected whole.
 
         With V the present genes' rows of the components, the posterior mean of the signal along the components is
         ``s = (VV' + noise / signal)^-1 part``, and the unknown genes add their expected part, ``(1 - VV') s``.
@@ -237,8 +291,8 @@ def take(x: Matrix, columns: np.ndarray) -> Matrix:
     chosen = sp.csr_matrix(x[:, columns[found]])
     if found.all():
         return chosen
-    places = np.flatnonzero(found).astype(chosen.indices.dtype)
-    return sp.csr_matrix((chosen.data, places[chosen.indices], chosen.indptr), shape=(x.shape[0], len(columns)))
+    to = np.flatnonzero(found).astype(chosen.indices.dtype)
+    return sp.csr_matrix((chosen.data, to[chosen.indices], chosen.indptr), shape=(x.shape[0], len(columns)))
 
 
 def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | None = None) -> Features:
@@ -289,6 +343,13 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
     )
 
 
+def gene_shares(weights: np.ndarray, deviation: np.ndarray, n_genes: int) -> np.ndarray:
+    """Return what weights (hidden, genes) take from genes of a standard deviation; over all genes it adds up to 1."""
+    found = np.zeros(n_genes)
+    found[: len(deviation)] = np.linalg.norm(weights, axis=0)[: len(deviation)] * deviation
+    return found / (found.sum() or 1.0)
+
+
 def _shares(x: Matrix, counts: bool) -> np.ndarray:
     total = np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() if counts else np.ones(x.shape[1])
     total = total if total.any() else np.ones(x.shape[1])
@@ -303,7 +364,7 @@ def _by_rows(x: Matrix) -> Matrix:
 def _float32(x: Matrix) -> Matrix:
     """Return float32 rows: CSR if less than half of the values differ from 0, else dense, however they came.
 
-    So equal tables take the same sums in the same order: a map of neighbours carries the least difference far.
+    So equal matrices take the same sums in the same order. A map of neighbours would amplify the least difference.
     """
     stored = x.count_nonzero() if sp.issparse(x) else np.count_nonzero(x)
     if 2 * stored < x.shape[0] * x.shape[1]:

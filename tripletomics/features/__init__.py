@@ -1,0 +1,19 @@
+"""What a model reads of its cells: the genes in their order, and how values become the numbers that a network sees.
+
+`Features` (one modality) and `PairFeatures` (two) offer the same, so that a caller need not ask which of them it has:
+
+- ``names`` and ``parts``: each modality's name and `Features`. A single modality has the name "".
+- ``modalities``: the names to choose from; none where there is one modality.
+- ``source(x, present, trained)``: rows as the encoder sees them. ``project(x, present, fitted)``: principal components.
+- ``width``: principal components. ``widths``: columns that each encoder sees, as `networks.build` takes them.
+- ``augmentation(augment, views)``: what is done to these rows in training.
+- ``check_cells``, ``check_present``, ``join``: what a user gave, checked.
+- ``gene_weights``, ``records``: what the encoder makes of each gene; what a model file holds.
+
+Of the matrices, `matrices`, `measured`, `fully_measured` and `only` answer for one modality as for a `Pair`.
+"""
+
+from tripletomics.features.pair import Pair, PairFeatures, fit_pair, fully_measured, matrices, measured, only
+from tripletomics.features.single import DEPTH, Choice, Features, fit, median_depth, normalise, take
+
+AnyFeatures = Features | PairFeatures

@@ -1,0 +1,78 @@
+"""What a fitted model consists of, as its file and its summary read it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tripletomics.features import AnyFeatures, Features
+from tripletomics.index import Catalog
+from tripletomics.labels.calibration import Calibration
+from tripletomics.labels.reference import Reference
+from tripletomics.networks import Networks
+from tripletomics.seen import SeenCells
+
+
+@dataclass(frozen=True)
+class Side:
+    """Predictions from one of two modalities alone: as `calibration` and `checks` of `Model`."""
+
+    calibration: Calibration | None
+    checks: dict[str, float]
+
+
+@dataclass
+class State:
+    """The attributes of a `Model`, which explains them."""
+
+    features: AnyFeatures
+    networks: Networks
+    classes: list[str]
+    settings: dict[str, str]
+    scores: dict[str, dict[str, float]]
+    p_value: dict[str, float]
+    history: dict[str, dict[str, np.ndarray]]
+    findings: dict[str, np.ndarray]
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    reference: Reference | None
+    calibration: Calibration | None
+    catalog: Catalog | None
+    checks: dict[str, float] = field(default_factory=dict)
+    enrolled: list[str] = field(default_factory=list)
+    alone: dict[str, Side] = field(default_factory=dict)
+    matches: dict[str, float] = field(default_factory=dict)
+    seen: SeenCells | None = None
+
+    @property
+    def id(self) -> str:
+        """The model's name in datasets that it writes to: 16 hexadecimal digits, the same in a file or a copy.
+
+        They follow from the weights and from the cells that the model has seen.
+        """
+        content = hashlib.blake2b(digest_size=8)
+        for name, tensor in sorted(self.networks.state_dict().items()):
+            content.update(name.encode())
+            content.update(tensor.cpu().contiguous().numpy().tobytes())
+        if self.seen is not None:
+            content.update(self.seen.hashes.tobytes() + self.seen.roles.tobytes())
+        return content.hexdigest()
+
+    @property
+    def types(self) -> list[str]:
+        """All types that the model can name."""
+        return self.classes + self.enrolled
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the two modalities; none in a model of one."""
+        return self.features.modalities
+
+    def part(self, modality: str | None = None) -> Features:
+        """Return the genes of a model, or of one of its two modalities."""
+        parts = dict(zip(self.features.names, self.features.parts, strict=True))
+        if (modality or "") not in parts:
+            raise ValueError(f"modality={modality!r} is not one of this model: {', '.join(self.modalities) or 'None'}.")
+        return parts[modality or ""]
