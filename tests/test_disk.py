@@ -20,6 +20,7 @@ from samples import make_cells
 import tripletomics as tt
 from tripletomics import files, labels, pp
 from tripletomics.losses.defaults import DEFAULT_LOSS, DEFAULT_VIEWS
+from tripletomics.problem import Settings
 from tripletomics.store import frames, reading, sampling, writing
 from tripletomics.tl import paths, transform_shard
 
@@ -183,9 +184,9 @@ def test_the_steps_and_the_loss_follow_all_cells(written, monkeypatch):
     path = written / "cells.h5ad"
     with reading.open_to_read(path) as (root, var):
         obs, rows = frames.Obs(root, path), reading.Rows(root, path)
-        given = dict.fromkeys(("batch", "layer", "steps", "loss")) | {"label": "kind", "hold_out": 0.1, "seed": 0}
-        adata, drawn = sampling.read_sample(rows, obs, var, given | {"unlabelled": ("a", "b")})
-    found = paths.settings_of_sample(drawn, given)
+        settings = Settings("kind", unlabelled=("a", "b"))
+        adata, drawn = sampling.read_sample(rows, obs, var, settings)
+    found = paths.settings_of_sample(drawn, settings)
     assert found["loss"] == DEFAULT_LOSS + " + " + DEFAULT_VIEWS
     assert found["steps"] == round(30 * np.log2((~drawn.held_out).sum() / 50))
     assert list(adata.obs) == ["kind", "donor", "age"]  # so that refusals can list them

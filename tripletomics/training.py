@@ -66,7 +66,6 @@ def train(
     augment: Augment,
     seed: int,
     watch: Callable[[int, Tensor], None],
-    orthogonal: bool = False,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, np.ndarray]:
     """Train `network`, and `loss` where it has parameters, in place; return the loss of each step and its traces.
@@ -84,8 +83,6 @@ def train(
         What is done to a view, given a generator and its y, and the seed of the generator.
     watch
         Called after each step with its number and loss.
-    orthogonal
-        Whether the hidden layers take orthogonal steps, as `Muon` does.
     checkpoint
         Where the state is saved, and restored after a stop.
 
@@ -96,7 +93,7 @@ def train(
     processes.check_same(len(source), steps, lr, seed, [tuple(p.shape) for p in network.parameters()], targets.numpy())
     processes.share_state(fabric, network, loss.train().to(fabric.device))
     momentum_encoder = copy.deepcopy(network).requires_grad_(False) if loss.momentum else None
-    muon = make_optimizer(fabric, network, loss.parameter_groups(lr), lr, orthogonal=orthogonal)
+    muon = make_optimizer(fabric, network, loss.parameter_groups(lr), lr, orthogonal=isinstance(network, MapHead))
     encoder, optimizer = fabric.setup(network.train(), muon)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
     own_draws = processes.rank() if source.contract is not None else 0
@@ -229,12 +226,18 @@ def train_encoder(
         torch.manual_seed(seed)
         encoder = networks.build(settings.encoder, problem.features.widths, settings.metric_dim).to(fabric.device)
         loss.build(settings.metric_dim, int(y_train.max()) + 1)
-    donors = None if problem.batch_codes is None else problem.batch_codes[rows]
-    alone = ~fully_measured(source.x)[source.among] if problem.modalities else None  # cells of one modality
-    near = knn.knn_graph(problem.pcs[rows])[:, : loss.neighbours] if loss.neighbours else None
-    sampler = batches(loss, y_train, settings.batch_size, seed, donors, near, alone)
-    held_out_rows = np.flatnonzero(problem.held_out)
-    watch = Monitor("metric", settings.steps, report, encoder, cells, y, rows, held_out_rows, fabric)
+    batch_codes, size = problem.batch_codes[rows] if problem.batch_codes is not None else None, settings.batch_size
+    sampler: Sampler
+    if loss.views == 1:
+        sampler = Balanced(y_train, size or BATCH_SIZE, seed, batch_codes)
+    else:
+        graph = knn.knn_graph(problem.pcs[rows])[:, : loss.neighbours] if loss.neighbours else None
+        alone = ~fully_measured(source.x)[source.among] if problem.modalities else None
+        sampler = Views(y_train, size or BATCH_SIZE, seed, batch_codes, graph=graph, single_modality=alone)
+    watch = Monitor(
+        "metric", settings.steps, report, encoder, cells=cells, y=y, train_rows=rows,
+        held_out_rows=np.flatnonzero(problem.held_out), fabric=fabric,
+    )  # fmt: skip
     curves = train(
         fabric, encoder, loss, source, sampler, torch.from_numpy(y_train),
         steps=settings.steps, lr=settings.lr, augment=problem.features.augmentation(settings.augment, loss.views),
@@ -273,11 +276,14 @@ def train_map(
     inputs = Memory(head.inputs(known, z).cpu().numpy()).on(fabric.device)
     neighbours = structure_term.fit(pcs[train_on], y[train_on], settings.structure, seed, settings.spread)
     steps = min(MAP_STEPS * settings.steps, max(MAP_MOST, settings.steps))
-    watch = Monitor("map", steps, report, head, inputs, y, train_on, np.arange(len(rows), len(used)), fabric)
+    watch = Monitor(
+        "map", steps, report, head, cells=inputs, y=y, train_rows=train_on,
+        held_out_rows=np.arange(len(rows), len(used)), fabric=fabric,
+    )  # fmt: skip
     curves = train(
         fabric, head, neighbours, inputs.subset(train_on),
         Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
-        steps=steps, lr=MAP_LR * settings.lr, augment=head.jitter, seed=seed, watch=watch, orthogonal=True,
+        steps=steps, lr=MAP_LR * settings.lr, augment=head.jitter, seed=seed, watch=watch,
         checkpoint=checkpoint,
     )  # fmt: skip
     head.orient(embed_rows(head, inputs.subset(train_on), fabric.device), known[train_on])
@@ -304,22 +310,6 @@ def warn_of_failure(loss: Loss, history: History) -> None:
             f"The map was not learned: its loss rose from {values[0]:.2f} to {last:.2f}, as it does when steps "
             "are too large. Lower lr; 0.001 is usual."
         )
-
-
-def batches(
-    loss: Loss,
-    y: np.ndarray,
-    batch_size: int | None,
-    seed: int,
-    donors: np.ndarray | None,
-    near: np.ndarray | None = None,
-    single_modality: np.ndarray | None = None,
-) -> Balanced | Views:
-    """Choose the cells of each batch as the loss wants them."""
-    size = batch_size or BATCH_SIZE
-    if loss.views == 1:
-        return Balanced(y, size, seed, donors)
-    return Views(y, size, seed, donors, near, single_modality)
 
 
 def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) -> None:

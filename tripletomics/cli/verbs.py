@@ -80,7 +80,9 @@ def _fit(
             written.try_to(model, lambda: fitted.save(model, index=index))
 
     if out is None or (suffix(input, protein) == ".h5ad" and paths.is_large(input, settings.get("layer"))):
-        fitted = written.try_to(out or input, lambda: paths.fit(input, settings, out, save))
+        with paths.open_fit(input, settings, out) as on_disk:
+            result = tl.fit(**settings | on_disk.in_memory)
+            fitted = written.try_to(out or input, lambda: on_disk.write(result, save))
     else:
         cells = read_cells(input, protein)
         check_room_for(out, cells)

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-import tripletomics
 from tripletomics import baselines, evaluation, features, labels, pp
 from tripletomics.evaluation import Truth
 from tripletomics.notices import warn
@@ -77,7 +76,7 @@ class EvaluationTask:
         marked = self.adata.var.get("highly_variable", pd.Series(dtype=bool)).to_numpy().astype(str).tolist()
         content.update(repr((self.x.shape, list(self.adata.var_names), marked, self.classes, self.common)).encode())
         content.update(repr((self.is_counts, self.unseen, self.score_batches)).encode())
-        for path in sorted(Path(tripletomics.__file__).parent.rglob("*.py")):
+        for path in sorted(Path(__file__).parents[1].rglob("*.py")):
             content.update(path.read_bytes())
         return content.digest()
 

@@ -18,7 +18,7 @@ from tripletomics.model.model import Model
 from tripletomics.model.state import Side
 from tripletomics.networks import Networks
 from tripletomics.problem import FitProblem, Settings
-from tripletomics.training import EncoderFit, History
+from tripletomics.training import EncoderFit, History, warn_of_failure
 
 NEAR_CELLS = 2000  # training cells whose distances to the others are measured
 MATCH_CELLS, MATCHES = 2500, (1, 10, 50)  # held-out cells that are looked for among each other, and in how many
@@ -50,6 +50,7 @@ def build_model(
     calibrations
         As `crossfit.calibrate` returns them.
     """
+    warn_of_failure(encoder.loss, history)
     z, train = embedding["metric"], ~problem.held_out
     reference = _reference(problem, settings, z, embedding["map"]) if problem.classes else None
     seed, calibration = settings.seed, calibrations[""]

@@ -19,7 +19,7 @@ from tripletomics.pp.checks import (
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.matrices import check_compressed, contradiction
-from tripletomics.pp.prepare import prepare
+from tripletomics.pp.preparing import prepare
 from tripletomics.pp.queries import NewCells, Query, QueryOptions, take_new, take_query
 from tripletomics.pp.query_scales import check_scale
 from tripletomics.pp.splits import batch_codes, split, split_names

@@ -6,6 +6,7 @@ type, serves as well as all cells, and the order of the rows on disk does not ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -15,12 +16,11 @@ from anndata import AnnData
 
 from tripletomics import labels, pp
 from tripletomics.model.scoring import SCORED
+from tripletomics.problem import Settings
 from tripletomics.samplers import allocate
 from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tripletomics.store.frames import Obs
     from tripletomics.store.reading import Rows
 
@@ -50,7 +50,7 @@ def is_large(rows: Rows) -> bool:
     return not rows.by_genes and (rows.n_obs > WHOLE_CELLS or rows.n_bytes > WHOLE_BYTES)
 
 
-def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[AnnData, Drawn | None]:
+def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Settings) -> tuple[AnnData, Drawn | None]:
     """Read all cells, or a sample of those of a large table.
 
     Parameters
@@ -58,7 +58,7 @@ def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Mapping[str, 
     rows, obs, var
         The matrix, the columns of its cells, and its genes.
     settings
-        Arguments of `tripletomics.fit`.
+        Of the fit.
 
     Returns
     -------
@@ -69,13 +69,13 @@ def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Mapping[str, 
     KeyError, ValueError
         If there is no such column, or something cannot be read.
     """
-    label, hold_out, layer, seed = (settings[name] for name in ("label", "hold_out", "layer", "seed"))
-    columns = _read_columns(obs, rows.n_obs, {"label": label, "batch": settings["batch"]}, hold_out)
+    label, hold_out, layer, seed = settings.label, settings.hold_out, settings.layer, settings.seed
+    columns = _read_columns(obs, rows.n_obs, {"label": label, "batch": settings.batch}, hold_out)
     if not is_large(rows):
         every = np.arange(rows.n_obs)
         return _make_table(rows.read_whole(), obs, columns, every, var, layer), None
     rows.check()
-    codes = np.full(rows.n_obs, -1) if label is None else encode(columns[label], settings["unlabelled"])
+    codes = np.full(rows.n_obs, -1) if label is None else encode(columns[label], settings.unlabelled)
     held_out = pp.split(cast(AnnData, SimpleNamespace(obs=columns)), hold_out, codes, seed)
     sparse = rows.is_smaller_as_csr()
     most = int(min(SAMPLE_CELLS, SAMPLE_BYTES // rows.bytes_of_a_row(sparse)))
@@ -117,7 +117,7 @@ def draw(codes: np.ndarray, held_out: np.ndarray, most: int, seed: int) -> np.nd
     return np.sort(np.concatenate(drawn))
 
 
-def encode(values: pd.Series, unlabelled: tuple[str, ...]) -> np.ndarray:
+def encode(values: pd.Series, unlabelled: Sequence[str]) -> np.ndarray:
     """Return the codes of `labels.encode`, from those of categories: no text for each cell of a large table."""
     types = values.astype("category").cat.remove_unused_categories().cat
     codes, _ = labels.encode(pd.Series(types.categories), unlabelled)

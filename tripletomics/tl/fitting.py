@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tripletomics.labels import UNLABELLED
+from tripletomics.tl import paths
 from tripletomics.tl.progress import training_bar
 
 if TYPE_CHECKING:
@@ -181,41 +182,35 @@ def fit(
     from tripletomics import crossfit, pp
     from tripletomics.checkpoint import keeping
     from tripletomics.embedding import coordinates
-    from tripletomics.model.build import build_model, versions
+    from tripletomics.model.build import build_model
     from tripletomics.model.scoring import score_fit
     from tripletomics.problem import Settings
-    from tripletomics.tl import paths
-    from tripletomics.training import train_encoder, train_map, warn_of_failure
+    from tripletomics.training import train_encoder, train_map
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
-    if isinstance(adata, (str, os.PathLike)):
-        return paths.fit(Path(adata), {name: value for name, value in given.items() if name != "adata"})
     pp.check_key(key_added, adata)
     if isinstance(checkpoint, (str, os.PathLike)):
         with keeping(checkpoint) as kept:
             return fit(**given | {"checkpoint": kept})
-    settings = Settings.of(given)
-    if checkpoint:
-        packages = {f"version of {package}": number for package, number in versions().items()}
-        checkpoint.expect(settings.as_text() | {"key_added": key_added} | packages)
+    if isinstance(adata, (str, os.PathLike)):
+        with paths.open_fit(Path(adata), given) as on_disk:
+            return on_disk.write(fit(**given | on_disk.in_memory))
 
-    table, settings, problem = pp.prepare(adata, settings, checkpoint)
+    table, settings, problem = pp.prepare(adata, Settings.of(given), checkpoint)
     with training_bar(progress) as report:
         told: dict[str, Any] = {"report": report, "checkpoint": checkpoint}
         encoder_fit = train_encoder(problem, settings, **told)
         if settings.self_training:
             encoder_fit = crossfit.self_train(problem, settings, encoder_fit, **told)
         networks, history = train_map(problem, settings, encoder_fit, **told)
-        warn_of_failure(encoder_fit.loss, history)
         embedding = coordinates(networks, problem.rows, problem.pcs)
         unimodal = crossfit.embed_unimodal(problem, networks)
         calibrations = crossfit.calibrate(problem, settings, encoder_fit, embedding["metric"], unimodal, **told)
-    seconds = {"fit": time.perf_counter() - started}
-    null = None
-    if problem.held_out.any() and problem.classes:
-        null = crossfit.permuted_null(problem, settings, encoder_fit.rounds, checkpoint)
-        seconds["null"] = time.perf_counter() - started - seconds["fit"]
+
+    fitted, testable = time.perf_counter(), problem.held_out.any() and problem.classes
+    null = crossfit.permuted_null(problem, settings, encoder_fit.rounds, checkpoint) if testable else None
+    seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if testable else {})
     model = build_model(
         problem, settings, encoder_fit, networks, history, names=table.obs.obs_names.to_numpy(), embedding=embedding,
         unimodal=unimodal, calibrations=calibrations,
@@ -313,8 +308,6 @@ def transform(
     pp.check_key(key_added, adata)
     pp.check_model(model)
     if isinstance(adata, (str, os.PathLike)):
-        from tripletomics.tl import paths
-
         paths.transform(
             Path(adata), model, layer=layer, missing=missing, alias=alias, min_matched=min_matched,
             key_added=key_added,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tripletomics.model import Model
+    from tripletomics.problem import Settings
     from tripletomics.store.sampling import Drawn
     from tripletomics.store.writing import Block
 
@@ -37,106 +37,113 @@ def is_large(path: Path, layer: str | None) -> bool:
         return is_large(Rows(root, path, layer))
 
 
-def fit(
-    path: Path, settings: Mapping[str, Any], out: Path | None = None, done: Callable[[Model], object] | None = None
-) -> Model:
-    """Fit a model to a table on disk, and write what `tripletomics.fit` writes into it, or into a copy.
+@contextmanager
+def open_fit(path: Path, given: Mapping[str, Any], out: Path | None = None) -> Iterator[DiskFit]:
+    """Open a table on disk for a fit: yield the cells to fit in memory, and what writes the results of all cells.
 
     Parameters
     ----------
     path
         An .h5ad file or a .zarr store.
-    settings
-        Arguments of `tripletomics.fit` but the first; by default as there.
+    given
+        Arguments of `tripletomics.fit`.
     out
         File to write, .h5ad; by default that which is read.
-    done
-        Called with the model before anything is written.
 
     Raises
     ------
     FileNotFoundError, PermissionError, ValueError, KeyError, OSError
         As `tripletomics.fit`. Nothing is written then.
     """
-    from tripletomics.checkpoint import keeping
     from tripletomics.store.reading import upgraded
-    from tripletomics.tl import fitting
 
-    parameters = inspect.signature(fitting.fit).parameters.values()
-    settings = {given.name: given.default for given in parameters if given.name != "adata"} | {**settings}
-    checkpoint = settings["checkpoint"]
-    kept = keeping(checkpoint) if isinstance(checkpoint, (str, os.PathLike)) else nullcontext(checkpoint)
-    with kept as checkpoint, upgraded(path) as source:
-        return _fit(source, out or path, settings | {"checkpoint": checkpoint}, done)
+    with upgraded(path) as source:
+        yield DiskFit(source, out or path, given)
 
 
-def _fit(path: Path, target: Path, settings: dict[str, Any], done: Callable[[Model], object] | None) -> Model:
-    import numpy as np
+class DiskFit:
+    """A fit of a table on disk.
 
-    from tripletomics import keys, pp, processes
-    from tripletomics.pcs import N_COMPONENTS
-    from tripletomics.problem import Settings, as_text
-    from tripletomics.store import sampling, writing
-    from tripletomics.store.frames import Obs
-    from tripletomics.store.reading import Rows, open_to_read
-    from tripletomics.tl import fitting
+    Attributes
+    ----------
+    in_memory
+        Arguments of `tripletomics.fit` in place of those that were given: the cells, or a sample of those of a large
+        table, its held-out cells, and what follows from the number of all cells.
+    """
 
-    key = settings["key_added"]
-    pp.check_key(key)
-    Settings.of(settings)  # what is wrong is said before any reading
-    names = keys.metric_key(key), key, keys.pca_key(key)
-    with open_to_read(path) as (root, var):
-        rows = Rows(root, path, settings["layer"])
-        width = settings["metric_dim"] + settings["dim"] + N_COMPONENTS
-        needed = writing.check_target(path, target, names, rows.n_obs, width)
-        adata, drawn = sampling.read_sample(rows, Obs(root, path), var, settings)
-        n_obs = rows.n_obs
-    model = fitting.fit(adata, **settings | (settings_of_sample(drawn, settings) if drawn else {}))
-    widths = {name: adata.obsm[name].shape[1] for name in names}
-    if drawn is None:
-        blocks = iter([writing.Block(0, n_obs, {name: np.asarray(adata.obsm[name]) for name in names})])
-        split = adata.obs[keys.split_key(key)].array
-    else:
-        model.settings |= {"hold_out": as_text(settings["hold_out"]), "cells": f"{adata.n_obs:,} of {n_obs:,}"}
+    def __init__(self, path: Path, target: Path, given: Mapping[str, Any]) -> None:
+        from tripletomics import keys, pp
+        from tripletomics.pcs import N_COMPONENTS
+        from tripletomics.problem import Settings
+        from tripletomics.store import sampling, writing
+        from tripletomics.store.frames import Obs
+        from tripletomics.store.reading import Rows, open_to_read
+
+        self.path, self.target = path, target
+        self.key, self.progress = given.get("key_added", "X_tt"), given.get("progress", True)
+        pp.check_key(self.key)
+        self.settings = Settings.of(given)  # what is wrong is said before any reading
+        self.names = keys.metric_key(self.key), self.key, keys.pca_key(self.key)
+        with open_to_read(path) as (root, var):
+            rows = Rows(root, path, self.settings.layer)
+            width = self.settings.metric_dim + self.settings.dim + N_COMPONENTS
+            self.needed = writing.check_target(path, target, self.names, rows.n_obs, width)
+            adata, self.drawn = sampling.read_sample(rows, Obs(root, path), var, self.settings)
+            self.n_obs = rows.n_obs
+        self.in_memory = {"adata": adata} | (settings_of_sample(self.drawn, self.settings) if self.drawn else {})
+
+    def write(self, model: Model, before: Callable[[Model], object] | None = None) -> Model:
+        """Write what `tripletomics.fit` writes, of all cells, and return the model; first call `before` with it."""
+        import numpy as np
+
+        from tripletomics import keys, pp, processes
+        from tripletomics.problem import as_text
+        from tripletomics.store.writing import Block, Results, write
+
+        adata, split = self.in_memory.pop("adata"), keys.split_key(self.key)
+        widths = {name: adata.obsm[name].shape[1] for name in self.names}
+        if self.drawn is None:
+            blocks = iter([Block(0, self.n_obs, {name: np.asarray(adata.obsm[name]) for name in self.names})])
+            column = adata.obs[split].array
+        else:
+            cells = f"{adata.n_obs:,} of {self.n_obs:,}"
+            model.settings |= {"hold_out": as_text(self.settings.hold_out), "cells": cells}
+            blocks, column = self._embed(model), pp.split_names(self.drawn.held_out)
         del adata  # before the blocks need memory
-        blocks = _embed_fitted(path, model, settings)
-        split = pp.split_names(drawn.held_out)
-    if processes.rank() == 0:  # the first of many processes writes
-        if done:
-            done(model)
-        columns = {keys.split_key(key): split}
-        writing.write(path, target, writing.Results(n_obs, widths, blocks, columns, {key: model.record()}), needed)
-    return model
+        if processes.rank() == 0:  # the first of many processes writes
+            if before:
+                before(model)
+            results = Results(self.n_obs, widths, blocks, {split: column}, {self.key: model.record()})
+            write(self.path, self.target, results, self.needed)
+        return model
+
+    def _embed(self, model: Model) -> Iterator[Block]:
+        """Yield the coordinates of all rows."""
+        from anndata import AnnData
+
+        from tripletomics import pp
+        from tripletomics.store.placing import blocks_of, embed_blocks
+        from tripletomics.store.reading import Rows, open_to_read
+
+        with open_to_read(self.path) as (root, var):
+            rows = Rows(root, self.path, self.settings.layer)
+            match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
+            blocks = blocks_of(rows.n_obs)
+            with steps_bar(len(blocks), self.progress) as step:
+                yield from embed_blocks(rows, var, model, match, self.key, blocks, step=step, pcs=True, fitted=True)
 
 
-def settings_of_sample(drawn: Drawn, settings: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of_sample(drawn: Drawn, settings: Settings) -> dict[str, Any]:
     """Return the settings that are others for a sample: its held-out cells, and what follows from the whole table."""
     from tripletomics import training
     from tripletomics.losses.defaults import default_loss
 
     changed: dict[str, Any] = {"hold_out": drawn.held_out[drawn.rows]}
-    if settings["steps"] is None:
+    if settings.steps is None:
         changed["steps"] = training.default_steps(int((~drawn.held_out).sum()))
-    if settings["loss"] is None:
+    if settings.loss is None:
         changed["loss"] = default_loss(drawn.codes[~drawn.held_out])
     return changed
-
-
-def _embed_fitted(path: Path, model: Model, settings: Mapping[str, Any]) -> Iterator[Block]:
-    """Yield the coordinates of all rows of the table whose sample a model was fitted to."""
-    from anndata import AnnData
-
-    from tripletomics import pp
-    from tripletomics.store.placing import blocks_of, embed_blocks
-    from tripletomics.store.reading import Rows, open_to_read
-
-    key = settings["key_added"]
-    with open_to_read(path) as (root, var):
-        rows = Rows(root, path, settings["layer"])
-        match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
-        blocks = blocks_of(rows.n_obs)
-        with steps_bar(len(blocks), settings["progress"]) as step:
-            yield from embed_blocks(rows, var, model, match, key, blocks, step=step, pcs=True, fitted=True)
 
 
 def transform(

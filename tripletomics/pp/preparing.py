@@ -16,6 +16,7 @@ from tripletomics.features import PairFeatures
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
 from tripletomics.losses import Loss
 from tripletomics.losses.defaults import default_loss
+from tripletomics.model.build import versions
 from tripletomics.pp import checks, splits
 from tripletomics.pp.tables import Table, choose, open_table
 from tripletomics.problem import FitProblem, Settings, fit_features
@@ -46,6 +47,9 @@ def prepare(
         As `tripletomics.fit`.
     """
     device = devices.start(settings.device, settings.precision).device
+    if checkpoint:
+        packages = {f"version of {package}": number for package, number in versions().items()}
+        checkpoint.expect(settings.as_text() | packages)
     held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
     table = open_table(adata, settings.layer, settings.label, settings.unlabelled, (settings.batch, held_out_by))
     codes, classes = _encode(table, settings)
