@@ -158,8 +158,18 @@ def _summary(before: float, after: float, taken: np.ndarray) -> dict[str, np.nda
 
 
 @dataclass(frozen=True)
-class Unimodal:
-    """All cells by one of two modalities alone: their coordinates, principal components, and which cells have it."""
+class Embedding:
+    """All cells by all that was measured, or by one of two modalities alone.
+
+    Attributes
+    ----------
+    coordinates
+        On the "map" and in the "metric" space.
+    pcs
+        Principal components (cells, components).
+    measured
+        Cells of which this was measured, boolean (cells,); the others lie anywhere.
+    """
 
     coordinates: dict[str, np.ndarray]
     pcs: np.ndarray
@@ -171,18 +181,16 @@ class Unimodal:
         return self.coordinates["metric"]
 
 
-def embed_unimodal(problem: FitProblem, networks: Networks) -> dict[str, Unimodal]:
-    """Return all cells by each of two modalities alone, by its name, as the model will; nothing for one modality.
-
-    Cells that lack a modality lie anywhere.
-    """
-    found = {}
+def embed_all(problem: FitProblem, networks: Networks) -> dict[str, Embedding]:
+    """Return all cells as the model will: by all modalities, with the name "", and by each of two alone."""
+    whole = coordinates(networks, problem.rows, problem.pcs)
+    found = {"": Embedding(whole, problem.pcs, problem.fully_measured)}
     for side, name in enumerate(problem.modalities):
         x = features.only(problem.x, side)
         role, fitted = problem.seen.find(x)
         rows = problem.features.source(x, None, fitted & (role == TRAINING))
         pcs = problem.features.project(x, None, fitted)
-        found[name] = Unimodal(coordinates(networks, rows, pcs), pcs, np.asarray(features.measured(x).any(axis=1)))
+        found[name] = Embedding(coordinates(networks, rows, pcs), pcs, np.asarray(features.measured(x).any(axis=1)))
     return found
 
 
@@ -190,39 +198,39 @@ def calibrate(
     problem: FitProblem,
     settings: Settings,
     encoder: EncoderFit,
-    z: np.ndarray,
-    unimodal: Mapping[str, Unimodal],
+    embeddings: Mapping[str, Embedding],
     *,
     report: Report = silent,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Calibration | None]:
     """Find out how far evidence can be trusted; None where the types have too few cells.
 
-    The evidence is that about the calibration cells, at `z`. With batches, these are left out in turn, in up to four
-    folds, each embedded by an encoder of the others: what is usual in a batch that was never seen? So are the labelled
-    cells where they are too few for a calibration split.
+    The evidence is that about the calibration cells. With batches, these are left out in turn, in up to four folds,
+    each embedded by an encoder of the others: what is usual in a batch that was never seen? So are the labelled cells
+    where they are too few for a calibration split.
 
     Returns
     -------
-    By what was measured: "" for all modalities, and the name of each of two for it alone.
+    By what was measured, as `embed_all` returns it.
     """
-    names = ["", *unimodal]
     if not problem.classes:
-        return dict.fromkeys(names)
+        return dict.fromkeys(embeddings)
     if encoder.answers:
         answers = {"": encoder.answers}
     elif problem.calibration.any():
-        asked = problem.calibration & problem.fully_measured
-        answers = {"": [evidence_for(problem, settings, z, problem.train, asked)]}
-        for name, one in unimodal.items():
-            asked = problem.calibration & one.measured
-            answers[name] = [evidence_for(problem, settings, z, problem.train, asked, (one.z, one.pcs))]
+        z = embeddings[""].z
+        answers = {
+            name: [
+                evidence_for(problem, settings, z, problem.train, problem.calibration & one.measured, (one.z, one.pcs))
+            ]
+            for name, one in embeddings.items()
+        }
     else:
         folds = [
             _ask_fold(problem, settings, part, encoder.rounds, report, checkpoint)[-1]
             for part in _folds(problem, settings)
         ]
-        answers = {name: [fold[name] for fold in folds] for name in names}
+        answers = {name: [fold[name] for fold in folds] for name in embeddings}
     found = {
         name: fit_calibration(said) if sum(len(codes) for _, codes in said) > 1 else None
         for name, said in answers.items()

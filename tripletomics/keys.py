@@ -58,3 +58,24 @@ def split_of(adata: Any, basis: str) -> str | None:
 def named_groups(scores: Mapping[str, T]) -> dict[str, T]:
     """Return scores by group of cells; earlier versions wrote "null" for "permuted" into tables and model files."""
     return {"permuted" if group == "null" else group: score for group, score in scores.items()}
+
+
+def check_key(key_added: str, adata: object = None) -> None:
+    """Raise a ValueError unless a file can hold the key, and it is no modality of a MuData."""
+    if not isinstance(key_added, str) or not key_added or "/" in key_added:
+        raise ValueError(f"key_added={key_added!r} is not a name without '/', such as 'X_tt'.")
+    if hasattr(adata, "mod") and key_added in adata.mod:
+        raise ValueError(
+            f"key_added={key_added!r} is a modality of the MuData, whose obsm has that name already: choose another, "
+            "such as 'X_tt'."
+        )
+    if key_added == "tt" or key_added.endswith(("_metric", "_pca")):
+        other = "X_tt" if key_added == "tt" else key_added.rpartition("_")[0]
+        raise ValueError(
+            f"key_added={key_added!r} would write over what belongs to the key {other!r}: choose another, such as "
+            "'X_mine'."
+        )
+    if key_added == "X":
+        raise ValueError(
+            "key_added='X' would write over obsm['X_pca'], which is scanpy's: choose another, such as 'X_tt'."
+        )

@@ -18,6 +18,7 @@ from tripletomics import augment as augmentations
 from tripletomics import features, losses, networks, parts
 from tripletomics.augment import Augmentation
 from tripletomics.features import AnyFeatures, Choice
+from tripletomics.keys import check_key
 from tripletomics.labels import UNLABELLED
 from tripletomics.losses import Loss
 from tripletomics.networks import MLP
@@ -60,8 +61,10 @@ class Settings:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    key_added: str = "X_tt"
 
     def __post_init__(self) -> None:
+        check_key(self.key_added)
         made = {
             "loss": None if self.loss is None else losses.make(self.loss),
             "encoder": networks.make(self.encoder),

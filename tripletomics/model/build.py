@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
 
 from tripletomics import metrics
-from tripletomics.crossfit import Unimodal, build_reference, subsample
+from tripletomics.crossfit import Embedding, build_reference, subsample
 from tripletomics.index import Catalog
 from tripletomics.labels import prediction
 from tripletomics.labels.calibration import Calibration
@@ -33,8 +33,7 @@ def build_model(
     history: History,
     *,
     names: np.ndarray,
-    embedding: Mapping[str, np.ndarray],
-    unimodal: Mapping[str, Unimodal],
+    embeddings: Mapping[str, Embedding],
     calibrations: Mapping[str, Calibration | None],
 ) -> Model:
     """Return the model of a fit, without scores and seconds.
@@ -45,20 +44,20 @@ def build_model(
         What was trained, and on what.
     names
         Of all cells.
-    embedding, unimodal
-        Their coordinates, by all that was measured and by each of two modalities alone.
-    calibrations
-        As `crossfit.calibrate` returns them.
+    embeddings, calibrations
+        As `crossfit.embed_all` and `crossfit.calibrate` return them.
     """
     warn_of_failure(encoder.loss, history)
-    z, train = embedding["metric"], ~problem.held_out
-    reference = _reference(problem, settings, z, embedding["map"]) if problem.classes else None
-    seed, calibration = settings.seed, calibrations[""]
+    whole, train, alone = embeddings[""], ~problem.held_out, list(embeddings)[1:]
+    reference = _reference(problem, settings, whole) if problem.classes else None
+    checks = {
+        name: _check(problem, settings.seed, reference, found, embeddings[name]) for name, found in calibrations.items()
+    }
     return Model(
         features=problem.features,
         networks=networks,
         classes=problem.classes,
-        settings=settings.as_text() | {"counts": ", ".join(str(one.counts) for one in problem.genes.values())},
+        settings=settings.as_text() | _decided(problem),
         scores={},
         p_value={},
         history=history,
@@ -66,14 +65,11 @@ def build_model(
         seconds={},
         versions=versions(),
         reference=reference,
-        calibration=calibration,
-        catalog=Catalog(z[train], names[train].astype(str), problem.codes[train]),
-        checks=_check(problem, seed, reference, calibration, (z, problem.pcs), problem.fully_measured),
-        alone={
-            name: Side(found, _check(problem, seed, reference, found, (one.z, one.pcs), one.measured))
-            for (name, one), found in zip(unimodal.items(), list(calibrations.values())[1:], strict=True)
-        },
-        matches=_match(problem, seed, unimodal),
+        calibration=calibrations[""],
+        catalog=Catalog(whole.z[train], names[train].astype(str), problem.codes[train]),
+        checks=checks[""],
+        alone={name: Side(calibrations[name], checks[name]) for name in alone},
+        matches=_match(problem, settings.seed, [embeddings[name] for name in alone]),
         seen=problem.seen,
     )  # fmt: skip
 
@@ -83,36 +79,37 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
-def _reference(problem: FitProblem, settings: Settings, z: np.ndarray, m: np.ndarray) -> Reference:
+def _decided(problem: FitProblem) -> dict[str, str]:
+    """Return as text what was decided about the modalities."""
+    names = {"modalities": ", ".join(problem.modalities)} if problem.modalities else {}
+    return {"counts": ", ".join(str(one.counts) for one in problem.genes.values())} | names
+
+
+def _reference(problem: FitProblem, settings: Settings, whole: Embedding) -> Reference:
     """Return the reference of the labelled training cells, and how near those of the encoder lie to each other."""
-    found = build_reference(problem, settings, z, m, ~problem.held_out)
+    found = build_reference(problem, settings, whole.z, whole.coordinates["map"], ~problem.held_out)
     own = subsample(problem.train & problem.fully_measured & (problem.codes >= 0), settings.seed)[:NEAR_CELLS]
-    near = found.evidence(z[own], problem.pcs[own], np.ones(len(own), dtype=bool)).near
+    near = found.evidence(whole.z[own], whole.pcs[own], np.ones(len(own), dtype=bool)).near
     return replace(found, near_trained=np.array([near.mean(), near.std() or 1.0]) if len(own) > 1 else None)
 
 
 def _check(
-    problem: FitProblem, seed: int, reference: Reference | None, calibration: Calibration | None,
-    coordinates: tuple[np.ndarray, np.ndarray], measured: np.ndarray,
-) -> dict[str, float]:  # fmt: skip
-    """Compare predictions of `measured` held-out cells of known types with their labels; empty where there are none.
-
-    They lie at these coordinates: metric space and principal components.
-    """
+    problem: FitProblem, seed: int, reference: Reference | None, calibration: Calibration | None, one: Embedding
+) -> dict[str, float]:
+    """Compare predictions of held-out cells of known types with their labels; empty where there are none."""
     known = (problem.codes >= 0) & (problem.codes < len(problem.classes))
-    held = subsample(measured & problem.held_out & known, seed)
+    held = subsample(one.measured & problem.held_out & known, seed)
     if reference is None or calibration is None or not len(held):
         return {}
-    z, pcs = coordinates
-    found = prediction.predict(reference.evidence(z[held], pcs[held]), calibration)
+    found = prediction.predict(reference.evidence(one.z[held], one.pcs[held]), calibration)
     return prediction.check(found, problem.codes[held])
 
 
-def _match(problem: FitProblem, seed: int, unimodal: Mapping[str, Unimodal]) -> dict[str, float]:
+def _match(problem: FitProblem, seed: int, alone: Sequence[Embedding]) -> dict[str, float]:
     """Look for each held-out cell by one modality among those by the other; empty where that makes no sense."""
-    if not unimodal:
+    if not alone:
         return {}
-    one, other = unimodal.values()
+    one, other = alone
     both = subsample(problem.held_out & one.measured & other.measured, seed)[:MATCH_CELLS]
     if len(both) < 2:
         return {}

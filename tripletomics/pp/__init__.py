@@ -1,10 +1,10 @@
 """Checks of what the user gave, the choice of genes, the split into training and held-out cells, and new cells."""
 
 from tripletomics.features import take
+from tripletomics.keys import check_key
 from tripletomics.pp.checks import (
     check_anndata,
     check_batch_size,
-    check_key,
     check_labels,
     check_model,
     check_molecules,

@@ -137,27 +137,6 @@ def check_share(name: str, value: float, low: str = "", high: str = "") -> None:
         raise ValueError(f"{name}={value!r} is not a number from 0{low} to 1{high}.")
 
 
-def check_key(key_added: str, adata: object = None) -> None:
-    """Raise a ValueError unless a file can hold the key, and it is no modality of a MuData."""
-    if not isinstance(key_added, str) or not key_added or "/" in key_added:
-        raise ValueError(f"key_added={key_added!r} is not a name without '/', such as 'X_tt'.")
-    if hasattr(adata, "mod") and key_added in adata.mod:
-        raise ValueError(
-            f"key_added={key_added!r} is a modality of the MuData, whose obsm has that name already: choose another, "
-            "such as 'X_tt'."
-        )
-    if key_added == "tt" or key_added.endswith(("_metric", "_pca")):
-        other = "X_tt" if key_added == "tt" else key_added.rpartition("_")[0]
-        raise ValueError(
-            f"key_added={key_added!r} would write over what belongs to the key {other!r}: choose another, such as "
-            "'X_mine'."
-        )
-    if key_added == "X":
-        raise ValueError(
-            "key_added='X' would write over obsm['X_pca'], which is scanpy's: choose another, such as 'X_tt'."
-        )
-
-
 def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, label: str | None) -> None:
     """Raise if nothing can be learned from the labels, and warn about types that are hard to learn."""
     if not classes:

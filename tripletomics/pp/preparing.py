@@ -14,6 +14,7 @@ from tripletomics import augment, devices, labels, losses, training
 from tripletomics.checkpoint import Checkpoint, digest
 from tripletomics.features import PairFeatures
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
+from tripletomics.keys import check_key
 from tripletomics.losses import Loss
 from tripletomics.losses.defaults import default_loss
 from tripletomics.model.build import versions
@@ -46,6 +47,7 @@ def prepare(
     KeyError, TypeError, ValueError
         As `tripletomics.fit`.
     """
+    check_key(settings.key_added, adata)
     device = devices.start(settings.device, settings.precision).device
     if checkpoint:
         packages = {f"version of {package}": number for package, number in versions().items()}

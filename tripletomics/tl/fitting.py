@@ -181,7 +181,6 @@ def fit(
     """
     from tripletomics import crossfit, pp
     from tripletomics.checkpoint import keeping
-    from tripletomics.embedding import coordinates
     from tripletomics.model.build import build_model
     from tripletomics.model.scoring import score_fit
     from tripletomics.problem import Settings
@@ -189,7 +188,6 @@ def fit(
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
-    pp.check_key(key_added, adata)
     if isinstance(checkpoint, (str, os.PathLike)):
         with keeping(checkpoint) as kept:
             return fit(**given | {"checkpoint": kept})
@@ -204,20 +202,17 @@ def fit(
         if settings.self_training:
             encoder_fit = crossfit.self_train(problem, settings, encoder_fit, **told)
         networks, history = train_map(problem, settings, encoder_fit, **told)
-        embedding = coordinates(networks, problem.rows, problem.pcs)
-        unimodal = crossfit.embed_unimodal(problem, networks)
-        calibrations = crossfit.calibrate(problem, settings, encoder_fit, embedding["metric"], unimodal, **told)
+        embeddings = crossfit.embed_all(problem, networks)
+        calibrations = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
     fitted, testable = time.perf_counter(), problem.held_out.any() and problem.classes
     null = crossfit.permuted_null(problem, settings, encoder_fit.rounds, checkpoint) if testable else None
     seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if testable else {})
-    model = build_model(
-        problem, settings, encoder_fit, networks, history, names=table.obs.obs_names.to_numpy(), embedding=embedding,
-        unimodal=unimodal, calibrations=calibrations,
-    )  # fmt: skip
+    trained, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
+    model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrations=calibrations)
     model.seconds = seconds
-    score_fit(model, problem, settings, embedding, null)
-    _write(table, key_added, model, problem, embedding)
+    score_fit(model, problem, settings, embeddings[""].coordinates, null)
+    _write(table, settings.key_added, model, problem, embeddings[""].coordinates)
     return model
 
 
@@ -226,9 +221,6 @@ def _write(table: Table, key: str, model: Model, problem: FitProblem, embedding:
     from tripletomics.keys import split_key
     from tripletomics.pp import split_names
 
-    model.settings |= {"key_added": key}
-    if problem.modalities:
-        model.settings |= {"modalities": ", ".join(problem.modalities)}
     split = split_names(problem.held_out)
     for target, rows in table.targets():
         _write_places(target, key, embedding["metric"][rows], embedding["map"][rows])

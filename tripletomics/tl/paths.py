@@ -72,7 +72,7 @@ class DiskFit:
     """
 
     def __init__(self, path: Path, target: Path, given: Mapping[str, Any]) -> None:
-        from tripletomics import keys, pp
+        from tripletomics import keys
         from tripletomics.pcs import N_COMPONENTS
         from tripletomics.problem import Settings
         from tripletomics.store import sampling, writing
@@ -80,9 +80,8 @@ class DiskFit:
         from tripletomics.store.reading import Rows, open_to_read
 
         self.path, self.target = path, target
-        self.key, self.progress = given.get("key_added", "X_tt"), given.get("progress", True)
-        pp.check_key(self.key)
-        self.settings = Settings.of(given)  # what is wrong is said before any reading
+        self.settings, self.progress = Settings.of(given), given.get("progress", True)
+        self.key = self.settings.key_added
         self.names = keys.metric_key(self.key), self.key, keys.pca_key(self.key)
         with open_to_read(path) as (root, var):
             rows = Rows(root, path, self.settings.layer)
