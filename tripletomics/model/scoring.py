@@ -1,4 +1,4 @@
-"""Where all cells lie, and how the labels of held-out cells can be read from it."""
+"""Scores of a fit: how the labels of held-out cells, or their neighbours, can be read from the embedding."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def score_fit(
 
 
 def score(
-    places: Mapping[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int
+    embedding: Mapping[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Score every space on the held-out cells, and for comparison on the training cells among themselves.
 
-    Of a large table, 5,000 cells that are drawn, by the nearest of 50,000.
+    In a large dataset, 5,000 cells that are drawn are scored by the nearest of 50,000.
 
     Returns
     -------
@@ -53,11 +53,11 @@ def score(
     """
     order = np.random.default_rng([seed, 4]).permutation(len(y))
     known = order[~held_out[order]][: REFERENCES + SCORED]
-    scores = {"train": {space: _scored(z, y, known) for space, z in places.items()}}
+    scores = {"train": {space: _scored(z, y, known) for space, z in embedding.items()}}
     p_value = {}
     if held_out.any():
         scores["held-out"] = {}
-        for space, z in places.items():
+        for space, z in embedding.items():
             truth, predicted = _found(z, y, held_out, order)
             scores["held-out"][space] = metrics.macro_f1(truth, predicted)
             p_value[space] = metrics.permutation_p(truth, predicted, seed)
@@ -71,37 +71,37 @@ def test_of(y: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
     return np.array([len(truth), len(np.unique(truth)), metrics.reachable_p(truth, seed)])
 
 
-def score_null(places: Mapping[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int) -> dict[str, float]:
+def score_null(embedding: Mapping[str, np.ndarray], y: np.ndarray, held_out: np.ndarray, seed: int) -> dict[str, float]:
     """Score every space on held-out cells whose codes mean nothing: macro-F1, the mean over random orders of them."""
-    found = {space: _found(z, y, held_out, np.arange(len(y))) for space, z in places.items()}
+    found = {space: _found(z, y, held_out, np.arange(len(y))) for space, z in embedding.items()}
     return {space: float(np.mean(metrics.permuted_macro_f1(*both, seed))) for space, both in found.items()}
 
 
 def score_structure(
-    places: Mapping[str, np.ndarray], scores: np.ndarray, held_out: np.ndarray, seed: int
+    embedding: Mapping[str, np.ndarray], pcs: np.ndarray, held_out: np.ndarray, seed: int
 ) -> dict[str, dict[str, float]]:
     """Score every space without labels, by group of cells as `score` does: the recall of the data's neighbours.
 
-    How many of a cell's nearest training cells by principal components (cells, components) are among its nearest in the
-    space. The null deals the places of the held-out cells out again among them.
+    It is the share of a cell's nearest training cells by principal components (cells, components) that are among its
+    nearest in the space. For "permuted", the coordinates of the held-out cells are permuted among them.
     """
     train = ~held_out
     found: dict[str, dict[str, float]] = {"train": {}}
     k = (min(NEIGHBOURS, int(train.sum()) - 2),)
-    for space, z in places.items():
-        found["train"][space] = float(metrics.knn_recall(z[train], scores[train], k=k, seed=seed)[0])
+    for space, z in embedding.items():
+        found["train"][space] = float(metrics.knn_recall(z[train], pcs[train], k=k, seed=seed)[0])
     if held_out.any():
         other = np.random.default_rng(seed).permutation(np.flatnonzero(held_out))
         for group, rows in (("held-out", np.flatnonzero(held_out)), ("permuted", other)):
             found[group] = {
-                space: float(metrics.knn_recall(z[train], scores[train], z[rows], scores[held_out], k, seed)[0])
-                for space, z in places.items()
+                space: float(metrics.knn_recall(z[train], pcs[train], z[rows], pcs[held_out], k, seed)[0])
+                for space, z in embedding.items()
             }
     return found
 
 
 def _scored(z: np.ndarray, y: np.ndarray, cells: np.ndarray) -> float:
-    """Score cells among themselves, of many some among the others."""
+    """Score cells among themselves; of many cells, some among the others."""
     if len(cells) <= 2 * SCORED:
         return metrics.knn_macro_f1(z[cells], y[cells])
     asked, others = cells[:SCORED], cells[SCORED:]

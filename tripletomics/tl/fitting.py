@@ -1,4 +1,4 @@
-"""`fit` and `transform`: from a table to the metric space and the map."""
+"""`fit` and `transform`: from a dataset to the metric space and the map."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from tripletomics.keys import metric_key, pca_key, split_key
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl import paths
 from tripletomics.tl.progress import training_bar
@@ -59,87 +60,87 @@ def fit(
     key_added: str = "X_tt",
     progress: bool = True,
 ) -> Model:
-    """Train a model on cell-type labels or without, place every cell on its map, and score the cells it never saw.
+    """Train a model with or without cell-type labels, map every cell, and score the cells that it never saw.
 
-    Cells without a label take part: the map always sees all training cells, and where more than a tenth of them have no
-    label, so does the metric space.
+    Cells without a label take part. The map always sees all training cells. The metric space does so too, if more than
+    a tenth of the training cells have no label.
 
     Parameters
     ----------
     adata
-        Annotated cells in memory; `.X` (or `layer`) may be CSR, CSC or dense, counts or not. Or two kinds of
-        measurement of the same cells: a tuple (RNA, proteins), a dict from name to table, or a MuData of two. Cells are
-        matched by name, and those that have one of the two take part. Or a path to an .h5ad file or a .zarr store:
-        a matrix of more than 2 GB or 300,000 cells stays on disk, and a sample of it is fitted,
-        unless it is stored by genes (CSC).
+        Annotated cells in memory; `.X` (or `layer`) may be CSR, CSC or dense, counts or not. Or two modalities of the
+        same cells: a tuple (RNA, proteins), a dict from name to AnnData, or a MuData of two. Cells are matched by name,
+        and a cell may lack one of the two. Or a path to an .h5ad file or a .zarr store: a matrix of more than 2 GB or
+        300,000 cells stays on disk, and a sample of it is fitted, unless it is stored by genes (CSC).
     label
-        Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled. Of two
-        tables, the first that has a value counts (a MuData's own columns come before), and a warning says how often
-        they disagree. Without a column the model learns from the cells alone, and the map is that of ``structure=1``.
+        Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled. In two
+        modalities, the first that has a value counts (columns of a MuData come before both), and a warning says how
+        often they disagree. Without a column the model learns from the cells alone, and the map is that of
+        ``structure=1``.
     loss
-        What shapes the metric space: a name, "triplet:margin=0.3", a sum "softmax + 0.003*center", or (in Python) an
-        object. By default "softmax"; with more than a tenth of the training cells unlabelled "softmax +
-        simclr:temperature=0.2,neighbours=5", and without labels the second of them alone. For two modalities "softmax +
-        clip", and without labels "clip". `tripletomics losses` lists and explains all.
+        What shapes the metric space: a name, a name with settings such as "triplet:margin=0.3", a sum such as "softmax +
+        0.003*center", or (in Python) an object. The default is "softmax". If more than a tenth of the training cells
+        are unlabelled, it is "softmax + simclr:temperature=0.2,neighbours=5", and without labels the second of them.
+        For two modalities it is "softmax + clip", and without labels "clip". `tripletomics losses` explains all.
     structure
         Dial of the map between labels (0) and data (1), in [0, 1]. At 1 no label reaches the map.
     spread
-        How much room cells have inside their groups, in [0, 1]: at 0 groups are dense and far apart; the higher it is,
-        the more evenly the cells fill the page, and the less the gaps between groups say.
+        How evenly the cells fill the map, in [0, 1]. At 0 groups are dense and far apart. The higher it is, the more
+        room cells have inside their groups, and the less the gaps between groups mean.
     dim
         Dimensions of the map, 2 or 3.
     metric_dim
         Dimensions of the metric space, 2 to 512.
     batch
-        Column of `obs` with donors or runs. They take turns in the training batches, so that a cell is drawn to those
-        of its type elsewhere; and predictions are calibrated on whole batches, each left out
-        by an encoder of its own (up to four), so that they hold for a new one. Hold one out with `hold_out` to see.
+        Column of `obs` with donors or runs. Minibatches draw from all of them, so that cells of one type come together
+        across batches. Predictions are calibrated on whole batches, each left out by an encoder of its own (up to
+        four), so that they hold for a new batch. To test this, hold one out with `hold_out`.
     layer
-        Layer to use in place of `.X`. Of two tables, in those that have it.
+        Layer to use in place of `.X`. In two modalities, it is used in those that have it.
     counts
-        Whether the values are counts, which are normalised and log-transformed inside the model; "auto" decides, for
-        each of two tables by itself, and the model's summary says how. Counts are not negative. With 100 features or
-        more they are whole, or larger than a logarithm can be (above 30, and above four times the median). With fewer
-        they are whole, and many are small; where they may be either, a warning says what was decided. New cells must
-        then be on the same scale.
+        Whether the values are counts, which are normalised and log-transformed inside the model. "auto" decides, for
+        each of two modalities by itself, and the model's summary says how. Counts are not negative. With 100 features
+        or more they are whole, or larger than a logarithm can be (above 30, and above four times the median). With
+        fewer they are whole, and many are small. Where they may be either, a warning says what was decided. New cells
+        must then be on the same scale.
     unlabelled
-        One or several names that mean unlabelled, in place of the default ones; upper or lower case and spaces around
-        them do not matter. Missing and blank values always mean unlabelled.
+        One or several names that mean unlabelled, in place of the default ones. Upper and lower case and spaces around
+        a name make no difference. Missing and blank values always mean unlabelled.
     hold_out
-        Cells that are never trained on: a fraction drawn within every type, a column of `obs` whose groups are held
-        out whole (about 10 %), "column=group", a boolean column (or yes and no, True and False as text), a column of
-        "train" and "test", "val" or "held-out" (all but the first are held out), or 0 to hold out none.
+        Cells that are never trained on: a fraction, drawn within every type; a column of `obs` whose groups are held
+        out whole (about 10 %); "column=group"; a boolean column (or yes and no, True and False as text); a column of
+        "train" and "test", "val" or "held-out" (all but "train" are held out); or 0 to hold out none.
     encoder
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment
         What is done to a training cell: "mask", "mask:p=0.2", several such as "thin + mask", or none. There are "mask",
-        "thin" (of counts), "noise", "mixup" (within a type) and "censor" (of proteins). Of two modalities the encoders
-        see principal components, which "mask" and "mixup" can change.
+        "thin" (counts only), "noise", "mixup" (within a type) and "censor" (for proteins). For two modalities, "mask"
+        and "mixup": their encoders see principal components.
     self_training
-        Train the encoder twice: in between, cells without a label take the type that it is sure of. That of the first
-        training is kept, with a warning, if the second does worse on labelled cells that were left out of both. No
-        score, prediction or calibration counts the labels that were taken.
+        Train the encoder twice. Before the second time, unlabelled cells take the type that the first encoder is sure
+        of. The first encoder is kept, with a warning, if the second does worse on labelled cells that both did not see.
+        Scores, predictions and calibration never use the labels that were taken.
     steps
-        Training steps of the encoder; the map head takes four times as many, but 480, or as many as these, are enough.
-        By default set by the number of cells.
+        Training steps of the encoder; by default they follow the number of cells. The map head takes four times as many,
+        at most 480 or as many as these.
     batch_size
-        Cells a training step, by default 512 or all.
+        Cells in a training step; by default 512, or all if there are fewer.
     lr
         Learning rate.
     seed
-        Of everything random. The same seed gives the same map for the same cells and genes in the same order, with
-        the same versions, device and number of threads (OMP_NUM_THREADS); another number of threads or
-        another order moves cells.
+        Of everything random. The same seed gives the same map for the same cells and genes in the same order, with the
+        same versions, device and number of threads (OMP_NUM_THREADS). Another number of threads or another order moves
+        cells.
     device
         "auto", "cpu", "cuda" or "mps".
     precision
         "auto" (float32), or a precision of Lightning Fabric such as "bf16-mixed".
     checkpoint
         File in which the fit saves its progress: after each training (encoder, map, each encoder of the calibration,
-        null), and every minute within one. If the fit is stopped at any moment, the same call continues from there. On
-        the same device, with as many threads, the result is that of a fit that was not stopped, to the last bit
-        (except `seconds`). The file is deleted when all is done. A file that was started with other cells, settings or
-        versions is refused.
+        permuted labels), and every minute during one. If the fit is stopped, the same call continues from there. With
+        the same device and as many threads, the result is that of a fit that was not stopped, to the last bit (except
+        `seconds`). The file is deleted at the end. A file that was started with other cells, settings or versions is
+        refused.
     key_added
         Key of the map in `obsm`; prefix of the others.
     progress
@@ -147,25 +148,25 @@ def fit(
 
     Returns
     -------
-    The model. Written to `adata`, or to both tables (and the MuData), where a cell has the same place; into a .zarr
-    store, or to a copy of an .h5ad file that takes its place:
+    The model. Written to `adata`, or to both modalities (and the MuData), where a cell has the same coordinates; into a
+    .zarr store, or to a copy of an .h5ad file that replaces it:
 
     ``obsm["X_tt"]``
         The map, float32 (cells, dim).
     ``obsm["X_tt_metric"]``
         The metric space, float32 (cells, metric_dim).
     ``obsm["X_tt_pca"]``
-        Principal components of the training cells, whose neighbourhoods the map is asked to keep, float32 (cells, 50)
-        or fewer; of two modalities side by side, with those that were not measured foretold from the other's.
+        Principal components, fitted to training cells, whose neighbourhoods the map keeps: float32 (cells, 50) or
+        fewer. Of two modalities those of both; where one was not measured, they are imputed from the other.
     ``obs["tt_split"]``
         Categorical, "train" or "held-out" (``obs["<key_added>_split"]`` with another `key_added`).
     ``uns["X_tt"]``
-        Settings as text, versions, history, seconds, and scores: 15-NN macro-F1 of the map and the metric space on
-        held-out cells, beside the training figure and that of held-out cells in a short fit on permuted labels; without
-        labels, recall of the neighbours by principal components, beside that of places dealt out at random. Of two
+        Settings as text, versions, history, seconds and scores. Scores are the 15-NN macro-F1 of the map and the metric
+        space on held-out cells, next to that of training cells and of a short fit on permuted labels. Without labels
+        they are the recall of the neighbours by principal components, next to that of permuted cells. For two
         modalities also how predictions from each alone did (``alone``), and how often a held-out cell is found by the
-        other modality (``matches``). ``seen`` is the id of the model that wrote the coordinates, `Model.id`;
-        ``n_train`` is the number of its training cells.
+        other modality (``matches``). ``seen`` is the id of the model that wrote the coordinates, `Model.id`, and
+        ``n_train`` the number of its training cells.
 
     Raises
     ------
@@ -174,8 +175,8 @@ def fit(
     TypeError
         If `adata` is not an AnnData in memory (or two) or a path, or holds no numbers.
     ValueError
-        If a value cannot be used, two tables have no cell in common, rows on disk cannot be read, or the checkpoint is
-        damaged or of another fit. Nothing is written to `adata` then.
+        If a value cannot be used, two modalities have no cell in common, rows on disk cannot be read, or the checkpoint
+        is damaged or of another fit. Nothing is written to `adata` then.
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
@@ -218,13 +219,12 @@ def fit(
 
 def _write(table: Table, key: str, model: Model, problem: FitProblem, embedding: Mapping[str, np.ndarray]) -> None:
     """Write what a fit gave into each table, or into the MuData of both."""
-    from tripletomics.keys import split_key
     from tripletomics.pp import split_names
 
     split = split_names(problem.held_out)
     for target, rows in table.targets():
-        _write_places(target, key, embedding["metric"][rows], embedding["map"][rows])
-        target.obsm[f"{key}_pca"] = problem.pcs[rows]
+        _write_spaces(target, key, embedding["metric"][rows], embedding["map"][rows])
+        target.obsm[pca_key(key)] = problem.pcs[rows]
         target.obs[split_key(key)] = split[rows]
         target.uns[key] = model.record()
 
@@ -239,33 +239,33 @@ def transform(
     min_matched: float = 0.3,
     key_added: str = "X_tt",
 ) -> None:
-    """Place new cells in the metric space and on the map of a model.
+    """Embed new cells in the metric space and on the map of a model.
 
     Parameters
     ----------
     adata
         New cells with the model's genes, by name and in any order, on the scale that the model was trained on. Upper
         and lower case and the version of an Ensembl id make no difference. For a model of two modalities, cells by one
-        (which one is told by its features) or by both, as for `fit`. Or a path to an .h5ad file or a .zarr store of one
-        modality, by rows: a block of rows at a time is in memory.
+        (its features show which one) or by both, as for `fit`. Or a path to an .h5ad file or a .zarr store of one
+        modality: a block of its rows at a time is in memory.
     model
         From `fit` or `load`.
     layer
         Layer to use in place of `.X`.
     missing
-        What to do about genes that the query lacks: "error", "zero" to fill them with zeros, or "impute" to treat them
-        as unknown, as the genes that are hidden in training.
+        What to do about missing genes: "error"; "zero" to fill them with zeros; or "impute" to treat them as unknown,
+        as the genes that are hidden in training.
     alias
         Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
     min_matched
-        Share of the encoder's weight that the genes at hand must hold if others are filled or imputed, in [0, 1].
+        Share of the encoder's weight that the genes at hand must have if others are missing, in [0, 1].
     key_added
         Key of the map in `obsm`.
 
     Returns
     -------
-    None. Written to `adata`, to each table that was given, and to a MuData; into a .zarr store, or to a copy of an
-    .h5ad file that takes its place:
+    None. Written to `adata`, to each modality that was given, and to a MuData; into a .zarr store, or to a copy of an
+    .h5ad file that replaces it:
 
     ``obsm["X_tt"]``
         The map, float32 (cells, dim).
@@ -274,23 +274,22 @@ def transform(
     ``obsm["X_tt_pca"]``
         Only if it is there: their principal components, in place of those of an earlier fit.
     ``uns["X_tt"]``
-        ``{"seen": model.id}`` in place of what another model wrote there; what this one wrote stays.
+        ``{"seen": model.id}`` in place of what another model wrote there. What this model wrote stays.
     ``obs["tt_split"]``
         Categorical (``obs["<key_added>_split"]`` with another `key_added`): "train" for cells that this model was
-        trained or calibrated on, "held-out" for all others. Missing in a table without such cells, as all of it is
-        new, and for a model from an older file, which does not know.
+        trained or calibrated on, "held-out" for all others. It is not written if all cells are new, or if the model
+        comes from an older file, which does not know its cells.
 
-    A warning says how many cells the model was trained on. They are found by their values over all of its genes, as
-    they were in the fit: a cell of which a value has changed, or a gene lacks, counts as new, unless the split says
-    otherwise that the fit wrote.
+    A warning says how many cells the model was trained on. They are found by their values over all genes of the model.
+    A cell with a changed value or a missing gene counts as new, unless the split that the fit wrote says otherwise.
 
     Raises
     ------
     KeyError
         If there is no such layer or column.
     ValueError
-        If genes lack, the values are on another scale than those of training, or rows on disk cannot be read. Nothing
-        is written then.
+        If genes are missing, the values are on another scale than those of training, or rows on disk cannot be read.
+        Nothing is written then.
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
@@ -306,25 +305,25 @@ def transform(
         )  # fmt: skip
         return
     cells = pp.take_new(adata, model, pp.QueryOptions(layer, missing, alias, min_matched))
-    write_places(cells, key_added, model, *model.place(cells.x, cells.present), trained_on(model, cells.x))
+    write_coordinates(cells, key_added, model, *model.place(cells.x, cells.present), trained_on(model, cells.x))
 
 
-def write_places(
+def write_coordinates(
     cells: NewCells, key: str, model: Model, z: np.ndarray, m: np.ndarray, trained: np.ndarray | None
 ) -> None:
-    """Write the places of new cells, whose they are, and which of the cells that model was `trained` on; warn of it."""
+    """Write the coordinates of new cells, the model's id, and which cells it was `trained` on; warn of these."""
     from tripletomics.tl.origins import name_model, note_on_training
 
-    scores, changed = None, 0
+    pcs, changed = None, 0
     for target, rows, _ in cells.targets:
-        _write_places(target, key, z[rows], m[rows])
+        _write_spaces(target, key, z[rows], m[rows])
         changed = max(changed, name_model(target, key, model, None if trained is None else trained[rows]))
-        if f"{key}_pca" in target.obsm:  # what an earlier fit wrote no longer belongs to these places
-            scores = model.pcs(cells.x, cells.present) if scores is None else scores
-            target.obsm[f"{key}_pca"] = scores[rows]
+        if pca_key(key) in target.obsm:  # those of an earlier fit do not belong to the new coordinates
+            pcs = model.pcs(cells.x, cells.present) if pcs is None else pcs
+            target.obsm[pca_key(key)] = pcs[rows]
     note_on_training(trained, changed)
 
 
-def _write_places(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:
+def _write_spaces(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:
     adata.obsm[key] = m
-    adata.obsm[f"{key}_metric"] = z
+    adata.obsm[metric_key(key)] = z

@@ -94,7 +94,7 @@ def predict(
     import pandas as pd
 
     from tripletomics import pp
-    from tripletomics.tl.fitting import write_places
+    from tripletomics.tl.fitting import write_coordinates
     from tripletomics.tl.origins import trained_on
 
     pp.check_key(key_added, adata)
@@ -122,4 +122,4 @@ def predict(
             "notes": np.array([note for query in queries for note in query.notes], dtype=object),
             "rejected": int(found.unassigned[rows].sum()),
         } | ({} if trained is None else {"seen": int(trained[rows].sum())})
-    write_places(cells, key_added, model, z, m, trained)
+    write_coordinates(cells, key_added, model, z, m, trained)
