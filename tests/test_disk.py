@@ -582,8 +582,9 @@ def test_what_is_large_follows_from_the_table_alone(written, monkeypatch, layer)
     with reading.open_to_read(path) as (root, _):
         rows = reading.Rows(root, path, layer)
         arrays = [rows.matrix] if layer else [rows.matrix[name] for name in ("data", "indices", "indptr")]
-        assert rows.n_bytes == sum(array[...].nbytes for array in arrays)
-    for name, most in (("WHOLE_BYTES", rows.n_bytes), ("WHOLE_CELLS", N)):
+        n_bytes = sum(array[...].nbytes for array in arrays)
+        assert rows.n_bytes == n_bytes
+    for name, most in (("WHOLE_BYTES", n_bytes), ("WHOLE_CELLS", N)):
         assert not paths.is_large(path, layer)
         monkeypatch.setattr(sampling, name, most)
         assert not paths.is_large(path, layer)
