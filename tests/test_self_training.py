@@ -11,9 +11,10 @@ import scipy.sparse as sp
 
 import tripletomics as tt
 from tripletomics import metrics
+from tripletomics.experiment import settings
 from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.sources import Memory
-from tripletomics.tl import self_training, settings
+from tripletomics.tl import self_training
 from tripletomics.tl.preparing import prepare
 from tripletomics.training import silent
 

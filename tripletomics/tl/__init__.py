@@ -1,7 +1,7 @@
 """The verbs that read and write AnnData."""
 
 from tripletomics.tl.atlas import transform_shard
-from tripletomics.tl.comparing import Comparison, compare
+from tripletomics.tl.comparing import compare
 from tripletomics.tl.components import pca
 from tripletomics.tl.conversion import convert
 from tripletomics.tl.evaluating import evaluate
@@ -12,7 +12,6 @@ from tripletomics.tl.predicting import predict
 __all__ = [
     "DEFAULT_LOSS",
     "DEFAULT_VIEWS",
-    "Comparison",
     "compare",
     "convert",
     "evaluate",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tripletomics import processes
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -56,8 +58,6 @@ def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
 def _console(wanted: bool) -> tuple[Console, bool]:
     """Return where to write, and whether to be silent."""
     from rich.console import Console
-
-    from tripletomics import processes
 
     console = Console(stderr=True)
     return console, not wanted or processes.rank() > 0 or not (console.is_terminal or console.is_jupyter)

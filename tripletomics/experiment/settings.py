@@ -8,7 +8,9 @@ from contextlib import suppress
 from typing import Any
 
 from tripletomics.parts import did_you_mean, read
-from tripletomics.tl.fitting import fit
+from tripletomics.tl.fitting import AN_ARRAY, fit
+
+__all__ = ["AN_ARRAY", "INPUTS", "OWN", "parse_method", "read_inputs", "read_settings"]
 
 OWN = (
     "loss", "structure", "spread", "dim", "metric_dim", "encoder", "augment", "self_training", "steps", "batch_size",
