@@ -10,11 +10,11 @@ import pytest
 import tripletomics as tt
 from tripletomics import baselines, evaluation, experiment, metrics, parts, pp
 from tripletomics.experiment import cache, results
+from tripletomics.experiment.settings import OWN, parse_method, read_settings
 from tripletomics.losses import family
 from tripletomics.metrics import knn_macro_f1
 from tripletomics.problem import as_text
 from tripletomics.tl import comparing
-from tripletomics.tl.settings import OWN, parse_method, read_settings
 
 LINEAR = ["pca2", "pca50", "lda"]
 QUICK = ["tt:steps=10", *LINEAR]

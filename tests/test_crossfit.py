@@ -10,10 +10,10 @@ import scipy.sparse as sp
 
 import tripletomics as tt
 from tripletomics import crossfit, metrics, pp
+from tripletomics.experiment import settings as texts
 from tripletomics.labels.calibration import fit as fit_calibration
 from tripletomics.problem import Settings
 from tripletomics.sources import Memory
-from tripletomics.tl import settings as texts
 from tripletomics.training import silent, train_encoder
 
 SMALL = {"encoder": "mlp:hidden=16", "steps": 8}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tripletomics import losses, pl
+    from tripletomics.experiment.comparison import Comparison
     from tripletomics.model import Model, load
-    from tripletomics.tl import Comparison, compare, evaluate, explain, fit, pca, predict, transform
+    from tripletomics.tl import compare, evaluate, explain, fit, pca, predict, transform
 
 __all__ = [
     "Comparison",
@@ -27,8 +28,8 @@ __all__ = [
 ]
 
 # Everything is imported on first use: torch and scanpy take seconds, and `--help` needs neither.
-_HOMES = dict.fromkeys(("Comparison", "compare", "evaluate", "explain", "fit", "pca", "predict", "transform"), "tl")
-_HOMES |= {"Model": "model", "load": "model", "losses": "", "pl": ""}
+_HOMES = dict.fromkeys(("compare", "evaluate", "explain", "fit", "pca", "predict", "transform"), "tl")
+_HOMES |= {"Comparison": "experiment.comparison", "Model": "model", "load": "model", "losses": "", "pl": ""}
 
 
 def __getattr__(name: str) -> Any:

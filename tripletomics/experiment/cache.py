@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import platformdirs
 
 from tripletomics import baselines, files
 from tripletomics.notices import warn
@@ -75,8 +76,6 @@ def _seal(path: Path, arrays: dict[str, np.ndarray]) -> str:
 
 def open_cache(cache: str | Path | None) -> Cache:
     """Return the cache that a user asked for, after checking that its folder can be written to."""
-    import platformdirs
-
     if cache is None:
         return Cache(None)
     folder = platformdirs.user_cache_path("tripletomics") / "compare" if cache == "auto" else Path(cache)

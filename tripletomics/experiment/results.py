@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from tripletomics import baselines, evaluation
 from tripletomics.evaluation import REFITTED, UNUSED
@@ -133,8 +134,6 @@ def _score_unseen(split: Split, method: str, settings: Settings) -> list[pd.Data
 @contextmanager
 def _meter() -> Iterator[dict[str, float]]:
     """Measure wall time and the growth of the process's memory, sampled every 20 ms."""
-    import psutil
-
     process, done = psutil.Process(), threading.Event()
     before = process.memory_info().rss
     cost = {"peak_mb": 0.0}

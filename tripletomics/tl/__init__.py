@@ -1,6 +1,6 @@
 """The verbs that read and write AnnData."""
 
-from tripletomics.tl.comparing import Comparison, compare
+from tripletomics.tl.comparing import compare
 from tripletomics.tl.components import pca
 from tripletomics.tl.evaluating import evaluate
 from tripletomics.tl.explaining import explain
@@ -9,7 +9,6 @@ from tripletomics.tl.paths import convert, transform_shard
 from tripletomics.tl.predicting import predict
 
 __all__ = [
-    "Comparison",
     "compare",
     "convert",
     "evaluate",

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tripletomics import keys
-from tripletomics.labels import TOO_FEW, UNLABELLED
-from tripletomics.notices import warn
-from tripletomics.parts import did_you_mean
+from tripletomics.labels import UNLABELLED
+from tripletomics.tl.progress import steps_bar
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
     from pandas import DataFrame
-
-    from tripletomics.crossfit import PermutedFit
-    from tripletomics.experiment import EvaluationTask, Split
 else:  # the command line reads these annotations
     AnnData = DataFrame = object
 
@@ -112,247 +106,41 @@ def evaluate(
     import pandas as pd
 
     from tripletomics import evaluation, experiment, pp
-    from tripletomics.tl.settings import read_inputs
+    from tripletomics.experiment.bases import Basis, coordinates_of, score_as_it_is, score_refits
 
     pp.check_anndata(adata)
     pp.check_whole("refits", refits, 0)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
-    bases = [basis] if isinstance(basis, str) else list(dict.fromkeys(basis))
-    bases = [name for name in bases if not (name.endswith("_metric") and name.removesuffix("_metric") in bases)]
+    names = [basis] if isinstance(basis, str) else list(dict.fromkeys(basis))
+    names = [name for name in names if not (name.endswith("_metric") and name.removesuffix("_metric") in names)]
     given = [splits] if splits is None or isinstance(splits, (str, float, int, Real)) else list(splits)
-    if not bases or not given:
-        raise ValueError(f"{'splits' if bases else 'basis'} is an empty list: leave it out, or name one.")
-    spaces = {name: {key: coordinates_of(adata, key) for key in _spaces(adata, name)} for name in bases}
+    if not names or not given:
+        raise ValueError(f"{'splits' if names else 'basis'} is an empty list: leave it out, or name one.")
+    bases = [Basis(adata, name) for name in names]
     structure = None if reference is None else coordinates_of(adata, reference, "reference")
     if unseen and not refits:
         raise ValueError("unseen=True leaves types out of training, which needs a fit: pass refits=1 or more.")
-    tasks = {}
-    for name in bases:
-        inputs = read_inputs(_settings(adata, name))
-        own = inputs["layer"] if inputs["layer"] in adata.layers else None
-        tasks[name] = experiment.make_task(
-            adata, label, batch=batch, layer=own if layer is None else layer, counts=inputs["counts"],
+    tasks = []
+    for one in bases:
+        own = one.inputs["layer"] if one.inputs["layer"] in adata.layers else None
+        tasks.append(experiment.make_task(
+            adata, label, batch=batch, layer=own if layer is None else layer, counts=one.inputs["counts"],
             unlabelled=unlabelled, fine=fine, pseudotime=pseudotime, unseen=unseen, device=device, reference=structure,
-            balanced_by=inputs["batch"] if inputs["batch"] in adata.obs else None,
-        )  # fmt: skip
-    if len(tasks[bases[0]].classes) < 2:
-        raise ValueError(f"label={label!r} has {len(tasks[bases[0]].classes)} types: there is nothing to tell apart.")
+            balanced_by=one.inputs["batch"] if one.inputs["batch"] in adata.obs else None,
+        ))  # fmt: skip
+    if len(tasks[0].classes) < 2:
+        raise ValueError(f"label={label!r} has {len(tasks[0].classes)} types: there is nothing to tell apart.")
     tables, words = [], []
     for wanted in given:
-        for name, task in tasks.items():
+        for one, task in zip(bases, tasks, strict=True):
             if refits:
-                hold_out, rows, sentence = _score_refits(task, name, wanted, refits, cache, progress)
+                bar = steps_bar(refits, progress)
+                hold_out, rows, sentence = score_refits(one, task, wanted, refits, cache, bar)
             else:
-                hold_out, rows, sentence = _score_as_it_is(task, name, spaces[name], wanted, seed)
+                hold_out, rows, sentence = score_as_it_is(one, task, wanted, seed)
             table = evaluation.collect(rows, ["space"])
             tables.append(table.assign(hold_out=hold_out)[["hold_out", *table.columns]])
-            words += [*_summarise(adata, name, table), sentence]
+            words += [*one.summarise(table), sentence]
     table = pd.concat(tables, ignore_index=True)
     table.attrs["summary"] = "\n".join(dict.fromkeys(words))
     return table
-
-
-def _summarise(adata: AnnData, basis: str, table: DataFrame) -> list[str]:
-    """Return in words what the scores of a basis show; warn where they show nothing, or nobody knows whose they are."""
-    from tripletomics import evaluation
-
-    lines = evaluation.verdicts(table, "space")
-    for line in lines:
-        if "NO SIGNAL" in line or TOO_FEW.upper() in line:
-            warn(line)
-    if _record(adata, basis) is None and keys.seen_by(adata.uns, basis) is None:
-        lines.append(
-            f"Nothing in uns says which model wrote {basis}: its scores are evidence only if it was made without the "
-            "cells that are held out."
-        )
-        own = basis.removesuffix("_metric")
-        if keys.split_key(own) in adata.obs:  # there once was a record
-            warn(
-                f"uns[{own!r}] is missing, as after anndata.concat, so nothing says which model the split of {basis} "
-                "belongs to. Run tripletomics.transform(adata, model)."
-            )
-    return lines
-
-
-def coordinates_of(adata: AnnData, key: str, argument: str = "basis") -> np.ndarray:
-    """Return the coordinates under an obsm key; raise if they cannot be scored."""
-    import numpy as np
-
-    present = ", ".join(adata.obsm) or "none"
-    if key not in adata.obsm:
-        hint = " Run tripletomics.fit first." if key == "X_tt" else did_you_mean(key, adata.obsm)
-        raise KeyError(f"{argument}={key!r} is not in adata.obsm.{hint} Present: {present}.")
-    kept = adata.obsm[key]
-    z = kept.toarray() if hasattr(kept, "toarray") else np.asarray(kept)
-    if z.ndim != 2 or z.dtype.kind not in "fiu":
-        raise ValueError(f"{argument}={key!r} has shape {z.shape} of {z.dtype}: pass numbers, cells by dimensions.")
-    bad = ~np.isfinite(z).all(axis=1)
-    if bad.any():
-        first = ", ".join(adata.obs_names[bad][:3])
-        raise ValueError(
-            f"{argument}={key!r} has NaN or infinite values in {bad.sum()} of {len(z)} rows (first: {first}). "
-            "Leave these cells out: adata[np.isfinite(adata.obsm[key]).all(axis=1)]."
-        )
-    return z
-
-
-def _spaces(adata: AnnData, basis: str) -> list[str]:
-    """Return a basis, and the metric space of one that `fit` wrote."""
-    metric = f"{basis}_metric"
-    return [basis, metric] if basis in adata.uns and metric in adata.obsm else [basis]
-
-
-def _record(adata: AnnData, key: str) -> dict[str, Any] | None:
-    """Return what `fit` wrote of a basis or its metric space, if it did."""
-    record = adata.uns.get(key.removesuffix("_metric"))
-    settings = record.get("settings") if isinstance(record, dict) else None
-    if not isinstance(settings, dict) or not {"label", "hold_out", "layer", "counts", "batch"} <= {*settings}:
-        return None
-    # anndata.concat can keep what the records of two fits share: never their losses
-    return record if all("loss" in stage for stage in record.get("history", {}).values()) else None
-
-
-def _settings(adata: AnnData, key: str) -> dict[str, str] | None:
-    """Return the settings that `fit` wrote of a basis or its metric space, if it did."""
-    record = _record(adata, key)
-    return None if record is None else {name: str(value) for name, value in record["settings"].items()}
-
-
-def _score_as_it_is(
-    task: EvaluationTask, basis: str, spaces: dict[str, np.ndarray], wanted: float | str | None, seed: int
-) -> tuple[str, DataFrame, str]:
-    """Score a basis and its metric space as they lie in `adata`."""
-    import pandas as pd
-
-    from tripletomics import evaluation, experiment, pp
-
-    adata, column = task.adata, keys.split_of(task.adata, basis)
-    hold_out = column if wanted is None else wanted
-    if hold_out is None:
-        raise ValueError(
-            f"Nothing says which cells were held out from {basis}: adata.obs has no 'tt_split' of the model that wrote "
-            "it. Pass splits='donor' (a column whose groups were held out), 'column=group', or 0.3; columns: "
-            f"{', '.join(adata.obs.columns)}."
-        )
-    written = None if column is None else adata.obs[column].astype(str).to_numpy()
-    if wanted is None and written is not None:
-        _check_split(basis, str(column), written, _record(adata, basis))
-    held_out = pp.split(adata, hold_out, task.codes, seed)
-    if not held_out.any():
-        raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
-    pp.check_labels(task.codes, task.classes, held_out, task.label)
-    drawn = _drawn(adata, hold_out)
-    split = experiment.Split(task, held_out, seed, evaluation.drawn_at_random(drawn))
-    known = _record(adata, basis) is not None or keys.seen_by(adata.uns, basis) is not None
-    clean = written is not None and not (held_out & (written != "held-out")).any()
-    if known and not clean:
-        how = "was" if written is not None else "may have been"
-        cure = "Pass refits=1 to fit again" if _record(adata, basis) else "Fit again"
-        warn(
-            f"{basis} {how} fitted on cells that splits={hold_out!r} holds out, so their scores are no evidence. "
-            f"{cure} on the others."
-        )
-    null = _fit_permuted(split, basis) if known and clean else None
-    tables = []
-    for key, z in spaces.items():
-        permuted, other, how = split.truth.permuted(seed, held_out), z, evaluation.PERMUTED
-        if null is not None:
-            other, how = null.coordinates["metric" if key.endswith("_metric") else "map"], evaluation.REFITTED
-            permuted = split.truth.of(null.cells, null.codes)
-        for rows in (
-            evaluation.score(z, split.truth, seed),
-            evaluation.score_permuted(other, permuted, seed, how),
-            evaluation.score_shuffled(z, split.truth, seed),
-        ):
-            tables.append(rows.assign(space=key))
-    return str(hold_out), pd.concat(tables, ignore_index=True), evaluation.split_sentence(drawn, [held_out])
-
-
-def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str, Any] | None) -> None:
-    """Raise if a split says nothing about some cells, has cells on one side alone, or is of several models."""
-    import numpy as np
-
-    held_out, unknown = written == "held-out", ~np.isin(written, ("train", "held-out"))
-    if unknown.any():
-        raise ValueError(
-            f"obs[{column!r}] says nothing about {unknown.sum():,} of {len(written):,} cells, as after anndata.concat. "
-            "Run tripletomics.transform(adata, model), which finds the cells that the model was trained on, or leave "
-            f"these out: adata[adata.obs[{column!r}].notna()]."
-        )
-    n_train, fitted = int((written == "train").sum()), record is not None
-    if record is not None and n_train > record.get("n_train", n_train) and "cells" not in record["settings"]:
-        raise ValueError(
-            f"obs[{column!r}] marks {n_train:,} training cells, but the model in uns[{basis!r}] was trained on "
-            f"{record['n_train']:,}, as after anndata.concat of the tables of several models. Run "
-            "tripletomics.transform(adata, model)."
-        )
-    if not held_out.any():
-        cure = "Pass refits=1 and splits=0.3, or a column, to fit again on some of them"
-        raise ValueError(
-            f"obs[{column!r}] holds no cell out: {basis} was fitted on all cells, and without others there is no "
-            f"evidence. {cure if fitted else 'Fit again with hold_out=0.3'}."
-        )
-    if held_out.all():
-        raise ValueError(
-            f"obs[{column!r}] holds all cells out, and scores compare them with the training cells of {basis}: put "
-            "these into the same table with anndata.concat, and run tripletomics.transform(adata, model)."
-        )
-
-
-def _score_refits(
-    task: EvaluationTask, basis: str, wanted: float | str | None, refits: int, cache: str | None, progress: bool
-) -> tuple[str, DataFrame, str]:
-    """Fit a basis again with several seeds and score the fits."""
-    from tripletomics import evaluation, experiment
-    from tripletomics.problem import AN_ARRAY
-    from tripletomics.tl.progress import steps_bar
-    from tripletomics.tl.settings import read_inputs, read_settings
-
-    written = _settings(task.adata, basis)
-    if written is None or basis.endswith("_metric"):
-        why = (
-            "is scored with its map" if written else "was not written by tripletomics.fit, so it cannot be fitted again"
-        )
-        if keys.seen_by(task.adata.uns, basis) and not written:
-            why = "was written by transform, and uns does not say how its model was fitted"
-        what = f"basis={basis.removesuffix('_metric')!r}" if written else "refits=0, or use tripletomics.compare"
-        raise ValueError(f"basis={basis!r} {why}: {what}.")
-    inputs = read_inputs(written)
-    if inputs["label"] is None:
-        raise ValueError(f"{basis} was fitted without labels, and a refit would learn from them: pass refits=0.")
-    if both := written.get("modalities"):
-        raise ValueError(f"{basis} was fitted to two modalities ({both}), and here is one of them: pass refits=0.")
-    hold_out = inputs["hold_out"] if wanted is None else wanted
-    if hold_out == AN_ARRAY:
-        hold_out = keys.split_of(task.adata, basis) or hold_out
-    if hold_out == 0:
-        raise ValueError(f"{basis} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")
-    plan: dict[str, dict[str, Any] | None] = {"tt": read_settings(written)}
-    results = experiment.open_cache(cache)
-    splits = experiment.make_splits(task, hold_out, refits)
-    runs = experiment.run_all(splits, plan, results, steps_bar(refits, progress))
-    rows = experiment.tidy(runs).replace({"space": {"map": basis, "metric": f"{basis}_metric", "": basis}})
-    sentence = evaluation.split_sentence(str(hold_out), [split.held_out for split in splits])
-    return str(hold_out), rows.drop(columns=["method", "seed"]), sentence
-
-
-def _drawn(adata: AnnData, hold_out: str | float) -> str:
-    """Return how the cells of a split were chosen, as far as `fit` wrote it down."""
-    column = str(hold_out)
-    written = _settings(adata, "X_tt" if column == "tt_split" else column.removesuffix("_split"))
-    return written["hold_out"] if written is not None and column.endswith("_split") else column
-
-
-def _fit_permuted(split: Split, basis: str) -> PermutedFit | None:
-    """Fit a basis again on permuted labels, if it was fitted on these labels and the table still allows it."""
-    from tripletomics.experiment import Fit
-    from tripletomics.tl.settings import read_inputs, read_settings
-
-    written = _settings(split.task.adata, basis)
-    if written is None or read_inputs(written)["label"] != split.task.label or "modalities" in written:
-        return None
-    try:
-        return Fit(split, read_settings(written)).permuted()
-    except (KeyError, TypeError, ValueError) as error:
-        warn(f"{basis} cannot be fitted again, so its null permutes the labels of the scored cells: {error}")
-        return None

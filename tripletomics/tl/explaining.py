@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from tripletomics import labels
 from tripletomics.labels import UNLABELLED
 from tripletomics.parts import did_you_mean
 
@@ -102,7 +103,7 @@ def explain(
     import numpy as np
     import pandas as pd
 
-    from tripletomics import attribution, embedding, labels, pp
+    from tripletomics import attribution, embedding, pp
     from tripletomics.pcs import mean_and_variance
 
     pp.check_model(model)
@@ -179,8 +180,6 @@ def _pairs(against: str | Mapping[str, str] | None, groups: str, classes: list[s
 def _names(column: Series, classes: list[str]) -> list[str]:
     """Return all groups that a column knows, in its own order if it has one: figures give them colours by it."""
     import pandas as pd
-
-    from tripletomics import labels
 
     if not isinstance(column.dtype, pd.CategoricalDtype):
         return classes

@@ -78,8 +78,8 @@ def fit(
         often they disagree. Without a column the model learns from the cells alone, and the map is that of
         ``structure=1``.
     loss
-        What shapes the metric space: a name, a name with settings such as "triplet:margin=0.3", a sum such as "softmax +
-        0.003*center", or (in Python) an object. The default is "softmax". If more than a tenth of the training cells
+        What shapes the metric space: a name, a name with settings ("triplet:margin=0.3"), a sum ("softmax +
+        0.003*center"), or (in Python) an object. The default is "softmax". If more than a tenth of the training cells
         are unlabelled, it is "softmax + simclr:temperature=0.2,neighbours=5", and without labels the second of them.
         For two modalities it is "softmax + clip", and without labels "clip". `tripletomics losses` explains all.
     structure
@@ -121,8 +121,8 @@ def fit(
         of. The first encoder is kept, with a warning, if the second does worse on labelled cells that both did not see.
         Scores, predictions and calibration never use the labels that were taken.
     steps
-        Training steps of the encoder; by default they follow the number of cells. The map head takes four times as many,
-        at most 480 or as many as these.
+        Training steps of the encoder; by default they follow the number of cells. The map head takes four times as
+        many, at most 480 or as many as these.
     batch_size
         Cells in a training step; by default 512, or all if there are fewer.
     lr

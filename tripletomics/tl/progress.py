@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tripletomics import processes
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
     from tripletomics.training import Report
 
@@ -15,14 +17,13 @@ if TYPE_CHECKING:
 @contextmanager
 def training_bar(wanted: bool) -> Iterator[Report]:
     """Show stage, loss, held-out score and time left."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-    console, hidden = _console(wanted)
     columns = (
         TextColumn("{task.description:>12}"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
         TextColumn("held-out F1 {task.fields[score]:.3f}"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, disable=hidden) as bar:
+    with _bar(wanted, *columns) as bar:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, step: int, steps: int, loss: float, score: float) -> None:
@@ -36,11 +37,10 @@ def training_bar(wanted: bool) -> Iterator[Report]:
 @contextmanager
 def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
     """Show which of some steps is under way; call what is yielded at the start of each."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-    console, hidden = _console(wanted)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, disable=hidden) as bar:
+    with _bar(wanted, *columns) as bar:
         task = bar.add_task("", total=steps)
         begun = 0
 
@@ -53,11 +53,11 @@ def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
         bar.update(task, completed=steps, description="")
 
 
-def _console(wanted: bool) -> tuple[Console, bool]:
-    """Return where to write, and whether to be silent."""
+def _bar(wanted: bool, *columns: ProgressColumn) -> Progress:
+    """Return a bar on stderr, hidden unless it is wanted and somebody can see it."""
     from rich.console import Console
-
-    from tripletomics import processes
+    from rich.progress import Progress
 
     console = Console(stderr=True)
-    return console, not wanted or processes.rank() > 0 or not (console.is_terminal or console.is_jupyter)
+    seen = wanted and processes.rank() == 0 and (console.is_terminal or console.is_jupyter)
+    return Progress(*columns, console=console, disable=not seen)

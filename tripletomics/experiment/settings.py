@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 from tripletomics.parts import did_you_mean
-from tripletomics.tl.fitting import fit
+from tripletomics.problem import AN_ARRAY, Settings
+
+__all__ = ["AN_ARRAY", "INPUTS", "OWN", "parse_method", "read_inputs", "read_settings"]
 
 OWN = (
     "loss", "structure", "spread", "dim", "metric_dim", "encoder", "augment", "self_training", "steps", "batch_size",
     "lr", "precision",
 )  # fmt: skip
-
-
 INPUTS = ("label", "hold_out", "layer", "counts", "batch")
 
 
@@ -27,13 +27,10 @@ def parse_method(method: str) -> dict[str, Any] | None:
     name, _, given = method.partition(":")
     if name != "tt":
         return None
-    from tripletomics.problem import Settings
-
-    parameters = inspect.signature(fit).parameters
     pieces: list[list[str]] = []
     for piece in given.split(",") if given else ():
         key, equals, value = piece.partition("=")
-        if equals and key.strip() in parameters:
+        if equals and key.strip() in (*Settings.names(), "checkpoint", "progress"):
             pieces.append([key.strip(), value])
         elif pieces:
             pieces[-1][1] += f",{piece}"
@@ -47,13 +44,11 @@ def parse_method(method: str) -> dict[str, Any] | None:
         if key not in OWN:
             raise ValueError(f"methods: {method!r} may not set {key}, which is the same for all methods.")
         settings[key] = Settings.read(key, value.strip(), f"methods: {method!r}: {key}")
-    return {key: parameters[key].default for key in OWN} | settings
+    return {field.name: field.default for field in fields(Settings) if field.name in OWN} | settings
 
 
 def read_settings(written: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings of a fit, from the text that it wrote to `uns`."""
-    from tripletomics.problem import Settings
-
     written = {"spread": "0.0"} | dict(written)  # maps of before had no such setting, and dense groups
     return {key: Settings.read(key, str(written[key])) for key in OWN}
 

@@ -1,0 +1,229 @@
+"""A basis of a dataset: what `uns` says about it, and its scores, as it lies there or fitted again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from tripletomics import evaluation, keys, pp
+from tripletomics.experiment.cache import open_cache
+from tripletomics.experiment.fits import Fit
+from tripletomics.experiment.results import run_all, tidy
+from tripletomics.experiment.settings import AN_ARRAY, INPUTS, read_inputs, read_settings
+from tripletomics.experiment.splits import EvaluationTask, Split, make_splits
+from tripletomics.labels import TOO_FEW
+from tripletomics.notices import warn
+from tripletomics.parts import did_you_mean
+
+Bar = AbstractContextManager[Callable[[str], None]]
+
+
+class Basis:
+    """A key of `obsm`, and what `fit` or `transform` wrote about it in `uns`.
+
+    Attributes
+    ----------
+    adata, name, key
+        The dataset, the basis, and its name in `uns`.
+    spaces
+        Its coordinates by key, and those of the metric space if `fit` wrote the basis.
+    record, written, inputs
+        What `fit` wrote, its settings as text, and what it read; None, None and the usual if `fit` wrote nothing.
+    """
+
+    def __init__(self, adata: AnnData, name: str) -> None:
+        self.adata, self.name, self.key = adata, name, name.removesuffix("_metric")
+        metric = f"{name}_metric"
+        own = name in adata.uns and metric in adata.obsm
+        self.spaces = {key: coordinates_of(adata, key) for key in ([name, metric] if own else [name])}
+        self.record = _record(adata, self.key)
+        self.written = _settings(self.record)
+        self.inputs = read_inputs(self.written)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether `uns` says which model wrote this basis."""
+        return self.record is not None or keys.seen_by(self.adata.uns, self.name) is not None
+
+    def summarise(self, table: pd.DataFrame) -> list[str]:
+        """Return in words what its scores show; warn where they show nothing, or nobody knows whose they are."""
+        lines = evaluation.verdicts(table, "space")
+        for line in lines:
+            if "NO SIGNAL" in line or TOO_FEW.upper() in line:
+                warn(line)
+        if not self.is_named:
+            lines.append(
+                f"Nothing in uns says which model wrote {self.name}: its scores are evidence only if it was made "
+                "without the cells that are held out."
+            )
+            if keys.split_key(self.key) in self.adata.obs:  # there once was a record
+                warn(
+                    f"uns[{self.key!r}] is missing, as after anndata.concat, so nothing says which model the split of "
+                    f"{self.name} belongs to. Run tripletomics.transform(adata, model)."
+                )
+        return lines
+
+
+def coordinates_of(adata: AnnData, key: str, argument: str = "basis") -> np.ndarray:
+    """Return the coordinates under an obsm key; raise if they cannot be scored."""
+    present = ", ".join(adata.obsm) or "none"
+    if key not in adata.obsm:
+        hint = " Run tripletomics.fit first." if key == "X_tt" else did_you_mean(key, adata.obsm)
+        raise KeyError(f"{argument}={key!r} is not in adata.obsm.{hint} Present: {present}.")
+    kept = adata.obsm[key]
+    z = kept.toarray() if hasattr(kept, "toarray") else np.asarray(kept)
+    if z.ndim != 2 or z.dtype.kind not in "fiu":
+        raise ValueError(f"{argument}={key!r} has shape {z.shape} of {z.dtype}: pass numbers, cells by dimensions.")
+    bad = ~np.isfinite(z).all(axis=1)
+    if bad.any():
+        first = ", ".join(adata.obs_names[bad][:3])
+        raise ValueError(
+            f"{argument}={key!r} has NaN or infinite values in {bad.sum()} of {len(z)} rows (first: {first}). "
+            "Leave these cells out: adata[np.isfinite(adata.obsm[key]).all(axis=1)]."
+        )
+    return z
+
+
+def _record(adata: AnnData, key: str) -> dict[str, Any] | None:
+    """Return what `fit` wrote of a basis, if it did."""
+    record = adata.uns.get(key)
+    settings = record.get("settings") if isinstance(record, dict) else None
+    if not isinstance(settings, dict) or not {*INPUTS} <= {*settings}:
+        return None
+    # anndata.concat can keep what the records of two fits share: never their losses
+    return record if all("loss" in stage for stage in record.get("history", {}).values()) else None
+
+
+def _settings(record: dict[str, Any] | None) -> dict[str, str] | None:
+    return None if record is None else {name: str(text) for name, text in record["settings"].items()}
+
+
+def score_as_it_is(
+    basis: Basis, task: EvaluationTask, wanted: float | str | None, seed: int
+) -> tuple[str, pd.DataFrame, str]:
+    """Score a basis and its metric space as they lie in the dataset.
+
+    Returns
+    -------
+    How cells were held out, the scores, and a sentence on the split.
+    """
+    adata, column = task.adata, keys.split_of(task.adata, basis.name)
+    hold_out = column if wanted is None else wanted
+    if hold_out is None:
+        raise ValueError(
+            f"Nothing says which cells were held out from {basis.name}: adata.obs has no 'tt_split' of the model that "
+            "wrote it. Pass splits='donor' (a column whose groups were held out), 'column=group', or 0.3; columns: "
+            f"{', '.join(adata.obs.columns)}."
+        )
+    written = None if column is None else adata.obs[column].astype(str).to_numpy()
+    if wanted is None and written is not None:
+        _check_split(basis.name, str(column), written, basis.record)
+    held_out = pp.split(adata, hold_out, task.codes, seed)
+    if not held_out.any():
+        raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
+    pp.check_labels(task.codes, task.classes, held_out, task.label)
+    drawn = _drawn(adata, str(hold_out))
+    split = Split(task, held_out, seed, evaluation.drawn_at_random(drawn))
+    clean = written is not None and not (held_out & (written != "held-out")).any()
+    if basis.is_named and not clean:
+        how = "was" if written is not None else "may have been"
+        cure = "Pass refits=1 to fit again" if basis.record else "Fit again"
+        warn(
+            f"{basis.name} {how} fitted on cells that splits={hold_out!r} holds out, so their scores are no evidence. "
+            f"{cure} on the others."
+        )
+    null = _fit_permuted(basis, split) if basis.is_named and clean else None
+    tables = []
+    for key, z in basis.spaces.items():
+        permuted, other, how = split.truth.permuted(seed, held_out), z, evaluation.PERMUTED
+        if null is not None:
+            other, how = null.coordinates["metric" if key.endswith("_metric") else "map"], evaluation.REFITTED
+            permuted = split.truth.of(null.cells, null.codes)
+        for rows in (
+            evaluation.score(z, split.truth, seed),
+            evaluation.score_permuted(other, permuted, seed, how),
+            evaluation.score_shuffled(z, split.truth, seed),
+        ):
+            tables.append(rows.assign(space=key))
+    return str(hold_out), pd.concat(tables, ignore_index=True), evaluation.split_sentence(drawn, [held_out])
+
+
+def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str, Any] | None) -> None:
+    """Raise if a split says nothing about some cells, has cells on one side alone, or is of several models."""
+    held_out, unknown = written == "held-out", ~np.isin(written, ("train", "held-out"))
+    if unknown.any():
+        raise ValueError(
+            f"obs[{column!r}] says nothing about {unknown.sum():,} of {len(written):,} cells, as after anndata.concat. "
+            "Run tripletomics.transform(adata, model), which finds the cells that the model was trained on, or leave "
+            f"these out: adata[adata.obs[{column!r}].notna()]."
+        )
+    n_train, fitted = int((written == "train").sum()), record is not None
+    if record is not None and n_train > record.get("n_train", n_train) and "cells" not in record["settings"]:
+        raise ValueError(
+            f"obs[{column!r}] marks {n_train:,} training cells, but the model in uns[{basis!r}] was trained on "
+            f"{record['n_train']:,}, as after anndata.concat of the tables of several models. Run "
+            "tripletomics.transform(adata, model)."
+        )
+    if not held_out.any():
+        cure = "Pass refits=1 and splits=0.3, or a column, to fit again on some of them"
+        raise ValueError(
+            f"obs[{column!r}] holds no cell out: {basis} was fitted on all cells, and without others there is no "
+            f"evidence. {cure if fitted else 'Fit again with hold_out=0.3'}."
+        )
+    if held_out.all():
+        raise ValueError(
+            f"obs[{column!r}] holds all cells out, and scores compare them with the training cells of {basis}: put "
+            "these into the same table with anndata.concat, and run tripletomics.transform(adata, model)."
+        )
+
+
+def score_refits(
+    basis: Basis, task: EvaluationTask, wanted: float | str | None, refits: int, cache: str | None, bar: Bar
+) -> tuple[str, pd.DataFrame, str]:
+    """Fit a basis again with several seeds and score the fits; return what `score_as_it_is` does."""
+    name, written, inputs = basis.name, basis.written, basis.inputs
+    if written is None or name != basis.key:
+        why = (
+            "is scored with its map" if written else "was not written by tripletomics.fit, so it cannot be fitted again"
+        )
+        if basis.is_named and not written:
+            why = "was written by transform, and uns does not say how its model was fitted"
+        what = f"basis={basis.key!r}" if written else "refits=0, or use tripletomics.compare"
+        raise ValueError(f"basis={name!r} {why}: {what}.")
+    if inputs["label"] is None:
+        raise ValueError(f"{name} was fitted without labels, and a refit would learn from them: pass refits=0.")
+    if both := written.get("modalities"):
+        raise ValueError(f"{name} was fitted to two modalities ({both}), and here is one of them: pass refits=0.")
+    hold_out = inputs["hold_out"] if wanted is None else wanted
+    if hold_out == AN_ARRAY:
+        hold_out = keys.split_of(task.adata, name) or hold_out
+    if hold_out == 0:
+        raise ValueError(f"{name} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")
+    kept, splits = open_cache(cache), make_splits(task, hold_out, refits)
+    rows = tidy(run_all(splits, {"tt": read_settings(written)}, kept, bar))
+    rows = rows.replace({"space": {"map": name, "metric": f"{name}_metric", "": name}})
+    sentence = evaluation.split_sentence(str(hold_out), [split.held_out for split in splits])
+    return str(hold_out), rows.drop(columns=["method", "seed"]), sentence
+
+
+def _drawn(adata: AnnData, column: str) -> str:
+    """Return how the cells of a split were chosen, as far as `fit` wrote it down."""
+    written = _settings(_record(adata, "X_tt" if column == "tt_split" else column.removesuffix("_split")))
+    return written["hold_out"] if written is not None and column.endswith("_split") else column
+
+
+def _fit_permuted(basis: Basis, split: Split) -> Any:
+    """Fit a basis again on permuted labels, if it was fitted on these labels and the dataset still allows it."""
+    written = basis.written
+    if written is None or basis.inputs["label"] != split.task.label or "modalities" in written:
+        return None
+    try:
+        return Fit(split, read_settings(written)).permuted()
+    except (KeyError, TypeError, ValueError) as error:
+        warn(f"{basis.name} cannot be fitted again, so its null permutes the labels of the scored cells: {error}")
+        return None
