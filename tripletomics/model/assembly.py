@@ -14,14 +14,7 @@ from tripletomics.features import AnyFeatures, Features, PairFeatures
 from tripletomics.index import Catalog
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
-from tripletomics.model.inspection import (
-    check_features,
-    check_fields,
-    check_header,
-    check_model,
-    check_pair,
-    check_weights,
-)
+from tripletomics.model import inspection
 from tripletomics.model.state import Side, State
 from tripletomics.model.summary import record
 from tripletomics.networks import MapHead, Networks
@@ -75,7 +68,7 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
     ValueError, TypeError
         If a part is missing, not known, of a wrong type or shape, or contradicts another part.
     """
-    check_header(header)
+    inspection.check_header(header)
     arrays: dict[str, Tensors] = {}
     for whole, tensor in tensors.items():
         part, _, name = whole.partition(".")
@@ -87,7 +80,7 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
 
     def build(part_kind: type[Part], part: str) -> Part:
         mine = arrays_of(part)
-        check_fields(part_kind, part, header[part], mine)
+        inspection.check_fields(part_kind, part, header[part], mine)
         return part_kind(**header[part], **mine)
 
     def optional(part_kind: type[Part], part: str) -> Part | None:
@@ -100,10 +93,10 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
     features: AnyFeatures
     if names := _modalities(header):
         features = replace(pair("features"), seen=pair("seen") if "seen" in header else None)
-        check_pair(features)
+        inspection.check_pair(features)
     else:
         features = build(Features, "features")
-        check_features(features)
+        inspection.check_features(features)
     catalog = Catalog(**_index(index)) if index else None
     alone = {
         name: Side(optional(Calibration, f"calibration_{i}"), header["checks_alone"][i]) for i, name in enumerate(names)
@@ -121,12 +114,11 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
         alone=alone,
         catalog=catalog,
         seen=optional(SeenCells, "cells"),
-        **{name: header[name] for name in ("classes", "enrolled", "matches", "settings", "scores", "p_value", "checks",
-                                           "seconds", "versions")},
-    )  # fmt: skip
+        **{name: header[name] for name in inspection.PLAIN},
+    )
     if arrays:
         raise ValueError(f"{next(iter(arrays))!r} is not a part of a model")
-    check_model(model)
+    inspection.check_model(model)
     return model
 
 
@@ -148,7 +140,7 @@ def _networks(settings: dict[str, str], features: AnyFeatures, weights: Tensors)
         if SITES in weights:
             head.even = EqualArea(dim, len(weights[SITES]))
         found = Networks(networks.build(mlp, features.widths, metric_dim), head)
-    check_weights(found.state_dict(), weights)
+    inspection.check_weights(found.state_dict(), weights)
     found.load_state_dict(weights, assign=True)
     return found
 

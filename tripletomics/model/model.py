@@ -326,7 +326,9 @@ class Model(State):
         genes reach that layer through the components.
         """
         self.part(modality)
-        return self.features.gene_weights(self.networks.encoder.first_weights(), modality or "")
+        weights = self.networks.encoder.state_dict().items()
+        first = [tensor.cpu().numpy().astype(float) for name, tensor in weights if name.endswith("trunk.0.weight")]
+        return self.features.gene_weights(first, modality or "")
 
     def summary(self) -> str:
         """Return a few lines on how the map does on cells that it never saw."""

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from tripletomics import features, scales
 from tripletomics.features import AnyFeatures, Features
+from tripletomics.model import Model
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import check_anndata, first, matrix
 from tripletomics.pp.matching import Match, match_genes, unversioned
@@ -21,8 +22,6 @@ from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from tripletomics.model import Model
 
 
 @dataclass(frozen=True)
