@@ -26,13 +26,13 @@ Tensors = dict[str, torch.Tensor]
 SITES = "map_head.even.sites"
 
 
-def disassemble(model: State, index: bool) -> tuple[dict[str, Any], Tensors]:
+def disassemble(model: State, index: bool) -> tuple[dict[str, object], Tensors]:
     """Return the header and the arrays of a model, with those of its index if that is asked for."""
     parts: dict[str, Any] = {"reference": model.reference, "calibration": model.calibration, "cells": model.seen}
     parts |= model.features.records()
     parts |= {f"calibration_{i}": side.calibration for i, side in enumerate(model.alone.values())}
     tensors = {f"networks.{name}": tensor for name, tensor in model.networks.state_dict().items()}
-    header: dict[str, Any] = {name: value for name, value in record(model).items() if name != "seen"}
+    header: dict[str, object] = {name: value for name, value in record(model).items() if name != "seen"}
     for part, content in parts.items():
         if content is None:
             continue

@@ -178,11 +178,11 @@ def _check_codes(name: str, codes: np.ndarray, low: int, end: int) -> None:
     _require(not len(codes) or (codes.min() >= low and codes.max() < end), f"{name} has values out of range")
 
 
-def _check_type(name: str, value: Any, hint: Any) -> None:
+def _check_type(name: str, value: object, hint: Any) -> None:
     _require(_fits(value, hint), f"{name}={repr(value)[:SHOWN]} is not {getattr(hint, '__name__', hint)}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: object, hint: Any) -> bool:
     """Return whether a JSON value is of a type; True and False are not numbers."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):

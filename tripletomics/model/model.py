@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tripletomics import files
-from tripletomics.features import Pair, fully_measured, measured
+from tripletomics.features import Pair, Present, fully_measured, measured
 from tripletomics.index import Hits
 from tripletomics.labels import COVERAGE, REJECT, is_missing
 from tripletomics.labels.calibration import Calibration
@@ -24,7 +24,6 @@ from tripletomics.model.state import State
 from tripletomics.seen import HELD_OUT, NEVER, TRAINING
 from tripletomics.sources import Matrix
 
-Present = np.ndarray | Mapping[str, np.ndarray | None] | None  # which genes were measured: of each modality, or all
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tripletomics import features, scales
-from tripletomics.features import AnyFeatures, Features
+from tripletomics.features import AnyFeatures, Features, Present
 from tripletomics.model import Model
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import check_anndata, first, matrix
@@ -117,7 +117,7 @@ class NewCells:
     """
 
     x: Matrix
-    present: Any
+    present: Present
     targets: list[tuple[Any, np.ndarray | slice, list[Query]]]
 
 
