@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -76,15 +75,6 @@ class Encoder(nn.Module):
         """Return z."""
         return self.metric_head(self.trunk(x))
 
-    @property
-    def first(self) -> nn.Linear:
-        """The first layer."""
-        return cast(nn.Linear, self.trunk[0])
-
-    def first_weights(self) -> list[np.ndarray]:
-        """Return the weights of the first layer (hidden, genes), float64."""
-        return [self.first.weight.detach().cpu().numpy().astype(float)]
-
     def forward_sparse(self, x: csr_matrix, mean: Tensor, scale: Tensor, known: Tensor) -> Tensor:
         """Return z of normalised rows that are never made dense: their scaling goes into the first layer's weights.
 
@@ -97,7 +87,7 @@ class Encoder(nn.Module):
         known
             1 for genes that were measured, else 0 (genes,).
         """
-        first = self.first
+        first = cast(nn.Linear, self.trunk[0])
         weight = first.weight * known / scale
         hidden = torch.from_numpy(x @ weight.T.numpy()) + (first.bias - weight @ mean)
         return self.metric_head(self.trunk[1:](hidden))
@@ -115,10 +105,6 @@ class PairEncoder(nn.Module):
         super().__init__()
         self.widths, self.metric_dim = widths, metric_dim
         self.encoders = nn.ModuleList(Encoder(mlp, width, metric_dim) for width in widths)
-
-    def first_weights(self) -> list[np.ndarray]:
-        """Return the weights of each encoder's first layer (hidden, components), float64."""
-        return [weights for encoder in self.encoders for weights in cast(Encoder, encoder).first_weights()]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return z."""

@@ -13,7 +13,12 @@
 Of the matrices, `matrices`, `measured`, `fully_measured` and `only` answer for one modality as for a `Pair`.
 """
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from tripletomics.features.pair import Pair, PairFeatures, fit_pair, fully_measured, matrices, measured, only
 from tripletomics.features.single import DEPTH, Choice, Features, fit, median_depth, normalise, take
 
 AnyFeatures = Features | PairFeatures
+Present = np.ndarray | Mapping[str, np.ndarray | None] | None  # genes that were measured, of each modality; None: all

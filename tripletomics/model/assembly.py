@@ -15,14 +15,7 @@ from tripletomics.index import Catalog
 from tripletomics.keys import named_groups
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
-from tripletomics.model.inspection import (
-    check_features,
-    check_fields,
-    check_header,
-    check_model,
-    check_pair,
-    check_weights,
-)
+from tripletomics.model import inspection
 from tripletomics.model.state import Side, State
 from tripletomics.model.summary import record
 from tripletomics.networks import MapHead, Networks
@@ -34,13 +27,13 @@ Tensors = dict[str, torch.Tensor]
 SITES = "map_head.even.sites"
 
 
-def disassemble(model: State, index: bool) -> tuple[dict[str, Any], Tensors]:
+def disassemble(model: State, index: bool) -> tuple[dict[str, object], Tensors]:
     """Return the header and the arrays of a model, with those of its index if that is asked for."""
     parts: dict[str, Any] = {"reference": model.reference, "calibration": model.calibration, "cells": model.seen}
     parts |= model.features.records()
     parts |= {f"calibration_{i}": side.calibration for i, side in enumerate(model.alone.values())}
     tensors = {f"networks.{name}": tensor for name, tensor in model.networks.state_dict().items()}
-    header: dict[str, Any] = {name: value for name, value in record(model).items() if name != "seen"}
+    header: dict[str, object] = {name: value for name, value in record(model).items() if name != "seen"}
     for part, content in parts.items():
         if content is None:
             continue
@@ -76,7 +69,7 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
     ValueError, TypeError
         If a part is missing, not known, of a wrong type or shape, or contradicts another part.
     """
-    check_header(header)
+    inspection.check_header(header)
     header = header | {"scores": named_groups(header["scores"])}
     arrays: dict[str, Tensors] = {}
     for whole, tensor in tensors.items():
@@ -89,7 +82,7 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
 
     def build(part_kind: type[Part], part: str) -> Part:
         mine = arrays_of(part)
-        check_fields(part_kind, part, header[part], mine)
+        inspection.check_fields(part_kind, part, header[part], mine)
         return part_kind(**header[part], **mine)
 
     def optional(part_kind: type[Part], part: str) -> Part | None:
@@ -102,10 +95,10 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
     features: AnyFeatures
     if names := _modalities(header):
         features = replace(pair("features"), seen=pair("seen") if "seen" in header else None)
-        check_pair(features)
+        inspection.check_pair(features)
     else:
         features = build(Features, "features")
-        check_features(features)
+        inspection.check_features(features)
     catalog = Catalog(**_index(index)) if index else None
     alone = {
         name: Side(optional(Calibration, f"calibration_{i}"), header["checks_alone"][i]) for i, name in enumerate(names)
@@ -123,12 +116,11 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
         alone=alone,
         catalog=catalog,
         seen=optional(SeenCells, "cells"),
-        **{name: header[name] for name in ("classes", "enrolled", "matches", "settings", "scores", "p_value", "checks",
-                                           "seconds", "versions")},
-    )  # fmt: skip
+        **{name: header[name] for name in inspection.PLAIN},
+    )
     if arrays:
         raise ValueError(f"{next(iter(arrays))!r} is not a part of a model")
-    check_model(model)
+    inspection.check_model(model)
     return model
 
 
@@ -150,7 +142,7 @@ def _networks(settings: dict[str, str], features: AnyFeatures, weights: Tensors)
         if SITES in weights:
             head.even = EqualArea(dim, len(weights[SITES]))
         found = Networks(networks.build(mlp, features.widths, metric_dim), head)
-    check_weights(found.state_dict(), weights)
+    inspection.check_weights(found.state_dict(), weights)
     found.load_state_dict(weights, assign=True)
     return found
 

@@ -17,23 +17,16 @@ from tripletomics.labels.reference import Reference
 from tripletomics.model.state import State
 from tripletomics.seen import CALIBRATION, SeenCells
 
-NAMED = 200  # characters of a value that a message shows
+SHOWN = 200  # characters of a value that a message shows
 
-HEADER: dict[str, Any] = {
-    "settings": dict[str, str],
-    "versions": dict[str, str],
-    "classes": list[str],
-    "enrolled": list[str],
+# attributes of a model that its header holds as they are, and the types of all that a header must hold
+PLAIN = ("settings", "versions", "classes", "enrolled", "seconds", "scores", "p_value", "checks", "matches")
+HEADER: dict[str, Any] = {name: get_type_hints(State)[name] for name in PLAIN} | {
     "history": dict[str, dict[str, list[float]]],
     "findings": dict[str, list[Any]],
-    "seconds": dict[str, float],
-    "scores": dict[str, dict[str, float]],
-    "p_value": dict[str, float],
-    "checks": dict[str, float],
     "checks_alone": list[dict[str, float]],
-    "matches": dict[str, float],
 }
-SETTINGS = ("loss", "encoder", "metric_dim", "dim")  # that are needed to read a model
+SETTINGS = ("loss", "encoder", "metric_dim", "dim")  # without which no model can be built
 CHECKS = {"macro_f1", "ece", "coverage", "unassigned"}  # that the summary shows
 MATCHES = {"cells", "recall_10", "null_10"}
 CODES, FLOAT, DOUBLE = "int64", "float32", "float64"
@@ -185,11 +178,11 @@ def _check_codes(name: str, codes: np.ndarray, low: int, end: int) -> None:
     _require(not len(codes) or (codes.min() >= low and codes.max() < end), f"{name} has values out of range")
 
 
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    _require(_fits(value, hint), f"{name}={repr(value)[:NAMED]} is not {getattr(hint, '__name__', hint)}")
+def _check_type(name: str, value: object, hint: Any) -> None:
+    _require(_fits(value, hint), f"{name}={repr(value)[:SHOWN]} is not {getattr(hint, '__name__', hint)}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: object, hint: Any) -> bool:
     """Return whether a JSON value is of a type; True and False are not numbers."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):

@@ -12,7 +12,7 @@ import numpy as np
 
 from tripletomics import files
 from tripletomics.embedding import coordinates
-from tripletomics.features import Pair, fully_measured, measured
+from tripletomics.features import Pair, Present, fully_measured, measured
 from tripletomics.index import Hits
 from tripletomics.labels import COVERAGE, REJECT, is_missing
 from tripletomics.labels.calibration import Calibration
@@ -24,7 +24,6 @@ from tripletomics.model.state import State
 from tripletomics.seen import HELD_OUT, NEVER, TRAINING
 from tripletomics.sources import Matrix
 
-Present = np.ndarray | Mapping[str, np.ndarray | None] | None  # which genes were measured: of each modality, or all
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
 
 
@@ -326,7 +325,9 @@ class Model(State):
         genes reach that layer through the components.
         """
         self.part(modality)
-        return self.features.gene_weights(self.networks.encoder.first_weights(), modality or "")
+        weights = self.networks.encoder.state_dict().items()
+        first = [tensor.cpu().numpy().astype(float) for name, tensor in weights if name.endswith("trunk.0.weight")]
+        return self.features.gene_weights(first, modality or "")
 
     def summary(self) -> str:
         """Return a few lines on how the map does on cells that it never saw."""

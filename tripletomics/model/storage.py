@@ -26,11 +26,11 @@ MARK = b'"tripletomics":"{\\"sha256\\": \\"'  # what stands before them in a fil
 HEAD, BLOCK = 2**12, 2**20  # bytes in which the mark is looked for, and that are read at once
 
 
-def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+def write(path: Path, header: dict[str, object], tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a header and tensors, and the checksum of the whole file."""
     whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    seat = {"sha256": "0" * DIGITS, "format": FORMAT}  # first, where `seal` finds it
-    text = json.dumps(seat | dict(header), default=np.ndarray.tolist)
+    seat: dict[str, object] = {"sha256": "0" * DIGITS, "format": FORMAT}  # first, where `seal` finds it
+    text = json.dumps(seat | header, default=np.ndarray.tolist)
     with files.replacing(path, sum(tensor.nbytes for tensor in whole.values())) as draft:
         save_file(whole, draft, {"tripletomics": text})
         seal(draft)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from tripletomics.knn import NEIGHBOURS
@@ -111,18 +113,9 @@ def _values(model: State) -> list[str]:
 
 def record(model: State) -> dict[str, object]:
     """Return what is kept of a model in `uns`."""
-    kept: dict[str, object] = {
-        "settings": dict(model.settings),
-        "versions": dict(model.versions),
-        "history": {stage: dict(columns) for stage, columns in model.history.items()},
-        "classes": np.array(model.classes, dtype=object),
-        "findings": dict(model.findings),
-        "seconds": dict(model.seconds),
-        "scores": {group: dict(score) for group, score in model.scores.items()},
-        "p_value": dict(model.p_value),
-        "checks": dict(model.checks),
-        "seen": model.id,
-    }
+    names = ("settings", "versions", "history", "findings", "seconds", "scores", "p_value", "checks")
+    kept: dict[str, object] = copy.deepcopy({name: getattr(model, name) for name in names})
+    kept |= {"classes": np.array(model.classes, dtype=object), "seen": model.id}
     if model.catalog is not None:
         kept["n_train"] = len(model.catalog.names)
     if model.modalities:

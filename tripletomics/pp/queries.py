@@ -10,7 +10,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from tripletomics import features, scales
-from tripletomics.features import AnyFeatures, Features
+from tripletomics.features import AnyFeatures, Features, Present
+from tripletomics.model import Model
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import check_anndata, first, matrix
@@ -21,8 +22,6 @@ from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from tripletomics.model import Model
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class NewCells:
     """
 
     x: Matrix
-    present: Any
+    present: Present
     targets: list[tuple[Any, np.ndarray | slice, list[Query]]]
 
 
