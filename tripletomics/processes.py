@@ -155,7 +155,7 @@ def of_first(values: np.ndarray) -> np.ndarray:
     return found[0]
 
 
-def said_by_all(number: int) -> list[int]:
+def numbers_of_all(number: int) -> list[int]:
     """Return each process's number."""
     found = [number] * count()
     if count() > 1:
@@ -177,7 +177,7 @@ def check_same(*given: object) -> None:
     if count() == 1:
         return
     parts = (one.tobytes() if isinstance(one, np.ndarray) else repr(one).encode() for one in given)
-    found = said_by_all(zlib.crc32(b"|".join(parts)))
+    found = numbers_of_all(zlib.crc32(b"|".join(parts)))
     other = next((i for i, digest in enumerate(found) if digest != found[0]), 0)
     if other:
         raise ValueError(

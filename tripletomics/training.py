@@ -1,6 +1,6 @@
 """The training loop, and its two uses: the metric space, then the map.
 
-A batch is ``(views, y)``. For the metric space there is one view and y holds class codes. For the map y says which
+A minibatch is ``(views, y)``. For the metric space there is one view and y holds class codes. For the map y says which
 cells the view shows.
 """
 
@@ -60,7 +60,6 @@ def train(
     augment: Augment,
     seed: int,
     watch: Callable[[int, Tensor], None],
-    orthogonal: bool = False,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, np.ndarray]:
     """Train `network`, and `loss` where it has parameters, in place; return the loss of each step and its traces.
@@ -78,8 +77,6 @@ def train(
         What is done to a view, given a generator and its y, and the seed of the generator.
     watch
         Called after each step with its number and loss.
-    orthogonal
-        Whether the hidden layers take orthogonal steps, as `Muon` does.
     checkpoint
         Where the state is saved, and restored after a stop.
 
@@ -90,7 +87,7 @@ def train(
     processes.check_same(len(source), steps, lr, seed, [tuple(p.shape) for p in network.parameters()], targets.numpy())
     processes.share_state(fabric, network, loss.train().to(fabric.device))
     momentum_encoder = copy.deepcopy(network).requires_grad_(False) if loss.momentum else None
-    muon = make_optimizer(fabric, network, loss.parameter_groups(lr), lr, orthogonal=orthogonal)
+    muon = make_optimizer(fabric, network, loss.parameter_groups(lr), lr)
     encoder, optimizer = fabric.setup(network.train(), muon)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
     own_draws = processes.rank() if source.contract is not None else 0
@@ -280,7 +277,7 @@ def learn_map(
     curves = train(
         fabric, head, neighbours, inputs.subset(rows),
         Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
-        steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch, orthogonal=True,
+        steps=steps, lr=MAP_LR * lr, augment=head.jitter, seed=seed, watch=watch,
         checkpoint=checkpoint,
     )  # fmt: skip
     head.orient(project(head, inputs.subset(rows), fabric.device), known[train_on])
