@@ -63,7 +63,7 @@ class Augmentation:
 @parts.register("mask", _AUGMENTATIONS)
 @dataclass(frozen=True)
 class Mask(Augmentation):
-    """Hide genes at random, so that no type hangs on one gene and a missing gene does little harm.
+    """Hide genes at random, so that no type depends on one gene and a missing gene does little harm.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class Noise(Augmentation):
     sd
         Standard deviation, in units of the logged values; above 0, useful from 0.1 to 1.
     expressed
-        Whether genes without any molecule stay at 0. Say false for proteins, whose values are never 0.
+        Whether genes without any molecule stay at 0. Set it to false for proteins, whose values are never 0.
     """
 
     sd: float = 0.3

@@ -83,7 +83,7 @@ def start(device: str, precision: str) -> Fabric:
 
 def check_gpus(local: int, gpus: int) -> None:
     """Raise, in all processes, if there are more of them on a machine than it has GPUs."""
-    short = [i for i, left in enumerate(processes.said_by_all(gpus - local)) if left < 1]
+    short = [i for i, left in enumerate(processes.of_all(gpus - local)) if left < 1]
     if short:
         raise ValueError(
             f"Each process needs a GPU of its own, and there is none for process {', '.join(map(str, short))}: start "

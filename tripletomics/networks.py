@@ -138,6 +138,8 @@ class MapHead(nn.Module):
         2 or 3.
     """
 
+    orthogonal_steps = True  # of the hidden layers; see `optimizer`
+
     def __init__(self, n_components: int, metric_dim: int, dim: int) -> None:
         super().__init__()
         self.n_components = n_components

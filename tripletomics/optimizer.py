@@ -41,24 +41,21 @@ class Muon(torch.optim.AdamW):
         return super().step(closure)
 
 
-def make_optimizer(
-    fabric: Fabric, network: nn.Module, loss_groups: list[dict[str, Any]], lr: float, *, orthogonal: bool
-) -> Muon:
+def make_optimizer(fabric: Fabric, network: nn.Module, loss_groups: list[dict[str, Any]], lr: float) -> Muon:
     """Return the optimizer of a network and of the parameters of its loss.
 
     Parameters
     ----------
     network
-        Its weight matrices decay; its biases and the scales of its layer normalisation do not.
+        Its weight matrices decay; its biases and the scales of its layer normalisation do not. Where it asks for
+        ``orthogonal_steps``, its hidden layers take them.
     loss_groups
         What `Loss.parameter_groups` returns.
     lr
         Learning rate of the network.
-    orthogonal
-        Whether the hidden layers take orthogonal steps.
     """
     matrices = [p for p in network.parameters() if p.dim() > 1]
-    hidden = [p for p in matrices if orthogonal and min(p.shape) > NARROW]
+    hidden = [p for p in matrices if min(p.shape) > NARROW] if getattr(network, "orthogonal_steps", False) else []
     groups = [
         {"params": hidden, "weight_decay": DECAY, "orthogonal": True},
         {"params": [p for p in matrices if not any(p is q for q in hidden)], "weight_decay": DECAY},

@@ -143,27 +143,21 @@ def share_state(fabric: Fabric, *modules: nn.Module) -> None:
             tensor.data.copy_(fabric.broadcast(tensor.detach().cpu()))
 
 
-def of_first(values: np.ndarray) -> np.ndarray:
-    """Return the values of the first process: those of the others may differ in the last bits."""
-    if count() == 1:
-        return values
-    from torch import distributed
-
-    found = [values]
-    with naming_the_missing():
-        distributed.broadcast_object_list(found, 0)
-    return found[0]
-
-
-def said_by_all(number: int) -> list[int]:
-    """Return each process's number."""
-    found = [number] * count()
+def of_all(value: Any) -> list[Any]:
+    """Return each process's value."""
+    found = [value] * count()
     if count() > 1:
         from torch import distributed
 
         with naming_the_missing():
-            distributed.all_gather_object(found, number)
+            distributed.all_gather_object(found, value)
     return found
+
+
+def of_first(values: np.ndarray) -> np.ndarray:
+    """Return the values of the first process: those of the others may differ in the last bits."""
+    first: np.ndarray = of_all(values)[0]
+    return first
 
 
 def check_same(*given: object) -> None:
@@ -177,7 +171,7 @@ def check_same(*given: object) -> None:
     if count() == 1:
         return
     parts = (one.tobytes() if isinstance(one, np.ndarray) else repr(one).encode() for one in given)
-    found = said_by_all(zlib.crc32(b"|".join(parts)))
+    found = of_all(zlib.crc32(b"|".join(parts)))
     other = next((i for i, digest in enumerate(found) if digest != found[0]), 0)
     if other:
         raise ValueError(

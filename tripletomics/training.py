@@ -1,6 +1,6 @@
 """The training loop, and its two uses: the metric space, then the map.
 
-A batch is ``(views, y)``. For the metric space there is one view and y holds class codes. For the map y says which
+A minibatch is ``(views, y)``. For the metric space there is one view and y holds class codes. For the map y says which
 cells the view shows.
 """
 
@@ -93,7 +93,7 @@ def train(
     processes.check_same(len(source), steps, lr, seed, [tuple(p.shape) for p in network.parameters()], targets.numpy())
     processes.share_state(fabric, network, loss.train().to(fabric.device))
     momentum_encoder = copy.deepcopy(network).requires_grad_(False) if loss.momentum else None
-    muon = make_optimizer(fabric, network, loss.parameter_groups(lr), lr, orthogonal=isinstance(network, MapHead))
+    muon = make_optimizer(fabric, network, loss.parameter_groups(lr), lr)
     encoder, optimizer = fabric.setup(network.train(), muon)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
     own_draws = processes.rank() if source.contract is not None else 0
