@@ -29,6 +29,12 @@ def threads():
     torch.set_num_threads(1 if SIDE_BY_SIDE else 2)
 
 
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Short fits where nobody says how long, and how good they are does not count."""
+    monkeypatch.setattr("tripletomics.training.default_steps", lambda n: 20)
+
+
 @pytest.fixture(autouse=True)
 def no_figures():
     """No test leaves a figure open."""
@@ -164,3 +170,13 @@ def fresh():
     rna, protein = make_pair(200, 2)
     kinds = rna.obs["kind"].to_numpy()
     return SimpleNamespace(rna=plain(rna), protein=plain(protein), kinds=kinds)
+
+
+@pytest.fixture
+def source(pbmc, tmp_path):
+    """A file of 300 blood cells."""
+    adata = pbmc[::2][:300].copy()
+    adata.obs["donor"] = [f"d{i % 4}" for i in range(adata.n_obs)]
+    adata.layers["logged"] = adata.X.copy() * 2
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    return tmp_path / "cells.h5ad"
