@@ -8,8 +8,31 @@ if SIDE_BY_SIDE:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from dataclasses import replace
+from inspect import isfunction
 from pathlib import Path
 from types import SimpleNamespace
+
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))
+import numba
+
+njit = numba.njit
+
+
+def remembered(*given, **settings):
+    """Keep what UMAP and PyNNDescent compile at every start, 20 s in each process, but not one function in two ways."""
+    if given and isfunction(given[0]):
+        return njit(*given, **settings) if settings else remembered()(given[0])
+
+    def compiled(function):
+        try:
+            return njit(*given, **{"cache": True} | settings)(function)
+        except RuntimeError:  # no file to which the code belongs
+            return njit(*given, **settings)(function)
+
+    return compiled
+
+
+numba.njit = remembered
 
 import anndata as ad
 import numpy as np
