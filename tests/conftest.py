@@ -8,8 +8,31 @@ if SIDE_BY_SIDE:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from dataclasses import replace
+from inspect import isfunction
 from pathlib import Path
 from types import SimpleNamespace
+
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))
+import numba
+
+njit = numba.njit
+
+
+def remembered(*given, **settings):
+    """Keep what UMAP and PyNNDescent compile at every start, 20 s in each process, but not one function in two ways."""
+    if given and isfunction(given[0]):
+        return njit(*given, **settings) if settings else remembered()(given[0])
+
+    def compiled(function):
+        try:
+            return njit(*given, **{"cache": True} | settings)(function)
+        except RuntimeError:  # no file to which the code belongs
+            return njit(*given, **settings)(function)
+
+    return compiled
+
+
+numba.njit = remembered
 
 import anndata as ad
 import numpy as np
@@ -27,6 +50,12 @@ DATA = Path(__file__).parents[1] / "data"
 @pytest.fixture(scope="session", autouse=True)
 def threads():
     torch.set_num_threads(1 if SIDE_BY_SIDE else 2)
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Short fits where nobody says how long, and how good they are does not count."""
+    monkeypatch.setattr("tripletomics.training.default_steps", lambda n: 20)
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +193,13 @@ def fresh():
     rna, protein = make_pair(200, 2)
     kinds = rna.obs["kind"].to_numpy()
     return SimpleNamespace(rna=plain(rna), protein=plain(protein), kinds=kinds)
+
+
+@pytest.fixture
+def source(pbmc, tmp_path):
+    """A file of 300 blood cells."""
+    adata = pbmc[::2][:300].copy()
+    adata.obs["donor"] = [f"d{i % 4}" for i in range(adata.n_obs)]
+    adata.layers["logged"] = adata.X.copy() * 2
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    return tmp_path / "cells.h5ad"

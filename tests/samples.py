@@ -127,3 +127,45 @@ def assert_same_coordinates(one, other, keys=KEYS, atol=0.0):
 def assert_same_split(one, other):
     names = one.obs_names[one.obs_names.isin(other.obs_names)]
     assert one.obs.loc[names, "tt_split"].tolist() == other.obs.loc[names, "tt_split"].tolist()
+
+
+# of every option of `fit` its text and its value
+EVERY_OPTION = {
+    "label": ("cell_type", "cell_type"),
+    "loss": ("triplet:margin=0.3", "triplet:margin=0.3"),
+    "structure": ("0.25", 0.25),
+    "spread": ("0.75", 0.75),
+    "dim": ("3", 3),
+    "metric_dim": ("7", 7),
+    "batch": ("donor", "donor"),
+    "layer": ("logged", "logged"),
+    "counts": ("false", False),
+    "unlabelled": (("Dendritic", "CD34+"), ["Dendritic", "CD34+"]),
+    "hold_out": ("0.2", 0.2),
+    "encoder": ("mlp:hidden=16", "mlp:hidden=16"),
+    "augment": ("mask:p=0.1", "mask:p=0.1"),
+    "self_training": ((), True),
+    "steps": ("6", 6),
+    "batch_size": ("40", 40),
+    "lr": ("2e-3", 2e-3),
+    "seed": ("5", 5),
+    "device": ("cpu", "cpu"),
+    "precision": ("32-true", "32-true"),
+    "checkpoint": ("fit.ckpt", "fit.ckpt"),
+    "key_added": ("X_other", "X_other"),
+    "progress": ((), False),
+}
+
+
+def kebab(name):
+    return "--" + name.replace("_", "-")
+
+
+def words(name, text):
+    if not text:
+        return ["--no-progress" if name == "progress" else kebab(name)]
+    return [word for value in ([text] if isinstance(text, str) else text) for word in (kebab(name), value)]
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import anndata as ad
 import h5py
-import kinds
 import numpy as np
 import pytest
+from samples import EVERY_OPTION, files, kebab, make_cells, words
 
 import tripletomics as tt
 from tripletomics import cli, losses, parts, tl
@@ -22,57 +22,6 @@ from tripletomics.cli.options import Input, Out, options_of
 from tripletomics.files import DiskFull
 
 HERE = Path(tt.__file__).parents[1]
-
-EVERY_OPTION = {
-    "label": ("cell_type", "cell_type"),
-    "loss": ("triplet:margin=0.3", "triplet:margin=0.3"),
-    "structure": ("0.25", 0.25),
-    "spread": ("0.75", 0.75),
-    "dim": ("3", 3),
-    "metric_dim": ("7", 7),
-    "batch": ("donor", "donor"),
-    "layer": ("logged", "logged"),
-    "counts": ("false", False),
-    "unlabelled": (("Dendritic", "CD34+"), ["Dendritic", "CD34+"]),
-    "hold_out": ("0.2", 0.2),
-    "encoder": ("mlp:hidden=16", "mlp:hidden=16"),
-    "augment": ("mask:p=0.1", "mask:p=0.1"),
-    "self_training": ((), True),
-    "steps": ("6", 6),
-    "batch_size": ("40", 40),
-    "lr": ("2e-3", 2e-3),
-    "seed": ("5", 5),
-    "device": ("cpu", "cpu"),
-    "precision": ("32-true", "32-true"),
-    "checkpoint": ("fit.ckpt", "fit.ckpt"),
-    "key_added": ("X_other", "X_other"),
-    "progress": ((), False),
-}
-
-
-def kebab(name):
-    return "--" + name.replace("_", "-")
-
-
-def words(name, text):
-    if not text:
-        return ["--no-progress" if name == "progress" else kebab(name)]
-    return [word for value in ([text] if isinstance(text, str) else text) for word in (kebab(name), value)]
-
-
-@pytest.fixture
-def source(pbmc, tmp_path):
-    """A file of 300 blood cells."""
-    adata = pbmc[::2][:300].copy()
-    adata.obs["donor"] = [f"d{i % 4}" for i in range(adata.n_obs)]
-    adata.layers["logged"] = adata.X.copy() * 2
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    return tmp_path / "cells.h5ad"
-
-
-def files(folder):
-    return sorted(path.name for path in folder.iterdir())
-
 
 # ---------------------------------------------------------------------------------------------------- options
 
@@ -189,53 +138,6 @@ def test_module_and_version():
 
 
 # ---------------------------------------------------------------------------------------------------- work
-
-
-def same(a, b):
-    assert set(a.obsm) == set(b.obsm)
-    for key in b.obsm:
-        np.testing.assert_array_equal(a.obsm[key], b.obsm[key])
-    for name in b.obs:
-        assert (a.obs[name].astype(str) == b.obs[name].astype(str)).all()
-
-
-def test_fit_and_transform_are_those_of_python(run, source, tmp_path):
-    before = source.read_bytes()
-    out, model_file = tmp_path / "out.h5ad", tmp_path / "model.tt"
-    with h5py.File(source):  # a file that is being read elsewhere is no obstacle
-        status, said, error = run(
-            "fit", source, "--label", "cell_type", "--out", out, "--model", model_file, "--steps", 5
-        )
-    assert (status, error) == (0, "")
-    expected = ad.read_h5ad(source)
-    model = tt.fit(expected, "cell_type", steps=5)
-    written = ad.read_h5ad(out)
-    same(written, expected)
-    assert dict(written.uns["X_tt"]["settings"]) == model.settings
-    assert said.startswith(model.summary())
-    assert f"Wrote {out}, {model_file}" in said
-
-    again = tmp_path / "again.h5ad"
-    status, _, error = run("transform", source, "--model", model_file, "--out", again)
-    assert (status, error.partition(" were")[0]) == (0, "warning: 268 of 300 cells")
-    expected = ad.read_h5ad(source)
-    tt.transform(expected, tt.load(model_file))
-    same(ad.read_h5ad(again), expected)
-    assert source.read_bytes() == before
-    assert files(tmp_path) == ["again.h5ad", "cells.h5ad", "model.tt", "out.h5ad"]
-
-
-def test_all_options_at_once_are_those_of_python(run, source, tmp_path):
-    options = [word for name, (text, _) in EVERY_OPTION.items() for word in words(name, text)]
-    status, _, said = run("fit", source, "--out", tmp_path / "out.h5ad", *options)
-    expected = ad.read_h5ad(source)
-    with warnings.catch_warnings(record=True) as given:
-        warnings.simplefilter("always")
-        model = tt.fit(expected, **{name: value for name, (_, value) in EVERY_OPTION.items()})
-    assert (status, said.splitlines()) == (0, [f"warning: {warning.message}" for warning in given])
-    written = ad.read_h5ad(tmp_path / "out.h5ad")
-    same(written, expected)
-    assert dict(written.uns["X_other"]["settings"]) == model.settings
 
 
 def test_input_may_be_the_output(run, source, tmp_path):
@@ -631,7 +533,7 @@ def test_nothing_is_lost_where_nobody_reads(scored, monkeypatch, command):
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scored")
-    adata = kinds.cells(90, 0, types="abc", genes=40)
+    adata = make_cells(90, 0, types="abc", genes=40)
     tt.fit(adata, "kind", steps=2, hold_out=0.3, progress=False).save(folder / "m.tt")
     adata.write_h5ad(folder / "cells.h5ad")
     return folder / "cells.h5ad", folder

@@ -114,30 +114,6 @@ def test_rows_of_any_numbers(table, written, monkeypatch, name, layer):
 # ---------------------------------------------------------------------------------------------------- fit
 
 
-@pytest.mark.parametrize(
-    ("name", "given"),
-    [
-        ("cells.h5ad", {}),
-        ("cells.zarr", {"layer": "dense", "hold_out": "donor=d1", "key_added": "Z"}),
-        ("cells.h5ad", {"layer": "csc", "hold_out": "donor", "unlabelled": ("a",)}),
-    ],
-)
-def test_what_fits_into_memory_is_fitted_as_there(table, copy, name, given):
-    given, path = {"label": "kind"} | FEW | given, copy(name)
-    adata = table.copy()
-    model = tt.fit(adata, **given)
-    found = tt.fit(str(path), **given)
-    again, key = read(path), given.get("key_added", "X_tt")
-    for place in (key, f"{key}_metric", f"{key}_pca"):
-        np.testing.assert_array_equal(again.obsm[place], adata.obsm[place])
-    pd.testing.assert_frame_equal(again.obs, adata.obs)
-    assert (found.scores, found.settings, found.classes) == (model.scores, model.settings, model.classes)
-    assert again.uns[key]["scores"] == adata.uns[key]["scores"]
-    assert (again.X != table.X).nnz == 0
-    assert found.catalog.names.tolist() == model.catalog.names.tolist()
-    assert sorted(file.name for file in path.parent.iterdir()) == [name]
-
-
 @pytest.mark.parametrize(("name", "layer"), [("cells.h5ad", None), ("cells.zarr", "dense")])
 def test_a_sample_of_what_does_not(table, copy, narrow, name, layer):
     path = copy(name)

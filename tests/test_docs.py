@@ -1,26 +1,30 @@
-"""What the README shows runs as it stands there."""
+"""What the README and the pages of the manual show runs as it stands there."""
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
+import numpy as np
 import pytest
 import scanpy as sc
+from samples import make_cells, make_pair, plain
 
 import tripletomics as tt
 from tripletomics import losses
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, page=PAGES[0]):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 @pytest.fixture
-def clone(tmp_path, monkeypatch):
+def clone(tmp_path, monkeypatch, few_steps):
     """A folder that has the data where the README looks for it."""
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)
@@ -31,6 +35,37 @@ def test_python(clone):
     (code,) = blocks("python")
     exec(compile(code, "README.md", "exec"), {})
     assert (clone / "pbmc.tt").is_file()
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch, few_steps, trained):
+    """What the pages of the manual take as given: small tables and a model; few methods, and one fit of each."""
+    monkeypatch.chdir(tmp_path)
+    adata, (rna, protein), (_, new_protein) = make_cells(150, 1, "abcde"), make_pair(150), make_pair(60, 2)
+    for table in (adata, rna):
+        table.obs["cell_type"] = table.obs["kind"]
+    adata.obs["donor"] = [f"d{i % 4}" for i in range(150)]
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(150, 2)).astype(np.float32)
+    for name in ("atlas", "new"):
+        adata.write_zarr(f"{name}.zarr")
+        adata.write_h5ad(f"{name}.h5ad")
+    scene = SimpleNamespace(**{name: getattr(tt, name) for name in tt.__all__} | {"pl": tt.pl})
+    scene.evaluate = lambda *given, **more: tt.evaluate(*given, **more | {"refits": min(more.get("refits", 0), 1)})
+    scene.compare = partial(tt.compare, methods=("tt", "pca2"), seeds=1)
+    return {
+        "tt": scene, "adata": adata, "rna": rna, "protein": protein, "model": trained[0], "query": make_cells(50, 3),
+        "new_protein": plain(new_protein), "x": rna.X, "y": protein.X,
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", [page.name for page in PAGES[1:] if blocks("python", page)])
+def test_python_of_the_manual(scene, page):
+    """Blocks of one page follow one another."""
+    if page == "honest-evaluation.md":
+        tt.fit(scene["adata"], "cell_type", progress=False)
+    for code in blocks("python", ROOT / "docs" / page):
+        exec(compile(code, page, "exec"), scene)
 
 
 def test_terminal(clone, run):
@@ -45,19 +80,22 @@ def test_terminal(clone, run):
     assert {"map.h5ad", "again.h5ad", "pbmc.tt", "labels.h5ad", "labels.png", "report.html"} <= written
 
 
-def test_scanpy_goes_on_from_the_metric_space_of_more_than_8192_cells(real_data):
+def test_scanpy_goes_on_from_the_metric_space_of_more_than_8192_cells(trained):
     """As the README says of the versions in `constraints.txt`; here, where UMAP is compiled already."""
-    adata = ad.read_h5ad(real_data / "cite_cbmc_adt.h5ad")
-    assert adata.n_obs > 8192
-    tt.fit(adata, label="cell_type", steps=5, progress=False)
+    adata = make_cells(8200, 4)
+    tt.transform(adata, trained[0])
     sc.pp.neighbors(adata, use_rep="X_tt_metric")
     assert adata.obsp["connectivities"].shape == (adata.n_obs, adata.n_obs)
 
 
-def test_examples_run(monkeypatch):
+def test_examples_run(tmp_path, few_steps):
+    """On an eighth of the cells."""
+    (tmp_path / "data").mkdir()
+    for path in (ROOT / "data").glob("*.h5ad"):
+        ad.read_h5ad(path)[::8].write_h5ad(tmp_path / "data" / path.name)
     for example in (ROOT / "examples").glob("*.py"):
-        monkeypatch.chdir(ROOT / "examples")
-        exec(compile(example.read_text(), example.name, "exec"), {"__file__": str(example)})
+        place = tmp_path / "examples" / example.name
+        exec(compile(example.read_text(), example.name, "exec"), {"__file__": str(place)})
 
 
 def test_the_two_commands_are_one_line_each():
@@ -66,7 +104,7 @@ def test_the_two_commands_are_one_line_each():
 
 
 def test_links_of_the_documents_lead_somewhere():
-    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")):
+    for page in (*PAGES, ROOT / "CHANGELOG.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 

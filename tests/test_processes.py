@@ -9,10 +9,10 @@ import time
 
 import anndata as ad
 import joint
-import kinds
 import numpy as np
 import pytest
 import torch
+from samples import make_cells
 
 from tripletomics import devices, processes
 
@@ -31,7 +31,7 @@ def free_port():
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     path = tmp_path_factory.mktemp("cells") / "cells.h5ad"
-    kinds.cells(210, 0, types="abc", genes=60).write_h5ad(path)
+    make_cells(210, 0, types="abc", genes=60).write_h5ad(path)
     return path
 
 
@@ -192,10 +192,11 @@ def test_a_plain_fit_inside_a_job_of_slurm_is_one_process(monkeypatch):
 def test_a_fit_that_calls_numba_keeps_the_threads_of_torch():
     """In a process of its own, where numba has not started yet; and the fit after it is that before it."""
     code = """
-import numpy as np, torch, kinds, scipy.sparse as sp, tripletomics as tt
+import numpy as np, torch, scipy.sparse as sp, tripletomics as tt
+from samples import make_cells
 from threadpoolctl import threadpool_info
 torch.set_num_threads(1)
-wide, small = kinds.cells(60, 0, types="ab", genes=2100), kinds.cells(60, 0, types="ab", genes=40)
+wide, small = make_cells(60, 0, types="ab", genes=2100), make_cells(60, 0, types="ab", genes=40)
 def fitted():
     tt.fit(small, "kind", steps=2, hold_out=0, progress=False, device="cpu")
     return small.obsm["X_tt"]
@@ -204,7 +205,7 @@ before, pools = fitted(), blas()
 tt.fit(wide, "kind", steps=2, hold_out=0, progress=False, device="cpu")
 print(torch.get_num_threads(), np.array_equal(before, fitted()), pools.items() <= blas().items())
 """
-    numba = {"NUMBA_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join([os.path.dirname(kinds.__file__), *sys.path])}
+    numba = {"NUMBA_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], env=environment(**numba), capture_output=True, text=True
     )
