@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from tripletomics import metrics
 from tripletomics.labels import calibration, reference
-from tripletomics.labels.calibration import FARTHEST, LEVELS, START, STIFFNESS, Calibration
+from tripletomics.labels.calibration import FARTHEST, QUANTILES, START, STIFFNESS, Calibration
 from tripletomics.labels.prediction import Prediction, check, predict
 from tripletomics.labels.reference import Evidence
 
@@ -303,7 +303,7 @@ def test_cells_that_move_away_are_ever_more_novel_and_less_sure():
 def test_the_asked_share_of_known_cells_is_rejected(reject, n):
     evidence, _ = ask(n, 1)
     own = predict(evidence, fitted(n), reject=reject).unassigned
-    assert own.mean() == pytest.approx(reject, abs=1.5 / min(n, LEVELS))
+    assert own.mean() == pytest.approx(reject, abs=1.5 / min(n, QUANTILES))
     new = predict(ask(6000, 2)[0], fitted(n), reject=reject).unassigned
     assert new.mean() == pytest.approx(reject, abs=bounds(reject, 6000, n))
 
@@ -329,7 +329,7 @@ def test_a_larger_rejection_rejects_the_same_cells_and_more_and_changes_no_type(
 def test_quantiles_stand_for_many_cells():
     evidence, codes = ask(2500, 1)
     found = fitted(2500)
-    assert len(found.novelties) == len(found.oddities) == LEVELS == 1001
+    assert len(found.novelties) == len(found.oddities) == QUANTILES == 1001
     assert found.n_cells == 2500
     novelty, odds = found.novelty(evidence), found.odds(evidence)[np.arange(2500), codes]
     for share in (0.01, 0.05, 0.2):

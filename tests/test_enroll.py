@@ -68,7 +68,7 @@ def test_search_takes_what_it_can_and_says_what_it_cannot(trained, new_cells):
     present = np.arange(150) >= 30
     z = model.embed(new_cells.X[:20], present)
     np.testing.assert_array_equal(
-        model.search(new_cells.X[:20], 4, present).distances, model.catalog.index.search(z, 4)[0]
+        model.search(new_cells.X[:20], 4, present).distances, model.catalog.neighbours.search(z, 4)[0]
     )
 
 

@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from tripletomics import pl
 from tripletomics.evaluation import METRICS
-from tripletomics.pl.score_panel import DULL
+from tripletomics.pl.score_panel import SILENT_GREY
 from tripletomics.pl.text import ALARM
 
 METRICS_DRAWN = ("knn_macro_f1", "ece", "silhouette")
@@ -150,7 +150,7 @@ def test_a_method_without_signal_is_grey_and_says_so():
     assert by_label["PCA: no signal"].get_color() == ALARM
     assert by_label["LDA"].get_color() != ALARM
     colors = {marker.get_label(): to_hex(marker.lines[0].get_color()) for marker in ax.containers}
-    assert colors == dict.fromkeys(colors, pl.PALETTE[0]) | {"pca2 map": DULL}
+    assert colors == dict.fromkeys(colors, pl.PALETTE[0]) | {"pca2 map": SILENT_GREY}
     assert "Grey, no signal" in words(figure)
     assert "no signal" not in words(pl.scores(table(), metrics=METRICS_DRAWN))
 

@@ -9,7 +9,7 @@ from sklearn.covariance import LedoitWolf
 
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import reference
-from tripletomics.labels.reference import BAND, FLOOR
+from tripletomics.labels.reference import EVEN_SHARE, KERNEL_NEIGHBOUR
 
 TYPES, ABSENT = 4, 2
 
@@ -42,7 +42,7 @@ def loop(landmarks, landmark_codes, z, scores, types, covariance):
     for i, (place, score) in enumerate(zip(z.astype(float), scores.astype(float), strict=True)):
         d = np.array([np.linalg.norm(place - other) for other in landmarks["z"].astype(float)]) / spread
         nearest = np.argsort(d, kind="stable")[:NEIGHBOURS]
-        width = d[nearest[min(BAND, len(nearest)) - 1]] or 1.0
+        width = d[nearest[min(KERNEL_NEIGHBOUR, len(nearest)) - 1]] or 1.0
         weights = {row: np.exp(-2 * (d[row] / width) ** 2) for row in nearest}
         away = []
         for code in present:
@@ -52,12 +52,12 @@ def loop(landmarks, landmark_codes, z, scores, types, covariance):
             doubt = np.sqrt(1 + 1 / size)
             away.append(mahalanobis(score, mean, np.linalg.inv(covariance)) / doubt)
             logits[i, code] = [
-                np.log((share + FLOOR / len(present)) / (1 + FLOOR)),
+                np.log((share + EVEN_SHARE / len(present)) / (1 + EVEN_SHARE)),
                 -np.linalg.norm(place - prototype) / spread / doubt,
                 -away[-1],
                 prior,
             ]
-        near.append(np.log(np.mean(d[nearest[:BAND]])))
+        near.append(np.log(np.mean(d[nearest[:KERNEL_NEIGHBOUR]])))
         typical.append(np.log(min(away)))
     return logits, near, typical
 
@@ -109,7 +109,7 @@ def test_shares_of_the_votes_add_up_to_1():
     z, _, scores, _ = cells(50, seed=1)
     votes = np.exp(fitted().evidence(z, scores).logits[:, :, 0])
     np.testing.assert_allclose(votes.sum(axis=1), 1)
-    assert np.delete(votes, ABSENT, axis=1).min() >= FLOOR / 3 / (1 + FLOOR) - 1e-12
+    assert np.delete(votes, ABSENT, axis=1).min() >= EVEN_SHARE / 3 / (1 + EVEN_SHARE) - 1e-12
 
 
 def test_unlabelled_cells_are_no_part_of_the_reference():

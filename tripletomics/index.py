@@ -47,12 +47,12 @@ class Catalog:
     codes: np.ndarray
 
     @functools.cached_property
-    def index(self) -> Index:
-        """The cells as an index, made at the first search."""
+    def neighbours(self) -> Index:
+        """The index of the cells, made at the first search."""
         return Index(self.z)
 
     def search(self, query: np.ndarray, k: int, types: Sequence[str]) -> Hits:
         """Find the k nearest cells of each query (queries, metric_dim); `types` are the names of the codes."""
-        distances, rows = self.index.search(query, k)
+        distances, rows = self.neighbours.search(query, k)
         labels = np.array([*types, ""])[self.codes[rows]]  # code -1 is the last
         return Hits(self.names[rows], labels, distances)

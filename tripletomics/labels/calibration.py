@@ -21,7 +21,7 @@ from tripletomics.metrics import auroc
 START = np.array([0.5, 0.5, 0.5, 0.3])  # weights of the evidence before any cell is seen
 STIFFNESS = np.array([1, 1, 1, 10.0])  # of each weight, in cells: that of the prior hardly moves
 FARTHEST = 3.0  # standard deviations beyond the usual: there, no known type is as likely as any
-LEVELS = 1001  # quantiles kept in a model file
+QUANTILES = 1001  # quantiles kept in a model file
 PAIRS = 5000  # random pairs of a fold
 
 
@@ -247,6 +247,6 @@ def _odds(logits: np.ndarray, novelty: np.ndarray) -> np.ndarray:
 
 def _levels(values: np.ndarray) -> np.ndarray:
     """Return the sorted values, or 1,001 quantiles of them."""
-    if len(values) <= LEVELS:
+    if len(values) <= QUANTILES:
         return np.sort(values)
-    return np.quantile(values, np.linspace(0, 1, LEVELS))
+    return np.quantile(values, np.linspace(0, 1, QUANTILES))

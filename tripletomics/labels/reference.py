@@ -17,9 +17,9 @@ from tripletomics.samplers import allocate
 
 MAX_LANDMARKS = 20_000  # cells kept to vote
 MAX_FITTED = 50_000  # cells behind means and covariance
-BAND = 5  # the kernel is as wide as the distance to the fifth neighbour
+KERNEL_NEIGHBOUR = 5  # the kernel is as wide as the distance to the fifth neighbour
 SELF_DISTANCE = 1e-3  # of the spread: a cell is no further from its own landmark, but for rounding
-FLOOR = 0.01  # share of the votes that is spread evenly, so that no type is impossible
+EVEN_SHARE = 0.01  # share of the votes that is spread evenly, so that no type is impossible
 ENROLLED_VOTES = 0.5  # share of the best trained type's votes for an enrolled one that is nearest by its components
 
 
@@ -122,7 +122,7 @@ class Reference:
         logits = np.stack([votes, -to_prototypes, -to_means, prior], axis=2)
         logits[:, self.sizes == 0] = -np.inf
         least = np.finfo(np.float32).tiny  # a cell may be a landmark
-        near = np.log(np.maximum(d[:, :BAND].mean(axis=1), least))
+        near = np.log(np.maximum(d[:, :KERNEL_NEIGHBOUR].mean(axis=1), least))
         typical = np.log(np.maximum(to_means.min(axis=1), least))
         return Evidence(logits, near, typical, z / self.spread, white)
 
@@ -140,13 +140,13 @@ class Reference:
 
     def _votes(self, d: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return the log share of each type among the neighbours, weighted by a Gaussian of the distance."""
-        width = d[:, [min(BAND, d.shape[1]) - 1]]
+        width = d[:, [min(KERNEL_NEIGHBOUR, d.shape[1]) - 1]]
         weights = np.exp(-2 * np.square(d / np.where(width > 0, width, 1)))
         n = len(self.sizes)
         cells = np.arange(len(d))[:, None]
         votes = np.bincount((cells * n + self.codes[rows]).ravel(), weights.ravel(), len(d) * n).reshape(len(d), n)
         part = votes / votes.sum(axis=1, keepdims=True)
-        return np.log((part + FLOOR / (self.sizes > 0).sum()) / (1 + FLOOR))
+        return np.log((part + EVEN_SHARE / (self.sizes > 0).sum()) / (1 + EVEN_SHARE))
 
     def _votes_for_enrolled(self, votes: np.ndarray, to_means: np.ndarray) -> np.ndarray:
         """Give enrolled types log votes where their components are nearest."""

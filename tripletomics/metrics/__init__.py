@@ -29,12 +29,7 @@ against all reference cells, in blocks of 8 MB. Their standard error is below 0.
 """
 
 from tripletomics.knn import NEIGHBOURS
-from tripletomics.metrics.arrangement import (
-    centroid_spearman,
-    pseudotime_spearman,
-    scgraph,
-    within_between,
-)
+from tripletomics.metrics.arrangement import centroid_spearman, pseudotime_spearman, scgraph, within_between
 from tripletomics.metrics.batches import batch_scores
 from tripletomics.metrics.labels import (
     ORDERS,

@@ -123,10 +123,10 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
             f"This model has no class tree: it was trained with loss={loss!r}. Fit with loss='hierarchical_triplet'."
         )
     plan = dendrogram(findings["tree"], labels=classes, count_sort="descending", no_plot=True)
-    own = ax is None
+    figure = None
     if ax is not None:
         as_text(ax)
-    if ax is None:
+    else:
         figure = plt.figure(figsize=(4.6, 0.6 + 0.13 * len(classes)), dpi=150, layout="constrained")
         ax = figure.add_subplot()
     x, y = np.array(plan["dcoord"]), np.array(plan["icoord"]) / 10 - 0.5  # the i-th leaf of scipy is at 5 + 10 i
@@ -139,7 +139,7 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
     ax.spines[["left", "top", "right"]].set_visible(False)
     ax.set_xlabel("squared distance in the metric space", fontsize=SMALL)
     ax.set_title("class tree", fontsize=TITLE, loc="left")
-    if own:
+    if figure is not None:
         names: Any = ax.yaxis.get_tightbbox()
         figure.set_figwidth(2.8 + names.width / figure.dpi)
     return ax

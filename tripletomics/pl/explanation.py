@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("group", "against", "gene", "share", "mean_group", "mean_against")
 BAR, LINE, TICKS = 0.115, 0.11, 0.3  # inches: a bar, a line of title, the scale below a panel
-GAP, MIN_BARS, MAX_BARS = 0.14, 0.85, 2.4  # inches: between panels, narrowest and widest bars
+BARS_GAP, MIN_BARS, MAX_BARS = 0.14, 0.85, 2.4  # inches: between panels, narrowest and widest bars
 SPACE = 0.5  # bars, between the genes that pull toward a group and those that pull back
 FILLED, OPEN = "higher in the group that it pulls to", "lower there: its absence pulls"
 LEGEND_GREY = "#7a7a7a"
@@ -157,21 +157,21 @@ def _balanced(text: str, width: float, size: float, weight: str = "normal") -> l
 def _lay_out(panels: list[Panel], colors: dict[str, Any], width: float) -> Figure:
     """Draw the panels in rows, and below them what filled and open bars are."""
     label = 0.06 + max((text_width(gene, SMALL) for panel in panels for gene in panel.rows["gene"]), default=0.0)
-    most = max(1, int((width - 2 * MARGIN + GAP) / (label + MIN_BARS + GAP)))
+    most = max(1, int((width - 2 * MARGIN + BARS_GAP) / (label + MIN_BARS + BARS_GAP)))
     columns = math.ceil(len(panels) / math.ceil(len(panels) / most))
-    bars = min((width - 2 * MARGIN + GAP) / columns - GAP - label, MAX_BARS)
+    bars = min((width - 2 * MARGIN + BARS_GAP) / columns - BARS_GAP - label, MAX_BARS)
     lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     titles = [[panel.title(label + bars) for panel in line] for line in lines]
     heads = [0.07 + LINE * max(map(len, above)) for above in titles]
     steps = [head + max(panel.height for panel in line) + TICKS for head, line in zip(heads, lines, strict=True)]
-    width = min(width, 2 * MARGIN + columns * (label + bars + GAP) - GAP)
+    width = min(width, 2 * MARGIN + columns * (label + bars + BARS_GAP) - BARS_GAP)
     across = 1 + (text_width(FILLED + OPEN, SMALL) + 0.75 < width)
     foot = 0.1 + 2 * LINE / across
     figure = plt.figure(figsize=(width, sum(steps) + foot), dpi=150)
     scale = _scale(panels)
     for k, line in enumerate(lines):
         for i, panel in enumerate(line):
-            left, top = MARGIN + i * (label + bars + GAP) + label, sum(steps[:k]) + heads[k]
+            left, top = MARGIN + i * (label + bars + BARS_GAP) + label, sum(steps[:k]) + heads[k]
             ax = figure.add_axes(inches(figure, left, top, bars, panel.height))
             _paint(ax, panel, colors, scale)
             _entitle(ax, titles[k][i], label)

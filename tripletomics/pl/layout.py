@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SMALLEST, LARGEST = 1.1, 3.4  # inches, side of a map among others
 ROOMY = 1.5  # from this side on, maps among others have large titles and axis labels
-GAP, LABEL, SCALE = 0.08, 0.13, 0.55  # inches: between maps, for an axis label, for a scale of numbers
+MAP_GAP, LABEL, SCALE = 0.08, 0.13, 0.55  # inches: between maps, for an axis label, for a scale of numbers
 LINE = 0.1  # inches a line below a title
 
 
@@ -40,13 +40,13 @@ class Layout:
     def of(cls, maps: int, width: float, *, numbers: bool) -> Layout:
         """Put maps in one row, or in rows that differ by one map at most."""
         room = width - 2 * MARGIN
-        rows = math.ceil(maps / max(1, int((room + GAP) / (SMALLEST + GAP - 1e-6))))
+        rows = math.ceil(maps / max(1, int((room + MAP_GAP) / (SMALLEST + MAP_GAP - 1e-6))))
         counts = [maps // rows + (i < maps % rows) for i in range(rows)]
         if numbers and counts[-1] == counts[0]:  # else the scale stands in the blank
             room -= SCALE
-        side = min((room + GAP) / counts[0] - GAP, LARGEST)
+        side = min((room + MAP_GAP) / counts[0] - MAP_GAP, LARGEST)
         label = LABEL * (side >= ROOMY)
-        return cls(counts, width, min(side, (room + GAP) / counts[0] - GAP - label), label + 0.04, label)
+        return cls(counts, width, min(side, (room + MAP_GAP) / counts[0] - MAP_GAP - label), label + 0.04, label)
 
     @property
     def rows(self) -> int:
@@ -67,7 +67,7 @@ class Layout:
         if row == self.rows:  # the blank begins in the first row that lacks a map
             row = next((k for k, count in enumerate(self.counts) if count < self.counts[0]), 0)
             i = self.counts[-1]
-        step = self.edge + self.side + GAP
+        step = self.edge + self.side + MAP_GAP
         return MARGIN + self.edge + i * step, row * (head + self.side + self.foot)
 
     def blank(self, head: float) -> tuple[float, float]:

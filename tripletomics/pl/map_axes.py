@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from tripletomics.pl.palette import GREY
 from tripletomics.pl.score_table import title_of
-from tripletomics.pl.style import CellStyle
+from tripletomics.pl.style import CellStyle, Types
 from tripletomics.pl.text import ALARM, INK, LEGEND, SMALL, wrap
 
 
@@ -101,17 +101,17 @@ def draw_cells(
             ax.scatter(*points[rows].T, s=area, c=(light * rgb)[rows], linewidths=edge, zorder=zorder, label=label,
                        edgecolors=INK if edge else "none", rasterized=True, **flat)  # fmt: skip
     if numbered:
-        number_types(ax, points, style, 1.6 * SMALL / width)
+        number_types(ax, points, style.codes, style.types, 1.6 * SMALL / width)
 
 
-def number_types(ax: Any, points: np.ndarray, style: CellStyle, room: float) -> None:
+def number_types(ax: Any, points: np.ndarray, codes: np.ndarray, types: Types, room: float) -> None:
     """Write the number of each type where it is densest, and push numbers apart that would overlap."""
     limits = np.array([getattr(ax, f"get_{axis}lim")() for axis in "xyz"[: points.shape[1]]])
     low, span = limits[:, 0], np.ptp(limits, axis=1)
-    codes = [code for code in style.types if np.isfinite(points[style.codes == code]).any()]
-    spots = np.empty((len(codes), len(limits)))  # 0 to 1 across the map
-    for spot, code in zip(spots, codes, strict=True):
-        members = (points[style.codes == code] - low) / span
+    there = [code for code in types if np.isfinite(points[codes == code]).any()]
+    spots = np.empty((len(there), len(limits)))  # 0 to 1 across the map
+    for spot, code in zip(spots, there, strict=True):
+        members = (points[codes == code] - low) / span
         density, _ = np.histogramdd(members, bins=40, range=[(0, 1)] * len(limits))
         density = ndimage.gaussian_filter(density, 1.5)
         spot[:] = (np.array(np.unravel_index(density.argmax(), density.shape)) + 0.5) / 40
@@ -121,8 +121,8 @@ def number_types(ax: Any, points: np.ndarray, style: CellStyle, room: float) -> 
         distance = np.linalg.norm(apart, axis=2, keepdims=True)
         push = np.clip(room - distance, 0, None) / np.maximum(distance, room / 1000)
         spots = np.clip(spots + 0.3 * (push * apart).sum(axis=1), room / 2, 1 - room / 2)
-    for spot, code in zip(spots, codes, strict=True):
-        chip = {"boxstyle": "circle,pad=0.08", "facecolor": (1, 1, 1, 0.8), "edgecolor": style.types[code][1]}
+    for spot, code in zip(spots, there, strict=True):
+        chip = {"boxstyle": "circle,pad=0.08", "facecolor": (1, 1, 1, 0.8), "edgecolor": types[code][1]}
         text = ax.text(*(low + spot * span), f"{code + 1}", ha="center", va="center", fontsize=SMALL, bbox=chip)
         text.set(gid="number", zorder=4)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_COLOURS = 8  # types that colours alone tell apart; more of them are named or numbered on the map
-GAP = 0.12  # inches above the panels of scores
+SCORES_GAP = 0.12  # inches above the panels of scores
 
 
 @literal
@@ -104,10 +104,10 @@ def embedding(
     if ax is not None and solid != (ax.name == "3d"):
         need = "projection='3d'" if solid else "2-D axes"
         raise ValueError(f"basis={basis!r} has {points.shape[1]} dimensions: pass an ax made with {need}, or none.")
-    own = ax is None
+    figure = None
     if ax is not None:
         as_text(ax)
-    if ax is None:
+    else:
         figure = plt.figure(figsize=(4.6, 4.6), dpi=150, layout="compressed")
         ax = figure.add_subplot(projection="3d" if solid else None)
     map_axes.frame_map(ax, points, basis)
@@ -129,7 +129,7 @@ def embedding(
         map_axes.number_scale(ax, cells, color)
         if distortion:
             map_axes.distortion_scale(ax)
-    if own:
+    if figure is not None:
         box: Any = ax.get_tightbbox()
         figure.set_figwidth(4.6 + (box.width - box.height) / figure.dpi)
     map_axes.draw_cells(ax, points, cells, size, numbered, dark)
@@ -214,7 +214,7 @@ def compare(
         figure, map_axes.legend_entries(cells, numbered, *maps.values()), width, layout.blank(head)
     )
     foot = 0.0 if fits else legend.get_window_extent().height / figure.dpi + 0.08
-    figure.set_figheight(tall + foot + (GAP + scored.height if scored else 0.04))
+    figure.set_figheight(tall + foot + (SCORES_GAP + scored.height if scored else 0.04))
     spot = layout.corner(len(maps), head) if fits else (width / 2, tall + 0.02)
     legend.set_loc("upper left" if fits else "upper center")
     legend.set_bbox_to_anchor(inches(figure, *spot, 0, 0)[:2], figure.transFigure)
@@ -224,7 +224,7 @@ def compare(
     panels = list(figure.axes)
     map_axes.number_scale(panels[-1], cells, color)
     if scored:
-        score_panel.draw_panels(figure, scored, tall + foot + GAP)
+        score_panel.draw_panels(figure, scored, tall + foot + SCORES_GAP)
     for ax, (basis, points), caption in zip(panels, maps.items(), captions, strict=True):
         own = cells
         if keys.seen_by(adata.uns, basis) is not None:  # the cells that were held out from the model of this map

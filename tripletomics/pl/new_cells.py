@@ -26,9 +26,9 @@ from tripletomics.pl.map_axes import (
     page_limits,
 )
 from tripletomics.pl.palette import GREY, Palette, colours, listed
-from tripletomics.pl.style import CellStyle, map_of, no_signal_text, obsm_keys, reachable_by
+from tripletomics.pl.style import Types, map_of, no_signal_text, obsm_keys, reachable_by
 from tripletomics.pl.text import INK, LEGEND, MARGIN, SMALL, TITLE, inches, literal, text_width, wrap, write_lines
-from tripletomics.pl.type_names import Types, break_names, write_names
+from tripletomics.pl.type_names import break_names, write_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,7 +36,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LINE, ROW, MIN_ROW = 0.11, 0.17, 0.115  # inches: a line of text, a row of the bars, and where there are many
-LABEL, GAP, MIN_BARS = 0.13, 0.22, 0.5  # inches: for an axis label, between map and names, least width of the bars
+LABEL, NAMES_GAP, MIN_BARS = (
+    0.13,
+    0.22,
+    0.5,
+)  # inches: of an axis label, between map and names, of the narrowest bars
 MIN_MAP = 0.45  # of the width of the figure
 
 
@@ -144,15 +148,15 @@ def mapping(
     counts = [(f"{n:,}", _percent(n, len(query.codes)).replace("\u00a0", " ")) for _, n, _ in rows]
     names = 0.05 + max(text_width(name, SMALL) for name, _, _ in rows)
     columns = [0.1 + max(text_width(text, SMALL) for text in column) for column in zip(*counts, strict=True)]
-    room = width - 2 * MARGIN - LABEL - GAP  # of the map and the bars with their text
+    room = width - 2 * MARGIN - LABEL - NAMES_GAP  # of the map and the bars with their text
     large = float(np.clip(room - names - sum(columns) - 2 * MIN_BARS, MIN_MAP * width, 0.62 * width))
     bars = max(room - large - names - sum(columns), MIN_BARS)
-    width = 2 * MARGIN + LABEL + large + GAP + names + bars + sum(columns)
+    width = 2 * MARGIN + LABEL + large + NAMES_GAP + names + bars + sum(columns)
 
     above = wrap(query.summary(), width - 2 * MARGIN, SMALL + 1)
     head = 0.3 + 0.13 * len(above)
     row = float(np.clip((large - 0.9) / len(rows), MIN_ROW, ROW))
-    left, foot = MARGIN + LABEL + large + GAP, head + row * len(rows)
+    left, foot = MARGIN + LABEL + large + NAMES_GAP, head + row * len(rows)
     absent = wrap(query.not_found(), width - left - MARGIN, SMALL) if query.not_found() else []
     notes = [line for note in query.record["notes"] for line in wrap(str(note), width - 2 * MARGIN, SMALL)]
     entries = _entries(query)
@@ -203,16 +207,13 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
             f"basis={basis!r} has {points.shape[1]} dimensions, but the map of this model has {landmarks.shape[1]}: "
             f"name the cells with this model. Run {call}."
         )
-    codes = np.full(len(points), -1)
-    code_of = {name: code for code, name in enumerate(types)}
-    for i, name in enumerate(adata.obs[f"{key}_label"].astype(object)):
-        if str(name) in code_of:
-            codes[i] = code_of[str(name)]
-        elif not is_missing(name):  # a missing value is "nan"
-            raise ValueError(
-                f"obs[{key + '_label'!r}] holds {str(name)!r}, which is no type of this model."
-                f"{did_you_mean(name, types)} Run {call}. Types: {listed(types)}."
-            )
+    labels = adata.obs[f"{key}_label"].astype(object).map(str)
+    codes = labels.map({name: code for code, name in enumerate(types)}).fillna(-1).to_numpy(dtype=int)
+    if unknown := [name for name in labels[codes < 0].unique() if not is_missing(name)]:  # a missing value is "nan"
+        raise ValueError(
+            f"obs[{key + '_label'!r}] holds {unknown[0]!r}, which is no type of this model."
+            f"{did_you_mean(unknown[0], types)} Run {call}. Types: {listed(types)}."
+        )
     colors = colours(f"{key}_label", list(types), palette, adata)
     mapped = np.unique(reference.codes[reference.codes >= 0])
     names = break_names({code: (types[code], colors[code]) for code in mapped.tolist()}, 72 * MIN_MAP * width)
@@ -233,29 +234,27 @@ def _draw_map(ax: Any, query: Query, basis: str, size: float | None) -> None:
     small = float(np.clip(0.2 * width**2 / len(query.reference), 0.3, 8))
     large = float(np.clip(0.2 * width**2 / len(query.codes), 3, 22)) if size is None else size
     edge = min(0.5, 0.13 * large**0.5)
-    flat = {"depthshade": False} if solid else {}
     order = np.random.default_rng(0).permutation(len(query.codes))  # no type lies above all others
     grey, white = np.array([to_rgb(GREY)] * len(query.reference)), to_rgb("white")
     beyond = draw_outside(ax, every, np.concatenate([grey, np.array([*query.colors, white])[query.codes]]))
     inside, found = ~beyond[: len(query.reference)], ~beyond[len(query.reference) :]
     order = order[(np.isfinite(query.points).all(axis=1) & found)[order]]
     named, left = order[query.codes[order] >= 0], order[query.codes[order] < 0]
-    ax.scatter(*query.reference[inside].T, s=small, color=GREY, linewidths=0, zorder=1, label="reference",
-               rasterized=True, **flat)  # fmt: skip
+    shared: Any = {"rasterized": True} | ({"depthshade": False} if solid else {})
+    ax.scatter(*query.reference[inside].T, s=small, color=GREY, linewidths=0, zorder=1, label="reference", **shared)
     if len(named):
         ax.scatter(*query.points[named].T, s=large, c=np.array(query.colors)[query.codes[named]], linewidths=edge,
-                   edgecolors=INK, zorder=2, label="new cells", rasterized=True, **flat)  # fmt: skip
+                   edgecolors=INK, zorder=2, label="new cells", **shared)  # fmt: skip
     if len(left):
         ax.scatter(*query.points[left].T, s=1.8 * large, c="white", marker="X", linewidths=max(edge, 0.4),
-                   edgecolors=INK, zorder=3, label=UNASSIGNED, rasterized=True, **flat)  # fmt: skip
+                   edgecolors=INK, zorder=3, label=UNASSIGNED, **shared)  # fmt: skip
     if query.names is not None:
         groups = np.concatenate([query.reference_codes, -2 - query.codes])  # those of new cells have no name
         write_names(ax, query.names, every, groups)
         return
-    types = {code: (query.types[code], query.colors[code]) for code in np.unique(query.reference_codes).tolist()}
-    types.pop(-1, None)
-    style = CellStyle(grey, query.reference_codes >= 0, None, query.reference_codes, types, None)
-    number_types(ax, query.reference, style, 1.6 * SMALL / width)
+    codes = query.reference_codes
+    types = {code: (query.types[code], query.colors[code]) for code in np.unique(codes[codes >= 0]).tolist()}
+    number_types(ax, query.reference, codes, types, 1.6 * SMALL / width)
 
 
 def _draw_bars(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, str]], columns: list[float]) -> None:

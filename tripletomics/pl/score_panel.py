@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LINE, ROW, SECOND_ROW = 0.105, 0.145, 0.12  # inches: a line of text, a row, a further space of the same method
-VALUES, GAP, MIN_PANEL = 0.29, 0.1, 0.85  # inches: held-out values, between panels, the narrowest panel with its values
+VALUES, PANEL_GAP, MIN_PANEL = (
+    0.29,
+    0.1,
+    0.85,
+)  # inches: held-out values, between panels, the narrowest panel with both
 TICKS = 0.3  # inches below a panel
 MIN_SCALE = 0.25  # of the scores: on a shorter scale a small gain would look large
-DULL, PALE, BAND = "#8c8c8c", "#c9c9c9", "#f4f4f4"
+SILENT_GREY, AXIS_GREY, BAND_GREY = "#8c8c8c", "#c9c9c9", "#f4f4f4"
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class PanelLayout:
     @property
     def step(self) -> float:
         """The width of a panel with its values and the gap after it."""
-        return (self.width - MARGIN - self.names + GAP) / self.columns
+        return (self.width - MARGIN - self.names + PANEL_GAP) / self.columns
 
     @property
     def head(self) -> float:
@@ -168,9 +172,9 @@ def lay_out_panels(
         labels += [(y, "\n".join(text), any(no_signal) if len(words) == 1 else no_signal[i])
                    for i, (y, text) in enumerate(zip(middles, lines, strict=True))]  # fmt: skip
     names = MARGIN + 0.07 + max(text_width(line, SMALL) for _, text, _ in labels for line in text.split("\n"))
-    most = max(1, int((width - MARGIN - names + GAP) / MIN_PANEL))
+    most = max(1, int((width - MARGIN - names + PANEL_GAP) / MIN_PANEL))
     columns = math.ceil(len(chosen) / math.ceil(len(chosen) / most))
-    room = (width - MARGIN - names + GAP) / columns - GAP
+    room = (width - MARGIN - names + PANEL_GAP) / columns - PANEL_GAP
     heads = [
         score_table.title_of_metric(metric)
         + ", less is better" * score_table.lower_is_better(metric)
@@ -221,7 +225,7 @@ def draw_panels(figure: Figure, layout: PanelLayout, top: float) -> None:
         line, column = divmod(i, layout.columns)
         left = layout.names + column * layout.step
         y = top + line * (layout.head + layout.rows_height + TICKS) + layout.head
-        ax = figure.add_axes(inches(figure, left, y, layout.step - GAP - VALUES, layout.rows_height))
+        ax = figure.add_axes(inches(figure, left, y, layout.step - PANEL_GAP - VALUES, layout.rows_height))
         _panel(ax, layout, metric, layout.titles[i])
         if column == 0:
             ax.set_yticks([y for y, _, _ in layout.labels], [printable(text) for _, text, _ in layout.labels])
@@ -245,12 +249,12 @@ def _panel(ax: Axes, layout: PanelLayout, metric: str, title: Sequence[str]) -> 
     scored: dict[Any, tuple[float, ...]] = dict(zip(found.index, found.itertuples(index=False), strict=True))
     unmeasured = not np.isfinite(found["gain"]).any()
     for top, bottom in layout.bands[::2]:
-        ax.axhspan(top, bottom, color=BAND, linewidth=0, zorder=0)
+        ax.axhspan(top, bottom, color=BAND_GREY, linewidth=0, zorder=0)
     ax.axvline(0, color=INK, linewidth=0.8, zorder=1, label="permuted")
     ends = [0.0, MIN_SCALE]
     for row in layout.rows:
         value, gain, error = scored.get((row.method, row.space), (math.nan,) * 3)
-        color = DULL if row.silent else PALETTE[0]
+        color = SILENT_GREY if row.silent else PALETTE[0]
         if math.isfinite(gain):
             ax.hlines(row.y, 0, gain, colors=color, alpha=0.35, linewidths=0.8, zorder=2)
             bar = None if math.isnan(error) else [error]
@@ -262,10 +266,10 @@ def _panel(ax: Axes, layout: PanelLayout, metric: str, title: Sequence[str]) -> 
         elif not unmeasured:
             missing = "not measured" if math.isnan(value) else "no permuted score"
             ax.annotate(missing, (0, row.y), (3, 0), textcoords="offset points", va="center", fontsize=SMALL - 1,
-                        color=DULL)  # fmt: skip
+                        color=SILENT_GREY)  # fmt: skip
         if math.isfinite(value):
             ax.annotate(_rounded(value), (1, row.y), (72 * VALUES, 0), ax.get_yaxis_transform(), "offset points",
-                        ha="right", va="center_baseline", fontsize=SMALL, color=DULL if row.silent else INK,
+                        ha="right", va="center_baseline", fontsize=SMALL, color=SILENT_GREY if row.silent else INK,
                         gid="held-out", annotation_clip=False)  # fmt: skip
     low, high = min(ends), max(ends)
     ax.set(xlim=(low - 0.06 * (high - low), high + 0.06 * (high - low)), ylim=(layout.rows_height, 0), yticks=[])
@@ -277,7 +281,7 @@ def _label_panel(ax: Axes, metric: str, title: Sequence[str], unmeasured: bool) 
     lower = score_table.lower_is_better(metric)
     width = ax.get_position().width * ax.figure.get_figwidth()  # type: ignore[union-attr]
     ax.spines[["left", "top", "right"]].set_visible(False)
-    ax.spines["bottom"].set(linewidth=0.6, color=PALE)
+    ax.spines["bottom"].set(linewidth=0.6, color=AXIS_GREY)
     ax.xaxis.set_major_locator(MaxNLocator(max(1, int(width / 0.26)), steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(lambda x, _: "0" if abs(x) < 1e-9 else f"{x:.6g}".replace("-", "−"))
     ax.tick_params(labelsize=SMALL, length=2, width=0.6, pad=1.5)
@@ -287,10 +291,10 @@ def _label_panel(ax: Axes, metric: str, title: Sequence[str], unmeasured: bool) 
     ax.annotate(words, (0, 1), (0, 72 * 1.05 * LINE), "axes fraction", "offset points", fontsize=SMALL + 0.5,
                 va="baseline", linespacing=1.1, gid="title", annotation_clip=False)  # fmt: skip
     ax.annotate("held-out", (1, 1), (72 * VALUES, 1.5), "axes fraction", "offset points", ha="right", va="bottom",
-                fontsize=SMALL - 1, color=DULL)  # fmt: skip
+                fontsize=SMALL - 1, color=SILENT_GREY)  # fmt: skip
     if unmeasured:
         ax.annotate("not measured", (0, 0.5), (3, 0), ("data", "axes fraction"), "offset points", va="center",
-                    fontsize=SMALL, color=DULL)  # fmt: skip
+                    fontsize=SMALL, color=SILENT_GREY)  # fmt: skip
 
 
 def _rounded(value: float) -> str:

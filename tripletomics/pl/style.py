@@ -21,6 +21,8 @@ from tripletomics.pp import stored_matrix
 if TYPE_CHECKING:
     from anndata import AnnData
 
+Types = dict[int, tuple[str, Any]]  # name and colour of each code
+
 
 @dataclass(frozen=True)
 class CellStyle:
@@ -30,7 +32,7 @@ class CellStyle:
     known: np.ndarray  # (n,) bool: False is unlabelled
     split: np.ndarray | None  # (n,) 1 held out, 0 training, -1 not known; None when no split is shown
     codes: np.ndarray  # (n,) type of each cell, -1 for none
-    types: dict[int, tuple[str, tuple[float, float, float]]]  # name and colour of each code that has cells
+    types: Types  # those that have cells
     scale: ScalarMappable | None  # for numbers
     remark: str = ""  # on the held-out cells
 

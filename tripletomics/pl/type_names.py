@@ -14,12 +14,13 @@ from mpl_toolkits.mplot3d import proj3d  # type: ignore[import-untyped]
 from scipy import ndimage
 
 from tripletomics.pl.map_axes import map_width
+from tripletomics.pl.style import Types
 from tripletomics.pl.text import SMALL, text_width, wrap
 
 MAX_NAMES = 40  # types whose names a map may hold
 MAX_AREA = 0.2  # share of a map that its names may fill
 MAX_WIDTH = 0.3  # share of a map's width that a line of a name may fill; longer names are broken at their spaces
-LINE = 1.2 * SMALL  # points, height of a line
+LINE_POINTS = 1.2 * SMALL  # points, height of a line
 FIELD, MAX_FIELDS = 2.0, 200  # points, side of the squares in which cells and names are counted; most of them in a row
 SMOOTH = 2.5  # fields, for the density of a type
 TIED = 7.0  # points between a name and its cells from which on a line ties them
@@ -27,7 +28,6 @@ SHORTLIST, ROUNDS = 1000, 3  # positions tried with their lines; times that each
 DARK = 0.15  # luminance at most, for a contrast of 5:1 with white
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green, blue
 WHITE = (1, 1, 1, 0.8)  # below names and lines
-Types = dict[int, tuple[str, Any]]  # name and colour of each code
 # What a name pays: for a box full of cells of other types, or of its own; for each type hidden; for a way across the
 # page to its cells; for having a line, one that crosses another name, or runs across the page over other cells; for
 # covering another name or its line
@@ -45,7 +45,7 @@ def break_names(types: Types, width: float) -> Types | None:
 def _size(name: str) -> tuple[float, float]:
     """Return width and height of a name in points."""
     lines = name.split("\n")
-    return 72 * max(text_width(line, SMALL) for line in lines) + 2, LINE * len(lines) + 1
+    return 72 * max(text_width(line, SMALL) for line in lines) + 2, LINE_POINTS * len(lines) + 1
 
 
 def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray) -> None:

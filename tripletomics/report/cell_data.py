@@ -24,7 +24,7 @@ MAX_CELLS = 100_000
 KEPT_CELLS = 250  # of a type that no subsample takes away
 MAX_NAMES = 100  # a text column with more names is an identifier, not a grouping
 GENE_BYTES = 40e6  # of the genes in a page
-LEVELS = 255  # of a number; the 256th byte means that there is none
+STEPS = 255  # of a number; the 256th byte means that there is none
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,11 @@ def type_entry(name: str, types: Types, rows: np.ndarray, store: Store) -> dict[
 
 
 def number_entry(name: str, kind: str, numbers: np.ndarray, store: Store) -> dict[str, Any]:
-    """Store numbers in `LEVELS` steps from the least to the 0.995 quantile, as the scale of figures; 255 for none."""
+    """Store numbers in 255 steps from the least to the 0.995 quantile, as the scale of figures; 255 for none."""
     known = np.isfinite(numbers)
     low, high = limits(numbers[known])
-    steps = (np.clip(np.where(known, numbers, low), low, high) - low) / (high - low or 1.0) * (LEVELS - 1)
-    place = store.put(np.where(known, np.rint(steps), LEVELS).astype(np.uint8).tobytes())
+    steps = (np.clip(np.where(known, numbers, low), low, high) - low) / (high - low or 1.0) * (STEPS - 1)
+    place = store.put(np.where(known, np.rint(steps), STEPS).astype(np.uint8).tobytes())
     return {"name": name, "kind": kind, "low": low, "high": high, **place}
 
 
@@ -177,7 +177,7 @@ def map_of(adata: AnnData, method: str, rows: np.ndarray) -> np.ndarray:
 
 def scale_colours() -> list[str]:
     """Return the colours of the levels of a number."""
-    return [hexadecimal(rgb) for rgb in colour_scale("", np.empty(0), None).to_rgba(np.linspace(0, 1, LEVELS))[:, :3]]
+    return [hexadecimal(rgb) for rgb in colour_scale("", np.empty(0), None).to_rgba(np.linspace(0, 1, STEPS))[:, :3]]
 
 
 def first_colours(types: Types, rows: np.ndarray, held: np.ndarray) -> np.ndarray:
