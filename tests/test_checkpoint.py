@@ -144,7 +144,7 @@ def test_another_setting_table_or_version_is_refused(fit, table, tmp_path, monke
         with pytest.raises(ValueError, match=f"started with another {name}"):
             tt.fit(other, "kind", checkpoint=path, **TINY)
         assert not other.obsm
-    monkeypatch.setattr("tripletomics.model.build.versions", lambda: {"torch": "0.0"})
+    monkeypatch.setattr("tripletomics.pp.preparing.versions", lambda: {"torch": "0.0"})
     with pytest.raises(ValueError, match=r"another version of torch \(.*, now 0\.0\)"):
         fit("labels", checkpoint=path)
     assert path.read_bytes() == before

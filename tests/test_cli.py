@@ -432,8 +432,9 @@ def test_losses_lists_the_family(run, monkeypatch):
         assert losses.spec(losses.make(f"{name}:{settings}" if settings else name)) == name
     assert [line for line in out.splitlines() if line.startswith("Losses ")] == [
         "Losses that compare a cell with learned points, one for each class: its proxies.",
-        "Losses that compare each cell with its whole batch at once, by a softmax over",
-        "Losses that compare the cells of a batch in pairs and triplets.",
+        "Losses that compare each cell with its whole minibatch at once, by a softmax",
+        "Losses with several learned points for each class, so that a type may keep its",
+        "Losses that compare the cells of a minibatch in pairs and triplets.",
         "Losses that compare two views of the same cells, and need no label.",
     ]
     assert out.endswith(

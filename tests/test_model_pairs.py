@@ -26,9 +26,9 @@ from samples import (
 from scipy.spatial.distance import cdist
 from sklearn.metrics import f1_score
 from sklearn.neighbors import NearestNeighbors
-from tripletomics.modalities import Pair
 
 import tripletomics as tt
+from tripletomics.features import Pair
 from tripletomics.labels.prediction import Prediction, predict
 from tripletomics.networks import Encoder
 

@@ -7,7 +7,7 @@ import torch
 from samples import make_cells
 
 import tripletomics as tt
-from tripletomics import features, folds, pp, scales
+from tripletomics import features, folds, scales
 from tripletomics.embedding import embed_rows
 from tripletomics.folds import subsample_for_features
 from tripletomics.labels import reference
@@ -87,7 +87,7 @@ def test_cells_whose_neighbours_are_looked_for():
 def test_cells_that_a_contract_is_fitted_to(monkeypatch):
     train = np.arange(1000) % 3 > 0
     np.testing.assert_array_equal(subsample_for_features(train, 0), train)
-    monkeypatch.setattr(pp.splits, "FITTING_CELLS", 200)
+    monkeypatch.setattr(folds, "FEATURE_CELLS", 200)
     drawn = subsample_for_features(train, 0)
     assert drawn.sum() == 200
     assert not drawn[~train].any()

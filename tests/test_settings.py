@@ -8,7 +8,8 @@ from samples import refusal
 from tripletomics import augment, geometry, losses, networks, parts
 from tripletomics.losses import Sum, Triplet
 from tripletomics.losses.batch import NCA, SupCon
-from tripletomics.losses.proxies import ArcFace, HardTriple, ProxyNCA
+from tripletomics.losses.centers import HardTriple
+from tripletomics.losses.proxies import ArcFace, ProxyNCA
 
 MAKE = {"loss": losses.make, "augment": augment.make, "encoder": networks.make}
 SPEC = {"loss": losses.spec, "augment": augment.spec, "encoder": parts.spec}
