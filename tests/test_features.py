@@ -247,3 +247,12 @@ def test_nothing_known_is_the_mean_cell(partly):
     contract, x, present = partly
     nothing = np.zeros_like(present)
     np.testing.assert_allclose(contract.project(x, nothing), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix])
+def test_values_that_are_stored_in_parts_stay_as_they_are(kind):
+    whole = kind(sp.random(30, 20, 0.2, dtype=np.float32, random_state=0))
+    parts = kind((np.repeat(whole.data / 2, 2), np.repeat(whole.indices, 2), 2 * whole.indptr), shape=(30, 20))
+    before = parts.data.copy()
+    np.testing.assert_allclose(features.normalise(parts, 10).toarray(), features.normalise(whole, 10).toarray(), 1e-6)
+    np.testing.assert_array_equal(parts.data, before)

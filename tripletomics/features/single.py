@@ -366,12 +366,14 @@ def _float32(x: Matrix) -> Matrix:
 
     So equal matrices take the same sums in the same order. A map of neighbours would amplify the least difference.
     """
+    if sp.issparse(x) and not x.has_canonical_format:
+        x = x.copy()  # scipy counts by summing duplicates in place
+        x.sum_duplicates()
     stored = x.count_nonzero() if sp.issparse(x) else np.count_nonzero(x)
     if 2 * stored < x.shape[0] * x.shape[1]:
         x = sp.csr_matrix(x, dtype=np.float32)
-        if not x.has_canonical_format or x.nnz > stored:
+        if x.nnz > stored:
             x = x.copy()
-            x.sum_duplicates()
             x.eliminate_zeros()
         return x
     return np.asarray(x.toarray() if sp.issparse(x) else x, dtype=np.float32)
