@@ -186,7 +186,7 @@ def test_prepared_components_are_those_of_the_contract():
     contract = features.fit(train, [f"g{i}" for i in range(120)], True, 0)
     found = baselines.prepare(contract, train, query, y)
     for places, x in ((found.train_pca, train), (found.query_pca, query)):
-        np.testing.assert_array_equal(places, contract.project(x))
+        np.testing.assert_array_equal(places, contract.pcs(x))
     np.testing.assert_array_equal(place("pca2", found)["map"][1], found.query_pca[:, :2])
     np.testing.assert_array_equal(place("pca50", found)["metric"][0], found.train_pca)
 

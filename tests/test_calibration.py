@@ -11,8 +11,8 @@ from scipy.special import expit, softmax
 from sklearn.metrics import f1_score, roc_auc_score
 
 from tripletomics import metrics
-from tripletomics.labels import calibration, reference
-from tripletomics.labels.calibration import FARTHEST, QUANTILES, START, STIFFNESS, Calibration
+from tripletomics.labels import reference
+from tripletomics.labels.calibration import FARTHEST, QUANTILES, START, STIFFNESS, Calibration, fit_calibration
 from tripletomics.labels.prediction import Prediction, check, predict
 from tripletomics.labels.reference import Evidence
 
@@ -31,7 +31,7 @@ def draw(n, seed, types=TYPES):
 @functools.cache
 def known(classes=TYPES):
     z, scores, codes = draw(500, 0)
-    return reference.fit(z, z[:, :2], scores, codes, classes, 0)
+    return reference.build_reference(z, z[:, :2], scores, codes, classes, 0)
 
 
 @functools.cache
@@ -43,7 +43,7 @@ def ask(n, seed, classes=TYPES):
 
 @functools.cache
 def fitted(n=800, seed=1):
-    return calibration.fit([ask(n, seed)])
+    return fit_calibration([ask(n, seed)])
 
 
 def synthetic(logits, codes):
@@ -82,7 +82,7 @@ def test_the_weights_minimise_the_log_loss_with_its_prior(n):
 
 def test_without_much_to_go_by_the_weights_stay_where_they_start():
     logits = np.zeros((2, 3, 4))
-    np.testing.assert_allclose(calibration.fit([(synthetic(logits, None), np.array([0, 1]))]).weights, START, atol=1e-6)
+    np.testing.assert_allclose(fit_calibration([(synthetic(logits, None), np.array([0, 1]))]).weights, START, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", range(3))
@@ -93,7 +93,7 @@ def test_evidence_that_is_too_sure_is_scaled_down_and_one_that_is_not_sure_enoug
     exact = random.normal(size=(6000, 5)) * 1.5
     codes = (softmax(exact, axis=1).cumsum(axis=1) < random.random((6000, 1))).sum(axis=1)
     logits[:, :, kind] = exact * factor
-    found = calibration.fit([(synthetic(logits, codes), codes)])
+    found = fit_calibration([(synthetic(logits, codes), codes)])
     assert found.weights[kind] * factor == pytest.approx(1, abs=0.08)
 
 
@@ -101,7 +101,7 @@ def test_evidence_that_misleads_has_no_weight():
     evidence, codes = ask(800, 1)
     logits = evidence.logits.copy()
     logits[:, :, 1] *= -1
-    assert calibration.fit([(synthetic(logits, codes), codes)]).weights[1] == 0
+    assert fit_calibration([(synthetic(logits, codes), codes)]).weights[1] == 0
 
 
 def test_unlabelled_cells_and_those_of_types_without_reference_are_left_out():
@@ -109,7 +109,10 @@ def test_unlabelled_cells_and_those_of_types_without_reference_are_left_out():
     odd = codes.copy()
     odd[::3], odd[1::3] = -1, 5
     kept = np.arange(300) % 3 == 2
-    one, other = calibration.fit([(evidence, odd)]), calibration.fit([(evidence.of(kept), codes[kept])])
+    one, other = (
+        fit_calibration([(evidence, odd)]),
+        fit_calibration([(evidence.of(kept), codes[kept])]),
+    )
     assert one.n_cells == other.n_cells == 100
     for name in ("weights", "center", "scale", "trust", "novelties", "oddities", "pair"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
@@ -118,7 +121,7 @@ def test_unlabelled_cells_and_those_of_types_without_reference_are_left_out():
 def test_folds_of_one_reference_count_as_one():
     evidence, codes = ask(800, 1)
     parts = np.arange(800) % 3
-    found = calibration.fit([(evidence.of(parts == i), codes[parts == i]) for i in range(3)])
+    found = fit_calibration([(evidence.of(parts == i), codes[parts == i]) for i in range(3)])
     for name in ("weights", "novelties", "oddities"):
         np.testing.assert_allclose(getattr(found, name), getattr(fitted(), name), rtol=0.02, atol=0.02, err_msg=name)
 
@@ -127,13 +130,13 @@ def test_folds_of_one_reference_count_as_one():
 def test_fewer_than_two_cells_are_too_few(codes):
     evidence = ask(300, 1)[0].of(np.arange(len(codes)))
     with pytest.raises(ValueError, match=r"^[01] calibration cells are too few: two or more are needed\.$"):
-        calibration.fit([(evidence, np.array(codes, dtype=int))])
+        fit_calibration([(evidence, np.array(codes, dtype=int))])
 
 
 def test_two_cells_are_enough_for_finite_answers():
     evidence, codes = ask(300, 1)
     for rows in (np.array([0, 1]), np.flatnonzero(codes == 2)[:2], np.array([4, 4])):
-        found = predict(evidence, calibration.fit([(evidence.of(rows), codes[rows])]))
+        found = predict(evidence, fit_calibration([(evidence.of(rows), codes[rows])]))
         for values in (found.confidence, found.novelty):
             assert ((values >= 0) & (values <= 1)).all()
         assert found.sets.all()
@@ -179,7 +182,7 @@ def test_a_type_without_reference_is_impossible_also_where_a_kind_of_evidence_ha
     misleading = evidence.logits.copy()
     misleading[:, :4, 1] *= -1
     evidence = Evidence(misleading, evidence.near, evidence.typical, evidence.z, evidence.white)
-    found = calibration.fit([(evidence, codes)])
+    found = fit_calibration([(evidence, codes)])
     assert found.weights[1] == 0
     odds = found.odds(evidence)
     assert (odds[:, 4] == -np.inf).all()
@@ -217,7 +220,7 @@ def test_small_calibrations_cover_what_was_asked_on_average():
     held = []
     for rows in np.arange(6000).reshape(60, 100):
         few, others = rows[:19], rows[19:]
-        found = calibration.fit([(evidence.of(few), codes[few])])
+        found = fit_calibration([(evidence.of(few), codes[few])])
         odds = found.odds(evidence.of(others))[np.arange(81), codes[others]]
         held.append((odds >= found.odds_limit(0.8)).mean())
     assert np.mean(held) == pytest.approx(0.8, abs=0.05)
@@ -235,10 +238,10 @@ def test_the_limit_lets_in_one_calibration_cell_more_than_split_conformal_predic
 
 def test_with_too_few_cells_every_type_of_the_reference_is_in_every_set():
     evidence, _ = ask(300, 2, classes=6)
-    sets = predict(evidence, calibration.fit([ask(18, 1, classes=6)]), coverage=0.95).sets
+    sets = predict(evidence, fit_calibration([ask(18, 1, classes=6)]), coverage=0.95).sets
     assert sets[:, :TYPES].all()
     assert not sets[:, TYPES:].any()
-    assert not predict(evidence, calibration.fit([ask(39, 1, classes=6)]), coverage=0.95).sets[:, :TYPES].all()
+    assert not predict(evidence, fit_calibration([ask(39, 1, classes=6)]), coverage=0.95).sets[:, :TYPES].all()
 
 
 def test_a_larger_coverage_has_larger_sets():
@@ -278,11 +281,11 @@ def test_components_that_tell_nothing_are_not_trusted():
     z, scores, codes = draw(1000, 1)
     noise = np.random.default_rng(0).normal(size=scores.shape)
     half = np.arange(1000) < 500
-    blind = reference.fit(z[half], z[half, :2], noise[half], codes[half], TYPES, 0)
-    assert calibration.fit([(blind.evidence(z[~half], noise[~half]), codes[~half])]).trust < 0.25
+    blind = reference.build_reference(z[half], z[half, :2], noise[half], codes[half], TYPES, 0)
+    assert fit_calibration([(blind.evidence(z[~half], noise[~half]), codes[~half])]).trust < 0.25
     clear = 50 * np.eye(TYPES, 6)[codes] + noise
-    plain = reference.fit(z[half], z[half, :2], clear[half], codes[half], TYPES, 0)
-    assert calibration.fit([(plain.evidence(z[~half], clear[~half]), codes[~half])]).trust > 0.99
+    plain = reference.build_reference(z[half], z[half, :2], clear[half], codes[half], TYPES, 0)
+    assert fit_calibration([(plain.evidence(z[~half], clear[~half]), codes[~half])]).trust > 0.99
 
 
 def test_cells_that_move_away_are_ever_more_novel_and_less_sure():
@@ -380,7 +383,7 @@ def test_the_two_cells_of_a_pair_may_change_places():
 def test_cells_of_one_type_alone_still_give_a_falling_probability():
     evidence, codes = ask(800, 1)
     rows = np.flatnonzero(codes == 3)
-    found = calibration.fit([(evidence.of(rows), codes[rows])])
+    found = fit_calibration([(evidence.of(rows), codes[rows])])
     p = found.same(evidence.of(np.zeros(50, dtype=int)), evidence.of(np.arange(50)))
     assert p.argmax() == 0
     assert np.isfinite(p).all()

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import tripletomics as tt
 from tripletomics import crossfit, metrics, pp
 from tripletomics.experiment import settings as texts
-from tripletomics.labels.calibration import fit as fit_calibration
+from tripletomics.labels.calibration import fit_calibration
 from tripletomics.problem import Settings
 from tripletomics.sources import Memory
 from tripletomics.training import silent, train_encoder
@@ -142,7 +142,7 @@ def test_cells_that_are_left_out_do_not_reach_the_training(table, request):
     settings, problem = settled(request.getfixturevalue(table))
     assert problem.calibration.any() == (table == "half")
     left_out = problem.held_out | problem.calibration
-    moved = replace(problem, rows=Memory(scrambled(problem.rows.x, left_out), problem.rows.contract))
+    moved = replace(problem, rows=Memory(scrambled(problem.rows.x, left_out), problem.rows.scaler))
     renamed = replace(problem, codes=np.where(left_out, (problem.codes + 1) % 3, problem.codes))
     expected = trainings(settings, problem)
     assert len(expected) == 2

@@ -7,7 +7,7 @@ from sklearn.metrics import confusion_matrix, f1_score, recall_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from tripletomics import evaluation, metrics
-from tripletomics.evaluation import METRICS, Truth
+from tripletomics.evaluation import METRICS, GroundTruth
 
 TYPES = ["a", "b", "c", "d"]
 
@@ -20,7 +20,7 @@ def cells():
     z = random.normal(size=(400, 5)) + 1.2 * y[:, None]
     y[:20] = -1
     held_out = np.arange(400) % 4 == 0
-    return z[:, :2], Truth(y, TYPES, held_out, z)
+    return z[:, :2], GroundTruth(y, TYPES, held_out, z)
 
 
 def value(table, metric, split="held-out", kind=""):
@@ -94,7 +94,7 @@ def test_finer_labels_pseudotime_and_batches_are_scored_when_given(cells):
     z, truth = cells
     random = np.random.default_rng(5)
     fine = np.where(truth.codes >= 0, 2 * truth.codes + random.integers(2, size=400), -1)
-    told = Truth(truth.codes, TYPES, truth.held_out, truth.reference, fine, pseudotime=z[:, 0])
+    told = GroundTruth(truth.codes, TYPES, truth.held_out, truth.reference, fine, pseudotime=z[:, 0])
     table = evaluation.score(z, told, seed=0)
     assert value(table, "pseudotime_spearman") > 0.9
     assert value(table, "fine_knn_macro_f1") < value(table, "knn_macro_f1")  # halves of types, drawn at random
@@ -121,13 +121,13 @@ def test_what_is_left_out_as_unseen():
     """Types at 0, 1, 10 and 30 on a line: 0 and 1 are siblings, 30 is far from all."""
     y = np.repeat(np.arange(4), 10)
     line = np.array([0.0, 1, 10, 30])[y][:, None]
-    truth = Truth(y, TYPES, np.arange(40) % 10 == 0, line)
+    truth = GroundTruth(y, TYPES, np.arange(40) % 10 == 0, line)
     half, near, far = evaluation.unseen_types(truth, seed=0)
     assert len(half) == 2
     assert near in (0, 1)
     assert far == 3
     with pytest.raises(ValueError, match="needs four or more, not 3"):
-        evaluation.unseen_types(Truth(np.minimum(y, 2), TYPES, truth.held_out, line), seed=0)
+        evaluation.unseen_types(GroundTruth(np.minimum(y, 2), TYPES, truth.held_out, line), seed=0)
 
 
 def test_a_far_type_is_novel_and_a_twin_is_not():

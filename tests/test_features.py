@@ -59,10 +59,10 @@ def test_kinds_of_matrix_agree(counts, kind, dtype):
     found = features.fit(given, counts.var_names.tolist(), counts=True, seed=0)
     for name in ("mean", "scale", "cap"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5)
-    projected = found.project(given)
+    projected = found.pcs(given)
     assert type(projected) is np.ndarray
     assert projected.dtype == np.float32
-    np.testing.assert_allclose(np.abs(projected[:, :2]), np.abs(expected.project(dense)[:, :2]), atol=2e-3)
+    np.testing.assert_allclose(np.abs(projected[:, :2]), np.abs(expected.pcs(dense)[:, :2]), atol=2e-3)
 
 
 def test_components_are_those_of_scanpys_usual_steps(counts):
@@ -73,7 +73,7 @@ def test_components_are_those_of_scanpys_usual_steps(counts):
     x = usual.X.toarray().astype(float)
     x = np.minimum((x - x.mean(axis=0)) / np.where(x.std(axis=0) > 0, x.std(axis=0), 1), 10)
     expected = PCA(50, svd_solver="full").fit_transform(x)
-    found = contract.project(counts.X)
+    found = contract.pcs(counts.X)
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-3)
     np.testing.assert_allclose(np.abs(found[:, :3]), np.abs(expected[:, :3]), atol=0.02)
     np.testing.assert_allclose(found.var(axis=0), expected.var(axis=0), rtol=1e-3)
@@ -90,7 +90,7 @@ def test_components_of_a_tall_table_are_those_of_a_full_decomposition(kind):
     expected = PCA(50, svd_solver="full").fit(scaled)
     assert len(x) >= pcs.TALL * x.shape[1]
     np.testing.assert_allclose(contract.variance, expected.explained_variance_ * (1 - 1 / len(x)), rtol=1e-4)
-    ours, theirs = contract.project(kind(x))[:, :4], expected.transform(scaled)[:, :4]
+    ours, theirs = contract.pcs(kind(x))[:, :4], expected.transform(scaled)[:, :4]
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=2e-3)
     assert ((ours**3).sum(axis=0) >= 0).all()
 
@@ -100,7 +100,7 @@ def test_components_of_some_cells_are_no_mirror_image(counts):
     all_cells, most = (
         features.fit(counts.X[rows], names, True, seed) for rows, seed in ((slice(None), 0), (slice(270), 1))
     )
-    found, again = (contract.project(counts.X) for contract in (all_cells, most))
+    found, again = (contract.pcs(counts.X) for contract in (all_cells, most))
     assert ((found**3).sum(axis=0) >= 0).all()
     for axis in range(2):
         assert np.corrcoef(found[:, axis], again[:, axis])[0, 1] > 0.9
@@ -113,11 +113,11 @@ def test_each_use_has_its_genes(counts):
     assert contract.normalise(counts.X[:, :150]).shape == (counts.n_obs, 100)
     assert (contract.axes[:, :50] == 0).all()
     changed = counts.X[:, :150].toarray()
-    expected = contract.project(changed)
+    expected = contract.pcs(changed)
     total = changed.sum(axis=1)
     changed[:, :50] = 0
     changed[:, 0] = total - changed.sum(axis=1)  # the same depth
-    np.testing.assert_allclose(contract.project(changed), expected, atol=1e-3)
+    np.testing.assert_allclose(contract.pcs(changed), expected, atol=1e-3)
 
 
 def test_a_panel_has_unit_variance_and_genes_share_a_scale(counts):
@@ -131,7 +131,7 @@ def test_a_panel_has_unit_variance_and_genes_share_a_scale(counts):
 def test_constant_features_are_finite():
     contract = features.fit(np.ones((10, 3)), ["a", "b", "c"], counts=False, seed=0)
     assert np.isfinite(contract.standardise(np.ones((10, 3), dtype=np.float32))).all()
-    assert np.isfinite(contract.project(np.ones((10, 3), dtype=np.float32))).all()
+    assert np.isfinite(contract.pcs(np.ones((10, 3), dtype=np.float32))).all()
 
 
 def test_shares_are_those_of_all_training_counts(counts):
@@ -163,7 +163,7 @@ def partly(request, counts):
 def test_all_genes_present_changes_no_bit(partly):
     contract, x, _ = partly
     every = np.ones(x.shape[1], dtype=bool)
-    np.testing.assert_array_equal(contract.project(x, every), contract.project(x))
+    np.testing.assert_array_equal(contract.pcs(x, every), contract.pcs(x))
     rows, same = (dense(contract.normalise(x, p)) for p in (None, every))
     np.testing.assert_array_equal(rows, same)
     np.testing.assert_array_equal(contract.standardise(rows, every), contract.standardise(rows))
@@ -195,10 +195,10 @@ def test_what_is_there_is_not_inflated(counts):
 @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array, np.asarray])
 def test_values_of_hidden_genes_are_ignored_in_any_kind_of_matrix(partly, kind):
     contract, x, present = partly
-    expected = contract.project(x, present), dense(contract.normalise(x, present))
+    expected = contract.pcs(x, present), dense(contract.normalise(x, present))
     other = x.toarray().astype(np.float32)
     other[:, ~present] = np.nan
-    found = contract.project(kind(other), present), dense(contract.normalise(kind(other), present))
+    found = contract.pcs(kind(other), present), dense(contract.normalise(kind(other), present))
     for one, another in zip(found, expected, strict=True):
         assert one.dtype == np.float32
         np.testing.assert_array_equal(one, another)
@@ -222,13 +222,13 @@ def test_components_of_partly_unknown_cells_follow_from_the_normal_distribution(
     slope = covariance[np.ix_(~present, present)] @ np.linalg.inv(covariance[np.ix_(present, present)])
     rows[:, ~present] = rows[:, present] @ slope.T
     expected = rows @ v.T
-    found = contract.project(x, present)
+    found = contract.pcs(x, present)
     np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
 
 
 def test_the_model_of_the_components_has_the_variance_of_the_genes(counts):
     contract = features.fit(counts.X, counts.var_names.tolist(), True, 0)
-    np.testing.assert_allclose(contract.variance, contract.project(counts.X).var(axis=0), rtol=1e-3)
+    np.testing.assert_allclose(contract.variance, contract.pcs(counts.X).var(axis=0), rtol=1e-3)
     # a gene has a variance of 1, less what is cut
     assert contract.variance.sum() + contract.noise * (150 - 50) == pytest.approx(150, rel=0.01)
     panel = features.fit(counts.X[:, :20], counts.var_names[:20].tolist(), True, 0)
@@ -237,8 +237,8 @@ def test_the_model_of_the_components_has_the_variance_of_the_genes(counts):
 
 def test_imputed_components_are_nearer_to_the_whole_than_those_of_zeros(partly):
     contract, x, present = partly
-    whole, imputed = contract.project(x), contract.project(x, present)
-    zeros = contract.project(features.take(x, np.where(present, np.arange(len(present)), -1)))
+    whole, imputed = contract.pcs(x), contract.pcs(x, present)
+    zeros = contract.pcs(features.take(x, np.where(present, np.arange(len(present)), -1)))
     near, far = (np.median(np.linalg.norm(part - whole, axis=1)) for part in (imputed, zeros))
     assert near < 0.8 * far
 
@@ -246,7 +246,7 @@ def test_imputed_components_are_nearer_to_the_whole_than_those_of_zeros(partly):
 def test_nothing_known_is_the_mean_cell(partly):
     contract, x, present = partly
     nothing = np.zeros_like(present)
-    np.testing.assert_allclose(contract.project(x, nothing), 0, atol=1e-6)
+    np.testing.assert_allclose(contract.pcs(x, nothing), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix])

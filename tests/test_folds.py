@@ -67,21 +67,21 @@ def test_calibration_cells_do_not_train_the_encoder():
     settings, problem = settled(make_cells(700, 1))
     assert problem.calibration.sum() == pytest.approx(63, abs=7)
     assert not (problem.calibration & problem.held_out).any()
-    moved = replace(problem, rows=Memory(scramble(problem.rows.x, problem.calibration), problem.rows.contract))
+    moved = replace(problem, rows=Memory(scramble(problem.rows.x, problem.calibration), problem.rows.scaler))
     renamed = replace(problem, codes=np.where(problem.calibration, (problem.codes + 1) % 7, problem.codes))
     first = encoder_of(settings, problem)
     for other in (moved, renamed):
         for name, weight in encoder_of(settings, other).items():
             np.testing.assert_array_equal(weight, first[name], err_msg=name)
     trained = ~problem.calibration & ~problem.held_out
-    taught = replace(problem, rows=Memory(scramble(problem.rows.x, trained), problem.rows.contract))
+    taught = replace(problem, rows=Memory(scramble(problem.rows.x, trained), problem.rows.scaler))
     assert any((weight != first[name]).any() for name, weight in encoder_of(settings, taught).items())
 
 
 def test_components_of_calibration_cells_are_those_of_new_cells():
     """So are those of training cells: the usual ones are further out, for they were fitted to these cells."""
     _, problem = settled(make_cells(1600, 1), hold_out=0.3)
-    usual, out, spared = problem.features.project(problem.x), problem.held_out, problem.calibration
+    usual, out, spared = problem.features.pcs(problem.x), problem.held_out, problem.calibration
 
     def spread(scores, rows):
         return scores[rows, 10:].std(axis=0).mean() / usual[out, 10:].std(axis=0).mean()
@@ -96,7 +96,7 @@ def test_it_is_asked_about_calibration_cells_by_the_components_of_the_map():
     settings, problem = settled(make_cells(300, 1))
     z = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
     codes = np.where(problem.held_out | problem.calibration, -1, problem.codes)
-    known = reference.fit(z, z[:, :0], problem.pcs, codes, len(problem.classes), 0)
+    known = reference.build_reference(z, z[:, :0], problem.pcs, codes, len(problem.classes), 0)
     expected = known.evidence(z[problem.calibration], problem.pcs[problem.calibration])
     whole = {"": crossfit.Embedding({"metric": z}, problem.pcs, problem.fully_measured)}
     found = crossfit.calibrate(problem, settings, train_encoder(problem, settings), whole)[""]

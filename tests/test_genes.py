@@ -225,7 +225,7 @@ def test_components_are_imputed_too(trained):
     query.obsm["X_tt_pca"] = np.zeros((100, 50), dtype=np.float32)
     tt.transform(query, model, missing="impute")
     x = sp.hstack([np.zeros((100, 30)), query.X]).tocsr()
-    np.testing.assert_allclose(query.obsm["X_tt_pca"], model.features.project(x, np.arange(150) >= 30), atol=1e-4)
+    np.testing.assert_allclose(query.obsm["X_tt_pca"], model.features.pcs(x, np.arange(150) >= 30), atol=1e-4)
 
 
 @pytest.mark.parametrize("missing", ["zero", "impute"])

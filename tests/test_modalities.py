@@ -133,7 +133,7 @@ def test_each_contract_is_that_of_the_cells_that_have_it(fitted_pair):
 
 def test_the_components_of_both_have_a_mean_variance_of_1(fitted_pair):
     contract, x = fitted_pair
-    scores, first = contract.project(x, fitted=x.measured.any(axis=1)), contract.parts[0].width
+    scores, first = contract.pcs(x, fitted=x.measured.any(axis=1)), contract.parts[0].width
     for block, there in zip((scores[:, :first], scores[:, first:]), x.measured.T, strict=True):
         assert block[there].astype(np.float64).var(axis=0).mean() == pytest.approx(1, rel=1e-5)
 
@@ -144,7 +144,7 @@ def test_a_side_that_never_varies_is_no_division_by_zero():
     x = Pair((x.sides[0], np.full_like(x.sides[1], 3)), x.measured)
     contract = fit(x)
     assert contract.units[1] == 1
-    scores = contract.project(x)
+    scores = contract.pcs(x)
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(scores[:, contract.parts[0].width :], 0, atol=1e-5)
 
@@ -153,7 +153,7 @@ def test_what_foretells_the_components_is_a_ridge_regression(fitted_pair):
     contract, x = fitted_pair
     both = x.measured.all(axis=1)
     a, b = (
-        part.project(side[both], fitted=np.ones(both.sum(), dtype=bool)).astype(np.float64) / unit
+        part.pcs(side[both], fitted=np.ones(both.sum(), dtype=bool)).astype(np.float64) / unit
         for part, side, unit in zip(contract.parts, x.sides, contract.units, strict=True)
     )
     for known, wanted, found in ((b, a, contract.to_first), (a, b, contract.to_second)):
@@ -172,8 +172,8 @@ def test_what_foretells_the_components_is_a_ridge_regression(fitted_pair):
 
 def expected_scores(contract, a=None, b=None):
     """One cell, by what of it was measured."""
-    one = None if a is None else contract.parts[0].project(a[None])[0] / contract.units[0]
-    other = None if b is None else contract.parts[1].project(b[None])[0] / contract.units[1]
+    one = None if a is None else contract.parts[0].pcs(a[None])[0] / contract.units[0]
+    other = None if b is None else contract.parts[1].pcs(b[None])[0] / contract.units[1]
     if one is None:
         one = contract.to_first[0] + sum(value * row for value, row in zip(other, contract.to_first[1:], strict=True))
     if other is None:
@@ -185,7 +185,7 @@ def expected_scores(contract, a=None, b=None):
 def test_components_of_cells_with_both_or_one(fitted_pair, kind):
     contract, _ = fitted_pair
     x = measurements(40, seed=7)
-    scores = contract.project(kind(x))
+    scores = contract.pcs(kind(x))
     assert scores.dtype == np.float32
     assert scores.shape == (40, contract.width)
     assert {tuple(row) for row in x.measured.tolist()} == {ONE, OTHER, BOTH}
@@ -197,31 +197,31 @@ def test_components_of_cells_with_both_or_one(fitted_pair, kind):
 def test_components_of_a_cell_do_not_hang_on_the_others(fitted_pair):
     contract, _ = fitted_pair
     x = measurements(40, seed=7)
-    alone = np.concatenate([contract.project(x[i : i + 1]) for i in range(40)])
-    np.testing.assert_allclose(alone, contract.project(x), atol=1e-5)
-    assert contract.project(x[:0]).shape == (0, contract.width)
+    alone = np.concatenate([contract.pcs(x[i : i + 1]) for i in range(40)])
+    np.testing.assert_allclose(alone, contract.pcs(x), atol=1e-5)
+    assert contract.pcs(x[:0]).shape == (0, contract.width)
 
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_what_is_hidden_is_foretold_and_not_read(fitted_pair, side):
     contract, x = fitted_pair
     x = x[x.measured[:, side]]
-    scores, whole, first = contract.project(x.only(side)), contract.project(x), contract.parts[0].width
+    scores, whole, first = contract.pcs(x.only(side)), contract.pcs(x), contract.parts[0].width
     mine, other = (slice(first), slice(first, None))[:: 1 if side == 0 else -1]
     np.testing.assert_array_equal(scores[:, mine], whole[:, mine])
     weights = (contract.to_second, contract.to_first)[side]
     np.testing.assert_allclose(scores[:, other], weights[0] + scores[:, mine] @ weights[1:], atol=1e-5)
     noise = Pair(tuple(v if i == side else v + 5 for i, v in enumerate(x.sides)), x.measured)
-    np.testing.assert_array_equal(contract.project(noise.only(side)), scores)
+    np.testing.assert_array_equal(contract.pcs(noise.only(side)), scores)
 
 
 def test_what_is_foretold_follows_the_truth(fitted_pair):
     contract, _ = fitted_pair
     x = measurements(200, seed=7)
     x, first = x[x.measured.all(axis=1)], contract.parts[0].width
-    truth = contract.project(x)
+    truth = contract.pcs(x)
     for side, start in ((1, 0), (0, first)):
-        found = contract.project(x.only(side))
+        found = contract.pcs(x.only(side))
         for axis in range(start, start + 3):
             assert np.corrcoef(found[:, axis], truth[:, axis])[0, 1] > 0.7
 
@@ -229,8 +229,8 @@ def test_what_is_foretold_follows_the_truth(fitted_pair):
 @pytest.mark.parametrize("trained", [None, np.arange(90) % 2 == 0])
 def test_the_encoders_see_these_components(fitted_pair, trained):
     contract, x = fitted_pair
-    seen, scores = contract.normalise(x, None, trained), contract.project(x, None, trained)
-    differs = (scores != contract.project(x)).any(axis=1)
+    seen, scores = contract.normalise(x, None, trained), contract.pcs(x, None, trained)
+    differs = (scores != contract.pcs(x)).any(axis=1)
     assert differs.tolist() == ([False] * 90 if trained is None else trained.tolist())
     assert seen.widths == tuple(part.width for part in contract.parts)
     np.testing.assert_array_equal(seen.measured, x.measured)
@@ -248,17 +248,17 @@ def test_the_genes_that_are_present_are_told_to_each_part(fitted_pair):
     some = {"rna": np.arange(COUNTS) % 3 > 0, "protein": np.arange(LEVELS) != 2}
     for present in (some, {"rna": some["rna"]}, {"protein": some["protein"]}, {}):
         blocks = [
-            part.project(side, present.get(name)) / unit
+            part.pcs(side, present.get(name)) / unit
             for name, part, side, unit in zip(NAMES, contract.parts, x.sides, contract.units, strict=True)
         ]
-        np.testing.assert_allclose(contract.project(x, present), np.hstack(blocks), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(contract.pcs(x, present), np.hstack(blocks), rtol=1e-5, atol=1e-5)
         for found, block in zip(contract.normalise(x, present).sides, blocks, strict=True):
             np.testing.assert_allclose(found, block, rtol=1e-5, atol=1e-5)
     junk = Pair(tuple(np.where(some[name], side, 99) for name, side in zip(NAMES, x.sides, strict=True)), x.measured)
-    np.testing.assert_array_equal(contract.project(junk, some), contract.project(x, some))
-    assert not np.allclose(contract.project(junk), contract.project(x))
+    np.testing.assert_array_equal(contract.pcs(junk, some), contract.pcs(x, some))
+    assert not np.allclose(contract.pcs(junk), contract.pcs(x))
     every = {name: np.ones_like(known) for name, known in some.items()}
-    np.testing.assert_array_equal(contract.project(x, every), contract.project(x))
+    np.testing.assert_array_equal(contract.pcs(x, every), contract.pcs(x))
 
 
 @pytest.mark.parametrize("change", [sparse, lambda x: with_hidden(x, 1e3), lambda x: sparse(with_hidden(x, 1e3))])
@@ -269,14 +269,14 @@ def test_a_contract_hangs_neither_on_what_cells_lack_nor_on_how_it_is_stored(fit
         assert_same_features(one, same)
     for name in ("units", "to_first", "to_second"):
         np.testing.assert_array_equal(getattr(other, name), getattr(contract, name))
-    np.testing.assert_array_equal(contract.project(change(x)), contract.project(x))
+    np.testing.assert_array_equal(contract.pcs(change(x)), contract.pcs(x))
 
 
 def test_without_a_cell_with_both_the_mean_is_foretold():
     x = measurements()
     x = x[x.measured.sum(axis=1) == 1]
     contract = fit(x)
-    scores, first = contract.project(x), contract.parts[0].width
+    scores, first = contract.pcs(x), contract.parts[0].width
     np.testing.assert_allclose(scores[~x.measured[:, 0], :first], 0, atol=1e-4)
     np.testing.assert_allclose(scores[~x.measured[:, 1], first:], 0, atol=1e-4)
 

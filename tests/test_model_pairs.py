@@ -256,7 +256,7 @@ def test_predictions_weigh_the_evidence_as_calibrated_for_what_was_measured(part
     np.testing.assert_array_equal(z, model.embed(**some))
     np.testing.assert_array_equal(m, model.map(**some))
     calibration = model.calibration if len(names) == 2 else model.alone[names[0]].calibration
-    evidence = model.reference.evidence(z, model.features.project(model.table(**some)))
+    evidence = model.reference.evidence(z, model.features.pcs(model.table(**some)))
     assert_same_predictions(found, predict(evidence, calibration, 0.2, 0.8), **EXACT)
 
 
@@ -394,7 +394,7 @@ def test_whether_two_cells_are_of_one_type(partly, fresh, given):
     assert p.shape == (200,)
     np.testing.assert_allclose(model.same(table[b], table[a]), p, rtol=1e-5)
     assert p[kinds[a] == kinds[b]].mean() > p[kinds[a] != kinds[b]].mean() + 0.3
-    x = model.features.project(table)
+    x = model.features.pcs(table)
     evidence = model.reference.evidence(model.embed(table), x)
     np.testing.assert_allclose(p, model.calibration.same(evidence.of(a), evidence.of(b)), rtol=1e-3, atol=1e-5)
     with pytest.raises(ValueError, match="pass one cell in each for every pair"):

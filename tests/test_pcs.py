@@ -24,7 +24,7 @@ def fit(x):
 
 
 def as_fitted(contract, x):
-    return contract.project(x, None, np.ones(x.shape[0], dtype=bool))
+    return contract.pcs(x, None, np.ones(x.shape[0], dtype=bool))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_factors_by_a_loop():
 
 def test_training_cells_spread_as_new_ones(cells):
     train, new, contract = cells
-    places = contract.project(train), as_fitted(contract, train), contract.project(new)
+    places = contract.pcs(train), as_fitted(contract, train), contract.pcs(new)
     usual, mended, expected = (a.std(axis=0) for a in places)
     assert (usual[:3] > 1.05 * expected[:3]).all()
     np.testing.assert_allclose(mended[:3], expected[:3], rtol=0.1)
@@ -112,7 +112,7 @@ def test_training_cells_lie_where_leaving_them_out_puts_them(cells):
     for row, i in enumerate(some):
         axes = PCA(50, svd_solver="full").fit(np.delete(x, i, axis=0)).components_.T
         exact[row] = (x[i] @ axes @ orthogonal_procrustes(axes, components.T)[0])[:3]
-    usual, mended = contract.project(train)[some, :3], as_fitted(contract, train)[some, :3]
+    usual, mended = contract.pcs(train)[some, :3], as_fitted(contract, train)[some, :3]
     assert np.abs(mended - exact).mean() < 0.5 * np.abs(usual - exact).mean()
 
 
@@ -122,7 +122,7 @@ def test_new_cells_cannot_be_told_from_training_cells_of_their_type(kind):
     x = draw(600, 400, codes=codes)
     x[np.abs(x) < 0.3] = 0
     contract = fit(kind(x[~held_out]))
-    usual, mended = contract.project(kind(x)), contract.project(kind(x), None, ~held_out)
+    usual, mended = contract.pcs(kind(x)), contract.pcs(kind(x), None, ~held_out)
     usual, mended = (metrics.exchangeability(a, codes, held_out) for a in (usual, mended))
     assert usual["held_out_auroc"] > 0.55
     assert usual["spread_ratio"] < 0.8
@@ -134,25 +134,25 @@ def test_cells_that_are_not_marked_are_not_moved(cells, monkeypatch):
     train, _, contract = cells
     marked = np.arange(300) % 3 == 0
     usual, found, all_marked = (
-        contract.project(train),
-        contract.project(train, None, marked),
+        contract.pcs(train),
+        contract.pcs(train, None, marked),
         as_fitted(contract, train),
     )
     np.testing.assert_array_equal(found[~marked], usual[~marked])
     assert (found[marked] != usual[marked]).any(axis=1).all()
     np.testing.assert_array_equal(found[marked], all_marked[marked])
-    np.testing.assert_allclose(contract.project(sp.csr_matrix(train), None, marked), found, atol=1e-4)
+    np.testing.assert_allclose(contract.pcs(sp.csr_matrix(train), None, marked), found, atol=1e-4)
     monkeypatch.setattr("tripletomics.features.single.BLOCK", 7)
-    np.testing.assert_allclose(contract.project(train, None, marked), found, atol=1e-4)
+    np.testing.assert_allclose(contract.pcs(train, None, marked), found, atol=1e-4)
 
 
 def test_cells_of_which_genes_lack_are_new_cells(cells):
     train, _, contract = cells
     present = np.arange(400) > 20
     every = np.ones(300, dtype=bool)
-    np.testing.assert_array_equal(contract.project(train, present, every), contract.project(train, present))
+    np.testing.assert_array_equal(contract.pcs(train, present, every), contract.pcs(train, present))
     all_there = np.ones(400, dtype=bool)
-    np.testing.assert_array_equal(contract.project(train, all_there, every), as_fitted(contract, train))
+    np.testing.assert_array_equal(contract.pcs(train, all_there, every), as_fitted(contract, train))
 
 
 def test_the_same_seed_gives_the_same(cells):
@@ -169,7 +169,7 @@ def test_the_same_seed_gives_the_same(cells):
 def test_fewer_cells_than_folds_can_use_are_left_alone(n, same):
     x = draw(n, 60)
     contract = fit(x)
-    assert np.array_equal(as_fitted(contract, x), contract.project(x)) is same
+    assert np.array_equal(as_fitted(contract, x), contract.pcs(x)) is same
 
 
 def test_all_components_of_a_panel_leave_nothing_to_shrink():
@@ -177,7 +177,7 @@ def test_all_components_of_a_panel_leave_nothing_to_shrink():
     contract = fit(x)
     assert contract.residual == 0
     np.testing.assert_allclose(contract.shrink, np.eye(3)[:, [0]] @ np.ones((1, 12)), atol=1e-3)
-    np.testing.assert_allclose(as_fitted(contract, x), contract.project(x), rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(as_fitted(contract, x), contract.pcs(x), rtol=2e-3, atol=1e-4)
 
 
 ODD = {
@@ -200,6 +200,6 @@ def test_odd_tables(name):
     """A component that is nothing but rounding must not be blown up, as 1e16 times was seen."""
     x = ODD[name].astype(np.float32)
     contract = fit(x)
-    usual, mended = contract.project(x), as_fitted(contract, x)
+    usual, mended = contract.pcs(x), as_fitted(contract, x)
     assert np.isfinite(contract.shrink).all()
     assert (np.abs(mended).max(axis=0) <= 3 * np.abs(usual).max(axis=0) + 1e-5).all()

@@ -116,7 +116,7 @@ def test_components_of_an_earlier_fit_are_replaced(trained, new_cells):
     model, query = trained[0], new_cells.copy()
     query.obsm["X_tt_pca"] = np.zeros((500, 50), dtype=np.float32)
     tt.predict(query, model)
-    np.testing.assert_allclose(query.obsm["X_tt_pca"], model.features.project(query.X), atol=1e-4)
+    np.testing.assert_allclose(query.obsm["X_tt_pca"], model.features.pcs(query.X), atol=1e-4)
 
 
 def test_a_cell_does_not_depend_on_the_others_or_their_order(trained, new_cells):

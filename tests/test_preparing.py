@@ -83,9 +83,7 @@ def test_unknown_genes_of_negative_values_do_not_reach_the_components():
     )
     names, present = [f"g{i}" for i in range(120)], random.random(120) < 0.7
     low, high = (features.fit(x + shift, names, False, 0) for shift in (-60, 60))
-    np.testing.assert_allclose(
-        low.project(x - 60, present), high.project(x + 60, present), atol=0.01 * high.project(x + 60).std()
-    )
+    np.testing.assert_allclose(low.pcs(x - 60, present), high.pcs(x + 60, present), atol=0.01 * high.pcs(x + 60).std())
 
 
 def test_a_few_cells_that_look_like_either_scale_are_no_error():

@@ -9,7 +9,7 @@ from sklearn.covariance import LedoitWolf
 
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import reference
-from tripletomics.labels.reference import EVEN_SHARE, KERNEL_NEIGHBOUR
+from tripletomics.labels.reference import EVEN_SHARE, KERNEL_NEIGHBOUR, build_reference
 
 TYPES, ABSENT = 4, 2
 
@@ -25,7 +25,7 @@ def cells(n=120, seed=0):
 
 
 def fitted(n=120, seed=0):
-    return reference.fit(*cells(n, seed), TYPES, 0)
+    return build_reference(*cells(n, seed), TYPES, 0)
 
 
 def residual_covariance(scores, codes):
@@ -115,7 +115,10 @@ def test_shares_of_the_votes_add_up_to_1():
 def test_unlabelled_cells_are_no_part_of_the_reference():
     z, m, scores, codes = cells()
     labelled = codes >= 0
-    one, other = fitted(), reference.fit(z[labelled], m[labelled], scores[labelled], codes[labelled], TYPES, 0)
+    one, other = (
+        fitted(),
+        build_reference(z[labelled], m[labelled], scores[labelled], codes[labelled], TYPES, 0),
+    )
     for field in fields(one):
         np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), err_msg=field.name)
 
@@ -129,7 +132,7 @@ def test_units_and_the_order_of_cells_and_dimensions_do_not_matter():
         return 7 * z[:, ::-1], 0.2 * scores @ turn  # the covariance is shrunk towards a sphere
 
     other_z, other_scores = turned(z, scores)
-    known = reference.fit(other_z[order], m[order], other_scores[order], codes[order], TYPES, 0)
+    known = build_reference(other_z[order], m[order], other_scores[order], codes[order], TYPES, 0)
     new_z, _, new_scores, _ = cells(30, seed=1)
     expected = fitted().evidence(new_z, new_scores)
     assert_evidence(known.evidence(*turned(new_z, new_scores)), (expected.logits, expected.near, expected.typical))
@@ -152,7 +155,7 @@ def test_of_two_prototypes_as_far_away_that_of_fewer_cells_is_nearer():
     for code in (0, 1):
         offset[codes == code] -= offset[codes == code].mean(axis=0)
     z = (offset + np.where(codes == 0, -5, 5)[:, None]).astype(np.float32)
-    logits = reference.fit(z, z[:, :2], z, codes, 2, 0).evidence(np.zeros((1, 4)), np.zeros((1, 4))).logits[0]
+    logits = build_reference(z, z[:, :2], z, codes, 2, 0).evidence(np.zeros((1, 4)), np.zeros((1, 4))).logits[0]
     for kind in (1, 2):
         assert logits[0, kind] / logits[1, kind] == pytest.approx(np.sqrt((1 + 1 / 2) / (1 + 1 / 40)), rel=1e-4)
 
@@ -168,7 +171,7 @@ def test_of_two_prototypes_as_far_away_that_of_fewer_cells_is_nearer():
 )
 def test_degenerate_references_give_finite_evidence(places):
     x = places(np.random.default_rng(0)).astype(np.float32)
-    known = reference.fit(x, x[:, :2], x, np.repeat([0, 1, 2], 3), 3, 0)
+    known = build_reference(x, x[:, :2], x, np.repeat([0, 1, 2], 3), 3, 0)
     for query in (x, x + 1):
         found = known.evidence(query, query)
         assert all(np.isfinite(getattr(found, field.name)).all() for field in fields(found))
@@ -177,7 +180,7 @@ def test_degenerate_references_give_finite_evidence(places):
 def test_a_cell_of_each_type_is_enough():
     z, m, scores, codes = cells()
     rows = [np.flatnonzero(codes == code)[0] for code in (0, 1, 3)]
-    found = reference.fit(z[rows], m[rows], scores[rows], codes[rows], TYPES, 0).evidence(z[rows], scores[rows])
+    found = build_reference(z[rows], m[rows], scores[rows], codes[rows], TYPES, 0).evidence(z[rows], scores[rows])
     assert np.isfinite(found.near).all()
     for kind in range(3):
         assert found.logits[:, :, kind].argmax(axis=1).tolist() == [0, 1, 3]
@@ -194,10 +197,10 @@ def many():
 
 
 def test_landmarks_are_an_equal_share_of_each_type(monkeypatch):
-    everything = reference.fit(*many(), 3, 0)
+    everything = build_reference(*many(), 3, 0)
     assert len(everything.z) == 135
     monkeypatch.setattr(reference, "MAX_LANDMARKS", 30)
-    known = reference.fit(*many(), 3, 0)
+    known = build_reference(*many(), 3, 0)
     assert np.bincount(known.codes).tolist() == [13, 12, 5]
     z, _, _, codes = many()
     of_cell = {tuple(place): code for place, code in zip(z.tolist(), codes, strict=True)}
@@ -210,7 +213,7 @@ def test_landmarks_are_an_equal_share_of_each_type(monkeypatch):
 
 def test_the_draw_of_landmarks_follows_the_seed(monkeypatch):
     monkeypatch.setattr(reference, "MAX_LANDMARKS", 30)
-    one, again, other = (reference.fit(*many(), 3, seed).z for seed in (0, 0, 1))
+    one, again, other = (build_reference(*many(), 3, seed).z for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
 
@@ -218,7 +221,7 @@ def test_the_draw_of_landmarks_follows_the_seed(monkeypatch):
 def test_landmarks_vote_and_all_cells_make_the_prototypes(monkeypatch):
     monkeypatch.setattr(reference, "MAX_LANDMARKS", 30)
     z, _, scores, codes = many()
-    known = reference.fit(*many(), 3, 0)
+    known = build_reference(*many(), 3, 0)
     query = np.random.default_rng(1).normal(size=(25, 4)).astype(np.float32) + 1
     landmarks = {"z": known.z, "spread": z[codes >= 0].std()}
     covariance = residual_covariance(scores, codes)

@@ -49,9 +49,9 @@ def test_rows_are_treated_alike_however_many_are_asked_for():
 def test_components_do_not_hang_on_the_size_of_a_block(monkeypatch):
     x = few_values(300)
     contract = features.fit(x, [f"g{i}" for i in range(150)], counts=True, seed=0)
-    whole = contract.project(x)
+    whole = contract.pcs(x)
     monkeypatch.setattr("tripletomics.features.single.BLOCK", 70)
-    np.testing.assert_allclose(contract.project(x), whole, atol=1e-5)
+    np.testing.assert_allclose(contract.pcs(x), whole, atol=1e-5)
 
 
 def test_all_columns_in_order_are_no_copy():
@@ -99,9 +99,9 @@ def test_a_reference_of_a_part_of_the_cells_is_about_that_of_all(monkeypatch):
     codes[:100] = -1
     z = random.normal(size=(6000, 5)) + 3 * codes[:, None]
     scores = random.normal(size=(6000, 6)) * np.arange(1, 7) + codes[:, None]
-    whole = reference.fit(z, z[:, :2], scores, codes, 4, 0)
+    whole = reference.build_reference(z, z[:, :2], scores, codes, 4, 0)
     monkeypatch.setattr(reference, "MAX_FITTED", 3000)
-    part = reference.fit(z, z[:, :2], scores, codes, 4, 0)
+    part = reference.build_reference(z, z[:, :2], scores, codes, 4, 0)
     np.testing.assert_array_equal(part.sizes, whole.sizes)
     np.testing.assert_array_equal(part.prior, whole.prior)
     np.testing.assert_allclose(part.prototypes, whole.prototypes, atol=0.15)

@@ -135,7 +135,7 @@ def test_a_changed_training_cell_is_a_new_cell(half):
     assert np.isfinite(found).all()
     others = np.arange(150) != row
     np.testing.assert_allclose(found[others], adata.obsm["X_tt"][others], rtol=1e-4, atol=1e-4)
-    usual, mended = (model.features.project(changed[[row]], None, np.array([seen])) for seen in (False, True))
+    usual, mended = (model.features.pcs(changed[[row]], None, np.array([seen])) for seen in (False, True))
     np.testing.assert_allclose(model.pcs(changed[[row]]), usual)
     assert not np.allclose(usual, mended)
 

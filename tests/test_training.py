@@ -207,9 +207,9 @@ def test_cuda_runs_through_the_same_loop(blobs):
 def learn_both(device, cells, y):
     """Train encoder and map head on the first cells, a few of which are held out."""
     out = np.arange(240) >= 200
-    pcs = cells.contract.project(cells.x)
+    pcs = cells.scaler.pcs(cells.x)
     problem = FitProblem(
-        x=cells.x, genes={}, features=cells.contract, rows=cells, pcs=pcs, codes=y, classes=list("abcd"),
+        x=cells.x, genes={}, features=cells.scaler, rows=cells, pcs=pcs, codes=y, classes=list("abcd"),
         order=np.arange(4), train=~out, held_out=out, calibration=np.zeros_like(out), batch_codes=None, seen=None,
     )  # fmt: skip
     settings = Settings(

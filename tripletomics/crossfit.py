@@ -19,8 +19,7 @@ from tripletomics.checkpoint import Checkpoint
 from tripletomics.embedding import coordinates, embed_rows
 from tripletomics.folds import batch_folds, label_folds, subsample_for_features
 from tripletomics.labels import reference
-from tripletomics.labels.calibration import Calibration, guess
-from tripletomics.labels.calibration import fit as fit_calibration
+from tripletomics.labels.calibration import Calibration, fit_calibration, guess
 from tripletomics.labels.reference import Evidence, Reference
 from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.notices import warn
@@ -99,7 +98,7 @@ def pseudo_labels(z: np.ndarray, pcs: np.ndarray, codes: np.ndarray, rows: np.nd
     """
     known, unknown = rows[codes[rows] >= 0], rows[codes[rows] < 0]
     n_types, found = int(codes[known].max()) + 1, codes.copy()
-    labelled = reference.fit(z[known], z[known, :0], pcs[known], codes[known], n_types, seed)
+    labelled = reference.build_reference(z[known], z[known, :0], pcs[known], codes[known], n_types, seed)
     for block in np.array_split(unknown, len(unknown) // BLOCK + 1):
         best, probability = guess(labelled.evidence(z[block], pcs[block]))
         sure = probability > PSEUDO_LABEL_P
@@ -189,7 +188,7 @@ def embed_all(problem: FitProblem, networks: Networks) -> dict[str, Embedding]:
         x = features.only(problem.x, side)
         role, fitted = problem.seen.find(x)
         rows = problem.features.source(x, None, fitted & (role == TRAINING))
-        pcs = problem.features.project(x, None, fitted)
+        pcs = problem.features.pcs(x, None, fitted)
         found[name] = Embedding(coordinates(networks, rows, pcs), pcs, np.asarray(features.measured(x).any(axis=1)))
     return found
 
@@ -239,12 +238,10 @@ def calibrate(
     return found
 
 
-def build_reference(
-    problem: FitProblem, settings: Settings, z: np.ndarray, m: np.ndarray, cells: np.ndarray
-) -> Reference:
+def reference_of(problem: FitProblem, settings: Settings, z: np.ndarray, m: np.ndarray, cells: np.ndarray) -> Reference:
     """Return the reference of the labelled ones of some cells, boolean (cells,), with the coordinates of all cells."""
     codes = np.where(cells, problem.codes, -1)
-    return reference.fit(z, m, problem.pcs, codes, len(problem.classes), settings.seed)
+    return reference.build_reference(z, m, problem.pcs, codes, len(problem.classes), settings.seed)
 
 
 def evidence_for(
@@ -269,7 +266,7 @@ def evidence_for(
     asked = asked & np.isin(problem.codes, problem.codes[trained & (problem.codes >= 0)])
     rows = subsample(asked, settings.seed)
     asked_z, asked_pcs = (z, problem.pcs) if coordinates is None else coordinates
-    known = build_reference(problem, settings, z, z[:, :0], trained)
+    known = reference_of(problem, settings, z, z[:, :0], trained)
     return known.evidence(asked_z[rows], asked_pcs[rows]), problem.codes[rows]
 
 
@@ -315,7 +312,7 @@ def _ask_fold(
         found = {"": evidence_for(others, settings, z, others.train, whole if whole.any() else part)}
         for side, name in enumerate(problem.modalities):
             x = features.only(problem.x, side)
-            rows, pcs = others.features.source(x, None, fitted), others.features.project(x, None, fitted)
+            rows, pcs = others.features.source(x, None, fitted), others.features.pcs(x, None, fitted)
             asked = part & features.measured(x)[:, side]
             there = embed(one.encoder, rows), pcs
             found[name] = evidence_for(others, settings, z, others.train, asked, there)

@@ -18,7 +18,7 @@ BLOCK = 4096  # cells that go through a network at once
 def embed_rows(network: Callable[[Tensor], Tensor], source: Memory, device: torch.device) -> Tensor:
     """Send all rows of a source through a network: (cells, width) on `device`."""
     source = source.on(device, once=True)
-    features, run = source.contract, lambda i: network(source.rows(i).to(device))
+    features, run = source.scaler, lambda i: network(source.rows(i).to(device))
     if isinstance(network, Encoder) and features is not None and device.type == "cpu" and source.sparse:
         mean, scale = torch.from_numpy(features.mean), torch.from_numpy(features.scale)
         known = torch.ones_like(mean) if source.present is None else torch.from_numpy(source.present[: len(mean)])

@@ -29,7 +29,7 @@ class Hits(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Catalog:
+class CellIndex:
     """All training cells, to be searched.
 
     Attributes

@@ -214,7 +214,7 @@ class FitProblem:
         """
         new = fit_features(self.x[fitted], self.genes, seed)
         return replace(
-            self, features=new, rows=new.source(self.x, None, fitted), pcs=new.project(self.x, None, fitted),
+            self, features=new, rows=new.source(self.x, None, fitted), pcs=new.pcs(self.x, None, fitted),
             train=~self.held_out & ~part, held_out=part,
         )  # fmt: skip
 

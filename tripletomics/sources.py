@@ -42,10 +42,10 @@ class Memory:
     ----------
     x
         Cells by features: dense, CSR or a `Pair`. Sparse stays sparse: only the rows that are asked for become dense.
-    contract
+    scaler
         How rows are normalised and scaled; not at all by default.
     present
-        Boolean (genes,), the features that were measured, as the contract takes it.
+        Boolean (genes,), the features that were measured, as the scaler takes it.
     among
         Row numbers of `x` that this source has; all by default.
     """
@@ -53,11 +53,11 @@ class Memory:
     def __init__(
         self,
         x: Matrix,
-        contract: Scaling | None = None,
+        scaler: Scaling | None = None,
         present: np.ndarray | None = None,
         among: np.ndarray | None = None,
     ) -> None:
-        self.x, self.contract, self.present = x, contract, present
+        self.x, self.scaler, self.present = x, scaler, present
         self.among = np.arange(x.shape[0]) if among is None else among
         self.tables: dict[torch.device, Packed] = {}  # what was sent to a device, which all subsets share
 
@@ -72,7 +72,7 @@ class Memory:
     @property
     def width(self) -> int:
         """Columns of a dense row."""
-        return int(self.x.shape[1] if self.contract is None else len(self.contract.mean))
+        return int(self.x.shape[1] if self.scaler is None else len(self.scaler.mean))
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -81,7 +81,7 @@ class Memory:
 
     def subset(self, i: np.ndarray) -> Memory:
         """Return a source of the rows `i` of this one."""
-        part = Memory(self.x, self.contract, self.present, self.among[i])
+        part = Memory(self.x, self.scaler, self.present, self.among[i])
         part.tables = self.tables
         return part
 
@@ -107,12 +107,12 @@ class Memory:
     def normalised(self, i: np.ndarray | slice) -> Matrix:
         """Return the rows `i` before they are scaled and made dense."""
         rows = self.x[self.among[i]]
-        return rows if self.contract is None else self.contract.normalise(rows, self.present)
+        return rows if self.scaler is None else self.scaler.normalise(rows, self.present)
 
     def rows(self, i: np.ndarray | slice) -> Tensor:
         """Return the rows `i` as a float32 tensor (rows, features)."""
         rows = dense(self.normalised(i))
-        return torch.from_numpy(rows if self.contract is None else self.contract.standardise(rows, self.present))
+        return torch.from_numpy(rows if self.scaler is None else self.scaler.standardise(rows, self.present))
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,12 @@ class OnDevice(Memory):
     """
 
     def __init__(self, source: Memory, device: torch.device, table: Packed | None = None) -> None:
-        super().__init__(source.x, source.contract, source.present, source.among)
+        super().__init__(source.x, source.scaler, source.present, source.among)
         self.tables, self.device, self.table = source.tables, device, table
         self.scaling: tuple[Tensor, Tensor] | None = None
         self.known: Tensor | None = None
-        if source.contract is not None:
-            self.scaling = send(source.contract.mean, device), send(source.contract.scale, device)
+        if source.scaler is not None:
+            self.scaling = send(source.scaler.mean, device), send(source.scaler.scale, device)
             if source.present is not None:
                 self.known = send(source.present[: self.width], device)
 
@@ -206,7 +206,7 @@ def dense(x: Matrix) -> np.ndarray:
 
 def pack(source: Memory, device: torch.device) -> Packed:
     """Normalise a whole matrix, block by block, and send it to a device."""
-    whole = Memory(source.x, source.contract, source.present)
+    whole = Memory(source.x, source.scaler, source.present)
     parts = [whole.normalised(slice(i, i + BLOCK)) for i in range(0, max(len(whole), 1), BLOCK)]
     if sp.issparse(source.x):
         return send_csr(sp.vstack([sp.csr_matrix(part) for part in parts], format="csr"), device)

@@ -96,7 +96,7 @@ def train(
     muon = make_optimizer(fabric, network, loss.parameter_groups(lr), lr)
     encoder, optimizer = fabric.setup(network.train(), muon)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
-    own_draws = processes.rank() if source.contract is not None else 0
+    own_draws = processes.rank() if source.scaler is not None else 0
     generator = torch.Generator(fabric.device).manual_seed(seed + own_draws)
     loop = Loop(
         network, momentum_encoder, loss, muon, schedule, fabric, generator=generator, sampler=sampler, watch=watch
@@ -142,7 +142,7 @@ def augmented_rows(
     Rows that are scaled as they are asked for are augmented by the process that encodes them. All others are augmented
     in every process, which then draws what one process draws.
     """
-    own, ready = processes.part(rows.shape[1]), source.contract is None
+    own, ready = processes.part(rows.shape[1]), source.scaler is None
     shown = slice(None) if ready else own
     x = fabric.to_device(source.rows(rows[:, shown].flatten().numpy()))
     x = augment(x, generator, fabric.to_device(y[:, shown].flatten()))

@@ -66,8 +66,8 @@ def prepare(features: Features, x_train: Matrix, x_query: Matrix, y: np.ndarray)
             f"A map needs two principal components, and {x_train.shape[0]} training cells with {x_train.shape[1]} "
             f"features have {n}: give more."
         )
-    train_pca, query_pca = (features.project(x)[:, :n] for x in (x_train, x_query))
-    train_new = features.project(x_train, fitted=np.ones(x_train.shape[0], dtype=bool))[:, :n]
+    train_pca, query_pca = (features.pcs(x)[:, :n] for x in (x_train, x_query))
+    train_new = features.pcs(x_train, fitted=np.ones(x_train.shape[0], dtype=bool))[:, :n]
     counts = (x_train, x_query) if features.counts else (None, None)
     return Cells(train_pca, query_pca, y, counts[0], counts[1], train_new)
 

@@ -1,11 +1,11 @@
-"""The battery: every score of coordinates, with what it means and when it proves nothing.
+"""Every score of coordinates, with what it means and when it proves nothing.
 
 `METRICS` lists the scores by the names that tables use. Held-out cells are scored against the training cells, by
-labels and by a label-free reference; the null says what the same score is when there is nothing to find. `battery`
+labels and by a label-free reference; the null says what the same score is when there is nothing to find. `scores`
 makes the numbers, and `summary` takes their means over runs and says in words what they show.
 """
 
-from tripletomics.evaluation.battery import (
+from tripletomics.evaluation.scores import (
     COLUMNS,
     MAIN,
     METRICS,
@@ -13,8 +13,8 @@ from tripletomics.evaluation.battery import (
     REFITTED,
     SHUFFLED,
     UNUSED,
+    GroundTruth,
     Metric,
-    Truth,
     check_unseen,
     confusion,
     score,
@@ -35,7 +35,28 @@ from tripletomics.evaluation.summary import (
 )  # fmt: skip
 
 __all__ = [
-    "COLUMNS", "MAIN", "METRICS", "PERMUTED", "REFITTED", "SHUFFLED", "UNUSED", "Metric", "Truth", "check_unseen",
-    "collect", "confusion", "drawn_at_random", "found_in", "headline", "overview", "score", "score_novel",
-    "score_permuted", "score_shuffled", "score_unseen", "split_sentence", "unseen_types", "verdicts",
+    "COLUMNS",
+    "MAIN",
+    "METRICS",
+    "PERMUTED",
+    "REFITTED",
+    "SHUFFLED",
+    "UNUSED",
+    "GroundTruth",
+    "Metric",
+    "check_unseen",
+    "collect",
+    "confusion",
+    "drawn_at_random",
+    "found_in",
+    "headline",
+    "overview",
+    "score",
+    "score_novel",
+    "score_permuted",
+    "score_shuffled",
+    "score_unseen",
+    "split_sentence",
+    "unseen_types",
+    "verdicts",
 ]  # fmt: skip

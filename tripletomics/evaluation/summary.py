@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tripletomics.evaluation.battery import MAIN, METRICS
+from tripletomics.evaluation.scores import MAIN, METRICS
 from tripletomics.labels import TOO_FEW, verdict
 
 

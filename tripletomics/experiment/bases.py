@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,13 @@ def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str,
             f"these out: adata[adata.obs[{column!r}].notna()]."
         )
     n_train, fitted = int((written == "train").sum()), record is not None
-    if record is not None and n_train > record.get("n_train", n_train) and "cells" not in record["settings"]:
+    known = n_train if record is None else record.get("n_train", n_train)
+    if not isinstance(known, Integral):
+        raise ValueError(
+            f"uns[{basis!r}]['n_train'] is {known!r} and no number of cells, so the record of the fit is damaged: run "
+            "tripletomics.transform(adata, model)."
+        )
+    if record is not None and n_train > known and "cells" not in record["settings"]:
         raise ValueError(
             f"obs[{column!r}] marks {n_train:,} training cells, but the model in uns[{basis!r}] was trained on "
             f"{record['n_train']:,}, as after anndata.concat of the tables of several models. Run "

@@ -16,7 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from tripletomics import baselines, evaluation, features, labels, pp
-from tripletomics.evaluation import Truth
+from tripletomics.evaluation import GroundTruth
 from tripletomics.notices import warn
 
 if TYPE_CHECKING:
@@ -144,14 +144,14 @@ class Split:
         return cells, time.perf_counter() - started
 
     @functools.cached_property
-    def truth(self) -> Truth:
+    def truth(self) -> GroundTruth:
         """What coordinates are scored against."""
         task, reference, usual = self.task, self.task.reference, None
         if reference is None:
             cells = self.prepared[0]
             reference = self.merge(cells.train_pca if cells.train_new is None else cells.train_new, cells.query_pca)
             usual = self.merge(cells.train_pca, cells.query_pca)
-        return Truth(
+        return GroundTruth(
             codes=task.codes, classes=task.classes, held_out=self.held_out, reference=reference, usual=usual,
             fine=task.fine, batch_codes=task.batch_codes, score_batches=task.score_batches, pseudotime=task.pseudotime,
             at_random=self.at_random,

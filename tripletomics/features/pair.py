@@ -153,7 +153,7 @@ class PairFeatures:
         a, b = (self.seen or self)._components(x, present, trained)
         return Pair((a, b), x.measured)
 
-    def project(self, x: Pair, present: Present | None = None, fitted: np.ndarray | None = None) -> np.ndarray:
+    def pcs(self, x: Pair, present: Present | None = None, fitted: np.ndarray | None = None) -> np.ndarray:
         """Return the principal components of both, float32; those of a missing modality are predicted."""
         a, b = self._components(x, present, fitted)
         for i, (mine, other, weights) in enumerate(((a, b, self.to_first), (b, a, self.to_second))):
@@ -213,7 +213,7 @@ class PairFeatures:
     def _components(self, x: Pair, present: Present | None, fitted: np.ndarray | None) -> list[np.ndarray]:
         known = present or {}
         return [
-            part.project(matrix, known.get(name), fitted) / unit
+            part.pcs(matrix, known.get(name), fitted) / unit
             for name, part, matrix, unit in zip(self.names, self.parts, x.sides, self.units, strict=True)
         ]
 
@@ -233,7 +233,7 @@ def fit_pair(x: Pair, names: Sequence[str], fits: Sequence[Callable[[Matrix], Fe
     parts, units, pcs = [], [], []
     for matrix, rows, learn in zip(x.sides, x.measured.T, fits, strict=True):
         parts.append(learn(matrix[rows]))
-        found = parts[-1].project(matrix, fitted=rows)
+        found = parts[-1].pcs(matrix, fitted=rows)
         units.append(float(np.sqrt(found[rows].var(axis=0).mean())) or 1.0)
         pcs.append(found / units[-1])
     a, b = pcs[0][x.both], pcs[1][x.both]

@@ -166,7 +166,7 @@ class Features:
         """Return an augmentation that knows how the rows are scaled."""
         return augment.fit(self.mean, self.scale)
 
-    def project(self, x: Matrix, present: np.ndarray | None = None, fitted: np.ndarray | None = None) -> np.ndarray:
+    def pcs(self, x: Matrix, present: np.ndarray | None = None, fitted: np.ndarray | None = None) -> np.ndarray:
         """Return principal components, float32 (cells, components); where genes are missing, their expected values.
 
         Parameters

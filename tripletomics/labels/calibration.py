@@ -108,7 +108,7 @@ class Calibration:
         return -float(np.quantile(self.oddities, (k - 1) / (self.n_cells - 1)))
 
 
-def fit(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
+def fit_calibration(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
     """Fit on the evidence of cells that their reference did not see, and their codes.
 
     The weights are those of a conditional logit (McFadden 1974): temperature scaling (Guo, Pleiss, Sun & Weinberger

@@ -174,7 +174,9 @@ class Reference:
         )
 
 
-def fit(z: np.ndarray, m: np.ndarray, pcs: np.ndarray, codes: np.ndarray, n_classes: int, seed: int) -> Reference:
+def build_reference(
+    z: np.ndarray, m: np.ndarray, pcs: np.ndarray, codes: np.ndarray, n_classes: int, seed: int
+) -> Reference:
     """Return the reference of training cells.
 
     Parameters

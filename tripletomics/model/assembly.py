@@ -11,12 +11,12 @@ import torch
 from tripletomics import networks
 from tripletomics.area import EqualArea
 from tripletomics.features import AnyFeatures, Features, PairFeatures
-from tripletomics.index import Catalog
+from tripletomics.index import CellIndex
 from tripletomics.keys import named_groups
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
 from tripletomics.model import inspection
-from tripletomics.model.state import Side, State
+from tripletomics.model.state import State, UnimodalPredictions
 from tripletomics.model.summary import record
 from tripletomics.networks import MapHead, Networks
 from tripletomics.seen import SeenCells
@@ -99,9 +99,10 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
     else:
         features = build(Features, "features")
         inspection.check_features(features)
-    catalog = Catalog(**_index(index)) if index else None
+    catalog = CellIndex(**_index(index)) if index else None
     alone = {
-        name: Side(optional(Calibration, f"calibration_{i}"), header["checks_alone"][i]) for i, name in enumerate(names)
+        name: UnimodalPredictions(optional(Calibration, f"calibration_{i}"), header["checks_alone"][i])
+        for i, name in enumerate(names)
     }
     model = kind(
         features=features,

@@ -9,13 +9,13 @@ from importlib.metadata import version
 import numpy as np
 
 from tripletomics import metrics
-from tripletomics.crossfit import Embedding, build_reference, subsample
-from tripletomics.index import Catalog
+from tripletomics.crossfit import Embedding, reference_of, subsample
+from tripletomics.index import CellIndex
 from tripletomics.labels import prediction
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
 from tripletomics.model.model import Model
-from tripletomics.model.state import Side
+from tripletomics.model.state import UnimodalPredictions
 from tripletomics.networks import Networks
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.training import EncoderFit, History, warn_of_failure
@@ -66,9 +66,9 @@ def build_model(
         versions=versions(),
         reference=reference,
         calibration=calibrations[""],
-        catalog=Catalog(whole.z[train], names[train].astype(str), problem.codes[train]),
+        catalog=CellIndex(whole.z[train], names[train].astype(str), problem.codes[train]),
         checks=checks[""],
-        alone={name: Side(calibrations[name], checks[name]) for name in alone},
+        alone={name: UnimodalPredictions(calibrations[name], checks[name]) for name in alone},
         matches=_match(problem, settings.seed, [embeddings[name] for name in alone]),
         seen=problem.seen,
     )  # fmt: skip
@@ -87,7 +87,7 @@ def _decided(problem: FitProblem) -> dict[str, str]:
 
 def _reference(problem: FitProblem, settings: Settings, whole: Embedding) -> Reference:
     """Return the reference of the labelled training cells, and how near those of the encoder lie to each other."""
-    found = build_reference(problem, settings, whole.z, whole.coordinates["map"], ~problem.held_out)
+    found = reference_of(problem, settings, whole.z, whole.coordinates["map"], ~problem.held_out)
     own = subsample(problem.train & problem.fully_measured & (problem.codes >= 0), settings.seed)[:NEAR_CELLS]
     near = found.evidence(whole.z[own], whole.pcs[own], np.ones(len(own), dtype=bool)).near
     return replace(found, near_trained=np.array([near.mean(), near.std() or 1.0]) if len(own) > 1 else None)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tripletomics.features import Features, PairFeatures
-from tripletomics.index import Catalog
+from tripletomics.index import CellIndex
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
 from tripletomics.model.state import State
@@ -51,7 +51,7 @@ ARRAYS: dict[type, dict[str, tuple[str, ...]]] = {  # dtype and axes of each arr
         "novelties": (DOUBLE, "levels"), "oddities": (DOUBLE, "levels"), "pair": (DOUBLE, "distances"),
     },
     SeenCells: {"hashes": ("uint64", "cells"), "roles": ("uint8", "cells"), "fitted": ("bool", "cells")},
-    Catalog: {"z": (FLOAT, "cells", "metric_dim"), "codes": (CODES, "cells")},
+    CellIndex: {"z": (FLOAT, "cells", "metric_dim"), "codes": (CODES, "cells")},
 }  # fmt: skip
 FIXED = {"coefficients": 3, "modalities": 2, "moments": 2, "kinds": 4, "distances": 3}
 UNBOUNDED = {"oddities"}  # infinite for a cell that lies beyond all types

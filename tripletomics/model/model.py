@@ -121,7 +121,7 @@ class Model(State):
         Parameters as for `embed`.
         """
         known: Any = present
-        return self.features.project(x, known, self._roles(x)[1])
+        return self.features.pcs(x, known, self._roles(x)[1])
 
     def place(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> tuple[np.ndarray, np.ndarray]:
         """Return the coordinates in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`."""
@@ -158,7 +158,7 @@ class Model(State):
         self.features.check_present(present)
         role, fitted = self._roles(x)
         source = self.features.source(x, present, fitted & (role == TRAINING))
-        pcs = self.features.project(x, present, fitted)
+        pcs = self.features.pcs(x, present, fitted)
         embedding = coordinates(self.networks, source, pcs)
         lost = ~np.all([np.isfinite(space).all(axis=1) for space in embedding.values()], axis=0)
         if lost.any():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tripletomics.features import AnyFeatures, Features
-from tripletomics.index import Catalog
+from tripletomics.index import CellIndex
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
 from tripletomics.networks import Networks
@@ -16,7 +16,7 @@ from tripletomics.seen import SeenCells
 
 
 @dataclass(frozen=True)
-class Side:
+class UnimodalPredictions:
     """Predictions from one of two modalities alone: as `calibration` and `checks` of `Model`."""
 
     calibration: Calibration | None
@@ -39,10 +39,10 @@ class State:
     versions: dict[str, str]
     reference: Reference | None
     calibration: Calibration | None
-    catalog: Catalog | None
+    catalog: CellIndex | None
     checks: dict[str, float] = field(default_factory=dict)
     enrolled: list[str] = field(default_factory=list)
-    alone: dict[str, Side] = field(default_factory=dict)
+    alone: dict[str, UnimodalPredictions] = field(default_factory=dict)
     matches: dict[str, float] = field(default_factory=dict)
     seen: SeenCells | None = None
 

@@ -78,7 +78,7 @@ def prepare(
     if isinstance(features, PairFeatures) and calibration.any():
         seen_by_encoder = cast(PairFeatures, fit_features(x[fitted & train], genes, settings.seed))
         features = replace(features, seen=seen_by_encoder)
-    rows, pcs = features.source(x, None, fitted & (role == TRAINING)), features.project(x, None, fitted)
+    rows, pcs = features.source(x, None, fitted & (role == TRAINING)), features.pcs(x, None, fitted)
     if not np.isfinite(pcs).all():
         raise ValueError(
             "Some values are so far from the others that principal components overflow: divide all by one number, or "

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tripletomics.evaluation import MAIN, METRICS
-from tripletomics.evaluation.battery import Metric
+from tripletomics.evaluation.scores import Metric
 from tripletomics.labels import TOO_FEW, verdict
 
 SHOWN = (*MAIN, "a50", "held_out_auroc", "silhouette", "seconds")

@@ -94,5 +94,5 @@ def pca(
         )
     fitted = subsample_for_features(~held_out, seed)
     x, genes = pp.choose(table, fitted, [pp.decide_counts(table.x, counts)])
-    adata.obsm[keys.pca_key(key_added)] = fit_features(x[fitted], genes, seed).project(x, None, fitted)
+    adata.obsm[keys.pca_key(key_added)] = fit_features(x[fitted], genes, seed).pcs(x, None, fitted)
     adata.obs[column] = split

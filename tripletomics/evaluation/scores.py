@@ -90,7 +90,7 @@ Sides = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What coordinates are scored against, an entry for each cell.
 
     Attributes
@@ -124,13 +124,13 @@ class Truth:
     at_random: bool = False
     usual: np.ndarray | None = None
 
-    def of(self, rows: np.ndarray, codes: np.ndarray) -> Truth:
+    def of(self, rows: np.ndarray, codes: np.ndarray) -> GroundTruth:
         """Return the truth of some cells, with other codes."""
         names = ("held_out", "reference", "usual", "fine", "batch_codes", "pseudotime")
         parts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(self, codes=codes, **{name: part[rows] for name, part in parts.items()})
 
-    def permuted(self, seed: int, among: np.ndarray) -> Truth:
+    def permuted(self, seed: int, among: np.ndarray) -> GroundTruth:
         """Return the truth with the labels of some cells permuted among them."""
         codes = self.codes.copy()
         codes[among] = labels.permute(codes[among], np.random.default_rng(seed))
@@ -141,7 +141,7 @@ class Truth:
         return self.held_out if split == "held-out" else ~self.held_out
 
 
-def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
+def score(z: np.ndarray, truth: GroundTruth, seed: int) -> pd.DataFrame:
     """Score a space on training cells among themselves, on held-out cells against the training cells, and as a page.
 
     Returns
@@ -163,7 +163,7 @@ def score(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def score_permuted(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataFrame:
+def score_permuted(z: np.ndarray, truth: GroundTruth, seed: int, how: str) -> pd.DataFrame:
     """Score the held-out cells by labels that mean nothing: those of `truth`, and for votes many orders of them."""
     known, votes = _votes(_sides(z, truth.codes, truth, "held-out"), len(truth.classes))
     random = np.random.default_rng(seed)
@@ -173,7 +173,7 @@ def score_permuted(z: np.ndarray, truth: Truth, seed: int, how: str) -> pd.DataF
     return _table(scores | _by_distances(z, truth, "held-out", seed), "permuted", how)
 
 
-def score_shuffled(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
+def score_shuffled(z: np.ndarray, truth: GroundTruth, seed: int) -> pd.DataFrame:
     """Score the structure of held-out cells whose coordinates are shuffled among them."""
     shuffled, within = z.copy(), z.copy()
     random, held = np.random.default_rng(seed), truth.held_out
@@ -186,14 +186,14 @@ def score_shuffled(z: np.ndarray, truth: Truth, seed: int) -> pd.DataFrame:
     return _table(scores | _within_types(within, truth, "held-out", seed), "permuted", SHUFFLED)
 
 
-def confusion(z: np.ndarray, truth: Truth) -> np.ndarray:
+def confusion(z: np.ndarray, truth: GroundTruth) -> np.ndarray:
     """Count held-out cells by true type (rows) and by the type of most of their 15 nearest training cells."""
     n = len(truth.classes)
     known, votes = _votes(_sides(z, truth.codes, truth, "held-out"), n)
     return np.bincount(known * n + votes.argmax(axis=1), minlength=n * n).reshape(n, n)
 
 
-def unseen_types(truth: Truth, seed: int) -> tuple[np.ndarray, int, int]:
+def unseen_types(truth: GroundTruth, seed: int) -> tuple[np.ndarray, int, int]:
     """Choose half of the types; the type that is nearest to another one, and the one that is farthest from all.
 
     Distances are those of the centroids of training cells in the reference.
@@ -261,7 +261,7 @@ def _table(scores: Scores, split: str, null: str = "") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _sides(z: np.ndarray, y: np.ndarray, truth: Truth, split: str) -> Sides:
+def _sides(z: np.ndarray, y: np.ndarray, truth: GroundTruth, split: str) -> Sides:
     """Return two arrays of the training cells and, unless these are scored among themselves, of the held-out cells."""
     held_out = truth.held_out
     query = (z[held_out], y[held_out]) if split == "held-out" else (None, None)
@@ -277,7 +277,7 @@ def _votes(sides: Sides, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return query_y[known], metrics.knn_votes(z, y, query[known], classes)
 
 
-def _by_labels(z: np.ndarray, truth: Truth, split: str, seed: int) -> Scores:
+def _by_labels(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> Scores:
     """Score how well neighbours, retrieval and distances agree with the labels."""
     known, votes = _votes(_sides(z, truth.codes, truth, split), len(truth.classes))
     scores = _by_votes(known, votes, truth.classes)
@@ -287,7 +287,7 @@ def _by_labels(z: np.ndarray, truth: Truth, split: str, seed: int) -> Scores:
     return scores | _by_distances(z, truth, split, seed)
 
 
-def _by_distances(z: np.ndarray, truth: Truth, split: str, seed: int) -> Scores:
+def _by_distances(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> Scores:
     """Score how well retrieval, clusters and pairs of cells agree with the labels."""
     sides, here = _sides(z, truth.codes, truth, split), truth.cells(split)
     scores: Scores = metrics.retrieval(*sides, seed=seed)
@@ -311,7 +311,7 @@ def _by_votes(known: np.ndarray, votes: np.ndarray, classes: list[str]) -> Score
     }
 
 
-def _by_structure(z: np.ndarray, truth: Truth, split: str, seed: int) -> Scores:
+def _by_structure(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> Scores:
     """Score how well coordinates agree with the label-free reference, and with what else is known of the cells."""
     here, r, y = truth.cells(split), truth.reference, truth.codes
     batch = None if truth.batch_codes is None else truth.batch_codes[here]
@@ -331,7 +331,7 @@ def _by_structure(z: np.ndarray, truth: Truth, split: str, seed: int) -> Scores:
     return scores
 
 
-def _within_types(z: np.ndarray, truth: Truth, split: str, seed: int) -> Scores:
+def _within_types(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> Scores:
     z_train, r_train, z_query, r_query = _sides(z, truth.reference, truth, split)
     _, y_train, _, y_query = _sides(z, truth.codes, truth, split)
     found = metrics.knn_recall_within_types(z_train, r_train, y_train, z_query, r_query, y_query, seed=seed)
