@@ -111,3 +111,24 @@ def test_whole_batches_stay_together(counts):
     _, problem = settled(counts, batch="donor")
     assert not problem.calibration.any()
     assert pp.batch_codes(counts, "donor", problem.held_out).max() == 4
+
+
+@pytest.mark.parametrize("value", [0.5, 41.5])
+def test_values_of_held_out_cells_decide_nothing(counts, value):
+    """Not what is counted, and not which scale new cells must be on."""
+    counts.obs["out"] = np.arange(300) % 5 == 0
+    other = counts.copy()
+    x = other.X.toarray()
+    x[0, 0] = value
+    other.X = sp.csr_matrix(x)
+    one, two = (settled(adata, hold_out="out")[1].features for adata in (counts, other))
+    for name, expected in vars(one).items():
+        np.testing.assert_array_equal(getattr(two, name), expected, err_msg=name)
+
+
+def test_held_out_cells_on_another_scale_are_refused(counts):
+    counts.obs["out"] = np.arange(300) % 5 == 0
+    counts.X = counts.X.toarray()
+    counts.X[0, 0] = -1
+    with pytest.raises(ValueError, match="training cells are counts, but some of the other cells have negative values"):
+        settled(counts, hold_out="out")

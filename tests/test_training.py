@@ -210,7 +210,8 @@ def learn_both(device, cells, y):
     pcs = cells.scaler.pcs(cells.x)
     problem = FitProblem(
         x=cells.x, genes={}, features=cells.scaler, rows=cells, pcs=pcs, codes=y, classes=list("abcd"),
-        order=np.arange(4), train=~out, held_out=out, calibration=np.zeros_like(out), batch_codes=None, seen=None,
+        order=np.arange(4), train=~out, scored=out, held_out=out, calibration=np.zeros_like(out), batch_codes=None,
+        seen=None,
     )  # fmt: skip
     settings = Settings(
         loss="softmax", encoder="mlp:hidden=32-16", metric_dim=8, batch_size=64, steps=20, device=device

@@ -165,8 +165,8 @@ class FitProblem:
         types that only held-out cells have.
     order
         The place of each code among all sorted types.
-    train
-        Cells that the encoder is trained on, boolean (cells,).
+    train, scored
+        Cells that the encoder is trained on, and those that its history scores, boolean (cells,).
     held_out, calibration
         Cells that nothing is fitted on, and training cells that the encoder is not trained on, boolean (cells,).
     batch_codes
@@ -184,6 +184,7 @@ class FitProblem:
     classes: list[str]
     order: np.ndarray
     train: np.ndarray
+    scored: np.ndarray
     held_out: np.ndarray
     calibration: np.ndarray
     batch_codes: np.ndarray | None
@@ -200,22 +201,26 @@ class FitProblem:
         return features.fully_measured(self.x)
 
     def subset(self, cells: np.ndarray, codes: np.ndarray) -> FitProblem:
-        """Return the problem of some cells (their numbers), with other codes; all training cells are trained on."""
+        """Return the problem of some cells (their numbers), with other codes, which are given for all cells.
+
+        All training cells are trained on, and none are kept for calibration.
+        """
         held_out = self.held_out[cells]
         return replace(
-            self, rows=self.rows.subset(cells), pcs=self.pcs[cells], codes=codes[cells], train=~held_out,
-            held_out=held_out, batch_codes=None if self.batch_codes is None else self.batch_codes[cells],
+            self, x=self.x[cells], rows=self.rows.subset(cells), pcs=self.pcs[cells], codes=codes[cells],
+            train=~held_out, held_out=held_out, scored=held_out, calibration=np.zeros_like(held_out),
+            batch_codes=None if self.batch_codes is None else self.batch_codes[cells],
         )  # fmt: skip
 
     def without(self, part: np.ndarray, fitted: np.ndarray, seed: int) -> FitProblem:
-        """Return the problem without a part of the training cells, boolean (cells,), which is held out in its place.
+        """Return the problem of an encoder that is trained without a part of the training cells, boolean (cells,).
 
-        Features and principal components are fitted anew, to the cells `fitted`.
+        The history scores this part. Features and principal components are fitted anew, to the cells `fitted`.
         """
         new = fit_features(self.x[fitted], self.genes, seed)
         return replace(
             self, features=new, rows=new.source(self.x, None, fitted), pcs=new.pcs(self.x, None, fitted),
-            train=~self.held_out & ~part, held_out=part,
+            train=~self.held_out & ~part, scored=part,
         )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The training loop, and its two uses: the metric space, then the map.
 
-A minibatch is ``(views, y)``. For the metric space there is one view and y holds class codes. For the map y says which
-cells the view shows.
+A minibatch is ``(views, y)``. For the metric space there is one view, or two for losses that compare views, and y holds
+class codes. For the map there is one view, and y says which cells it shows.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def train_encoder(
         sampler = Views(y_train, size or BATCH_SIZE, seed, batch_codes, graph=graph, single_modality=alone)
     watch = Monitor(
         "metric", settings.steps, report, encoder, cells=cells, y=y, train_rows=rows,
-        held_out_rows=np.flatnonzero(problem.held_out), fabric=fabric,
+        held_out_rows=np.flatnonzero(problem.scored), fabric=fabric,
     )  # fmt: skip
     curves = train(
         fabric, encoder, loss, source, sampler, torch.from_numpy(y_train),
@@ -322,11 +322,11 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
         )
     for rows, *_ in itertools.islice(sampler, TRIED_BATCHES):
         if not loss.has_terms(y[rows]):
-            size = np.unique(y[rows], return_counts=True)[1]
+            size = np.bincount(y[rows][y[rows] >= 0], minlength=1)
             raise ValueError(
-                f"batch_size={sampler.batch_size} gives a batch with {len(size)} of {len(sampler.kinds)} types and at "
-                f"most {size.max()} cells of one, in which loss={spec(loss)!r} has nothing to compare. Raise "
-                f"batch_size, at best to {4 * loss.views * len(sampler.kinds)} or more, 4 for each type."
+                f"batch_size={sampler.batch_size} gives a batch with {np.count_nonzero(size)} of {len(sampler.kinds)} "
+                f"types and at most {size.max()} cells of one, in which loss={spec(loss)!r} has nothing to compare. "
+                f"Raise batch_size, at best to {4 * loss.views * len(sampler.kinds)} or more, 4 for each type."
             )
 
 

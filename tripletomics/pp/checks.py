@@ -201,8 +201,8 @@ def refuse_without_labels(adata: AnnData, argument: str, value: str | bool) -> N
     )
 
 
-def check_self_training(codes: np.ndarray, paired: bool) -> bool:
-    """Return whether a training cell has no label, by the cells' codes. Raise if there are two modalities."""
+def check_self_training(codes: np.ndarray, paired: bool) -> None:
+    """Raise if there are two modalities; warn if all training cells, whose codes these are, have a label."""
     if paired:
         raise ValueError(
             "self_training=True takes labels from one table, and here are two modalities: leave self_training out, or "
@@ -210,7 +210,6 @@ def check_self_training(codes: np.ndarray, paired: bool) -> bool:
         )
     if (codes >= 0).all():
         warn("self_training=True changes nothing, for all training cells have labels.")
-    return bool((codes < 0).any())
 
 
 def check_molecules(x: Matrix, counts: bool, augment: str) -> None:
@@ -230,23 +229,30 @@ def check_model(model: object) -> None:
         raise TypeError(f"model is {type(model).__name__}, not a Model: read a file with tripletomics.load(path).")
 
 
-def decide_counts(x: Matrix, counts: bool | str, name: str = "") -> bool:
-    """Return whether the values of a (named) modality are counts; raise if counts=True and some are negative.
+def decide_counts(x: Matrix, counts: bool | str, name: str = "", rows: np.ndarray | None = None) -> bool:
+    """Return whether the values of a (named) modality are counts; raise if these are, and some values are negative.
 
-    For whole numbers of few features, which can be either, a warning says what was decided.
+    Some rows decide, boolean (cells,), by default all. For whole numbers of few features, which can be either, a
+    warning says what was decided.
     """
-    if counts == "auto":
-        found, values = scales.looks_like_counts(x), scales.stored(x)
-        if x.shape[1] < scales.PANEL and values.any() and scales.whole(values):
-            _note_on_panel(x, found, name)
-        return found
-    if counts not in (True, False):
+    if counts not in ("auto", True, False):
         raise ValueError(f"counts={counts!r} is not known. Allowed: 'auto', True, False.")
-    if counts and scales.stored(x).min(initial=0) < 0:
+    found = counts
+    if counts == "auto":
+        own = x if rows is None or rows.all() else x[rows]
+        found, values = scales.looks_like_counts(own), scales.stored(own)
+        if x.shape[1] < scales.PANEL and values.any() and scales.whole(values):
+            _note_on_panel(own, found, name)
+    if found and scales.stored(x).min(initial=0) < 0:
+        if counts == "auto":
+            raise ValueError(
+                "The training cells are counts, but some of the other cells have negative values: bring all to one "
+                "scale, leave these cells out, or pass counts=False."
+            )
         raise ValueError(
             "counts=True, but the matrix has negative values: name the layer with the counts, or counts=False."
         )
-    return bool(counts)
+    return bool(found)
 
 
 def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:

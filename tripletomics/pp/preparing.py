@@ -66,13 +66,14 @@ def prepare(
     calibration = _calibration_split(table, codes, held_out, batch_codes, settings.seed)
     train = ~held_out & ~calibration
     _check_batches(settings, codes, held_out, train)
-    counts = _decide_counts(table, settings)
+    fitted = subsample_for_features(~held_out, settings.seed)
     if checkpoint:
         facts = _facts(table, codes, classes, held_out, calibration, batch_codes)
         checkpoint.expect(facts | {"device in use": str(device), "threads": str(torch.get_num_threads())})
 
-    fitted = subsample_for_features(~held_out, settings.seed)
-    x, genes = choose(table, fitted, counts)
+    x, genes = choose(table, fitted, settings.counts)
+    if settings.augment.of_molecules:
+        checks.check_molecules(table.x, genes[""].counts, augment.spec(settings.augment))
     features, seen = fit_features(x[fitted], genes, settings.seed), SeenCells.of(x, held_out, calibration, fitted)
     role, fitted = seen.find(x)  # as the model will: a held-out cell with the values of a training cell is not new
     if isinstance(features, PairFeatures) and calibration.any():
@@ -91,7 +92,7 @@ def prepare(
     )
     problem = FitProblem(
         x=x, genes=genes, features=features, rows=rows, pcs=pcs, codes=codes, classes=classes, order=order,
-        train=train, held_out=held_out, calibration=calibration, batch_codes=batch_codes, seen=seen,
+        train=train, scored=held_out, held_out=held_out, calibration=calibration, batch_codes=batch_codes, seen=seen,
     )  # fmt: skip
     return table, settings, problem
 
@@ -153,16 +154,6 @@ def _check_batches(settings: Settings, codes: np.ndarray, held_out: np.ndarray, 
     checks.check_batch_size(settings.batch_size, codes[~held_out], of_labelled=loss.views == 1)
     loss.set_n_cells(int(train.sum()))
     training.check_terms(loss, codes[train], settings.batch_size, settings.seed)
-
-
-def _decide_counts(table: Table, settings: Settings) -> list[bool]:
-    """Decide for each modality whether its values are counts."""
-    counts = []
-    for name, (_, x, measured) in zip(table.sides, table.matrices(), strict=True):
-        counts.append(checks.decide_counts(x if measured.all() else x[measured], settings.counts, name))
-    if settings.augment.of_molecules:
-        checks.check_molecules(table.x, counts[0], augment.spec(settings.augment))
-    return counts
 
 
 def _facts(table: Table, codes: np.ndarray, classes: Sequence[str], held_out: np.ndarray, calibration: np.ndarray,

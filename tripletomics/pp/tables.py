@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from tripletomics import features, labels, scales
 from tripletomics.features import Pair
 from tripletomics.notices import warn
-from tripletomics.pp.checks import check_anndata, first, matrix
+from tripletomics.pp.checks import check_anndata, decide_counts, first, matrix
 from tripletomics.pp.genes import check_variance, choose_genes
 from tripletomics.problem import ModalityGenes
 from tripletomics.sources import Matrix
@@ -190,8 +190,8 @@ def spread(matrices: Sequence[Matrix], rows: Sequence[np.ndarray], n: int) -> Pa
     return Pair((sides[0], sides[1]), measured)
 
 
-def choose(table: Table, train: np.ndarray, counts: Sequence[bool]) -> tuple[Matrix, dict[str, ModalityGenes]]:
-    """Choose the genes of a model on the training cells, in one dataset or in each of two.
+def choose(table: Table, train: np.ndarray, counts: bool | str) -> tuple[Matrix, dict[str, ModalityGenes]]:
+    """Choose the genes of a model on training cells, in one dataset or in each of two, and decide what are counts.
 
     Returns
     -------
@@ -203,8 +203,9 @@ def choose(table: Table, train: np.ndarray, counts: Sequence[bool]) -> tuple[Mat
             "in common: hold out fewer."
         )
     chosen, genes = [], {}
-    for name, (adata, x, measured), is_counts in zip(table.sides, table.matrices(), counts, strict=True):
-        choice = replace(choose_genes(adata, x, train & measured, is_counts), scale=scales.see(x))
+    for name, (adata, x, measured) in zip(table.sides, table.matrices(), strict=True):
+        is_counts = decide_counts(x, counts, name, train & measured)
+        choice = replace(choose_genes(adata, x, train & measured, is_counts), scale=scales.see(x[train & measured]))
         chosen.append(features.take(x, choice.columns))
         _of_modality(name, check_variance, chosen[-1], train & measured, is_counts)
         genes[name] = ModalityGenes(adata.var_names[choice.columns].tolist(), is_counts, choice)

@@ -93,6 +93,6 @@ def pca(
             f"call would hold out others: pass hold_out={column!r} to hold out the same, or another key_added."
         )
     fitted = subsample_for_features(~held_out, seed)
-    x, genes = pp.choose(table, fitted, [pp.decide_counts(table.x, counts)])
+    x, genes = pp.choose(table, fitted, counts)
     adata.obsm[keys.pca_key(key_added)] = fit_features(x[fitted], genes, seed).pcs(x, None, fitted)
     adata.obs[column] = split
