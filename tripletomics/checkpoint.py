@@ -163,7 +163,7 @@ class Loop:
     number: int = 0
 
     def record(self, step: int, n: int, loss: Tensor, trace: dict[str, Tensor]) -> None:
-        """Take note of a step: how many cells it showed, its loss, and what the loss traces; tell who watches."""
+        """Record a step: how many cells it showed, its loss, and what the loss traces; report it to the watcher."""
         self.seen += n
         self.losses.append(loss)
         self.traces.append(trace)

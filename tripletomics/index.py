@@ -1,4 +1,4 @@
-"""The training cells that a model keeps, to be searched for those most like a new cell."""
+"""The training cells that a model keeps, to find those that are most like a new cell."""
 
 from __future__ import annotations
 

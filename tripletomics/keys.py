@@ -1,4 +1,4 @@
-"""Names under which results stand in a table, and which model they are from.
+"""Names under which results stand in a dataset, and which model they are from.
 
 Whatever writes coordinates under a key of `obsm` also writes the id of the model that made them, into
 ``uns[key]["seen"]``, and which cells that model was trained on, into a column of `obs`.
@@ -30,7 +30,7 @@ def map_key(basis: str) -> str:
 
 
 def prefix(key: str) -> str:
-    """Return how the names of columns of `obs` begin that belong to the map under this key."""
+    """Return how the names of the `obs` columns begin that belong to the map under this key."""
     return "tt" if key == DEFAULT_KEY else key
 
 
@@ -48,7 +48,7 @@ def seen_by(uns: Mapping[str, Any], basis: str) -> str | None:
 def split_of(adata: Any, basis: str) -> str | None:
     """Return the obs column that says which cells were held out from a basis, None if there is none.
 
-    That of "X_tt" serves other bases, too, but none that is known to be from another model.
+    That of "X_tt" serves other bases, too, but not those that are known to be from another model.
     """
     model, other = seen_by(adata.uns, basis), seen_by(adata.uns, DEFAULT_KEY)
     columns = [split_key(map_key(basis))] + [split_key(DEFAULT_KEY)] * (model is None or model == other)

@@ -38,5 +38,5 @@ class Fit:
         return coordinates(networks, self.problem.rows, self.problem.pcs), history
 
     def permuted(self) -> crossfit.PermutedFit:
-        """Train on permuted labels, and return where the cells lie then."""
+        """Train on permuted labels, and return the coordinates of the cells in that fit."""
         return crossfit.permuted_null(self.problem, self.settings, self.rounds)

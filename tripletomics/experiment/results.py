@@ -98,7 +98,7 @@ def run(split: Split, method: str, settings: Settings) -> Result:
 def _score_permuted(
     split: Split, method: str, coordinates: dict[str, np.ndarray], fit: Fit | None
 ) -> list[pd.DataFrame]:
-    """Score the same fit on permuted labels, and for the structure coordinates that are shuffled among the cells."""
+    """Score the same fit on permuted labels; for structure, score coordinates that are shuffled among the cells."""
     truth, seed = split.truth, split.seed
     if fit is not None:
         null = fit.permuted()
@@ -164,7 +164,7 @@ def run_all(
     Parameters
     ----------
     splits, plan
-        Where, and what: the settings of each method.
+        The splits, and the settings of each method.
     cache
         What earlier calls computed.
     bar

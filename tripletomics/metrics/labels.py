@@ -80,7 +80,7 @@ def knn_macro_f1(
 def knn_balanced_accuracy(
     z: np.ndarray, y: np.ndarray, query: np.ndarray | None = None, query_y: np.ndarray | None = None
 ) -> float:
-    """Score how well the 15 nearest labelled cells name the type of a cell, every type weighing the same.
+    """Score how well the 15 nearest labelled cells name the type of a cell, with equal weight for every type.
 
     `balanced_accuracy` of the most frequent type of `knn_votes`.
 
@@ -185,7 +185,7 @@ def permutation_p(truth: np.ndarray, predicted: np.ndarray, seed: int, permutati
 
     Notes
     -----
-    It takes cells for independent. Cells of one donor are not, so a donor effect can make p small as well.
+    It assumes that cells are independent. Cells of one donor are not, so a donor effect can make p small as well.
 
     References
     ----------

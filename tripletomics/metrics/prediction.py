@@ -1,6 +1,6 @@
 """Scores of predictions: whether confidence separates right from wrong, and novelty unknown from known cells.
 
-They take what was predicted and what was true, not an embedding; only `novelty` makes its number from one.
+They take what was predicted and what was true, not an embedding; only `novelty` takes one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def ece(confidence: np.ndarray, correct: np.ndarray) -> float:
 
     Notes
     -----
-    A forecast of the base rate for every cell scores 0: look at the risk-coverage curve next to it.
+    A forecast of the base rate for every cell scores 0: look at the risk-coverage curve, too.
 
     References
     ----------
@@ -125,7 +125,7 @@ def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
 
     Returns
     -------
-    A number in [0, 1], lower is better; the share of wrong predictions for a confidence that knows nothing, NaN
+    A number in [0, 1], lower is better; the share of wrong predictions for a random confidence, NaN
     without cells.
 
     References

@@ -130,8 +130,8 @@ def map_at_r(
 
     Notes
     -----
-    Ties and types without reference cells as in `recall_at_k`. It asks for one cluster for each type, where
-    `recall_at_k` is content with several.
+    Ties and types without reference cells as in `recall_at_k`. It asks for one cluster for each type, whereas
+    `recall_at_k` accepts several.
 
     References
     ----------
@@ -188,7 +188,7 @@ def verification(
     chosen = np.arange(total) if total <= pairs else np.random.default_rng(seed).integers(total, size=pairs)
     i, j = np.divmod(chosen, width)
     if others is None:
-        j += j >= i  # step over oneself
+        j += j >= i  # skip the cell itself
     d, same = pair_distances(z if others is None else others, i, z, j), truth[i] == y[j]
     accepted, foreign = d[same], d[~same]
     if not len(accepted) or not len(foreign):
@@ -219,7 +219,7 @@ def _ranked(
         own.sort(axis=1)
         first[rows] = 1 + np.count_nonzero(other <= own[:, :1], axis=1)
         if r < other.shape[1]:
-            other = np.partition(other, r - 1, axis=1)[:, :r]  # what comes later is beyond R in any case
+            other = np.partition(other, r - 1, axis=1)[:, :r]  # later cells are beyond R in any case
         other.sort(axis=1)
         both = np.concatenate([other, own], axis=1)
         right = np.argsort(both, axis=1, kind="stable")[:, :r] >= other.shape[1]  # stable: other types first

@@ -110,7 +110,7 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
     Raises
     ------
     TypeError
-        If `model` is no model.
+        If `model` is not a model.
     ValueError
         If it was trained with a loss that learns no tree.
     """
