@@ -22,7 +22,7 @@ def calibration_split(codes: np.ndarray, train: np.ndarray, seed: int) -> np.nda
     train
         Boolean (cells,).
     seed
-        For the draw.
+        Seed of the draw.
     """
     random = np.random.default_rng([seed, 1])  # not the draw of the held-out cells
     share = min(SHARE, MOST / max((train & (codes >= 0)).sum(), 1))

@@ -40,7 +40,7 @@ def distances(
         of minima / sum of maxima, from 0 to 1; negative coordinates count as 0). The angle of a zero vector has no
         value; it gets a finite one.
     p
-        The power of ``"minkowski"``, above 0; below 1 it is no metric, and ``inf`` takes the largest difference
+        The power of ``"minkowski"``, above 0; below 1 it is not a metric, and ``inf`` takes the largest difference
         (Chebyshev).
     y
         Codes (n,) of the rows of `a`, for ``"mahalanobis"`` alone.

@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array
 
-NEIGHBOURS = 15  # cells: the number that scanpy.pp.neighbors takes, for all that is not measured at another one
+NEIGHBOURS = 15  # cells: the number that scanpy.pp.neighbors takes, for everything without a number of its own
 EXACT_CELLS = 100_000  # the most that are searched exactly
 LINKS = 32  # of a cell in the graph, twice as many in its lowest layer: 16 find 0.972 of the 30 nearest, 32 find 0.992
 BUILD_WIDTH = 100  # candidates for the links of a new cell: 200 take 1.5 times as long to build, for 0.995
@@ -49,7 +49,7 @@ def knn_graph(x: np.ndarray) -> np.ndarray:
 
 
 class Index:
-    """Find the nearest of a set of cells, as often as asked.
+    """Find the nearest of a set of cells, for any number of queries.
 
     Parameters
     ----------

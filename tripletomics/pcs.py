@@ -45,7 +45,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     dispersed
         Boolean (genes,).
     seed
-        Of the solver and the folds.
+        Seed of the solver and the folds.
 
     Returns
     -------

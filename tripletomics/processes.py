@@ -122,7 +122,7 @@ def gather(fabric: Fabric, z: Tensor, views: int, n: int) -> Tensor:
 def add_up(fabric: Fabric, network: nn.Module, loss: nn.Module) -> None:
     """Make the gradients those of the whole minibatch: of the network the sum of all shares', of the loss the mean.
 
-    Of the loss each process has the whole gradient already; the mean keeps rounding from driving them apart.
+    Each process already has the whole gradient of the loss; the mean keeps rounding from driving them apart.
     """
     if count() == 1:
         return

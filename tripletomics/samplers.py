@@ -67,7 +67,7 @@ class Balanced(Sampler):
     batch_size
         Cells in a minibatch. Larger types fill it where a rare type has fewer cells than its share.
     seed
-        For the draw.
+        Seed of the draw.
     batch_codes
         Codes (cells,) of batches; within a type they take turns.
 
@@ -152,7 +152,7 @@ class Views(Sampler):
     batch_size
         Cells in a minibatch, at most.
     seed
-        For the draw.
+        Seed of the draw.
     batch_codes
         As for `Balanced`.
     graph
@@ -247,7 +247,7 @@ class Neighbourhoods(Sampler):
     batch_size
         Cells in a minibatch, at most.
     seed
-        For the draw.
+        Seed of the draw.
 
     Notes
     -----
@@ -288,7 +288,7 @@ def subsample_per_type(y: np.ndarray, seed: int) -> np.ndarray:
     y
         Codes (cells,), -1 for unlabelled.
     seed
-        For the draw.
+        Seed of the draw.
 
     Returns
     -------

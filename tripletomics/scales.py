@@ -1,6 +1,6 @@
 """The scale of values: counts or not, and how they were normalised and logged. The fit decides, the model keeps it.
 
-Two signs tell how values were logged, for any genes and any depth. Undoing the logarithm gives every cell the total
+Two signs show how values were logged, for any genes and any depth. Undoing the logarithm gives every cell the total
 that it was scaled to, if all genes are there. And it gives whole multiples of the value of one molecule, if molecules
 were counted.
 """

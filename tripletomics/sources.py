@@ -124,7 +124,7 @@ class Packed:
     values, columns, starts
         Data, column numbers and row starts of CSR; or the dense rows.
     lengths
-        Stored values of each row, also kept in memory, so that no step has to wait for the device to tell their sum.
+        Stored values of each row, also kept in memory, so that no step has to wait for the device to return their sum.
     width
         Columns of a dense row.
     """

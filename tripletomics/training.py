@@ -73,8 +73,8 @@ def train(
     Parameters
     ----------
     network, loss
-        ``loss(*(network(view) for view in views), y)`` is minimised. A loss of two views is also told which cells they
-        show, and how a momentum encoder embeds them, if it has a momentum.
+        ``loss(*(network(view) for view in views), y)`` is minimised. A loss of two views also gets the cells that they
+        show, and their embeddings by a momentum encoder, if it has a momentum.
     source, sampler
         The sampler yields row numbers, an array for each view; the source turns them into rows.
     targets

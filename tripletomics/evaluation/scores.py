@@ -14,12 +14,12 @@ from tripletomics import labels, metrics
 
 @dataclass(frozen=True)
 class Metric:
-    """What a score is called, what it measures, and how to read it."""
+    """The title of a score, what it measures, and how to read it."""
 
     title: str
     family: str  # those of `METRICS` have a title each in `report.score_tables`
-    higher: bool = True  # whether more is better
-    best: float | None = None  # the value to come near to, where neither more nor less is better
+    higher: bool = True  # whether higher is better
+    best: float | None = None  # the ideal value, where neither higher nor lower is better
     circular: bool = False  # rises with how hard the labels were used, whether they mean anything or not
 
 
@@ -91,7 +91,7 @@ Sides = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What coordinates are scored against, an entry for each cell.
+    """What coordinates are scored against, with one entry per cell.
 
     Attributes
     ----------
@@ -237,7 +237,7 @@ def score_unseen(z: np.ndarray, codes: np.ndarray, seed: int) -> pd.DataFrame:
 
 
 def score_novel(z: np.ndarray, codes: np.ndarray, left_out: np.ndarray, near: int, far: int, seed: int) -> pd.DataFrame:
-    """Score how well the distance to the training cells tells a type that was left out from held-out cells."""
+    """Score how well the distance to the training cells separates a type that was left out from held-out cells."""
     novelty = metrics.novelty(z[~left_out], z[left_out])
     known = ~np.isin(codes[left_out], (-1, near, far))
 

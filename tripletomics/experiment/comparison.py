@@ -38,7 +38,7 @@ class Comparison:
     label
         Column of ``obs`` with the types.
     methods
-        As they were asked for.
+        Their names, as they were given.
     titles
         The names of methods in figures.
     table
@@ -51,7 +51,7 @@ class Comparison:
     histories
         Training curves of the first seed, for tripletomics.
     settings, versions
-        As text.
+        Both as text.
     """
 
     adata: AnnData
@@ -83,7 +83,7 @@ class Comparison:
         color
             Column of ``obs`` or gene; by default the types.
         width
-            Of the figure in inches: 7.1 is a page, 3.5 a column.
+            Width of the figure in inches: 7.1 is a page, 3.5 a column.
         """
         bases = [f"X_{method}" for method in self.methods if f"X_{method}" in self.adata.obsm]
         if not bases:

@@ -33,7 +33,7 @@ class Result:
     Attributes
     ----------
     coordinates
-        Of all cells, by space: "map" and "metric", or one of them.
+        Coordinates of all cells, by space: "map" and "metric", or one of them.
     rows
         The column "space" and those of `evaluation.score`.
     confusion

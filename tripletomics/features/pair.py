@@ -94,7 +94,7 @@ class PairFeatures:
     Attributes
     ----------
     names
-        Of the two, such as "rna" and "protein".
+        Names of the two, such as "rna" and "protein".
     parts
         Their features.
     units
@@ -226,7 +226,7 @@ def fit_pair(x: Pair, names: Sequence[str], fits: Sequence[Callable[[Matrix], Fe
     x
         Training cells.
     names
-        Of the two modalities.
+        Names of the two modalities.
     fits
         What fits the features of each to the rows in which it was measured.
     """

@@ -307,7 +307,7 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
     counts
         Whether to normalise and log-transform.
     seed
-        For the solver of the principal components.
+        Seed of the solver of the principal components.
     choice
         What each gene is used for; by default all genes for everything.
 

@@ -32,7 +32,7 @@ class Calibration:
     Attributes
     ----------
     weights
-        Of the four parts of the evidence (4,).
+        Weights of the four parts of the evidence (4,).
     center, scale
         Mean and standard deviation (3,) of the two distances behind novelty, in the metric space to the
         nearest cells and in the principal components to the nearest type, and of their weighted sum.

@@ -20,7 +20,7 @@ class Prediction:
     Attributes
     ----------
     codes
-        Of the best type (cells,), also for rejected cells.
+        Code of the best type (cells,), also for rejected cells.
     confidence
         Probability that it is right (cells,).
     novelty

@@ -188,7 +188,7 @@ def build_reference(
     n_classes
         Number of types, of which some may have no cell.
     seed
-        For the draw of landmarks.
+        Seed of the draw of landmarks.
     """
     sizes, types = np.bincount(codes[codes >= 0], minlength=n_classes), np.arange(n_classes)
     rows = _draw(codes, sizes, seed, MAX_FITTED)

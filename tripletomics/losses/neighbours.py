@@ -220,7 +220,7 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, sprea
     structure
         In [0, 1]: the share of the data's graph is its square root, 0.71 at 0.5, and at 1 nothing depends on y.
     seed
-        Of the clusters, and of random lines.
+        Seed of the clusters, and of random lines.
     spread
         In [0, 1]: how evenly the cells are to fill the map.
     """

@@ -63,7 +63,7 @@ class Softmax(ProxyLoss):
     -----
     z is (n, dim), y (n,), `proxies` w (n_classes, dim), `bias` b (n_classes,), which starts at 0. Cells with code -1
     are ignored; a minibatch without labels gives 0 and moves nothing. Calling it before `build` is a RuntimeError, a
-    code that is no class a ValueError.
+    code that is not a class is a ValueError.
 
     References
     ----------

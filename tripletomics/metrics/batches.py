@@ -37,7 +37,7 @@ def batch_scores(z: np.ndarray, y: np.ndarray, batch: np.ndarray, seed: int = 0)
     y, batch
         Codes (cells,) of types and batches; cells where either is -1 are left out.
     seed
-        Of the draw of 20,000 cells, where there are more: LISI needs about 10 KB a cell.
+        Seed of the draw of 20,000 cells, where there are more: LISI needs about 10 KB a cell.
 
     Returns
     -------

@@ -84,7 +84,7 @@ def exchangeability(m: np.ndarray, codes: np.ndarray, held_out: np.ndarray, seed
         True for held-out cells, boolean (cells,). They must have been drawn at random: if a donor or a batch was held
         out whole, its cells may well differ, and the scores say nothing about the map.
     seed
-        Of the draw.
+        Seed of the draw.
 
     Returns
     -------

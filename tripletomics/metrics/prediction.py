@@ -24,7 +24,7 @@ def ece(confidence: np.ndarray, correct: np.ndarray) -> float:
     Parameters
     ----------
     confidence
-        Of the predicted type (cells,), in [0, 1].
+        Probability of the predicted type (cells,), in [0, 1].
     correct
         Whether the prediction was right (cells,).
 
@@ -98,7 +98,7 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
 
     Notes
     -----
-    Cells of equal confidence cannot be told apart, so their errors are spread evenly over their ranks, which is the
+    Cells of equal confidence cannot be ranked, so their errors are spread evenly over their ranks, which is the
     mean over all orders. Confidence that is the same everywhere thus has the overall risk at every coverage.
 
     References

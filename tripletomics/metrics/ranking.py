@@ -23,7 +23,7 @@ def retrieval(
     z, y, query, query_y
         As in `knn_macro_f1`.
     seed
-        Of the draw of 2,000 cells to score, where there are more.
+        Seed of the draw of 2,000 cells to score, where there are more.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def recall_at_k(
     k
         Neighbours to look at.
     seed
-        Of the draw of 2,000 cells to score, where there are more.
+        Seed of the draw of 2,000 cells to score, where there are more.
 
     Returns
     -------
@@ -148,7 +148,7 @@ def verification(
     seed: int = 0,
     pairs: int = PAIRS,
 ) -> tuple[float, float]:
-    r"""Score whether the distance of two cells tells if they are of the same type.
+    r"""Score whether the distance of two cells shows if they are of the same type.
 
     .. math:: \text{AUROC} = P(d_s < d_o) + \tfrac12 P(d_s = d_o), \qquad
         \text{TAR} = P(d_s < t), \quad t = \max \{ t : P(d_o < t) \le 0.001 \}
@@ -161,7 +161,7 @@ def verification(
     z, y, query, query_y
         As in `knn_macro_f1`.
     seed
-        Of the draw of pairs.
+        Seed of the draw of pairs.
     pairs
         How many to draw, uniformly and with replacement; where there are no more, all are taken. By default about
         500 pairs of different types lie below the threshold, which puts its FAR within about 5 % of 0.001.

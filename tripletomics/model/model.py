@@ -59,7 +59,7 @@ class Model(State):
     seconds
         Wall time of the ``"fit"`` and of its ``"null"``.
     versions
-        Of the packages that made it.
+        Versions of the packages that made it.
     reference
         The labelled training cells that new cells are compared with; None without labels.
     calibration
@@ -72,9 +72,9 @@ class Model(State):
     enrolled
         Names of the types that were added by `enroll`; their codes follow those of `classes`.
     alone
-        Of a model of two modalities: by the name of each, how predictions from it alone did.
+        For a model of two modalities: by the name of each, how good predictions from it alone are.
     matches
-        Of a model of two modalities: how often a held-out cell, embedded by one of them, is among the 1, 10 or 50
+        For a model of two modalities: how often a held-out cell, embedded by one of them, is among the 1, 10 or 50
         nearest of those embedded by the other (``recall_1``, the mean of both ways), and by chance (``null_1``).
     seen
         Hashes of the cells of the fit (of the sample, if it is a large dataset on disk), and which were held out; None
@@ -303,7 +303,7 @@ class Model(State):
         a, b
             The first and the second cell of each pair, as for `embed`: (pairs, genes).
         present
-            As for `embed`, of both.
+            As for `embed`, for both.
 
         Returns
         -------

@@ -62,9 +62,9 @@ class Confusion:
 
 @literal
 def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "auto", ax: Axes | None = None) -> Axes:
-    """Draw which types held-out cells are taken for: the type of most of their 15 nearest training cells.
+    """Draw held-out cells by true and predicted type: the type of most of their 15 nearest training cells.
 
-    Confused types stand next to each other; where none is, they keep the order of their names. The words
+    Confused types are next to each other; where there are none, types keep the order of their names. The words
     "no signal" are written above where the labels of the held-out cells agree with their neighbours no better than
     permuted ones do (p > 0.01).
 

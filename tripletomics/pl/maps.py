@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_COLOURS = 8  # types that colours alone tell apart; more of them are named or numbered on the map
+MAX_COLOURS = 8  # types that can be told apart by colour alone; more of them are named or numbered on the map
 SCORES_GAP = 0.12  # inches above the panels of scores
 
 
@@ -62,7 +62,7 @@ def embedding(
         are ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells. The
         colours of numbers can no longer be read off their scale.
     ax
-        Where to draw. The legend stands below named types, else to the right of the map: a figure made with
+        Where to draw. The legend is below named types, else to the right of the map: a figure made with
         ``layout="constrained"`` makes room for it. Without `ax`, a new figure is made.
     size
         Area of a training cell in square points; by default it follows the number of cells and the size of the map.
@@ -184,7 +184,7 @@ def compare(
     -------
     Figure
         One Axes per basis, in order, then one for each score. Far cells are drawn as in :func:`embedding`, and the
-        legend counts those of all maps. Maps stand in one row where each can be 1.1 in wide, else in balanced rows.
+        legend counts those of all maps. Maps are in one row where each can be 1.1 in wide, else in balanced rows.
 
     Raises
     ------

@@ -123,7 +123,7 @@ def scores(
         One Axes per metric. A marker is the held-out score minus its null or, where lower is better, the null minus
         the held-out score, so that right is better in every panel; its bar is the root of the sum of both squared sd
         over seeds, and absent where one is not known. Filled markers are maps, open ones metric spaces. The number at
-        the right is the held-out score itself. Methods stand in the same order in every panel, best first by the
+        the right is the held-out score itself. Methods are in the same order in every panel, best first by the
         first metric, those without signal below all others. A method without signal (p > 0.01 against permuted labels)
         is grey and says so. A score marked with a dagger rises with how hard the labels were used.
 

@@ -152,7 +152,7 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
             "or rename it."
         )
     if len(classes) == 1:
-        raise ValueError(f"label={label!r} has one type, {classes[0]!r}: there is nothing to tell apart.")
+        raise ValueError(f"label={label!r} has one type, {classes[0]!r}: there is nothing to distinguish.")
     train = np.bincount(codes[~held_out & (codes >= 0)], minlength=len(classes))
     named = np.array(classes, dtype=object)
     if (train > 0).sum() < 2:

@@ -31,7 +31,7 @@ def split(adata: AnnData, hold_out: float | str | np.ndarray | pd.Series, codes:
     codes
         Class codes (cells,), -1 for unlabelled.
     seed
-        For the draw.
+        Seed of the draw.
 
     Returns
     -------

@@ -43,7 +43,7 @@ class Table:
     sides
         The datasets by modality; one has the name "".
     rows
-        For each of them, where its cells are among all.
+        For each of them, the rows of its cells among all cells.
     whole
         The MuData that both came in, if any.
     """

@@ -284,7 +284,7 @@
         rows.sort((a, b) => {
           const [one, two] = [key(a), key(b)];
           if (!column) return -sign * one.localeCompare(two);
-          return Number.isNaN(one) - Number.isNaN(two) || sign * (one - two); // scores that are missing stand last
+          return Number.isNaN(one) - Number.isNaN(two) || sign * (one - two); // missing scores come last
         });
         body.append(...rows);
       }

@@ -76,7 +76,7 @@ def write(
     settings, versions
         What was run, and with which versions.
     summary
-        What was found, in words. Its first paragraph stands at the top.
+        What was found, in words. Its first paragraph is at the top.
     seed
         Chooses the cells of a sample and the order in which cells are drawn.
 

@@ -92,7 +92,7 @@ def methods_text(
         "nearest neighbours and by MAP@R; structure by neighbour recall (within types minus chance), trustworthiness "
         "and the Spearman correlation of distances between type centroids, against 50 principal components found "
         "without labels.",
-        "Each label score stands next to its null: the same fit on permuted labels"
+        "Each label score is compared with its null: the same fit on permuted labels"
         + (" (for tripletomics with a sixth of the steps and at most 4,000 cells)" if own else "")
         + " or, for methods that use no labels, the same coordinates scored by permuted labels, those of the reference "
         "included. The null of structure shuffles the coordinates of the scored cells.",

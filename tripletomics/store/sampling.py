@@ -37,7 +37,7 @@ class Drawn(NamedTuple):
     rows
         Their numbers, ascending.
     codes, held_out
-        Of all cells of the dataset: codes of their types, and which are held out.
+        For all cells of the dataset: codes of their types, and which are held out.
     """
 
     rows: np.ndarray
@@ -58,7 +58,7 @@ def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Settings) -> 
     rows, obs, var
         The matrix, the columns of its cells, and its genes.
     settings
-        Of the fit.
+        Settings of the fit.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def draw(codes: np.ndarray, held_out: np.ndarray, most: int, seed: int) -> np.nd
         Cells in all. Each type has an equal share of the labelled training cells. The share of unlabelled ones is that
         in the dataset, but not more than half.
     seed
-        For the draw.
+        Seed of the draw.
 
     Returns
     -------

@@ -75,9 +75,9 @@ def compare(
         Column of `obs` with a number along a continuous process: do the maps keep its order?
     unseen
         Leave half of the types out of training and score their retrieval; leave out a type with a sibling and a
-        distant type, and score how well these are told from known types. It takes three times as long.
+        distant type, and score how well these are distinguished from known types. It takes three times as long.
     device
-        Of tripletomics, as in `fit`.
+        Device for tripletomics, as in `fit`.
     cache
         Folder that keeps every result with a hash of what it depends on, so that the next call computes only what
         changed: "auto" is one in the user's cache (2 GB at most), None keeps nothing.

@@ -68,12 +68,12 @@ def evaluate(
         Column of `obs` with a number along a continuous process.
     unseen
         With `refits`: leave half of the types out of training and score their retrieval; leave out a type with a
-        sibling and a distant type, and score how well these are told from known types.
+        sibling and a distant type, and score how well these are distinguished from known types.
     seed
         Seed of what is drawn: pairs, triplets, permutations, and the cells of scores that rank all others (at most
         2,000).
     device
-        For refits, as in `fit`.
+        Device for refits, as in `fit`.
     cache
         Folder for refits, as in `compare`.
     progress
@@ -88,7 +88,7 @@ def evaluate(
 
     The null of a map that `fit` wrote is a fit on permuted labels; of any other map, the labels of the scored cells
     are permuted. Nulls of structure shuffle the coordinates of the scored cells. The use of the page (of two
-    dimensions) and how well held-out cells are told from training cells (of a random split) have none.
+    dimensions) and how well held-out cells can be told from training cells (of a random split) have none.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def evaluate(
             balanced_by=one.inputs["batch"] if one.inputs["batch"] in adata.obs else None,
         ))  # fmt: skip
     if len(tasks[0].classes) < 2:
-        raise ValueError(f"label={label!r} has {len(tasks[0].classes)} types: there is nothing to tell apart.")
+        raise ValueError(f"label={label!r} has {len(tasks[0].classes)} types: there is nothing to compare.")
     tables, words = [], []
     for wanted in given:
         for one, task in zip(bases, tasks, strict=True):

@@ -45,7 +45,7 @@ class Triplet(TripletLoss):
         (radians), ``"mahalanobis"`` (in units of the spread inside the classes of the minibatch) or ``"jaccard"`` (0 to
         1). Squared distances have vanishing gradients once cells are close, and collapse under hard mining.
     p
-        The power of ``"minkowski"``, above 0; below 1 it is no metric. Unused by other distances.
+        The power of ``"minkowski"``, above 0; below 1 it is not a metric. Unused by other distances.
     mining
         Which triplets count. ``"all"``: every one, exactly. ``"hard"``: per anchor the farthest positive and the
         nearest negative. ``"semihard"``: for every anchor and positive the nearest negative that is farther than the
