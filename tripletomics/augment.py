@@ -202,7 +202,7 @@ class Mixup(Augmentation):
         if y is None:
             return x
         draw = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
-        # a random order within each type, of which every cell takes the next one
+        # a random order within each type, in which every cell takes the next one
         order = torch.argsort(y.to(x.dtype) + 0.999 * draw)
         following = torch.empty_like(order)
         first = torch.searchsorted(y[order], y[order])
@@ -293,7 +293,7 @@ class Modalities(Augmentation):
 
     Notes
     -----
-    A cell of which one modality was measured shows that one, in both views.
+    A cell with only one measured modality shows that one in both views.
     """
 
     member: Augmentation

@@ -55,7 +55,7 @@ def batch_folds(
 ) -> list[np.ndarray]:
     """Return up to `most` parts of similar size, boolean (cells,), each of whole batches or other groups.
 
-    The cells outside of a part must have two types, and two cells of which all was `measured`.
+    The cells outside of a part must have two types, and two cells with everything `measured`.
     """
     batches, sizes = np.unique(groups[train & (groups >= 0)], return_counts=True)
     folds: list[list[int]] = [[] for _ in range(min(most, len(batches)))]

@@ -101,7 +101,7 @@ def whiten(z: Tensor, y: Tensor) -> Tensor:
     covariance = within.T @ within / max(len(z) - len(size), 1)
     ball = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     spread = covariance.diagonal().mean()
-    flat = spread <= torch.finfo(z.dtype).eps * z.detach().square().mean()  # nothing but rounding
+    flat = spread <= torch.finfo(z.dtype).eps * z.detach().square().mean()  # only rounding
     shrunk = torch.where(flat, ball, (1 - SHRINKAGE) * covariance + SHRINKAGE * spread * ball)
     return torch.linalg.solve_triangular(torch.linalg.cholesky(shrunk), z.T, upper=False).T
 

@@ -132,7 +132,7 @@ def _shrinkage(
     squares = x.multiply(x).sum(axis=1) if sp.issparse(x) else np.square(x).sum(axis=1)
     outside = np.asarray(squares, dtype=np.float64).ravel() - 2 * (x @ mean) + mean @ mean - np.square(pcs).sum(axis=1)
     residual = float(outside.mean())
-    # a panel of which all components are taken leaves nothing but rounding
+    # if all components of a panel are taken, only rounding is left
     residual = residual if residual > 1e-6 * x.shape[1] else 0.0
     outside = np.maximum(outside, 0) / residual if residual else np.zeros(len(pcs))
     unseen, variance = crossfitted(x, components, mean, seed), pcs.var(axis=0)

@@ -215,7 +215,7 @@ def convert(
     out: Annotated[Path, Parameter(help="Store to write, .zarr.")],
     /,
     *,
-    group_by: Annotated[str | None, Parameter(help="Column of `obs` whose groups are to lie together.")] = None,
+    group_by: Annotated[str | None, Parameter(help="Column of `obs` whose groups are stored together.")] = None,
 ) -> None:
     """Write a dataset as a .zarr store by rows, which can be fitted and embedded from disk, in bounded memory."""
     tl.convert(input, out, group_by=group_by)

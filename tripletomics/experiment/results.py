@@ -58,7 +58,7 @@ class Result:
 
     @classmethod
     def unpack(cls, arrays: Mapping[str, np.ndarray]) -> Result:
-        """Return the result of which `pack` made the arrays."""
+        """Return the result whose arrays `pack` made."""
         found: dict[str, dict[str, np.ndarray]] = {"coordinates": {}, "rows": {}}
         history: dict[str, dict[str, np.ndarray]] = {}
         for key, values in arrays.items():

@@ -83,7 +83,7 @@ def fully_measured(x: Matrix) -> np.ndarray:
 
 
 def only(x: Matrix, i: int) -> Matrix:
-    """Return cells of which all modalities but one are hidden."""
+    """Return the cells with all modalities but one hidden."""
     return x.only(i) if isinstance(x, Pair) else x
 
 

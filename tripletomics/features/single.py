@@ -357,7 +357,7 @@ def _shares(x: Matrix, counts: bool) -> np.ndarray:
 
 
 def _by_rows(x: Matrix) -> Matrix:
-    """Return a sparse matrix of another format as CSR, of which rows can be taken."""
+    """Return a sparse matrix as CSR, from which rows can be taken."""
     return x.tocsr() if sp.issparse(x) and x.format != "csr" else x
 
 

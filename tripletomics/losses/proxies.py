@@ -297,7 +297,7 @@ class ProxyNCA(CosineLoss):
     plus: bool = False
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        scores = 2 * x @ w.T  # -d^2 but for a constant
+        scores = 2 * x @ w.T  # -d^2 plus a constant
         if self.plus or len(w) == 1:  # one class has no other: 0
             return F.cross_entropy(9 * scores, codes)
         others = scores.scatter(1, codes[:, None], -torch.inf)

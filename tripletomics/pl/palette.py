@@ -49,7 +49,7 @@ def colours(
     or else the one at its rank among the sorted types of the model.
     """
     if isinstance(palette, str):
-        raise ValueError(f"color={color!r} holds types: palette is then a list or a dict of colours, not {palette!r}.")
+        raise ValueError(f"color={color!r} holds types: pass a list or a dict of colours as palette, not {palette!r}.")
     if isinstance(palette, Mapping):
         if lacks := [name for name in names if name not in palette]:
             near = did_you_mean(lacks[0], palette)

@@ -256,7 +256,7 @@ def _merge(
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return each column once, and numbers that are whole but for missing ones as whole numbers."""
+    """Return each column once, and whole numbers as such even where some are missing."""
     frame = frame.loc[:, ~frame.columns.duplicated()].copy()
     for column in frame.select_dtypes("float"):
         known = frame[column].dropna()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CHUNK_ENTRIES = 2**18  # of an array of CSR
 CHUNK_BYTES = 2**20  # of a dense matrix
 PASS_BYTES = 2**27  # bytes that are gathered in one pass over a matrix whose rows change their order
-COMPLETE = {"tripletomics": {"complete": True}}  # marks an array whose chunks are all written, also those of zeros
+COMPLETE = {"tripletomics": {"complete": True}}  # marks an array whose chunks are all written, including those of zeros
 BY_ROWS = ("layers", "obsm", "obsp")
 
 

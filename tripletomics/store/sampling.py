@@ -46,7 +46,7 @@ class Drawn(NamedTuple):
 
 
 def is_large(rows: Rows) -> bool:
-    """Return whether a matrix stays on disk; one by genes (CSC), whose rows cannot be read alone, never does."""
+    """Return whether a matrix stays on disk; one by genes (CSC), whose rows cannot be read one by one, never does."""
     return not rows.by_genes and (rows.n_obs > WHOLE_CELLS or rows.n_bytes > WHOLE_BYTES)
 
 

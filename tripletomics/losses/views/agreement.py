@@ -200,7 +200,7 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _centre(z: Tensor) -> Tensor:
-    """Subtract the mean of each column; a column that does not vary but for rounding becomes 0."""
+    """Subtract the mean of each column; a column that varies only by rounding becomes 0."""
     centred = z - z.mean(dim=0)
     flat = centred.abs().amax(dim=0) <= 8 * torch.finfo(z.dtype).eps * z.abs().amax(dim=0)
     return centred.masked_fill(flat, 0)
