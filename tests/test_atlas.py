@@ -140,7 +140,7 @@ def test_genes_that_lack(atlas, trained, model_file, tmp_path, missing):
     short = atlas[:2000, 12:].copy()
     short.layers.clear()
     store = write(short, tmp_path / "atlas.zarr")
-    with pytest.raises(ValueError, match=r"The query lacks \d+ of the model's 150 genes"):
+    with pytest.raises(ValueError, match=r"The query is missing \d+ of the model's 150 genes"):
         tl.transform_shard(store, model_file, "1/1")
     assert not ad.read_zarr(store).obsm
     tl.transform_shard(store, model_file, "1/1", missing=missing)
@@ -236,7 +236,7 @@ def test_places_of_another_hand_are_refused(trained, model_file, tmp_path):
     tt.transform(adata, trained)
     store = write(adata, tmp_path / "atlas.zarr")
     with pytest.raises(
-        ValueError, match=r"is there already, and not from transform --shard\. Choose another key_added"
+        ValueError, match=r"is already there, and not from transform --shard\. Choose another key_added"
     ):
         tl.transform_shard(store, model_file, "1/1")
     assert_placed(store, adata)
@@ -350,7 +350,7 @@ def test_command_line(run, store, model_file, expected):
     assert_placed(store, expected, slice(CHUNK, 2 * CHUNK))
     assert run("transform", store, "--model", model_file, "--shard", "2/3")[1].endswith(", 0 of them from this run.\n")
     out = run("transform", store, "--model", model_file, "--shard", "1/9")[1]
-    assert out == f"Shard 1/9 has no rows: it takes fewer shards to embed {str(store)!r}.\n"
+    assert out == f"Shard 1/9 has no rows: use fewer shards to embed {str(store)!r}.\n"
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "a/b", "3", "1/0", "-1/3", "1/3/5", "1.5/2", ""])
@@ -375,7 +375,7 @@ def test_refusals(run, atlas, written, model_file, tmp_path):
         (
             h5ad,
             shard,
-            r"--shard is for .zarr stores, and '.*cells.h5ad' is none: write it as one with adata.write_zarr",
+            r"--shard is for .zarr stores, and '.*cells.h5ad' is not one: write it with adata.write_zarr",
         ),
         (h5ad, [], r"--out is missing: name the file to write, .h5ad"),
         (
@@ -395,7 +395,7 @@ def test_refusals(run, atlas, written, model_file, tmp_path):
         (tmp_path / "file.zarr", shard, r"'.*' is a file, and a .zarr store is a folder"),
         (tmp_path / "nothing.zarr", shard, r"'.*' cannot be read as AnnData: "),
         (tmp_path / "other.zarr", shard, r"'.*' is a .zarr store but not one of cells: it holds nothing"),
-        (tmp_path / "mu.zarr", shard, r"'.*' holds several modalities, and one is read here"),
+        (tmp_path / "mu.zarr", shard, r"'.*' holds several modalities, and only one is read here"),
         (csc, shard, r"X of '.*' is stored by genes \(CSC\), .* adata.X = adata.X.tocsr\(\)"),
         (empty, shard, r"X of '.*' is empty: name the matrix with layer="),
     ]:

@@ -209,7 +209,7 @@ def test_fit_gives_a_copy(text):
 
 
 def test_thinning_comes_first():
-    with pytest.raises(ValueError, match=r"'mask \+ thin' takes molecules away .* begin with thin"):
+    with pytest.raises(ValueError, match=r"'mask \+ thin' removes molecules .* put thin first"):
         augment.make("mask + thin")
 
 

@@ -50,7 +50,7 @@ TABLE = {
     "no label, but batches": (
         options(label=None, batch="donor"),
         ValueError,
-        "batch='donor' draws cells to those of their type in other batches, and label=None gives none",
+        "batch='donor' brings cells of one type together, by labels, and label=None gives none",
     ),
     "no room for a predictor": (
         options(label=None, loss="simsiam", metric_dim=3),
@@ -172,7 +172,7 @@ def negative(adata):
 
 
 QUERIES = {
-    "lacks genes": (lacking, "The query lacks 5 of the model's 150 genes (first: 0, 1, 2). Pass missing='zero'"),
+    "lacks genes": (lacking, "The query is missing 5 of the model's 150 genes (first: 0, 1, 2). Pass missing='zero'"),
     "no shared gene": (other_genes, "The query has none of the model's 150 genes"),
     "logged against counts": (logged, "The query holds log1p, but the model was trained on counts"),
     "negative against counts": (negative, "The query has negative values, but the model was trained on counts"),

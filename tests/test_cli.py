@@ -228,7 +228,7 @@ def test_refusals_of_transform(run, source, fitted, tmp_path):
     ad.read_h5ad(source)[:, 5:].copy().write_h5ad(short)
     status, _, error = run("transform", short, "--model", model, "--out", out)
     assert status == 1
-    assert re.fullmatch("error: The query lacks 5 of the model's 765 genes .*\n", error)
+    assert re.fullmatch("error: The query is missing 5 of the model's 765 genes .*\n", error)
     rest = ["--model", model, "--out", out]
     assert run("transform", short, *rest, "--missing", "zero")[0] == 0
     assert run("transform", short, *rest, "--missing", "impute", "--min-matched", "0.9")[0] == 0

@@ -99,7 +99,7 @@ def test_one_file_of_two_tables(run, folder, expected):
         (["fit", "small.h5mu", "--protein", "adt.h5ad", "--out", "o.h5mu"], "holds modalities already: leave '.*adt"),
         (["fit", "text.h5mu", "--out", "o.h5mu"], "is not an .h5mu file"),
         (["fit", "renamed.h5mu", "--out", "o.h5mu"], "not a MuData file: it lacks mod and obs|lacks mod"),
-        (["evaluate", "small.h5mu", "--label", "kind"], "holds several modalities, and one is read here"),
+        (["evaluate", "small.h5mu", "--label", "kind"], "holds several modalities, and only one is read here"),
         (["compare", "small.h5mu", "--label", "kind", "--out", "o.html"], "holds several modalities"),
         (["fit", "rna.h5ad", "adt.h5ad", "--out", "o.h5mu"], "Unused Tokens|adt.h5ad"),
     ],

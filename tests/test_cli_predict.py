@@ -109,7 +109,7 @@ def test_cells_without_the_genes_leave_no_file(run, folder):
     out = ["--model", folder / "model.tt", "--out", folder / "o.h5ad", "--figure", folder / "o.png"]
     status, said, error = run("predict", folder / "new.h5ad", *out)
     assert (status, said) == (1, "")
-    assert re.fullmatch("error: The query lacks 5 of the model's 150 genes .*\n", error)
+    assert re.fullmatch("error: The query is missing 5 of the model's 150 genes .*\n", error)
     assert listed(folder) == ["model.tt", "new.h5ad"]
 
 

@@ -207,7 +207,7 @@ def test_the_users_own_files_stay(remembering, tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written(remembering, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(results, "run", lambda *_: pytest.fail("a method was fitted"))
-    with pytest.raises(PermissionError, match="is no folder that can be written to"):
+    with pytest.raises(PermissionError, match="is not a folder that can be written to"):
         remembering(["pca2"], cache=str(tmp_path / "file"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert experiment.open_cache("auto").folder is None  # a home that is read-only or full

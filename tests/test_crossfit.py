@@ -216,7 +216,7 @@ def test_an_encoder_that_drifts_is_not_kept(monkeypatch):
     expected = fit(plain, self_training=False, **settings)
     monkeypatch.setattr(crossfit, "pseudo_labels", misled)
     with pytest.warns(
-        UserWarning, match=r"labels which 120 cells took would do worse on labelled cells .*log loss 0\."
+        UserWarning, match=r"pseudo-labels of 120 cells, would do worse on labelled cells .*log loss 0\."
     ):
         model = fit(adata, **settings)
     before, after = model.findings["self_training"]
@@ -263,7 +263,7 @@ def test_with_nothing_to_compare_on_the_first_is_kept():
 
 def test_an_encoder_that_is_sure_of_nothing_is_trained_once(half, monkeypatch):
     monkeypatch.setattr(crossfit, "PSEUDO_LABEL_P", 1.0)
-    with pytest.warns(UserWarning, match=r"of no cell without a label is the encoder sure .*above 1.0"):
+    with pytest.warns(UserWarning, match=r"the encoder is not sure of any unlabelled cell .*above 1.0"):
         chosen = self_train(*settled(half))
     assert chosen.rounds == 1
     assert chosen.summary["self_training_cells"].tolist() == [0, 0, 0]
@@ -275,7 +275,7 @@ def test_an_encoder_that_is_sure_of_nothing_is_trained_once(half, monkeypatch):
 
 
 def test_with_all_labels_there_is_nothing_to_do(half):
-    with pytest.warns(UserWarning, match="self_training=True changes nothing, for all training cells have labels"):
+    with pytest.warns(UserWarning, match="self_training=True changes nothing, because all training cells have labels"):
         settings, problem = settled(half, "truth")
     first = train_encoder(problem, settings)
     assert first.rounds == 1
@@ -292,7 +292,7 @@ def test_what_cannot_be_used_is_refused_with_nothing_written(half):
             "self_training=True gives labels to cells like those that have one, and label=None gives none: name",
         ),
         (adata, {"self_training": "yes"}, "self_training='yes' is neither True nor False"),
-        (pair, {}, "self_training=True takes labels from one table, and here are two modalities: leave"),
+        (pair, {}, "self_training=True works with one modality, and two were given: leave"),
     ):
         with pytest.raises(ValueError, match=message):
             tt.fit(table, **({"label": "kind", "self_training": True, "hold_out": 0.1, "progress": False} | given))

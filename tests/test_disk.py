@@ -238,7 +238,7 @@ def test_shards_that_are_not_complete_are_left_alone(copy, trained, tmp_path, mo
     transform_shard(path, tmp_path / "m.tt", "1/1")
     tt.transform(path, trained)
     close(read(path).obsm["X_tt"], read(path).obsm["Z"])
-    with pytest.raises(ValueError, match="is there already, and not from transform --shard"):
+    with pytest.raises(ValueError, match="is already there, and not from transform --shard"):
         transform_shard(path, tmp_path / "m.tt", "1/1")
 
 
@@ -331,7 +331,7 @@ def test_other_verbs_and_pairs_want_tables_in_memory(written, trained, table):
             call()
     adata = table[:100].copy()
     pair = tt.fit((adata[:, :75].copy(), adata[:, 75:].copy()), hold_out=0, steps=1, progress=False)
-    with pytest.raises(ValueError, match=r"The model has two modalities \(rna and protein\), and a table on disk"):
+    with pytest.raises(ValueError, match=r"The model has two modalities \(rna and protein\), and a dataset on disk"):
         tt.transform(path, pair)
 
 

@@ -119,7 +119,7 @@ def test_enrolled_types_are_kept_in_the_file(own, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([NEW, NEW, "a", NEW, NEW], "'a' is a type of the model already: enroll new types alone, or fit again."),
+        ([NEW, NEW, "a", NEW, NEW], "'a' is a type of the model already: enroll only new types, or fit again."),
         ([NEW, "Unknown", NEW, NEW, NEW], "'Unknown' means unlabelled: give the new type a name of its own."),
         ([NEW, np.nan, NEW, NEW, NEW], "'nan' means unlabelled"),
         (["unassigned"] * 5, "'unassigned' means unlabelled"),

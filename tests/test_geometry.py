@@ -108,7 +108,7 @@ def test_unknown_distance():
 def test_mahalanobis_needs_codes():
     a, b = batch(8)[0], batch(5)[0]
     for options in ({"distance": "mahalanobis"}, {"b": b, "distance": "mahalanobis", "y": CODES[:8]}):
-        with pytest.raises(ValueError, match="mahalanobis' is among the rows of `a` and needs their codes"):
+        with pytest.raises(ValueError, match="mahalanobis' compares the rows of `a` and needs their codes"):
             geometry.distances(a, **options)
 
 

@@ -267,7 +267,7 @@ def test_one_of_two_tables_is_scored_but_not_fitted_again(quick):
 
 
 def test_explain_refuses_a_model_of_two_modalities(quick):
-    with pytest.raises(ValueError, match="explain reads models of one modality: fit one to this table alone"):
+    with pytest.raises(ValueError, match="explain reads models of one modality: fit one to this modality alone"):
         tt.explain(quick.rna, quick.model, "kind")
 
 

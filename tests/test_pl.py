@@ -442,7 +442,7 @@ def test_history_leaves_out_steps_where_f1_was_not_measured_and_takes_an_ax():
         ({"split": "cell_type"}, ValueError, r"split='cell_type' holds type 0, .*; allowed are 'train' and 'held-out'"),
         ({"color": "cell_type", "palette": ["red"]}, ValueError, r"palette has 1 colours for 4 types"),
         ({"color": "cell_type", "palette": {"type 1": "red"}}, ValueError, r"palette has no colour for 'type 0'"),
-        ({"color": "cell_type", "palette": "viridis"}, ValueError, r"holds types: palette is then a list or a dict"),
+        ({"color": "cell_type", "palette": "viridis"}, ValueError, r"holds types: pass a list or a dict"),
         ({"color": "depth", "palette": ["red"]}, ValueError, r"palette=\['red'\] is not a matplotlib colormap"),
         (
             {"color": "depth", "palette": "viridiss"},

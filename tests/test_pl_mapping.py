@@ -291,7 +291,7 @@ def other_label(adata, model):
         (put(types=None), {}, TypeError, "mapping needs a fitted tt.Model, not SimpleNamespace"),
         (put(reference=SimpleNamespace(map=np.zeros((3, 3)), codes=np.zeros(3, int))), {}, ValueError,
          r"basis='X_tt' has 2 dimensions, but the map of this model has 3"),
-        (other_label, {}, ValueError, r"holds 'type A', which is no type of this model. Did you mean 'type a'\?"),
+        (other_label, {}, ValueError, r"holds 'type A', which is not a type of this model. Did you mean 'type a'\?"),
         (put(), {"palette": ["red"]}, ValueError, "palette has 1 colours for 3 types"),
     ],
 )  # fmt: skip

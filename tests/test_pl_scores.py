@@ -104,9 +104,9 @@ def test_where_less_is_better_the_direction_flips():
     (ax,) = figure.axes
     np.testing.assert_allclose(markers(ax)["pca2 map"], (0.1 - 0.5, 0.05))
     assert ax.get_xlabel() == "permuted − held-out"
-    assert "less is better" in words(ax)
-    assert "permuted minus held-out score where less is better" in words(figure)
-    assert "where less is better" not in words(pl.scores(table(metrics=("nmi",))))
+    assert "lower is better" in words(ax)
+    assert "permuted minus held-out score where lower is better" in words(figure)
+    assert "where lower is better" not in words(pl.scores(table(metrics=("nmi",))))
 
 
 def test_the_line_at_zero_is_always_seen():

@@ -224,7 +224,7 @@ def nothing(adata):
 REFUSED = {
     "no cells": (no_cells, {}, ValueError, "adata has 0 cells and 150 genes"),
     "no shared gene": (other_genes, {"missing": "impute"}, ValueError, "The query has none of the model's 150 genes"),
-    "genes lack": (lacking, {}, ValueError, "The query lacks 5 of the model's 150 genes"),
+    "genes lack": (lacking, {}, ValueError, "The query is missing 5 of the model's 150 genes"),
     "too few genes": (lacking, {"missing": "zero", "min_matched": 0.999}, ValueError, "less than min_matched=0.999"),
     "duplicate genes": (repeated, {}, ValueError, "1 gene names occur more than once (first: Gene0)"),
     "genes alike": (alike, {"missing": "zero"}, ValueError, "'GENE1', 'gene1' match the model's 'Gene1' equally well"),

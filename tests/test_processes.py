@@ -104,7 +104,7 @@ def test_all_refuse_alike(said, what, message):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("evaluate", "error: `tripletomics evaluate` works in one process, and of many `fit` alone does"),
+        ("evaluate", "error: `tripletomics evaluate` works in one process, and only `fit` in many"),
         ("column", "error: label='kinds' is not a column"),
         ("device", "error: device='cuda' is not on this machine."),
     ],

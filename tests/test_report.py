@@ -146,7 +146,7 @@ def test_numbers_of_the_table_appear(page):
     assert words.index("Scores of training cells: no evidence") < words.index("0.990")
     assert "Genes: 765 of 765" in words
     assert "Columns with too many names to colour by: barcode" in words
-    assert "1 cell has no place here" in words
+    assert "1 cell has no coordinates here" in words
 
 
 def test_methods_without_signal_are_not_coloured(awkward, tmp_path):

@@ -317,7 +317,9 @@ def test_scaled_values_cannot_rank_genes(zero_center):
     wide = normalised(genes=2100, n=90)
     unscaled = wide.X.copy()
     sc.pp.scale(wide, max_value=10, zero_center=zero_center)
-    message = r"^All genes have nearly one variance, as z-scored values do \(sc\.pp\.scale\), so 2,000 of the 2,100 "
+    message = (
+        r"^All genes have nearly the same variance, as z-scored values do \(sc\.pp\.scale\), so 2,000 of the 2,100 "
+    )
     for table in (wide, wide[:60].copy()) if zero_center else (wide,):
         with pytest.raises(ValueError, match=message):
             tt.fit(table, "kind", **FIT)

@@ -95,8 +95,8 @@ REFUSED = {
     "triplet:lo=0.5": "triplet: lo=0.5 is not below hi=0.0.",
     "triplet:pacing=linar": "triplet: pacing='linar' is not known. Did you mean 'linear'? "
     "Allowed: linear, root, exponential, step.",
-    "triplet:mining=offline,distance=mahalanobis": "triplet: distance='mahalanobis' needs whole batches, which offline "
-    "mining has not.",
+    "triplet:mining=offline,distance=mahalanobis": "triplet: distance='mahalanobis' needs whole batches, which "
+    "mining='offline' does not use.",
     "ranknet:distance=l2": f"ranknet: distance='l2' is not known. Allowed: {DISTANCES}.",
     "triplet:mining=smihard": "triplet: mining='smihard' is not known. Did you mean 'semihard'? "
     "Allowed: all, hard, semihard, easy_positive, band, curriculum, offline.",

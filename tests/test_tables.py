@@ -274,7 +274,7 @@ def test_columns_of_one_name_are_no_matter():
 def test_few_cells_in_both_tables_are_told():
     rna, protein = make_pair()
     protein.obs_names = [name if i < 60 else f"other {name}" for i, name in enumerate(protein.obs_names)]
-    with pytest.warns(UserWarning, match=r"60 cells are in both tables by name, 28.6% of rna and 28.6% of protein"):
+    with pytest.warns(UserWarning, match=r"60 cells are in both datasets by name, 28.6% of rna and 28.6% of protein"):
         tt.fit((rna, protein), "kind", **ONE_STEP)
 
 
@@ -318,13 +318,13 @@ def held_out_modality(rna, protein):
 BAD = {
     "no cell in common": (
         other_cells,
-        "ValueError: The two tables have no cell in common: cells are matched by name, and there is cell 0 of 1, "
+        "ValueError: The two datasets have no cell in common: cells are matched by name, and there is cell 0 of 1, "
         "cell 1 of 1 in rna and other 0, other 1 in protein. If both have the same cells in the same order, say so: "
         "protein.obs_names = rna.obs_names.",
     ),
     "a cell twice": (
         repeated_cells,
-        "ValueError: protein has cells of one name (first: cell 0 of 1), and two tables are matched by the names",
+        "ValueError: protein has cells of one name (first: cell 0 of 1), and two datasets are matched by the names",
     ),
     "a protein twice": (
         repeated_proteins,
@@ -363,13 +363,13 @@ BAD = {
     "a loss of labels": (
         given(loss="triplet"),
         "ValueError: loss='triplet' learns from labels, and label=None gives none: name the column of adata.obs with "
-        "the cell types, or take a loss of views alone, such as 'simclr'. Columns: kind.",
+        "the cell types, or take a loss that uses only views, such as 'simclr'. Columns: kind.",
     ),
     "a sum with a loss of labels": (given(loss="softmax + clip"), "ValueError: loss='softmax + clip' learns from"),
-    "batches without labels": (given(batch="kind"), "ValueError: batch='kind' draws cells to those of their type"),
+    "batches without labels": (given(batch="kind"), "ValueError: batch='kind' brings cells of one type together"),
     "a layer in neither": (
         given(layer="counts"),
-        "KeyError: layer='counts' is in neither of the two tables. Layers: rna: none; protein: none.",
+        "KeyError: layer='counts' is in neither of the two datasets. Layers: rna: none; protein: none.",
     ),
     "a label in neither": (
         given(label="kid"),
@@ -379,7 +379,7 @@ BAD = {
     "infinite": (infinite, "ValueError: Modality 'rna': 1 cells have NaN or infinite values in 1 genes (first: Gene"),
     "thinned components": (
         given(augment="thin"),
-        "ValueError: augment='thin' changes values of genes, and of two modalities the encoders see",
+        "ValueError: augment='thin' changes values of genes, but with two modalities the encoders see",
     ),
     "negative counts": (given(counts=True), "ValueError: counts=True, but the matrix has negative values"),
     "all proteins held out": (
@@ -457,7 +457,7 @@ BAD_QUERIES = {
     ),
     "features of neither": (
         lambda rna, protein: renamed(protein, [f"Q{i}" for i in range(12)]),
-        "ValueError: The features of the table (first: Q0, Q1, Q2) do not say which of rna and protein it is. The "
+        "ValueError: The features of the dataset (first: Q0, Q1, Q2) do not say which of rna and protein it is. The "
         "model's begin with rna: Gene0, Gene1, Gene2; protein: P1, P2, P3. Name it: {'rna': adata}.",
     ),
     "no table": (lambda rna, protein: (), "ValueError: Two modalities are needed; you gave 0"),
@@ -471,7 +471,7 @@ BAD_QUERIES = {
     ),
     "a protein too few": (
         lambda rna, protein: (rna, protein[:, 1:].copy()),
-        "ValueError: The query lacks 1 of the model's 12 genes (first: P1). Pass missing='zero' to fill them",
+        "ValueError: The query is missing 1 of the model's 12 genes (first: P1). Pass missing='zero' to fill them",
     ),
     "repeated cells": (
         lambda rna, protein: (rna, ad.concat([protein, protein[:3]])),
@@ -502,6 +502,8 @@ def test_two_tables_are_refused_by_a_model_of_one(trained):
     rna, protein = make_pair(20)
     for query in ((rna, protein), {"rna": rna}):
         for act in (tt.transform, tt.predict):
-            with pytest.raises(TypeError, match="The model has one modality, and two tables were given: pass the one"):
+            with pytest.raises(
+                TypeError, match="The model has one modality, and two datasets were given: pass the one"
+            ):
                 act(query, trained[0])
     assert not len(rna.obsm)

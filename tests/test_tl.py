@@ -215,7 +215,7 @@ def test_protein_panel(pbmc_file):
 
 @pytest.mark.parametrize("metric_dim", [2, 3])
 def test_a_circle_is_warned_about(counts, metric_dim):
-    with pytest.warns(UserWarning, match=f"sees directions alone, so metric_dim={metric_dim} puts all cells on a"):
+    with pytest.warns(UserWarning, match=f"uses only directions, so metric_dim={metric_dim} puts all cells on a"):
         tt.fit(counts, "kind", loss="arcface", metric_dim=metric_dim, steps=2, hold_out=0, progress=False)
     assert counts.obsm["X_tt"].shape == (300, 2)
 

@@ -293,7 +293,7 @@ def test_p_below_one_warns():
         "triplet:distance=minkowski,p=0.5",
         "contrastive:distance=minkowski + triplet:distance=minkowski,p=0.9",
     ):
-        with pytest.warns(UserWarning, match="below 1, minkowski is no metric"):
+        with pytest.warns(UserWarning, match="below 1, minkowski is not a metric"):
             losses.make(text)
 
 

@@ -170,7 +170,7 @@ def test_a_lone_label_is_enough_for_the_others_to_be_unlabelled(adata):
 @pytest.mark.parametrize(
     ("augment", "counts", "message"),
     [
-        ("thin", False, "augment='thin' takes molecules away one by one, but the values are no counts"),
+        ("thin", False, "augment='thin' removes single molecules, but the values are not counts"),
         ("thin:p=0.2 + mask", True, "augment='thin:p=0.2 + mask' takes .* but the counts are not whole numbers"),
     ],
 )
@@ -190,12 +190,14 @@ def test_augmentations_arrive(adata, plain, augment):
 
 @pytest.mark.parametrize("augment", [None, "mixup", "mask:p=0"])
 def test_two_views_that_are_the_same_are_refused(adata, augment):
-    with pytest.raises(ValueError, match=r"shows the same twice, from which loss='vicreg' learns nothing: take 'mask'"):
+    with pytest.raises(
+        ValueError, match=r"shows the same view twice, from which loss='vicreg' learns nothing: take 'mask'"
+    ):
         tt.fit(adata, loss="vicreg", augment=augment, progress=False)
 
 
 def test_too_few_cells_and_too_large_batches_are_refused(adata, few):
-    with pytest.raises(ValueError, match="There are 3 training cells, and views of fewer than 4 teach nothing"):
+    with pytest.raises(ValueError, match="There are 3 training cells, but a loss of views needs 4 or more"):
         tt.fit(adata[:3], hold_out=0, progress=False)
     tt.fit(adata[:4].copy(), hold_out=0, steps=2, progress=False)
     with pytest.raises(ValueError, match="batch_size=601 is above the number of training cells, 600"):

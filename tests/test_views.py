@@ -553,7 +553,7 @@ def test_a_sum_tells_its_members_of_the_momentum_encoder_and_the_number_of_cells
 
 def test_the_members_of_a_sum_share_their_neighbours():
     assert losses.make("triplet + simclr:neighbours=5 + infonce:neighbours=5").neighbours == 5
-    with pytest.raises(ValueError, match=r"share their views, and ask for \[0, 5\] neighbours: give all the same"):
+    with pytest.raises(ValueError, match=r"share these views, but ask for \[0, 5\] neighbours: give all the same"):
         losses.make("vicreg + simclr:neighbours=5")
     assert losses.make("triplet").views == 1
     assert losses.make("triplet + simclr").supervised
@@ -572,7 +572,7 @@ def test_check_of_few_dimensions(metric_dim):
         with pytest.raises(ValueError, match=rf"predicts .* metric_dim={metric_dim} has no room: take metric_dim=32"):
             losses.check(losses.make(text), metric_dim)
     for text in COMPARING:
-        with pytest.warns(UserWarning, match=f"sees directions alone, so metric_dim={metric_dim}"):
+        with pytest.warns(UserWarning, match=f"uses only directions, so metric_dim={metric_dim}"):
             losses.check(losses.make(text), metric_dim)
 
 

@@ -1,7 +1,7 @@
 """Room on the map by number of cells, as in a cartogram: optimal transport to a disk (in 3-D, a ball) of even density.
 
-`spread` in [0, 1] weighs both parts. While the map is learned, `unevenness` pulls the cells of a minibatch to where an
-even disk would have them along random lines. `EqualArea` then moves every cell a share of its way in the whole plane.
+`spread` in [0, 1] sets the weight of two steps. While the map is learned, `unevenness` pulls the cells of a minibatch
+to where they would lie, along random lines, in an even disk. Then `EqualArea` moves every cell part of the way there.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from scipy.stats import beta, qmc
 from torch import Tensor, nn
 
-LINES = 8  # along which a minibatch is compared with the disk
-SITES, CELLS = 9, 1024  # 2 to this power points stand for the disk, and at most so many cells
+LINES = 8  # random lines along which a minibatch is compared with the disk
+SITES, CELLS = 9, 1024  # the disk is 2 to this power points, fitted to at most this many cells
 BLUR = 0.003  # squared radii of the disk, a little less than the distance between its points
-COARSE, ROUNDS, LAST = 0.5, 3, 15  # the blur begins there and is halved after so many rounds; rounds with the last one
+COARSE, ROUNDS, LAST = 0.5, 3, 15  # first blur, halved after this many rounds; rounds at the last blur
 
 
 def quantiles(n: int, dim: int) -> Tensor:
@@ -26,7 +26,7 @@ def quantiles(n: int, dim: int) -> Tensor:
 
 
 def radius(a: Tensor) -> Tensor:
-    """Return the radius of the even disk or ball whose cells are as far from its middle as those of the map `a`."""
+    """Return the radius of the even disk or ball whose cells are as far from its centre as those of the map `a`."""
     dim = a.shape[1]
     return ((a - a.mean(dim=0)).square().sum(dim=1).mean() * (dim + 2) / dim).sqrt()
 
@@ -68,7 +68,7 @@ class EqualArea(nn.Module):
     Parameters
     ----------
     dim, n_sites
-        Of the map; points of the disk.
+        Dimensions of the map, and points of the disk.
 
     References
     ----------
@@ -123,7 +123,7 @@ def even_points(n: int, dim: int) -> np.ndarray:
 
 
 def _scale(cost: Tensor, g: Tensor, blur: float, rounds: int) -> Tensor:
-    """Improve the potentials of the columns by Sinkhorn's rounds, for rows and columns of equal weight."""
+    """Improve the potentials of the columns by rounds of Sinkhorn's algorithm, for rows and columns of equal weight."""
     rows, columns = cost.shape
     for _ in range(rounds):
         f = -blur * (((g - cost) / blur).logsumexp(dim=1) - math.log(columns))

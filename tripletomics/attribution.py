@@ -20,7 +20,7 @@ def integrated_gradients(network: nn.Module, source: Memory, baseline: np.ndarra
     Parameters
     ----------
     network
-        Takes a row x to f(x) without regard to other rows. Its parameters get no gradients.
+        Maps each row x to f(x), independently of the other rows. Its parameters get no gradients.
     source
         The rows x.
     baseline
@@ -30,7 +30,7 @@ def integrated_gradients(network: nn.Module, source: Memory, baseline: np.ndarra
 
     Returns
     -------
-    a, the mean over the rows, float64 (features,). It adds up to the mean of ``u @ f(x)`` minus ``u @ f(b)``
+    a, the mean over the rows, float64 (features,). Its entries add up to the mean of ``u @ f(x)`` minus ``u @ f(b)``
     (completeness).
 
     References

@@ -27,11 +27,11 @@ class Augmentation:
     Attributes
     ----------
     of_molecules
-        Whether it works on whole numbers of molecules alone.
+        Whether it works only on counts, that is whole numbers of molecules.
     of_genes
         Whether it works on the values of genes and proteins, not on principal components.
     mean, scale
-        What takes scaled rows back to logged values, ``rows * scale + mean``, float32 (genes,); set by `fit`.
+        Turn scaled rows back into logged values, ``rows * scale + mean``, float32 (genes,); set by `fit`.
     """
 
     of_molecules = False
@@ -105,17 +105,17 @@ class Mask(Augmentation):
 @parts.register("thin", _AUGMENTATIONS)
 @dataclass(frozen=True)
 class Thin(Augmentation):
-    """Lose molecules at random, as a run that was sequenced less deeply would.
+    """Remove molecules at random, as if the cells had been sequenced less deeply.
 
     Parameters
     ----------
     p
-        Least share of its molecules that a cell keeps, in (0, 1]; each cell draws its own between p and 1.
+        Smallest share of its molecules that a cell keeps, in (0, 1]; each cell draws its own between p and 1.
 
     Notes
     -----
-    Binomial thinning of counts, which have to be whole numbers. A cell's rarest molecules are taken to be single ones;
-    what is left is scaled up to the depth that the cell had.
+    Binomial thinning of counts, which have to be whole numbers. A cell's lowest value above 0 is taken to be one
+    molecule; what is left is scaled up to the depth that the cell had.
 
     References
     ----------
@@ -130,7 +130,7 @@ class Thin(Augmentation):
         parts.check_number(self, "p", "(0, 1]")
 
     def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
-        """Return scaled rows (cells, genes) of fewer molecules."""
+        """Return scaled rows (cells, genes) with fewer molecules."""
         values, mean, scale = self._values(x)
         depths = values.clamp(min=0).expm1()
         there = depths > 1e-4
@@ -177,7 +177,7 @@ class Mixup(Augmentation):
     Parameters
     ----------
     share
-        Of the other cell, at most, in (0, 1]; each cell draws its own between 0 and this.
+        Largest share of the other cell, in (0, 1]; each cell draws its own between 0 and this.
 
     Notes
     -----
@@ -202,7 +202,7 @@ class Mixup(Augmentation):
         if y is None:
             return x
         draw = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
-        # a random order within each type, of which every cell takes the next one
+        # a random order within each type, in which every cell takes the next one
         order = torch.argsort(y.to(x.dtype) + 0.999 * draw)
         following = torch.empty_like(order)
         first = torch.searchsorted(y[order], y[order])
@@ -249,12 +249,12 @@ class Chain(Augmentation):
     def __post_init__(self) -> None:
         if any(member.of_molecules for member in self.members[1:]):
             raise ValueError(
-                f"augment={spec(self)!r} takes molecules away from cells that were changed before: begin with thin."
+                f"augment={spec(self)!r} removes molecules from cells that were already changed: put thin first."
             )
 
     @property
     def of_molecules(self) -> bool:  # type: ignore[override]
-        """Whether one of them works on whole numbers of molecules alone."""
+        """Whether one of them works only on counts, that is whole numbers of molecules."""
         return any(member.of_molecules for member in self.members)
 
     @property
@@ -279,21 +279,21 @@ class Chain(Augmentation):
 
 @dataclass(frozen=True)
 class Modalities(Augmentation):
-    """Show one of two modalities, augmented, of the dense table of a `Pair`.
+    """Show one of two modalities, augmented, of the dense matrix of a `Pair`.
 
     Parameters
     ----------
     member
-        What is done to what is shown.
+        The augmentation of what is shown.
     widths
-        Their columns.
+        Numbers of columns of the two.
     views
         2: the first and the second half of the rows are views of the same cells. One shows the first modality and the
-        other the second, in an order that is drawn. 1: of each cell the one, the other or both are shown.
+        other the second, in random order. 1: each cell shows one, the other, or both.
 
     Notes
     -----
-    A cell of which one modality was measured shows that one, in both views.
+    A cell with only one measured modality shows that one in both views.
     """
 
     member: Augmentation
@@ -301,7 +301,7 @@ class Modalities(Augmentation):
     views: int
 
     def __call__(self, x: Tensor, generator: torch.Generator, y: Tensor | None = None) -> Tensor:
-        """Return rows that show less."""
+        """Return rows with one modality or some features hidden."""
         sides, measured = x[:, :-2].split([*self.widths], dim=1), x[:, -2:] > 0
         if self.views == 2:
             one = torch.randint(2, (1,), generator=generator, device=x.device).expand(len(x) // 2)
@@ -319,7 +319,7 @@ class Modalities(Augmentation):
 
 
 def make(augment: str | Augmentation | None) -> Augmentation:
-    """Turn what a user gives as ``augment=`` into an augmentation; None changes nothing."""
+    """Return the augmentation for what a user gives as ``augment=``; that of None changes nothing."""
     if augment is None:
         return Mask(p=0.0)
     if isinstance(augment, Augmentation):

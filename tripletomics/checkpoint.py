@@ -30,7 +30,7 @@ from tripletomics.notices import warn
 
 FORMAT = 2  # of the file
 EVERY = 60.0  # seconds of a training after which its state is written
-UNSET = "0" * 64  # stands in place of the digest while the digest is computed
+UNSET = "0" * 64  # in place of the digest while the digest is computed
 PLAIN = (bool, int, float, np.ndarray, np.random.Generator, Tensor)  # what a loss may keep next to its parameters
 
 
@@ -163,7 +163,7 @@ class Loop:
     number: int = 0
 
     def record(self, step: int, n: int, loss: Tensor, trace: dict[str, Tensor]) -> None:
-        """Take note of a step: how many cells it showed, its loss, and what the loss traces; tell who watches."""
+        """Record a step: how many cells it showed, its loss, and what the loss traces; report it to the watcher."""
         self.seen += n
         self.losses.append(loss)
         self.traces.append(trace)
@@ -215,7 +215,7 @@ class Loop:
         if self.momentum_encoder is not None:
             self.momentum_encoder.load_state_dict(state["momentum_encoder"])
         trained = [(group, weight) for group in self.optimizer.param_groups for weight in group["params"]]
-        for i, parts in state["optimizer"].items():  # load_state_dict of AdamW knows no orthogonal steps
+        for i, parts in state["optimizer"].items():  # load_state_dict of AdamW does not support orthogonal steps
             group, weight = trained[int(i)]
             self.optimizer.state[weight] = {
                 name: value if name == "step" and not group["fused"] else value.to(device)

@@ -1,8 +1,8 @@
-"""Encoders that did not see the cells asked about: the permuted null, calibration folds and self-training.
+"""Encoders that did not see the cells that they are tested on: the permuted null, calibration folds and self-training.
 
-What an encoder says of the cells that it was trained on is no evidence. So predictions are calibrated on cells that
-were kept from it, scores have the null of a fit on permuted labels, and pseudo-labels are kept only if they help with
-labelled cells that neither of two encoders was trained on.
+What an encoder says about the cells that it was trained on is no evidence. So predictions are calibrated on cells that
+it did not see, scores are compared with those of a fit on permuted labels, and pseudo-labels are kept only if they do
+no harm on labelled cells that neither of two encoders was trained on.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tripletomics.seen import TRAINING
 from tripletomics.sources import Memory
 from tripletomics.training import EncoderFit, Report, silent, train_encoder, train_map
 
-PSEUDO_LABEL_P = 0.9  # probability from which an unlabelled cell takes the type that the encoder sees in it
-NULL_SHARE, NULL_CELLS = 6, 4000  # the null takes one step for this many of the fit, and at most so many cells a side
-ASKED = 5000  # cells that predictions are calibrated on, the most of a fold
-FOLDS = 4  # of whole batches at most, or of few labelled cells
+PSEUDO_LABEL_P = 0.9  # probability above which an unlabelled cell takes the type that the encoder predicts
+NULL_SHARE, NULL_CELLS = 6, 4000  # the null takes one step for this many of the fit; at most so many cells per split
+ASKED = 5000  # most cells of a fold that predictions are calibrated on
+FOLDS = 4  # at most, of whole batches or, where they are few, of labelled cells
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
 
 Answers = list[tuple[Evidence, np.ndarray]]  # evidence about cells that an encoder did not see, and their codes
@@ -49,7 +49,7 @@ def self_train(
 ) -> EncoderFit:
     """Train a second encoder with pseudo-labels, and keep it if it does no worse on cells that neither has seen.
 
-    Pseudo-labels serve this second training and nothing else: no score, reference or calibration knows them.
+    Pseudo-labels serve only this second training: no score, reference or calibration uses them.
 
     Returns
     -------
@@ -63,20 +63,20 @@ def self_train(
     taken = np.zeros(len(problem.classes), dtype=int)
     if second is None:
         warn(
-            "self_training=True: of no cell without a label is the encoder sure (a probability above "
+            "self_training=True: the encoder is not sure of any unlabelled cell (none has a probability above "
             f"{PSEUDO_LABEL_P}), so it is trained once."
         )
         return replace(first, summary=_summary(np.nan, np.nan, taken))
     taken = np.bincount(second.codes[(second.codes >= 0) & (problem.codes < 0)], minlength=len(problem.classes))
     answers = _answers(problem, settings, (first, second), report, checkpoint)
     before, after = processes.of_first(np.array([_log_loss(said) for said in answers]))
-    kept = int(after <= before)  # not if there was nothing to ask about
+    kept = int(after <= before)  # not if there were no cells to test on
     if not kept:
         why = f"would do worse on labelled cells that were left out (log loss {after:.3f}, before {before:.3f})"
         if np.isnan(before):
-            why = "cannot be compared with the first, for there are too few labelled cells to leave any out"
+            why = "cannot be compared with the first, because there are too few labelled cells to leave any out"
         warn(
-            f"self_training=True: an encoder that learns from the labels which {taken.sum()} cells took {why}. The "
+            f"self_training=True: a second encoder, trained with pseudo-labels of {taken.sum()} cells, {why}. The "
             "first one is kept."
         )
     chosen = second if kept else first
@@ -84,10 +84,10 @@ def self_train(
 
 
 def pseudo_labels(z: np.ndarray, pcs: np.ndarray, codes: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Return codes (cells,) in which unlabelled cells have the type that the labelled ones make sure.
+    """Return codes (cells,) in which unlabelled cells have the type that the encoder is sure of.
 
-    The evidence is weighed as it is before any cell is seen: a calibration would carry what it was fitted on into the
-    training.
+    The evidence has its starting weights: those of a calibration would carry the cells that they were fitted on into
+    the training.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def _answers(
 def _log_loss(answers: Answers) -> float:
     """Return the log loss of the true types of cells; NaN where there are fewer than two.
 
-    The share of so few cells that are named rightly would tell encoders apart by single cells.
+    The accuracy on so few cells would differ between encoders by single cells.
     """
     if sum(len(codes) for _, codes in answers) < 2:
         return np.nan
@@ -167,7 +167,7 @@ class Embedding:
     pcs
         Principal components (cells, components).
     measured
-        Cells of which this was measured, boolean (cells,); the others lie anywhere.
+        Cells of which this was measured, boolean (cells,); the coordinates of the others mean nothing.
     """
 
     coordinates: dict[str, np.ndarray]
@@ -202,11 +202,11 @@ def calibrate(
     report: Report = silent,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, Calibration | None]:
-    """Find out how far evidence can be trusted; None where the types have too few cells.
+    """Return how far evidence can be trusted, as calibrations; None where the types have too few cells.
 
-    The evidence is that about the calibration cells. With batches, these are left out in turn, in up to four folds,
-    each embedded by an encoder of the others: what is usual in a batch that was never seen? So are the labelled cells
-    where they are too few for a calibration split.
+    The evidence is about the calibration cells. With batches, whole batches are left out in turn, in up to four folds,
+    each embedded by an encoder of the others: this shows what is usual in an unseen batch. Labelled cells are left out
+    in turn in the same way where they are too few for a calibration split.
 
     Returns
     -------
@@ -239,7 +239,7 @@ def calibrate(
 
 
 def reference_of(problem: FitProblem, settings: Settings, z: np.ndarray, m: np.ndarray, cells: np.ndarray) -> Reference:
-    """Return the reference of the labelled ones of some cells, boolean (cells,), with the coordinates of all cells."""
+    """Return the reference of the labelled ones among `cells`, boolean (cells,), from the coordinates of all cells."""
     codes = np.where(cells, problem.codes, -1)
     return reference.build_reference(z, m, problem.pcs, codes, len(problem.classes), settings.seed)
 
@@ -252,7 +252,7 @@ def evidence_for(
     asked: np.ndarray,
     coordinates: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Evidence, np.ndarray]:
-    """Compare cells with a reference of others, as far as these have their type; return the evidence and their codes.
+    """Return the evidence from a reference of other cells, and codes; only for cells whose type the reference has.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def evidence_for(
     trained, asked
         The cells of the reference, and those that are compared with it, boolean (cells,).
     coordinates
-        Metric space and principal components of those that are asked about, if these are others.
+        Metric space and principal components of the cells in `asked`, if they differ from the first ones.
     """
     asked = asked & np.isin(problem.codes, problem.codes[trained & (problem.codes >= 0)])
     rows = subsample(asked, settings.seed)
@@ -271,7 +271,7 @@ def evidence_for(
 
 
 def subsample(cells: np.ndarray, seed: int, most: int = ASKED) -> np.ndarray:
-    """Return the numbers of at most so many of some cells, boolean (cells,), in an order that is drawn."""
+    """Return the numbers of at most `most` of some cells, boolean (cells,), in random order."""
     return np.random.default_rng(seed).permutation(np.flatnonzero(cells))[:most]
 
 
@@ -295,7 +295,7 @@ def _ask_fold(
     report: Report,
     checkpoint: Checkpoint | None,
 ) -> list[dict[str, tuple[Evidence, np.ndarray]]]:
-    """Fit features and encoder without a part of the cells, and ask about these after each of one or two trainings."""
+    """Fit features and encoder without a part of the cells; return the evidence about it after each training."""
 
     def told(stage: str, *rest: Any) -> None:
         report("calibration", *rest)
@@ -337,7 +337,7 @@ def _warn_of_none(found: Mapping[str, Calibration | None], batches: bool) -> Non
 
 @dataclass(frozen=True)
 class PermutedFit:
-    """A fit on permuted labels, when there was nothing to learn.
+    """A fit on permuted labels, from which there is nothing to learn.
 
     Attributes
     ----------

@@ -18,7 +18,7 @@ from tripletomics.parts import did_you_mean
 
 
 class OneOfMany(TorchElasticEnvironment):
-    """What torchrun or srun tells of a process. Fabric's own for SLURM reads the job, not the step of srun."""
+    """What torchrun or srun says about a process. Fabric's own class for SLURM reads the job, not the step of srun."""
 
     def world_size(self) -> int:
         """Return how many processes there are."""
@@ -34,7 +34,7 @@ class OneOfMany(TorchElasticEnvironment):
 
 
 class SharedMinibatch(DDPStrategy):
-    """Fabric's strategy for many processes, which names the one that ended.
+    """Fabric's strategy for many processes, with an error that names the process that ended.
 
     It leaves modules as they are: torch averages the gradients of a network, but here they add up, and the loss has
     gradients too (`processes.add_up`).
@@ -62,7 +62,7 @@ def start(device: str, precision: str) -> Fabric:
         raise ValueError(f"precision={precision!r} is not known.{near} Allowed: auto, {', '.join(precisions)}.")
     chosen = cast("Literal['32-true']", "32-true" if precision == "auto" else precision)
     here = processes.join()
-    if here.size == 1:  # by itself Fabric would take a job of SLURM without srun for many processes
+    if here.size == 1:  # else Fabric would take a SLURM job without srun for many processes
         return Fabric(accelerator=device, devices=1, precision=chosen, plugins=[LightningEnvironment()])
     kind = device if device != "auto" else "cuda" if present["cuda"] else "cpu"
     if kind == "mps":

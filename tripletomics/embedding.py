@@ -24,7 +24,7 @@ def embed_rows(network: Callable[[Tensor], Tensor], source: Memory, device: torc
         known = torch.ones_like(mean) if source.present is None else torch.from_numpy(source.present[: len(mean)])
         run = lambda i: network.forward_sparse(source.normalised(i), mean, scale, known)  # noqa: E731
     first = run(slice(BLOCK))
-    z = first.new_empty(len(source), first.shape[1])  # a list of all blocks would be there twice in the end
+    z = first.new_empty(len(source), first.shape[1])  # a list of blocks would take twice the memory at the end
     z[:BLOCK] = first
     for start in range(BLOCK, len(source), BLOCK):
         z[start : start + BLOCK] = run(slice(start, start + BLOCK))

@@ -240,7 +240,7 @@ def check_hdf5(path: Path, ending: str, needed: set[str]) -> None:
     try:
         with h5py.File(path) as file:
             groups = list(file)
-    except Exception as error:  # whatever a damaged file makes of the reader
+    except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{str(path)!r} cannot be opened: {error}") from error
     if not needed <= set(groups):
         kind = "AnnData" if ending == ".h5ad" else "MuData"
@@ -252,7 +252,7 @@ def check_hdf5(path: Path, ending: str, needed: set[str]) -> None:
 
 
 def check_room(path: Path, needed: int, what: str) -> None:
-    """Raise DiskFull if the disk of `path` has fewer bytes free than are needed for what is said to take them."""
+    """Raise DiskFull if the disk of `path` has fewer bytes free than are needed; `what` says for what."""
     from rich.filesize import decimal
 
     real = Path(os.path.realpath(path))

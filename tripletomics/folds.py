@@ -1,11 +1,11 @@
-"""Which training cells are kept from an encoder or a fit of the features, and in which folds."""
+"""Which training cells are left out of the training of an encoder or the fit of the features, and in which folds."""
 
 from __future__ import annotations
 
 import numpy as np
 
 SHARE, MOST = 0.1, 5000  # of each type, and cells in all, that predictions are calibrated on
-TRAINED, LEAST = 5, 10  # cells of a type that are always trained on; calibration cells that tell enough
+TRAINED, LEAST = 5, 10  # cells of a type that are always trained on; fewest calibration cells that are enough
 FEATURE_CELLS = 20_000  # that genes are chosen by and components fitted to; more take seconds and change little
 
 
@@ -22,7 +22,7 @@ def calibration_split(codes: np.ndarray, train: np.ndarray, seed: int) -> np.nda
     train
         Boolean (cells,).
     seed
-        For the draw.
+        Seed of the draw.
     """
     random = np.random.default_rng([seed, 1])  # not the draw of the held-out cells
     share = min(SHARE, MOST / max((train & (codes >= 0)).sum(), 1))
@@ -53,9 +53,9 @@ def label_folds(codes: np.ndarray, train: np.ndarray, n: int, seed: int) -> np.n
 def batch_folds(
     groups: np.ndarray, codes: np.ndarray, train: np.ndarray, measured: np.ndarray, most: int
 ) -> list[np.ndarray]:
-    """Return up to `most` parts of like size, boolean (cells,), each of whole batches or other groups.
+    """Return up to `most` parts of similar size, boolean (cells,), each of whole batches or other groups.
 
-    The cells outside of a part must have two types, and two cells of which all was `measured`.
+    The cells outside of a part must have two types, and two cells with everything `measured`.
     """
     batches, sizes = np.unique(groups[train & (groups >= 0)], return_counts=True)
     folds: list[list[int]] = [[] for _ in range(min(most, len(batches)))]

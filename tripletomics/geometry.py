@@ -40,7 +40,7 @@ def distances(
         of minima / sum of maxima, from 0 to 1; negative coordinates count as 0). The angle of a zero vector has no
         value; it gets a finite one.
     p
-        The power of ``"minkowski"``, above 0; below 1 it is no metric, and ``inf`` takes the largest difference
+        The power of ``"minkowski"``, above 0; below 1 it is not a metric, and ``inf`` takes the largest difference
         (Chebyshev).
     y
         Codes (n,) of the rows of `a`, for ``"mahalanobis"`` alone.
@@ -53,7 +53,7 @@ def distances(
         raise ValueError(f"distance={distance!r} is not known. Allowed: {', '.join(DISTANCES)}.")
     if distance == "mahalanobis":
         if y is None or (b is not None and b is not a):
-            raise ValueError("distance='mahalanobis' is among the rows of `a` and needs their codes: pass y.")
+            raise ValueError("distance='mahalanobis' compares the rows of `a` and needs their codes: pass y.")
         a = b = whiten(a, y)
     b = a if b is None else b
     if distance in ("euclidean", "mahalanobis"):
@@ -66,7 +66,7 @@ def distances(
         return _cdist(a, b, p)
     if distance == "jaccard":
         a, b = a.relu(), b.relu()
-        apart = _cdist(a, b, 1.0)  # the sum of maxima less that of minima
+        apart = _cdist(a, b, 1.0)  # the sum of maxima minus that of minima
         twice_maxima = a.sum(-1)[..., :, None] + b.sum(-1)[..., None, :] + apart
         return 2 * apart / torch.where(twice_maxima == 0, 1.0, twice_maxima)
     same = a is b
@@ -101,7 +101,7 @@ def whiten(z: Tensor, y: Tensor) -> Tensor:
     covariance = within.T @ within / max(len(z) - len(size), 1)
     ball = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     spread = covariance.diagonal().mean()
-    flat = spread <= torch.finfo(z.dtype).eps * z.detach().square().mean()  # nothing but rounding
+    flat = spread <= torch.finfo(z.dtype).eps * z.detach().square().mean()  # only rounding
     shrunk = torch.where(flat, ball, (1 - SHRINKAGE) * covariance + SHRINKAGE * spread * ball)
     return torch.linalg.solve_triangular(torch.linalg.cholesky(shrunk), z.T, upper=False).T
 
@@ -264,7 +264,7 @@ def count_triplets(y: Tensor) -> Tensor:
 
 
 def mine_hard(d: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Take each anchor's farthest positive and nearest negative.
+    """Return the distances of each anchor to its farthest positive and its nearest negative.
 
     Returns
     -------
@@ -274,14 +274,14 @@ def mine_hard(d: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mine_easy_positive(d: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Take each anchor's nearest positive and nearest negative; the result is as in `mine_hard`."""
+    """Return the distances of each anchor to its nearest positive and its nearest negative, as `mine_hard` does."""
     return _extremes(d, y, farthest_positive=False)
 
 
 def mine_semihard(d: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Take, for every anchor and positive, the nearest negative that is farther than the positive.
+    """Return, for every anchor and positive, their distance and that of the nearest negative farther than the positive.
 
-    If no negative is farther, it is the farthest one.
+    If no negative is farther than the positive, the farthest negative is taken.
 
     Returns
     -------

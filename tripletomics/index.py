@@ -1,4 +1,4 @@
-"""The training cells that a model keeps, to be searched for those most like a new cell."""
+"""The training cells that a model keeps, to find those that are most like a new cell."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Hits(NamedTuple):
     Attributes
     ----------
     names, labels
-        Of the cells (queries, k); "" for the label of an unlabelled cell.
+        Names and types of the cells (queries, k); "" for the label of an unlabelled cell.
     distances
         Euclidean, in the metric space (queries, k).
     """
@@ -37,9 +37,9 @@ class CellIndex:
     z
         Metric space, float32 (cells, metric_dim).
     names
-        As in `obs_names` (cells,).
+        Names of the cells, as in `obs_names` (cells,).
     codes
-        Of the types (cells,), -1 for unlabelled.
+        Codes of the types (cells,), -1 for unlabelled.
     """
 
     z: np.ndarray

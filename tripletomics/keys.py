@@ -1,4 +1,4 @@
-"""Names under which results stand in a table, and which model they are from.
+"""Names under which results are written to a dataset, and which model they are from.
 
 Whatever writes coordinates under a key of `obsm` also writes the id of the model that made them, into
 ``uns[key]["seen"]``, and which cells that model was trained on, into a column of `obs`.
@@ -30,7 +30,7 @@ def map_key(basis: str) -> str:
 
 
 def prefix(key: str) -> str:
-    """Return how the names of columns of `obs` begin that belong to the map under this key."""
+    """Return how the names of the `obs` columns begin that belong to the map under this key."""
     return "tt" if key == DEFAULT_KEY else key
 
 
@@ -48,7 +48,7 @@ def seen_by(uns: Mapping[str, Any], basis: str) -> str | None:
 def split_of(adata: Any, basis: str) -> str | None:
     """Return the obs column that says which cells were held out from a basis, None if there is none.
 
-    That of "X_tt" serves other bases, too, but none that is known to be from another model.
+    That of "X_tt" is used for other bases, too, but not those that are known to be from another model.
     """
     model, other = seen_by(adata.uns, basis), seen_by(adata.uns, DEFAULT_KEY)
     columns = [split_key(map_key(basis))] + [split_key(DEFAULT_KEY)] * (model is None or model == other)
@@ -61,7 +61,7 @@ def named_groups(scores: Mapping[str, T]) -> dict[str, T]:
 
 
 def check_key(key_added: str, adata: object = None) -> None:
-    """Raise a ValueError unless a file can hold the key, and it is no modality of a MuData."""
+    """Raise a ValueError unless a file can hold the key, and it is not a modality of a MuData."""
     if not isinstance(key_added, str) or not key_added or "/" in key_added:
         raise ValueError(f"key_added={key_added!r} is not a name without '/', such as 'X_tt'.")
     if hasattr(adata, "mod") and key_added in adata.mod:

@@ -1,10 +1,10 @@
 """Every search for nearest neighbours: exact, approximate where there are millions of cells, and as a graph.
 
-An exact search reads every cell for every query. Above `EXACT_CELLS`, `Index` builds a graph of near cells once instead
-(HNSW: hierarchical navigable small world, of faiss), and a query walks it from afar to its neighbours. Of 200,000 cells
+An exact search reads every cell for every query. Above `EXACT_CELLS`, `Index` instead builds a graph of near cells once
+(HNSW: hierarchical navigable small world, of faiss), and a query walks along it to its neighbours. Of 200,000 cells
 in 32 dimensions it finds 0.992 of the 30 nearest where 40 types scatter in all directions, 0.999 where each does in 8,
-and 0.978 where they are points almost. It can miss a small type far from all others: 1 to 3 in 100 queries next to 60
-types of 30 cells each did not find their type, as few links lead there.
+and 0.978 where they are almost points. It can miss a small type far from all others: 1 to 3 in 100 queries next to 60
+types of 30 cells each did not find their type, because few links lead there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array
 
-NEIGHBOURS = 15  # cells: the number that scanpy.pp.neighbors takes, for all that is not measured at another one
+NEIGHBOURS = 15  # cells: the number that scanpy.pp.neighbors takes, for everything without a number of its own
 EXACT_CELLS = 100_000  # the most that are searched exactly
 LINKS = 32  # of a cell in the graph, twice as many in its lowest layer: 16 find 0.972 of the 30 nearest, 32 find 0.992
 BUILD_WIDTH = 100  # candidates for the links of a new cell: 200 take 1.5 times as long to build, for 0.995
@@ -49,7 +49,7 @@ def knn_graph(x: np.ndarray) -> np.ndarray:
 
 
 class Index:
-    """Find the nearest of a set of cells, as often as asked.
+    """Find the nearest of a set of cells, for any number of queries.
 
     Parameters
     ----------
@@ -121,6 +121,6 @@ class Index:
         self._graph.hnsw.efSearch = max(SEARCH_WIDTH, 2 * k)
         d, rows = self._graph.search(query, k)
         d = np.sqrt(d, dtype=float)
-        short = (rows < 0).any(axis=1)  # many cells at one point have no way to the rest
+        short = (rows < 0).any(axis=1)  # many cells at one point have no links to the rest
         d[short], rows[short] = nearest(self.z, query[short], k)
         return d, rows

@@ -52,14 +52,14 @@ class MLP:
         """Make the layers; the result's last width is ``hidden[-1]``."""
         layers: list[nn.Module] = []
         for width in self.hidden:
-            # layer, not batch normalisation: where a cell lies must not depend on the other cells of the minibatch
+            # layer, not batch normalisation: a cell's coordinates must not depend on the other cells of the minibatch
             layers += [nn.Linear(n_in, width), nn.LayerNorm(width), nn.SiLU()]
             n_in = width
         return nn.Sequential(*layers)
 
 
 def make(encoder: str | MLP) -> MLP:
-    """Turn what a user gives as ``encoder=`` into one."""
+    """Return the encoder for what a user gives as ``encoder=``."""
     return parts.make(encoder, _ENCODERS, "encoder") if isinstance(encoder, str) else encoder
 
 
@@ -117,7 +117,7 @@ class PairEncoder(nn.Module):
 
 
 def build(mlp: MLP, widths: Sequence[int], metric_dim: int) -> Encoder | PairEncoder:
-    """Make the encoder of one modality or of two, of which it sees so many columns."""
+    """Return the encoder of one modality or of two, of which it sees `widths` columns."""
     if len(widths) == 1:
         return Encoder(mlp, widths[0], metric_dim)
     return PairEncoder(mlp, widths, metric_dim)
@@ -126,8 +126,8 @@ def build(mlp: MLP, widths: Sequence[int], metric_dim: int) -> Encoder | PairEnc
 class MapHead(nn.Module):
     """The map head: principal components and z -> map (cells, dim).
 
-    It starts as a plot of the first principal components and learns what to add. In the end it is turned to lie as they
-    do, so that maps of two seeds have the same orientation. `structure` weighs its two inputs as it weighs the two
+    It starts as a plot of the first principal components and learns what to add. At the end it is rotated like that
+    plot, so that maps of two seeds have the same orientation. `structure` weighs its two inputs as it weighs the two
     neighbour graphs: at 1, no label reaches the map.
 
     Parameters
@@ -164,7 +164,7 @@ class MapHead(nn.Module):
             self.linear.weight[:axes, :axes] = torch.eye(axes) * FIRST_LINEAR
 
     def fit_inputs(self, pcs: Tensor, z: Tensor, structure: float, radius: float) -> None:
-        """Take the scales of the two inputs from the training cells.
+        """Set the scales of the two inputs from the training cells.
 
         Parameters
         ----------
@@ -231,6 +231,6 @@ class Networks(nn.Module):
 
 @torch.no_grad()
 def follow(twin: nn.Module, network: nn.Module, keep: float) -> None:
-    """Move a network's twin to it: each parameter keeps the share `keep` of itself."""
+    """Move a momentum encoder towards its network: each parameter keeps the share `keep` of itself."""
     for mine, leading in zip(twin.parameters(), network.parameters(), strict=True):
         mine.lerp_(leading, 1 - keep)

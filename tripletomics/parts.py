@@ -27,7 +27,7 @@ _TUPLE = "whole numbers joined by '-' (such as 256-128)"
 
 
 def did_you_mean(given: object, options: Iterable[object]) -> str:
-    """Name the option that is nearest to what was given, for an error message.
+    """Return a hint at the option that is nearest to what was given, for an error message.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def _setting_types(cls: type) -> dict[str, Any]:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    """Take a union apart, text last because it accepts everything."""
+    """Return the members of a union, text last because it accepts everything."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     order = [type(None), bool, int, float]
     return tuple(sorted(options, key=lambda o: order.index(o) if o in order else len(order) + (o is str)))

@@ -2,7 +2,7 @@
 
 Components also fit the noise of the training cells. So a training cell lies further out along them than a new cell of
 the same type: with 2,000 cells and genes, twice as far along the weaker ones. `fit` finds out how much, from components
-that did not see the cell (cross-fitting), and `Features.project` corrects it.
+that did not see the cell (cross-fitting), and `Features.pcs` corrects it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MIN_NOISE = 1e-3  # of a gene of unit variance: a panel's components leave none,
 FOLDS = 5  # each is left out of the components once
 LEAST = 25  # cells: fewer are not cross-fitted
 FARTHEST = 9.0  # variances, which are three standard deviations: the regression knows few cells beyond
-ROUNDING = 1e-5  # of the largest variance along a component: less is rounding, as where cells are copies
+ROUNDING = 1e-5  # of the largest variance along a component: less is rounding, such as where cells are copies
 WIDEST = 5000  # genes or cells, whichever are fewer: with more, their products do not fit in memory
 SWEEPS, SPARE = 6, 20  # of the randomised solver: sweeps, and components beyond those that are wanted
 
@@ -45,7 +45,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     dispersed
         Boolean (genes,).
     seed
-        Of the solver and the folds.
+        Seed of the solver and the folds.
 
     Returns
     -------
@@ -63,14 +63,14 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     if x.shape[1] >= PANEL and x.shape[0] >= TALL * x.shape[1]:
         components, mean, strength = _by_covariance(x)
     else:
-        if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS or not total:  # of equal cells, arpack fails
+        if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS or not total:  # arpack fails if all cells are equal
             x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
         else:
             solver, most = "arpack", min(x.shape) - 1
         pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed).fit(x)
         components, mean, strength = pca.components_, pca.mean_, pca.singular_values_**2 / x.shape[0]
     pcs = np.asarray(x @ components.T) - components @ mean
-    # an axis has no direction of its own: its long tail points up, so that a map of other cells is no mirror image
+    # an axis has no direction of its own: its long tail points up, so that maps of other cells are not mirrored
     sign = np.where((pcs**3).sum(axis=0) < 0, -1, 1)
     components, pcs = components * sign[:, None], pcs * sign
     axes = np.zeros((len(components), len(dispersed)), dtype=np.float32)
@@ -116,7 +116,7 @@ def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: 
 
 
 def _own(pcs: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Return squares in units of the variance; no regression knows more of the few cells that lie far out."""
+    """Return squares in units of the variance, up to 9: the regression has few cells that lie further out."""
     own = np.square(pcs) / np.where(variance > ROUNDING * variance.max(), variance, np.inf)
     return np.minimum(own, FARTHEST)
 
@@ -132,7 +132,7 @@ def _shrinkage(
     squares = x.multiply(x).sum(axis=1) if sp.issparse(x) else np.square(x).sum(axis=1)
     outside = np.asarray(squares, dtype=np.float64).ravel() - 2 * (x @ mean) + mean @ mean - np.square(pcs).sum(axis=1)
     residual = float(outside.mean())
-    # a panel of which all components are taken leaves nothing but rounding
+    # if all components of a panel are taken, only rounding is left
     residual = residual if residual > 1e-6 * x.shape[1] else 0.0
     outside = np.maximum(outside, 0) / residual if residual else np.zeros(len(pcs))
     unseen, variance = crossfitted(x, components, mean, seed), pcs.var(axis=0)
@@ -140,7 +140,7 @@ def _shrinkage(
     for k in np.flatnonzero(variance > ROUNDING * variance.max()):
         terms = pcs[:, [k]] * np.stack([np.ones(len(pcs)), outside, own[:, k]], axis=1)
         weights = np.linalg.lstsq(terms, unseen[:, k], rcond=None)[0]
-        # a regression draws to 0 where the folds are noisy; new cells spread as the cross-fitted ones do
+        # a regression shrinks to 0 where the folds are noisy; new cells spread as the cross-fitted ones do
         spread = (terms @ weights).std()
         shrink[:, k] = weights * (unseen[:, k].std() / spread if spread > 0 else 1)
     return shrink, residual
@@ -149,8 +149,8 @@ def _shrinkage(
 def crossfitted(x: Matrix, components: np.ndarray, mean: np.ndarray, seed: int) -> np.ndarray:
     """Return principal components of cells by axes that were fitted without them: float32 (cells, components).
 
-    Each of five folds is left out in turn. The axes of the others are turned to `components` (components, genes), as
-    near as rotations and reflections bring them.
+    Each of five folds is left out in turn. The axes of the others are rotated and reflected to be as near as
+    possible to `components` (components, genes).
 
     References
     ----------
@@ -211,7 +211,7 @@ def _by_solver(x: Matrix, folds: np.ndarray, most: int, seed: int) -> Iterator[n
 def _leading(symmetric: Tensor, most: int, seed: int) -> Tensor:
     """Return the leading eigenvectors (width, most) of a matrix without negative eigenvalues, the largest first.
 
-    There are fewer where the matrix has fewer eigenvalues that are more than rounding: their axes would be no axes.
+    There are fewer where the matrix has fewer eigenvalues above rounding: the axes of the others would mean nothing.
 
     By subspace iteration from a random start, which does not know the cells that were left out. Late components are as
     near to noise as each other, and more sweeps would only separate noise.
@@ -231,7 +231,7 @@ def _leading(symmetric: Tensor, most: int, seed: int) -> Tensor:
 def _by_covariance(x: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return principal components (components, columns), means and variances along the components of a tall matrix.
 
-    The columns have unit variance. Two to three times as fast as a solver that sweeps over all rows once an iteration.
+    The columns have unit variance. Two to three times as fast as a solver that goes over all rows in each iteration.
     """
     n, width = x.shape
     mean, covariance = np.asarray(x.mean(axis=0), dtype=np.float64).ravel(), np.zeros((width, width))

@@ -1,4 +1,4 @@
-"""What a fit is asked for (`Settings`), and what it is asked about (`FitProblem`)."""
+"""The settings of a fit (`Settings`), and its cells (`FitProblem`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tripletomics.networks import MLP
 from tripletomics.seen import SeenCells
 from tripletomics.sources import Matrix, Memory
 
-AN_ARRAY = "an array"  # is written in place of an array, such as hold_out
+AN_ARRAY = "an array"  # written in place of an array, such as hold_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ class ModalityGenes:
 
 @dataclass(frozen=True, eq=False)
 class FitProblem:
-    """What a fit is asked about: the cells, fitted as far as no network is needed, and which may be used for what.
+    """The cells of a fit, with everything that needs no network fitted, and which cells may be used for what.
 
     Attributes
     ----------
@@ -164,13 +164,13 @@ class FitProblem:
         Codes (cells,) of the cell types, whose names are sorted; -1 is unlabelled, and codes beyond the classes are
         types that only held-out cells have.
     order
-        The place of each code among all sorted types.
+        The position of each code among all sorted types.
     train, scored
         Cells that the encoder is trained on, and those that its history scores, boolean (cells,).
     held_out, calibration
         Cells that nothing is fitted on, and training cells that the encoder is not trained on, boolean (cells,).
     batch_codes
-        Codes (cells,) of donors or runs, -1 where unknown; None without `batch`.
+        Batch codes (cells,), -1 where unknown; None without `batch`.
     seen
         What the model remembers of these cells.
     """
@@ -215,7 +215,7 @@ class FitProblem:
     def without(self, part: np.ndarray, fitted: np.ndarray, seed: int) -> FitProblem:
         """Return the problem of an encoder that is trained without a part of the training cells, boolean (cells,).
 
-        The history scores this part. Features and principal components are fitted anew, to the cells `fitted`.
+        The history scores this part. Features and principal components are fitted again, to the cells `fitted`.
         """
         new = fit_features(self.x[fitted], self.genes, seed)
         return replace(

@@ -1,8 +1,8 @@
-"""Many processes that train one network: who they are, what each does of a minibatch, and who is missing.
+"""Many processes that train one network: which one this is, its part of a minibatch, and which one is missing.
 
 All do the same and hold the same weights. Of each minibatch, a process encodes its share. The embeddings are gathered,
 so that every process has the loss of the whole minibatch; then the gradients are added up. Alone, a process does none
-of this. Fabric gathers, reduces and broadcasts (`devices.start`). What stands here, Fabric cannot do: it meets no other
+of this. Fabric gathers, reduces and broadcasts (`devices.start`). The rest is here, because Fabric meets no other
 process before a command is read, gathers no unequal shares, does not know that a loss is the same in all processes,
 and names no process that ended.
 """
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help needs to know nothing but the environment
+if TYPE_CHECKING:  # torch takes seconds to import, and --help needs only the environment
     from lightning_fabric import Fabric
     from torch import Tensor, nn
 
@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
 
 def place() -> Place:
-    """Return which process this is, from the environment: torchrun and SLURM's srun tell it."""
+    """Return which process this is, from the environment, which torchrun and SLURM's srun set."""
     for names in (TORCHRUN, SRUN):
         if all(name in os.environ for name in names):
             return Place(*(int(os.environ[name]) for name in names))
@@ -56,7 +56,7 @@ def by_torchrun() -> bool:
 
 
 def join() -> Place:
-    """Meet the other processes, if there are any and that was not done before.
+    """Meet the other processes, if there are any and they have not met before.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def gather(fabric: Fabric, z: Tensor, views: int, n: int) -> Tensor:
 def add_up(fabric: Fabric, network: nn.Module, loss: nn.Module) -> None:
     """Make the gradients those of the whole minibatch: of the network the sum of all shares', of the loss the mean.
 
-    Of the loss each process has the whole gradient already; the mean keeps rounding from driving them apart.
+    Each process already has the whole gradient of the loss; the mean keeps rounding from driving them apart.
     """
     if count() == 1:
         return
@@ -176,13 +176,13 @@ def check_same(*given: object) -> None:
     if other:
         raise ValueError(
             f"Process {other} of {count()} has other cells or settings than process 0, and all train one network. Give "
-            "all the same file and options; for fits that have nothing to do with each other, start each with an srun "
-            "of its own (--ntasks=1)."
+            "all the same file and options; to run independent fits, start each with an srun of its own "
+            "(--ntasks=1)."
         )
 
 
 def first_to_say(message: str) -> bool:
-    """Return whether no other process has said this, so that what all find wrong is printed once."""
+    """Return whether no other process has printed this message, so that it is printed once."""
     if not _joined():
         return True
     try:
@@ -190,11 +190,11 @@ def first_to_say(message: str) -> bool:
         store.set_timeout(timedelta(seconds=PATIENCE))
         first = store.add(f"said {zlib.crc32(message.encode())}", 1) == 1
         store.add("saying", 1)
-        # without torchrun the store goes with the first process, and the others may want to ask
+        # without torchrun the store ends with the first process, and the others may still need it
         if rank() == 0 and "TORCHELASTIC_USE_AGENT_STORE" not in os.environ:
             _until(lambda: store.add("saying", 0) >= count())
         return first
-    except RuntimeError:  # the store went with the first process
+    except RuntimeError:  # the store ended with the first process
         return True
 
 
@@ -212,7 +212,7 @@ def _shares(n: int) -> list[slice]:
 
 
 def _name_the_first() -> None:
-    """Tell torch where the first process is, as SLURM does not."""
+    """Set for torch where the first process is, which SLURM does not do."""
     from lightning_fabric.plugins.environments import SLURMEnvironment
 
     nodes, job = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"), os.environ.get("SLURM_JOB_ID", "0")
@@ -222,7 +222,7 @@ def _name_the_first() -> None:
 
 @contextmanager
 def naming_the_missing() -> Iterator[None]:
-    """Name the process that is missing where one cannot be reached."""
+    """Raise an error that names the missing process where one cannot be reached."""
     try:
         yield
     except RuntimeError as error:
@@ -230,13 +230,13 @@ def naming_the_missing() -> Iterator[None]:
         said = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0])[:80]  # without the line of gloo's source
         who = f"Process {gone} of {here.size} has ended" if gone else "A process has ended or does not answer"
         raise ConnectionError(
-            f"{who}, and process {here.rank} cannot go on alone. Its own last lines say why (none if it was killed, as "
-            f"for want of memory). Start all again. ({said})"
+            f"{who}, and process {here.rank} cannot continue alone. Its own last lines say why (none if it was killed, "
+            f"for example because memory ran out). Start all again. ({said})"
         ) from error
 
 
 def _missing() -> str:
-    """Return the rank and machine of the process that ended, as seen on that machine; "" if nobody finds out."""
+    """Return the rank and machine of the process that ended, as seen on that machine; "" if that is unknown."""
     found = ""
 
     def look() -> bool:
@@ -246,7 +246,7 @@ def _missing() -> str:
         ended = [f"{i} ({host})" for i, pid, host in all_of_them if host == here and not _runs(int(pid))]
         if ended:
             found = _store().compare_set("gone", "", ended[0]).decode()
-        elif _store().check(["gone"]):  # found out by another one
+        elif _store().check(["gone"]):  # another one has found it
             found = _store().get("gone").decode()
         return bool(found)
 
@@ -275,7 +275,7 @@ def _until(done: Callable[[], bool]) -> None:
 
 @functools.cache
 def _store() -> Any:
-    """Return where processes leave each other notes."""
+    """Return the store in which processes leave notes for each other."""
     from torch import distributed
 
     here = place()

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-NEIGHBOURING = 4  # types in a minibatch, where a loss wants near types together
-SINGLE = 4  # of so many cells in a minibatch of two modalities, one may have a single modality
-MAX_CELLS, CELLS_PER_TYPE = 30_000, 200  # whose neighbours are searched: all pairs of them take seconds
-NEIGHBOURS = 3  # that a cell of a large table brings along
+NEIGHBOURING = 4  # types in a minibatch, where a loss asks for near types together
+SINGLE = 4  # in a minibatch of two modalities, one cell in this many may have a single modality
+MAX_CELLS, CELLS_PER_TYPE = 30_000, 200  # cells whose neighbours are searched: all pairs of them take seconds
+NEIGHBOURS = 3  # neighbours that come with a cell of a large dataset
 
 
 class BatchGuide(NamedTuple):
-    """What a loss asks of the next minibatches.
+    """What the next minibatches should hold, as a loss asks.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Sampler:
     Attributes
     ----------
     batch_guide
-        What the loss asks of the next minibatches; by default nothing.
+        What the loss asks for; by default nothing.
     """
 
     seed: int | list[int]
@@ -67,7 +67,7 @@ class Balanced(Sampler):
     batch_size
         Cells in a minibatch. Larger types fill it where a rare type has fewer cells than its share.
     seed
-        For the draw.
+        Seed of the draw.
     batch_codes
         Codes (cells,) of batches; within a type they take turns.
 
@@ -143,7 +143,7 @@ class Balanced(Sampler):
 
 
 class Views(Sampler):
-    """Two views of the same cells: up to half of them labelled ones, `Balanced`, and the rest any others, shuffled.
+    """Two views of the same cells: up to half of them labelled ones, `Balanced`, and the rest random others.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ class Views(Sampler):
     batch_size
         Cells in a minibatch, at most.
     seed
-        For the draw.
+        Seed of the draw.
     batch_codes
         As for `Balanced`.
     graph
@@ -160,7 +160,7 @@ class Views(Sampler):
         one that is known to be of another type.
     single_modality
         Boolean (cells,), cells of which one of two modalities was measured. They are at most a quarter of the cells
-        that are not drawn by label, because two views of one modality say nothing of the other. By default none.
+        that are not drawn by label, because two views of one modality say nothing about the other. By default none.
 
     Notes
     -----
@@ -223,7 +223,7 @@ class Views(Sampler):
 
 
 class _Pool:
-    """Cells in a random order, and then in another."""
+    """Cells in a random order; when all are taken, in another."""
 
     def __init__(self, cells: np.ndarray, random: np.random.Generator) -> None:
         self.cells, self.random = cells, random
@@ -238,7 +238,7 @@ class _Pool:
 
 
 class Neighbourhoods(Sampler):
-    """Random cells, each once; from a large table, a quarter of them with three of their neighbours each.
+    """Random cells, each once; from a large dataset, a quarter of them with three of their neighbours each.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ class Neighbourhoods(Sampler):
     batch_size
         Cells in a minibatch, at most.
     seed
-        For the draw.
+        Seed of the draw.
 
     Notes
     -----
@@ -271,7 +271,7 @@ class Neighbourhoods(Sampler):
 
 
 def allocate(sizes: list[int], total: int) -> list[int]:
-    """Divide `total` equally, where nobody gets more than their size and what they leave goes to the others."""
+    """Return `total` divided equally among `sizes`, none above its size; what one cannot take goes to the others."""
     given = [0] * len(sizes)
     left = total
     for rank, i in enumerate(np.argsort(sizes, kind="stable")):
@@ -281,14 +281,14 @@ def allocate(sizes: list[int], total: int) -> list[int]:
 
 
 def subsample_per_type(y: np.ndarray, seed: int) -> np.ndarray:
-    """Draw the cells of a large table whose neighbours are searched: 30,000 at random and up to 200 of each type.
+    """Draw the cells of a large dataset whose neighbours are searched: 30,000 at random and up to 200 of each type.
 
     Parameters
     ----------
     y
         Codes (cells,), -1 for unlabelled.
     seed
-        For the draw.
+        Seed of the draw.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """The scale of values: counts or not, and how they were normalised and logged. The fit decides, the model keeps it.
 
-Two signs tell how values were logged, for any genes and any depth. Undoing the logarithm gives every cell the total
+Two signs show how values were logged, for any genes and any depth. Undoing the logarithm gives every cell the total
 that it was scaled to, if all genes are there. And it gives whole multiples of the value of one molecule, if molecules
 were counted.
 """
@@ -20,7 +20,7 @@ LOGGED = 30  # log1p of 1e13: no natural logarithm of a measurement is larger; l
 TAIL = 4  # times the median value: the largest count is above this, the largest log2 is not
 SMALL, SMALL_SHARE = 10, 0.1  # at least this share of the counts of a panel are small, in its faint features
 LOWEST_SHARE = 0.01  # and at least this share are 0, 1 or 2
-CLIPPED = 0.85  # of the least ratio of ones to twos that counts with so many zeros have
+CLIPPED = 0.85  # of the smallest ratio of ones to twos that counts with so many zeros have
 RARE, PANEL_CELLS = 20, 20_000  # zeros for each one in a feature with large values, and cells that are tested
 SAMPLED, LEAST = 500, 20  # cells that are tested, and the fewest that show anything
 SAME = 0.02  # share by which totals of cells may differ, and multiples may differ from whole ones
@@ -44,9 +44,9 @@ class Scale:
     ----------
     kind
         "whole" numbers, "negative" where some values are, one of `INVERSES` for what was normalised (and logged), and
-        "" where nothing can be told.
+        "" where it is unclear.
     total
-        What each cell was scaled to over all genes, before the logarithm; 0 where cells differ.
+        Total that each cell was scaled to over all genes, before the logarithm; 0 where cells differ.
     step
         Median value of one molecule of a cell, before the logarithm; 0 where it does not show.
     below
@@ -114,7 +114,7 @@ def _total(rows: list[np.ndarray], inverse: Callable[[np.ndarray], np.ndarray], 
 
 
 def _step(rows: list[np.ndarray], inverse: Callable[[np.ndarray], np.ndarray], kind: str) -> tuple[float, float]:
-    """Return which share of the values are whole multiples of the least one of the cell, and the median of these."""
+    """Return the share of values that are whole multiples of the smallest of their cell, and the median of these."""
     steps, multiples = [], []
     for row in rows:
         found = inverse(row)
@@ -134,14 +134,14 @@ def looks_like_counts(x: Matrix, width: int | None = None, tail: float = TAIL) -
 
     Counts are not negative. With 100 features or more they are whole, or cannot be a logarithm: normalised counts by
     the signs that `see` looks for, or values above 30 and above `tail` times the median of those that are not 0. With
-    fewer features they are whole, a tenth of them are 10 or less, and 0 is no more common than 1 and 2 make likely: a
+    fewer features they are whole, a tenth of them are 10 or less, and 0 is no more common than expected from 1 and 2: a
     cytometer cuts its noise at 0.
 
     `width` is the number of features that were measured, where `x` has a part of them.
     """
     values = stored(x)
     if not len(values):
-        return True  # no value at all contradicts nothing
+        return True  # no values, so nothing speaks against counts
     if values.min() < 0:
         return False
     if (x.shape[1] if width is None else width) < PANEL:

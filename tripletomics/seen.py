@@ -1,4 +1,4 @@
-"""Which cells a model has seen: an 8-byte hash of each one's values, so that no verb takes a seen cell for a new one.
+"""Which cells a model has seen: an 8-byte hash of each one's values, so that no seen cell passes for a new one.
 
 The hash of a row is the sum, modulo 2^64, of a mixed number for each value that is not 0. So the order in which the
 values are stored makes no difference, and a row of zeros has the hash 0.
@@ -22,7 +22,7 @@ from tripletomics.features import fully_measured, matrices, measured, only
 from tripletomics.sources import Matrix
 
 HELD_OUT, TRAINING, CALIBRATION = range(3)  # roles of cells in a fit
-NEVER = -1  # in place of a role: no cell of the fit
+NEVER = -1  # in place of a role: not a cell of the fit
 PRIORITY = np.array([2, 0, 1])  # of the roles, where cells of several have the same values
 BLOCK = 2**16  # values that are mixed at once, which stay in the processor's cache
 
@@ -118,7 +118,7 @@ def _hash(x: Matrix, first: int) -> np.ndarray:
             mixed ^= mixed >> np.uint64(shift)
             mixed *= np.uint64(factor)
         mixed ^= mixed >> np.uint64(31)
-        mixed[(bits & np.uint32(0x7FFFFFFF)) == 0] = 0  # zeros that are stored, -0 among them
+        mixed[(bits & np.uint32(0x7FFFFFFF)) == 0] = 0  # stored zeros, including -0
         sums = np.zeros(len(mixed) + 1, dtype=np.uint64)
         np.cumsum(mixed, out=sums[1:])  # modulo 2^64, as are the differences
         found[start:stop] = sums[ends[1:]] - sums[ends[:-1]]
@@ -129,7 +129,7 @@ def _blocks(x: Matrix) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.nd
     """Yield blocks of rows: from which to before which, where each ends among the values, their columns, the values."""
     if sp.issparse(x):
         x = sp.csr_matrix(x)
-        if not x.has_canonical_format:  # a value may be stored in parts
+        if not x.has_canonical_format:  # a value may be stored as several that add up
             x = x.copy()
             x.sum_duplicates()
         start = 0

@@ -59,7 +59,7 @@ class Memory:
     ) -> None:
         self.x, self.scaler, self.present = x, scaler, present
         self.among = np.arange(x.shape[0]) if among is None else among
-        self.tables: dict[torch.device, Packed] = {}  # what was sent to a device, which all subsets share
+        self.tables: dict[torch.device, Packed] = {}  # matrices on devices, which all subsets share
 
     def __len__(self) -> int:
         return len(self.among)
@@ -124,7 +124,7 @@ class Packed:
     values, columns, starts
         Data, column numbers and row starts of CSR; or the dense rows.
     lengths
-        Stored values of each row, also kept in memory, so that no step has to wait for the device to tell their sum.
+        Stored values of each row, also kept in memory, so that no step has to wait for the device to return their sum.
     width
         Columns of a dense row.
     """
@@ -144,7 +144,7 @@ class Packed:
         total = int(self.lengths[i].sum())
         start = self.starts[rows].long()
         length = self.starts[rows + 1].long() - start
-        shift = start - (length.cumsum(0) - length)  # from a value's position in the minibatch to that in the table
+        shift = start - (length.cumsum(0) - length)  # from a value's position in the minibatch to that in the matrix
         row = torch.arange(len(i), device=device).repeat_interleave(length, output_size=total)
         position = torch.arange(total, device=device) + shift[row]
         out = torch.zeros(len(i) * self.width, device=device)
@@ -160,9 +160,9 @@ class OnDevice(Memory):
     source
         Where they come from.
     device
-        Where they are wanted.
+        Where they are needed.
     table
-        All rows of `source.x` there; without it, rows are sent when they are taken, sparse ones packed.
+        All rows of `source.x` on the device; without it, rows are sent when they are taken, sparse ones packed.
     """
 
     def __init__(self, source: Memory, device: torch.device, table: Packed | None = None) -> None:
@@ -176,11 +176,11 @@ class OnDevice(Memory):
                 self.known = send(source.present[: self.width], device)
 
     def subset(self, i: np.ndarray) -> OnDevice:
-        """Return a source of the rows `i` of this one; the table is shared."""
+        """Return a source of the rows `i` of this one; the packed matrix is shared."""
         return OnDevice(super().subset(i), self.device, self.table)
 
     def on(self, device: torch.device, *, once: bool = False) -> Memory:
-        """Return this source: it is there."""
+        """Return this source, which is already on a device."""
         return self
 
     def rows(self, i: np.ndarray | slice) -> Tensor:

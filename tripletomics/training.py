@@ -23,7 +23,7 @@ from tripletomics.checkpoint import Checkpoint, Loop
 from tripletomics.embedding import embed_rows
 from tripletomics.features import fully_measured
 from tripletomics.labels.reference import Evidence
-from tripletomics.losses import neighbours as structure_term
+from tripletomics.losses import neighbours
 from tripletomics.losses.base import Loss, spec
 from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, follow
 from tripletomics.notices import warn
@@ -37,14 +37,14 @@ Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, lo
 History = dict[str, dict[str, np.ndarray]]  # stage -> step, loss, held_out_f1
 BATCH_SIZE = 512
 TRIED_BATCHES = 20  # batches in which a loss must have something to compare
-CHECKS = 6  # times a stage that the held-out cells are scored, for the history alone
+CHECKS = 6  # times per stage that the held-out cells are scored, only for the history
 CHECK_CELLS = 1000
 CHECKED = 10  # steps between two checks of the loss on a GPU
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
 MAP_MOST = 480  # steps of the map head from 800 cells on
 MAP_LR = 30.0
 MAP_CELLS = 1024
-COLLAPSED = 0.2  # spread of the directions of z below which distances say little
+COLLAPSED = 0.2  # spread of the directions of z below which distances mean little
 EXPLODED = 1.05  # times its first value: above this, the loss of a map shows that steps were too large
 SHARE = 0.6  # of the way to a map of even density that spread=1 moves the cells after training
 
@@ -73,14 +73,14 @@ def train(
     Parameters
     ----------
     network, loss
-        ``loss(*(network(view) for view in views), y)`` is minimised. A loss of two views is also told which cells they
-        show, and how a momentum encoder embeds them, if it has a momentum.
+        ``loss(*(network(view) for view in views), y)`` is minimised. A loss of two views also gets the cells that they
+        show, and their embeddings by a momentum encoder, if it has a momentum.
     source, sampler
         The sampler yields row numbers, an array for each view; the source turns them into rows.
     targets
         y of every row of the source.
     augment, seed
-        What is done to a view, given a generator and its y, and the seed of the generator.
+        The augmentation of a view, given a generator and its y, and the seed of the generator.
     watch
         Called after each step with its number and loss.
     checkpoint
@@ -137,10 +137,10 @@ def train(
 def augmented_rows(
     fabric: Fabric, source: Memory, rows: Tensor, y: Tensor, augment: Augment, generator: torch.Generator
 ) -> Tensor:
-    """Return another view of the rows (views, n) of a minibatch, of which each process has its share.
+    """Return augmented rows (views, n) of a minibatch, of which each process has its share.
 
-    Rows that are scaled as they are asked for are augmented by the process that encodes them. All others are augmented
-    in every process, which then draws what one process draws.
+    Rows that are scaled when they are taken are augmented by the process that encodes them. All others are augmented
+    in every process, with the same draws as in a single process.
     """
     own, ready = processes.part(rows.shape[1]), source.scaler is None
     shown = slice(None) if ready else own
@@ -188,7 +188,7 @@ class EncoderFit:
     rounds
         How often an encoder like it is trained: twice where pseudo-labels helped, see `crossfit.self_train`.
     answers, summary
-        What self-training found: evidence about cells that it was not trained on, and figures for the model.
+        What self-training found: evidence about cells that it was not trained on, and numbers for the model.
     """
 
     encoder: Encoder | PairEncoder
@@ -254,7 +254,7 @@ def train_map(
     report: Report = silent,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Networks, History]:
-    """Train the map head on what a trained encoder gives of all training cells.
+    """Train the map head on what a trained encoder returns for all training cells.
 
     Return both networks, and the history of both.
 
@@ -271,18 +271,18 @@ def train_map(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = MapHead(pcs.shape[1], z.shape[1], settings.dim).to(fabric.device)
-    radius = structure_term.radius(pcs[train_on], seed)
+    radius = neighbours.radius(pcs[train_on], seed)
     head.fit_inputs(known[train_on], z[train_on], settings.structure, radius)
     inputs = Memory(head.inputs(known, z).cpu().numpy()).on(fabric.device)
-    neighbours = structure_term.fit(pcs[train_on], y[train_on], settings.structure, seed, settings.spread)
+    map_loss = neighbours.fit(pcs[train_on], y[train_on], settings.structure, seed, settings.spread)
     steps = min(MAP_STEPS * settings.steps, max(MAP_MOST, settings.steps))
     watch = Monitor(
         "map", steps, report, head, cells=inputs, y=y, train_rows=train_on,
         held_out_rows=np.arange(len(rows), len(used)), fabric=fabric,
     )  # fmt: skip
     curves = train(
-        fabric, head, neighbours, inputs.subset(train_on),
-        Neighbourhoods(neighbours.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
+        fabric, head, map_loss, inputs.subset(train_on),
+        Neighbourhoods(map_loss.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
         steps=steps, lr=MAP_LR * settings.lr, augment=head.jitter, seed=seed, watch=watch,
         checkpoint=checkpoint,
     )  # fmt: skip
@@ -294,26 +294,26 @@ def train_map(
 
 
 def warn_of_failure(loss: Loss, history: History) -> None:
-    """Warn of cells that point in one direction, and of a map whose loss rose."""
+    """Warn about cells that point in one direction, and about a map whose loss rose."""
     traced = history["metric"].get("spread", np.ones(1))
     spread = float(np.nanmean(traced[-max(len(traced) // 10, 1) :]))
     if spread < COLLAPSED:
         warn(
             f"loss={spec(loss)!r} collapsed: the cells point in nearly one direction (spread "
-            f"{spread:.2f}, 1 is all over the sphere), so that their distances say little. Take another loss of "
+            f"{spread:.2f}, 1 is all over the sphere), so their distances mean little. Take another loss of "
             "views, such as 'simclr', or smaller steps (lr)."
         )
     values = history["map"]["loss"]
     last = float(values[-max(len(values) // 10, 1) :].mean())
     if last > EXPLODED * values[0]:
         warn(
-            f"The map was not learned: its loss rose from {values[0]:.2f} to {last:.2f}, as it does when steps "
+            f"The map was not learned: its loss rose from {values[0]:.2f} to {last:.2f}, because steps "
             "are too large. Lower lr; 0.001 is usual."
         )
 
 
 def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) -> None:
-    """Refuse batches in which a loss has nothing to compare; `y` are the training cells' codes."""
+    """Raise if a loss has nothing to compare in some batches; `y` are the training cells' codes."""
     sampler = (Balanced if loss.views == 1 else Views)(y, batch_size or BATCH_SIZE, seed)
     if sampler.batch_size < processes.count():
         raise ValueError(
@@ -336,7 +336,7 @@ def default_steps(n: int) -> int:
 
 
 class Monitor:
-    """Score held-out cells a few times a stage, for the history and the progress bar and for nothing else."""
+    """Score held-out cells a few times per stage, only for the history and the progress bar."""
 
     def __init__(
         self,
@@ -361,7 +361,7 @@ class Monitor:
         self.latest = np.nan
 
     def __call__(self, step: int, value: Tensor) -> None:
-        """Take note of a step."""
+        """Record a step, and score the held-out cells when it is time."""
         if step % max(self.steps // CHECKS, 1) == 0 and len(self.query):
             z, query = (embed_rows(self.network, rows, self.device).cpu().numpy() for rows in (self.cells, self.query))
             check_finite(torch.tensor([z.sum(), query.sum()]), step - 1, self.steps, "coordinates of the cells")

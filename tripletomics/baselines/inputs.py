@@ -1,4 +1,4 @@
-"""What every method is given, and two guards: against chatty libraries, and against those that seed generators."""
+"""What every method is given, and two guards: against messages of libraries, and against those that seed generators."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Cells:
     y
         Codes of the training cells, -1 for unlabelled.
     train_counts, query_counts
-        The cells as they came where they are counts, else None.
+        The cells as they were given if they are counts, else None.
     train_new
-        The components of the training cells as they would be, had they been new (`pcs`).
+        The components that the training cells would have as new cells (see `pcs`).
     """
 
     train_pca: np.ndarray
@@ -43,12 +43,12 @@ class Cells:
 
 
 def prepare(features: Features, x_train: Matrix, x_query: Matrix, y: np.ndarray) -> Cells:
-    """Return what methods are given of cells, by features that were fitted on the training cells.
+    """Return what methods are given, from features that were fitted on the training cells.
 
     Parameters
     ----------
     features
-        Of ``features.fit(x_train, ...)``.
+        As ``features.fit(x_train, ...)`` returns them.
     x_train, x_query
         Cells by the genes of the features, as they are in AnnData, dense or sparse.
     y
@@ -59,7 +59,7 @@ def prepare(features: Features, x_train: Matrix, x_query: Matrix, y: np.ndarray)
     ValueError
         If there are fewer than two principal components, from which no map can be made.
     """
-    # as many components as cells would hold one along which the training cells do not vary and others may
+    # with as many components as training cells, these would not vary along the last one, but other cells might
     n = min(len(features.axes), max(x_train.shape[0] - 1, 2))
     if n < 2:
         raise ValueError(
@@ -74,7 +74,7 @@ def prepare(features: Features, x_train: Matrix, x_query: Matrix, y: np.ndarray)
 
 @contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Silence warnings, and the named loggers below errors, of what runs inside; keep the number of threads."""
+    """Silence warnings, and messages of the named loggers below errors, in the block; keep the number of threads."""
     before = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -90,7 +90,7 @@ def quiet(*loggers: str) -> Iterator[None]:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Put the global generators of Python, numpy and torch back as they were, for libraries that seed them."""
+    """Restore the global generators of Python, numpy and torch after the block, for libraries that seed them."""
     import torch
 
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002

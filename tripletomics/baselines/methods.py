@@ -17,15 +17,16 @@ class Method:
     Attributes
     ----------
     place
-        From cells and a seed to the coordinates of training and query cells on a map, in a metric space, or in both.
+        Function of cells and a seed that returns the coordinates of training and query cells on a map, in a metric
+        space, or in both.
     title
-        Its name for people.
+        Its name in figures and tables.
     uses_labels
         Whether the labels of the training cells change anything.
     package
-        Distribution whose version is reported.
+        Python package whose version is reported.
     citation
-        Authors, year and place.
+        Authors, year and journal.
     sentence
         How it was run, settings included.
     """
@@ -42,7 +43,7 @@ _PEARSON = "Pearson 1901, Philos. Mag. 2(11)"
 _UMAP = "McInnes, Healy & Melville 2018, arXiv:1802.03426"
 _UMAP_SETTINGS = f"n_neighbors {NEIGHBOURS}, min_dist {neighbour_maps.MIN_DIST:g}"
 _PCS = "50 principal components"
-_NEW = f"{_PCS}, those of the training cells as they would be for new cells"
+_NEW = f"{_PCS}, where training cells have those that they would have as new cells"
 _TSNE = "van der Maaten & Hinton 2008, J. Mach. Learn. Res. 9; Poličar, Stražar & Zupan 2024, J. Stat. Softw. 109(3)"
 _TSNE_SETTINGS = f"perplexity {neighbour_maps.PERPLEXITY:g}, query cells with {neighbour_maps.QUERY_PERPLEXITY:g}"
 
@@ -51,7 +52,7 @@ METHODS: dict[str, Method] = {
     "pca50": Method(linear.pca50, "PCA, 50 components", False, "scikit-learn", _PEARSON, _PCS),
     "lda": Method(
         linear.lda, "LDA", True, "scikit-learn", "Fisher 1936, Ann. Eugen. 7(2)",
-        f"linear discriminant analysis on {_PCS}, all discriminants as metric space and the first two as map (of two "
+        f"linear discriminant analysis on {_PCS}, all discriminants as metric space and the first two as map (for two "
         "types, the one discriminant and the first principal component)",
     ),
     "nca": Method(

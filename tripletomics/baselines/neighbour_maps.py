@@ -27,18 +27,18 @@ def umap(cells: Cells, seed: int) -> Coordinates:
 
 
 def umap_crossfit(cells: Cells, seed: int) -> Coordinates:
-    """Embed cells as `umap` does, on components in which training cells lie as new ones do."""
+    """Embed cells as `umap` does, on components in which training cells lie as new cells do."""
     return umap(_as_new(cells), seed)
 
 
 def tsne_crossfit(cells: Cells, seed: int) -> Coordinates:
-    """Embed cells as `tsne` does, on components in which training cells lie as new ones do."""
+    """Embed cells as `tsne` does, on components in which training cells lie as new cells do."""
     return tsne(_as_new(cells), seed)
 
 
 def _as_new(cells: Cells) -> Cells:
     if cells.train_new is None:
-        raise ValueError("There are no components of training cells as new ones: pass train_new.")
+        raise ValueError("The components of training cells as new cells are missing: pass train_new.")
     return replace(cells, train_pca=cells.train_new)
 
 
@@ -74,7 +74,7 @@ def tsne(cells: Cells, seed: int) -> Coordinates:
     """
     from openTSNE import TSNE
 
-    most = (len(cells.train_pca) - 1) / 3  # a cell has three neighbours for one of perplexity
+    most = (len(cells.train_pca) - 1) / 3  # t-SNE uses three neighbours per unit of perplexity
     with quiet("openTSNE"):
         model = TSNE(perplexity=min(PERPLEXITY, most), n_jobs=THREADS, random_state=seed).fit(cells.train_pca)
         query = model.transform(cells.query_pca, perplexity=min(QUERY_PERPLEXITY, most))

@@ -21,7 +21,7 @@ def mlp(cells: Cells, seed: int) -> Coordinates:
 
     Notes
     -----
-    Settings are those that did well on held-out cells of pbmc3k, paul15 and cite_cbmc_rna. The same network on all
+    The settings did well on held-out cells of pbmc3k, paul15 and cite_cbmc_rna. The same network on all
     genes takes several times as long, and does worse on the first two and slightly better on the third.
 
     References

@@ -68,7 +68,7 @@ def _one_line(message: object) -> str:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Tell what this package or the system refuses from a bug in a library, whose traceback somebody needs."""
+    """Return whether this package or the system raised the error; a bug in a library needs its traceback."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
@@ -77,19 +77,18 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def _stop(number: int, _: Any) -> None:
-    """Leave by way of every `finally`, so that no half file stays."""
+    """Exit through every `finally` block, so that no half-written file is left."""
     sys.exit(128 + number)
 
 
 def _meet(verb: str) -> None:
-    """Join the other processes for a fit; refuse what many of them cannot do, or would do over and over."""
+    """Join the other processes of a fit; raise for a command that many cannot run, or would run once each."""
     if processes.place().size == 1 or (verb in ALONE and not processes.by_torchrun()):
         return
     processes.join()
     if verb != "fit":
         raise ValueError(
-            f"`tripletomics {verb}` works in one process, and of many `fit` alone does: start it without torchrun or "
-            "srun."
+            f"`tripletomics {verb}` works in one process, and only `fit` in many: start it without torchrun or srun."
         )
 
 
@@ -99,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Parameters
     ----------
     arguments
-        Those of the terminal by default.
+        By default, those of the terminal.
     """
     for name in ("SIGTERM", "SIGHUP"):  # SIGHUP (not on Windows): the terminal was closed
         number = getattr(signal, name, None)

@@ -68,7 +68,7 @@ def run_demo(*, out: Path = Path("tripletomics-demo")) -> None:
 
 
 def _demo_cells() -> AnnData:
-    """Take the log-normalised values and the labels of scanpy's blood cells, and nothing derived from them."""
+    """Return the log-normalised values and the labels of scanpy's blood cells, and nothing derived from them."""
     import anndata
     import scanpy
 
@@ -97,7 +97,7 @@ def _add_baseline(adata: AnnData, method: str, basis: str) -> tuple[float, float
 
 @contextmanager
 def _timed(part: str, spinner: bool = True) -> Iterator[None]:
-    """Print how long a part took, and on a terminal that it is under way."""
+    """Print how long a part took and, on a terminal, that it is running."""
     from rich.console import Console
 
     started = time.perf_counter()

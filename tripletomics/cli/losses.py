@@ -79,7 +79,7 @@ def _print_loss(console: Console, name: str, cls: type) -> None:
 
 
 def _print_term(console: Console, name: str, words: str, indent: int) -> None:
-    """Print a name and next to it what it means."""
+    """Print a name and, next to it, what it means."""
     console.print(f"  {name}".ljust(indent), style="cyan", end="")
     console.print(_wrapped(console, words, indent)[indent:])
 

@@ -28,7 +28,7 @@ Out = Annotated[Path, Parameter(help=OUT)]
 def options_of(verb: Verb) -> Callable[[Verb], Verb]:
     """Give a command the keywords of a verb as options, with their defaults and help.
 
-    What the command names itself stands first and replaces the verb's; `adata` is what it reads and writes.
+    The command's own options come first and replace those of the verb; `adata` is what the command reads and writes.
     """
 
     def decorate(command: Verb) -> Verb:
@@ -45,7 +45,7 @@ def options_of(verb: Verb) -> Callable[[Verb], Verb]:
 
 
 def _option(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Say how the text of an option is read where cyclopts would read it otherwise."""
+    """Return the option, with its own reader where cyclopts would read its text in another way."""
     parameter = parameter.replace(kind=parameter.KEYWORD_ONLY)
     hint = parameter.annotation
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -127,7 +127,7 @@ def check_cells(path: Path, other: Path | None = None) -> None:
 def check_h5ad(path: Path) -> None:
     """Raise unless a path is that of a readable AnnData file."""
     if path.suffix == MODALITIES:
-        raise ValueError(f"{str(path)!r} holds several modalities, and one is read here: write it as an .h5ad file.")
+        raise ValueError(f"{str(path)!r} holds several modalities, and only one is read here: write an .h5ad file.")
     check_hdf5(path, ".h5ad", {"obs", "var"})
 
 

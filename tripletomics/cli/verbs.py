@@ -32,7 +32,7 @@ def fit(  # noqa: D103
     out: Annotated[Path | None, Parameter(help=f"{OUT} Not of a .zarr store, which is written to.")] = None,
     label: str | None = None,
     protein: Annotated[
-        Path | None, Parameter(help="A second table of the same cells, such as proteins, .h5ad.")
+        Path | None, Parameter(help="A second modality of the same cells, such as proteins, .h5ad.")
     ] = None,
     model: Annotated[Path | None, Parameter(help="File to write the model to, .tt.")] = None,
     index: Annotated[
@@ -158,7 +158,7 @@ def transform(  # noqa: D103
         str | None,
         Parameter(
             help="i/N: embed the i-th of N parts of the rows of a .zarr store, and write the coordinates into it. A "
-            "run that was stopped goes on where it was when the same command is given again."
+            "run that was stopped continues there when the same command is given again."
         ),
     ] = None,
     **settings: Any,
@@ -190,10 +190,10 @@ def transform(  # noqa: D103
 
 
 def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, settings: dict[str, Any]) -> None:
-    """Place a part of the rows of a store, and say which."""
+    """Embed a part of the rows of a store, and print which."""
     if store.suffix != ".zarr":
         raise ValueError(
-            f"--shard is for .zarr stores, and {str(store)!r} is none: write it as one with adata.write_zarr, or leave "
+            f"--shard is for .zarr stores, and {str(store)!r} is not one: write it with adata.write_zarr, or leave "
             "--shard out and name --out."
         )
     if out is not None:
@@ -201,7 +201,7 @@ def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, set
     with _hinting("the rows that are written are kept, and the same command continues after them"):
         placed = tl.transform_shard(store, model, shard, **settings)
     if placed.start == placed.stop:
-        print(f"Shard {shard} has no rows: it takes fewer shards to embed {str(store)!r}.")
+        print(f"Shard {shard} has no rows: use fewer shards to embed {str(store)!r}.")
         return
     key = settings.get("key_added", DEFAULT_KEY)
     print(
@@ -211,13 +211,13 @@ def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, set
 
 
 def convert(
-    input: Annotated[Path, Parameter(help="Table of cells, .h5ad or .zarr: by rows, by genes (CSC) or dense.")],
+    input: Annotated[Path, Parameter(help="Dataset, .h5ad or .zarr: by rows, by genes (CSC) or dense.")],
     out: Annotated[Path, Parameter(help="Store to write, .zarr.")],
     /,
     *,
-    group_by: Annotated[str | None, Parameter(help="Column of `obs` whose groups are to lie together.")] = None,
+    group_by: Annotated[str | None, Parameter(help="Column of `obs` whose groups are stored together.")] = None,
 ) -> None:
-    """Write a table as a .zarr store by rows, which can be fitted and embedded where it is, in bounded memory."""
+    """Write a dataset as a .zarr store by rows, which can be fitted and embedded from disk, in bounded memory."""
     tl.convert(input, out, group_by=group_by)
     _report_written(out)
 
@@ -305,7 +305,7 @@ def compare(  # noqa: D103
 
 
 def _print_mapping(adata: AnnData | MuData, prefix: str) -> None:
-    """Print what the cells were taken for, and how the genes were matched."""
+    """Print the predicted types, and how the genes were matched."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -328,7 +328,7 @@ def _print_mapping(adata: AnnData | MuData, prefix: str) -> None:
 
 
 def _print_table(table: pd.DataFrame, by: list[str]) -> None:
-    """Print the main scores, a line a space."""
+    """Print the main scores, one line per space."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -14,12 +14,12 @@ from tripletomics import labels, metrics
 
 @dataclass(frozen=True)
 class Metric:
-    """What a score is called, what it measures, and how to read it."""
+    """The title of a score, what it measures, and how to read it."""
 
     title: str
     family: str  # those of `METRICS` have a title each in `report.score_tables`
-    higher: bool = True  # whether more is better
-    best: float | None = None  # the value to come near to, where neither more nor less is better
+    higher: bool = True  # whether higher is better
+    best: float | None = None  # the ideal value, where neither higher nor lower is better
     circular: bool = False  # rises with how hard the labels were used, whether they mean anything or not
 
 
@@ -80,9 +80,9 @@ METRICS = {
 
 PERMUTED, SHUFFLED, REFITTED, UNUSED = (
     "labels of the scored cells permuted",
-    "places of the scored cells shuffled",
+    "coordinates of the scored cells shuffled",
     "fit on permuted labels",
-    "labels permuted, of which the fit uses none",
+    "labels permuted, which the fit does not use",
 )
 COLUMNS = ["metric", "type", "split", "value", "null"]
 Scores = dict[Any, float]  # by the name of a metric, or by a metric and a type
@@ -91,7 +91,7 @@ Sides = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What coordinates are scored against, an entry for each cell.
+    """What coordinates are scored against, with one entry per cell.
 
     Attributes
     ----------
@@ -146,8 +146,8 @@ def score(z: np.ndarray, truth: GroundTruth, seed: int) -> pd.DataFrame:
 
     Returns
     -------
-    One row a number, with the columns metric, type, split, value and null. Of the use of the page, which is scored if
-    there are two dimensions, the split is "": it is one of all cells.
+    One row per value, with the columns metric, type, split, value and null. The use of the page, which is scored if
+    there are two dimensions, has the split "": it is one value for all cells.
     """
     tables = []
     for split in ("train", "held-out") if truth.held_out.any() else ("train",):
@@ -164,11 +164,11 @@ def score(z: np.ndarray, truth: GroundTruth, seed: int) -> pd.DataFrame:
 
 
 def score_permuted(z: np.ndarray, truth: GroundTruth, seed: int, how: str) -> pd.DataFrame:
-    """Score the held-out cells by labels that mean nothing: those of `truth`, and for votes many orders of them."""
+    """Score the held-out cells by labels that mean nothing: those of `truth` and, for votes, permutations of them."""
     known, votes = _votes(_sides(z, truth.codes, truth, "held-out"), len(truth.classes))
     random = np.random.default_rng(seed)
     orders = [_by_votes(random.permutation(known), votes, truth.classes) for _ in range(metrics.ORDERS)]
-    means = np.mean([list(scores.values()) for scores in orders], axis=0)  # one order alone may stray
+    means = np.mean([list(scores.values()) for scores in orders], axis=0)  # a single permutation may be far off
     scores = dict(zip(orders[0], means.tolist(), strict=True))
     return _table(scores | _by_distances(z, truth, "held-out", seed), "permuted", how)
 
@@ -194,7 +194,7 @@ def confusion(z: np.ndarray, truth: GroundTruth) -> np.ndarray:
 
 
 def unseen_types(truth: GroundTruth, seed: int) -> tuple[np.ndarray, int, int]:
-    """Choose half of the types; the type that is nearest to another one, and the one that is farthest from all.
+    """Choose half of the types; also the type that is nearest to another one, and the one that is farthest from all.
 
     Distances are those of the centroids of training cells in the reference.
 
@@ -237,7 +237,7 @@ def score_unseen(z: np.ndarray, codes: np.ndarray, seed: int) -> pd.DataFrame:
 
 
 def score_novel(z: np.ndarray, codes: np.ndarray, left_out: np.ndarray, near: int, far: int, seed: int) -> pd.DataFrame:
-    """Score how well the distance to the training cells tells a type that was left out from held-out cells."""
+    """Score how well the distance to the training cells separates a type that was left out from held-out cells."""
     novelty = metrics.novelty(z[~left_out], z[left_out])
     known = ~np.isin(codes[left_out], (-1, near, far))
 
@@ -298,7 +298,7 @@ def _by_distances(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> S
 
 
 def _by_votes(known: np.ndarray, votes: np.ndarray, classes: list[str]) -> Scores:
-    """Score the votes of neighbours against the codes that are known."""
+    """Score the votes of neighbours against the true codes."""
     predicted, confidence = votes.argmax(axis=1), votes.max(axis=1, initial=0)
     recalls = metrics.recall_per_type(known, predicted, len(classes))
     return {

@@ -15,7 +15,7 @@ from tripletomics.labels import TOO_FEW, verdict
 def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return the mean and the sd over runs; the rows keep their order.
 
-    The mean of p-values is no p-value; twice the median is (Meinshausen, Meier & Bühlmann 2009, p-Values for
+    The mean of p-values is not a p-value; twice the median is (Meinshausen, Meier & Bühlmann 2009, p-Values for
     high-dimensional regression).
 
     Parameters
@@ -23,7 +23,7 @@ def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     runs
         Rows as of `score` of one or more seeds, with the columns in `by`.
     by
-        What besides metric, type and split makes a row, such as method and space.
+        Columns that identify a row together with metric, type and split, such as method and space.
     """
     keys = [*by, "metric", "type", "split"]
     groups = runs.groupby(keys, sort=False)

@@ -1,6 +1,6 @@
 """Splits, refits, nulls and the result cache that `evaluate` and `compare` share.
 
-An `EvaluationTask` says what every method is asked, a `Split` which cells it may see. `run` fits and scores one method
+An `EvaluationTask` says what every method has to do, a `Split` which cells it may see. `run` fits and scores one method
 on one split, `run_all` a plan of methods on several splits, with a `Cache` of what earlier calls computed.
 """
 

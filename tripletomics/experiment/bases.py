@@ -1,4 +1,4 @@
-"""A basis of a dataset: what `uns` says about it, and its scores, as it lies there or fitted again."""
+"""A basis of a dataset: what `uns` says about it, and its scores, as it is there or fitted again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Basis:
     spaces
         Its coordinates by key, and those of the metric space if `fit` wrote the basis.
     record, written, inputs
-        What `fit` wrote, its settings as text, and what it read; None, None and the usual if `fit` wrote nothing.
+        What `fit` wrote, its settings as text, and what it read; None, None and the defaults if `fit` wrote nothing.
     """
 
     def __init__(self, adata: AnnData, name: str) -> None:
@@ -52,7 +52,7 @@ class Basis:
         return self.record is not None or keys.seen_by(self.adata.uns, self.name) is not None
 
     def summarise(self, table: pd.DataFrame) -> list[str]:
-        """Return in words what its scores show; warn where they show nothing, or nobody knows whose they are."""
+        """Return in words what its scores show; warn where they show nothing, or where their model is unknown."""
         lines = evaluation.verdicts(table, "space")
         for line in lines:
             if "NO SIGNAL" in line or TOO_FEW.upper() in line:
@@ -107,7 +107,7 @@ def _settings(record: dict[str, Any] | None) -> dict[str, str] | None:
 def score_as_it_is(
     basis: Basis, task: EvaluationTask, wanted: float | str | None, seed: int
 ) -> tuple[str, pd.DataFrame, str]:
-    """Score a basis and its metric space as they lie in the dataset.
+    """Score a basis and its metric space as they are in the dataset.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def score_as_it_is(
         _check_split(basis.name, str(column), written, basis.record)
     held_out = pp.split(adata, hold_out, task.codes, seed)
     if not held_out.any():
-        raise ValueError(f"splits={hold_out!r} holds no cell out, and without there is no evidence.")
+        raise ValueError(f"splits={hold_out!r} holds no cell out, and without held-out cells there is no evidence.")
     pp.check_labels(task.codes, task.classes, held_out, task.label)
     drawn = _drawn(adata, str(hold_out))
     split = Split(task, held_out, seed, evaluation.drawn_at_random(drawn))
@@ -155,7 +155,7 @@ def score_as_it_is(
 
 
 def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str, Any] | None) -> None:
-    """Raise if a split says nothing about some cells, has cells on one side alone, or is of several models."""
+    """Raise if a split says nothing about some cells, has only training or held-out cells, or is of several models."""
     held_out, unknown = written == "held-out", ~np.isin(written, ("train", "held-out"))
     if unknown.any():
         raise ValueError(
@@ -167,25 +167,25 @@ def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str,
     known = n_train if record is None else record.get("n_train", n_train)
     if not isinstance(known, Integral):
         raise ValueError(
-            f"uns[{basis!r}]['n_train'] is {known!r} and no number of cells, so the record of the fit is damaged: run "
+            f"uns[{basis!r}]['n_train'] is {known!r}, not a number of cells, so the record of the fit is damaged: run "
             "tripletomics.transform(adata, model)."
         )
     if record is not None and n_train > known and "cells" not in record["settings"]:
         raise ValueError(
             f"obs[{column!r}] marks {n_train:,} training cells, but the model in uns[{basis!r}] was trained on "
-            f"{record['n_train']:,}, as after anndata.concat of the tables of several models. Run "
+            f"{record['n_train']:,}, as after anndata.concat of the datasets of several models. Run "
             "tripletomics.transform(adata, model)."
         )
     if not held_out.any():
         cure = "Pass refits=1 and splits=0.3, or a column, to fit again on some of them"
         raise ValueError(
-            f"obs[{column!r}] holds no cell out: {basis} was fitted on all cells, and without others there is no "
-            f"evidence. {cure if fitted else 'Fit again with hold_out=0.3'}."
+            f"obs[{column!r}] holds no cell out: {basis} was fitted on all cells, and without held-out cells there "
+            f"is no evidence. {cure if fitted else 'Fit again with hold_out=0.3'}."
         )
     if held_out.all():
         raise ValueError(
             f"obs[{column!r}] holds all cells out, and scores compare them with the training cells of {basis}: put "
-            "these into the same table with anndata.concat, and run tripletomics.transform(adata, model)."
+            "these into the same dataset with anndata.concat, and run tripletomics.transform(adata, model)."
         )
 
 
@@ -205,7 +205,7 @@ def score_refits(
     if inputs["label"] is None:
         raise ValueError(f"{name} was fitted without labels, and a refit would learn from them: pass refits=0.")
     if both := written.get("modalities"):
-        raise ValueError(f"{name} was fitted to two modalities ({both}), and here is one of them: pass refits=0.")
+        raise ValueError(f"{name} was fitted to two modalities ({both}), and this is one of them: pass refits=0.")
     hold_out = inputs["hold_out"] if wanted is None else wanted
     if hold_out == AN_ARRAY:
         hold_out = keys.split_of(task.adata, name) or hold_out

@@ -1,4 +1,4 @@
-"""Results in a folder, by the content that they follow from, so that no call computes twice."""
+"""Results in a folder, by a hash of what they depend on, so that nothing is computed twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tripletomics.notices import warn
 if TYPE_CHECKING:
     from tripletomics.experiment.splits import Split
 
-CACHE_BYTES = 2**31  # older results give way
+CACHE_BYTES = 2**31  # beyond this, the oldest results are deleted
 
 
 class Cache:
@@ -45,11 +45,11 @@ class Cache:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             return arrays if str(arrays.pop("seal")) == _seal(path, arrays) else None
-        except Exception:  # whatever a damaged file makes of the reader
+        except Exception:  # a damaged file can raise anything
             return None
 
     def write(self, path: Path | None, arrays: dict[str, np.ndarray]) -> None:
-        """Keep a result; the oldest go when the folder is full. Files that are no results stay."""
+        """Keep a result; the oldest go when the folder is full. Other files stay."""
         if path is None or self.folder is None:
             return
         try:
@@ -61,7 +61,7 @@ class Cache:
             for (_, old), size in zip(kept[1:], total[1:], strict=True):
                 if size > CACHE_BYTES:
                     old.unlink(missing_ok=True)
-        except OSError as error:  # a full disk, or another process that tidies up: the result is not lost
+        except OSError as error:  # a full disk, or another process that deletes old results: the caller has this one
             warn(f"A result was not kept for the next call: {error}.")
 
 
@@ -85,7 +85,7 @@ def open_cache(cache: str | Path | None) -> Cache:
     except OSError:
         writable = False
     if not writable and cache != "auto":
-        raise PermissionError(f"cache={str(cache)!r} is no folder that can be written to: name another, or None.")
+        raise PermissionError(f"cache={str(cache)!r} is not a folder that can be written to: name another, or None.")
     return Cache(folder if writable else None)
 
 

@@ -1,4 +1,4 @@
-"""A comparison of methods: which there are, and what comes of it."""
+"""A comparison of methods: the methods to choose from, and the result."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class Comparison:
     label
         Column of ``obs`` with the types.
     methods
-        As they were asked for.
+        Their names, as they were given.
     titles
         The names of methods in figures.
     table
-        One row a number: method, space, metric, type, split ("train", "held-out", "permuted", or "" for what is of
+        One row per value: method, space, metric, type, split ("train", "held-out", "permuted", or "" for a value of
         all cells), value (mean over seeds), sd, n_seeds, family, label_circular, null (how it was made).
     runs
         The same of each seed, with the column seed.
     confusions
-        For each method true by predicted types of held-out cells, counts over all seeds.
+        For each method, held-out cells by true and predicted type: counts over all seeds.
     histories
         Training curves of the first seed, for tripletomics.
     settings, versions
-        As text.
+        Both as text.
     """
 
     adata: AnnData
@@ -83,7 +83,7 @@ class Comparison:
         color
             Column of ``obs`` or gene; by default the types.
         width
-            Of the figure in inches: 7.1 is a page, 3.5 a column.
+            Width of the figure in inches: 7.1 is a page, 3.5 a column.
         """
         bases = [f"X_{method}" for method in self.methods if f"X_{method}" in self.adata.obsm]
         if not bases:
@@ -135,7 +135,7 @@ def check_methods(methods: Sequence[str]) -> list[str]:
 
 
 def title_of(method: str) -> str:
-    """Return what figures call a method."""
+    """Return the name of a method in figures."""
     if method in baselines.METHODS:
         return baselines.METHODS[method].title
     settings = method.partition(":")[2]

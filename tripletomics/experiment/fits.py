@@ -24,7 +24,7 @@ class Fit:
         task, self.rounds = split.task, 1
         given = {"label": task.label, "hold_out": split.held_out, "seed": split.seed, **task.common, **settings}
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Types (of one|that only)")  # said once, or on purpose
+            warnings.filterwarnings("ignore", "Types (of one|that only)")  # already said once, or intended
             _, self.settings, self.problem = pp.prepare(task.adata, Settings(**given))
 
     def train(self) -> tuple[dict[str, np.ndarray], History]:
@@ -38,5 +38,5 @@ class Fit:
         return coordinates(networks, self.problem.rows, self.problem.pcs), history
 
     def permuted(self) -> crossfit.PermutedFit:
-        """Train on permuted labels, and return where the cells lie then."""
+        """Train on permuted labels, and return the coordinates of the cells in that fit."""
         return crossfit.permuted_null(self.problem, self.settings, self.rounds)

@@ -33,7 +33,7 @@ class Result:
     Attributes
     ----------
     coordinates
-        Of all cells, by space: "map" and "metric", or one of them.
+        Coordinates of all cells, by space: "map" and "metric", or one of them.
     rows
         The column "space" and those of `evaluation.score`.
     confusion
@@ -58,7 +58,7 @@ class Result:
 
     @classmethod
     def unpack(cls, arrays: Mapping[str, np.ndarray]) -> Result:
-        """Return the result of which `pack` made the arrays."""
+        """Return the result whose arrays `pack` made."""
         found: dict[str, dict[str, np.ndarray]] = {"coordinates": {}, "rows": {}}
         history: dict[str, dict[str, np.ndarray]] = {}
         for key, values in arrays.items():
@@ -98,7 +98,7 @@ def run(split: Split, method: str, settings: Settings) -> Result:
 def _score_permuted(
     split: Split, method: str, coordinates: dict[str, np.ndarray], fit: Fit | None
 ) -> list[pd.DataFrame]:
-    """Score the same fit on permuted labels, and for the structure coordinates that are shuffled among the cells."""
+    """Score the same fit on permuted labels; for structure, score coordinates that are shuffled among the cells."""
     truth, seed = split.truth, split.seed
     if fit is not None:
         null = fit.permuted()
@@ -164,7 +164,7 @@ def run_all(
     Parameters
     ----------
     splits, plan
-        Where, and what: the settings of each method.
+        The splits, and the settings of each method.
     cache
         What earlier calls computed.
     bar

@@ -49,12 +49,12 @@ def parse_method(method: str) -> dict[str, Any] | None:
 
 def read_settings(written: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings of a fit, from the text that it wrote to `uns`."""
-    written = {"spread": "0.0"} | dict(written)  # maps of before had no such setting, and dense groups
+    written = {"spread": "0.0"} | dict(written)  # older maps had no such setting, and were not spread
     return {key: Settings.read(key, str(written[key])) for key in OWN}
 
 
 def read_inputs(written: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return what a fit read: label, hold_out, layer, counts, batch; what is usual if it wrote nothing."""
+    """Return what a fit read: label, hold_out, layer, counts, batch; the defaults if it wrote nothing."""
     found: dict[str, Any] = dict.fromkeys(INPUTS)
     found |= {key: str(value) for key, value in (written or {}).items() if key in INPUTS and str(value) != "None"}
     with suppress(TypeError, ValueError):

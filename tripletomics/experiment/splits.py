@@ -1,4 +1,4 @@
-"""What every method is asked, and the splits of the cells on which it is asked."""
+"""The task that every method is given, and the splits of the cells on which it is done."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def make_splits(task: EvaluationTask, hold_out: float | str, seeds: int) -> list
     for seed in range(seeds):
         held_out = pp.split(task.adata, hold_out, task.codes, seed)
         if not held_out.any():
-            raise ValueError(f"hold_out={hold_out!r} holds no cell out, and without there is no evidence.")
+            raise ValueError(f"hold_out={hold_out!r} holds no cell out, but only held-out cells are evidence.")
         pp.check_labels(task.codes, task.classes, held_out, task.label)
         if task.unseen:
             evaluation.check_unseen(task.codes, held_out)

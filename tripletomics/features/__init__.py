@@ -1,10 +1,10 @@
-"""What a model reads of its cells: the genes in their order, and how values become the numbers that a network sees.
+"""What a model reads from cells: the genes in their order, and how values become the numbers that a network sees.
 
-`Features` (one modality) and `PairFeatures` (two) offer the same, so that a caller need not ask which of them it has:
+`Features` (one modality) and `PairFeatures` (two) have the same methods, so that a caller need not know which it has:
 
 - ``names`` and ``parts``: each modality's name and `Features`. A single modality has the name "".
 - ``modalities``: the names to choose from; none where there is one modality.
-- ``source(x, present, trained)``: rows as the encoder sees them. ``project(x, present, fitted)``: principal components.
+- ``source(x, present, trained)``: rows as the encoder sees them. ``pcs(x, present, fitted)``: principal components.
 - ``width``: principal components. ``widths``: columns that each encoder sees, as `networks.build` takes them.
 - ``augmentation(augment, views)``: what is done to these rows in training.
 - ``check_cells``, ``check_present``, ``join``: what a user gave, checked.

@@ -1,8 +1,8 @@
 """Two modalities of the same cells, such as RNA and proteins: their matrices and their features.
 
-A cell may lack one of the two. Each modality keeps features of its own. What the two share is a regression that
-predicts the principal components of one from those of the other. Encoders see these components and not the genes: what
-two modalities have in common is little next to what thousands of genes allow an encoder to learn by heart.
+One of the two may be missing in a cell. Each modality keeps features of its own. What the two share is a regression
+that predicts the principal components of one from those of the other. Encoders see these components and not the genes:
+from thousands of genes, they would memorise cells rather than learn what the two modalities have in common.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Present = Mapping[str, np.ndarray | None]
 
 @dataclass(frozen=True)
 class Pair:
-    """The matrices of two modalities, with one row a cell. A cell may lack one of them.
+    """The matrices of two modalities, with one row per cell. One of them may be missing in a cell.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ def fully_measured(x: Matrix) -> np.ndarray:
 
 
 def only(x: Matrix, i: int) -> Matrix:
-    """Return cells of which all modalities but one are hidden."""
+    """Return the cells with all modalities but one hidden."""
     return x.only(i) if isinstance(x, Pair) else x
 
 
@@ -94,18 +94,18 @@ class PairFeatures:
     Attributes
     ----------
     names
-        Of the two, such as "rna" and "protein".
+        Names of the two, such as "rna" and "protein".
     parts
         Their features.
     units
-        What each one's principal components are divided by (2,), so that they have a variance of 1 on average: what was
-        measured in more ways counts for more.
+        What each one's principal components are divided by (2,), so that they have a variance of 1 on average: the
+        modality with more components counts for more.
     to_first, to_second
-        Linear regressions of one's components on those of the other, the intercepts in the first row: what is expected
-        of a cell of which it was not measured.
+        Linear regressions of one's components on those of the other, the intercepts in the first row: they
+        predict the components of a modality that was not measured.
     seen
         The features whose components the encoders see, fitted without the cells that they are calibrated on; None
-        where it is these. The map sees the components of all training cells.
+        if they are these features. The map sees the components of all training cells.
 
     Notes
     -----
@@ -226,7 +226,7 @@ def fit_pair(x: Pair, names: Sequence[str], fits: Sequence[Callable[[Matrix], Fe
     x
         Training cells.
     names
-        Of the two modalities.
+        Names of the two modalities.
     fits
         What fits the features of each to the rows in which it was measured.
     """
@@ -247,7 +247,7 @@ def fit_pair(x: Pair, names: Sequence[str], fits: Sequence[Callable[[Matrix], Fe
 
 
 def _regress(wanted: np.ndarray, on: np.ndarray) -> np.ndarray:
-    """Return the regression of some columns on others, the intercepts in the first row; 0 of no cell."""
+    """Return the regression of some columns on others, the intercepts in the first row; 0 if there are no cells."""
     if not len(on):
         return np.zeros((on.shape[1] + 1, wanted.shape[1]), dtype=np.float32)
     ridge = Ridge(alpha=RIDGE * on.size).fit(on, wanted)

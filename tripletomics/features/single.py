@@ -38,7 +38,7 @@ class Choice:
     share
         Median share of a training cell's counts that these genes hold.
     scale
-        What the values of the whole matrix are.
+        The scale of the values of the whole matrix.
     """
 
     columns: np.ndarray
@@ -49,7 +49,7 @@ class Choice:
 
     @classmethod
     def every(cls, columns: np.ndarray, share: float = 1.0) -> Choice:
-        """Take the columns for everything."""
+        """Return a choice that uses the columns for everything."""
         return cls(columns, len(columns), np.ones(len(columns), dtype=bool), share)
 
 
@@ -62,7 +62,7 @@ class Features:
     genes
         Names in the model's order.
     n_seen
-        The encoder sees so many of the genes, the first ones.
+        The encoder sees this many of the genes, the first ones.
     counts
         Whether values are counts, which are scaled to a depth and log-transformed.
     like_counts, negative
@@ -73,7 +73,7 @@ class Features:
     shares
         Share of the training cells' counts that each gene holds, float32 (genes,); equal without counts.
     usual_depth, cap, axes, offset
-        For the principal components, which are scanpy's: counts of a cell over `genes` that are 10,000 over all genes
+        For the principal components, which are scanpy's: counts over `genes` of a cell that has 10,000 over all genes
         of the dataset; where larger values are cut, float32 (genes,), 10 standard deviations above the mean; and what
         takes the cut rows to their components, float32 (components, genes) and (components,).
     center, unit, variance, noise
@@ -83,14 +83,14 @@ class Features:
     shrink, residual
         For the components of cells that they were fitted on: the coefficients of `pcs.factors`, float32
         (3, components), and the mean squared distance of such a cell to the space of the components. None in a model
-        that was saved before there were any.
+        that was saved by a version without them.
     kind, total, step, below
         The scale of the training values, as in `Scale`; a query must be on the same one. None in a model that was saved
-        before there were any.
+        by a version without it.
 
     Notes
     -----
-    The methods take `present`, boolean (genes,), None for all. The values of the other genes are ignored, for they are
+    The methods take `present`, boolean (genes,), None for all. The values of other genes are ignored, because they are
     *unknown*, not 0: the encoder sees their training means, as when a mask hides them in training, and counts are
     scaled to the depth that the present genes have in the training cells.
     """
@@ -197,7 +197,7 @@ class Features:
         return found
 
     def check_cells(self, x: Matrix, *, named: bool = False, name: str = "") -> Matrix:
-        """Return cells by these genes, or raise if they are none; a modality is called by its `name`."""
+        """Return cells by these genes, or raise if they are not; a modality is called by its `name`."""
         given, whose = (name, f"{name}'s") if name else ("x", "the model's")
         if not hasattr(x, "shape") or not hasattr(x, "dtype"):
             raise TypeError(
@@ -245,7 +245,7 @@ class Features:
         """Return float32 rows of all genes, counts scaled to the depth and logged."""
         if present is not None and not present.all():
             x = take(_by_rows(x), np.where(present, np.arange(len(present)), -1))
-            depth *= float(self.shares[present].sum())  # the full depth would inflate the genes that are there
+            depth *= float(self.shares[present].sum())  # the full depth would inflate the values of the present genes
         return normalise(x, depth) if self.counts else _float32(x)
 
     def _completion(self, present: np.ndarray) -> np.ndarray:
@@ -307,9 +307,9 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
     counts
         Whether to normalise and log-transform.
     seed
-        For the solver of the principal components.
+        Seed of the solver of the principal components.
     choice
-        What the genes are for; by default all of them for everything.
+        What each gene is used for; by default all genes for everything.
 
     References
     ----------
@@ -357,14 +357,14 @@ def _shares(x: Matrix, counts: bool) -> np.ndarray:
 
 
 def _by_rows(x: Matrix) -> Matrix:
-    """Return a sparse matrix of another format as CSR, of which rows can be taken."""
+    """Return a sparse matrix as CSR, from which rows can be taken."""
     return x.tocsr() if sp.issparse(x) and x.format != "csr" else x
 
 
 def _float32(x: Matrix) -> Matrix:
-    """Return float32 rows: CSR if less than half of the values differ from 0, else dense, however they came.
+    """Return float32 rows: CSR if less than half of the values differ from 0, else dense, whatever their format was.
 
-    So equal matrices take the same sums in the same order. A map of neighbours would amplify the least difference.
+    So equal matrices are summed in the same order. A map of neighbours would amplify the smallest difference.
     """
     if sp.issparse(x) and not x.has_canonical_format:
         x = x.copy()  # scipy counts by summing duplicates in place

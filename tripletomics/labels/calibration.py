@@ -1,7 +1,7 @@
 """From evidence to probabilities, label sets and novelty that hold on new cells.
 
-All is fitted on training cells that the encoder of their reference was not trained on, and never on held-out cells: a
-slice of the training cells, with the principal components that they would have as new cells, or whole batches in turn.
+Everything is fitted on training cells that the encoder of their reference was not trained on, not on held-out cells: a
+part of the training cells, with the principal components that they would have as new cells, or whole batches in turn.
 The choice of genes did see them.
 """
 
@@ -20,7 +20,7 @@ from tripletomics.metrics import auroc
 
 START = np.array([0.5, 0.5, 0.5, 0.3])  # weights of the evidence before any cell is seen
 STIFFNESS = np.array([1, 1, 1, 10.0])  # of each weight, in cells: that of the prior hardly moves
-FARTHEST = 3.0  # standard deviations beyond the usual: there, no known type is as likely as any
+FARTHEST = 3.0  # standard deviations beyond the usual: there, an unknown type is as likely as a known one
 QUANTILES = 1001  # quantiles kept in a model file
 PAIRS = 5000  # random pairs of a fold
 
@@ -32,10 +32,10 @@ class Calibration:
     Attributes
     ----------
     weights
-        Of the kinds of evidence (kinds,).
+        Weights of the four parts of the evidence (4,).
     center, scale
-        Mean and standard deviation (3,) of the two distances behind novelty, to the nearest cells of the metric
-        space and of the principal components to the nearest type, and of their weighted sum.
+        Mean and standard deviation (3,) of the two distances behind novelty, in the metric space to the
+        nearest cells and in the principal components to the nearest type, and of their weighted sum.
     trust
         Weight of the second of them, in [0, 1]: twice the AUROC above one half with which it separates each known type
         from the others when that type is left out of it.
@@ -72,12 +72,12 @@ class Calibration:
         return novelty
 
     def as_new(self, evidence: Evidence, trained: np.ndarray, near_trained: np.ndarray) -> Evidence:
-        """Return evidence in which cells of the encoder's training, boolean (cells,), are as near as new ones are.
+        """Return evidence in which cells of the encoder's training, boolean (cells,), are no nearer than new cells.
 
         Parameters
         ----------
         near_trained
-            Of `Reference`: what their distances are like, which is brought to what is usual of calibration cells.
+            Of `Reference`: mean and sd of their distances, which are brought to those of calibration cells.
         """
         near = evidence.near.copy()
         near[trained] = (near[trained] - near_trained[0]) / near_trained[1] * self.scale[0] + self.center[0]
@@ -96,7 +96,7 @@ class Calibration:
         return float(np.quantile(self.novelties, 1 - reject)) if reject > 0 else np.inf
 
     def odds_limit(self, coverage: float) -> float:
-        r"""Return the least log odds of a type in label sets that hold the true type of a share `coverage` of cells.
+        r"""Return the smallest log odds of a type in label sets that hold the true type of a share `coverage` of cells.
 
         It is that of the :math:`k = \lceil (n + 1) \cdot \text{coverage} \rceil + 1`-th of n calibration cells: split
         conformal prediction (Sadinle, Lei & Wasserman 2019), and one cell more because the weights of the evidence were
@@ -112,7 +112,7 @@ def fit_calibration(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration
     """Fit on the evidence of cells that their reference did not see, and their codes.
 
     The weights are those of a conditional logit (McFadden 1974): temperature scaling (Guo, Pleiss, Sun & Weinberger
-    2017) for several kinds of evidence, kept near the usual weights as long as there are few cells.
+    2017) for several parts of evidence, kept near the starting weights where there are few cells.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def fit_calibration(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration
 
 
 def guess(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best types and their probabilities (cells,), weighed as before any cell is seen."""
+    """Return the best types and their probabilities (cells,), with the starting weights of the evidence."""
     p = softmax(_sum(evidence.logits, START), axis=1)
     return p.argmax(axis=1), p.max(axis=1)
 
@@ -176,7 +176,7 @@ def _weigh(logits: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def _sum(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weigh the kinds of evidence: (cells, classes), -inf for absent types also where a weight is 0."""
+    """Return the weighted sum of the evidence: (cells, classes), -inf for absent types also where a weight is 0."""
     absent = np.isneginf(logits[:, :, 0])
     return np.where(absent, -np.inf, np.where(absent[:, :, None], 0, logits) @ weights)
 
@@ -197,12 +197,12 @@ def _left_out_auroc(folds: Sequence[tuple[Evidence, np.ndarray]]) -> float:
 
 
 def _fit_pairs(folds: Sequence[tuple[Evidence, np.ndarray]]) -> np.ndarray:
-    """Fit the log odds that a pair is of one type on random pairs of a fold, as many of one type as of two."""
+    """Fit the log odds that a pair is of one type on random pairs of a fold, half of them of one type."""
     random = np.random.default_rng(0)
     apart, same = [], []
     for evidence, codes in folds:
         a, b = random.integers(len(codes), size=(2, PAIRS)) if len(codes) else np.zeros((2, 0), dtype=int)
-        # a second cell of the type of the first: the next one round the circle of its type
+        # a second cell of the first one's type: the next one in a circle through its type
         order, position = np.argsort(codes, kind="stable"), np.empty(len(codes), dtype=int)
         position[order] = np.arange(len(codes))
         first, size = np.searchsorted(codes[order], codes[a]), np.bincount(codes, minlength=1)[codes[a]]
@@ -214,7 +214,7 @@ def _fit_pairs(folds: Sequence[tuple[Evidence, np.ndarray]]) -> np.ndarray:
     x, y = np.concatenate(apart), np.concatenate(same)
     if len(np.unique(y)) < 2:
         return np.array([0.0, -1.0, 0.0])
-    # where the other distance would then count for pairs far apart, one distance is used alone
+    # where the second distance would get the wrong sign, only one distance is used
     for columns in ([0, 1], [0], [1]):
         model = LogisticRegression(class_weight="balanced").fit(x[:, columns], y)
         if (model.coef_ <= 0).all():

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-UNASSIGNED = "unassigned"  # what a cell is called that is like no known type
+UNASSIGNED = "unassigned"  # name for a cell that is like no known type
 UNLABELLED = (
     "", "Unknown", "unknown", UNASSIGNED, "NA", "None", "nan", "<NA>", "N/A", "null", "unlabelled", "unlabeled",
 )  # fmt: skip
@@ -68,7 +68,7 @@ def encode(values: pd.Series, unlabelled: str | Sequence[str]) -> tuple[np.ndarr
     Parameters
     ----------
     values
-        One name a cell; whole numbers, bytes and categories are taken as their text.
+        One name per cell; whole numbers, bytes and categories are taken as their text.
     unlabelled
         Names that mean *unlabelled*, in upper or lower case, with or without spaces around them. Missing and blank
         values always do.
@@ -88,7 +88,7 @@ def encode(values: pd.Series, unlabelled: str | Sequence[str]) -> tuple[np.ndarr
 
 
 def known_first(codes: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return codes that begin with the types of training cells, so that no other type changes what is learned.
+    """Return codes in which the types of training cells come first, so that no other type changes what is learned.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def known_first(codes: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.nd
 def flags(values: pd.Series) -> pd.Series | None:
     """Return a column of yes and no as True, False or None for each row; None if it holds anything else.
 
-    It may hold booleans, or true, false, yes and no as text in upper or lower case, as tables from R and CSV do.
+    It may hold booleans, or true, false, yes and no as text in upper or lower case, as columns from R and CSV files do.
     """
     answers = dict.fromkeys(YES, True) | dict.fromkeys(NO, False)
     words = names(values).map(lambda name: None if name is None else _plain(name))

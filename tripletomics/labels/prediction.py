@@ -1,4 +1,4 @@
-"""Predicted labels, how sure they are, and how right they were on cells whose labels are known."""
+"""Predicted labels, how sure they are, and how often they are right on cells whose labels are known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Prediction:
     Attributes
     ----------
     codes
-        Of the best type (cells,), also where it is rejected.
+        Code of the best type (cells,), also for rejected cells.
     confidence
         Probability that it is right (cells,).
     novelty

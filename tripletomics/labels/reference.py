@@ -1,7 +1,7 @@
 """The labelled training cells as a reference: how near a new cell lies to each type.
 
 The metric space was trained to separate the known types, so it can put a type that it never saw into one of them. The
-principal components saw no label. Both give evidence, on the label and on novelty.
+principal components use no label. Both give evidence about the label and about novelty.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tripletomics.samplers import allocate
 MAX_LANDMARKS = 20_000  # cells kept to vote
 MAX_FITTED = 50_000  # cells behind means and covariance
 KERNEL_NEIGHBOUR = 5  # the kernel is as wide as the distance to the fifth neighbour
-SELF_DISTANCE = 1e-3  # of the spread: a cell is no further from its own landmark, but for rounding
+SELF_DISTANCE = 1e-3  # of the spread: rounding puts a cell no further from its own landmark than this
 EVEN_SHARE = 0.01  # share of the votes that is spread evenly, so that no type is impossible
 ENROLLED_VOTES = 0.5  # share of the best trained type's votes for an enrolled one that is nearest by its components
 
@@ -30,7 +30,7 @@ class Evidence:
     Attributes
     ----------
     logits
-        (cells, classes, 4), four kinds of evidence: log share of the distance-weighted neighbours, minus the
+        (cells, classes, 4), the four parts of the evidence: log share of the distance-weighted neighbours, minus the
         distance to the prototype, minus the Mahalanobis distance of the principal components, log prior. Higher is
         nearer; -inf for a type that has no reference cell.
     near
@@ -127,7 +127,7 @@ class Reference:
         return Evidence(logits, near, typical, z / self.spread, white)
 
     def _nearest(self, z: np.ndarray, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return distances, in units of the spread, and landmarks of the nearest ones but for a cell itself."""
+        """Return distances, in units of the spread, and rows of the nearest landmarks other than the cell itself."""
         k = min(NEIGHBOURS, len(self.z))
         if known is None or not known.any() or len(self.z) < 2:
             d, rows = nearest(self.z, z, k)
@@ -149,7 +149,7 @@ class Reference:
         return np.log((part + EVEN_SHARE / (self.sizes > 0).sum()) / (1 + EVEN_SHARE))
 
     def _votes_for_enrolled(self, votes: np.ndarray, to_means: np.ndarray) -> np.ndarray:
-        """Give enrolled types log votes where their components are nearest."""
+        """Return log votes that also count enrolled types where these are nearest by the components."""
         n = len(self.sizes) - self.n_enrolled
         nearest = to_means[:, n:] < to_means[:, :n].min(axis=1, keepdims=True)
         least = np.where(nearest, votes[:, :n].max(axis=1, keepdims=True) + np.log(ENROLLED_VOTES), -np.inf)
@@ -158,7 +158,7 @@ class Reference:
     def enroll(self, z: np.ndarray, m: np.ndarray, pcs: np.ndarray, codes: np.ndarray, n: int) -> Reference:
         """Add the cells of new types, whose codes follow those that are known and end before `n`.
 
-        Nothing is known of how common they are: each is taken to be as common as a type on average.
+        How common they are is unknown: each is taken to be as common as a type on average.
         """
         new = np.arange(len(self.sizes), n)
         return replace(
@@ -188,7 +188,7 @@ def build_reference(
     n_classes
         Number of types, of which some may have no cell.
     seed
-        For the draw of landmarks.
+        Seed of the draw of landmarks.
     """
     sizes, types = np.bincount(codes[codes >= 0], minlength=n_classes), np.arange(n_classes)
     rows = _draw(codes, sizes, seed, MAX_FITTED)
@@ -219,7 +219,7 @@ def _means(x: np.ndarray, codes: np.ndarray, types: np.ndarray) -> np.ndarray:
 
 
 def _draw(codes: np.ndarray, sizes: np.ndarray, seed: int, most: int) -> np.ndarray:
-    """Return labelled cells: all, or of more than `most` an equal share of each type, whose sizes these are."""
+    """Return labelled cells: all of them or, if more than `most`, an equal share of each type, of which `sizes` are."""
     known = np.flatnonzero(codes >= 0)
     if len(known) <= most:
         return known

@@ -1,4 +1,4 @@
-"""What is asked of a model before it is believed, and what a test of its held-out labels shows."""
+"""The limits that a model has to meet, and what a test of its held-out labels shows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 NO_SIGNAL = 0.01  # a permutation p above this: permuted labels of the held-out cells score as well
 TOO_FEW = "too few held-out cells to tell"
-REJECT, COVERAGE = 0.05, 0.9  # share of the known cells that may be rejected, and that label sets hold
+REJECT, COVERAGE = 0.05, 0.9  # share of known cells that may be rejected; share whose label sets hold the true type
 
 
 def verdict(p: float, reachable: float = 0.0) -> Literal["signal", "no signal", "too few", "not tested"]:

@@ -39,9 +39,9 @@ _WEIGHT = "write a sum as 'softmax + 0.003*center', each weight a number in (0, 
 class Loss(nn.Module):
     """The base of all losses: a dataclass of settings that is a torch module.
 
-    Subclasses carry `register`, annotate their settings and define ``forward(z, y)``; those with parameters define
-    `build`, those with bounds on settings ``__post_init__``. Losses add up as text and as objects: ``Softmax() +
-    0.003 * Center()``.
+    Subclasses are decorated with `register`, annotate their settings and define ``forward(z, y)``; those with
+    parameters define `build`, those with bounds on settings ``__post_init__``. Losses add up as text and as objects:
+    ``Softmax() + 0.003 * Center()``.
 
     Attributes
     ----------
@@ -52,13 +52,13 @@ class Loss(nn.Module):
     normalised
         Whether only the direction of z counts; see `check`.
     supervised
-        Whether it learns from labelled cells alone.
+        Whether it learns only from labelled cells.
     views
         Views of each cell that it compares: 1, ``loss(z, y)``, or 2, ``loss(z1, z2, y)`` (see `losses.views`).
     momentum
         How much a momentum encoder, which gives views without gradient, keeps of itself at each step; 0 for none.
     neighbours
-        The second view is that of one of so many nearest cells in the data; 0 for the cell itself.
+        The second view is that of one of this many nearest cells in the data; 0 for the cell itself.
     predicts
         Whether a network of the loss predicts one view from the other; see `check`.
     mines
@@ -89,7 +89,7 @@ class Loss(nn.Module):
         return self
 
     def set_n_cells(self, n_cells: int) -> None:
-        """Take note of how many training cells there are; called before `build`."""
+        """Record the number of training cells; called before `build`."""
 
     def build(self, dim: int, n_classes: int) -> None:
         """Create the parameters for `dim` columns of z and `n_classes` classes, in place; most losses have none."""
@@ -100,14 +100,14 @@ class Loss(nn.Module):
         return [{"params": trained, "lr": self.parameter_lr * lr, "eps": self.parameter_eps, "weight_decay": 0.0}]
 
     def set_progress(self, step: int, steps: int) -> None:
-        """Take note of how far training is; called before each step."""
+        """Record the progress of training; called before each step."""
 
     def momentum_at(self, step: int, steps: int) -> float:
         """Return how much the momentum encoder keeps of itself after a step."""
         return self.momentum
 
     def refresh(self, z: Tensor, y: Tensor) -> BatchGuide:
-        """Return what is asked of the next minibatches, given all training cells; called every `epochs` epochs."""
+        """Return what the next minibatches should hold, given all training cells; called every `epochs` epochs."""
         return BatchGuide()
 
     def has_terms(self, y: np.ndarray) -> bool:
@@ -148,7 +148,7 @@ class Sum(Loss):
     Parameters
     ----------
     members
-        The losses, each as text or object; a sum among them is taken apart.
+        The losses, each as text or object; a sum among them is split into its members.
     weights
         One number in (0, inf) per member; 1 by default.
     """
@@ -181,12 +181,12 @@ class Sum(Loss):
         with_encoder = [loss for loss in losses if loss.momentum]
         if len(with_encoder) > 1:
             named = " and ".join(loss.name for loss in with_encoder)
-            raise ValueError(f"{named} would each need a momentum encoder, and there is one: leave all but one out.")
+            raise ValueError(f"{named} would each need a momentum encoder, and there is only one: keep one of them.")
         self.momentum = sum((loss.momentum for loss in with_encoder), 0.0)
         near = {loss.neighbours for loss in losses if loss.views == 2}
         if len(near) > 1:
             raise ValueError(
-                f"The losses of two views share their views, and ask for {sorted(near)} neighbours: give all the same."
+                f"Losses of two views share these views, but ask for {sorted(near)} neighbours: give all the same."
             )
         self.neighbours = max(near, default=0)
 
@@ -199,7 +199,7 @@ class Sum(Loss):
         return [getattr(member, hook)(*given) for member in self.members]
 
     def set_n_cells(self, n_cells: int) -> None:
-        """Tell every member."""
+        """Pass the number of training cells to every member."""
         self._each("set_n_cells", n_cells)
 
     def build(self, dim: int, n_classes: int) -> None:
@@ -211,7 +211,7 @@ class Sum(Loss):
         return [group for groups in self._each("parameter_groups", lr) for group in groups]
 
     def set_progress(self, step: int, steps: int) -> None:
-        """Tell every member."""
+        """Pass the progress of training to every member."""
         self._each("set_progress", step, steps)
 
     def momentum_at(self, step: int, steps: int) -> float:
@@ -219,7 +219,7 @@ class Sum(Loss):
         return float(sum(self._each("momentum_at", step, steps)))
 
     def refresh(self, z: Tensor, y: Tensor) -> BatchGuide:
-        """Refresh the members that want it; the first that asks something of the minibatches gets it."""
+        """Refresh the members that need it; the first that asks for certain minibatches gets them."""
         mined, distances = zip(*(member.refresh(z, y) for _, member in self.terms() if member.epochs), strict=True)
         first = [next((asked for asked in found if asked is not None), None) for found in (mined, distances)]
         # two views leave no room for mined rows: offline triplets are then chosen within the minibatch
@@ -238,7 +238,7 @@ class Sum(Loss):
         return {name: value for found in self._each("summary_arrays") for name, value in found.items()}
 
     def forward(self, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
-        """Return the weighted sum. Mined rows reach the losses that mine; a second view, those of two views."""
+        """Return the weighted sum. Mined rows go to the losses that mine, and a second view to those of two views."""
         *views, y = z, *others
         values = []
         for weight, member in self.terms():
@@ -310,7 +310,7 @@ def family() -> dict[str, type[Loss]]:
 
 
 def make(loss: str | nn.Module) -> Loss:
-    """Turn what a user gives as ``loss=`` into a loss.
+    """Return the loss for what a user gives as ``loss=``.
 
     Parameters
     ----------
@@ -363,7 +363,7 @@ def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     z
         Embeddings (n, dim).
     y
-        Class codes (n,), whole numbers. On the processor they tell which cells to keep without waiting for a GPU.
+        Class codes (n,), whole numbers. On the CPU they show which cells to keep without waiting for a GPU.
 
     Raises
     ------

@@ -54,7 +54,7 @@ class SoftTriple(CentersLoss):
     scale
         s, from cosines to logits, above 0; useful from 5 to 64.
     gamma
-        Softness in units of the cosine, above 0; useful from 0.02 to 0.5. Lower counts the nearest center alone.
+        Softness in units of the cosine, above 0; useful from 0.02 to 0.5. A low value counts only the nearest center.
     margin
         m in units of the cosine, from 0 to 1.5; useful up to 0.2.
     tau

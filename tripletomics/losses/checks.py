@@ -7,7 +7,7 @@ from tripletomics.notices import warn
 
 
 def check(loss: Loss, metric_dim: int) -> None:
-    """Refuse a loss that moves all cells to one point or lacks room, and warn about one that has too few dimensions.
+    """Raise if a loss moves all cells to one point or needs more dimensions; warn if it has few for its margins.
 
     Raises
     ------
@@ -27,6 +27,6 @@ def check(loss: Loss, metric_dim: int) -> None:
     if loss.normalised and metric_dim <= 3:
         shape = "circle" if metric_dim == 2 else "sphere"
         warn(
-            f"loss={spec(loss)!r} sees directions alone, so metric_dim={metric_dim} puts all cells on a {shape}, where "
+            f"loss={spec(loss)!r} uses only directions, so metric_dim={metric_dim} puts all cells on a {shape}, where "
             "many types leave no room for a margin. Take metric_dim=32, or a loss of distances such as 'triplet'."
         )

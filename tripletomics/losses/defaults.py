@@ -10,7 +10,7 @@ DEFAULT_PAIR = "clip"  # of two modalities: see docs/two-modalities.md
 
 
 def default_loss(codes: np.ndarray, paired: bool = False) -> str:
-    """Choose the loss by how many of the training cells, whose codes these are, have a label, and for a pair."""
+    """Return the default loss for training cells with these codes: by how many have a label, and for a pair."""
     unlabelled = (codes < 0).mean()
     if paired:
         return DEFAULT_PAIR if unlabelled == 1 else f"{DEFAULT_LOSS} + {DEFAULT_PAIR}"

@@ -19,7 +19,7 @@ from tripletomics.losses.base import Loss
 CLUSTERS = 30
 ORDER = 6.0  # weight of the order of the clusters; that of the types is twice as much at structure=0
 EVEN = 12.0  # weight of the even disk at spread=1
-RISE = 3  # it has its weight after one in so many steps
+RISE = 3  # it reaches its weight after a third of the steps
 CLUSTERED = 20_000  # cells that the clusters are found on
 FEW = 16  # cells; a smaller group that is far from all others is a satellite
 FAR = 0.98  # share of the cells that are nearer to the middle than the centre of a satellite
@@ -27,7 +27,7 @@ FLOOR = 0.25  # share of the mean sum of a minibatch that is added to the sums o
 
 
 class Neighbours(Loss):
-    r"""Neighbours lie close in the map, all others apart, and groups of cells in the order of their distances.
+    r"""Keep neighbours close in the map, all others apart, and groups of cells in the order of their distances.
 
     .. math::
         L = \sum_{ij} v_{ij} \log(1 + d_{ij}^2)
@@ -61,9 +61,9 @@ class Neighbours(Loss):
     ``loss(a, rows)`` takes the coordinates (n, dim) of a minibatch and the cells, each once. The second term,
     with a sum for every cell in place of t-SNE's single one, gives a cell of a small dense type as much room as one of
     a large type: a network shares its capacity, where t-SNE moves each cell on its own. Groups without a cell in the
-    minibatch have no say in the third term, and fewer than three groups have no order. With the distances of the
+    minibatch do not count in the third term, and fewer than three groups have no order. With the distances of the
     reference in place of their ranks, a few outlying cells squeeze all others into a corner of the map; with a
-    correlation, which does not mind an offset, near groups lie on each other.
+    correlation, which ignores an offset, near groups lie on each other.
 
     References
     ----------
@@ -131,7 +131,7 @@ class Neighbours(Loss):
         k, ends = self.graph.shape[1], self.position[self.graph[rows]].flatten()
         self.position[rows] = -1
         inside = ends >= 0
-        # few edges have both ends in a minibatch of a large table; a GPU takes all of them sooner than it says which
+        # few edges have both ends in a minibatch of a large dataset; a GPU computes all faster than it selects them
         edges = inside.nonzero()[:, 0] if a.device.type == "cpu" else torch.arange(len(ends), device=a.device)
         weights = self.weights[edges % k] * inside[edges]
         return _Attraction.apply(a, weights, edges // k, ends[edges].clamp(min=0))
@@ -152,7 +152,7 @@ class _Attraction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         pull, start, end = ctx.saved_tensors
-        # not a[start] += pull: that adds up in an order of its own on many threads
+        # not a[start] += pull: on many threads, the order of that sum varies
         pulled = pull.new_zeros(ctx.shape).index_add_(0, start, pull).index_add_(0, end, pull, alpha=-1)
         return gradients[0] * pulled, None, None, None
 
@@ -209,7 +209,7 @@ def _even(n: int, dim: int) -> Tensor:
 
 
 def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, spread: float = 0.0) -> Neighbours:
-    """Make the loss of a map of training cells.
+    """Return the loss of a map of training cells.
 
     Parameters
     ----------
@@ -218,9 +218,9 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, sprea
     y
         Codes (cells,), -1 for unlabelled.
     structure
-        The dial: the share of the data's graph is its square root, 0.71 in the middle, and at 1 nothing depends on y.
+        In [0, 1]: the share of the data's graph is its square root, 0.71 at 0.5, and at 1 nothing depends on y.
     seed
-        Of the clusters, and of random lines.
+        Seed of the clusters, and of random lines.
     spread
         In [0, 1]: how evenly the cells are to fill the map.
     """

@@ -63,7 +63,7 @@ class Softmax(ProxyLoss):
     -----
     z is (n, dim), y (n,), `proxies` w (n_classes, dim), `bias` b (n_classes,), which starts at 0. Cells with code -1
     are ignored; a minibatch without labels gives 0 and moves nothing. Calling it before `build` is a RuntimeError, a
-    code that is no class a ValueError.
+    code that is not a class is a ValueError.
 
     References
     ----------
@@ -124,7 +124,7 @@ class Center(ProxyLoss):
 
 
 class CosineLoss(ProxyLoss):
-    """The base of proxy losses that see directions alone; it checks the settings that they share."""
+    """The base of proxy losses that use only directions; it checks the settings that they share."""
 
     normalised = True
 
@@ -147,7 +147,7 @@ class NormSoftmax(CosineLoss):
     Parameters
     ----------
     temperature
-        T in units of the cosine, above 0; useful from 0.02 to 0.5. Lower looks at the nearest wrong class alone.
+        T in units of the cosine, above 0; useful from 0.02 to 0.5. A low value looks only at the nearest wrong class.
 
     Notes
     -----
@@ -166,7 +166,7 @@ class NormSoftmax(CosineLoss):
 
 @register("arcface")
 class ArcFace(CosineLoss):
-    r"""Ask each cell to be nearer to its proxy than to any other by an angle.
+    r"""Ask each cell to be nearer to its own proxy than to any other, by a given angle.
 
     .. math:: L = \frac1n \sum_i \log(1 + \sum_{k \ne y_i} e^{s (\cos\theta_{ik} - \cos(\theta_{i y_i} + m))})
 
@@ -245,8 +245,8 @@ class AdaCos(CosineLoss):
     Notes
     -----
     The buffer `scale` s (0-d) starts at sqrt(2) log(n_classes - 1). In training mode each minibatch sets it, then uses
-    it; theta_med is the lower median of theta_iy. s stays within 0.4 and 64; the paper's is 0 for ever with 2 classes,
-    and can grow without end in few dimensions. Shapes, unlabelled cells and errors are as in `Softmax`.
+    it; theta_med is the lower median of theta_iy. s stays within 0.4 and 64; the paper's stays 0 with 2 classes,
+    and can grow without limit in few dimensions. Shapes, unlabelled cells and errors are as in `Softmax`.
 
     References
     ----------
@@ -254,7 +254,7 @@ class AdaCos(CosineLoss):
     """
 
     def build(self, dim: int, n_classes: int) -> None:
-        """Draw the proxies as torch.nn.Linear draws its weights, and start the scale afresh."""
+        """Draw the proxies as torch.nn.Linear draws its weights, and reset the scale."""
         super().build(dim, n_classes)
         self.register_buffer("scale", torch.tensor(2**0.5 * math.log(max(n_classes - 1, 1))).clamp(*_ADACOS))
 
@@ -297,7 +297,7 @@ class ProxyNCA(CosineLoss):
     plus: bool = False
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        scores = 2 * x @ w.T  # -d^2 but for a constant
+        scores = 2 * x @ w.T  # -d^2 plus a constant
         if self.plus or len(w) == 1:  # one class has no other: 0
             return F.cross_entropy(9 * scores, codes)
         others = scores.scatter(1, codes[:, None], -torch.inf)
@@ -305,5 +305,5 @@ class ProxyNCA(CosineLoss):
 
 
 def margin_cross_entropy(scores: Tensor, codes: Tensor, scale: float, margin: float) -> Tensor:
-    """Return the cross-entropy of scaled scores (n, n_classes), after the own class has given up a margin."""
+    """Return the cross-entropy of scaled scores (n, n_classes), after a margin is taken from the own class."""
     return F.cross_entropy(scale * (scores - margin * F.one_hot(codes, scores.shape[1]).to(scores.dtype)), codes)

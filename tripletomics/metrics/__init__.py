@@ -12,7 +12,7 @@ says nothing about a map that was trained with its labels. Distances are Euclide
   are about clusters.
 - What is kept of the data, against a label-free space r of the same cells: `neighbourhoods` for `knn_recall`,
   `trustworthiness` and `continuity`; `knn_recall_within_types`, `triplet_accuracy`, `centroid_spearman`, `scgraph`,
-  `within_between`, `pseudotime_spearman`; of each cell its `distortion`, which is better the less it is. Labels alone
+  `within_between`, `pseudotime_spearman`; and the `distortion` of each cell, where lower is better. Labels alone
   improve none of these.
 - Whether to trust a prediction: `ece`, `brier`, `risk_coverage`, `aurc`; `novelty`, `auroc`, `fpr_at_95`.
 - What a reader of a map sees: `page_use`, how much of the page is filled; `exchangeability`, whether held-out cells can
@@ -20,12 +20,12 @@ says nothing about a map that was trained with its labels. Distances are Euclide
 - Batches: `batch_scores`, with the extra ``tripletomics[batch]``.
 
 Ties are counted pessimistically: of cells at the same distance, those that would lower the score come first. A map that
-puts all cells at one point then scores no better than chance, where ties broken by row number would reward sorted rows.
+puts all cells at one point then scores no better than chance; ties broken by row number would reward sorted rows.
 AUROC, risk-coverage and triplets count a tie as one half, and tied neighbours share their votes: that is chance too.
 
-All distances of 100,000 cells to each other would take 80 GB, and never exist. Nearest neighbours are exact, of all
-cells. Scores that need complete rankings are of at most 2,000 cells, drawn by `seed` (exact where there are no more),
-against all reference cells, in blocks of 8 MB. Their standard error is below 0.5 / sqrt(2000) = 0.011.
+All distances of 100,000 cells to each other would take 80 GB, and are never held at once. Nearest neighbours are exact,
+of all cells. Scores that need complete rankings are of at most 2,000 cells, drawn by `seed` (exact where there are no
+more), against all reference cells, in blocks of 8 MB. Their standard error is below 0.5 / sqrt(2000) = 0.011.
 """
 
 from tripletomics.knn import NEIGHBOURS

@@ -54,7 +54,7 @@ def scgraph(z: np.ndarray, r: np.ndarray, y: np.ndarray, batch: np.ndarray | Non
 
     the mean over types t of the weighted Pearson correlation over the other types s. D are distances between the
     trimmed means of types (5 % of the cells left out at either end of each coordinate), divided by the largest of
-    their column. Those of r are taken in each batch alone and averaged over the batches that have both types.
+    their column. Those of r are taken within each batch and averaged over the batches that have both types.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def scgraph(z: np.ndarray, r: np.ndarray, y: np.ndarray, batch: np.ndarray | Non
 
     Notes
     -----
-    **It favours PCA.** What is right is what PCA says, and straight distances between means: an unsupervised linear
+    **It favours PCA.** It takes PCA and straight distances between means for the truth: an unsupervised linear
     map wins by construction, and a map that follows a curved trajectory loses. Do not rank PCA by it. The authors
     compute a PCA for each batch, here r is given once for all. Distances near 0 weigh heavily: two types at one point
     in the reference space decide their columns.
@@ -132,7 +132,7 @@ def within_between(z: np.ndarray, y: np.ndarray) -> float:
 def pseudotime_spearman(
     z: np.ndarray, t: np.ndarray, query: np.ndarray | None = None, query_t: np.ndarray | None = None
 ) -> float:
-    r"""Score whether the neighbours of a cell tell its pseudotime, or any other number that is known for it.
+    r"""Score whether the neighbours of a cell predict its pseudotime, or any other number that is known for it.
 
     .. math:: \rho\left( \tfrac1k \sum_{j \in N_k(i)} t_j,\ t_i \right)_i
 

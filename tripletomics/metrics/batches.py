@@ -20,7 +20,7 @@ def batch_scores(z: np.ndarray, y: np.ndarray, batch: np.ndarray, seed: int = 0)
     r"""Score how well batches mix within types.
 
     - ``ilisi``: the effective number of batches around a cell, ``(median LISI - 1) / (batches - 1)``.
-    - ``clisi``: the same of types, turned round, ``(types - median LISI) / (types - 1)``. It is label-circular.
+    - ``clisi``: the same for types, reversed, ``(types - median LISI) / (types - 1)``. It is label-circular.
     - ``kbet``: the mean over types of the share of cells around which a chi-squared test at 5 % finds the batches as in
       the whole type.
     - ``graph_connectivity``: the mean over types of the share of cells in the largest strongly connected part of the
@@ -37,7 +37,7 @@ def batch_scores(z: np.ndarray, y: np.ndarray, batch: np.ndarray, seed: int = 0)
     y, batch
         Codes (cells,) of types and batches; cells where either is -1 are left out.
     seed
-        Of the draw of 20,000 cells, where there are more: LISI needs about 10 KB a cell.
+        Seed of the draw of 20,000 cells, where there are more: LISI needs about 10 KB a cell.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def batch_scores(z: np.ndarray, y: np.ndarray, batch: np.ndarray, seed: int = 0)
     The numbers of neighbours are those of scib-metrics (90 for LISI, 15 for the graph, a quarter of the mean batch but
     10 to 70 for kBET), the neighbours themselves are exact. kBET takes them inside the type, by distance in the
     embedding, as in its paper; `scib_metrics.kbet_per_label` takes them from a diffusion map, so its numbers differ.
-    Where batches differ in which types they have, mixing across types is penalised by ``clisi`` alone.
+    Where batches differ in which types they have, only ``clisi`` penalises mixing across types.
 
     References
     ----------
@@ -82,7 +82,7 @@ def batch_scores(z: np.ndarray, y: np.ndarray, batch: np.ndarray, seed: int = 0)
 
 
 def _graph(z: np.ndarray, k: int) -> NeighborsResults:
-    """Find the k nearest cells, oneself first."""
+    """Return the k nearest cells of each cell, itself first."""
     from scib_metrics.nearest_neighbors import NeighborsResults
 
     distances, near = nearest(z, None, min(k, len(z)) - 1)

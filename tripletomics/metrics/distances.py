@@ -40,9 +40,9 @@ def row_blocks(rows: int, width: int) -> Iterator[slice]:
 
 
 def squared_distances(z: np.ndarray, query: np.ndarray | None, rows: np.ndarray, exact: bool = True) -> np.ndarray:
-    """Return squared distances (rows, references); without query those to oneself are infinite.
+    """Return squared distances (rows, references); without query those of a cell to itself are infinite.
 
-    Not exact is many times faster for many columns, but equal distances may come out different in the last digit.
+    Without `exact` it is many times faster for many columns, but equal distances may differ in the last digit.
     """
     cells = z[rows] if query is None else query[rows]
     d = cdist(cells, z, "sqeuclidean") if exact else euclidean_distances(cells, z, squared=True)

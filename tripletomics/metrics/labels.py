@@ -80,7 +80,7 @@ def knn_macro_f1(
 def knn_balanced_accuracy(
     z: np.ndarray, y: np.ndarray, query: np.ndarray | None = None, query_y: np.ndarray | None = None
 ) -> float:
-    """Score how well the 15 nearest labelled cells name the type of a cell, every type weighing the same.
+    """Score how well the 15 nearest labelled cells name the type of a cell, with equal weight for every type.
 
     `balanced_accuracy` of the most frequent type of `knn_votes`.
 
@@ -175,7 +175,7 @@ def permutation_p(truth: np.ndarray, predicted: np.ndarray, seed: int, permutati
     truth, predicted
         As in `macro_f1`.
     seed
-        Of the orders.
+        Seed of the orders.
     permutations
         Their number; the smallest p is 1 / (1 + permutations).
 
@@ -185,7 +185,7 @@ def permutation_p(truth: np.ndarray, predicted: np.ndarray, seed: int, permutati
 
     Notes
     -----
-    It takes cells for independent. Cells of one donor are not, so a donor effect can make p small as well.
+    It assumes that cells are independent. Cells of one donor are not, so a donor effect can make p small as well.
 
     References
     ----------
@@ -227,7 +227,7 @@ def permuted_macro_f1(truth: np.ndarray, predicted: np.ndarray, seed: int, order
     truth, predicted
         As in `macro_f1`.
     seed, orders
-        Of the orders, and their number.
+        Seed of the orders, and their number.
 
     Returns
     -------
@@ -252,7 +252,7 @@ def nmi(z: np.ndarray, y: np.ndarray, seed: int) -> float:
     z, y
         Embedding (cells, dim) and its codes; code -1 is left out.
     seed
-        Of k-means, which takes the best of 4 starts.
+        Seed of k-means, which takes the best of 4 starts.
 
     Returns
     -------
@@ -290,7 +290,7 @@ def silhouette(z: np.ndarray, y: np.ndarray, seed: int) -> float:
     z, y
         Embedding (cells, dim) and its codes; code -1 is left out.
     seed
-        Of the draw of 2,000 cells, where there are more: the score is of these among each other.
+        Seed of the draw of 2,000 cells, where there are more: the score is of these among each other.
 
     Returns
     -------

@@ -40,9 +40,9 @@ def page_use(m: np.ndarray) -> dict[str, float]:
 
     Notes
     -----
-    More cells fill more fields, and few cells hardly share one. So compare maps of the same cells, and never numbers of
-    two sets. Moving a map or stretching both axes alike changes nothing. Turning it moves cells across the borders of
-    fields, and changes a little.
+    More cells fill more fields, and few cells hardly share one. So compare maps of the same cells, and never scores of
+    different cells. Moving a map or stretching both axes alike changes nothing. Turning it moves cells across the
+    borders of fields, which changes the scores a little.
     """
     if m.ndim != 2 or m.shape[1] != 2:
         raise ValueError(f"m has shape {m.shape}: the use of the page needs a 2-D map, (cells, 2).")
@@ -63,9 +63,9 @@ def page_use(m: np.ndarray) -> dict[str, float]:
 
 
 def exchangeability(m: np.ndarray, codes: np.ndarray, held_out: np.ndarray, seed: int = 0) -> dict[str, float]:
-    r"""Score whether held-out cells can be told from training cells of their type by where they lie.
+    r"""Score whether held-out cells can be told from training cells of their type by their coordinates.
 
-    Of each type with at least 25 training and 25 held-out cells, n of either side are drawn, as many as there are but
+    Of each type with at least 25 training and 25 held-out cells, n of each are drawn: as many as both have, but
     at most 400. Then
 
     .. math:: \text{AUROC} = \frac{1}{n^2} \sum_{h,t} [s_{h \setminus t} > s_{t \setminus h}]
@@ -82,9 +82,9 @@ def exchangeability(m: np.ndarray, codes: np.ndarray, held_out: np.ndarray, seed
         Types (cells,); code -1 is left out.
     held_out
         True for held-out cells, boolean (cells,). They must have been drawn at random: if a donor or a batch was held
-        out whole, its cells may well be others, and the scores say nothing about the map.
+        out whole, its cells may well differ, and the scores say nothing about the map.
     seed
-        Of the draw.
+        Seed of the draw.
 
     Returns
     -------
@@ -101,10 +101,10 @@ def exchangeability(m: np.ndarray, codes: np.ndarray, held_out: np.ndarray, seed
 
     Notes
     -----
-    Each cell asks n - 1 cells of either side. One left out of its own neighbours alone would ask one more of the other
-    side than of its own, which puts one distribution below 0.5: 0.44 for n = 25. Leaving out the pair that is compared
-    gives 0.5 for every n, since nothing but chance says which of the two is held out. Cells that are as far away as the
-    10th share what is left of the 10: the order of the rows decides nothing.
+    Each cell is compared with n - 1 cells of each side. If only the cell itself were left out, it would meet one more
+    of the other side than of its own, and equal distributions would score below 0.5: 0.44 for n = 25.
+    Leaving out the pair that is compared gives 0.5 for every n, since only chance decides which of the two is held out.
+    Cells that are as far away as the 10th share what is left of the 10: the order of the rows decides nothing.
 
     Where all training cells of a type lie at one point and held-out cells do not, its ratio is infinite; where both do,
     it is left out.

@@ -1,6 +1,6 @@
 """Scores of predictions: whether confidence separates right from wrong, and novelty unknown from known cells.
 
-They take what was predicted and what was true, not an embedding; only `novelty` makes its number from one.
+They take what was predicted and what was true, not an embedding; only `novelty` takes one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def ece(confidence: np.ndarray, correct: np.ndarray) -> float:
     Parameters
     ----------
     confidence
-        Of the predicted type (cells,), in [0, 1].
+        Probability of the predicted type (cells,), in [0, 1].
     correct
         Whether the prediction was right (cells,).
 
@@ -34,7 +34,7 @@ def ece(confidence: np.ndarray, correct: np.ndarray) -> float:
 
     Notes
     -----
-    A forecast of the base rate for every cell scores 0: look at the risk-coverage curve next to it.
+    A forecast of the base rate for every cell scores 0: look at the risk-coverage curve, too.
 
     References
     ----------
@@ -98,7 +98,7 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarr
 
     Notes
     -----
-    Cells of equal confidence cannot be told apart, so their errors are spread evenly over their ranks, which is the
+    Cells of equal confidence cannot be ranked, so their errors are spread evenly over their ranks, which is the
     mean over all orders. Confidence that is the same everywhere thus has the overall risk at every coverage.
 
     References
@@ -125,7 +125,7 @@ def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
 
     Returns
     -------
-    A number in [0, 1], lower is better; the share of wrong predictions for a confidence that knows nothing, NaN
+    A number in [0, 1], lower is better; the share of wrong predictions for a random confidence, NaN
     without cells.
 
     References

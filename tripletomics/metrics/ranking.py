@@ -23,7 +23,7 @@ def retrieval(
     z, y, query, query_y
         As in `knn_macro_f1`.
     seed
-        Of the draw of 2,000 cells to score, where there are more.
+        Seed of the draw of 2,000 cells to score, where there are more.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def recall_at_k(
     k
         Neighbours to look at.
     seed
-        Of the draw of 2,000 cells to score, where there are more.
+        Seed of the draw of 2,000 cells to score, where there are more.
 
     Returns
     -------
@@ -130,8 +130,8 @@ def map_at_r(
 
     Notes
     -----
-    Ties and types without reference cells as in `recall_at_k`. It asks for one cluster for each type, where
-    `recall_at_k` is content with several.
+    Ties and types without reference cells as in `recall_at_k`. It asks for one cluster for each type, whereas
+    `recall_at_k` accepts several.
 
     References
     ----------
@@ -148,7 +148,7 @@ def verification(
     seed: int = 0,
     pairs: int = PAIRS,
 ) -> tuple[float, float]:
-    r"""Score whether the distance of two cells tells if they are of the same type.
+    r"""Score whether the distance of two cells shows if they are of the same type.
 
     .. math:: \text{AUROC} = P(d_s < d_o) + \tfrac12 P(d_s = d_o), \qquad
         \text{TAR} = P(d_s < t), \quad t = \max \{ t : P(d_o < t) \le 0.001 \}
@@ -161,7 +161,7 @@ def verification(
     z, y, query, query_y
         As in `knn_macro_f1`.
     seed
-        Of the draw of pairs.
+        Seed of the draw of pairs.
     pairs
         How many to draw, uniformly and with replacement; where there are no more, all are taken. By default about
         500 pairs of different types lie below the threshold, which puts its FAR within about 5 % of 0.001.
@@ -188,7 +188,7 @@ def verification(
     chosen = np.arange(total) if total <= pairs else np.random.default_rng(seed).integers(total, size=pairs)
     i, j = np.divmod(chosen, width)
     if others is None:
-        j += j >= i  # step over oneself
+        j += j >= i  # skip the cell itself
     d, same = pair_distances(z if others is None else others, i, z, j), truth[i] == y[j]
     accepted, foreign = d[same], d[~same]
     if not len(accepted) or not len(foreign):
@@ -219,7 +219,7 @@ def _ranked(
         own.sort(axis=1)
         first[rows] = 1 + np.count_nonzero(other <= own[:, :1], axis=1)
         if r < other.shape[1]:
-            other = np.partition(other, r - 1, axis=1)[:, :r]  # what comes later is beyond R in any case
+            other = np.partition(other, r - 1, axis=1)[:, :r]  # later cells are beyond R in any case
         other.sort(axis=1)
         both = np.concatenate([other, own], axis=1)
         right = np.argsort(both, axis=1, kind="stable")[:, :r] >= other.shape[1]  # stable: other types first

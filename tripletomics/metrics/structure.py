@@ -1,4 +1,4 @@
-"""What an embedding keeps of the data: neighbours, and the arrangement of types, against a label-free reference.
+"""How well an embedding keeps the data: neighbours, and the arrangement of types, against a label-free reference.
 
 Everywhere z is the embedding and r the reference space of the same cells, for instance PCA-50 fitted on the training
 cells, and distances are Euclidean in both. Equal distances in the embedding count against it; equal distances in the
@@ -63,11 +63,11 @@ def knn_recall(
     k
         Numbers of neighbours.
     seed
-        Of the draw of 2,000 cells to score, where there are more.
+        Seed of the draw of 2,000 cells to score, where there are more.
 
     Returns
     -------
-    Shares (len(k),) in [0, 1], k / references for chance. NaN where there are no more than k reference cells, oneself
+    Shares (len(k),) in [0, 1], k / references for chance. NaN where there are no more than k reference cells, itself
     left out, or nothing to score.
 
     References
@@ -89,7 +89,7 @@ def trustworthiness(
 
     .. math:: T = 1 - \frac{2}{qk(2m - 3k + 1)} \sum_i \sum_{j \in N^z_k(i)} \max(0, \text{rank}^r_i(j) - k)
 
-    over the q query cells i, with their k nearest of the m reference cells (without oneself) and the ranks 1 to m of
+    over the q query cells i, with their k nearest of the m reference cells (without i itself) and the ranks 1 to m of
     the reference cells j by their distance from i.
 
     Parameters
@@ -159,7 +159,7 @@ def knn_recall_within_types(
     .. math:: \frac1c \sum_{t=1}^c \left( \text{recall}_{k_t}(t) - \frac{k_t}{m_t} \right), \qquad
         k_t = \min(30, \lfloor m_t / 5 \rfloor)
 
-    over the c types, with the `knn_recall` of the cells of a type among its own m_t reference cells (without oneself).
+    over the c types, with the `knn_recall` of the cells of a type among its own m_t reference cells (without itself).
 
     Parameters
     ----------
@@ -168,11 +168,11 @@ def knn_recall_within_types(
     y, query_y
         Codes of the reference cells and of the cells to score; code -1 is left out.
     seed
-        Of the draw of 2,000 cells to score, where there are more: the same number for each type.
+        Seed of the draw of 2,000 cells to score, where there are more: the same number for each type.
 
     Returns
     -------
-    A number up to 1 - k/m (0.8 to 1), 0 for chance. NaN if no type has 5 reference cells (oneself left out) and a
+    A number up to 1 - k/m (0.8 to 1), 0 for chance. NaN if no type has 5 reference cells (itself left out) and a
     cell to score; other types are left out.
 
     Notes
@@ -206,7 +206,7 @@ def distortion(
     .. math:: D_i = \frac{m}{k(m - k)(m - k + 1)} \Big( \sum_{j \in N^z_k(i)} \max(0, \text{rank}^r_i(j) - k)
         + \sum_{j \in N^r_k(i)} \max(0, \text{rank}^z_i(j) - k) \Big)
 
-    with the k nearest N of the m reference cells (without oneself) and their ranks 1 to m.
+    with the k nearest N of the m reference cells (without i itself) and their ranks 1 to m.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def distortion(
     among
         Boolean (cells,): which are reference cells, such as the training cells; by default all.
     seed
-        Of the draw of 2,000 reference cells, where there are more: their neighbourhoods are wider then.
+        Seed of the draw of 2,000 reference cells, where there are more: their neighbourhoods are wider then.
     k
         Number of neighbours.
 
@@ -268,13 +268,13 @@ def triplet_accuracy(
     z, r, query, query_r
         As in `knn_recall`.
     seed
-        Of the draw of triplets.
+        Seed of the draw of triplets.
     triplets
         How many to draw; the standard error is below 0.5 / sqrt(triplets), 0.0012 by default.
 
     Returns
     -------
-    A number in [0, 1], 0.5 for chance; NaN without a cell to score or two reference cells, oneself left out.
+    A number in [0, 1], 0.5 for chance; NaN without a cell to score or two reference cells, itself left out.
 
     References
     ----------
@@ -287,7 +287,7 @@ def triplet_accuracy(
     i, j, k = (random.integers(most, size=triplets) for most in (cells, width, width - 1))
     k += k >= j
     if query is None:
-        j, k = j + (j >= i), k + (k >= i)  # step over oneself
+        j, k = j + (j >= i), k + (k >= i)  # skip the cell itself
     order = [
         np.sign(pair_distances(a, i, b, j) - pair_distances(a, i, b, k))
         for a, b in ((z if query is None else query, z), (r if query_r is None else query_r, r))
@@ -335,7 +335,7 @@ def _compared(
 def _distances(
     z: np.ndarray, r: np.ndarray, query: np.ndarray | None, query_r: np.ndarray | None, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield squared distances (a block of rows, reference cells) in both spaces; infinite to oneself."""
+    """Yield squared distances (a block of rows, reference cells) in both spaces; infinite to the cell itself."""
     z, r = z.astype(float), r.astype(float)
     for block in row_blocks(len(rows), len(z)):
         yield squared_distances(z, query, rows[block]), squared_distances(r, query_r, rows[block], exact=False)

@@ -43,7 +43,7 @@ def build_model(
     problem, settings, encoder, networks, history
         What was trained, and on what.
     names
-        Of all cells.
+        Names of all cells.
     embeddings, calibrations
         As `crossfit.embed_all` and `crossfit.calibrate` return them.
     """

@@ -66,7 +66,7 @@ def check_header(header: Any) -> None:
     for stage, columns in header["history"].items():
         _require("step" in columns and len({*map(len, columns.values())}) == 1, f"history[{stage!r}] has gaps")
     _require(all({"map", "metric"} <= {*score} for score in header["scores"].values()), "scores lacks a space")
-    _require(len(header["findings"].get("tested", "all")) == 3, "findings['tested'] has not three numbers")
+    _require(len(header["findings"].get("tested", "all")) == 3, "findings['tested'] does not have three numbers")
     said = [header["checks"], *header["checks_alone"]]
     _require(all(not checks or {*checks} >= CHECKS for checks in said), "checks lacks some of its fields")
     _require(not header["matches"] or {*header["matches"]} >= MATCHES, "matches lacks some of its fields")

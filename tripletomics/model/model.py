@@ -50,7 +50,7 @@ class Model(State):
         For each stage (``"metric"``, ``"map"``): ``step``, ``loss``, ``held_out_f1`` and what the loss traces, such as
         the ``scale`` of "adacos"; arrays of equal length.
     findings
-        What the loss learned of the classes, in their order: ``surviving_centers`` (classes,) of "softtriple" and
+        What the loss learned about the classes, in their order: ``surviving_centers`` (classes,) of "softtriple" and
         "hardtriple", the ``tree`` of "hierarchical_triplet" (a linkage matrix of scipy).
         With self-training also its ``self_training``, log loss (2,) after the first and the second training of labelled
         cells that were left out of both, and ``self_training_cells`` (classes,), how many cells took each type.
@@ -59,7 +59,7 @@ class Model(State):
     seconds
         Wall time of the ``"fit"`` and of its ``"null"``.
     versions
-        Of the packages that made it.
+        Versions of the packages that made it.
     reference
         The labelled training cells that new cells are compared with; None without labels.
     calibration
@@ -72,9 +72,9 @@ class Model(State):
     enrolled
         Names of the types that were added by `enroll`; their codes follow those of `classes`.
     alone
-        Of a model of two modalities: by the name of each, how predictions from it alone did.
+        For a model of two modalities: by the name of each, how good predictions from it alone are.
     matches
-        Of a model of two modalities: how often a held-out cell, embedded by one of them, is among the 1, 10 or 50
+        For a model of two modalities: how often a held-out cell, embedded by one of them, is among the 1, 10 or 50
         nearest of those embedded by the other (``recall_1``, the mean of both ways), and by chance (``null_1``).
     seen
         Hashes of the cells of the fit (of the sample, if it is a large dataset on disk), and which were held out; None
@@ -236,9 +236,9 @@ class Model(State):
         if calibration is None:
             whose = f"Predictions from {name} alone" if name else "The model"
             raise ValueError(
-                f"{whose} could not be calibrated, as no two cells of a type could be compared: it takes types of two "
-                "cells or more, or with batch= types in two batches. Fit it on more cells; search() and embed() work "
-                "without."
+                f"{whose} could not be calibrated, because no two cells of a type could be compared: this needs "
+                "types of two cells or more or, with batch=, types in two batches. Fit it on more cells; search() and "
+                "embed() work without."
             )
         return calibration
 
@@ -281,7 +281,7 @@ class Model(State):
         Raises
         ------
         ValueError
-            If a name is known already or means unlabelled, or there is not one for each cell. The model is as before.
+            If a name is already known or means unlabelled, or there is not one per cell. The model stays as it was.
         """
         names = check_new_types(names, x.shape[0], self.types)
         new = sorted(set(names))
@@ -303,7 +303,7 @@ class Model(State):
         a, b
             The first and the second cell of each pair, as for `embed`: (pairs, genes).
         present
-            As for `embed`, of both.
+            As for `embed`, for both.
 
         Returns
         -------
@@ -321,8 +321,8 @@ class Model(State):
         """Return how much of what enters the encoder's first layer comes from each gene: (genes,), which adds up to 1.
 
         It is the norm of the gene's column times the gene's standard deviation in the training cells; a gene that
-        serves the principal components alone has weight 0. With two modalities it is of the one that is named, whose
-        genes reach that layer through the components.
+        is used only for the principal components has weight 0. With two modalities the weights are those of the named
+        one, whose genes reach that layer through the components.
         """
         self.part(modality)
         weights = self.networks.encoder.state_dict().items()
@@ -338,7 +338,7 @@ class Model(State):
         return summary.record(self)
 
     def save(self, path: str | Path, *, index: bool = False) -> None:
-        """Write the model to one safetensors file (``.tt``): weights, genes, landmarks and settings, no expression.
+        """Write the model to one safetensors file (``.tt``): weights, genes, landmarks and settings, no cell's values.
 
         Parameters
         ----------
@@ -359,7 +359,7 @@ class Model(State):
 
 
 def load(path: str | Path) -> Model:
-    """Read a model that `Model.save` wrote; it is placed on the CPU.
+    """Read a model that `Model.save` wrote, onto the CPU.
 
     Raises
     ------
@@ -383,7 +383,7 @@ def check_new_types(names: str | Sequence[str], n_cells: int, types: Sequence[st
         raise ValueError(f"{len(names)} names for {n_cells} cells: pass one for each, and at least one.")
     for name in sorted(set(names)):
         if name in types:
-            raise ValueError(f"{name!r} is a type of the model already: enroll new types alone, or fit again.")
+            raise ValueError(f"{name!r} is a type of the model already: enroll only new types, or fit again.")
         if is_missing(name):
             raise ValueError(f"{name!r} means unlabelled: give the new type a name of its own.")
     return names

@@ -1,4 +1,4 @@
-"""Scores of a fit: how the labels of held-out cells, or their neighbours, can be read from the embedding."""
+"""Scores of a fit: how well the labels of held-out cells, or their neighbours, can be read from the embedding."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def read(path: Path, assemble: Callable[[Any, dict[str, torch.Tensor]], Content]
         if made >= SEALED and not sealed:
             raise ValueError("its checksum is not where it belongs")
         content = assemble(header, tensors) if OLDEST <= made <= FORMAT else None
-    except Exception as error:  # whatever a damaged header makes of the reader
+    except Exception as error:  # a damaged header can raise anything
         what = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{str(path)!r} is damaged: {' '.join(what.split())}") from None
     if content is None:

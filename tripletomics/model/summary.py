@@ -102,7 +102,7 @@ def _verdict(model: State) -> list[str]:
 
 
 def _values(model: State) -> list[str]:
-    """Return for each modality what its values were taken for."""
+    """Return how the values of each modality were read."""
     said = []
     for name, part in zip(model.features.names, model.features.parts, strict=True):
         given = part.known_scale or "not counts"

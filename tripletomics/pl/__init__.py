@@ -2,7 +2,7 @@
 
 Nothing here computes an embedding or changes ``adata`` or matplotlib's settings. Held-out cells are drawn on top in
 full colour with a dark edge, training cells pale beneath them: only the former show how good a supervised map is. The
-words "no signal" stand on a map or score without any.
+words "no signal" are written on a map or score without any.
 """
 
 from tripletomics.pl.confusions import confusion

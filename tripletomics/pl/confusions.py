@@ -35,7 +35,7 @@ class Confusion:
     """Held-out cells by true (rows) and predicted type."""
 
     counts: np.ndarray  # (types, types)
-    names: list[str]  # of the rows, with what a type lacks
+    names: list[str]  # of the rows, with a remark where a type has no cells
     classes: list[str]
     f1: float
     p: float
@@ -62,9 +62,9 @@ class Confusion:
 
 @literal
 def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "auto", ax: Axes | None = None) -> Axes:
-    """Draw which types held-out cells are taken for: the type of most of their 15 nearest training cells.
+    """Draw held-out cells by true and predicted type: the type of most of their 15 nearest training cells.
 
-    Confused types stand next to each other; where none is, they keep the order of their names. The words
+    Confused types are next to each other; where there are none, types keep the order of their names. The words
     "no signal" are written above where the labels of the held-out cells agree with their neighbours no better than
     permuted ones do (p > 0.01).
 
@@ -78,8 +78,8 @@ def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "
         A key of ``obsm`` of any dimension; distances are Euclidean.
     split
         The ``obs`` column that marks held-out cells, as in :func:`embedding`. ``"auto"`` takes the one that was written
-        with this basis, else ``"tt_split"``, but not of another model: it says nothing about a basis that was computed
-        from all cells with their labels.
+        with this basis, else ``"tt_split"``, unless another model wrote it. A split says nothing about a basis that was
+        computed from all cells with their labels.
     ax
         Where to draw. Without it, a new figure is made, as large as the types need.
 
@@ -94,7 +94,7 @@ def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "
     KeyError
         If there is no such basis or column.
     ValueError
-        If `split` is no split, one of its sides has no labelled cell, a labelled cell has no finite coordinates, or
+        If `split` is not a split, one of its sides has no labelled cell, a labelled cell has no finite coordinates, or
         there is one type only.
     """
     found = _count(adata, label, basis, split).ordered()
@@ -112,7 +112,7 @@ def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "
 
 
 def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
-    """Return how the neighbours of held-out cells name them."""
+    """Return the counts of held-out cells by true type and by the type that their neighbours have."""
     z = coordinates_of(adata, basis)
     if label not in adata.obs:
         near = did_you_mean(label, adata.obs.columns)
@@ -149,7 +149,7 @@ def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
 
 
 def _remark(found: Confusion, width: float) -> list[str]:
-    """Return how good it is, or that there is no signal, for below the title."""
+    """Return the text below the title: how good it is, or that there is no signal."""
     if found.said == "no signal":
         words = f"no signal: held-out F1 {found.f1:.2f}, no better than permuted labels (p\u00a0=\u00a0{found.p:.2g})"
         return wrap(words, width, 1.1 * SMALL)

@@ -99,18 +99,19 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
     model
         A :class:`tripletomics.Model` with a ``"tree"`` among its findings.
     ax
-        Where to draw. The names stand to its left: a figure made with ``layout="constrained"`` makes room for them.
+        Where to draw. The names are to its left: a figure made with ``layout="constrained"`` makes room for them.
         Without `ax`, a new figure is made, as tall as the types need.
 
     Returns
     -------
     Axes
-        One line collection, the branches; the tick labels of y are the names of the types, similar ones side by side.
+        One line collection, the branches; the tick labels of y are the names of the types, similar ones next to each
+        other.
 
     Raises
     ------
     TypeError
-        If `model` is no model.
+        If `model` is not a model.
     ValueError
         If it was trained with a loss that learns no tree.
     """

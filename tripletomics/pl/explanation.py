@@ -1,4 +1,4 @@
-"""The genes that pull each group apart from another: a panel of bars a group."""
+"""The genes that pull each group apart from another: one panel of bars per group."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Panel:
         return BAR * (self.y.max(initial=0) + 1.3)
 
     def title(self, width: float) -> list[tuple[str, bool]]:
-        """Return lines of at most so many inches, and whether they name the group."""
+        """Return lines of at most `width` inches, and whether they name the group."""
         names = _balanced(self.group, width, SMALL + 1, "bold"), _balanced(f"against {self.against}", width, SMALL)
         return [(line, i == 0) for i, lines in enumerate(names) for line in lines]
 
@@ -86,16 +86,16 @@ def genes(
     Returns
     -------
     Figure
-        One Axes a group. A bar is the share of a gene in the summed absolute attribution of all genes, on the same
+        One Axes per group. A bar is the share of a gene in the summed absolute attribution of all genes, on the same
         scale in all panels and in the colour of the group that it pulls to. It is filled if the gene is higher in that
         group than in the other, open if it is lower: then its absence pulls.
 
     Raises
     ------
     TypeError
-        If `table` is no DataFrame.
+        If `table` is not a DataFrame.
     ValueError
-        If it lacks columns, is empty or lacks a group, `n` is less than 1 or `n_back` less than 0.
+        If columns or a group are missing, it is empty, `n` is less than 1 or `n_back` less than 0.
     """
     _check(table, n, n_back)
     names = _names(table)

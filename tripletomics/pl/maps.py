@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_COLOURS = 8  # types that colours alone tell apart; more of them are named or numbered on the map
+MAX_COLOURS = 8  # types that can be told apart by colour alone; more of them are named or numbered on the map
 SCORES_GAP = 0.12  # inches above the panels of scores
 
 
@@ -62,13 +62,13 @@ def embedding(
         are ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells. The
         colours of numbers can no longer be read off their scale.
     ax
-        Where to draw. The legend stands below named types, else to the right of the map: a figure made with
+        Where to draw. The legend is below named types, else to the right of the map: a figure made with
         ``layout="constrained"`` makes room for it. Without `ax`, a new figure is made.
     size
         Area of a training cell in square points; by default it follows the number of cells and the size of the map.
     legend
-        Whether to explain what is drawn. The names of up to 8 types stand next to the map, those of more on it, next to
-        their cells or tied to them by a line. Where names do not fit, of more than 40 types and in 3-D, types are
+        Whether to explain what is drawn. Up to 8 types are named next to the map. More types are named on it, next to
+        their cells or joined to them by a line. Where names do not fit, with more than 40 types, and in 3-D, types are
         numbered on the map and named next to it.
     title
         The text above the map; by default ``color``.
@@ -93,8 +93,8 @@ def embedding(
     KeyError
         If there is no such basis, column or gene, or no principal components for the distortion.
     ValueError
-        If `basis` is no map, `split` no split, or `palette` does not suit `color`, or there are fewer than 17 cells for
-        the distortion.
+        If `basis` is not a map, `split` is not a split, `palette` does not suit `color`, or there are fewer than 17
+        cells for the distortion.
     """
     points = style.map_of(adata, basis)
     cells = style.style_of(adata, color, style.split_codes(adata, basis, split), palette, layer)
@@ -184,14 +184,14 @@ def compare(
     -------
     Figure
         One Axes per basis, in order, then one for each score. Far cells are drawn as in :func:`embedding`, and the
-        legend counts those of all maps. Maps stand in one row where each can be 1.1 in wide, else in balanced rows.
+        legend counts those of all maps. Maps are in one row where each can be 1.1 in wide, else in balanced rows.
 
     Raises
     ------
     KeyError
         If there is no such basis, column or gene.
     ValueError
-        If there is nothing to compare, `table` has no scores of any basis, or `scores` and `titles` name others.
+        If there is nothing to compare, `table` has no scores of any basis, or `scores` or `titles` name others.
     """
     checked = None if table is None else score_table.checked_table(table)
     maps = _maps(adata, bases, checked)

@@ -1,4 +1,4 @@
-"""New cells on the map of a model's reference, and the types that they were taken for."""
+"""New cells on the map of a model's reference, and their predicted types."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MIN_MAP = 0.45  # of the width of the figure
 
 @dataclass(frozen=True)
 class Query:
-    """New cells, the types that they were taken for, and the reference."""
+    """New cells, their predicted types, and the reference."""
 
     points: np.ndarray  # (cells, dim)
     codes: np.ndarray  # (cells,) -1 for unassigned
@@ -63,7 +63,7 @@ class Query:
         return self.names is None
 
     def name(self, code: int) -> str:
-        """Return what a type is called next to the map."""
+        """Return the name of a type next to the map."""
         return f"{code + 1}  {self.types[code]}" if self.numbered else self.types[code]
 
     def rows(self) -> list[tuple[str, int, Any]]:
@@ -75,7 +75,7 @@ class Query:
         return rows + [(UNASSIGNED, left, "white")] * (left > 0)
 
     def not_found(self) -> str:
-        """Return which types no cell was taken for; an empty text if there is none."""
+        """Return which types were predicted for no cell; an empty text if there is none."""
         names = (self.name(code) for code in range(len(self.types)) if code not in self.codes)
         absent = "; ".join(name.replace(" ", "\u00a0") for name in names)
         return f"Not found: {absent}." if absent else ""
@@ -104,14 +104,14 @@ def mapping(
     title: str = "New cells on the reference map",
     width: float = 7.1,
 ) -> Figure:
-    """Draw new cells over the greyed map of the reference, and next to it how many were taken for each type.
+    """Draw new cells over the greyed map of the reference, and next to it how many were assigned to each type.
 
     Parameters
     ----------
     adata
-        Cells that :func:`tripletomics.predict` has named. They are not changed.
+        Cells with predictions of :func:`tripletomics.predict`. They are not changed.
     model
-        The model that named them.
+        The model that predicted their types.
     basis
         Key of the map in ``obsm``, the ``key_added`` of the prediction.
     palette
@@ -126,12 +126,12 @@ def mapping(
     Returns
     -------
     Figure
-        Two Axes. On the map the collections "reference" (grey, with the names of the types next to their cells or tied
-        to them by a line; their numbers where names do not fit), "new cells" (in the colour of the type that each was
-        taken for) and "unassigned" (hollow crosses); a few cells far from all others are arrowheads at its edge,
-        "outside". Next to it a bar for each type that was found, with its cells and their share, most cells first and
-        the unassigned ones last. The text above says how many of the model's genes were found, the text below what was
-        noted about the query. "No signal" is written across the map of a model whose held-out cells scored no better
+        Two Axes. On the map the collections "reference" (grey, with the names of the types next to their cells or
+        joined to them by a line; their numbers where names do not fit), "new cells" (in the colour of the predicted
+        type) and "unassigned" (hollow crosses); a few cells far from all others are arrowheads at its edge, "outside".
+        Next to it a bar for each type that was found, with its cells and their share, most cells first and the
+        unassigned ones last. The text above says how many of the model's genes were found, the text below what looked
+        unusual in the query. "No signal" is written across the map of a model whose held-out cells scored no better
         than permuted labels (p > 0.01).
 
     Raises
@@ -139,7 +139,7 @@ def mapping(
     KeyError
         If a key that the prediction writes is missing.
     TypeError
-        If `adata` is no AnnData or `model` no fitted model.
+        If `adata` is not an AnnData or `model` not a fitted model.
     ValueError
         If the coordinates or the labels are not of this model.
     """
@@ -183,7 +183,7 @@ def mapping(
 
 
 def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width: float) -> Query:
-    """Return the cells with what the model says of them; raise an error if cells and model do not belong together."""
+    """Return the cells with what the model says about them; raise if cells and model do not belong together."""
     types = getattr(model, "types", None)
     if types is None:
         raise TypeError(f"mapping needs a fitted tt.Model, not {type(model).__name__}.")
@@ -205,13 +205,13 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
     if points.shape[1] != landmarks.shape[1]:
         raise ValueError(
             f"basis={basis!r} has {points.shape[1]} dimensions, but the map of this model has {landmarks.shape[1]}: "
-            f"name the cells with this model. Run {call}."
+            f"predict the cells with this model. Run {call}."
         )
     labels = adata.obs[f"{key}_label"].astype(object).map(str)
     codes = labels.map({name: code for code, name in enumerate(types)}).fillna(-1).to_numpy(dtype=int)
     if unknown := [name for name in labels[codes < 0].unique() if not is_missing(name)]:  # a missing value is "nan"
         raise ValueError(
-            f"obs[{key + '_label'!r}] holds {unknown[0]!r}, which is no type of this model."
+            f"obs[{key + '_label'!r}] holds {unknown[0]!r}, which is not a type of this model."
             f"{did_you_mean(unknown[0], types)} Run {call}. Types: {listed(types)}."
         )
     colors = colours(f"{key}_label", list(types), palette, adata)
@@ -285,6 +285,6 @@ def _entries(query: Query) -> list[Line2D]:
 
 
 def _percent(part: int, whole: int) -> str:
-    """Return a share as text, a small one as more than none."""
+    """Return a share as text; a small share is not written as 0."""
     share = 100 * part / whole
     return "<0.1\u00a0%" if 0 < share < 0.05 else f"{share:.1f}\u00a0%"

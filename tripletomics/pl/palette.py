@@ -49,7 +49,7 @@ def colours(
     or else the one at its rank among the sorted types of the model.
     """
     if isinstance(palette, str):
-        raise ValueError(f"color={color!r} holds types: palette is then a list or a dict of colours, not {palette!r}.")
+        raise ValueError(f"color={color!r} holds types: pass a list or a dict of colours as palette, not {palette!r}.")
     if isinstance(palette, Mapping):
         if lacks := [name for name in names if name not in palette]:
             near = did_you_mean(lacks[0], palette)
@@ -103,7 +103,7 @@ def _kept_colours(adata: AnnData | None, color: str, names: Sequence[str]) -> di
 
 
 def colour_scale(color: str, numbers: np.ndarray, palette: Palette | None) -> ScalarMappable:
-    """Return the scale from the least number to the 0.995 quantile: a few extreme cells must not hide the others."""
+    """Return the scale from the smallest number to the 0.995 quantile: a few extreme cells must not hide the others."""
     colormap: Colormap = LinearSegmentedColormap.from_list("tt", mpl.colormaps["magma_r"](np.linspace(0.06, 0.95, 256)))
     if palette is not None:
         if not isinstance(palette, str) or palette not in mpl.colormaps:
@@ -114,7 +114,7 @@ def colour_scale(color: str, numbers: np.ndarray, palette: Palette | None) -> Sc
 
 
 def limits(numbers: np.ndarray) -> tuple[float, float]:
-    """Return the least number and the 0.995 quantile, or the largest where few cells express a gene: both are 0."""
+    """Return the smallest number and the 0.995 quantile, or the largest where both are 0 (few express a gene)."""
     if not len(numbers):
         return 0.0, 1.0
     low, high = np.quantile(numbers, (0, 0.995))

@@ -110,7 +110,7 @@ def scores(
     table
         What :func:`tripletomics.evaluate` returns, or the ``table`` of a comparison. It is not changed.
     metrics
-        Which scores to draw, a panel each; by default up to five that do not repeat each other: labels (macro-F1,
+        Which scores to draw, one panel each; by default up to five that do not repeat each other: labels (macro-F1,
         MAP@R), and structure (neighbours within types, trustworthiness, distances between types).
     titles
         What to call methods (or spaces, in a table without methods) in the figure.
@@ -120,19 +120,19 @@ def scores(
     Returns
     -------
     Figure
-        One Axes a metric. A marker is the held-out score minus its null, for scores where less is better the null minus
+        One Axes per metric. A marker is the held-out score minus its null or, where lower is better, the null minus
         the held-out score, so that right is better in every panel; its bar is the root of the sum of both squared sd
         over seeds, and absent where one is not known. Filled markers are maps, open ones metric spaces. The number at
-        the right is the held-out score itself. Methods stand in the same order in every panel, best first by the
+        the right is the held-out score itself. Methods are in the same order in every panel, best first by the
         first metric, those without signal below all others. A method without signal (p > 0.01 against permuted labels)
         is grey and says so. A score marked with a dagger rises with how hard the labels were used.
 
     Raises
     ------
     TypeError
-        If `table` is no DataFrame.
+        If `table` is not a DataFrame.
     ValueError
-        If it lacks columns or a metric, or a metric has no null.
+        If columns or a metric are missing, or a metric has no null.
     """
     table = score_table.checked_table(table)
     score_table.check_titles(titles, table["method"].unique())
@@ -149,7 +149,7 @@ def lay_out_panels(
     width: float,
     shown: Sequence[str] = score_table.SHOWN,
 ) -> PanelLayout:
-    """Return what is drawn where."""
+    """Return the layout: what is drawn, and where."""
     chosen = score_table.choose_metrics(table, metrics, shown)
     table = table[table["split"].isin(("held-out", "permuted"))]
     silent, said = score_table.silent_spaces(table), set(score_table.verdicts(table).values())
@@ -177,7 +177,7 @@ def lay_out_panels(
     room = (width - MARGIN - names + PANEL_GAP) / columns - PANEL_GAP
     heads = [
         score_table.title_of_metric(metric)
-        + ", less is better" * score_table.lower_is_better(metric)
+        + ", lower is better" * score_table.lower_is_better(metric)
         + "\u00a0†" * score_table.circular(table, metric)
         for metric in chosen
     ]
@@ -198,9 +198,9 @@ def _row_labels(name: str, spaces: list[str], no_signal: list[bool]) -> list[str
 
 
 def _notes(table: pd.DataFrame, metrics: Sequence[str], rows: Sequence[Row], said: set[str]) -> list[str]:
-    """Return what a reader has to know: of the scale, the bars, the nulls and what is grey."""
+    """Return what a reader has to know about the scale, the bars, the nulls and what is grey."""
     count = score_table.n_seeds(table, metrics)
-    lower = " (permuted minus held-out score where less is better)" * any(map(score_table.lower_is_better, metrics))
+    lower = " (permuted minus held-out score where lower is better)" * any(map(score_table.lower_is_better, metrics))
     bars = f"Bars: sd over {count} seeds, of both together." if count > 1 else "One seed: no error bars."
     notes = [f"Markers: held-out score minus permuted{lower}; right is better. Numbers: held-out score. {bars}"]
     if "null" in table:

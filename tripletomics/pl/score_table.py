@@ -67,13 +67,13 @@ def choose_metrics(table: pd.DataFrame, metrics: Sequence[str] | None, choice: S
         raise ValueError(
             "table has no metric with both held-out and permuted rows, so nothing to draw. If it was read with pandas "
             "from a file of an earlier version, pass keep_default_na=False, na_values={'value': '', 'sd': ''}: else "
-            "'null' passes for missing."
+            "'null' is read as missing."
         )
     return wanted
 
 
 def lower_is_better(metric: str) -> bool:
-    """Return whether less is better; of an unknown metric more is."""
+    """Return whether lower is better; for an unknown metric, higher is."""
     return metric in METRICS and not METRICS[metric].higher
 
 
@@ -112,7 +112,7 @@ def silent_spaces(table: pd.DataFrame) -> set[tuple[str, str]]:
 
 
 def verdicts(table: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """Return what the test of held-out labels says of each (method, space) that was tested."""
+    """Return what the test of held-out labels says about each (method, space) that was tested."""
     return found_in(table, ["method", "space"])
 
 

@@ -24,25 +24,25 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
     Parameters
     ----------
     table
-        The ``table`` of a comparison with methods that differ in `structure` alone, such as
+        The ``table`` of a comparison with methods that differ only in `structure`, such as
         ``tt.compare(adata, label, [f"tt:structure={s}" for s in (0, 0.25, 0.5, 0.75, 1)]).table``. Methods that do not
         set it are left out. It is not changed.
     metrics
-        Which scores to draw, a panel each; by default one of the labels (macro-F1) and three of the structure
+        Which scores to draw, one panel each; by default one of the labels (macro-F1) and three of the structure
         (neighbours, neighbours within types, distances between types).
 
     Returns
     -------
     Figure
-        One Axes a metric, all from 0 to 1 unless a score leaves it. The band is two sd over seeds either way, the
+        One Axes per metric, all from 0 to 1 unless a score leaves it. The band is two sd over seeds either way, the
         dashed line the null. A setting without signal (p > 0.01 against permuted labels) has an open marker.
 
     Raises
     ------
     TypeError
-        If `table` is no DataFrame.
+        If `table` is not a DataFrame.
     ValueError
-        If it lacks columns or a metric, or has fewer than two settings of `structure`.
+        If columns or a metric are missing, or it has fewer than two settings of `structure`.
     """
     table = score_table.checked_table(table)
     chosen = score_table.choose_metrics(table, metrics, SHOWN)
@@ -67,7 +67,7 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
         ends = np.concatenate([value, value - spread, value + spread, null["value"].to_numpy(dtype=float), [0, 1]])
         ax.set_ylim(np.nanmin(ends), np.nanmax(ends))
         ax.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xticklabels=["labels\n0", "0.5", "data\n1"])
-        worse = ", less is better" * score_table.lower_is_better(metric)
+        worse = ", lower is better" * score_table.lower_is_better(metric)
         title = wrap(score_table.title_of_metric(metric) + worse, PANEL_WIDTH - 0.35, SMALL + 1)
         ax.set_title("\n".join(title), fontsize=SMALL + 1)
         ax.spines[["top", "right"]].set_visible(False)

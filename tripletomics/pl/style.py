@@ -67,7 +67,7 @@ def coordinates_of(adata: AnnData, basis: str) -> np.ndarray:
 def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
     """Return the distortion (n,) of the points (n, dim) of a basis, at most 1 (chance); 0 for cells that are not drawn.
 
-    It is against the principal components of a fit, of its own if `fit` wrote the basis, among the training cells.
+    The reference is principal components of the training cells: those of the same fit, if `fit` wrote the basis.
     """
     present = obsm_keys(adata)
     own = basis.removesuffix("_metric")

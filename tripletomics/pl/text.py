@@ -42,7 +42,7 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
 
 
 def wrap(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
-    """Break a text at its spaces, not at hard ones, into lines of at most so many inches where its words allow it."""
+    """Break a text at its spaces, not at hard ones, into lines of at most `width` inches where its words allow it."""
     lines: list[str] = []
     for word in text.split(" "):
         if lines and text_width(f"{lines[-1]} {word}", size, weight) <= width:

@@ -1,4 +1,4 @@
-"""Where names of types stand on a map: on or next to their cells where there is room, else near and tied to them."""
+"""Where names of types stand on a map: on or next to their cells where there is room, else joined by a line."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray) ->
     types
         Name, as `break_names` returns it, and colour of types. Letters and lines are as dark as it takes to read them.
     points
-        Cells (n, dim). What few lie outside the limits are taken to be at the edge.
+        Cells (n, dim). The few outside the limits are taken to be at the edge.
     codes
-        Type of each cell (n,). Codes that are not in `types` are of groups without a name, but no less worth seeing.
+        Type of each cell (n,). Codes that are not in `types` are of groups without a name, which must stay visible.
     """
     width = map_width(ax)
     there = np.isfinite(points).all(axis=1)

@@ -60,11 +60,11 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
     Raises
     ------
     TypeError
-        If `adata` is no AnnData in memory, or the matrix does not hold numbers.
+        If `adata` is not an AnnData in memory, or the matrix does not hold numbers.
     KeyError
         If there is no such layer.
     ValueError
-        If the table is empty, a gene name occurs twice, a value is NaN, infinite or above 3e38, or the arrays of a
+        If the dataset is empty, a gene name occurs twice, a value is NaN, infinite or above 3e38, or the arrays of a
         sparse matrix contradict each other.
     """
     check_anndata(adata)
@@ -152,7 +152,7 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
             "or rename it."
         )
     if len(classes) == 1:
-        raise ValueError(f"label={label!r} has one type, {classes[0]!r}: there is nothing to tell apart.")
+        raise ValueError(f"label={label!r} has one type, {classes[0]!r}: there is nothing to distinguish.")
     train = np.bincount(codes[~held_out & (codes >= 0)], minlength=len(classes))
     named = np.array(classes, dtype=object)
     if (train > 0).sum() < 2:
@@ -177,9 +177,7 @@ def check_batch_size(batch_size: int | None, codes: np.ndarray, of_labelled: boo
     """Raise if there are fewer training cells, which have these codes, than a minibatch or any view loss needs."""
     n = int((codes >= 0).sum()) if of_labelled else len(codes)
     if not of_labelled and n < LEAST:
-        raise ValueError(
-            f"There are {n} training cells, and views of fewer than {LEAST} teach nothing: hold out fewer."
-        )
+        raise ValueError(f"There are {n} training cells, but a loss of views needs {LEAST} or more: hold out fewer.")
     if batch_size is not None and batch_size > n:
         raise ValueError(
             f"batch_size={batch_size} is above the number of {'labelled ' * of_labelled}training cells, {n}: lower it, "
@@ -188,11 +186,11 @@ def check_batch_size(batch_size: int | None, codes: np.ndarray, of_labelled: boo
 
 
 def refuse_without_labels(adata: AnnData, argument: str, value: str | bool) -> None:
-    """Raise, because an argument of `fit` makes sense with labels alone."""
+    """Raise, because an argument of `fit` makes sense only with labels."""
     columns = ", ".join(map(str, adata.obs.columns)) or "none"
     why, cure = {
-        "loss": ("learns from labels", "take a loss of views alone, such as 'simclr'"),
-        "batch": ("draws cells to those of their type in other batches", "leave batch out"),
+        "loss": ("learns from labels", "take a loss that uses only views, such as 'simclr'"),
+        "batch": ("brings cells of one type together, by labels", "leave batch out"),
         "self_training": ("gives labels to cells like those that have one", "leave self_training out"),
     }[argument]
     raise ValueError(
@@ -205,20 +203,20 @@ def check_self_training(codes: np.ndarray, paired: bool) -> None:
     """Raise if there are two modalities; warn if all training cells, whose codes these are, have a label."""
     if paired:
         raise ValueError(
-            "self_training=True takes labels from one table, and here are two modalities: leave self_training out, or "
-            "fit one of the two."
+            "self_training=True works with one modality, and two were given: leave self_training out, or fit one of "
+            "the two."
         )
     if (codes >= 0).all():
-        warn("self_training=True changes nothing, for all training cells have labels.")
+        warn("self_training=True changes nothing, because all training cells have labels.")
 
 
 def check_molecules(x: Matrix, counts: bool, augment: str) -> None:
     """Raise if the values to thin are not whole numbers of molecules."""
     values = scales.stored(x)
     if not counts or not scales.whole(values):
-        what = "the counts are not whole numbers" if counts else "the values are no counts"
+        what = "the counts are not whole numbers" if counts else "the values are not counts"
         raise ValueError(
-            f"augment={augment!r} takes molecules away one by one, but {what}: name the layer with the raw counts, or "
+            f"augment={augment!r} removes single molecules, but {what}: name the layer with the raw counts, or "
             "take 'mask'."
         )
 
@@ -256,7 +254,7 @@ def decide_counts(x: Matrix, counts: bool | str, name: str = "", rows: np.ndarra
 
 
 def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
-    """Warn what whole numbers of few features were taken for, unless they are small counts."""
+    """Warn how whole numbers of few features were read, unless they are small counts."""
     values = scales.stored(x)
     if counts and np.median(values[values > 0]) <= scales.SMALL:
         return

@@ -22,15 +22,15 @@ SAME, SAME_CENTRED = 0.05, 0.3  # how far the quartiles of variances are from 1 
 CENTRED = 0.2  # usual mean of a gene after scaling, in a part of the cells that were scaled
 FAINT = 1e-30  # smallest standard deviation that float32 can divide by
 EQUAL = 1e-6  # standard deviation relative to the mean, below which it is rounding
-FIRST = 500  # cells that are looked at first: in nearly all tables they differ
+FIRST = 500  # cells that are looked at first: in nearly all datasets they differ
 
 
 def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> features.Choice:
-    """Choose the genes of a model on training rows alone.
+    """Choose the genes of a model from training rows only.
 
-    Those marked in ``var["highly_variable"]`` if there are any, else all of up to 2,000. Else the encoder sees the
+    These are the genes marked in ``var["highly_variable"]`` if any, else all if up to 2,000. Else the encoder sees the
     2,000 genes whose (normalised, logged) values vary most, and the principal components are those of the 2,000 most
-    dispersed genes, scanpy's choice. Where values are neither counts nor logged, the former serve for both.
+    dispersed genes, scanpy's choice. Where values are neither counts nor logged, the former are used for both.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def _check_ranks(mean: np.ndarray, variance: np.ndarray) -> None:
     centred = np.median(np.abs(mean[varies])) < CENTRED
     if off < SAME or (centred and off < SAME_CENTRED):
         raise ValueError(
-            f"All genes have nearly one variance, as z-scored values do (sc.pp.scale), so {N_GENES:,} of the "
+            f"All genes have nearly the same variance, as z-scored values do (sc.pp.scale), so {N_GENES:,} of the "
             f"{len(mean):,} cannot be chosen by it: name the layer with the values before scaling (layer=), or mark "
             "the genes in adata.var['highly_variable']."
         )

@@ -120,20 +120,20 @@ def _check_enough(match: Match, adata: AnnData, genes: list[str], missing: str, 
     if match.missing and missing == "error":
         absent = first(gene for gene, column in zip(genes, match.columns, strict=True) if column < 0)
         raise ValueError(
-            f"The query lacks {match.missing} of the model's {len(genes)} genes (first: {absent}). Pass "
+            f"The query is missing {match.missing} of the model's {len(genes)} genes (first: {absent}). Pass "
             "missing='zero' to fill them, missing='impute' to treat them as unknown, or refit on shared genes. They "
             f"hold {1 - match.weight:.1%} of the encoder's weight."
         )
     if match.weight < min_matched:
         raise ValueError(
             f"The query's genes hold {match.weight:.1%} of the encoder's weight, less than min_matched={min_matched} "
-            f"(the heaviest of the {match.missing} genes that lack: {first(match.missing_genes)}). {_HINT}; else lower "
+            f"(the heaviest of the {match.missing} missing genes: {first(match.missing_genes)}). {_HINT}; else lower "
             "min_matched, or refit on shared genes."
         )
 
 
 def _find_genes(adata: AnnData, genes: list[str], alias: str | None) -> tuple[np.ndarray, dict[str, str]]:
-    """Return a column for each gene, -1 if there is none, and the names of those found by tolerance."""
+    """Return a column for each gene, -1 if there is none, and the names found without regard to case and version."""
     spellings: list[list[str | None]] = [adata.var_names.tolist()]
     if alias is not None:
         if alias not in adata.var.columns:

@@ -40,7 +40,7 @@ def prepare(
 
     Returns
     -------
-    The table, the settings with all that was left open decided, and the problem.
+    The dataset, the settings with every open choice made, and the problem.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def prepare(
     if not np.isfinite(pcs).all():
         raise ValueError(
             "Some values are so far from the others that principal components overflow: divide all by one number, or "
-            "remove what is no measurement."
+            "remove what is not a measurement."
         )
     settings = replace(
         settings,
@@ -98,7 +98,7 @@ def prepare(
 
 
 def _encode(table: Table, settings: Settings) -> tuple[np.ndarray, list[str]]:
-    """Return codes and sorted names of the types; refuse what needs labels if there are none."""
+    """Return codes and sorted names of the types; raise if there are none and a setting needs them."""
     if settings.label is not None:
         return labels.encode(checks.column(table.obs, settings.label, "label"), settings.unlabelled)
     loss: Loss | None = settings.loss
@@ -112,7 +112,7 @@ def _encode(table: Table, settings: Settings) -> tuple[np.ndarray, list[str]]:
 
 
 def _with_loss(table: Table, settings: Settings, codes: np.ndarray) -> Settings:
-    """Return the settings with a loss, an own copy of it, after a check that the augmentation serves it.
+    """Return the settings with a loss (a copy), after checking that the augmentation suits it.
 
     `codes` are those of the training cells.
     """
@@ -121,13 +121,13 @@ def _with_loss(table: Table, settings: Settings, codes: np.ndarray) -> Settings:
     losses.check(loss, settings.metric_dim)
     if paired and views.of_genes:
         raise ValueError(
-            f"augment={augment.spec(views)!r} changes values of genes, and of two modalities the encoders see "
+            f"augment={augment.spec(views)!r} changes values of genes, but with two modalities the encoders see "
             "principal components: take 'mask' or 'mixup'."
         )
     same_views = loss.views == 2 and not loss.neighbours and not paired
     if same_views and views.idle(labelled=settings.label is not None):
         raise ValueError(
-            f"augment={augment.spec(views)!r} shows the same twice, from which loss={losses.spec(loss)!r} "
+            f"augment={augment.spec(views)!r} shows the same view twice, from which loss={losses.spec(loss)!r} "
             "learns nothing: take 'mask'."
         )
     if settings.self_training:

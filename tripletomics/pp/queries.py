@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QueryOptions:
-    """What a user says of new cells: `layer` in place of `.X`; the rest as for `match_genes`."""
+    """What a user says about new cells: `layer` in place of `.X`; the rest as for `match_genes`."""
 
     layer: str | None = None
     missing: str = "error"
@@ -90,7 +90,7 @@ def take_query(
 
 
 def _note_on_case(match: Match) -> list[str]:
-    """Return a note if most genes differ in case, as those of mouse (Cd3e) and man (CD3E) do."""
+    """Return a note if most genes differ in case, as those of mouse (Cd3e) and human (CD3E) do."""
     cased = {gene: name for gene, name in match.renamed.items() if unversioned(gene) != unversioned(name)}
     if len(cased) <= match.matched / 2:
         return []
@@ -163,18 +163,18 @@ def take_new(adata: Any, model: Model, options: QueryOptions) -> NewCells:
 
 
 def name_query(adata: object, fitted: AnyFeatures, alias: str | None) -> dict[str, AnnData]:
-    """Return new cells by their modality: one table is named by its features, two by name or order.
+    """Return new cells by their modality: one dataset is identified by its features, two by name or order.
 
     Raises
     ------
     TypeError, ValueError
-        If a table is no AnnData in memory, or it cannot be told which modality it is.
+        If a dataset is not an AnnData in memory, or its modality cannot be told.
     """
     if not is_pair(adata):
         check_anndata(adata)
         return {modality_of(adata, fitted.names, fitted.parts, alias) if fitted.modalities else "": adata}
     if not fitted.modalities:
-        raise TypeError("The model has one modality, and two tables were given: pass the one that it knows.")
+        raise TypeError("The model has one modality, and two datasets were given: pass the one that it knows.")
     tables, _ = split_modalities(adata, fitted.names, least=1)
     for name in tables:
         if name not in fitted.names:
@@ -186,7 +186,7 @@ def name_query(adata: object, fitted: AnyFeatures, alias: str | None) -> dict[st
 
 
 def modality_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features], alias: str | None) -> str:
-    """Return the modality of a model that a table without a name is: the one with which it shares more features.
+    """Return the modality of a dataset without a name: the one of the model with which it shares more features.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def modality_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features],
     if shares[0] == shares[1]:
         begin = "; ".join(f"{name}: {first(part.genes)}" for name, part in zip(names, parts, strict=True))
         raise ValueError(
-            f"The features of the table (first: {first(adata.var_names)}) do not say which of {' and '.join(names)} it "
-            f"is. The model's begin with {begin}. Name it: {{{names[0]!r}: adata}}."
+            f"The features of the dataset (first: {first(adata.var_names)}) do not say which of {' and '.join(names)} "
+            f"it is. The model's begin with {begin}. Name it: {{{names[0]!r}: adata}}."
         )
     return names[int(np.argmax(shares))]

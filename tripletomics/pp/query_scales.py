@@ -190,14 +190,14 @@ def _notes_on_means(x: Matrix, features: Features, found: np.ndarray) -> list[st
     correlation = _agreement(query, training) if seen.sum() >= ENOUGH else 1.0
     if correlation < 0.3:
         notes.append(
-            "Genes that are high in the training cells are hardly so in the query (Spearman correlation "
+            "Genes that are high in the training cells are not high in the query (Spearman correlation "
             f"{correlation:.2f} over {seen.sum()} genes): do the names mean the same genes?"
         )
     return notes
 
 
 def _agreement(query: np.ndarray, training: np.ndarray) -> float:
-    """Return the Spearman correlation of the means of genes, 1 where they cannot tell the genes apart."""
+    """Return the Spearman correlation of the means of genes, 1 where they do not distinguish the genes."""
     from scipy.stats import spearmanr
 
     if np.std(training) < 0.3 or not np.ptp(query):  # the means of centred values are chance

@@ -31,7 +31,7 @@ def split(adata: AnnData, hold_out: float | str | np.ndarray | pd.Series, codes:
     codes
         Class codes (cells,), -1 for unlabelled.
     seed
-        For the draw.
+        Seed of the draw.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def split(adata: AnnData, hold_out: float | str | np.ndarray | pd.Series, codes:
 
 def _by_name(adata: AnnData, hold_out: pd.Series) -> np.ndarray:
     """Return the values of the cells, matched by name where the index has their names, else in the order given."""
-    cells = adata.obs.index  # a table on disk is its columns alone
+    cells = adata.obs.index  # a dataset on disk is only its columns
     if hold_out.index.is_unique and cells.isin(hold_out.index).all():
         hold_out = hold_out.reindex(cells)
     marks = flags(hold_out)
@@ -67,7 +67,7 @@ def _by_name(adata: AnnData, hold_out: pd.Series) -> np.ndarray:
 
 
 def split_names(held_out: np.ndarray) -> pd.Categorical[str]:
-    """Say "train" or "held-out" of each cell, boolean (cells,)."""
+    """Return "train" or "held-out" for each cell, from a boolean (cells,)."""
     return pd.Categorical.from_codes(held_out.astype(np.int8), pd.Index(["train", "held-out"]))
 
 
@@ -137,7 +137,7 @@ def _marked(values: pd.Series, name: str) -> np.ndarray | None:
 
 
 def batch_codes(adata: AnnData, name: str | None, held_out: np.ndarray) -> np.ndarray | None:
-    """Return codes of donors or runs (cells,), -1 where it is missing; None without a column.
+    """Return batch codes (cells,), -1 where it is missing; None without a column.
 
     Raises
     ------

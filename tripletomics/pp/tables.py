@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Checked = TypeVar("Checked")
 MATCHED = 0.5  # share of the smaller dataset's cells that should be in both
 NAMES = ("rna", "protein")  # of two datasets that come without names
-TAKEN = ("self", "x", "present", "k", "reject", "coverage")  # by other arguments of the model's methods
+TAKEN = ("self", "x", "present", "k", "reject", "coverage")  # names of other arguments of the model's methods
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Table:
     sides
         The datasets by modality; one has the name "".
     rows
-        For each of them, where its cells are among all.
+        For each of them, the rows of its cells among all cells.
     whole
-        What both came in, if that was a MuData.
+        The MuData that both came in, if any.
     """
 
     obs: AnnData
@@ -86,7 +86,7 @@ def split_modalities(adata: Any, names: Sequence[str] = NAMES, least: int = 2) -
         held = f" ({', '.join(map(str, sides))})" if n and not isinstance(adata, (tuple, list)) else ""
         raise ValueError(
             f"Two modalities are needed; you gave {n}{held}: name two, as in {{'rna': mdata['rna'], "
-            "'protein': mdata['prot']}, or pass one table."
+            "'protein': mdata['prot']}, or pass one dataset."
         )
     for name, side in sides.items():
         if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in TAKEN:
@@ -134,7 +134,7 @@ def open_table(
     a, b = sides
     if layer is not None and not any(layer in side.layers for side in sides.values()):
         held = "; ".join(f"{name}: {', '.join(side.layers) or 'none'}" for name, side in sides.items())
-        raise KeyError(f"layer={layer!r} is in neither of the two tables. Layers: {held}.")
+        raise KeyError(f"layer={layer!r} is in neither of the two datasets. Layers: {held}.")
     matrices = [
         _of_modality(name, matrix, side, layer if layer in side.layers else None) for name, side in sides.items()
     ]
@@ -143,14 +143,14 @@ def open_table(
     if not shared:
         some = " and ".join(f"{first(side.obs_names, 2)} in {name}" for name, side in sides.items())
         raise ValueError(
-            f"The two tables have no cell in common: cells are matched by name, and there is {some}. If both have the "
-            f"same cells in the same order, say so: {b}.obs_names = {a}.obs_names."
+            f"The two datasets have no cell in common: cells are matched by name, and there is {some}. If both have "
+            f"the same cells in the same order, say so: {b}.obs_names = {a}.obs_names."
         )
     if shared < MATCHED * smaller:
         shares = " and ".join(f"{shared / side.n_obs:.1%} of {name}" for name, side in sides.items())
         warn(
-            f"{shared:,} cells are in both tables by name, {shares}: what the two have in common is learned from these "
-            f"cells alone. Compare the names, such as {first(sides[a].obs_names, 1)} and "
+            f"{shared:,} cells are in both datasets by name, {shares}: what the two have in common is learned only "
+            f"from these. Compare the names, such as {first(sides[a].obs_names, 1)} and "
             f"{first(sides[b].obs_names, 1)}."
         )
     frames = ({} if whole is None else {"the MuData": whole.obs}) | {name: side.obs for name, side in sides.items()}
@@ -166,8 +166,8 @@ def join(sides: Mapping[str, AnnData]) -> tuple[AnnData, list[np.ndarray]]:
         repeated = side.obs_names[side.obs_names.duplicated()].unique()
         if len(repeated) and len(sides) > 1:
             raise ValueError(
-                f"{name} has cells of one name (first: {first(repeated)}), and two tables are matched by the names of "
-                "their cells: make them unique in both."
+                f"{name} has cells of one name (first: {first(repeated)}), and two datasets are matched by the names "
+                "of their cells: make them unique in both."
             )
     names, *others = (side.obs_names for side in sides.values())
     for other in others:
@@ -257,7 +257,7 @@ def _merge(
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return each column once, and numbers that are whole but for missing ones as whole numbers."""
+    """Return each column once, and whole numbers as such even where some are missing."""
     frame = frame.loc[:, ~frame.columns.duplicated()].copy()
     for column in frame.select_dtypes("float"):
         known = frame[column].dropna()

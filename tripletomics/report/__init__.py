@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: one self-contained HTML page, and what a paper needs of it."""
+"""What a comparison writes: one self-contained HTML page, and what a paper needs."""
 
 from tripletomics.report.page import write
 

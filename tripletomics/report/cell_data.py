@@ -1,4 +1,4 @@
-"""What the page holds of each cell: coordinates, columns and genes, each packed on its own and read when needed."""
+"""What the page holds for each cell: coordinates, columns and genes, each packed separately and read when needed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 MAX_CELLS = 100_000
-KEPT_CELLS = 250  # of a type that no subsample takes away
+KEPT_CELLS = 250  # of each type that every subsample keeps
 MAX_NAMES = 100  # a text column with more names is an identifier, not a grouping
 GENE_BYTES = 40e6  # of the genes in a page
-STEPS = 255  # of a number; the 256th byte means that there is none
+STEPS = 255  # of a number; the 256th value of a byte means that it is missing
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def columns(adata: AnnData, label: str, types: Types, rows: np.ndarray, store: S
     entries, left_out = [type_entry(label, types, rows, store)], []
     for name in adata.obs.columns:
         values = adata.obs[name]
-        if name == label or isinstance(values, pd.DataFrame):  # two columns of one name cannot be told apart
+        if name == label or isinstance(values, pd.DataFrame):  # two columns of one name cannot be distinguished
             continue
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
             numbers = values.to_numpy(dtype=float, na_value=np.nan)[rows]
@@ -123,7 +123,7 @@ def type_entry(name: str, types: Types, rows: np.ndarray, store: Store) -> dict[
 
 
 def number_entry(name: str, kind: str, numbers: np.ndarray, store: Store) -> dict[str, Any]:
-    """Store numbers in 255 steps from the least to the 0.995 quantile, as the scale of figures; 255 for none."""
+    """Store numbers in 255 steps from the smallest to the 0.995 quantile, as the scale of figures; 255 for none."""
     known = np.isfinite(numbers)
     low, high = limits(numbers[known])
     steps = (np.clip(np.where(known, numbers, low), low, high) - low) / (high - low or 1.0) * (STEPS - 1)

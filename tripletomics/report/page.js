@@ -27,7 +27,7 @@
     return column.kind === "type" ? new Uint16Array(bytes) : new Uint8Array(bytes);
   }
 
-  // WebGL that a processor emulates is slower than a plain canvas
+  // WebGL that the CPU emulates is slower than a plain canvas
   const gpu = document.createElement("canvas").getContext("webgl", { failIfMajorPerformanceCaveat: true });
   const drawn = $("document").textContent.replaceAll('"output_backend":"webgl"', `"output_backend":"${gpu ? "webgl" : "canvas"}"`);
   const [types, names] = await Promise.all([
@@ -135,7 +135,7 @@
   function showSelection() {
     const chosen = [...source.selected.indices].filter((i) => visible.booleans?.[i] ?? true);
     if (!chosen.length) {
-      $("selection").replaceChildren(make("span", { className: "null", textContent: "Draw around cells in a map: they light up in all. Shift adds, Esc clears." }));
+      $("selection").replaceChildren(make("span", { className: "null", textContent: "Draw around cells in a map: they light up in all maps. Shift adds, Esc clears." }));
       return;
     }
     const counts = new Map();
@@ -241,7 +241,7 @@
       item.role = "option";
       item.setAttribute("aria-selected", i === at);
       return item;
-    }) : [make("li", { textContent: "nothing of this name is in this page" })]));
+    }) : [make("li", { textContent: "nothing on this page has this name" })]));
     $("found").children[at].scrollIntoView({ block: "nearest" });
   }
   function closeSearch() {
@@ -284,7 +284,7 @@
         rows.sort((a, b) => {
           const [one, two] = [key(a), key(b)];
           if (!column) return -sign * one.localeCompare(two);
-          return Number.isNaN(one) - Number.isNaN(two) || sign * (one - two); // scores that are missing stand last
+          return Number.isNaN(one) - Number.isNaN(two) || sign * (one - two); // missing scores come last
         });
         body.append(...rows);
       }

@@ -66,24 +66,24 @@ def write(
     label
         The obs column with the types.
     methods, titles
-        The methods in order, and what people call them.
+        The methods in order, and their names on the page.
     table
-        One number a row: method, space, metric, type, split, value, sd, n_seeds, family, label_circular, null.
+        One row per value: method, space, metric, type, split, value, sd, n_seeds, family, label_circular, null.
     confusions
-        For each method counts of held-out cells, true types x predicted types.
+        For each method, counts of held-out cells: true types x predicted types.
     histories
         Training histories of the methods that have one, as in ``tripletomics.Model.history``.
     settings, versions
-        What was run, with what.
+        What was run, and with which versions.
     summary
-        What was found, in words. Its first paragraph stands at the top.
+        What was found, in words. Its first paragraph is at the top.
     seed
         Chooses the cells of a sample and the order in which cells are drawn.
 
     Raises
     ------
     KeyError
-        If `label` or the split is no column of obs.
+        If `label` or the split is not a column of obs.
     ValueError, FileNotFoundError, PermissionError
         If `path` does not end in ``.html`` or cannot be written.
     """
@@ -150,7 +150,7 @@ def _held_out(adata: AnnData, label: str) -> np.ndarray:
 def _captions(
     maps: Mapping[str, np.ndarray], adata: AnnData, titles: Mapping[str, str], scores: ScoreTables, ids: list[str]
 ) -> list[dict[str, Any]]:
-    """Return what stands above and below each map."""
+    """Return the text above and below each map."""
     return [
         {
             "title": titles.get(m, m) + " (2 of 3 axes)" * (adata.obsm[f"X_{m}"].shape[1] > 2),
@@ -225,7 +225,7 @@ def _linked_maps(
 
 
 def _confusion(title: str, counts: pd.DataFrame, verdict: str) -> dict[str, Any]:
-    """Return the counts of true types (rows) that were taken for each type (columns), for the page."""
+    """Return the counts of true types (rows) by predicted type (columns), for the page."""
     return {
         "title": title,
         "true": [str(name) for name in counts.index],
@@ -236,7 +236,7 @@ def _confusion(title: str, counts: pd.DataFrame, verdict: str) -> dict[str, Any]
 
 
 def _training_image(curves: Mapping[str, Any], nulls: Mapping[str, float]) -> str:
-    """Return a picture of a training with the null of its held-out F1, as SVG in base64."""
+    """Return the curves of a training with the null of its held-out F1, as SVG in base64."""
     axes = history(SimpleNamespace(history=curves, scores={"permuted": nulls}))
     figure: Any = axes.figure
     svg = io.BytesIO()
@@ -246,7 +246,7 @@ def _training_image(curves: Mapping[str, Any], nulls: Mapping[str, float]) -> st
 
 
 def _libraries() -> list[str]:
-    """Return the scripts of the plotting library: the core and WebGL alone."""
+    """Return the scripts of the plotting library: only the core and WebGL."""
     from bokeh.resources import Resources
 
     return Resources(mode="inline", components=["bokeh", "bokeh-gl"], log_level="warn").js_raw

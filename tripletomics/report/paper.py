@@ -1,4 +1,4 @@
-"""What a paper needs of a comparison besides its figure: tables, settings, and a paragraph for the methods section."""
+"""What a paper needs from a comparison besides its figure: tables, settings, and a paragraph on the methods."""
 
 from __future__ import annotations
 
@@ -83,18 +83,18 @@ def methods_text(
     seeds = settings["seeds"].split(", ")
     repeats = f"{len(seeds)} times, with the seeds {settings['seeds']}" if len(seeds) > 1 else "once, with the seed 0"
     text = [
-        f"Maps were compared by how they hold the labels in `{settings['label']}` on cells that no method had seen.",
+        f"Maps were compared by how well they keep the labels in `{settings['label']}` on cells that no method saw.",
         f"Splits and fits were made {repeats}. {settings['split']}",
         "The choice of genes, normalisation, scaling, principal components and every method were fitted on the "
-        "training cells alone, and the held-out cells were projected.",
+        "training cells only, and the held-out cells were embedded with these.",
         f"Methods: {'; '.join(sentences)}.",
         "Held-out cells were scored with the training cells as reference: labels by the macro-averaged F1 of the 15 "
         "nearest neighbours and by MAP@R; structure by neighbour recall (within types minus chance), trustworthiness "
         "and the Spearman correlation of distances between type centroids, against 50 principal components found "
         "without labels.",
-        "Each label score stands next to its null: the same fit on permuted labels"
-        + (" (for tripletomics of a sixth of the steps and at most 4,000 cells)" if own else "")
-        + ", or for methods that use no labels the same coordinates scored by permuted ones, those of the reference "
+        "Each label score is compared with its null: the same fit on permuted labels"
+        + (" (for tripletomics with a sixth of the steps and at most 4,000 cells)" if own else "")
+        + " or, for methods that use no labels, the same coordinates scored by permuted labels, those of the reference "
         "included. The null of structure shuffles the coordinates of the scored cells.",
         f"Values are means ± standard deviations over {len(seeds)} seeds." if len(seeds) > 1 else "",
         f"Python {versions['python']}, {versions['cores']} CPU cores.",

@@ -40,7 +40,7 @@ class Row:
     """The scores of a method in one space."""
 
     title: str
-    verdict: str  # "" where labels are found again, else why not
+    verdict: str  # "" where there is signal, else why not
     entries: list[Entry]
 
 
@@ -71,7 +71,7 @@ class ScoreTables:
         self.pairs = [(method, space) for space in SPACES for method in methods if (method, space) in scored]
 
     def row(self, method: str, space: str, metric: str, split: str) -> Any:
-        """Return one row of the table, or None; what is of all cells stands with the held-out ones."""
+        """Return one row of the table, or None; a value of all cells counts as held-out."""
         if METRICS[metric].family == "cost":
             return self.cost.get((method, metric))
         if METRICS[metric].family == "page" and split == "held-out":
@@ -106,7 +106,7 @@ class ScoreTables:
         return bool(METRICS[metric].circular or same["label_circular"].fillna(False).astype(bool).any())
 
     def entry(self, method: str, space: str, metric: str, split: str) -> Entry:
-        """Return one score with its null, tinted by its part of the best gain over the null in this column."""
+        """Return one score with its null, tinted by its share of the best gain over the null in this column."""
         row = self.row(method, space, metric, split)
         if row is None:
             return Entry("")
@@ -136,7 +136,7 @@ class ScoreTables:
         return float(gain) if np.isfinite(gain) else 0.0
 
     def best_verdict(self, method: str) -> str:
-        """Return the verdict on the metric space of a method, or on its map where that is all."""
+        """Return the verdict on the metric space of a method, or on its map if it has no metric space."""
         return self.verdict(method, "metric" if (method, "metric") in self.pairs else "map")
 
     def nulls(self, method: str) -> dict[str, float]:
@@ -151,7 +151,7 @@ class ScoreTables:
         return words + (f" · permuted {entry.null}" if entry.null else "")
 
     def recall(self) -> tuple[list[dict[str, str]], dict[str, list[Entry]]]:
-        """Return the recall of each type: the methods with their verdicts, and for each type an entry a method."""
+        """Return the recall of each type: the methods with their verdicts, and for each type one entry per method."""
         rows = self.table[(self.table["metric"] == "recall") & (self.table["type"].fillna("") != "")]
         numbers = {(row.method, row.space, str(row.type), row.split): row for row in rows.itertuples(index=False)}
         pairs = [pair for pair in self.pairs if any(key[:2] == pair for key in numbers)]

@@ -1,1 +1,1 @@
-"""What is on disk: rows that are read, coordinates that are written, and tables that are written anew."""
+"""What is on disk: rows that are read, coordinates that are written, and datasets that are converted."""

@@ -1,4 +1,4 @@
-"""Tables on disk written anew by rows, in memory that does not follow the number of cells."""
+"""Datasets on disk converted to rows, with memory that does not depend on the number of cells."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 CHUNK_ENTRIES = 2**18  # of an array of CSR
 CHUNK_BYTES = 2**20  # of a dense matrix
-PASS_BYTES = 2**27  # that are gathered in one pass over a matrix whose rows change their order
-COMPLETE = {"tripletomics": {"complete": True}}  # marks an array whose chunks are all written, also those of zeros
+PASS_BYTES = 2**27  # bytes that are gathered in one pass over a matrix whose rows change their order
+COMPLETE = {"tripletomics": {"complete": True}}  # marks an array whose chunks are all written, including those of zeros
 BY_ROWS = ("layers", "obsm", "obsp")
 
 
 def write_by_rows(source: Path, target: Path, group_by: str | None) -> None:
-    """Write a table as a new .zarr store: see `tripletomics.tl.convert`."""
+    """Write a dataset as a new .zarr store: see `tripletomics.tl.convert`."""
     from rich.filesize import decimal
 
     if target.suffix == ".zarr" and target.exists():
@@ -67,7 +67,7 @@ def _check_names(root: Group, path: Path) -> None:
 
 
 def _order(root: Group, path: Path, group_by: str | None) -> np.ndarray | None:
-    """Return the rows as they are to lie, None for as they are."""
+    """Return the rows in their new order; None to keep the order."""
     if group_by is None:
         return None
     obs = Obs(root, path)
@@ -77,7 +77,7 @@ def _order(root: Group, path: Path, group_by: str | None) -> np.ndarray | None:
 
 
 def _elements(root: Group) -> Iterator[str]:
-    """Name the parts of a table that are copied each by itself."""
+    """Yield the names of the parts of a dataset that are copied separately."""
     for name in root:
         nested = name in (*BY_ROWS, "raw") and not hasattr(root[name], "shape")
         yield from (f"{name}/{part}" for part in cast(Any, root[name])) if nested else (name,)
@@ -100,7 +100,7 @@ def _copy_whole(root: Group, path: Path, store: zarr.Group, name: str, order: np
     parent, _, leaf = name.rpartition("/")
     with zarr.config.set({"array.write_empty_chunks": True}):
         anndata.io.write_elem(cast(Any, store[parent] if parent else store), leaf, element)
-    if name == "obs":  # a lost chunk would read as cells of the first type
+    if name == "obs":  # a lost chunk would be read as cells of the first type
         for _, part in cast(Any, store[name]).members(max_depth=None):
             if hasattr(part, "shape"):
                 part.attrs.update(COMPLETE)
@@ -139,7 +139,7 @@ def _blocks(rows: Rows, order: np.ndarray | None, sparse: bool, square: bool) ->
 
 
 def _write_sparse(group: Any, blocks: Iterator[Matrix], rows: Rows) -> None:
-    """Write CSR; how many entries there are, dense rows do not say before."""
+    """Write CSR; for dense rows, the number of entries is not known before."""
     shape = (rows.n_obs, rows.n_vars)
     group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(shape)})
     dtype = (rows.matrix["data"] if rows.sparse else rows.matrix).dtype

@@ -1,4 +1,4 @@
-"""Columns and names of the cells and genes of a table on disk."""
+"""Columns and names of the cells and genes of a dataset on disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES_BLOCK = 2**16  # names that are read at once
 
 
 def read_var(root: Group, path: Path) -> pd.DataFrame:
-    """Return `var` of a table whose layout was checked."""
+    """Return `var` of a dataset whose layout was checked."""
     import anndata
     import pandas as pd
 
@@ -30,7 +30,7 @@ def read_var(root: Group, path: Path) -> pd.DataFrame:
 
 
 def decoded(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame whose names and columns are text where they were bytes, as other programs than anndata write."""
+    """Return a frame whose names and columns are text where they were bytes, as programs other than anndata write."""
     columns = {str(name): frame[name] for name in frame if frame[name].dtype in ("object", "category")}
     changed = {name: found for name, values in columns.items() if (found := _decoded(values)) is not values}
     frame = frame.assign(**changed) if changed else frame
@@ -49,7 +49,7 @@ def _decoded(values: pd.Series) -> pd.Series:
 
 
 def read_seen(root: Group, key: str) -> str | None:
-    """Return the id of the model that wrote coordinates into a table under a key, None if `uns` names none."""
+    """Return the id of the model that wrote coordinates into a dataset under a key, None if `uns` names none."""
     import anndata
 
     record = cast(Any, cast(Any, root.get("uns", {})).get(key, {}))
@@ -57,7 +57,7 @@ def read_seen(root: Group, key: str) -> str | None:
 
 
 class Obs:
-    """Columns and names of the cells of a table on disk, read when they are asked for.
+    """Columns and names of the cells of a dataset on disk, read when they are asked for.
 
     Raises
     ------

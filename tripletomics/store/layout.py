@@ -1,6 +1,6 @@
-"""The layout of a table on disk (.h5ad, .zarr or .h5mu), all of it checked before any values are read.
+"""The layout of a dataset on disk (.h5ad, .zarr or .h5mu), which is checked before any values are read.
 
-Readers allocate the memory that a table declares, and compiled code trusts its arrays. So shapes are compared with
+Readers allocate the memory that a dataset declares, and compiled code trusts its arrays. So shapes are compared with
 `obs` and `var`, the arrays of a sparse matrix with each other, and what is declared with what is there.
 """
 
@@ -41,7 +41,7 @@ with h5py.File(sys.argv[1]) as file:
 """
 HUGE = 2**28  # bytes; a larger array is refused if a part is missing, in a smaller one that part is 0
 AXES = {"layers": ("obs", "var"), "obsm": ("obs",), "varm": ("var",), "obsp": ("obs", "obs"), "varp": ("var", "var")}
-PARTS = {"X", "obs", "var", "uns", "raw", "mod", "obsmap", "varmap", *AXES}  # of a table, and of one of modalities
+PARTS = {"X", "obs", "var", "uns", "raw", "mod", "obsmap", "varmap", *AXES}  # of a dataset, and of one with modalities
 DESCRIPTIONS = {".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json"}  # files of zarr
 LENGTHS = {"categorical": "codes", "nullable-integer": "values", "nullable-boolean": "values",
            "nullable-string-array": "values"}  # fmt: skip
@@ -49,7 +49,7 @@ LENGTHS = {"categorical": "codes", "nullable-integer": "values", "nullable-boole
 
 @contextmanager
 def reporting(what: str) -> Iterator[None]:
-    """Raise a ValueError that opens with `what`, whatever error a damaged file causes in the code that reads it."""
+    """Raise a ValueError that begins with `what`, whatever error a damaged file causes in the code that reads it."""
     try:
         yield
     except Exception as error:
@@ -57,7 +57,7 @@ def reporting(what: str) -> Iterator[None]:
 
 
 def check_layout(root: Group, path: Path) -> None:
-    """Raise a ValueError unless the parts of a table agree with each other, and all that it declares is there."""
+    """Raise a ValueError unless the parts of a dataset agree with each other, and all that it declares is there."""
     if path.is_file():
         _check_heaps(path)
     try:
@@ -69,7 +69,7 @@ def check_layout(root: Group, path: Path) -> None:
             for name, element in whole.items():
                 if not found and (name == "" or name.rpartition("/")[0] == "mod"):
                     found += _contradictions(path, element, f"{name}/".lstrip("/"))
-    except Exception as error:  # whatever a damaged file makes of the readers
+    except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{str(path)!r} cannot be read as AnnData: {type(error).__name__}: {error}") from error
     if found:
         what = "store" if path.is_dir() else "file"
@@ -104,7 +104,7 @@ def text(value: Any) -> str:
 def _check_heaps(path: Path) -> None:
     """Raise a ValueError if HDF5 would never finish reading the text of a file, because a heap of it is damaged.
 
-    A heap that looks damaged may also be an unused left-over: so another process tries to read everything.
+    A heap that looks damaged may also be an unused rest, so another process tries to read everything.
     """
     if not _is_doubtful(path):
         return
@@ -157,7 +157,7 @@ def _elements(root: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _lost(path: Path, whole: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each folder of a store whose description is missing or no file."""
+    """Yield a sentence for each folder of a store whose description is missing or not a file."""
     for name, element in whole.items():
         folder = path / name
         if not folder.is_dir():
@@ -167,7 +167,7 @@ def _lost(path: Path, whole: Mapping[str, Any]) -> Iterator[str]:
             if (folder / file).is_dir():
                 yield f"{file} of {name or 'the store'} is a folder"
             elif file != ".zattrs" and file != ".zmetadata" and (folder / file).exists():
-                json.loads((folder / file).read_text())["zarr_format"]  # raises if it says nothing
+                json.loads((folder / file).read_text())["zarr_format"]  # raises if it has no format
         array = hasattr(element, "shape")
         if not any((folder / file).is_file() for file in (".zarray" if array else ".zgroup", "zarr.json")):
             yield f"nothing describes {name or 'the store'}"
@@ -214,8 +214,8 @@ def _sparse_flaw(name: str, group: Any) -> str | None:
 
 
 def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
-    """Yield a sentence for each part of a table whose shape does not match its numbers of cells and genes."""
-    yield from (f"{f'{prefix}{name}'!r} is no part of a table" for name in table if _is_unknown(name))
+    """Yield a sentence for each part of a dataset whose shape does not match its numbers of cells and genes."""
+    yield from (f"{f'{prefix}{name}'!r} is not a part of a dataset" for name in table if _is_unknown(name))
     lengths = {}
     for axis in ("obs", "var"):
         if axis not in table:
@@ -243,15 +243,15 @@ def _contradictions(path: Path, table: Any, prefix: str) -> Iterator[str]:
     for name, axes in parts:
         shape = shape_of(table[name])
         if shape is None and name.partition("/")[0] in ("X", "layers", "raw"):
-            yield f"{prefix}{name} is stored as {encoding(table[name])!r}, which is no matrix"
+            yield f"{prefix}{name} is stored as {encoding(table[name])!r}, which is not a matrix"
         wanted = tuple(lengths[axis] for axis in axes if axis in lengths)
         if shape is not None and len(wanted) == len(axes) and shape[: len(wanted)] != wanted:
             there = " and ".join(f"{lengths[axis]:,} {'cells' if axis == 'obs' else 'genes'}" for axis in axes)
-            yield f"{prefix}{name} has shape {shape}, but the table has {there}"
+            yield f"{prefix}{name} has shape {shape}, but the dataset has {there}"
 
 
 def _is_unknown(name: str) -> bool:
-    """Return whether anndata has no part of this name; the parts of raw may stand next to the others."""
+    """Return whether anndata has no part of this name; the parts of raw may be at the same level as the others."""
     return name not in PARTS and not name.startswith((".", "raw.", "__"))
 
 

@@ -1,4 +1,4 @@
-"""Rows of a table on disk, embedded a block at a time: one loop for a whole table and for a part of it."""
+"""Rows of a dataset on disk, embedded block by block: one loop for a whole dataset and for a part of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIRST_ROWS = 1024  # on which the scale is checked before anything is written
 def match_rows(
     rows: Rows, var: pd.DataFrame, model: Model, start: int, *, missing: str, alias: str | None, min_matched: float
 ) -> pp.Query:
-    """Match the genes of a table to those of a model, and check the scale of the first rows from `start` on.
+    """Match the genes of a dataset to those of a model, and check the scale of the first rows from `start` on.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def match_rows(
         As `pp.take_query`.
     """
     part, weights, stop = model.part(), model.gene_weights(), min(start + FIRST_ROWS, rows.n_obs)
-    pp.match_genes(AnnData(var=var), part.genes, missing, alias, weights, min_matched)  # its errors are about no rows
+    pp.match_genes(AnnData(var=var), part.genes, missing, alias, weights, min_matched)  # its errors are not about rows
     first = AnnData(rows.read(start, stop), var=var)
     with naming_rows(start, stop):
         return pp.take_query(first, part, weights, pp.QueryOptions(None, missing, alias, min_matched))
@@ -55,7 +55,7 @@ def embed_blocks(
     key
         Key of the map in `obsm`.
     blocks
-        Some of `blocks_of` the table.
+        Some of `blocks_of` the dataset.
     step
         Called with a title at the start of each block.
     present
@@ -63,7 +63,7 @@ def embed_blocks(
     pcs
         Whether principal components are asked for.
     fitted
-        Whether the rows are of the table that the model was fitted to. They may be on any scale then.
+        Whether the model was fitted to this dataset. The rows may then be on any scale.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def embed_blocks(
 
 
 def blocks_of(n_obs: int) -> list[range]:
-    """Return the rows of a table in blocks, each a chunk of its coordinates."""
+    """Return the rows of a dataset in blocks, each a chunk of its coordinates."""
     return [range(i, min(i + writing.CHUNK_ROWS, n_obs)) for i in range(0, n_obs, writing.CHUNK_ROWS)]
 
 

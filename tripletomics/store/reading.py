@@ -1,4 +1,4 @@
-"""Matrices on disk, .zarr and .h5ad, read a block of rows at a time; an error names the rows that are damaged."""
+"""Matrices on disk, .zarr and .h5ad, read block by block; an error names the rows that are damaged."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from tripletomics.store.layout import Group
 
-BLOCK_BYTES = 2**28  # of a matrix that are read at once
-PART_BYTES = 2**25  # that are read at once where only some of the rows are kept
+BLOCK_BYTES = 2**28  # bytes of a matrix that are read at once
+PART_BYTES = 2**25  # bytes that are read at once where only some of the rows are kept
 PROBES, PROBED_ROWS = 16, 64  # how often the zeros in a dense matrix are counted, and rows each time
 SPARSE_SHARE = 1 / 3  # of values that are not 0: below it, CSR is smaller than a dense matrix
 
@@ -45,7 +45,7 @@ def open_to_write(path: Path) -> tuple[zarr.Group, pd.DataFrame]:
     Raises
     ------
     FileNotFoundError, PermissionError, ValueError
-        If there is none, it is read-only, or it is no store of one table of cells.
+        If there is none, it is read-only, or it is not a store of one AnnData.
     """
     _check_folder(path)
     if not os.access(path, os.R_OK | os.W_OK):
@@ -55,12 +55,12 @@ def open_to_write(path: Path) -> tuple[zarr.Group, pd.DataFrame]:
 
 @contextmanager
 def open_to_read(path: Path) -> Iterator[tuple[Group, pd.DataFrame]]:
-    """Open a table of cells on disk, .h5ad or .zarr; also yield its `var`.
+    """Open a dataset on disk, .h5ad or .zarr; also yield its `var`.
 
     Raises
     ------
     FileNotFoundError, PermissionError, ValueError
-        If there is none, it may not be read, or it is no table of cells.
+        If there is none, it may not be read, or it is not an AnnData.
     """
     import h5py
 
@@ -121,21 +121,21 @@ def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, pd.Dat
         check_layout(root, path)
         return root, read_var(root, path)
     if "mod" in found:
-        raise ValueError(f"{str(path)!r} holds several modalities, and one is read here: write it as its own store.")
+        raise ValueError(f"{str(path)!r} holds several modalities, and only one is read here: write a store of it.")
     raise ValueError(f"{str(path)!r} is a .zarr store but not one of cells: it holds {', '.join(found) or 'nothing'}.")
 
 
 class Rows:
-    """Rows of `.X`, of a layer or of another matrix of a table on disk.
+    """Rows of `.X`, of a layer or of another matrix of a dataset on disk.
 
     Parameters
     ----------
     root, path
-        The table, as it was opened, and where it is.
+        The dataset, as it was opened, and its path.
     layer
         Layer to use in place of `.X`.
     name
-        Path of the matrix in the table, in place of both, such as "obsm/X_pca".
+        Path of the matrix in the dataset, in place of both, such as "obsm/X_pca".
 
     Raises
     ------
@@ -166,8 +166,9 @@ class Rows:
         """Raise if there are no rows, or they cannot be read one by one."""
         if self.by_genes:
             raise ValueError(
-                f"{self.name} of {str(self.path)!r} is stored by genes (CSC), and its rows cannot be read alone: write "
-                "it by cells first, with tripletomics convert, or adata.X = adata.X.tocsr() and adata.write_zarr(path)."
+                f"{self.name} of {str(self.path)!r} is stored by genes (CSC), and its rows cannot be read one by one: "
+                "write it by cells first, with tripletomics convert, or with adata.X = adata.X.tocsr() "
+                "and adata.write_zarr(path)."
             )
         if not self.n_obs or not self.n_vars:
             raise ValueError(
@@ -294,16 +295,16 @@ class Rows:
             (i, max(start, i * height), min(stop, (i + 1) * height)) for i in range(start // height, -(-stop // height))
         ]
         lost = [stripe for stripe in stripes if stripe[2] - stripe[1] > 1 and self._is_lost(array, stripe[0])]
-        why: object = "their chunks are not there"
+        why: object = "their chunks are missing"
         if not self.sparse and getattr(array, "fill_value", None) == 0:
             why = (
                 f"{why}. They are lost, or all their values are 0, which zarr leaves out: anndata.read_zarr reads them "
-                "as 0; fit that table in memory, or write it again as CSR"
+                "as 0; fit that dataset in memory, or write it again as CSR"
             )
         if not lost:
             try:
                 return np.asarray(array[start:stop])
-            except Exception as error:  # whatever a damaged chunk makes of the codecs
+            except Exception as error:  # a damaged chunk can raise anything
                 why = error
             for stripe in stripes:
                 try:

@@ -1,7 +1,7 @@
-"""Cells of a table on disk, read for a fit: all of a small table, a sample of a large one.
+"""Cells of a dataset on disk, read for a fit: all of a small dataset, a sample of a large one.
 
 A fit draws a bounded number of cells however many there are. So a sample of bounded size, with an equal share of each
-type, serves as well as all cells, and the order of the rows on disk does not matter.
+type, does as well as all cells, and the order of the rows on disk does not matter.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SAMPLE_BYTES, SAMPLE_CELLS = 5 * 2**25, 300_000  # of that sample, in memory: th
 
 
 class Drawn(NamedTuple):
-    """Which cells of a large table are in memory.
+    """Which cells of a large dataset are in memory.
 
     Attributes
     ----------
     rows
         Their numbers, ascending.
     codes, held_out
-        Of all cells of the table: codes of their types, and which are held out.
+        For all cells of the dataset: codes of their types, and which are held out.
     """
 
     rows: np.ndarray
@@ -46,19 +46,19 @@ class Drawn(NamedTuple):
 
 
 def is_large(rows: Rows) -> bool:
-    """Return whether a matrix stays on disk; one by genes (CSC), whose rows cannot be read alone, never does."""
+    """Return whether a matrix stays on disk; one by genes (CSC), whose rows cannot be read one by one, never does."""
     return not rows.by_genes and (rows.n_obs > WHOLE_CELLS or rows.n_bytes > WHOLE_BYTES)
 
 
 def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Settings) -> tuple[AnnData, Drawn | None]:
-    """Read all cells, or a sample of those of a large table.
+    """Read all cells, or a sample of those of a large dataset.
 
     Parameters
     ----------
     rows, obs, var
         The matrix, the columns of its cells, and its genes.
     settings
-        Of the fit.
+        Settings of the fit.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Settings) -> 
 
 
 def draw(codes: np.ndarray, held_out: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Draw the cells of a large table that a model is fitted to and scored on.
+    """Draw the cells of a large dataset that a model is fitted to and scored on.
 
     Parameters
     ----------
@@ -93,10 +93,10 @@ def draw(codes: np.ndarray, held_out: np.ndarray, most: int, seed: int) -> np.nd
     held_out
         Boolean (cells,). Of these up to 5,000 are drawn, as for the scores: labelled ones, if there are any.
     most
-        Cells in all. The training cells have an equal share for each type, and as many without a label as among all,
-        but not more than half.
+        Cells in all. Each type has an equal share of the labelled training cells. The share of unlabelled ones is that
+        in the dataset, but not more than half.
     seed
-        For the draw.
+        Seed of the draw.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def draw(codes: np.ndarray, held_out: np.ndarray, most: int, seed: int) -> np.nd
 
 
 def encode(values: pd.Series, unlabelled: Sequence[str]) -> np.ndarray:
-    """Return the codes of `labels.encode`, from those of categories: no text for each cell of a large table."""
+    """Return the codes of `labels.encode`, from those of categories: no text for each cell of a large dataset."""
     types = values.astype("category").cat.remove_unused_categories().cat
     codes, _ = labels.encode(pd.Series(types.categories), unlabelled)
     return np.append(codes, -1)[types.codes]
@@ -137,7 +137,7 @@ def _read_columns(obs: Obs, n_obs: int, named: dict[str, str | None], hold_out: 
 def _make_table(
     x: Matrix, obs: Obs, columns: pd.DataFrame, rows: np.ndarray, var: pd.DataFrame, layer: str | None
 ) -> AnnData:
-    """Make a table of rows; columns that nothing needs are there without values, so that refusals can list them."""
+    """Make an AnnData of rows; columns that are not needed have no values, and are there for messages to list."""
     empty = pd.Categorical.from_codes(np.full(len(rows), -1, dtype=np.int8), pd.Index([""]))
     others = pd.DataFrame({name: empty for name in obs.obs if name not in columns}, index=rows)
     frame = pd.concat([columns.iloc[rows], others], axis=1).set_axis(pd.Index(obs.names(rows), dtype=object))

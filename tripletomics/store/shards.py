@@ -1,6 +1,6 @@
-"""Coordinates in a .zarr store, written in place by any number of processes, each a block of rows at a time.
+"""Coordinates in a .zarr store, written in place by any number of processes, each block by block.
 
-The record of what is done are the chunks of the map themselves: each is written whole, by one process, after the same
+The chunks of the map are themselves the record of what is done: each is written whole, by one process, after the same
 rows of the metric space. So no kill, at any time, leaves a row that counts as done and is not.
 """
 
@@ -49,7 +49,7 @@ class SharedArrays:
     Raises
     ------
     ValueError
-        If arrays of this name are there that were made in another way.
+        If there are arrays of this name that were made in another way.
     """
 
     def __init__(self, root: zarr.Group, path: Path, key: str, made_by: dict[str, Any]) -> None:
@@ -63,13 +63,13 @@ class SharedArrays:
         return all(array is not None and is_kept(self.path, array, number) for array in reversed(self.arrays))
 
     def check_origin(self, model: str) -> None:
-        """Raise if the record and the split of another model would stand next to the coordinates."""
+        """Raise if the record or the split of another model would remain next to the coordinates."""
         names = f"uns/{self.key}", f"obs/{split_key(self.key)}"
         stale = [name for name in names if name in self.root]
         if stale and read_seen(self.root, self.key) != model:
             raise ValueError(
                 f"{' and '.join(stale)} of {str(self.path)!r} {'are' if len(stale) > 1 else 'is'} not of this model: "
-                "choose another key_added, or read the store, delete these from the AnnData, and write it anew."
+                "choose another key_added, or read the store, delete these from the AnnData, and write it again."
             )
 
     def create(self, n_obs: int, widths: dict[str, int], model: str) -> None:
@@ -111,14 +111,14 @@ class SharedArrays:
             folders = [self.path, self.path / "obsm", self.path / "uns"]
             left = [draft for folder in folders for draft in folder.glob("*.partial")]
             left += [draft for name in self.names for draft in (self.path / "obsm" / name).rglob("*.partial")]
-            for draft in left if held else ():  # else they may be another machine's
+            for draft in left if held else ():  # otherwise they may belong to another machine
                 draft.unlink(missing_ok=True)
 
     def _find(self) -> list[Any]:
         """Return the arrays, None for one that is not there; raise if one was not made in the same way."""
         cure = (
             f"Choose another key_added, or delete obsm/{self.key} and obsm/{metric_key(self.key)} from the store to "
-            "embed all cells anew."
+            "embed all cells again."
         )
         arrays: list[Any] = [self.root.get(f"obsm/{name}") for name in self.names]
         for name, array in zip(self.names, arrays, strict=True):
@@ -127,7 +127,7 @@ class SharedArrays:
             record = array.attrs.get("tripletomics")
             if not isinstance(record, dict):
                 raise ValueError(
-                    f"obsm[{name!r}] of {str(self.path)!r} is there already, and not from transform --shard. {cure}"
+                    f"obsm[{name!r}] of {str(self.path)!r} is already there, and not from transform --shard. {cure}"
                 )
             differ = [word for word, value in self.made_by.items() if record.get(word) != value]
             if differ:

@@ -1,4 +1,4 @@
-"""Coordinates of all cells, written into a table on disk: all of them, or nothing."""
+"""Coordinates of all cells, written into a dataset on disk: all of them, or nothing."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 # rows of a chunk of coordinates: a multiple of the 4,096 that networks take at once, since the last bits of a row can
 # depend on the rows that are computed with it
 CHUNK_ROWS = 8192
-MARGIN = 2**22  # bytes of a file for what is not coordinates
+MARGIN = 2**22  # bytes of a file for everything but the coordinates
 
 
 class Block(NamedTuple):
-    """Coordinates of the rows from `start` to before `stop`, by the keys of `obsm`, and the values they are from."""
+    """Coordinates of the rows from `start` to before `stop`, by the keys of `obsm`, and the values behind them."""
 
     start: int
     stop: int
@@ -36,12 +36,12 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """What is written into a table.
+    """What is written into a dataset.
 
     Attributes
     ----------
     n_obs
-        Cells of the table.
+        Number of cells in the dataset.
     widths
         Columns of each array of `obsm`, by its key.
     blocks
@@ -80,7 +80,7 @@ def check_target(source: Path, target: Path, keys: Iterable[str], n_obs: int, wi
                 f"{str(target)!r} {why}: a new store is made next to it, and then replaces it. Move it into a "
                 "folder that you may write to."
             )
-        with files.drafting(real.parent):  # deletes what a kill has left
+        with files.drafting(real.parent):  # deletes what killed processes have left
             pass
         _check_shards(target, keys)
         needed += MARGIN // 4
@@ -137,7 +137,7 @@ def _write_h5ad(source: Path, target: Path, results: Results, needed: int) -> No
 
 
 def _lengthen(draft: Path, results: Results) -> None:
-    """Make a file longer by what is to be written into it: HDF5 can crash where a disk fills up, and cuts the rest."""
+    """Lengthen a file before writing into it: HDF5 can crash where a disk fills up; it cuts what is not used."""
     left = results.n_obs * (4 * sum(results.widths.values()) + 1) + MARGIN
     with draft.open("ab") as file:
         while left > 0:
@@ -147,7 +147,7 @@ def _lengthen(draft: Path, results: Results) -> None:
 def _write_zarr(path: Path, results: Results) -> None:
     """Write into a new folder with the same files, and replace the store by it: a reader sees all or nothing.
 
-    Files that stay are stored once, under two names; what is written gets files of its own.
+    Files that do not change are stored once, under two names; what is written goes to new files.
     """
     import zarr
 

@@ -1,4 +1,4 @@
-"""`compare`: tripletomics and its alternatives, fitted on the same training cells and scored on the same others."""
+"""`compare`: tripletomics and its alternatives, fitted and scored on the same training and held-out cells."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def compare(
     cache: str | None = "auto",
     progress: bool = True,
 ) -> Comparison:
-    """Compare tripletomics with other maps on cells that none of them saw, each next to its null.
+    """Compare tripletomics with other maps on cells that none of them saw, and each map with its null.
 
-    Genes, scaling and principal components are chosen on the training cells, every method is fitted on them alone, and
-    the held-out cells are projected. `adata` is not changed.
+    Genes, scaling and principal components are chosen on the training cells, every method is fitted only on these,
+    and the held-out cells are embedded. `adata` is not changed.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def compare(
     seeds
         How many splits and fits, with the seeds 0, 1, ...
     batch
-        Column of `obs` with donors or runs: balances the training of tripletomics, and adds the batch scores of
-        scib-metrics (the extra "batch").
+        Column of `obs` with the batches, such as donors or runs: balances the training of tripletomics, and adds the
+        batch scores of scib-metrics (the extra "batch").
     layer
         Layer to use in place of `.X`.
     counts
@@ -74,12 +74,12 @@ def compare(
     pseudotime
         Column of `obs` with a number along a continuous process: do the maps keep its order?
     unseen
-        Leave half of the types out of training and score their retrieval; leave out one with a sibling and a distant
-        one and score how they are told from known types. Three times as long.
+        Leave half of the types out of training and score their retrieval; leave out a type with a sibling and a
+        distant type, and score how well these are distinguished from known types. It takes three times as long.
     device
-        Of tripletomics, as in `fit`.
+        Device for tripletomics, as in `fit`.
     cache
-        Folder that keeps every result under the content that it follows from, so that the next call computes only what
+        Folder that keeps every result with a hash of what it depends on, so that the next call computes only what
         changed: "auto" is one in the user's cache (2 GB at most), None keeps nothing.
     progress
         Show a progress bar in a terminal or notebook.
@@ -114,7 +114,7 @@ def compare(
         unseen=unseen, device=device,
     )  # fmt: skip
     if "scanvi" in plan and not task.is_counts:
-        raise ValueError("methods: 'scanvi' models counts, and the matrix holds none: name a layer with counts.")
+        raise ValueError("methods: 'scanvi' models counts, and the matrix holds no counts: name a layer with counts.")
     results = experiment.open_cache(cache)
     splits = experiment.make_splits(task, hold_out, seeds)
     runs = experiment.run_all(splits, plan, results, steps_bar(len(splits) * len(plan), progress))

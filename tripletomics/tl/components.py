@@ -24,17 +24,17 @@ def pca(
     seed: int = 0,
     key_added: str = "X_tt",
 ) -> None:
-    """Fit principal components on the training cells, and give every cell the coordinates that it has as a new one.
+    """Fit principal components on the training cells, and give every cell the coordinates that it has as a new cell.
 
-    In usual components, the cells that they were fitted on lie further out than new cells. Here neighbours of new cells
-    among training cells, and maps of both, can be trusted.
+    In usual components, the cells that they were fitted on lie further out than new cells. With these components,
+    neighbours of new cells among training cells, and maps of both, can be trusted.
 
     Parameters
     ----------
     adata
         Annotated cells in memory.
     label
-        Column of `obs` with the cell types. It serves one purpose: cells are held out of every type.
+        Column of `obs` with the cell types. It is used only to hold out cells of every type.
     hold_out
         Cells that nothing is fitted on: as for `fit`.
     layer
@@ -44,7 +44,7 @@ def pca(
     unlabelled
         Names in the column that mean unlabelled: as for `fit`.
     seed
-        Of everything random.
+        Seed of everything random.
     key_added
         Prefix of the key in `obsm`.
 

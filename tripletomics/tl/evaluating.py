@@ -1,4 +1,4 @@
-"""`evaluate`: scores of a map on cells that it has not seen, whoever made it."""
+"""`evaluate`: scores of any map on cells that it has not seen."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def evaluate(
     cache: str | None = "auto",
     progress: bool = True,
 ) -> DataFrame:
-    """Score maps on held-out cells, next to training cells and permuted labels; any `obsm` key, whoever wrote it.
+    """Score maps on held-out cells, next to training cells and permuted labels; any `obsm` key, from any program.
 
     Parameters
     ----------
@@ -50,12 +50,13 @@ def evaluate(
         of the training cells, in which these lie as new cells do.
     splits
         How cells were held out: one or more of what `hold_out` of `fit` takes. By default the split that was written
-        with the basis, `obs["tt_split"]`; never that of another model than the one in ``uns["X_tt"]["seen"]``.
+        with the basis, `obs["tt_split"]`; never the split of a model other than that in ``uns["X_tt"]["seen"]``.
     refits
         How many times to fit again, with the seeds 0, 1, ..., for means and standard deviations; only for a basis that
         `fit` wrote. 0 scores what is there.
     batch
-        Column of `obs` with donors or runs, for the batch scores of scib-metrics (the extra "batch").
+        Column of `obs` with the batches, such as donors or runs, for the batch scores of scib-metrics (the extra
+        "batch").
     layer
         Layer to use in place of `.X`; by default the one that the basis was fitted on.
     unlabelled
@@ -66,12 +67,13 @@ def evaluate(
     pseudotime
         Column of `obs` with a number along a continuous process.
     unseen
-        With `refits`: leave half of the types out of training and score their retrieval; leave out one with a sibling
-        and a distant one and score how they are told from known types.
+        With `refits`: leave half of the types out of training and score their retrieval; leave out a type with a
+        sibling and a distant type, and score how well these are distinguished from known types.
     seed
-        Of what is drawn: pairs, triplets, permutations, and the cells of scores that rank all others (at most 2,000).
+        Seed of what is drawn: pairs, triplets, permutations, and the cells of scores that rank all others (at most
+        2,000).
     device
-        For refits, as in `fit`.
+        Device for refits, as in `fit`.
     cache
         Folder for refits, as in `compare`.
     progress
@@ -79,14 +81,14 @@ def evaluate(
 
     Returns
     -------
-    One row a number: hold_out (how cells were held out), space (the `obsm` key), metric, type (for recall), split
-    ("train", "held-out", "permuted", or "" for what is of all cells), value, sd and n_seeds (over refits), family,
+    One row per value: hold_out (how cells were held out), space (the `obsm` key), metric, type (for recall), split
+    ("train", "held-out", "permuted", or "" for a value of all cells), value, sd and n_seeds (over refits), family,
     label_circular (rises with how hard labels were used, so no evidence), null (how it was made).
-    ``attrs["summary"]`` says in words what it shows.
+    ``attrs["summary"]`` says in words what they show.
 
     The null of a map that `fit` wrote is a fit on permuted labels; of any other map, the labels of the scored cells
     are permuted. Nulls of structure shuffle the coordinates of the scored cells. The use of the page (of two
-    dimensions) and how well held-out cells are told from training cells (of a random split) have none.
+    dimensions) and how well held-out cells can be told from training cells (of a random split) have none.
 
     Raises
     ------
@@ -100,8 +102,8 @@ def evaluate(
     Notes
     -----
     The split is taken as it is. `fit` knows which cells it held out; `transform` and `predict` find the training cells
-    of a model by their values, so one whose values have changed since passes as held out. Where `uns` names no model,
-    as after `anndata.concat`, nothing says whose the split is, and the summary says so.
+    of a model by their values, so one whose values have changed since counts as held out. Where `uns` names no model,
+    as after `anndata.concat`, nothing says which model the split belongs to, and the summary says so.
     """
     import pandas as pd
 
@@ -129,7 +131,7 @@ def evaluate(
             balanced_by=one.inputs["batch"] if one.inputs["batch"] in adata.obs else None,
         ))  # fmt: skip
     if len(tasks[0].classes) < 2:
-        raise ValueError(f"label={label!r} has {len(tasks[0].classes)} types: there is nothing to tell apart.")
+        raise ValueError(f"label={label!r} has {len(tasks[0].classes)} types: there is nothing to compare.")
     tables, words = [], []
     for wanted in given:
         for one, task in zip(bases, tasks, strict=True):

@@ -32,7 +32,7 @@ def explain(
 ) -> DataFrame:
     r"""Rank the genes that separate a type from another in the metric space.
 
-    The axis of a comparison is the unit vector u from the centroid of the other group to that of the group, both of
+    The axis of a comparison is the unit vector u from the centroid of the other group to that of the group, both in
     the metric space f. The attribution of gene g is its integrated gradient along this axis, on the straight path from
     the mean scaled profile b of the other group to a cell x, averaged over cells of the group:
 
@@ -49,9 +49,9 @@ def explain(
         unlabelled, such as "unassigned", are left out.
     against
         What a group is compared with: by default its nearest group, by centroids in the metric space; the name of one
-        group for all others; or ``{group: other}``, which explains these groups alone.
+        group for all others; or ``{group: other}``, which explains only these groups.
     n_cells
-        Cells of a group, at most, that the attribution is averaged over; 200 suffice for the leading genes.
+        Most cells of a group that the attribution is averaged over; 200 are enough for the leading genes.
     layer
         Layer to use in place of `.X`.
     missing
@@ -60,13 +60,13 @@ def explain(
     alias
         Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
     min_matched
-        Share of the encoder's weight that the genes at hand must hold if others are filled or imputed, in [0, 1].
+        Share of the encoder's weight that the present genes must hold if others are filled or imputed, in [0, 1].
     seed
-        Of the subsample of the cells.
+        Seed of the subsample of cells.
 
     Returns
     -------
-    One row for a group and a gene that the encoder sees, by group and descending attribution:
+    One row per group and gene that the encoder sees, by group and descending attribution:
 
     ``group``, ``against``
         The two groups, categorical as the column is, over all groups.
@@ -86,15 +86,16 @@ def explain(
     KeyError
         If there is no such column or layer.
     TypeError
-        If `adata` is not an AnnData in memory, or `model` no Model, or `against` neither name nor dict.
+        If `adata` is not an AnnData in memory, `model` is not a Model, or `against` is neither a name nor a dict.
     ValueError
         If there are fewer than two groups, `against` names another, genes are missing, or the values are on another
         scale.
 
     Notes
     -----
-    It shows what this model uses, not what makes a type: of two genes that go together a model may use either. A gene
-    can pull toward a group by its absence; compare the two means. The integral is a Gauss-Legendre sum of 32 points.
+    It shows what this model uses, not what makes a type: of two genes that vary together a model may use only one. A
+    gene can pull toward a group by its absence; compare the two means. The integral is a Gauss-Legendre sum of 32
+    points.
 
     References
     ----------
@@ -108,7 +109,7 @@ def explain(
 
     pp.check_model(model)
     if model.modalities:
-        raise ValueError("explain reads models of one modality: fit one to this table alone.")
+        raise ValueError("explain reads models of one modality: fit one to this modality alone.")
     pp.check_whole("n_cells", n_cells, 1)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
     pp.check_anndata(adata)
@@ -178,7 +179,7 @@ def _pairs(against: str | Mapping[str, str] | None, groups: str, classes: list[s
 
 
 def _names(column: Series, classes: list[str]) -> list[str]:
-    """Return all groups that a column knows, in its own order if it has one: figures give them colours by it."""
+    """Return all groups that a column knows, in its own order if it has one: figures give colours in this order."""
     import pandas as pd
 
     if not isinstance(column.dtype, pd.CategoricalDtype):

@@ -70,20 +70,20 @@ def fit(
     adata
         Annotated cells in memory; `.X` (or `layer`) may be CSR, CSC or dense, counts or not. Or two modalities of the
         same cells: a tuple (RNA, proteins), a dict from name to AnnData, or a MuData of two. Cells are matched by name,
-        and a cell may lack one of the two. Or a path to an .h5ad file or a .zarr store: a matrix of more than 2 GB or
-        300,000 cells stays on disk, and a sample of it is fitted, unless it is stored by genes (CSC).
+        and a cell may be missing in one of the two. Or a path to an .h5ad file or a .zarr store: a matrix of more than
+        2 GB or 300,000 cells stays on disk, and a sample of it is fitted, unless it is stored by genes (CSC).
     label
         Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled. In two
         modalities, the first that has a value counts (columns of a MuData come before both), and a warning says how
         often they disagree. Without a column the model learns from the cells alone, and the map is that of
         ``structure=1``.
     loss
-        What shapes the metric space: a name, a name with settings ("triplet:margin=0.3"), a sum ("softmax +
+        Training loss of the metric space: a name, a name with settings ("triplet:margin=0.3"), a sum ("softmax +
         0.003*center"), or (in Python) an object. The default is "softmax". If more than a tenth of the training cells
-        are unlabelled, it is "softmax + simclr:temperature=0.2,neighbours=5", and without labels the second of them.
-        For two modalities it is "softmax + clip", and without labels "clip". `tripletomics losses` explains all.
+        are unlabelled, it is "softmax + simclr:temperature=0.2,neighbours=5", and without labels only the second part.
+        For two modalities it is "softmax + clip", and without labels "clip". `tripletomics losses` explains them all.
     structure
-        Dial of the map between labels (0) and data (1), in [0, 1]. At 1 no label reaches the map.
+        What the map follows, in [0, 1]: the labels (0), the data (1), or both. At 1 it uses no label.
     spread
         How evenly the cells fill the map, in [0, 1]. At 0 groups are dense and far apart. The higher it is, the more
         room cells have inside their groups, and the less the gaps between groups mean.
@@ -92,20 +92,20 @@ def fit(
     metric_dim
         Dimensions of the metric space, 2 to 512.
     batch
-        Column of `obs` with donors or runs. Minibatches draw from all of them, so that cells of one type come together
-        across batches. Predictions are calibrated on whole batches, each left out by an encoder of its own (up to
-        four), so that they hold for a new batch. To test this, hold one out with `hold_out`.
+        Column of `obs` with the batches, such as donors or runs. Minibatches draw from all batches, so that cells of
+        one type come together across batches. Predictions are calibrated on whole batches, each left out by its own
+        encoder (up to four), so that they hold for a new batch. To test this, hold one out with `hold_out`.
     layer
         Layer to use in place of `.X`. In two modalities, it is used in those that have it.
     counts
         Whether the values are counts, which are normalised and log-transformed inside the model. "auto" decides, for
-        each of two modalities by itself, and the model's summary says how. Counts are not negative. With 100 features
+        each of two modalities separately, and the model's summary says how. Counts are not negative. With 100 features
         or more they are whole, or larger than a logarithm can be (above 30, and above four times the median). With
         fewer they are whole, and many are small. Where they may be either, a warning says what was decided. New cells
         must then be on the same scale.
     unlabelled
-        One or several names that mean unlabelled, in place of the default ones. Upper and lower case and spaces around
-        a name make no difference. Missing and blank values always mean unlabelled.
+        One or several names that mean unlabelled, in place of the default ones. Upper or lower case and spaces
+        around a name make no difference. Missing and blank values always mean unlabelled.
     hold_out
         Cells that are never trained on: a fraction, drawn within every type; a column of `obs` whose groups are held
         out whole (about 10 %); "column=group"; a boolean column (or yes and no, True and False as text); a column of
@@ -113,24 +113,24 @@ def fit(
     encoder
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment
-        What is done to a training cell: "mask", "mask:p=0.2", several such as "thin + mask", or none. There are "mask",
+        Augmentation of training cells: "mask", "mask:p=0.2", several such as "thin + mask", or none. There are "mask",
         "thin" (counts only), "noise", "mixup" (within a type) and "censor" (for proteins). For two modalities, "mask"
         and "mixup": their encoders see principal components.
     self_training
-        Train the encoder twice. Before the second time, unlabelled cells take the type that the first encoder is sure
-        of. The first encoder is kept, with a warning, if the second does worse on labelled cells that both did not see.
-        Scores, predictions and calibration never use the labels that were taken.
+        Train the encoder twice. Before the second training, unlabelled cells take the type that the first encoder
+        is sure of. The first encoder is kept, with a warning, if the second does worse on labelled cells that both did
+        not see. Scores, predictions and calibration never use these labels.
     steps
         Training steps of the encoder; by default they follow the number of cells. The map head takes four times as
-        many, at most 480 or as many as these.
+        many, but no more than 480 or, if larger, the number of encoder steps.
     batch_size
         Cells in a training step; by default 512, or all if there are fewer.
     lr
         Learning rate.
     seed
-        Of everything random. The same seed gives the same map for the same cells and genes in the same order, with the
-        same versions, device and number of threads (OMP_NUM_THREADS). Another number of threads or another order moves
-        cells.
+        Seed of everything random. The same seed gives the same map for the same cells and genes in the same order, with
+        the same versions, device and number of threads (OMP_NUM_THREADS). Another number of threads or another order
+        changes the coordinates.
     device
         "auto", "cpu", "cuda" or "mps".
     precision
@@ -138,7 +138,7 @@ def fit(
     checkpoint
         File in which the fit saves its progress: after each training (encoder, map, each encoder of the calibration,
         permuted labels), and every minute during one. If the fit is stopped, the same call continues from there. With
-        the same device and as many threads, the result is that of a fit that was not stopped, to the last bit (except
+        the same device and as many threads, the result is exactly that of a fit that was not stopped (except for
         `seconds`). The file is deleted at the end. A file that was started with other cells, settings or versions is
         refused.
     key_added
@@ -162,10 +162,10 @@ def fit(
         Categorical, "train" or "held-out" (``obs["<key_added>_split"]`` with another `key_added`).
     ``uns["X_tt"]``
         Settings as text, versions, history, seconds and scores. Scores are the 15-NN macro-F1 of the map and the metric
-        space on held-out cells, next to that of training cells and of a short fit on permuted labels. Without labels
-        they are the recall of the neighbours by principal components, next to that of permuted cells. For two
-        modalities also how predictions from each alone did (``alone``), and how often a held-out cell is found by the
-        other modality (``matches``). ``seen`` is the id of the model that wrote the coordinates, `Model.id`, and
+        space on held-out cells, compared with training cells and with a short fit on permuted labels. Without labels
+        they are the recall of the neighbours by principal components, compared with permuted cells. For two
+        modalities also how good predictions from each alone are (``alone``), and how often a held-out cell is found by
+        the other modality (``matches``). ``seen`` is the id of the model that wrote the coordinates, `Model.id`, and
         ``n_train`` the number of its training cells.
 
     Raises
@@ -176,7 +176,7 @@ def fit(
         If `adata` is not an AnnData in memory (or two) or a path, or holds no numbers.
     ValueError
         If a value cannot be used, two modalities have no cell in common, rows on disk cannot be read, or the checkpoint
-        is damaged or of another fit. Nothing is written to `adata` then.
+        is damaged or belongs to another fit. Nothing is written to `adata` then.
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
@@ -218,7 +218,7 @@ def fit(
 
 
 def _write(table: Table, key: str, model: Model, problem: FitProblem, embedding: Mapping[str, np.ndarray]) -> None:
-    """Write what a fit gave into each table, or into the MuData of both."""
+    """Write the results of a fit into each dataset, or into the MuData of both."""
     from tripletomics.pp import split_names
 
     split = split_names(problem.held_out)
@@ -245,20 +245,20 @@ def transform(
     ----------
     adata
         New cells with the model's genes, by name and in any order, on the scale that the model was trained on. Upper
-        and lower case and the version of an Ensembl id make no difference. For a model of two modalities, cells by one
-        (its features show which one) or by both, as for `fit`. Or a path to an .h5ad file or a .zarr store of one
-        modality: a block of its rows at a time is in memory.
+        and lower case and the version of an Ensembl id make no difference. For a model of two modalities, cells with
+        one of them (the features show which one) or both, as for `fit`. Or a path to an .h5ad file or a .zarr store of
+        one modality: only one block of its rows at a time is in memory.
     model
         From `fit` or `load`.
     layer
         Layer to use in place of `.X`.
     missing
         What to do about missing genes: "error"; "zero" to fill them with zeros; or "impute" to treat them as unknown,
-        as the genes that are hidden in training.
+        like the genes that are hidden in training.
     alias
         Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
     min_matched
-        Share of the encoder's weight that the genes at hand must have if others are missing, in [0, 1].
+        Share of the encoder's weight that the present genes must have if others are missing, in [0, 1].
     key_added
         Key of the map in `obsm`.
 
@@ -311,7 +311,7 @@ def transform(
 def write_coordinates(
     cells: NewCells, key: str, model: Model, z: np.ndarray, m: np.ndarray, trained: np.ndarray | None
 ) -> None:
-    """Write the coordinates of new cells, the model's id, and which cells it was `trained` on; warn of these."""
+    """Write the coordinates of new cells, the model's id, and which cells it was `trained` on; warn about these."""
     from tripletomics.tl.origins import name_model, note_on_training
 
     pcs, changed = None, 0

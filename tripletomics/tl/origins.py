@@ -23,10 +23,10 @@ def trained_on(model: Model, x: Matrix | Pair) -> np.ndarray | None:
 
 
 def split_of(trained: np.ndarray | None, n: int, old: Any) -> pd.Categorical[str]:
-    """Return "train" or "held-out" for each of n cells, and nothing if the model does not know or was trained on none.
+    """Return "train" or "held-out" for each of n cells, or missing values if the model knows none of them.
 
-    Cells that an older split of the same model calls training cells stay so: their values may have changed since. A
-    table of new cells alone has no split, so that next to the cells of the fit they are a group of their own.
+    Training cells of an older split of the same model remain training cells: their values may have changed since. A
+    dataset of only new cells has no split, so that next to the cells of the fit they are a separate group.
     """
     if trained is None or (old is None and not trained.any()):
         return pd.Categorical.from_codes(np.full(n, -1, dtype=np.int8), pd.Index(["train", "held-out"]))
@@ -34,12 +34,12 @@ def split_of(trained: np.ndarray | None, n: int, old: Any) -> pd.Categorical[str
 
 
 def is_own(named: str | None, model: Model, old: Any) -> bool:
-    """Return whether the split in a table is that of this model, and not of joined tables of several models.
+    """Return whether the split in a dataset is that of this model, and not of joined datasets of several models.
 
     Parameters
     ----------
     named
-        The id of the model that the table names.
+        The id of the model that the dataset names.
     old
         The column of its split; None if there is none.
     """
@@ -53,7 +53,7 @@ def name_model(target: Any, key: str, model: Model, trained: np.ndarray | None) 
 
     Returns
     -------
-    How many of its training cells the table names, as this model wrote them, that are not found by their values.
+    How many cells the dataset names as training cells of this model that are not found by their values.
     """
     column = keys.split_key(key)
     old = target.obs.get(column)
@@ -73,10 +73,10 @@ def note_on_training(trained: np.ndarray | None, changed: int = 0) -> None:
     if trained is not None and trained.any():
         warn(
             f"{trained.sum():,} of {len(trained):,} cells were part of the fit (the model was trained on them): what "
-            "it says of them is no evidence of how it does on new cells."
+            "it says about them is no evidence for new cells."
         )
     if changed:
         warn(
             f"{changed:,} training cells of this model, as the split in obs says, have other values than in the fit: "
-            "they stay training cells, but in a table without that split they would pass as held out."
+            "they stay training cells, but in a dataset without that split they would count as held out."
         )

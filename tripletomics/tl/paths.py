@@ -1,4 +1,4 @@
-"""`fit`, `transform` and `convert` for tables that stay on disk, given by their paths."""
+"""`fit`, `transform` and `convert` for datasets that stay on disk, given by their paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Placed(NamedTuple):
 
 
 def is_large(path: Path, layer: str | None) -> bool:
-    """Return whether the matrix of a table stays on disk in a fit."""
+    """Return whether the matrix of a dataset stays on disk in a fit."""
     from tripletomics.store.reading import Rows, open_to_read
     from tripletomics.store.sampling import is_large
 
@@ -39,7 +39,7 @@ def is_large(path: Path, layer: str | None) -> bool:
 
 @contextmanager
 def open_fit(path: Path, given: Mapping[str, Any], out: Path | None = None) -> Iterator[DiskFit]:
-    """Open a table on disk for a fit: yield the cells to fit in memory, and what writes the results of all cells.
+    """Open a dataset on disk for a fit: yield the fit, with its cells in memory, which also writes the results.
 
     Parameters
     ----------
@@ -62,13 +62,13 @@ def open_fit(path: Path, given: Mapping[str, Any], out: Path | None = None) -> I
 
 
 class DiskFit:
-    """A fit of a table on disk.
+    """A fit of a dataset on disk.
 
     Attributes
     ----------
     in_memory
         Arguments of `tripletomics.fit` in place of those that were given: the cells, or a sample of those of a large
-        table, its held-out cells, and what follows from the number of all cells.
+        dataset, its held-out cells, and what follows from the number of all cells.
     """
 
     def __init__(self, path: Path, target: Path, given: Mapping[str, Any]) -> None:
@@ -133,7 +133,7 @@ class DiskFit:
 
 
 def settings_of_sample(drawn: Drawn, settings: Settings) -> dict[str, Any]:
-    """Return the settings that are others for a sample: its held-out cells, and what follows from the whole table."""
+    """Return the settings that differ for a sample: its held-out cells, and what follows from the whole dataset."""
     from tripletomics import training
     from tripletomics.losses.defaults import default_loss
 
@@ -157,7 +157,7 @@ def transform(
     out: Path | None = None,
     progress: bool = True,
 ) -> None:
-    """Embed the cells of a table on disk, and write what `tripletomics.transform` writes into it, or into a copy.
+    """Embed the cells of a dataset on disk, and write what `tripletomics.transform` writes into it, or into a copy.
 
     Parameters
     ----------
@@ -187,8 +187,8 @@ def transform(
     pp.check_key(key_added)
     if model.modalities:
         raise ValueError(
-            f"The model has two modalities ({' and '.join(model.modalities)}), and a table on disk is embedded by a "
-            "model of one: read it, and pass the AnnData."
+            f"The model has two modalities ({' and '.join(model.modalities)}), and a dataset on disk is embedded by "
+            "a model of one: read it, and pass the AnnData."
         )
     split, pcs = keys.split_key(key_added), keys.pca_key(key_added)
     widths = {keys.metric_key(key_added): int(model.settings["metric_dim"]), key_added: int(model.settings["dim"])}
@@ -268,7 +268,7 @@ def transform_shard(
         If the disk is too small, or fills up.
     ValueError
         If the shard is out of range, the store or a chunk of it cannot be read, the coordinates there are those of
-        another model, or as for `transform`. Chunks that were written before are kept, and the next run goes on behind
+        another model, or as for `transform`. Chunks that were written before are kept, and the next run continues after
         them.
     """
     from rich.filesize import decimal
@@ -306,7 +306,7 @@ def transform_shard(
                 rows, var, fitted, query.match, key_added, todo, step=step, present=query.present
             ):
                 target.write(block)
-        target.publish()  # another process may have listed the arrays before these were there
+        target.publish()  # another process may have listed the arrays before these were made
     return Placed(start, stop, sum(map(len, todo)))
 
 
@@ -323,14 +323,14 @@ def _load(path: Path) -> Model:
     model = load(path)
     if model.modalities:
         raise ValueError(
-            f"{str(path)!r} is a model of two modalities, and a store is embedded by a model of one: fit one of the "
-            "store's modality, or embed a .h5mu file with --out."
+            f"{str(path)!r} is a model of two modalities, and a store is embedded by a model of one: fit a model of "
+            "the store's modality, or embed a .h5mu file with --out."
         )
     return model
 
 
 def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_by: str | None = None) -> None:
-    """Write a table on disk as a .zarr store by rows, which can be fitted and embedded without reading it whole.
+    """Write a dataset on disk as a .zarr store by rows, which can be fitted and embedded without reading it whole.
 
     Parameters
     ----------
@@ -339,14 +339,14 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
     out
         Store to write, .zarr.
     group_by
-        Column of `obs`. Cells of one group then lie together, groups in the order of the categories or sorted, in each
-        the cells in their order, and those without a group last.
+        Column of `obs`. Cells of one group are then stored together: groups in the order of the categories or sorted,
+        the cells of each in their old order, and those without a group last.
 
     Returns
     -------
-    None. The store holds `obs`, `var`, `uns`, `raw` and all matrices of the table: by rows, CSR where they were sparse.
-    `.X` and layers that were dense are CSR if two thirds of their values are 0. A part of a matrix, up to 128 MB, is
-    read at a time; with `group_by`, and by genes, there are as many passes over it as that takes.
+    None. The store holds `obs`, `var`, `uns`, `raw` and all matrices of the dataset: by rows, CSR where they were
+    sparse. `.X` and layers that were dense are CSR if two thirds of their values are 0. A part of a matrix, up to 128
+    MB, is read at a time; with `group_by`, or from a matrix by genes, this takes several passes over it.
 
     Raises
     ------
@@ -355,7 +355,7 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
     FileExistsError, FileNotFoundError, PermissionError, OSError
         If `out` is there already, a path does not exist or may not be used, or the disk fills up. Nothing is left then.
     ValueError
-        If the table, or a part of it, cannot be read, or `out` does not end in .zarr.
+        If the dataset, or a part of it, cannot be read, or `out` does not end in .zarr.
     """
     from tripletomics.store.conversion import write_by_rows
 

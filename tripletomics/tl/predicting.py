@@ -30,35 +30,35 @@ def predict(
     Parameters
     ----------
     adata
-        New cells with the model's genes, as for `transform`. No label column of theirs is read.
+        New cells with the model's genes, as for `transform`. Their labels are not read.
     model
         From `fit` or `load`.
     reject
-        Share of the cells of known types, in [0, 1), that may be called "unassigned" for lying too far from all of
-        them. 0 rejects no cell.
+        Share of the cells of known types, in [0, 1), that may become "unassigned" because they lie too far from all
+        of them. 0 rejects no cell.
     coverage
         Share of the cells whose label set holds their type, between 0 and 1.
     layer
         Layer to use in place of `.X`.
     missing
         What to do about missing genes: "error", "zero" to fill them with zeros, or "impute" to treat them
-        as unknown, as the genes that are hidden in training.
+        as unknown, like the genes that are hidden in training.
     alias
         Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
     min_matched
-        Share of the encoder's weight that the genes at hand must hold if others are filled or imputed, in [0, 1].
+        Share of the encoder's weight that the present genes must hold if others are filled or imputed, in [0, 1].
     key_added
         Key of the map in `obsm`; prefix of the others.
 
     Returns
     -------
-    None. Written to `adata`, to each table that was given, and to a MuData (with another `key_added`, its name stands
-    in place of "tt" in `obs` and `uns`; what ``tt_mapping`` counts of a MuData is the sum of its two tables):
+    None. Written to `adata`, to each dataset that was given, and to a MuData (with another `key_added`, its name
+    replaces "tt" in `obs` and `uns`; the counts in ``tt_mapping`` of a MuData are the sums over its two modalities):
 
     ``obs["tt_label"]``
         The type, or "unassigned", categorical.
     ``obs["tt_confidence"]``
-        Probability that the best type is right, also where it is rejected, float in [0, 1].
+        Probability that the best type is right, also for rejected cells, float in [0, 1].
     ``obs["tt_novelty"]``
         About the share of the cells of known types that lie nearer to these types, float in [0, 1].
     ``obs["tt_label_set"]``
@@ -68,11 +68,11 @@ def predict(
     ``uns["X_tt"]``, ``obs["tt_split"]``
         Which model wrote these coordinates, and which cells it was trained on, as `transform` writes them.
     ``uns["tt_mapping"]``
-        ``model``, the id of the model that named the cells; how the genes were matched: numbers ``matched``,
+        ``model``, the id of the model that made the predictions; how the genes were matched: numbers ``matched``,
         ``missing``, ``extra``, share of the encoder's ``weight`` that was matched, ``missing_genes`` (heaviest first);
         sentences about unusual values (``notes``), the number of cells ``rejected``, and how many the model has
         ``seen``, because it was trained on them. These are found by their values: a cell of which a value has changed
-        since the fit, or a gene is missing, counts as new. (Of an older model file, no ``seen``.)
+        since the fit, or a gene is missing, counts as new. (An older model file gives no ``seen``.)
 
     Raises
     ------
@@ -84,11 +84,11 @@ def predict(
 
     Notes
     -----
-    Three kinds of evidence are weighed, with the share of each type as the prior: distance-weighted neighbours and type
+    Three parts of evidence are weighed, with the share of each type as the prior: distance-weighted neighbours and type
     prototypes in the metric space, and the Mahalanobis distance of the principal components to the type. The weights,
     the label sets (split conformal prediction) and the limit of novelty were fitted to training cells that the encoder
     had not seen, or with ``fit(batch=)`` to whole batches; of two modalities, for both and for each alone. They hold
-    for cells like these: on another platform they are less sure than they say, unless batches were given.
+    for cells like these: on another platform they are less reliable than stated, unless batches were given.
     """
     import numpy as np
     import pandas as pd

@@ -36,7 +36,7 @@ def training_bar(wanted: bool) -> Iterator[Report]:
 
 @contextmanager
 def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
-    """Show which of some steps is under way; call what is yielded at the start of each."""
+    """Show which step is running; call what is yielded at the start of each."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
@@ -54,7 +54,7 @@ def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
 
 
 def _bar(wanted: bool, *columns: ProgressColumn) -> Progress:
-    """Return a bar on stderr, hidden unless it is wanted and somebody can see it."""
+    """Return a bar on stderr, hidden unless it is wanted and can be seen."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -59,12 +59,12 @@ class HierarchicalTriplet(TripletLoss):
         parts.check_number(self, "levels", "[1, inf)", whole=True)
 
     def build(self, dim: int, n_classes: int) -> None:
-        """Make room for the tree."""
+        """Create the empty tree and margins."""
         self.register_buffer("tree", torch.full((max(n_classes - 1, 0), 4), torch.nan, dtype=torch.float64))
         self.register_buffer("margins", torch.full((n_classes, n_classes), torch.nan))
 
     def refresh(self, z: Tensor, y: Tensor) -> BatchGuide:
-        """Rebuild the tree and the margins; ask for near classes together."""
+        """Rebuild the tree and the margins; ask for minibatches of near classes."""
         margins = self.get_buffer("margins")
         distances, within = _class_distances(*labelled(z, y), len(margins))
         tree, asked = self._grow(distances, within)
@@ -90,7 +90,7 @@ class HierarchicalTriplet(TripletLoss):
             y = torch.unique(y, return_inverse=True)[1]
             margins = torch.from_numpy(self._grow(*_class_distances(unit, y, int(y.max()) + 1))[1])
         d = geometry.distances(unit, distance="sqeuclidean")
-        # a margin of 0 once the own margin of each pair of classes is taken off
+        # a margin of 0, because the own margin of each pair of classes is already subtracted
         total, _ = geometry.triplet_sum(d - margins.to(d)[y[:, None], y], y, 0.0)
         return (total / (2 * geometry.count_triplets(y).clamp(min=1))).to(z.dtype)
 
@@ -111,7 +111,7 @@ class HierarchicalTriplet(TripletLoss):
 def _class_distances(z: Tensor, y: Tensor, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Average the squared distances on the unit sphere between (n, n) and inside (n,) the classes.
 
-    A class without cells is as far as can be from all others.
+    A class without cells gets the largest distance to all others.
     """
     unit = geometry.normalise(z.double())
     size = torch.bincount(y, minlength=n_classes).double()

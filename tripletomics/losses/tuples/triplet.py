@@ -45,13 +45,13 @@ class Triplet(TripletLoss):
         (radians), ``"mahalanobis"`` (in units of the spread inside the classes of the minibatch) or ``"jaccard"`` (0 to
         1). Squared distances have vanishing gradients once cells are close, and collapse under hard mining.
     p
-        The power of ``"minkowski"``, above 0; below 1 it is no metric. Unused by other distances.
+        The power of ``"minkowski"``, above 0; below 1 it is not a metric. Unused by other distances.
     mining
         Which triplets count. ``"all"``: every one, exactly. ``"hard"``: per anchor the farthest positive and the
         nearest negative. ``"semihard"``: for every anchor and positive the nearest negative that is farther than the
         positive, else the farthest negative. ``"easy_positive"``: per anchor the nearest positive and the nearest
         negative, which lets a type keep several clusters. ``"band"``: those whose gap d_ap - d_an is in (`lo`, `hi`].
-        ``"curriculum"``: a band that moves as training goes on. ``"offline"``: one triplet an anchor, chosen among all
+        ``"curriculum"``: a band that moves as training goes on. ``"offline"``: one triplet per anchor, chosen among all
         training cells every `every` epochs: the positive of middle distance and the nearest negative.
     soft
         Use log(1 + exp(d_ap - d_an)) instead of the hinge; the margin is then unused.
@@ -69,7 +69,7 @@ class Triplet(TripletLoss):
         How hardness goes from one to the other: ``"linear"``, ``"root"`` (fast, then slow), ``"exponential"`` (slow,
         then fast) or ``"step"`` (four levels).
     shuffled
-        Take the same hardnesses in random order: the control that tells whether the order matters.
+        Take the same hardnesses in random order: a control that shows whether the order matters.
     every
         Epochs between two choices of offline triplets.
 
@@ -123,7 +123,9 @@ class Triplet(TripletLoss):
         parts.check_number(self, "every", "[1, inf)", whole=True)
         if self.mining == "offline":
             if self.distance == "mahalanobis":
-                raise ValueError("triplet: distance='mahalanobis' needs whole batches, which offline mining has not.")
+                raise ValueError(
+                    "triplet: distance='mahalanobis' needs whole batches, which mining='offline' does not use."
+                )
             self.epochs, self.mines = self.every, True
         if self.mining == "curriculum":
             self.register_buffer("hardness", torch.tensor(float(self.start)))
@@ -206,8 +208,8 @@ def check_distance(loss: Loss) -> None:
         warn(f"{loss.name}: p={p:g} is the power of distance=minkowski, and changes nothing here.")
     if p is not None and p < 1 and loss.distance == "minkowski":
         warn(
-            f"{loss.name}: with p={p:g}, below 1, minkowski is no metric (a detour can be shorter), and its gradient "
-            "is very steep where a coordinate is equal. From 1 on it is one."
+            f"{loss.name}: with p={p:g}, below 1, minkowski is not a metric (a detour can be shorter), and its "
+            "gradient is very steep where a coordinate is equal. From 1 on it is one."
         )
 
 

@@ -1,8 +1,8 @@
 """Losses that compare two views of the same cells, and need no label.
 
 Row i of z1 and row i of z2 show one cell: twice with other genes hidden, or once by its RNA and once by its proteins.
-The losses draw the two together and differ in what keeps all cells from falling into one point. `InfoNCE`, `SimCLR`,
-`MoCo` and `CLIP` push other cells away (those of the same type, where labels say so, are left in peace). `BYOL` and
+The losses pull the two together and differ in what keeps all cells from falling into one point. `InfoNCE`, `SimCLR`,
+`MoCo` and `CLIP` push other cells away (but not those with a label of the same type). `BYOL` and
 `SimSiam` follow a view that gives no gradient, through a predictor. `VICReg` and `BarlowTwins` keep the columns of z
 spread and unlike each other.
 

@@ -1,4 +1,4 @@
-"""Losses that draw two views together without other cells: by a stopped gradient, or by columns kept apart."""
+"""Losses that pull two views together without other cells: by a stopped gradient, or by columns kept apart."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PredictorLoss(ViewLoss):
         return normalise(self.predictor(z.to(weight.dtype)).to(z.dtype))
 
     def _build(self, dim: int, hidden: int) -> None:
-        # batch normalisation serves training alone, and the papers find that they need it
+        # batch normalisation acts only in training, and the papers find that they need it
         self.predictor = nn.Sequential(
             nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim)
         )
@@ -105,7 +105,7 @@ class BYOL(PredictorLoss):
         self._build(dim, 4 * dim)
 
     def momentum_at(self, step: int, steps: int) -> float:
-        """Return how much the momentum encoder keeps of itself: ever more, up to all."""
+        """Return how much the momentum encoder keeps of itself: a share that rises to 1."""
         return 1 - (1 - self.momentum) * (math.cos(math.pi * (step / steps)) + 1) / 2
 
     def _value(
@@ -117,7 +117,7 @@ class BYOL(PredictorLoss):
 
 @register("vicreg")
 class VICReg(ViewLoss):
-    r"""Draw two views together, with every column of z spread and no two columns alike.
+    r"""Pull two views together, with every column of z spread and no two columns alike.
 
     .. math:: L = a \frac{1}{n d} \sum_i |z^1_i - z^2_i|^2 + \frac{b}{2 d} \sum_{v, j} [1 - \sigma(z^v_{\cdot j})]_+ +
         \frac{c}{d} \sum_{v, j \ne k} \mathrm{cov}(z^v_{\cdot j}, z^v_{\cdot k})^2
@@ -162,7 +162,7 @@ class VICReg(ViewLoss):
 
 @register("barlow_twins")
 class BarlowTwins(ViewLoss):
-    r"""Make each column of z say the same in both views, and nothing that another column says.
+    r"""Make each column of z agree between both views, and differ from every other column.
 
     .. math:: L = \sum_j (1 - c_{jj})^2 + \lambda \sum_{j \ne k} c_{jk}^2
 
@@ -200,7 +200,7 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _centre(z: Tensor) -> Tensor:
-    """Subtract the mean of each column; a column that does not vary but for rounding becomes 0."""
+    """Subtract the mean of each column; a column that varies only by rounding becomes 0."""
     centred = z - z.mean(dim=0)
     flat = centred.abs().amax(dim=0) <= 8 * torch.finfo(z.dtype).eps * z.abs().amax(dim=0)
     return centred.masked_fill(flat, 0)

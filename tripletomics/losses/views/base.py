@@ -16,7 +16,7 @@ class ViewLoss(Loss):
     """The base of losses of two views, called ``loss(z1, z2, y)``.
 
     Subclasses define ``_value(z1, z2, y, cells, **known)`` for two or more cells, with the codes of both views (2, n)
-    and their cells (2, n), -1 where they were not told.
+    and their cells (2, n), -1 where they are unknown.
     """
 
     supervised = False

@@ -42,14 +42,14 @@ class InfoNCE(ContrastLoss):
     temperature
         T, in units of the cosine; above 0, useful from 0.05 to 0.5.
     neighbours
-        The second view is that of one of so many nearest cells by principal components, at most 15; 0 for the cell
+        The second view is that of one of this many nearest cells by principal components, at most 15; 0 for the cell
         itself. `fit` draws them; the loss takes what it is given.
 
     Notes
     -----
-    z1 and z2 are (n, dim), y (n,) or None. One way: the second views never look for the first. Cells of one type are no
-    negatives of each other; unlabelled ones (code -1) are those of all. A minibatch of one cell gives 0. Takes O(n^2)
-    time and memory. A setting out of range is a ValueError.
+    z1 and z2 are (n, dim), y (n,) or None. First views look for second ones, never the reverse. Cells of one type are
+    not negatives of each other; unlabelled ones (code -1) are negatives of all. A minibatch of one cell gives 0. Takes
+    O(n^2) time and memory. A setting out of range is a ValueError.
 
     References
     ----------
@@ -78,9 +78,9 @@ class CLIP(ViewLoss):
 
     Notes
     -----
-    Made for two kinds of measurement of the same cells. t is the parameter `log_scale`, which starts at log(1 / 0.07)
-    and has no weight decay. Shapes and small minibatches are as in `InfoNCE`. Cells of one type are nearly false
-    negatives, but without them nothing tells the cells of a type apart. A setting out of range is a ValueError.
+    Made for two modalities of the same cells. t is the parameter `log_scale`, which starts at log(1 / 0.07)
+    and has no weight decay. Shapes and small minibatches are as in `InfoNCE`. Cells of one type are almost false
+    negatives, but without them nothing separates the cells of a type. A setting out of range is a ValueError.
 
     References
     ----------
@@ -95,12 +95,12 @@ class CLIP(ViewLoss):
         self.build(0, 0)
 
     def build(self, dim: int, n_classes: int) -> None:
-        """Set the temperature to where it starts."""
+        """Set the temperature to its starting value."""
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def _value(self, z1: Tensor, z2: Tensor, y: Tensor, cells: Tensor, **known: Tensor) -> Tensor:
         with torch.no_grad():
-            self.log_scale.clamp_(max=math.log(WARMEST))  # not its exponential, whose gradient would be 0 for good
+            self.log_scale.clamp_(max=math.log(WARMEST))  # not its exponential, whose gradient would stay 0
         logits = self.log_scale.to(z1.dtype).exp() * normalise(z1) @ normalise(z2).T
         ways = ((logits, y, cells), (logits.T, y.flip(0), cells.flip(0)))
         return sum((_find_own(*way, self.same_type) for way in ways), logits.new_zeros(())) / 2
@@ -120,13 +120,13 @@ class SimCLR(ContrastLoss):
     temperature
         T, in units of the cosine; above 0, useful from 0.1 to 1.
     neighbours
-        The second view is that of one of so many nearest cells by principal components, at most 15; 0 for the cell
+        The second view is that of one of this many nearest cells by principal components, at most 15; 0 for the cell
         itself. `fit` draws them; the loss takes what it is given.
 
     Notes
     -----
-    As `InfoNCE`, but both ways, and views of one kind are told apart as well. The smallest value is not 0: with many
-    cells it is near the log of their number less 1 / T.
+    As `InfoNCE`, but both ways, and first views are also separated from first ones, second from second ones. The
+    smallest value is not 0: with many cells it is near the log of their number less 1 / T.
 
     References
     ----------
@@ -163,13 +163,13 @@ class MoCo(ContrastLoss):
     temperature
         T, in units of the cosine; above 0, useful from 0.05 to 0.5.
     neighbours
-        The second view is that of one of so many nearest cells by principal components, at most 15; 0 for the cell
+        The second view is that of one of this many nearest cells by principal components, at most 15; 0 for the cell
         itself. `fit` draws them; the loss takes what it is given.
 
     Notes
     -----
     z1 and z2 are (n, dim), y (n,) or None. The queue (buffers `keys`, `key_cells`, `key_codes`, with cell -1 for keys
-    whose cell was not told) takes in the keys of a minibatch after it was compared, in training mode alone. It starts
+    whose cell is unknown) takes in the keys of a minibatch after the comparison, only in training mode. It starts
     empty, so the first value is 0. Without a momentum encoder (the loss was called by hand) z2 gives the keys. More
     keys than training cells are a ValueError of `fit`.
 
@@ -191,7 +191,7 @@ class MoCo(ContrastLoss):
         self._capacity = QUEUE if self.queue is None else self.queue
 
     def set_n_cells(self, n_cells: int) -> None:
-        """Take the length of the queue from the number of training cells."""
+        """Set the length of the queue from the number of training cells."""
         if self.queue is None:
             self._capacity = max(min(QUEUE, n_cells // 4), 1)
         elif self.queue > n_cells:
@@ -222,7 +222,7 @@ class MoCo(ContrastLoss):
         keys, key_cells, key_codes, n_taken = map(self.get_buffer, ("keys", "key_cells", "key_codes", "n_taken"))
         if z1.shape[1] != keys.shape[1]:
             raise ValueError(f"{self.name} was built for dim={keys.shape[1]}, but z has {z1.shape[1]} columns.")
-        # a copy, for the queue moves on before the gradient is taken
+        # a copy, because the queue changes before the gradient is taken
         units, keys = normalise(z1), keys.to(z1.dtype, copy=True)
         hidden = _alike(y[0], key_codes, cells, key_cells)
         hidden |= torch.arange(len(keys), device=y.device) >= n_taken
