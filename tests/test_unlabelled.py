@@ -171,7 +171,7 @@ def test_a_lone_label_is_enough_for_the_others_to_be_unlabelled(adata):
     ("augment", "counts", "message"),
     [
         ("thin", False, "augment='thin' removes single molecules, but the values are not counts"),
-        ("thin:p=0.2 + mask", True, "augment='thin:p=0.2 + mask' takes .* but the counts are not whole numbers"),
+        ("thin:p=0.2 + mask", True, "augment='thin:p=0.2 + mask' removes .* but the counts are not whole numbers"),
     ],
 )
 def test_what_are_no_molecules_cannot_be_thinned(adata, augment, counts, message):
