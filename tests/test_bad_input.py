@@ -106,6 +106,11 @@ TABLE = {
     "key of the default": (options(key_added="tt"), ValueError, "key_added='tt' would write over what belongs"),
     "key of a metric space": (options(key_added="a_metric"), ValueError, "what belongs to the key 'a': choose"),
     "key": (options(key_added="a/b"), ValueError, "key_added='a/b' is not a name without '/'"),
+    "key that is a folder": (options(key_added=".."), ValueError, "key_added='..' cannot be the name of an array"),
+    "long key": (options(key_added="x" * 300), ValueError, "cannot be the name of an array in a file: take 1 to 100"),
+    "key with control characters": (options(key_added="x\0"), ValueError, "key_added='x\\x00' is not a name without"),
+    "encoder object": (options(encoder=None), TypeError, "encoder=None is neither text such as 'mlp:hidden=512-128'"),
+    "several columns": (options(batch=["donor"]), KeyError, "batch=['donor'] is not a column of adata.obs."),
 }  # fmt: skip
 
 

@@ -212,5 +212,5 @@ def test_one_group_has_nothing_to_be_compared_with(counts, model):
         tt.explain(counts, model, "kind")
     with pytest.raises(TypeError, match=r"model is str, not a Model"):
         tt.explain(counts, "model.tt", "kind")
-    with pytest.raises(ValueError, match=r"lacks 140 of the model's 150 genes"):
+    with pytest.raises(ValueError, match=r"is missing 140 of the model's 150 genes"):
         tt.explain(counts[:, :10].copy(), model, "donor")

@@ -1,3 +1,4 @@
+import re
 import warnings
 
 import anndata as ad
@@ -298,3 +299,22 @@ def test_a_sparse_basis():
     adata.obsm["X_b"] = sp.csr_matrix(adata.X[:, :3])
     one, two = (tt.evaluate(adata, "kind", basis=key, splits="side")["value"] for key in ("X_a", "X_b"))
     np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("n_train", "80", "n_train'] is '80' and no number of cells"),
+        ("history", "x", None),
+        ("history", {"map": 1}, None),
+    ],
+)
+def test_a_damaged_record_of_the_fit(mapped, field, value, message):
+    """Scores need none of it but the number of training cells."""
+    adata = mapped.copy()
+    adata.uns["X_tt"] = adata.uns["X_tt"] | {field: value}
+    if message is None:
+        assert (tt.evaluate(adata, "cell_type", progress=False)["split"] == "held-out").any()
+        return
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tt.evaluate(adata, "cell_type", progress=False)

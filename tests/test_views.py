@@ -561,7 +561,7 @@ def test_the_members_of_a_sum_share_their_neighbours():
 
 
 def test_one_momentum_encoder_alone():
-    with pytest.raises(ValueError, match=r"^moco and byol would each need a momentum encoder, and there is one"):
+    with pytest.raises(ValueError, match=r"^moco and byol would each need a momentum encoder, and there is only one"):
         losses.make("moco + byol")
     assert losses.make("moco + simsiam").momentum == 0.999
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+MAX_KEY = 100  # characters; a file or folder may have 255 bytes
 DEFAULT_KEY = "X_tt"  # key of the map; its columns of `obs` begin with "tt"
 
 
@@ -62,9 +63,14 @@ def named_groups(scores: Mapping[str, T]) -> dict[str, T]:
 
 def check_key(key_added: str, adata: object = None) -> None:
     """Raise a ValueError unless a file can hold the key, and it is not a modality of a MuData."""
-    if not isinstance(key_added, str) or not key_added or "/" in key_added:
-        raise ValueError(f"key_added={key_added!r} is not a name without '/', such as 'X_tt'.")
-    if hasattr(adata, "mod") and key_added in adata.mod:
+    if not isinstance(key_added, str) or not key_added.isprintable() or "/" in key_added:
+        raise ValueError(f"key_added={key_added!r} is not a name without '/' and control characters, such as 'X_tt'.")
+    if not 0 < len(key_added.strip(".")) <= MAX_KEY:
+        raise ValueError(
+            f"key_added={key_added[:20]!r} cannot be the name of an array in a file: take 1 to {MAX_KEY} letters, such "
+            "as 'X_tt'."
+        )
+    if type(adata).__name__ == "MuData" and key_added in adata.mod:  # type: ignore[attr-defined]
         raise ValueError(
             f"key_added={key_added!r} is a modality of the MuData, whose obsm has that name already: choose another, "
             "such as 'X_tt'."

@@ -60,7 +60,11 @@ class MLP:
 
 def make(encoder: str | MLP) -> MLP:
     """Return the encoder for what a user gives as ``encoder=``."""
-    return parts.make(encoder, _ENCODERS, "encoder") if isinstance(encoder, str) else encoder
+    if isinstance(encoder, str):
+        return parts.make(encoder, _ENCODERS, "encoder")
+    if not isinstance(encoder, MLP):
+        raise TypeError(f"encoder={encoder!r} is neither text such as 'mlp:hidden=512-128' nor an encoder.")
+    return encoder
 
 
 class Encoder(nn.Module):

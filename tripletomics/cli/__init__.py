@@ -33,7 +33,7 @@ tripletomics fit rna.h5ad --protein adt.h5ad --label cell_type --out both.h5mu -
 tripletomics transform new.h5ad --model map.tt --out new-map.h5ad
 tripletomics convert atlas.h5ad atlas.zarr
 tripletomics fit atlas.zarr --label cell_type --model map.tt
-tripletomics transform atlas.zarr --model map.tt --shard 1/4
+tripletomics transform new.zarr --model map.tt --shard 1/4
 tripletomics predict new.h5ad --model map.tt --out labels.h5ad --figure labels.png
 tripletomics evaluate map.h5ad --label cell_type
 tripletomics compare cells.h5ad --label cell_type --out report.html

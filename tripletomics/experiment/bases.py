@@ -97,7 +97,9 @@ def _record(adata: AnnData, key: str) -> dict[str, Any] | None:
     if not isinstance(settings, dict) or not {*INPUTS} <= {*settings}:
         return None
     # anndata.concat can keep what the records of two fits share: never their losses
-    return record if all("loss" in stage for stage in record.get("history", {}).values()) else None
+    history = record.get("history", {})
+    stages = list(history.values()) if isinstance(history, dict) else [history]
+    return record if all(isinstance(stage, dict) and "loss" in stage for stage in stages) else None
 
 
 def _settings(record: dict[str, Any] | None) -> dict[str, str] | None:

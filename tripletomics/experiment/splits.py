@@ -107,6 +107,8 @@ def make_task(
     balanced_by
         Column of batches that balances fits, if not `batch`; it is not scored.
     """
+    if not isinstance(unseen, bool):
+        raise ValueError(f"unseen={unseen!r} is neither True nor False.")
     x = pp.matrix(adata, layer)
     codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
     batch_codes = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]

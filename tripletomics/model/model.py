@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from functools import partial
@@ -365,6 +366,8 @@ def load(path: str | Path) -> Model:
     ------
     FileNotFoundError
         If there is no such file.
+    TypeError
+        If it is not a path.
     ValueError
         If the file is damaged, of another kind, or of a newer version.
 
@@ -373,6 +376,8 @@ def load(path: str | Path) -> Model:
     A file carries the SHA-256 of all its bytes, so that every byte that has changed since it was written is found.
     Files of format 6 or 7 carry none: a warning says so.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path={path!r} is not the path of a model file, such as 'pbmc.tt'.")
     return storage.read(Path(path), partial(assemble, Model))
 
 

@@ -77,7 +77,7 @@ def _types_of_model(adata: AnnData | None, names: Sequence[str]) -> list[str]:
     for key in sorted(uns, key=lambda key: key not in ("X_tt", "tt_mapping")):
         record, types = uns[key], []
         if isinstance(record, Mapping) and "classes" in record:
-            types = [str(name) for name in record["classes"]]
+            types = [str(name) for name in np.atleast_1d(np.asarray(record["classes"], dtype=object))]
         elif key.endswith("_mapping") and (named := f"{key.removesuffix('_mapping')}_label") in adata.obs:
             types = codes_of(adata.obs[named])[1]
         if set(types) & set(names):

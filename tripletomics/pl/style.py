@@ -137,7 +137,7 @@ def no_signal_remark(adata: AnnData, basis: str) -> str | None:
 def untested_remark(adata: AnnData, basis: str) -> str:
     """Return a remark where ``uns`` says that a test of the held-out labels could not tell; else an empty text."""
     record, space, said = _tested(adata, basis)
-    if space not in (record.get("p_value") or {}):
+    if not isinstance(record.get("p_value"), Mapping) or space not in record["p_value"]:
         return ""
     return {"too few": ", too few to tell", "not tested": ", not tested"}.get(said, "")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -30,9 +30,9 @@ def column(adata: AnnData, name: str | None, argument: str) -> pd.Series:
     columns = ", ".join(map(str, adata.obs.columns)) or "none"
     if name is None:
         raise ValueError(f"{argument}=None: name the column of adata.obs with the cell types. Columns: {columns}.")
-    if name not in adata.obs.columns:
+    if not isinstance(name, Hashable) or name not in adata.obs.columns:
         raise KeyError(
-            f"{argument}={name!r} is not a column of adata.obs.{did_you_mean(name, adata.obs.columns)} "
+            f"{argument}={name!r} is not a column of adata.obs.{did_you_mean(str(name), adata.obs.columns)} "
             f"Columns: {columns}."
         )
     values = adata.obs[name]

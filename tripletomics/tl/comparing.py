@@ -67,8 +67,9 @@ def compare(
     counts
         Whether the values are counts, as in `fit`.
     unlabelled
-        One or several names that mean unlabelled, in place of the default ones; upper or lower case and spaces around
-        them do not matter. Missing and blank values always mean unlabelled.
+        One or several names that mean unlabelled, in place of the default ones; on the command line, repeat the option
+        for each. Upper or lower case and spaces around a name make no difference. Missing and blank values always mean
+        unlabelled.
     fine
         Column of `obs` with finer types, which no method is given: do the maps keep them?
     pseudotime

@@ -60,8 +60,9 @@ def evaluate(
     layer
         Layer to use in place of `.X`; by default the one that the basis was fitted on.
     unlabelled
-        One or several names that mean unlabelled, in place of the default ones; upper or lower case and spaces around
-        them do not matter. Missing and blank values always mean unlabelled.
+        One or several names that mean unlabelled, in place of the default ones; on the command line, repeat the option
+        for each. Upper or lower case and spaces around a name make no difference. Missing and blank values always mean
+        unlabelled.
     fine
         Column of `obs` with finer types, which no map was given.
     pseudotime
@@ -114,6 +115,8 @@ def evaluate(
     pp.check_whole("refits", refits, 0)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
     names = [basis] if isinstance(basis, str) else list(dict.fromkeys(basis))
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"basis={basis!r} is not one or more names in adata.obsm: {', '.join(adata.obsm) or 'none'}.")
     names = [name for name in names if not (name.endswith("_metric") and name.removesuffix("_metric") in names)]
     given = [splits] if splits is None or isinstance(splits, (str, float, int, Real)) else list(splits)
     if not names or not given:

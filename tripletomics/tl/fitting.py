@@ -104,8 +104,9 @@ def fit(
         fewer they are whole, and many are small. Where they may be either, a warning says what was decided. New cells
         must then be on the same scale.
     unlabelled
-        One or several names that mean unlabelled, in place of the default ones. Upper or lower case and spaces
-        around a name make no difference. Missing and blank values always mean unlabelled.
+        One or several names that mean unlabelled, in place of the default ones; on the command line, repeat the option
+        for each. Upper or lower case and spaces around a name make no difference. Missing and blank values always mean
+        unlabelled.
     hold_out
         Cells that are never trained on: a fraction, drawn within every type; a column of `obs` whose groups are held
         out whole (about 10 %); "column=group"; a boolean column (or yes and no, True and False as text); a column of
