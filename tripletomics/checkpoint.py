@@ -291,7 +291,10 @@ def _read(path: Path) -> dict[str, Any]:
         notes = json.loads(content[8 : 8 + length])["__metadata__"]
         header = json.loads(notes["tripletomics checkpoint"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError(f"{str(path)!r} is not a checkpoint, or is damaged: name another file.") from None
+        raise ValueError(
+            f"{str(path)!r} is not a checkpoint, or is damaged: name another file or, if a fit wrote this one, "
+            "delete it to start again."
+        ) from None
     whole = content.replace(notes["sha256"].encode(), UNSET.encode(), 1)
     if hashlib.sha256(whole).hexdigest() != notes["sha256"]:
         raise ValueError(f"{str(path)!r} is damaged: delete it to start again.")
