@@ -304,7 +304,7 @@ def test_a_sparse_basis():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("n_train", "80", "n_train'] is '80' and no number of cells"),
+        ("n_train", "80", "n_train'] is '80', not a number"),
         ("history", "x", None),
         ("history", {"map": 1}, None),
     ],
