@@ -16,7 +16,7 @@ import scanpy as sc
 import scipy.sparse as sp
 from sklearn.neural_network import MLPClassifier
 
-from tripletomics.baselines import nets
+from tripletomics.baselines import neural
 
 SETS = {  # and the column of their platforms, each of which is held out in turn
     "pbmc3k": None, "paul15": None, "cite_cbmc_rna": None, "human_kidney": None, "worm_neuron": None,
@@ -95,9 +95,8 @@ def place_by_umap(query: ad.AnnData, reference: ad.AnnData) -> None:
 
 def mlp(seed: int) -> MLPClassifier:
     """Return the untrained network of the method "mlp" of `tt.compare`, for its probabilities."""
-    return MLPClassifier(
-        nets.HIDDEN, alpha=nets.WEIGHT_DECAY, max_iter=nets.EPOCHS, n_iter_no_change=nets.EPOCHS, random_state=seed
-    )
+    epochs = {"max_iter": neural.EPOCHS, "n_iter_no_change": neural.EPOCHS}
+    return MLPClassifier(neural.HIDDEN, alpha=neural.WEIGHT_DECAY, random_state=seed, **epochs)
 
 
 def note(row: dict[str, object]) -> dict[str, object]:
