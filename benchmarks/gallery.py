@@ -45,7 +45,7 @@ def maps_of(adata: ad.AnnData, name: str, seed: int) -> dict[str, np.ndarray]:
     maps = {"tt": np.asarray(adata.obsm["X_tt"])}
     for method in ("umap", "tsne"):
         maps[method] = np.empty((adata.n_obs, 2), dtype=np.float32)
-        maps[method][train], maps[method][~train] = baselines.METHODS[method].place(cells, seed)["map"]
+        maps[method][train], maps[method][~train] = baselines.METHODS[method].embed(cells, seed)["map"]
     return maps
 
 

@@ -217,7 +217,7 @@ def peers(adata: ad.AnnData, out: np.ndarray, seed: int) -> dict[str, np.ndarray
     cells = components(adata, out, seed)
     y = adata.obs["cell_type"].to_numpy()[~out]
     net = mlp(seed).fit(cells.train_pca, y)
-    train, query = baselines.METHODS["mlp"].place(cells, seed)["metric"]
+    train, query = baselines.METHODS["mlp"].embed(cells, seed)["metric"]
     means = np.stack([train[y == kind].mean(axis=0) for kind in net.classes_])
     covariance, _ = ledoit_wolf(train - means[np.searchsorted(net.classes_, y)], assume_centered=True)
     return {

@@ -82,7 +82,7 @@ def components(name: str, seed: int) -> dict[str, float]:
     out = adata.obs["out"].to_numpy()
     tt.fit(adata, hold_out="out", steps=1, seed=seed, progress=False)
     pca = adata.obsm["X_tt_pca"]
-    train, query = METHODS["umap"].place(Cells(pca[~out], pca[out], y[~out], None, None), seed)["map"]
+    train, query = METHODS["umap"].embed(Cells(pca[~out], pca[out], y[~out], None, None), seed)["map"]
     return score(pca, y, out, seed) | {"map F1": metrics.knn_macro_f1(train, y[~out], query, y[out])}
 
 

@@ -54,7 +54,7 @@ def prepare(train, query, y, counts=True):
 
 
 def place(name, cells, seed=0):
-    return baselines.METHODS[name].place(cells, seed)
+    return baselines.METHODS[name].embed(cells, seed)
 
 
 @pytest.fixture(scope="module")

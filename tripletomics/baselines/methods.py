@@ -16,7 +16,7 @@ class Method:
 
     Attributes
     ----------
-    place
+    embed
         Function of cells and a seed that returns the coordinates of training and query cells on a map, in a metric
         space, or in both.
     title
@@ -31,7 +31,7 @@ class Method:
         How it was run, settings included.
     """
 
-    place: Callable[[Cells, int], Coordinates]
+    embed: Callable[[Cells, int], Coordinates]
     title: str
     uses_labels: bool
     package: str

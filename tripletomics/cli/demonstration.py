@@ -89,7 +89,7 @@ def _add_baseline(adata: AnnData, method: str, basis: str) -> tuple[float, float
     y, query_y = codes[~held_out], codes[held_out]
     x, others = adata.X[~held_out], adata.X[held_out]
     genes = features.fit(x, list(adata.var_names), counts=False, seed=0)
-    train, query = baselines.METHODS[method].place(baselines.prepare(genes, x, others, y), 0)["map"]
+    train, query = baselines.METHODS[method].embed(baselines.prepare(genes, x, others, y), 0)["map"]
     adata.obsm[basis] = np.empty((adata.n_obs, 2), dtype=np.float32)
     adata.obsm[basis][~held_out], adata.obsm[basis][held_out] = train, query
     return metrics.knn_macro_f1(train, y, query, query_y), metrics.knn_macro_f1(train, y)

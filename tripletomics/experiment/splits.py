@@ -168,7 +168,7 @@ class Split:
     def embed(self, method: str, codes: np.ndarray) -> dict[str, np.ndarray]:
         """Fit a baseline on the training cells and return the coordinates of all, by space."""
         cells = dataclasses.replace(self.prepared[0], y=codes[~self.held_out])
-        found = baselines.METHODS[method].place(cells, self.seed)
+        found = baselines.METHODS[method].embed(cells, self.seed)
         return {space: self.merge(*both) for space, both in found.items()}
 
 
