@@ -24,7 +24,7 @@ from tripletomics.labels.reference import Evidence, Reference
 from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.notices import warn
 from tripletomics.problem import FitProblem, Settings
-from tripletomics.seen import TRAINING
+from tripletomics.seen import network_inputs
 from tripletomics.sources import Memory
 from tripletomics.training import EncoderFit, Report, silent, train_encoder, train_map
 
@@ -186,9 +186,7 @@ def embed_all(problem: FitProblem, networks: Networks) -> dict[str, Embedding]:
     found = {"": Embedding(whole, problem.pcs, problem.fully_measured)}
     for side, name in enumerate(problem.modalities):
         x = features.only(problem.x, side)
-        role, fitted = problem.seen.find(x)
-        rows = problem.features.source(x, None, fitted & (role == TRAINING))
-        pcs = problem.features.pcs(x, None, fitted)
+        rows, pcs = network_inputs(problem.features, x, None, problem.seen.find(x))
         found[name] = Embedding(coordinates(networks, rows, pcs), pcs, np.asarray(features.measured(x).any(axis=1)))
     return found
 

@@ -30,6 +30,11 @@ def map_key(basis: str) -> str:
     return basis.removesuffix("_metric")
 
 
+def space_of(basis: str) -> str:
+    """Return which space a basis is: "metric" or "map"."""
+    return "map" if map_key(basis) == basis else "metric"
+
+
 def prefix(key: str) -> str:
     """Return how the names of the `obs` columns begin that belong to the map under this key."""
     return "tt" if key == DEFAULT_KEY else key

@@ -79,13 +79,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None or name not in ("steps", "batch_size"):
                 check_whole(name, value, low, high)
-        if not _is_number(self.structure) or not 0 <= self.structure <= 1:
-            raise ValueError(f"structure={self.structure!r} is not a number from 0 (labels) to 1 (data).")
-        if not _is_number(self.spread) or not 0 <= self.spread <= 1:
-            raise ValueError(f"spread={self.spread!r} is not a number from 0 (dense groups) to 1 (an even page).")
+        check_share("structure", self.structure, " (labels)", " (data)")
+        check_share("spread", self.spread, " (dense groups)", " (an even page)")
         if not isinstance(self.self_training, bool):
             raise ValueError(f"self_training={self.self_training!r} is neither True nor False.")
-        if not _is_number(self.lr) or not 0 < self.lr < math.inf:
+        if isinstance(self.lr, bool) or not isinstance(self.lr, Real) or not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr!r} is not a number above 0; 0.001 is usual.")
 
     @classmethod
@@ -118,8 +116,10 @@ def check_whole(name: str, value: object, low: float, high: float = math.inf) ->
         raise ValueError(f"{name}={value!r} is not a whole number {allowed}.")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def check_share(name: str, value: float, low: str = "", high: str = "") -> None:
+    """Raise a ValueError unless a setting is a number from 0 to 1; `low` and `high` say what the two mean."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r} is not a number from 0{low} to 1{high}.")
 
 
 def as_text(value: object) -> str:

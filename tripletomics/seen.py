@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from tripletomics.features import fully_measured, matrices, measured, only
-from tripletomics.sources import Matrix
+from tripletomics.features import AnyFeatures, fully_measured, matrices, measured, only
+from tripletomics.sources import Matrix, Memory
 
 HELD_OUT, TRAINING, CALIBRATION = range(3)  # roles of cells in a fit
 NEVER = -1  # in place of a role: not a cell of the fit
@@ -145,3 +146,14 @@ def _blocks(x: Matrix) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.nd
         at = np.flatnonzero(rows)
         ends = np.concatenate([[0], np.count_nonzero(rows, axis=1).cumsum()])
         yield start, start + len(rows), ends, at % rows.shape[1], rows.ravel()[at]
+
+
+def network_inputs(
+    features: AnyFeatures, x: Matrix, present: Any, roles: tuple[np.ndarray, np.ndarray]
+) -> tuple[Memory, np.ndarray]:
+    """Return what the networks see of cells: rows for the encoder, and principal components.
+
+    Cells of the fit, as `SeenCells.find` returns them, are seen as they were in the fit.
+    """
+    role, fitted = roles
+    return features.source(x, present, fitted & (role == TRAINING)), features.pcs(x, present, fitted)

@@ -38,8 +38,8 @@ class Basis:
     """
 
     def __init__(self, adata: AnnData, name: str) -> None:
-        self.adata, self.name, self.key = adata, name, name.removesuffix("_metric")
-        metric = f"{name}_metric"
+        self.adata, self.name, self.key = adata, name, keys.map_key(name)
+        metric = keys.metric_key(name)
         own = name in adata.uns and metric in adata.obsm
         self.spaces = {key: coordinates_of(adata, key) for key in ([name, metric] if own else [name])}
         self.record = _record(adata, self.key)
@@ -145,7 +145,7 @@ def score_as_it_is(
     for key, z in basis.spaces.items():
         permuted, other, how = split.truth.permuted(seed, held_out), z, evaluation.PERMUTED
         if null is not None:
-            other, how = null.coordinates["metric" if key.endswith("_metric") else "map"], evaluation.REFITTED
+            other, how = null.coordinates[keys.space_of(key)], evaluation.REFITTED
             permuted = split.truth.of(null.cells, null.codes)
         for rows in (
             evaluation.score(z, split.truth, seed),
@@ -215,7 +215,7 @@ def score_refits(
         raise ValueError(f"{name} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")
     kept, splits = open_cache(cache), make_splits(task, hold_out, refits)
     rows = tidy(run_all(splits, {"tt": read_settings(written)}, kept, bar))
-    rows = rows.replace({"space": {"map": name, "metric": f"{name}_metric", "": name}})
+    rows = rows.replace({"space": {"map": name, "metric": keys.metric_key(name), "": name}})
     sentence = evaluation.split_sentence(str(hold_out), [split.held_out for split in splits])
     return str(hold_out), rows.drop(columns=["method", "seed"]), sentence
 

@@ -88,7 +88,7 @@ def _decided(problem: FitProblem) -> dict[str, str]:
 def _reference(problem: FitProblem, settings: Settings, whole: Embedding) -> Reference:
     """Return the reference of the labelled training cells, and how near those of the encoder lie to each other."""
     found = reference_of(problem, settings, whole.z, whole.coordinates["map"], ~problem.held_out)
-    own = subsample(problem.train & problem.fully_measured & (problem.codes >= 0), settings.seed)[:NEAR_CELLS]
+    own = subsample(problem.train & problem.fully_measured & (problem.codes >= 0), settings.seed, NEAR_CELLS)
     near = found.evidence(whole.z[own], whole.pcs[own], np.ones(len(own), dtype=bool)).near
     return replace(found, near_trained=np.array([near.mean(), near.std() or 1.0]) if len(own) > 1 else None)
 
@@ -110,7 +110,7 @@ def _match(problem: FitProblem, seed: int, alone: Sequence[Embedding]) -> dict[s
     if not alone:
         return {}
     one, other = alone
-    both = subsample(problem.held_out & one.measured & other.measured, seed)[:MATCH_CELLS]
+    both = subsample(problem.held_out & one.measured & other.measured, seed, MATCH_CELLS)
     if len(both) < 2:
         return {}
     a, b, cells = one.z[both], other.z[both], np.arange(len(both))

@@ -22,7 +22,7 @@ from tripletomics.labels.reference import Reference
 from tripletomics.model import storage, summary
 from tripletomics.model.assembly import assemble, disassemble
 from tripletomics.model.state import State
-from tripletomics.seen import HELD_OUT, NEVER, TRAINING
+from tripletomics.seen import HELD_OUT, NEVER, TRAINING, network_inputs
 from tripletomics.sources import Matrix
 
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
@@ -157,9 +157,8 @@ class Model(State):
     def _embed(self, x: Matrix, present: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return z, the map, principal components and the roles that cells had in the fit."""
         self.features.check_present(present)
-        role, fitted = self._roles(x)
-        source = self.features.source(x, present, fitted & (role == TRAINING))
-        pcs = self.features.pcs(x, present, fitted)
+        roles = self._roles(x)
+        source, pcs = network_inputs(self.features, x, present, roles)
         embedding = coordinates(self.networks, source, pcs)
         lost = ~np.all([np.isfinite(space).all(axis=1) for space in embedding.values()], axis=0)
         if lost.any():
@@ -167,7 +166,7 @@ class Model(State):
                 f"{lost.sum():,} of {len(lost):,} cells have coordinates that are NaN or infinite (first: row "
                 f"{int(lost.argmax())}). Their values may be too large, or the model may be damaged: check both."
             )
-        return embedding["metric"], embedding["map"], pcs, role
+        return embedding["metric"], embedding["map"], pcs, roles[0]
 
     def _roles(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
         """Return the roles of cells in the fit: see `SeenCells.find`."""

@@ -70,8 +70,8 @@ def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
     The reference is principal components of the training cells: those of the same fit, if `fit` wrote the basis.
     """
     present = obsm_keys(adata)
-    own = basis.removesuffix("_metric")
-    key = next((key for key in (f"{own}_pca", "X_tt_pca", "X_pca") if key in present), None)
+    own = keys.map_key(basis)
+    key = next((key for key in (keys.pca_key(own), keys.pca_key(keys.DEFAULT_KEY), "X_pca") if key in present), None)
     if key is None:
         raise KeyError(
             "distortion=True compares the map with principal components: obsm['X_tt_pca'], which tt.fit writes, or "
@@ -95,7 +95,7 @@ def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
 def split_codes(adata: AnnData, basis: str, split: str | None) -> np.ndarray | None:
     """Return which cells are held out (1) and which are training cells (0), or None; -1 where nothing is said."""
     if split == "auto":
-        split = keys.split_key(basis.removesuffix("_metric"))
+        split = keys.split_key(keys.map_key(basis))
         split = split if split in adata.obs and adata.obs[split].notna().any() else None
     if split is None:
         return None
@@ -144,8 +144,7 @@ def untested_remark(adata: AnnData, basis: str) -> str:
 
 def _tested(adata: AnnData, basis: str) -> tuple[Mapping[str, Any], str, str]:
     """Return what `fit` wrote of a basis, which of its spaces that is, and the verdict on its held-out labels."""
-    key, space = (basis.removesuffix("_metric"), "metric") if basis.endswith("_metric") else (basis, "map")
-    found = getattr(adata, "uns", {}).get(key)
+    space, found = keys.space_of(basis), getattr(adata, "uns", {}).get(keys.map_key(basis))
     record = found if isinstance(found, Mapping) else {}
     return record, space, verdict(_number(record, "p_value", space), reachable_by(record.get("findings")))
 

@@ -4,24 +4,20 @@ from tripletomics.features import take
 from tripletomics.keys import check_key
 from tripletomics.pp.checks import (
     check_anndata,
-    check_batch_size,
     check_labels,
     check_model,
-    check_molecules,
-    check_self_training,
     column,
     decide_counts,
     matrix,
     numbers,
-    refuse_without_labels,
     stored_matrix,
 )
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
-from tripletomics.pp.matrices import check_compressed, contradiction
+from tripletomics.pp.matrices import check_compressed
 from tripletomics.pp.preparing import prepare
 from tripletomics.pp.queries import NewCells, Query, QueryOptions, take_new, take_query
 from tripletomics.pp.query_scales import check_scale
-from tripletomics.pp.splits import batch_codes, split, split_names
+from tripletomics.pp.splits import batch_codes, parse_hold_out, split, split_names
 from tripletomics.pp.tables import Table, choose, open_table
 from tripletomics.problem import check_whole

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,12 +128,6 @@ def check_anndata(adata: object) -> None:
         raise TypeError("adata is backed by a file: pass adata.to_memory().")
     if not isinstance(adata.obs, pd.DataFrame):
         raise TypeError("adata is lazy, so its columns are not in memory: pass adata.to_memory().")
-
-
-def check_share(name: str, value: float, low: str = "", high: str = "") -> None:
-    """Raise a ValueError unless a setting is a number from 0 to 1; `low` and `high` say what the two mean."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
-        raise ValueError(f"{name}={value!r} is not a number from 0{low} to 1{high}.")
 
 
 def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, label: str | None) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tripletomics.parts import did_you_mean
-from tripletomics.pp.checks import check_share, first
+from tripletomics.pp.checks import first
+from tripletomics.problem import check_share
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,7 @@ from tripletomics.model.build import versions
 from tripletomics.pp import checks, splits
 from tripletomics.pp.tables import Table, choose, open_table
 from tripletomics.problem import FitProblem, Settings, fit_features
-from tripletomics.seen import TRAINING, SeenCells, hash_rows
+from tripletomics.seen import SeenCells, hash_rows, network_inputs
 
 
 def prepare(
@@ -75,11 +75,11 @@ def prepare(
     if settings.augment.of_molecules:
         checks.check_molecules(table.x, genes[""].counts, augment.spec(settings.augment))
     features, seen = fit_features(x[fitted], genes, settings.seed), SeenCells.of(x, held_out, calibration, fitted)
-    role, fitted = seen.find(x)  # as the model will: a held-out cell with the values of a training cell is not new
+    roles = seen.find(x)  # as the model will: a held-out cell with the values of a training cell is not new
     if isinstance(features, PairFeatures) and calibration.any():
-        seen_by_encoder = cast(PairFeatures, fit_features(x[fitted & train], genes, settings.seed))
+        seen_by_encoder = cast(PairFeatures, fit_features(x[roles[1] & train], genes, settings.seed))
         features = replace(features, seen=seen_by_encoder)
-    rows, pcs = features.source(x, None, fitted & (role == TRAINING)), features.pcs(x, None, fitted)
+    rows, pcs = network_inputs(features, x, None, roles)
     if not np.isfinite(pcs).all():
         raise ValueError(
             "Some values are so far from the others that principal components overflow: divide all by one number, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -83,10 +84,14 @@ def _held_out_fraction(fraction: float, codes: np.ndarray, random: np.random.Gen
     return held_out
 
 
+def parse_hold_out(hold_out: str, columns: Container[str]) -> tuple[str, str]:
+    """Return the column that `hold_out` names and its groups, "" for all; the name of a column may have a "=" in it."""
+    name, _, wanted = hold_out.partition("=")
+    return (hold_out, "") if hold_out in columns else (name, wanted)
+
+
 def _held_out_groups(adata: AnnData, hold_out: str, random: np.random.Generator) -> np.ndarray:
-    name, equals, wanted = hold_out.partition("=")
-    if hold_out in adata.obs.columns or not equals:
-        name, wanted = hold_out, ""
+    name, wanted = parse_hold_out(hold_out, adata.obs.columns)
     values = column(adata, name, "hold_out")
     if not wanted and (marked := _marked(values, hold_out)) is not None:
         return marked

@@ -127,7 +127,7 @@ def encode(values: pd.Series, unlabelled: Sequence[str]) -> np.ndarray:
 def _read_columns(obs: Obs, n_obs: int, named: dict[str, str | None], hold_out: Any) -> pd.DataFrame:
     """Read the columns of `obs` that arguments of a fit name; raise if one is not there."""
     if isinstance(hold_out, str):
-        named["hold_out"] = hold_out if hold_out in obs.obs else hold_out.partition("=")[0]
+        named["hold_out"], _ = pp.parse_hold_out(hold_out, obs.obs)
     wanted = {argument: name for argument, name in named.items() if name is not None}
     for argument, name in wanted.items():
         pp.column(cast(AnnData, obs), name, argument)

@@ -108,7 +108,7 @@ def evaluate(
     """
     import pandas as pd
 
-    from tripletomics import evaluation, experiment, pp
+    from tripletomics import evaluation, experiment, keys, pp
     from tripletomics.experiment.bases import Basis, coordinates_of, score_as_it_is, score_refits
 
     pp.check_anndata(adata)
@@ -117,7 +117,7 @@ def evaluate(
     names = [basis] if isinstance(basis, str) else list(dict.fromkeys(basis))
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"basis={basis!r} is not one or more names in adata.obsm: {', '.join(adata.obsm) or 'none'}.")
-    names = [name for name in names if not (name.endswith("_metric") and name.removesuffix("_metric") in names)]
+    names = [name for name in names if keys.map_key(name) == name or keys.map_key(name) not in names]
     given = [splits] if splits is None or isinstance(splits, (str, float, int, Real)) else list(splits)
     if not names or not given:
         raise ValueError(f"{'splits' if names else 'basis'} is an empty list: leave it out, or name one.")
