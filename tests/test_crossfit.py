@@ -236,9 +236,11 @@ def test_few_labels_guard_by_being_left_out_in_turn(monkeypatch, pseudo_labels, 
     monkeypatch.setattr(crossfit, "pseudo_labels", pseudo_labels)
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
-        chosen = self_train(settings, problem)
+        first = train_encoder(problem, settings)
+        chosen = crossfit.self_train(problem, settings, first)
     assert len(given) == 1 - kept
     assert chosen.rounds == 1 + kept
+    assert (chosen.encoder is first.encoder) == (chosen.loss is first.loss) == (not kept)
     calibration, log_losses = fit_calibration(chosen.answers), chosen.summary["self_training"]
     assert calibration.n_cells == 36
     odds = [calibration.odds(evidence)[np.arange(len(codes)), codes] for evidence, codes in chosen.answers]
