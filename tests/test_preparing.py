@@ -132,3 +132,13 @@ def test_held_out_cells_on_another_scale_are_refused(counts):
     counts.X[0, 0] = -1
     with pytest.raises(ValueError, match="training cells are counts, but some of the other cells have negative values"):
         settled(counts, hold_out="out")
+
+
+def test_a_held_out_donor_that_was_logged_is_refused(counts):
+    counts.obs["donor"] = np.where(np.arange(300) % 5 == 0, "new", "old")
+    settled(counts, hold_out="donor=new")
+    x = counts.X.toarray().astype(np.float32)
+    x[::5] = np.log1p(1e4 * x[::5] / x[::5].sum(axis=1, keepdims=True))
+    counts.X = x
+    with pytest.raises(ValueError, match=r"what a query is to a model\. The query holds log1p"):
+        settled(counts, hold_out="donor=new")

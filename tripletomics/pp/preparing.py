@@ -10,18 +10,20 @@ from typing import cast
 import numpy as np
 import torch
 
-from tripletomics import augment, devices, labels, losses, training
+from tripletomics import augment, devices, labels, losses, scales, training
 from tripletomics.checkpoint import Checkpoint, digest
-from tripletomics.features import PairFeatures
+from tripletomics.features import AnyFeatures, PairFeatures, matrices
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
 from tripletomics.keys import check_key
 from tripletomics.losses import Loss
 from tripletomics.losses.defaults import default_loss
 from tripletomics.model.build import versions
 from tripletomics.pp import checks, splits
+from tripletomics.pp.query_scales import check_scale
 from tripletomics.pp.tables import Table, choose, open_table
 from tripletomics.problem import FitProblem, Settings, fit_features
 from tripletomics.seen import SeenCells, hash_rows, network_inputs
+from tripletomics.sources import Matrix
 
 
 def prepare(
@@ -75,6 +77,8 @@ def prepare(
     if settings.augment.of_molecules:
         checks.check_molecules(table.x, genes[""].counts, augment.spec(settings.augment))
     features, seen = fit_features(x[fitted], genes, settings.seed), SeenCells.of(x, held_out, calibration, fitted)
+    if isinstance(settings.hold_out, str):
+        _check_held_out(table, x, features, held_out)
     roles = seen.find(x)  # as the model will: a held-out cell with the values of a training cell is not new
     if isinstance(features, PairFeatures) and calibration.any():
         seen_by_encoder = cast(PairFeatures, fit_features(x[roles[1] & train], genes, settings.seed))
@@ -154,6 +158,19 @@ def _check_batches(settings: Settings, codes: np.ndarray, held_out: np.ndarray, 
     checks.check_batch_size(settings.batch_size, codes[~held_out], of_labelled=loss.views == 1)
     loss.set_n_cells(int(train.sum()))
     training.check_terms(loss, codes[train], settings.batch_size, settings.seed)
+
+
+def _check_held_out(table: Table, x: Matrix, features: AnyFeatures, held_out: np.ndarray) -> None:
+    """Raise if held-out groups, such as a donor, are on another scale than the training cells.
+
+    `x` are all cells by the chosen genes.
+    """
+    for part, chosen, (_, whole, measured) in zip(features.parts, matrices(x), table.matrices(), strict=True):
+        rows = held_out & measured
+        try:
+            check_scale(chosen[rows], part, given=scales.see(whole[rows]))
+        except ValueError as error:
+            raise ValueError(f"Held-out cells are what a query is to a model. {error}") from None
 
 
 def _facts(table: Table, codes: np.ndarray, classes: Sequence[str], held_out: np.ndarray, calibration: np.ndarray,
