@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from numbers import Integral
 from typing import Any
@@ -16,7 +16,7 @@ from tripletomics.experiment.cache import open_cache
 from tripletomics.experiment.fits import Fit
 from tripletomics.experiment.results import run_all, tidy
 from tripletomics.experiment.settings import AN_ARRAY, INPUTS, read_inputs, read_settings
-from tripletomics.experiment.splits import EvaluationTask, Split, make_splits
+from tripletomics.experiment.splits import EvaluationTask, Split, embedding_words, make_splits
 from tripletomics.labels import TOO_FEW
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
@@ -153,7 +153,8 @@ def score_as_it_is(
             evaluation.score_shuffled(z, split.truth, seed),
         ):
             tables.append(rows.assign(space=key))
-    return str(hold_out), pd.concat(tables, ignore_index=True), evaluation.split_sentence(drawn, [held_out])
+    words = [evaluation.split_sentence(drawn, [held_out]), *_on_embedding(basis, task, [held_out])]
+    return str(hold_out), pd.concat(tables, ignore_index=True), "\n".join(words)
 
 
 def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str, Any] | None) -> None:
@@ -216,8 +217,14 @@ def score_refits(
     kept, splits = open_cache(cache), make_splits(task, hold_out, refits)
     rows = tidy(run_all(splits, {"tt": read_settings(written)}, kept, bar))
     rows = rows.replace({"space": {"map": name, "metric": keys.metric_key(name), "": name}})
-    sentence = evaluation.split_sentence(str(hold_out), [split.held_out for split in splits])
-    return str(hold_out), rows.drop(columns=["method", "seed"]), sentence
+    held_out = [split.held_out for split in splits]
+    words = [evaluation.split_sentence(str(hold_out), held_out), *_on_embedding(basis, task, held_out)]
+    return str(hold_out), rows.drop(columns=["method", "seed"]), "\n".join(words)
+
+
+def _on_embedding(basis: Basis, task: EvaluationTask, splits: Sequence[np.ndarray]) -> list[str]:
+    """Return what to say of a basis that was fitted on an embedding."""
+    return embedding_words(task, splits) if basis.inputs["use_rep"] is not None else []
 
 
 def _drawn(adata: AnnData, column: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tripletomics.features.pair import Pair, PairFeatures, fit_pair, fully_measured, matrices, measured, only
-from tripletomics.features.single import DEPTH, Choice, Features, fit, median_depth, normalise, take
+from tripletomics.features.single import DEPTH, Choice, Features, fit, median_depth, normalise, norms, spread_of, take
 
 AnyFeatures = Features | PairFeatures
 Present = np.ndarray | Mapping[str, np.ndarray | None] | None  # genes that were measured, of each modality; None: all

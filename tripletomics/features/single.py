@@ -39,6 +39,8 @@ class Choice:
         Median share of a training cell's counts that these genes hold.
     scale
         The scale of the values of the whole matrix.
+    use_rep
+        Key in `obsm`, if the columns are the dimensions of an embedding.
     """
 
     columns: np.ndarray
@@ -46,11 +48,17 @@ class Choice:
     dispersed: np.ndarray
     share: float
     scale: Scale | None = None
+    use_rep: str | None = None
 
     @classmethod
     def every(cls, columns: np.ndarray, share: float = 1.0) -> Choice:
         """Return a choice that uses the columns for everything."""
         return cls(columns, len(columns), np.ones(len(columns), dtype=bool), share)
+
+    @classmethod
+    def of_embedding(cls, use_rep: str, n: int) -> Choice:
+        """Return the choice of all n dimensions of an embedding."""
+        return cls(np.arange(n), n, np.ones(n, dtype=bool), 1.0, Scale(), use_rep)
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,11 @@ class Features:
     kind, total, step, below
         The scale of the training values, as in `Scale`; a query must be on the same one. None in a model that was saved
         by a version without it.
+    use_rep
+        Key in `obsm` of the embedding whose dimensions the ``genes`` are; None for genes. Its dimensions share one
+        scale, are never cut (``cap`` only says how they vary), and up to 50 of them are only rotated.
+    norm, norm_spread
+        Of an embedding: median length of a training cell, and the median difference from it, in units of it.
 
     Notes
     -----
@@ -120,6 +133,14 @@ class Features:
     total: float = 0.0
     step: float = 0.0
     below: float = 0.0
+    use_rep: str | None = None
+    norm: float = 0.0
+    norm_spread: float = 0.0
+
+    @property
+    def noun(self) -> str:
+        """What the features are called."""
+        return "genes" if self.use_rep is None else f"dimensions of {self.use_rep}"
 
     @property
     def known_scale(self) -> Scale | None:
@@ -188,7 +209,8 @@ class Features:
             offset = self.center @ axes
         found, x = np.empty((x.shape[0], self.width), dtype=np.float32), _by_rows(x)
         for i in range(0, len(found), BLOCK):
-            rows = cut(self._log(x[i : i + BLOCK], self.usual_depth, present), self.cap)
+            rows = self._log(x[i : i + BLOCK], self.usual_depth, present)
+            rows = cut(rows, self.cap) if self.use_rep is None else rows
             block = found[i : i + BLOCK]
             block[:] = rows @ axes - offset
             own = np.zeros(len(block), dtype=bool) if fitted is None else fitted[i : i + BLOCK]
@@ -206,7 +228,8 @@ class Features:
         if x.ndim != 2 or x.shape[1] != len(self.genes):
             where = f"model.part({name!r}).genes" if name else "model.features.genes"
             raise ValueError(
-                f"{given} has shape {x.shape}: pass cells by {whose} {len(self.genes)} genes, in the order of {where}."
+                f"{given} has shape {x.shape}: pass cells by {whose} {len(self.genes)} {self.noun}, in the order of "
+                f"{where}."
             )
         return x
 
@@ -217,7 +240,7 @@ class Features:
             what = f"{present.dtype} of shape {present.shape}"
         if present is not None and what != f"bool of shape {(n_genes,)}":
             whose = f"{name}'s" if name else "the model's"
-            raise ValueError(f"present is {what}: pass True or False for each of {whose} {n_genes} genes.")
+            raise ValueError(f"present is {what}: pass True or False for each of {whose} {n_genes} {self.noun}.")
 
     def join(self, arrays: Mapping[str, Matrix]) -> NoReturn:
         """Raise: arrays are named where there are two modalities."""
@@ -273,6 +296,18 @@ def normalise(x: Matrix, depth: float) -> Matrix:
     return scaled
 
 
+def norms(x: Matrix) -> np.ndarray:
+    """Return the length of every row, float64 (cells,)."""
+    squares = x.multiply(x).sum(axis=1) if sp.issparse(x) else np.square(x, dtype=np.float64).sum(axis=1)
+    return np.sqrt(np.asarray(squares, dtype=np.float64)).ravel()
+
+
+def spread_of(norms: np.ndarray) -> tuple[float, float]:
+    """Return the median of some lengths, and the median difference from it, in units of it."""
+    middle = float(np.median(norms)) if len(norms) else 0.0
+    return middle, float(np.median(np.abs(norms / middle - 1))) if middle else 0.0
+
+
 def median_depth(x: Matrix) -> float:
     """Return the median counts of the cells that have any."""
     total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
@@ -317,15 +352,18 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
     deviations): Satija, Farrell, Gennert, Schier & Regev 2015; Wolf, Angerer & Theis 2018.
     """
     choice = Choice.every(np.arange(x.shape[1])) if choice is None else choice
-    like_counts = looks_like_counts(x)
+    of_genes = choice.use_rep is None
+    like_counts = of_genes and looks_like_counts(x)
     x = _float32(x)
+    norm, norm_spread = (0.0, 0.0) if of_genes else spread_of(norms(x))
     depth, usual_depth = (median_depth(x), DEPTH * choice.share) if counts else (1.0, 1.0)
     seen = (normalise(x, depth) if counts else x)[:, : choice.n_seen]
     mean, variance = mean_and_variance(seen)
-    if x.shape[1] < PANEL:
+    if of_genes and x.shape[1] < PANEL:
         scale = np.where(variance > 0, np.sqrt(variance), 1)
     else:
-        # one scale for all genes: how much a logged gene varies is signal, and a quiet one is mostly noise
+        # one scale for all genes: how much a logged gene varies is signal, and a quiet one is mostly noise; and an
+        # embedding is made for its distances
         scale = np.full(len(variance), np.sqrt(variance.mean()) or 1)
     return Features(
         genes=genes,
@@ -339,7 +377,10 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
         shares=_shares(x, counts),
         usual_depth=usual_depth,
         **asdict(choice.scale or see(x)),
-        **pcs.fit(normalise(x, usual_depth) if counts else x, choice.dispersed, seed),
+        use_rep=choice.use_rep,
+        norm=norm,
+        norm_spread=norm_spread,
+        **pcs.fit(normalise(x, usual_depth) if counts else x, choice.dispersed, seed, scaled=of_genes),
     )
 
 

@@ -20,6 +20,7 @@ def predict(
     reject: float = REJECT,
     coverage: float = COVERAGE,
     layer: str | None = None,
+    use_rep: str | None = None,
     missing: Literal["error", "zero", "impute"] = "error",
     alias: str | None = None,
     min_matched: float = 0.3,
@@ -40,6 +41,8 @@ def predict(
         Share of the cells whose label set holds their type, between 0 and 1.
     layer
         Layer to use in place of `.X`.
+    use_rep
+        Key of `obsm` with the embedding, for a model that was fitted on one; by default the key in the fit.
     missing
         What to do about missing genes: "error", "zero" to fill them with zeros, or "impute" to treat them
         as unknown, like the genes that are hidden in training.
@@ -77,7 +80,7 @@ def predict(
     Raises
     ------
     KeyError
-        If there is no such layer or column.
+        If there is no such layer, embedding or column.
     ValueError
         If genes are missing, the values are on another scale than those of training, a share is out of range, or the
         model could not be calibrated. Nothing is written then.
@@ -99,7 +102,8 @@ def predict(
 
     pp.check_key(key_added, adata)
     pp.check_model(model)
-    cells = pp.take_new(adata, model, pp.QueryOptions(layer, missing, alias, min_matched))
+    options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
+    cells = pp.take_new(adata, model, options, key_added)
     found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage)
     trained = trained_on(model, cells.x)
     prefix = "tt" if key_added == "X_tt" else key_added
