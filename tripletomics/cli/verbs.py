@@ -321,7 +321,12 @@ def _print_mapping(adata: AnnData | MuData, prefix: str) -> None:
     Console(markup=False, emoji=False, highlight=False).print(shown)
     record = adata.uns[f"{prefix}_mapping"]
     genes = record["matched"] + record["missing"]
-    print(f"{record['matched']:,} of the model's {genes:,} genes were found ({record['weight']:.0%} of their weight).")
+    if "use_rep" in record:
+        print(printable(f"The {genes:,} dimensions of {record['use_rep']} were read."))
+    else:
+        print(
+            f"{record['matched']:,} of the model's {genes:,} genes were found ({record['weight']:.0%} of their weight)."
+        )
     if record["missing"]:
         print(printable("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + "."))
     print(f"{record['rejected']:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")

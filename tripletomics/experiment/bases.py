@@ -51,6 +51,13 @@ class Basis:
         """Whether `uns` says which model wrote this basis."""
         return self.record is not None or keys.seen_by(self.adata.uns, self.name) is not None
 
+    def reads(self, layer: str | None, use_rep: str | None) -> dict[str, Any]:
+        """Return what a fit of this basis reads, as `make_task` takes it, unless a layer or an embedding is named."""
+        if layer is None and use_rep is None:
+            layer = self.inputs["layer"] if self.inputs["layer"] in self.adata.layers else None
+            use_rep = self.inputs["use_rep"]
+        return {"layer": layer, "use_rep": use_rep, "counts": self.inputs["counts"] if use_rep is None else "auto"}
+
     def summarise(self, table: pd.DataFrame) -> list[str]:
         """Return in words what its scores show; warn where they show nothing, or where their model is unknown."""
         lines = evaluation.verdicts(table, "space")

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import importlib.util
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -98,9 +98,7 @@ def make_task(
     label: str,
     *,
     batch: str | None,
-    layer: str | None,
-    use_rep: str | None,
-    counts: bool | str,
+    reads: Mapping[str, Any],
     unlabelled: Sequence[str],
     fine: str | None,
     pseudotime: str | None,
@@ -113,8 +111,10 @@ def make_task(
 
     Parameters
     ----------
-    adata, label, batch, layer, use_rep, counts, unlabelled, fine, pseudotime, unseen, device
+    adata, label, batch, unlabelled, fine, pseudotime, unseen, device
         As for `compare`.
+    reads
+        Its `layer`, `use_rep` and `counts`: what is read of the dataset.
     reference
         Coordinates that say what the structure of the data is; by default principal components.
     balanced_by
@@ -122,9 +122,9 @@ def make_task(
     """
     if not isinstance(unseen, bool):
         raise ValueError(f"unseen={unseen!r} is neither True nor False.")
-    pp.check_inputs(use_rep, layer, counts)
+    pp.check_inputs(**reads)
     pp.check_anndata(adata)
-    table = pp.open_table(adata, layer, None, (), (), use_rep=use_rep)
+    table = pp.open_table(adata, reads["layer"], None, (), (), use_rep=reads["use_rep"])
     codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
     batch_codes = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]
     if batch_codes is not None and len(np.unique(batch_codes)) < 2:
@@ -133,13 +133,10 @@ def make_task(
     if batch_codes is not None and not score_batches:
         warn('Batches are not scored without scib-metrics: pip install "tripletomics[batch]".')
     finer = None if fine is None else labels.encode(pp.column(adata, fine, "fine"), unlabelled)[0]
-    is_counts = use_rep is None and pp.decide_counts(table.x, counts)
+    is_counts = not table.use_rep and pp.decide_counts(table.x, reads["counts"])
     names = tuple(labels.several(unlabelled, "unlabelled"))
     balanced_by = balanced_by if batch is None else batch
-    common = {
-        "batch": balanced_by, "layer": layer, "use_rep": use_rep, "counts": counts, "unlabelled": names,
-        "device": device,
-    }  # fmt: skip
+    common = {"batch": balanced_by, **reads, "unlabelled": names, "device": device}
     return EvaluationTask(
         table=table, label=label, codes=codes, classes=classes, is_counts=is_counts, common=common, fine=finer,
         batch_codes=batch_codes, score_batches=score_batches, pseudotime=pp.numbers(adata, pseudotime), unseen=unseen,

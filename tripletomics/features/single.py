@@ -15,12 +15,14 @@ import torch
 
 from tripletomics import pcs
 from tripletomics.augment import Augmentation
+from tripletomics.features.rows import by_rows, float32, median_depth, normalise, norms, spread_of, take
 from tripletomics.pcs import CUT, PANEL, cut, mean_and_variance
 from tripletomics.scales import Scale, looks_like_counts, see, stored
 from tripletomics.sources import Matrix, Memory
 
 DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
 BLOCK = 8192  # cells whose components are computed at once
+UNSURE = 2.0  # of an embedding: it may have seen the training cells, and new cells then lie elsewhere
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,11 @@ class Features:
     norm_spread: float = 0.0
 
     @property
+    def unsure(self) -> float:
+        """How far off new cells may be along the components, in units of what it is where these were fitted here."""
+        return 1.0 if self.use_rep is None else UNSURE
+
+    @property
     def noun(self) -> str:
         """What the features are called."""
         return "genes" if self.use_rep is None else f"dimensions of {self.use_rep}"
@@ -169,7 +176,7 @@ class Features:
 
     def source(self, x: Matrix, present: np.ndarray | None = None, trained: np.ndarray | None = None) -> Memory:
         """Return what the encoder sees of cells, row by row; whether it was `trained` on them makes no difference."""
-        return Memory(_by_rows(x), self, present)
+        return Memory(by_rows(x), self, present)
 
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse."""
@@ -207,7 +214,7 @@ class Features:
             whole = self._completion(present).T
             axes = np.where(present, self.axes, 0).T @ whole
             offset = self.center @ axes
-        found, x = np.empty((x.shape[0], self.width), dtype=np.float32), _by_rows(x)
+        found, x = np.empty((x.shape[0], self.width), dtype=np.float32), by_rows(x)
         for i in range(0, len(found), BLOCK):
             rows = self._log(x[i : i + BLOCK], self.usual_depth, present)
             rows = cut(rows, self.cap) if self.use_rep is None else rows
@@ -267,9 +274,9 @@ class Features:
     def _log(self, x: Matrix, depth: float, present: np.ndarray | None) -> Matrix:
         """Return float32 rows of all genes, counts scaled to the depth and logged."""
         if present is not None and not present.all():
-            x = take(_by_rows(x), np.where(present, np.arange(len(present)), -1))
+            x = take(by_rows(x), np.where(present, np.arange(len(present)), -1))
             depth *= float(self.shares[present].sum())  # the full depth would inflate the values of the present genes
-        return normalise(x, depth) if self.counts else _float32(x)
+        return normalise(x, depth) if self.counts else float32(x)
 
     def _completion(self, present: np.ndarray) -> np.ndarray:
         """Return what takes the present genes' part of the components to the expected whole.
@@ -282,52 +289,6 @@ class Features:
         root = np.sqrt(np.maximum(self.variance - self.noise, 0))  # symmetric, so that no signal is no division by 0
         solved = np.linalg.solve(root[:, None] * inner * root + self.noise * one, np.diag(root))
         return (one + (one - inner) @ (root[:, None] * solved)).astype(np.float32)
-
-
-def normalise(x: Matrix, depth: float) -> Matrix:
-    """Scale every cell to `depth` counts and take log(1 + x); a cell without counts stays 0."""
-    x = _float32(x)
-    total = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
-    factor = (depth / np.where(total > 0, total, 1)).astype(np.float32)
-    scaled = x.copy() if sp.issparse(x) else x * factor[:, None]
-    if sp.issparse(x):
-        scaled.data *= np.repeat(factor, np.diff(x.indptr))
-    torch.from_numpy(scaled.data if sp.issparse(x) else scaled).log1p_()  # in place; numpy's takes eight times as long
-    return scaled
-
-
-def norms(x: Matrix) -> np.ndarray:
-    """Return the length of every row, float64 (cells,)."""
-    squares = x.multiply(x).sum(axis=1) if sp.issparse(x) else np.square(x, dtype=np.float64).sum(axis=1)
-    return np.sqrt(np.asarray(squares, dtype=np.float64)).ravel()
-
-
-def spread_of(norms: np.ndarray) -> tuple[float, float]:
-    """Return the median of some lengths, and the median difference from it, in units of it."""
-    middle = float(np.median(norms)) if len(norms) else 0.0
-    return middle, float(np.median(np.abs(norms / middle - 1))) if middle else 0.0
-
-
-def median_depth(x: Matrix) -> float:
-    """Return the median counts of the cells that have any."""
-    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
-    return float(np.median(total[total > 0])) if (total > 0).any() else 1.0
-
-
-def take(x: Matrix, columns: np.ndarray) -> Matrix:
-    """Take columns of a matrix in the given order; column -1 is filled with zeros."""
-    found = columns >= 0
-    if np.array_equal(columns, np.arange(x.shape[1])) and (not sp.issparse(x) or x.format == "csr"):
-        return x
-    if not sp.issparse(x):
-        out = np.zeros((x.shape[0], len(columns)), dtype=x.dtype)
-        out[:, found] = x[:, columns[found]]
-        return out
-    chosen = sp.csr_matrix(x[:, columns[found]])
-    if found.all():
-        return chosen
-    to = np.flatnonzero(found).astype(chosen.indices.dtype)
-    return sp.csr_matrix((chosen.data, to[chosen.indices], chosen.indptr), shape=(x.shape[0], len(columns)))
 
 
 def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | None = None) -> Features:
@@ -354,7 +315,7 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
     choice = Choice.every(np.arange(x.shape[1])) if choice is None else choice
     of_genes = choice.use_rep is None
     like_counts = of_genes and looks_like_counts(x)
-    x = _float32(x)
+    x = float32(x)
     norm, norm_spread = (0.0, 0.0) if of_genes else spread_of(norms(x))
     depth, usual_depth = (median_depth(x), DEPTH * choice.share) if counts else (1.0, 1.0)
     seen = (normalise(x, depth) if counts else x)[:, : choice.n_seen]
@@ -395,26 +356,3 @@ def _shares(x: Matrix, counts: bool) -> np.ndarray:
     total = np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() if counts else np.ones(x.shape[1])
     total = total if total.any() else np.ones(x.shape[1])
     return (total / total.sum()).astype(np.float32)
-
-
-def _by_rows(x: Matrix) -> Matrix:
-    """Return a sparse matrix as CSR, from which rows can be taken."""
-    return x.tocsr() if sp.issparse(x) and x.format != "csr" else x
-
-
-def _float32(x: Matrix) -> Matrix:
-    """Return float32 rows: CSR if less than half of the values differ from 0, else dense, whatever their format was.
-
-    So equal matrices are summed in the same order. A map of neighbours would amplify the smallest difference.
-    """
-    if sp.issparse(x) and not x.has_canonical_format:
-        x = x.copy()  # scipy counts by summing duplicates in place
-        x.sum_duplicates()
-    stored = x.count_nonzero() if sp.issparse(x) else np.count_nonzero(x)
-    if 2 * stored < x.shape[0] * x.shape[1]:
-        x = sp.csr_matrix(x, dtype=np.float32)
-        if x.nnz > stored:
-            x = x.copy()
-            x.eliminate_zeros()
-        return x
-    return np.asarray(x.toarray() if sp.issparse(x) else x, dtype=np.float32)

@@ -15,9 +15,9 @@ CENTRED = 0.1  # share of training values below 0, from which a query without an
 CLOSE, APART = 1.2, 5.0  # ratios of what cells were scaled to: below, no difference; above, coordinates mean nothing
 ODD = 2.5  # ratio of distances from the middle in an embedding: above, a warning; another donor has about 1
 SAME_LENGTH = 1e-3  # median difference of the lengths of cells, as a share: below, they were divided by it
-# of an embedding: dimensions that show anything; and spread of the logarithms of their standard deviations, with the
-# ratio of two spreads that is unusual
-FEW, LEVEL, UNEVEN = 5, 0.25, 3.0
+# of an embedding: dimensions that show anything; and spread of the logarithms of their standard deviations, which is 0
+# after z-scoring, and in one type of cells often small
+FEW, FLAT, UNEVEN = 5, 0.1, 0.3
 FAR = 2 * scales.TAIL  # stricter for a query, because its training values may have been just below `TAIL`
 UNDO = {"log1p": "np.expm1(x)", "log2(1 + x)": "(np.exp2(x) - 1)", "log10(1 + x)": "(10**x - 1)",
         "log1p, taken twice": "np.expm1(np.expm1(x))", "normalised": "x"}  # fmt: skip
@@ -108,14 +108,17 @@ def _check_embedding(x: Matrix, features: Features) -> list[str]:
     mean, variance = mean_and_variance(x)
     wide = features.deviation.astype(np.float64)
     ratio = float(np.sqrt((np.square(mean - features.mean) + variance).sum() / np.square(wide).sum()))
-    how = f"its cells lie {_times(ratio, 1, 'further', 'nearer')} from the middle of the training cells than these do"
-    if not 1 / APART < ratio < APART:
-        raise ValueError(f"The query is not on the scale of {reads}: {how}. {cure.capitalize()}.")
-    notes = [] if 1 / ODD < ratio < ODD else [f"Is the query on the scale of {reads}? {how.capitalize()}: {cure}."]
+    how = f"cells lie {_times(ratio, 1, 'further from', 'nearer to')} the middle of the training cells than these do"
+    enough = x.shape[0] >= ENOUGH
+    if enough and not 1 / APART < ratio < APART:
+        raise ValueError(f"The query is not on the scale of {reads}: its {how}. {cure.capitalize()}.")
+    notes = []
+    if not 1 / (ODD if enough else APART) < ratio < (ODD if enough else APART):
+        notes.append(f"The query may not be on the scale of {reads}: its {how}. {cure.capitalize()}.")
     varies = (wide > 0) & (variance > 0)
-    if x.shape[0] >= ENOUGH and varies.sum() >= FEW:
+    if enough and varies.sum() >= FEW:
         own, usual = (float(np.log(values[varies]).std()) for values in (np.sqrt(variance), wide))
-        if (own < usual / UNEVEN and usual > LEVEL) or (usual < own / UNEVEN and own > LEVEL):
+        if (own < FLAT and usual > UNEVEN) or (usual < FLAT / 3 and own > UNEVEN):
             which = ("query", "training cells") if own < usual else ("training cells", "query")
             notes.append(
                 f"All dimensions of the embedding vary alike in the {which[0]}, and unlike in the {which[1]}: was one "

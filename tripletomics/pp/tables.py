@@ -159,8 +159,9 @@ def open_table(
     sides, whole = split_modalities(adata)
     given, (a, b) = list(sides.values()), sides
     _check_in_one(sides, "layer", layer, "layers")
-    _check_in_one(sides, "use_rep", use_rep, "obsm")
+    _check_in_one(sides, "use_rep", use_rep, "obsm", whole)
     reps = {name: str(use_rep) for name, side in sides.items() if use_rep in side.obsm}
+    frames = ({} if whole is None else {"the MuData": whole.obs}) | {name: side.obs for name, side in sides.items()}
     sides |= {name: _of_modality(name, embedding_of, sides[name], use_rep) for name in reps}
     matrices = [
         _of_modality(name, matrix, side, layer if layer in side.layers else None) for name, side in sides.items()
@@ -180,16 +181,18 @@ def open_table(
             f"from these. Compare the names, such as {first(sides[a].obs_names, 1)} and "
             f"{first(sides[b].obs_names, 1)}."
         )
-    frames = ({} if whole is None else {"the MuData": whole.obs}) | {name: side.obs for name, side in sides.items()}
     obs.obs = _merge(frames, obs.obs_names, label, unlabelled, others)
     return Table(obs, spread(matrices, rows, obs.n_obs), sides, given, rows, whole, reps)
 
 
-def _check_in_one(sides: Mapping[str, AnnData], argument: str, key: str | None, part: str) -> None:
+def _check_in_one(sides: Mapping[str, AnnData], argument: str, key: str | None, part: str, whole: Any = None) -> None:
     """Raise unless one of two datasets or both have a layer, or a key of `obsm`."""
     if key is not None and not any(key in getattr(side, part) for side in sides.values()):
         held = "; ".join(f"{name}: {', '.join(getattr(side, part)) or 'none'}" for name, side in sides.items())
-        raise KeyError(f"{argument}={key!r} is in neither of the two datasets. {part.capitalize()}: {held}.")
+        own = ""
+        if whole is not None and key in getattr(whole, part):
+            own = f" It is one of the MuData itself for both: fit anndata.AnnData(obs=mdata.obs, {part}=mdata.{part})."
+        raise KeyError(f"{argument}={key!r} is in neither of the two datasets.{own} {part.capitalize()}: {held}.")
 
 
 def join(sides: Mapping[str, AnnData]) -> tuple[AnnData, list[np.ndarray]]:

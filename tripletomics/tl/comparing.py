@@ -114,9 +114,10 @@ def compare(
     given = {name: value for name, value in locals().items() if name in inspect.signature(compare).parameters}
     plan = {method: parse_method(method) for method in check_methods(methods)}
     pp.check_whole("seeds", seeds, 1)
+    reads = {"layer": layer, "use_rep": use_rep, "counts": counts}
     task = experiment.make_task(
-        adata, label, batch=batch, layer=layer, use_rep=use_rep, counts=counts, unlabelled=unlabelled, fine=fine,
-        pseudotime=pseudotime, unseen=unseen, device=device,
+        adata, label, batch=batch, reads=reads, unlabelled=unlabelled, fine=fine, pseudotime=pseudotime, unseen=unseen,
+        device=device,
     )  # fmt: skip
     if "scanvi" in plan and not task.is_counts:
         raise ValueError("methods: 'scanvi' models counts, and the matrix holds no counts: name a layer with counts.")

@@ -131,11 +131,8 @@ def evaluate(
         raise ValueError("unseen=True leaves types out of training, which needs a fit: pass refits=1 or more.")
     tasks = []
     for one in bases:
-        own = one.inputs["layer"] if one.inputs["layer"] in adata.layers and use_rep is None else None
-        rep = one.inputs["use_rep"] if layer is None and use_rep is None else use_rep
         tasks.append(experiment.make_task(
-            adata, label, batch=batch, layer=own if layer is None else layer, use_rep=rep,
-            counts=one.inputs["counts"] if rep is None else "auto", unlabelled=unlabelled, fine=fine,
+            adata, label, batch=batch, reads=one.reads(layer, use_rep), unlabelled=unlabelled, fine=fine,
             pseudotime=pseudotime, unseen=unseen, device=device, reference=structure,
             balanced_by=one.inputs["batch"] if one.inputs["batch"] in adata.obs else None,
         ))  # fmt: skip

@@ -75,7 +75,8 @@ def predict(
         ``missing``, ``extra``, share of the encoder's ``weight`` that was matched, ``missing_genes`` (heaviest first);
         sentences about unusual values (``notes``), the number of cells ``rejected``, and how many the model has
         ``seen``, because it was trained on them. These are found by their values: a cell of which a value has changed
-        since the fit, or a gene is missing, counts as new. (An older model file gives no ``seen``.)
+        since the fit, or a gene is missing, counts as new. (An older model file gives no ``seen``.) Where an embedding
+        was read, ``use_rep`` is its key, and its dimensions count as genes.
 
     Raises
     ------
@@ -107,6 +108,8 @@ def predict(
     found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage)
     trained = trained_on(model, cells.x)
     prefix = "tt" if key_added == "X_tt" else key_added
+    use_rep = options.embedding(model)
+    reads = {} if use_rep is None else {"use_rep": use_rep}
     names = np.array([*model.types, UNASSIGNED], dtype=object)
     labels = names[np.where(found.unassigned, -1, found.codes)]
     sets = np.array([" | ".join(names[:-1][credible]) for credible in found.sets], dtype=object)
@@ -116,14 +119,18 @@ def predict(
         target.obs[f"{prefix}_novelty"] = found.novelty[rows]
         target.obs[f"{prefix}_label_set"] = sets[rows]
         matches = [query.match for query in queries]
-        target.uns[f"{prefix}_mapping"] = {
-            "model": model.id,
-            "matched": sum(match.matched for match in matches),
-            "missing": sum(match.missing for match in matches),
-            "extra": sum(match.extra for match in matches),
-            "weight": float(np.mean([match.weight for match in matches])),
-            "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
-            "notes": np.array([note for query in queries for note in query.notes], dtype=object),
-            "rejected": int(found.unassigned[rows].sum()),
-        } | ({} if trained is None else {"seen": int(trained[rows].sum())})
+        target.uns[f"{prefix}_mapping"] = (
+            {
+                "model": model.id,
+                "matched": sum(match.matched for match in matches),
+                "missing": sum(match.missing for match in matches),
+                "extra": sum(match.extra for match in matches),
+                "weight": float(np.mean([match.weight for match in matches])),
+                "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
+                "notes": np.array([note for query in queries for note in query.notes], dtype=object),
+                "rejected": int(found.unassigned[rows].sum()),
+            }
+            | ({} if trained is None else {"seen": int(trained[rows].sum())})
+            | reads
+        )
     write_coordinates(cells, key_added, model, z, m, trained)
