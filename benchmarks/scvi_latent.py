@@ -6,6 +6,7 @@ Both are trained on the cells that are not held out, on their 2,000 most dispers
 hidden layers. Held-out cells are encoded. scVI has 60 epochs, and scANVI 20 more from there.
 """
 
+import logging
 import sys
 import warnings
 
@@ -20,6 +21,7 @@ EPOCHS, MORE = 60, 20
 def main(path: str, out: str, seed: int) -> None:
     """Train both, and write what they make of all cells."""
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     scvi.settings.seed = seed
     cells = ad.read_h5ad(path)
     train = ~cells.obs["held_out"].to_numpy(bool)
@@ -36,9 +38,10 @@ def main(path: str, out: str, seed: int) -> None:
     found = {"X_scVI": model.get_latent_representation(cells)}
     scanvi = scvi.model.SCANVI.from_scvi_model(model, "nobody knows", labels_key="cell_type")
     scanvi.train(max_epochs=MORE, **quiet)
-    cells.obs.loc[~train, "cell_type"] = "nobody knows"
+    cells.obs["cell_type"] = cells.obs["cell_type"].astype(str).where(train, "nobody knows")
     found["scANVI"] = scanvi.get_latent_representation(cells)
-    np.savez(out, **{name: z.astype(np.float32) for name, z in found.items()})
+    named = np.asarray(scanvi.predict(cells)).astype(str)
+    np.savez(out, predicted=named, **{name: z.astype(np.float32) for name, z in found.items()})
 
 
 if __name__ == "__main__":

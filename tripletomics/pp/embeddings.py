@@ -25,10 +25,12 @@ from tripletomics.sources import Matrix
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from tripletomics.features import Features
+
 FEWEST = 2  # dimensions: a map of one would be a line
 
 
-def embedding_of(adata: AnnData, use_rep: str, names: Sequence[str] | None = None) -> AnnData:
+def embedding_of(adata: AnnData, use_rep: str, fitted: Features | None = None) -> AnnData:
     """Return a dataset of the dimensions of an embedding.
 
     Parameters
@@ -37,8 +39,8 @@ def embedding_of(adata: AnnData, use_rep: str, names: Sequence[str] | None = Non
         The cells.
     use_rep
         Key of `obsm`: dense, sparse or a DataFrame, whose columns then name the dimensions.
-    names
-        A model's names of the dimensions. Columns of a DataFrame are brought into their order.
+    fitted
+        Those of a model that reads it. Columns of a DataFrame are brought into its order by name.
 
     Raises
     ------
@@ -71,8 +73,8 @@ def embedding_of(adata: AnnData, use_rep: str, names: Sequence[str] | None = Non
             f"use_rep={use_rep!r} has columns of one name (first: {first(twice)}): make the names unique, or pass an "
             "array."
         )
-    if names is not None:
-        x, columns = _as_model(x, columns, use_rep, names), list(names)
+    if fitted is not None:
+        x, columns = _as_model(x, columns, use_rep, fitted), fitted.genes
     var = pd.DataFrame(index=columns or dimensions(use_rep, x.shape[1]))
     return anndata.AnnData(x, pd.DataFrame(index=adata.obs_names), var)
 
@@ -117,6 +119,8 @@ def coordinates(kept: Any, cells: pd.Index, key: str, argument: str = "use_rep")
     """Return the coordinates under an obsm key, dense or CSR, after checking that they are numbers, and finite."""
     if isinstance(kept, pd.DataFrame):
         kept = kept.to_numpy()
+    if np.ma.is_masked(kept):
+        kept = kept.astype(float).filled(np.nan)
     x: Any = sp.csr_matrix(check_compressed(kept, f"{argument}={key!r}")) if sp.issparse(kept) else np.asarray(kept)
     if x.ndim != 2:
         raise ValueError(f"{argument}={key!r} has shape {x.shape}: pass cells by dimensions.")
@@ -135,10 +139,10 @@ def coordinates(kept: Any, cells: pd.Index, key: str, argument: str = "use_rep")
     return x
 
 
-def _as_model(x: Matrix, columns: list[str] | None, use_rep: str, names: Sequence[str]) -> Matrix:
-    """Return the dimensions of a query in the order of a model's."""
-    wanted = dimensions(use_rep, x.shape[1], names)
-    if columns is None or columns == wanted:
+def _as_model(x: Matrix, columns: list[str] | None, use_rep: str, fitted: Features) -> Matrix:
+    """Return the dimensions of a query in the order of a model's, by name if both have names."""
+    names = dimensions(use_rep, x.shape[1], fitted.genes)
+    if columns in (None, names) or names == dimensions(str(fitted.use_rep), len(names)):
         return x
     missing = [name for name in names if name not in columns]
     if missing:

@@ -76,7 +76,7 @@ class QueryOptions:
         """Return the dataset of what a model reads of new cells: themselves, or the dimensions of their embedding."""
         if part.use_rep is None:
             return adata
-        return embedding_of(adata, self.use_rep or part.use_rep, part.genes)
+        return embedding_of(adata, self.use_rep or part.use_rep, part)
 
 
 @dataclass(frozen=True)

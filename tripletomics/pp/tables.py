@@ -182,7 +182,7 @@ def open_table(
             f"{first(sides[b].obs_names, 1)}."
         )
     obs.obs = _merge(frames, obs.obs_names, label, unlabelled, others)
-    return Table(obs, spread(matrices, rows, obs.n_obs), sides, given, rows, whole, reps)
+    return Table(obs, spread(matrices, rows, obs.n_obs), sides, given, rows, whole=whole, use_rep=reps)
 
 
 def _check_in_one(sides: Mapping[str, AnnData], argument: str, key: str | None, part: str, whole: Any = None) -> None:

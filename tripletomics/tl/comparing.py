@@ -120,7 +120,10 @@ def compare(
         device=device,
     )  # fmt: skip
     if "scanvi" in plan and not task.is_counts:
-        raise ValueError("methods: 'scanvi' models counts, and the matrix holds no counts: name a layer with counts.")
+        held = "the matrix holds no counts: name a layer with counts."
+        if use_rep is not None:
+            held = f"use_rep={use_rep!r} gives all methods an embedding: leave one of the two out."
+        raise ValueError(f"methods: 'scanvi' models counts, and {held}")
     results = experiment.open_cache(cache)
     splits = experiment.make_splits(task, hold_out, seeds)
     runs = experiment.run_all(splits, plan, results, steps_bar(len(splits) * len(plan), progress))
