@@ -214,7 +214,8 @@ def test_a_cache_that_cannot_be_written(remembering, tmp_path, monkeypatch):
 
 
 def test_what_balances_the_batches_is_part_of_the_key(counts):
-    given = {"batch": None, "layer": None, "counts": "auto", "unlabelled": (), "fine": None, "pseudotime": None,
+    reads = {"layer": None, "use_rep": None, "counts": "auto"}
+    given = {"batch": None, "reads": reads, "unlabelled": (), "fine": None, "pseudotime": None,
              "unseen": False, "device": "cpu"}  # fmt: skip
 
     def key(**changed):

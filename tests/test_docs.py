@@ -46,14 +46,17 @@ def scene(tmp_path, monkeypatch, few_steps, trained):
         table.obs["cell_type"] = table.obs["kind"]
     adata.obs["donor"] = [f"d{i % 4}" for i in range(150)]
     adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(150, 2)).astype(np.float32)
+    adata.obsm["X_scVI"] = np.log1p(adata.X[:, :30].toarray())
     for name in ("atlas", "new"):
         adata.write_zarr(f"{name}.zarr")
         adata.write_h5ad(f"{name}.h5ad")
     scene = SimpleNamespace(**{name: getattr(tt, name) for name in tt.__all__} | {"pl": tt.pl})
     scene.evaluate = lambda *given, **more: tt.evaluate(*given, **more | {"refits": min(more.get("refits", 0), 1)})
     scene.compare = partial(tt.compare, methods=("tt", "pca2"), seeds=1)
+    query = make_cells(50, 3)
+    query.obsm["X_scVI"] = np.log1p(query.X[:, :30].toarray())
     return {
-        "tt": scene, "adata": adata, "rna": rna, "protein": protein, "model": trained[0], "query": make_cells(50, 3),
+        "tt": scene, "adata": adata, "rna": rna, "protein": protein, "model": trained[0], "query": query,
         "new_protein": plain(new_protein), "x": rna.X, "y": protein.X,
     }  # fmt: skip
 

@@ -11,8 +11,9 @@ from tripletomics.losses import Triplet
 BASE = {"label": "kind", "steps": 3, "progress": False}
 CHANGES = {
     "label": "other", "loss": "triplet", "structure": 0.1, "spread": 0.9, "dim": 3, "metric_dim": 5, "batch": "donor",
-    "layer": "doubled", "counts": False, "unlabelled": ("a",), "hold_out": 0.4, "encoder": "mlp:hidden=16",
-    "augment": "mask:p=0.1", "steps": 5, "batch_size": 32, "lr": 0.01, "seed": 7, "precision": "bf16-mixed",
+    "layer": "doubled", "use_rep": "X_mine", "counts": False, "unlabelled": ("a",), "hold_out": 0.4,
+    "encoder": "mlp:hidden=16", "augment": "mask:p=0.1", "steps": 5, "batch_size": 32, "lr": 0.01, "seed": 7,
+    "precision": "bf16-mixed",
 }  # fmt: skip
 ELSEWHERE = {
     "adata", "checkpoint", "device", "key_added", "progress", "self_training",
@@ -31,6 +32,7 @@ def cells(made):
     cells.obs["other"] = np.roll(cells.obs["kind"].to_numpy(), 1)
     cells.obs.loc[cells.obs_names[::4], "other"] = "b"
     cells.layers["doubled"] = (cells.X.power(2)).tocsr()
+    cells.obsm["X_mine"] = cells.X[:, :20].toarray()
     return cells
 
 

@@ -35,7 +35,7 @@ WIDEST = 5000  # genes or cells, whichever are fewer: with more, their products 
 SWEEPS, SPARE = 6, 20  # of the randomised solver: sweeps, and components beyond those that are wanted
 
 
-def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
+def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> dict[str, Any]:
     """Fit principal components of the dispersed genes with unit variance.
 
     Parameters
@@ -46,6 +46,9 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
         Boolean (genes,).
     seed
         Seed of the solver and the folds.
+    scaled
+        False for an embedding: its values are neither cut nor brought to unit variance, and up to 50 dimensions are
+        only rotated, which fits nothing to the cells.
 
     Returns
     -------
@@ -54,10 +57,10 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     center, variance = mean_and_variance(x)
     cap = (center + CUT * np.sqrt(variance)).astype(np.float32)
     columns = np.flatnonzero(dispersed)
-    units = np.where(variance > 0, np.sqrt(variance), 1)
+    units = np.where(variance > 0, np.sqrt(variance), 1) if scaled else np.ones_like(variance)
     unit = units[columns]
     # in float64, so that sparse and dense give the same axes where two components are nearly as strong as each other
-    x = cut(x, cap)[:, columns]
+    x = (cut(x, cap) if scaled else x)[:, columns]
     x = x.multiply(1 / unit).tocsr() if sp.issparse(x) else x / unit
     total = mean_and_variance(x)[1].sum()
     if x.shape[1] >= PANEL and x.shape[0] >= TALL * x.shape[1]:
@@ -78,8 +81,11 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
     center = np.zeros(len(dispersed), dtype=np.float32)
     center[columns] = mean * unit
     rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
+    usual = 1.0 if scaled else float(total / len(columns))  # variance of a column
     with threadpool_limits(1, "blas"):  # small steps of 1 ms; two threads can take 200 where others are at work
-        shrink, residual = _shrinkage(x, components, mean, pcs, seed)
+        shrink, residual = _unshrunk(len(axes)), 0.0
+        if len(pcs) >= LEAST and (scaled or len(columns) > N_COMPONENTS):
+            shrink, residual = _shrinkage(x, components, mean, pcs, seed, usual)
     return {
         "cap": cap,
         "axes": axes,
@@ -87,7 +93,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int) -> dict[str, Any]:
         "center": center,
         "unit": units.astype(np.float32),
         "variance": strength.astype(np.float32),
-        "noise": max(float(rest), MIN_NOISE),
+        "noise": max(float(rest), MIN_NOISE * usual),
         "shrink": shrink.astype(np.float32),
         "residual": residual,
     }
@@ -121,19 +127,24 @@ def _own(pcs: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return np.minimum(own, FARTHEST)
 
 
+def _unshrunk(n: int) -> np.ndarray:
+    """Return the coefficients of `factors` that leave n components as they are."""
+    return np.array([[1.0], [0.0], [0.0]]).repeat(n, axis=1)
+
+
 def _shrinkage(
-    x: Matrix, components: np.ndarray, mean: np.ndarray, pcs: np.ndarray, seed: int
+    x: Matrix, components: np.ndarray, mean: np.ndarray, pcs: np.ndarray, seed: int, usual: float
 ) -> tuple[np.ndarray, float]:
-    """Fit the coefficients of `factors`, and return the mean squared distance to the space of the components, too."""
-    shrink = np.zeros((3, len(components)))
-    shrink[0] = 1
-    if len(pcs) < LEAST:
-        return shrink, 0.0
+    """Fit the coefficients of `factors`, and return the mean squared distance to the space of the components, too.
+
+    `usual` is the variance of a column of `x`.
+    """
+    shrink = _unshrunk(len(components))
     squares = x.multiply(x).sum(axis=1) if sp.issparse(x) else np.square(x).sum(axis=1)
     outside = np.asarray(squares, dtype=np.float64).ravel() - 2 * (x @ mean) + mean @ mean - np.square(pcs).sum(axis=1)
     residual = float(outside.mean())
     # if all components of a panel are taken, only rounding is left
-    residual = residual if residual > 1e-6 * x.shape[1] else 0.0
+    residual = residual if residual > 1e-6 * x.shape[1] * usual else 0.0
     outside = np.maximum(outside, 0) / residual if residual else np.zeros(len(pcs))
     unseen, variance = crossfitted(x, components, mean, seed), pcs.var(axis=0)
     own = _own(pcs, variance)

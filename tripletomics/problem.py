@@ -49,6 +49,7 @@ class Settings:
     metric_dim: int = 32
     batch: str | None = None
     layer: str | None = None
+    use_rep: str | None = None
     counts: bool | Literal["auto"] = "auto"
     unlabelled: Sequence[str] = UNLABELLED
     hold_out: float | str | np.ndarray | pd.Series = 0.1
@@ -79,6 +80,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None or name not in ("steps", "batch_size"):
                 check_whole(name, value, low, high)
+        check_inputs(self.use_rep, self.layer, self.counts)
         check_share("structure", self.structure, " (labels)", " (data)")
         check_share("spread", self.spread, " (dense groups)", " (an even page)")
         if not isinstance(self.self_training, bool):
@@ -114,6 +116,16 @@ def check_whole(name: str, value: object, low: float, high: float = math.inf) ->
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
         allowed = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
         raise ValueError(f"{name}={value!r} is not a whole number {allowed}.")
+
+
+def check_inputs(use_rep: str | None, layer: str | None, counts: bool | str = "auto") -> None:
+    """Raise a ValueError if an embedding is named together with what is said about genes."""
+    if use_rep is not None and (layer is not None or counts is True):
+        what = "counts=True" if layer is None else f"layer={layer!r}"
+        raise ValueError(
+            f"use_rep={use_rep!r} takes an embedding in place of the genes, and {what} is about genes: leave one of "
+            "the two out."
+        )
 
 
 def check_share(name: str, value: float, low: str = "", high: str = "") -> None:
@@ -173,6 +185,8 @@ class FitProblem:
         Batch codes (cells,), -1 where unknown; None without `batch`.
     seen
         What the model remembers of these cells.
+    blind
+        Whether all embeddings among the data are known to be made without the held-out cells; None if there are none.
     """
 
     x: Matrix
@@ -189,6 +203,7 @@ class FitProblem:
     calibration: np.ndarray
     batch_codes: np.ndarray | None
     seen: SeenCells
+    blind: bool | None = None
 
     @property
     def modalities(self) -> list[str]:

@@ -271,7 +271,7 @@ def train_map(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = MapHead(pcs.shape[1], z.shape[1], settings.dim).to(fabric.device)
-    radius = neighbours.radius(pcs[train_on], seed)
+    radius = neighbours.radius(pcs[train_on], seed) * problem.features.unsure
     head.fit_inputs(known[train_on], z[train_on], settings.structure, radius)
     inputs = Memory(head.inputs(known, z).cpu().numpy()).on(fabric.device)
     map_loss = neighbours.fit(pcs[train_on], y[train_on], settings.structure, seed, settings.spread)

@@ -79,7 +79,8 @@ def _fit(
         if model is not None and processes.rank() == 0:
             written.try_to(model, lambda: fitted.save(model, index=index))
 
-    if out is None or (suffix(input, protein) == ".h5ad" and paths.is_large(input, settings.get("layer"))):
+    matrix = settings.get("layer"), settings.get("use_rep")
+    if out is None or (suffix(input, protein) == ".h5ad" and paths.is_large(input, *matrix)):
         with paths.open_fit(input, settings, out) as on_disk:
             result = tl.fit(**settings | on_disk.in_memory)
             fitted = written.try_to(out or input, lambda: on_disk.write(result, save))
@@ -179,7 +180,8 @@ def transform(  # noqa: D103
     fitted = load(model)
     from tripletomics.tl import paths
 
-    if suffix(input) == ".h5ad" and not fitted.modalities and paths.is_large(input, settings.get("layer")):
+    use_rep = settings.get("use_rep") or fitted.features.parts[0].use_rep
+    if suffix(input) == ".h5ad" and not fitted.modalities and paths.is_large(input, settings.get("layer"), use_rep):
         paths.transform(input, fitted, out=out, **settings)
     else:
         cells = read_cells(input)
@@ -319,7 +321,12 @@ def _print_mapping(adata: AnnData | MuData, prefix: str) -> None:
     Console(markup=False, emoji=False, highlight=False).print(shown)
     record = adata.uns[f"{prefix}_mapping"]
     genes = record["matched"] + record["missing"]
-    print(f"{record['matched']:,} of the model's {genes:,} genes were found ({record['weight']:.0%} of their weight).")
+    if "use_rep" in record:
+        print(printable(f"The {genes:,} dimensions of {record['use_rep']} were read."))
+    else:
+        print(
+            f"{record['matched']:,} of the model's {genes:,} genes were found ({record['weight']:.0%} of their weight)."
+        )
     if record["missing"]:
         print(printable("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + "."))
     print(f"{record['rejected']:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")

@@ -27,6 +27,7 @@ from tripletomics.evaluation.scores import (
 from tripletomics.evaluation.summary import (
     collect,
     drawn_at_random,
+    embedding_sentence,
     found_in,
     headline,
     overview,
@@ -48,6 +49,7 @@ __all__ = [
     "collect",
     "confusion",
     "drawn_at_random",
+    "embedding_sentence",
     "found_in",
     "headline",
     "overview",

@@ -61,6 +61,16 @@ def split_sentence(hold_out: str, splits: Sequence[np.ndarray]) -> str:
     )
 
 
+def embedding_sentence(use_rep: str, blind: bool) -> str:
+    """Return in words what scores of an embedding's cells are worth; `blind`: made without the held-out cells."""
+    if blind:
+        return f"The data is the embedding {use_rep}, made from the training cells alone."
+    return (
+        f"The data is the embedding {use_rep}. The embedding may have seen the held-out cells; then scores are better "
+        "than for new cells."
+    )
+
+
 def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return the main scores as text, "held-out ± sd (permuted)", a row for each method and space."""
     main = table[(table["type"] == "") & (table["space"] != "") & table["metric"].isin(MAIN)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from numbers import Integral
 from typing import Any
@@ -16,7 +16,7 @@ from tripletomics.experiment.cache import open_cache
 from tripletomics.experiment.fits import Fit
 from tripletomics.experiment.results import run_all, tidy
 from tripletomics.experiment.settings import AN_ARRAY, INPUTS, read_inputs, read_settings
-from tripletomics.experiment.splits import EvaluationTask, Split, make_splits
+from tripletomics.experiment.splits import EvaluationTask, Split, embedding_words, make_splits
 from tripletomics.labels import TOO_FEW
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
@@ -50,6 +50,13 @@ class Basis:
     def is_named(self) -> bool:
         """Whether `uns` says which model wrote this basis."""
         return self.record is not None or keys.seen_by(self.adata.uns, self.name) is not None
+
+    def reads(self, layer: str | None, use_rep: str | None) -> dict[str, Any]:
+        """Return what a fit of this basis reads, as `make_task` takes it, unless a layer or an embedding is named."""
+        if layer is None and use_rep is None:
+            layer = self.inputs["layer"] if self.inputs["layer"] in self.adata.layers else None
+            use_rep = self.inputs["use_rep"]
+        return {"layer": layer, "use_rep": use_rep, "counts": self.inputs["counts"] if use_rep is None else "auto"}
 
     def summarise(self, table: pd.DataFrame) -> list[str]:
         """Return in words what its scores show; warn where they show nothing, or where their model is unknown."""
@@ -153,7 +160,8 @@ def score_as_it_is(
             evaluation.score_shuffled(z, split.truth, seed),
         ):
             tables.append(rows.assign(space=key))
-    return str(hold_out), pd.concat(tables, ignore_index=True), evaluation.split_sentence(drawn, [held_out])
+    words = [evaluation.split_sentence(drawn, [held_out]), *_on_embedding(basis, task, [held_out])]
+    return str(hold_out), pd.concat(tables, ignore_index=True), "\n".join(words)
 
 
 def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str, Any] | None) -> None:
@@ -216,8 +224,14 @@ def score_refits(
     kept, splits = open_cache(cache), make_splits(task, hold_out, refits)
     rows = tidy(run_all(splits, {"tt": read_settings(written)}, kept, bar))
     rows = rows.replace({"space": {"map": name, "metric": keys.metric_key(name), "": name}})
-    sentence = evaluation.split_sentence(str(hold_out), [split.held_out for split in splits])
-    return str(hold_out), rows.drop(columns=["method", "seed"]), sentence
+    held_out = [split.held_out for split in splits]
+    words = [evaluation.split_sentence(str(hold_out), held_out), *_on_embedding(basis, task, held_out)]
+    return str(hold_out), rows.drop(columns=["method", "seed"]), "\n".join(words)
+
+
+def _on_embedding(basis: Basis, task: EvaluationTask, splits: Sequence[np.ndarray]) -> list[str]:
+    """Return what to say of a basis that was fitted on an embedding."""
+    return embedding_words(task, splits) if basis.inputs["use_rep"] is not None else []
 
 
 def _drawn(adata: AnnData, column: str) -> str:

@@ -146,7 +146,7 @@ def copy_cells(task: EvaluationTask, held_out: np.ndarray, first: Mapping[str, R
     """Copy the cells, with logged values, the split, and the maps of the first seed."""
     x = task.x
     x = features.normalise(x, features.DEPTH) if task.is_counts else x.copy()
-    cells = AnnData(x, task.adata.obs.copy(), task.adata.var[[]].copy())
+    cells = AnnData(x, task.adata.obs.copy(), task.table.sides[""].var[[]].copy())
     cells.obs[task.label] = pd.Categorical.from_codes(task.codes, pd.Index(task.classes))
     cells.obs["tt_split"] = pp.split_names(held_out)
     cells.uns.update({key: value for key, value in task.adata.uns.items() if key.endswith("_colors")})

@@ -17,6 +17,7 @@ OWN = (
     "lr", "precision",
 )  # fmt: skip
 INPUTS = ("label", "hold_out", "layer", "counts", "batch")
+NEWER = ("use_rep",)  # inputs that older fits did not have
 
 
 def parse_method(method: str) -> dict[str, Any] | None:
@@ -54,9 +55,9 @@ def read_settings(written: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read_inputs(written: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return what a fit read: label, hold_out, layer, counts, batch; the defaults if it wrote nothing."""
-    found: dict[str, Any] = dict.fromkeys(INPUTS)
-    found |= {key: str(value) for key, value in (written or {}).items() if key in INPUTS and str(value) != "None"}
+    """Return what a fit read: label, hold_out, layer, counts, batch, use_rep; the defaults if it wrote nothing."""
+    found: dict[str, Any] = dict.fromkeys(INPUTS + NEWER)
+    found |= {key: str(value) for key, value in (written or {}).items() if key in found and str(value) != "None"}
     with suppress(TypeError, ValueError):
         found["hold_out"] = float(found["hold_out"])
     return found | {"counts": {"True": True, "False": False}.get(found["counts"], "auto")}  # of two modalities, two

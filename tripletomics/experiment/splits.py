@@ -7,17 +7,19 @@ import functools
 import hashlib
 import importlib.util
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from tripletomics import baselines, evaluation, features, labels, pp
+from tripletomics import baselines, evaluation, labels, pp
 from tripletomics.evaluation import GroundTruth
+from tripletomics.features import Features
 from tripletomics.notices import warn
+from tripletomics.problem import fit_features
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,8 +33,8 @@ class EvaluationTask:
 
     Attributes
     ----------
-    adata, x
-        The dataset, and its values or those of a layer.
+    table, adata, x
+        The dataset with the features that are read, as it was given, and their values.
     label, codes, classes
         The column of cell types, their codes (-1 is unlabelled) and their sorted names.
     is_counts
@@ -49,8 +51,7 @@ class EvaluationTask:
         The user's own reference, in place of the principal components.
     """
 
-    adata: AnnData
-    x: Matrix
+    table: pp.Table
     label: str
     codes: np.ndarray
     classes: list[str]
@@ -63,6 +64,16 @@ class EvaluationTask:
     unseen: bool
     reference: np.ndarray | None
 
+    @property
+    def adata(self) -> AnnData:
+        """The dataset as it was given."""
+        return self.table.obs
+
+    @property
+    def x(self) -> Matrix:
+        """Its values, those of a layer, or an embedding."""
+        return self.table.x
+
     @functools.cached_property
     def digest(self) -> bytes:
         """A hash of everything that a result depends on, the code of this package included."""
@@ -73,8 +84,9 @@ class EvaluationTask:
         balanced = None if name is None else labels.encode(self.adata.obs[name], ())[0]
         for array in (*arrays, balanced, self.codes, self.fine, self.batch_codes, self.pseudotime, self.reference):
             content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-        marked = self.adata.var.get("highly_variable", pd.Series(dtype=bool)).to_numpy().astype(str).tolist()
-        content.update(repr((self.x.shape, list(self.adata.var_names), marked, self.classes, self.common)).encode())
+        var = self.table.sides[""].var
+        marked = var.get("highly_variable", pd.Series(dtype=bool)).to_numpy().astype(str).tolist()
+        content.update(repr((self.x.shape, list(var.index), marked, self.classes, self.common)).encode())
         content.update(repr((self.is_counts, self.unseen, self.score_batches)).encode())
         for path in sorted(Path(__file__).parents[1].rglob("*.py")):
             content.update(path.read_bytes())
@@ -86,8 +98,7 @@ def make_task(
     label: str,
     *,
     batch: str | None,
-    layer: str | None,
-    counts: bool | str,
+    reads: Mapping[str, Any],
     unlabelled: Sequence[str],
     fine: str | None,
     pseudotime: str | None,
@@ -100,8 +111,10 @@ def make_task(
 
     Parameters
     ----------
-    adata, label, batch, layer, counts, unlabelled, fine, pseudotime, unseen, device
+    adata, label, batch, unlabelled, fine, pseudotime, unseen, device
         As for `compare`.
+    reads
+        Its `layer`, `use_rep` and `counts`: what is read of the dataset.
     reference
         Coordinates that say what the structure of the data is; by default principal components.
     balanced_by
@@ -109,7 +122,9 @@ def make_task(
     """
     if not isinstance(unseen, bool):
         raise ValueError(f"unseen={unseen!r} is neither True nor False.")
-    x = pp.matrix(adata, layer)
+    pp.check_inputs(**reads)
+    pp.check_anndata(adata)
+    table = pp.open_table(adata, reads["layer"], None, (), (), use_rep=reads["use_rep"])
     codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
     batch_codes = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]
     if batch_codes is not None and len(np.unique(batch_codes)) < 2:
@@ -118,14 +133,22 @@ def make_task(
     if batch_codes is not None and not score_batches:
         warn('Batches are not scored without scib-metrics: pip install "tripletomics[batch]".')
     finer = None if fine is None else labels.encode(pp.column(adata, fine, "fine"), unlabelled)[0]
-    is_counts, names = pp.decide_counts(x, counts), tuple(labels.several(unlabelled, "unlabelled"))
+    is_counts = not table.use_rep and pp.decide_counts(table.x, reads["counts"])
+    names = tuple(labels.several(unlabelled, "unlabelled"))
     balanced_by = balanced_by if batch is None else batch
-    common = {"batch": balanced_by, "layer": layer, "counts": counts, "unlabelled": names, "device": device}
+    common = {"batch": balanced_by, **reads, "unlabelled": names, "device": device}
     return EvaluationTask(
-        adata=adata, x=x, label=label, codes=codes, classes=classes, is_counts=is_counts, common=common, fine=finer,
+        table=table, label=label, codes=codes, classes=classes, is_counts=is_counts, common=common, fine=finer,
         batch_codes=batch_codes, score_batches=score_batches, pseudotime=pp.numbers(adata, pseudotime), unseen=unseen,
         reference=reference,
     )  # fmt: skip
+
+
+def embedding_words(task: EvaluationTask, splits: Sequence[np.ndarray]) -> list[str]:
+    """Return a sentence on whether the embedding of a task may have seen its held-out cells; none if there is none."""
+    known = [task.table.is_blind(held_out) for held_out in splits]
+    use_rep = task.common["use_rep"]
+    return [] if use_rep is None else [evaluation.embedding_sentence(use_rep, all(known))]
 
 
 class Split:
@@ -139,10 +162,9 @@ class Split:
         """Genes, scaling and principal components of the training cells, and the seconds that they took."""
         started = time.perf_counter()
         task, train = self.task, ~self.held_out
-        choice = pp.choose_genes(task.adata, task.x, train, task.is_counts)
-        x, names = pp.take(task.x, choice.columns), task.adata.var_names[choice.columns].tolist()
-        fitted = features.fit(x[train], names, task.is_counts, self.seed, choice)
-        cells = baselines.prepare(fitted, x[train], x[self.held_out], task.codes[train])
+        x, genes = pp.choose(task.table, train, task.is_counts)
+        fitted = fit_features(x[train], genes, self.seed)
+        cells = baselines.prepare(cast(Features, fitted), x[train], x[self.held_out], task.codes[train])
         return cells, time.perf_counter() - started
 
     @functools.cached_property

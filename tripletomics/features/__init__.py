@@ -6,6 +6,7 @@
 - ``modalities``: the names to choose from; none where there is one modality.
 - ``source(x, present, trained)``: rows as the encoder sees them. ``pcs(x, present, fitted)``: principal components.
 - ``width``: principal components. ``widths``: columns that each encoder sees, as `networks.build` takes them.
+- ``unsure``: how far off the principal components of new cells may be.
 - ``augmentation(augment, views)``: what is done to these rows in training.
 - ``check_cells``, ``check_present``, ``join``: what a user gave, checked.
 - ``gene_weights``, ``records``: what the encoder makes of each gene; what a model file holds.
@@ -18,7 +19,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from tripletomics.features.pair import Pair, PairFeatures, fit_pair, fully_measured, matrices, measured, only
-from tripletomics.features.single import DEPTH, Choice, Features, fit, median_depth, normalise, take
+from tripletomics.features.rows import median_depth, normalise, norms, spread_of, take
+from tripletomics.features.single import DEPTH, Choice, Features, fit
 
 AnyFeatures = Features | PairFeatures
 Present = np.ndarray | Mapping[str, np.ndarray | None] | None  # genes that were measured, of each modality; None: all

@@ -135,6 +135,11 @@ class PairFeatures:
         return sum(part.width for part in self.parts)
 
     @property
+    def unsure(self) -> float:
+        """As of `Features`, the larger of the two."""
+        return max(part.unsure for part in self.parts)
+
+    @property
     def widths(self) -> tuple[int, int]:
         """Principal components that the encoders see of each."""
         one, other = (self.seen or self).parts

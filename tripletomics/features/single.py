@@ -15,12 +15,14 @@ import torch
 
 from tripletomics import pcs
 from tripletomics.augment import Augmentation
+from tripletomics.features.rows import by_rows, float32, median_depth, normalise, norms, spread_of, take
 from tripletomics.pcs import CUT, PANEL, cut, mean_and_variance
 from tripletomics.scales import Scale, looks_like_counts, see, stored
 from tripletomics.sources import Matrix, Memory
 
 DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
 BLOCK = 8192  # cells whose components are computed at once
+UNSURE = 2.0  # of an embedding: it may have seen the training cells, and new cells then lie elsewhere
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Choice:
         Median share of a training cell's counts that these genes hold.
     scale
         The scale of the values of the whole matrix.
+    use_rep
+        Key in `obsm`, if the columns are the dimensions of an embedding.
     """
 
     columns: np.ndarray
@@ -46,11 +50,17 @@ class Choice:
     dispersed: np.ndarray
     share: float
     scale: Scale | None = None
+    use_rep: str | None = None
 
     @classmethod
     def every(cls, columns: np.ndarray, share: float = 1.0) -> Choice:
         """Return a choice that uses the columns for everything."""
         return cls(columns, len(columns), np.ones(len(columns), dtype=bool), share)
+
+    @classmethod
+    def of_embedding(cls, use_rep: str, n: int) -> Choice:
+        """Return the choice of all n dimensions of an embedding."""
+        return cls(np.arange(n), n, np.ones(n, dtype=bool), 1.0, Scale(), use_rep)
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,11 @@ class Features:
     kind, total, step, below
         The scale of the training values, as in `Scale`; a query must be on the same one. None in a model that was saved
         by a version without it.
+    use_rep
+        Key in `obsm` of the embedding whose dimensions the ``genes`` are; None for genes. Its dimensions share one
+        scale, are never cut (``cap`` only says how they vary), and up to 50 of them are only rotated.
+    norm, norm_spread
+        Of an embedding: median length of a training cell, and the median difference from it, in units of it.
 
     Notes
     -----
@@ -120,6 +135,19 @@ class Features:
     total: float = 0.0
     step: float = 0.0
     below: float = 0.0
+    use_rep: str | None = None
+    norm: float = 0.0
+    norm_spread: float = 0.0
+
+    @property
+    def unsure(self) -> float:
+        """How far off new cells may be along the components, in units of what it is where these were fitted here."""
+        return 1.0 if self.use_rep is None else UNSURE
+
+    @property
+    def noun(self) -> str:
+        """What the features are called."""
+        return "genes" if self.use_rep is None else f"dimensions of {self.use_rep}"
 
     @property
     def known_scale(self) -> Scale | None:
@@ -148,7 +176,7 @@ class Features:
 
     def source(self, x: Matrix, present: np.ndarray | None = None, trained: np.ndarray | None = None) -> Memory:
         """Return what the encoder sees of cells, row by row; whether it was `trained` on them makes no difference."""
-        return Memory(_by_rows(x), self, present)
+        return Memory(by_rows(x), self, present)
 
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse."""
@@ -186,9 +214,10 @@ class Features:
             whole = self._completion(present).T
             axes = np.where(present, self.axes, 0).T @ whole
             offset = self.center @ axes
-        found, x = np.empty((x.shape[0], self.width), dtype=np.float32), _by_rows(x)
+        found, x = np.empty((x.shape[0], self.width), dtype=np.float32), by_rows(x)
         for i in range(0, len(found), BLOCK):
-            rows = cut(self._log(x[i : i + BLOCK], self.usual_depth, present), self.cap)
+            rows = self._log(x[i : i + BLOCK], self.usual_depth, present)
+            rows = cut(rows, self.cap) if self.use_rep is None else rows
             block = found[i : i + BLOCK]
             block[:] = rows @ axes - offset
             own = np.zeros(len(block), dtype=bool) if fitted is None else fitted[i : i + BLOCK]
@@ -206,7 +235,8 @@ class Features:
         if x.ndim != 2 or x.shape[1] != len(self.genes):
             where = f"model.part({name!r}).genes" if name else "model.features.genes"
             raise ValueError(
-                f"{given} has shape {x.shape}: pass cells by {whose} {len(self.genes)} genes, in the order of {where}."
+                f"{given} has shape {x.shape}: pass cells by {whose} {len(self.genes)} {self.noun}, in the order of "
+                f"{where}."
             )
         return x
 
@@ -217,7 +247,7 @@ class Features:
             what = f"{present.dtype} of shape {present.shape}"
         if present is not None and what != f"bool of shape {(n_genes,)}":
             whose = f"{name}'s" if name else "the model's"
-            raise ValueError(f"present is {what}: pass True or False for each of {whose} {n_genes} genes.")
+            raise ValueError(f"present is {what}: pass True or False for each of {whose} {n_genes} {self.noun}.")
 
     def join(self, arrays: Mapping[str, Matrix]) -> NoReturn:
         """Raise: arrays are named where there are two modalities."""
@@ -244,9 +274,9 @@ class Features:
     def _log(self, x: Matrix, depth: float, present: np.ndarray | None) -> Matrix:
         """Return float32 rows of all genes, counts scaled to the depth and logged."""
         if present is not None and not present.all():
-            x = take(_by_rows(x), np.where(present, np.arange(len(present)), -1))
+            x = take(by_rows(x), np.where(present, np.arange(len(present)), -1))
             depth *= float(self.shares[present].sum())  # the full depth would inflate the values of the present genes
-        return normalise(x, depth) if self.counts else _float32(x)
+        return normalise(x, depth) if self.counts else float32(x)
 
     def _completion(self, present: np.ndarray) -> np.ndarray:
         """Return what takes the present genes' part of the components to the expected whole.
@@ -259,40 +289,6 @@ class Features:
         root = np.sqrt(np.maximum(self.variance - self.noise, 0))  # symmetric, so that no signal is no division by 0
         solved = np.linalg.solve(root[:, None] * inner * root + self.noise * one, np.diag(root))
         return (one + (one - inner) @ (root[:, None] * solved)).astype(np.float32)
-
-
-def normalise(x: Matrix, depth: float) -> Matrix:
-    """Scale every cell to `depth` counts and take log(1 + x); a cell without counts stays 0."""
-    x = _float32(x)
-    total = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
-    factor = (depth / np.where(total > 0, total, 1)).astype(np.float32)
-    scaled = x.copy() if sp.issparse(x) else x * factor[:, None]
-    if sp.issparse(x):
-        scaled.data *= np.repeat(factor, np.diff(x.indptr))
-    torch.from_numpy(scaled.data if sp.issparse(x) else scaled).log1p_()  # in place; numpy's takes eight times as long
-    return scaled
-
-
-def median_depth(x: Matrix) -> float:
-    """Return the median counts of the cells that have any."""
-    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
-    return float(np.median(total[total > 0])) if (total > 0).any() else 1.0
-
-
-def take(x: Matrix, columns: np.ndarray) -> Matrix:
-    """Take columns of a matrix in the given order; column -1 is filled with zeros."""
-    found = columns >= 0
-    if np.array_equal(columns, np.arange(x.shape[1])) and (not sp.issparse(x) or x.format == "csr"):
-        return x
-    if not sp.issparse(x):
-        out = np.zeros((x.shape[0], len(columns)), dtype=x.dtype)
-        out[:, found] = x[:, columns[found]]
-        return out
-    chosen = sp.csr_matrix(x[:, columns[found]])
-    if found.all():
-        return chosen
-    to = np.flatnonzero(found).astype(chosen.indices.dtype)
-    return sp.csr_matrix((chosen.data, to[chosen.indices], chosen.indptr), shape=(x.shape[0], len(columns)))
 
 
 def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | None = None) -> Features:
@@ -317,15 +313,18 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
     deviations): Satija, Farrell, Gennert, Schier & Regev 2015; Wolf, Angerer & Theis 2018.
     """
     choice = Choice.every(np.arange(x.shape[1])) if choice is None else choice
-    like_counts = looks_like_counts(x)
-    x = _float32(x)
+    of_genes = choice.use_rep is None
+    like_counts = of_genes and looks_like_counts(x)
+    x = float32(x)
+    norm, norm_spread = (0.0, 0.0) if of_genes else spread_of(norms(x))
     depth, usual_depth = (median_depth(x), DEPTH * choice.share) if counts else (1.0, 1.0)
     seen = (normalise(x, depth) if counts else x)[:, : choice.n_seen]
     mean, variance = mean_and_variance(seen)
-    if x.shape[1] < PANEL:
+    if of_genes and x.shape[1] < PANEL:
         scale = np.where(variance > 0, np.sqrt(variance), 1)
     else:
-        # one scale for all genes: how much a logged gene varies is signal, and a quiet one is mostly noise
+        # one scale for all genes: how much a logged gene varies is signal, and a quiet one is mostly noise; and an
+        # embedding is made for its distances
         scale = np.full(len(variance), np.sqrt(variance.mean()) or 1)
     return Features(
         genes=genes,
@@ -339,7 +338,10 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
         shares=_shares(x, counts),
         usual_depth=usual_depth,
         **asdict(choice.scale or see(x)),
-        **pcs.fit(normalise(x, usual_depth) if counts else x, choice.dispersed, seed),
+        use_rep=choice.use_rep,
+        norm=norm,
+        norm_spread=norm_spread,
+        **pcs.fit(normalise(x, usual_depth) if counts else x, choice.dispersed, seed, scaled=of_genes),
     )
 
 
@@ -354,26 +356,3 @@ def _shares(x: Matrix, counts: bool) -> np.ndarray:
     total = np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() if counts else np.ones(x.shape[1])
     total = total if total.any() else np.ones(x.shape[1])
     return (total / total.sum()).astype(np.float32)
-
-
-def _by_rows(x: Matrix) -> Matrix:
-    """Return a sparse matrix as CSR, from which rows can be taken."""
-    return x.tocsr() if sp.issparse(x) and x.format != "csr" else x
-
-
-def _float32(x: Matrix) -> Matrix:
-    """Return float32 rows: CSR if less than half of the values differ from 0, else dense, whatever their format was.
-
-    So equal matrices are summed in the same order. A map of neighbours would amplify the smallest difference.
-    """
-    if sp.issparse(x) and not x.has_canonical_format:
-        x = x.copy()  # scipy counts by summing duplicates in place
-        x.sum_duplicates()
-    stored = x.count_nonzero() if sp.issparse(x) else np.count_nonzero(x)
-    if 2 * stored < x.shape[0] * x.shape[1]:
-        x = sp.csr_matrix(x, dtype=np.float32)
-        if x.nnz > stored:
-            x = x.copy()
-            x.eliminate_zeros()
-        return x
-    return np.asarray(x.toarray() if sp.issparse(x) else x, dtype=np.float32)

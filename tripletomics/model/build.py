@@ -16,6 +16,7 @@ from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
 from tripletomics.model.model import Model
 from tripletomics.model.state import UnimodalPredictions
+from tripletomics.model.summary import BLIND
 from tripletomics.networks import Networks
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.training import EncoderFit, History, warn_of_failure
@@ -80,9 +81,10 @@ def versions() -> dict[str, str]:
 
 
 def _decided(problem: FitProblem) -> dict[str, str]:
-    """Return as text what was decided about the modalities."""
+    """Return as text what was decided about the modalities, and what is known of an embedding."""
     names = {"modalities": ", ".join(problem.modalities)} if problem.modalities else {}
-    return {"counts": ", ".join(str(one.counts) for one in problem.genes.values())} | names
+    blind = {} if problem.blind is None else {"embedding": BLIND if problem.blind else "may have seen held-out cells"}
+    return {"counts": ", ".join(str(one.counts) for one in problem.genes.values())} | names | blind
 
 
 def _reference(problem: FitProblem, settings: Settings, whole: Embedding) -> Reference:

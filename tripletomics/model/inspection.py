@@ -112,6 +112,7 @@ def check_features(features: Features) -> None:
         raise ValueError(f"{genes} genes, but values for {features.axes.shape[1]}")
     _check_arrays("features", features, {"genes": genes, "seen": n_seen})
     _require(bool((features.scale > 0).all()), "features.scale is not above 0")
+    _require(min(features.norm, features.norm_spread) >= 0, "features.norm is below 0")
 
 
 def check_pair(features: PairFeatures) -> None:

@@ -90,7 +90,7 @@ class Model(State):
     def __repr__(self) -> str:
         """Return a line on what the model knows."""
         parts = zip(self.features.names, self.features.parts, strict=True)
-        sizes = " and ".join(f"{len(part.genes)} {name or 'genes'}" for name, part in parts)
+        sizes = " and ".join(f"{len(part.genes)} {name or part.noun}" for name, part in parts)
         return f"<tripletomics.Model: {sizes}, {len(self.types)} types, loss={self.settings['loss']}>"
 
     def embed(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> np.ndarray:

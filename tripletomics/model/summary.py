@@ -6,9 +6,12 @@ import copy
 
 import numpy as np
 
+from tripletomics.evaluation import embedding_sentence
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.model.state import State
+
+BLIND = "made from training cells"  # the setting "embedding" of a fit, if this is known of it
 
 
 def summarise(model: State) -> str:
@@ -58,6 +61,8 @@ def summarise(model: State) -> str:
         )
     lines += _verdict(model)
     lines.append(f"Values: {'; '.join(_values(model))}.")
+    if "embedding" in model.settings and "held-out" in model.scores:
+        lines.append(embedding_sentence(model.settings["use_rep"], model.settings["embedding"] == BLIND))
     if "cells" in model.settings:
         lines.append(f"Fitted to and scored on a sample: {model.settings['cells']} cells.")
     if "held-out" not in model.scores:
@@ -107,6 +112,7 @@ def _values(model: State) -> list[str]:
     for name, part in zip(model.features.names, model.features.parts, strict=True):
         given = part.known_scale or "not counts"
         what = "counts, normalised and logged by the model" if part.counts else f"{given}, taken as they are"
+        what = what if part.use_rep is None else f"{len(part.genes)} {part.noun}, taken as they are"
         said.append(f"{name} {what}" if name else what)
     return said
 

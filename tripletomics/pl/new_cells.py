@@ -90,7 +90,8 @@ class Query:
         rest = rest.replace(" ", "\u00a0")
         if trained := int(self.record.get("seen", 0)):
             cells += f", {trained:,} of them part of the fit"
-        return f"{cells}; {matched:,} of {wanted:,} genes found ({weight}); {rest}"
+        noun = "dimensions" if "use_rep" in self.record else "genes"
+        return f"{cells}; {matched:,} of {wanted:,} {noun} found ({weight}); {rest}"
 
 
 @literal

@@ -12,6 +12,7 @@ from tripletomics.pp.checks import (
     numbers,
     stored_matrix,
 )
+from tripletomics.pp.embeddings import dimensions, note_training
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.matrices import check_compressed
@@ -20,4 +21,4 @@ from tripletomics.pp.queries import NewCells, Query, QueryOptions, take_new, tak
 from tripletomics.pp.query_scales import check_scale
 from tripletomics.pp.splits import batch_codes, parse_hold_out, split, split_names
 from tripletomics.pp.tables import Table, choose, open_table
-from tripletomics.problem import check_whole
+from tripletomics.problem import check_inputs, check_whole

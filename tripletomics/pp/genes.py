@@ -72,7 +72,7 @@ def _marked(values: pd.Series) -> np.ndarray:
     return found.eq(True).to_numpy(dtype=bool)
 
 
-def check_variance(x: Matrix, train: np.ndarray, counts: bool) -> None:
+def check_variance(x: Matrix, train: np.ndarray, counts: bool, use_rep: str | None = None) -> None:
     """Raise unless one of the chosen genes or more varies among the training cells.
 
     Raises
@@ -92,6 +92,8 @@ def check_variance(x: Matrix, train: np.ndarray, counts: bool) -> None:
         what = "all values are 0" if not most else f"all cells are equal{' after normalisation' * counts}"
         if most and ((spread > large).any() or most < FAINT):
             what = f"the largest is {most:.1g}, too small to differ from 0"
+    if use_rep is not None:
+        raise ValueError(f"No dimension of use_rep={use_rep!r} varies among the training cells ({what}): name another.")
     raise ValueError(f"No gene varies among the training cells ({what}): is this the right matrix or layer?")
 
 

@@ -19,6 +19,7 @@ from tripletomics.losses import Loss
 from tripletomics.losses.defaults import default_loss
 from tripletomics.model.build import versions
 from tripletomics.pp import checks, splits
+from tripletomics.pp.embeddings import check_kept
 from tripletomics.pp.query_scales import check_scale
 from tripletomics.pp.tables import Table, choose, open_table
 from tripletomics.problem import FitProblem, Settings, fit_features
@@ -55,7 +56,9 @@ def prepare(
         packages = {f"version of {package}": number for package, number in versions().items()}
         checkpoint.expect(settings.as_text() | packages)
     held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
-    table = open_table(adata, settings.layer, settings.label, settings.unlabelled, (settings.batch, held_out_by))
+    check_kept(settings.use_rep, settings.key_added)
+    columns = settings.batch, held_out_by
+    table = open_table(adata, settings.layer, settings.label, settings.unlabelled, columns, use_rep=settings.use_rep)
     codes, classes = _encode(table, settings)
     held_out = splits.split(table.obs, settings.hold_out, codes, settings.seed)
     order = np.zeros(0, dtype=int)
@@ -97,6 +100,7 @@ def prepare(
     problem = FitProblem(
         x=x, genes=genes, features=features, rows=rows, pcs=pcs, codes=codes, classes=classes, order=order,
         train=train, scored=held_out, held_out=held_out, calibration=calibration, batch_codes=batch_codes, seen=seen,
+        blind=table.is_blind(held_out),
     )  # fmt: skip
     return table, settings, problem
 
@@ -127,6 +131,11 @@ def _with_loss(table: Table, settings: Settings, codes: np.ndarray) -> Settings:
         raise ValueError(
             f"augment={augment.spec(views)!r} changes values of genes, but with two modalities the encoders see "
             "principal components: take 'mask' or 'mixup'."
+        )
+    if table.use_rep and views.of_genes:
+        raise ValueError(
+            f"augment={augment.spec(views)!r} changes values of genes, and use_rep={settings.use_rep!r} is an "
+            "embedding: take 'mask' or 'mixup'."
         )
     same_views = loss.views == 2 and not loss.neighbours and not paired
     if same_views and views.idle(labelled=settings.label is not None):

@@ -15,9 +15,11 @@ from tripletomics.model import Model
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import check_anndata, first, matrix
+from tripletomics.pp.embeddings import check_kept, embedding_of
 from tripletomics.pp.matching import Match, match_genes, unversioned
 from tripletomics.pp.query_scales import check_scale
 from tripletomics.pp.tables import is_pair, join, split_modalities, spread
+from tripletomics.problem import check_inputs
 from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
@@ -26,12 +28,55 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QueryOptions:
-    """What a user says about new cells: `layer` in place of `.X`; the rest as for `match_genes`."""
+    """What a user says about new cells.
+
+    Attributes
+    ----------
+    layer, use_rep
+        Layer to use in place of `.X`, and key of the embedding, if it is not the model's.
+    missing, alias, min_matched
+        As for `match_genes`.
+    """
 
     layer: str | None = None
     missing: str = "error"
     alias: str | None = None
     min_matched: float = 0.3
+    use_rep: str | None = None
+
+    def embedding(self, model: Model, key_added: str = "") -> str | None:
+        """Return the key of the embedding that a model reads, None for genes.
+
+        Raises
+        ------
+        ValueError
+            If something is said about genes, or about an embedding, that the model does not read, or if coordinates
+            would be written over the embedding.
+        """
+        parts = model.features.parts
+        check_inputs(self.use_rep, self.layer)
+        reads = next((part.use_rep for part in parts if part.use_rep is not None), None)
+        if reads is None and self.use_rep is not None:
+            raise ValueError(
+                f"use_rep={self.use_rep!r}, but the model was fitted on genes: leave use_rep out, or fit with use_rep."
+            )
+        if all(part.use_rep is not None for part in parts):
+            genes = {"layer": None, "missing": "error", "alias": None}
+            said = [f"{name}={getattr(self, name)!r}" for name, usual in genes.items() if getattr(self, name) != usual]
+            if said:
+                raise ValueError(
+                    f"{said[0]} is about genes, but the model was fitted on the embedding {reads!r}, of which every "
+                    "dimension is needed: leave it out."
+                )
+        use_rep = reads and (self.use_rep or reads)
+        check_kept(use_rep, key_added)
+        return use_rep
+
+    def features_of(self, adata: AnnData, part: Features) -> AnnData:
+        """Return the dataset of what a model reads of new cells: themselves, or the dimensions of their embedding."""
+        if part.use_rep is None:
+            return adata
+        return embedding_of(adata, self.use_rep or part.use_rep, part)
 
 
 @dataclass(frozen=True)
@@ -67,11 +112,11 @@ def take_query(
     Parameters
     ----------
     adata
-        New cells.
+        New cells, as ``options.features_of`` returns them.
     genes, weights
         The model's ``features`` and ``gene_weights()``.
     options
-        Layer, and how genes are matched.
+        Layer or embedding, and how genes are matched.
 
     Raises
     ------
@@ -118,7 +163,7 @@ class NewCells:
     targets: list[tuple[Any, np.ndarray | slice, list[Query]]]
 
 
-def take_new(adata: Any, model: Model, options: QueryOptions) -> NewCells:
+def take_new(adata: Any, model: Model, options: QueryOptions, key_added: str = "") -> NewCells:
     """Check new cells of one modality or of two, and bring them to the genes of a model.
 
     Parameters
@@ -129,6 +174,8 @@ def take_new(adata: Any, model: Model, options: QueryOptions) -> NewCells:
         From `fit`.
     options
         Layer, and how genes are matched; of two modalities, of those that have the layer or the column of other names.
+    key_added
+        Key of `obsm` that coordinates will be written to.
 
     Raises
     ------
@@ -136,7 +183,8 @@ def take_new(adata: Any, model: Model, options: QueryOptions) -> NewCells:
         As `take_query` and `name_query`.
     """
     fitted = model.features
-    tables = name_query(adata, fitted, options.alias)
+    options.embedding(model, key_added)
+    tables = name_query(adata, fitted, options)
     queries = {}
     for name, table in tables.items():
         own = options
@@ -144,7 +192,8 @@ def take_new(adata: Any, model: Model, options: QueryOptions) -> NewCells:
             own = replace(own, layer=None)
         if any(options.alias in other.var for other in tables.values()) and options.alias not in table.var:
             own = replace(own, alias=None)
-        queries[name] = take_query(table, model.part(name), model.gene_weights(name), own)
+        part = model.part(name)
+        queries[name] = take_query(own.features_of(table, part), part, model.gene_weights(name), own)
     if not fitted.modalities:
         return NewCells(queries[""].x, queries[""].present, [(adata, slice(None), [queries[""]])])
     obs, rows = join(tables)
@@ -162,7 +211,7 @@ def take_new(adata: Any, model: Model, options: QueryOptions) -> NewCells:
     return found
 
 
-def name_query(adata: object, fitted: AnyFeatures, alias: str | None) -> dict[str, AnnData]:
+def name_query(adata: object, fitted: AnyFeatures, options: QueryOptions) -> dict[str, AnnData]:
     """Return new cells by their modality: one dataset is identified by its features, two by name or order.
 
     Raises
@@ -172,7 +221,7 @@ def name_query(adata: object, fitted: AnyFeatures, alias: str | None) -> dict[st
     """
     if not is_pair(adata):
         check_anndata(adata)
-        return {modality_of(adata, fitted.names, fitted.parts, alias) if fitted.modalities else "": adata}
+        return {modality_of(adata, fitted.names, fitted.parts, options) if fitted.modalities else "": adata}
     if not fitted.modalities:
         raise TypeError("The model has one modality, and two datasets were given: pass the one that it knows.")
     tables, _ = split_modalities(adata, fitted.names, least=1)
@@ -185,18 +234,23 @@ def name_query(adata: object, fitted: AnyFeatures, alias: str | None) -> dict[st
     return tables
 
 
-def modality_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features], alias: str | None) -> str:
+def modality_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features], options: QueryOptions) -> str:
     """Return the modality of a dataset without a name: the one of the model with which it shares more features.
+
+    It shares all features of an embedding that it has, and else none.
 
     Raises
     ------
     ValueError
         If it has features of neither, or as large a share of both.
     """
-    columns = [adata.var_names] + ([adata.var[alias]] if alias in adata.var else [])
+    columns = [adata.var_names] + ([adata.var[options.alias]] if options.alias in adata.var else [])
     have = {unversioned(str(name)).upper() for column in columns for name in column}
     shares = []
     for part in parts:
+        if part.use_rep is not None:
+            shares.append(float((options.use_rep or part.use_rep) in adata.obsm))
+            continue
         wanted = {unversioned(gene).upper() for gene in part.genes}
         shares.append(len(wanted & have) / len(wanted | have))
     if shares[0] == shares[1]:

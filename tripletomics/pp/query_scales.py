@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tripletomics import scales
-from tripletomics.features import Features, median_depth
+from tripletomics.features import Features, median_depth, norms, spread_of
 from tripletomics.pcs import mean_and_variance
 from tripletomics.scales import Scale
 from tripletomics.sources import Matrix
@@ -13,6 +13,11 @@ from tripletomics.sources import Matrix
 ENOUGH = 20  # cells, or genes, for a median or a correlation
 CENTRED = 0.1  # share of training values below 0, from which a query without any is unusual
 CLOSE, APART = 1.2, 5.0  # ratios of what cells were scaled to: below, no difference; above, coordinates mean nothing
+ODD = 2.5  # ratio of distances from the middle in an embedding: above, a warning; another donor has about 1
+SAME_LENGTH = 1e-3  # median difference of the lengths of cells, as a share: below, they were divided by it
+# of an embedding: dimensions that show anything; and spread of the logarithms of their standard deviations, which is 0
+# after z-scoring, and in one type of cells often small
+FEW, FLAT, UNEVEN = 5, 0.1, 0.3
 FAR = 2 * scales.TAIL  # stricter for a query, because its training values may have been just below `TAIL`
 UNDO = {"log1p": "np.expm1(x)", "log2(1 + x)": "(np.exp2(x) - 1)", "log10(1 + x)": "(10**x - 1)",
         "log1p, taken twice": "np.expm1(np.expm1(x))", "normalised": "x"}  # fmt: skip
@@ -45,6 +50,8 @@ def check_scale(
     ValueError
         If the query is on another scale than the training cells.
     """
+    if features.use_rep is not None:
+        return _check_embedding(x, features)
     found = np.ones(x.shape[1], dtype=bool) if found is None else found
     shared = x if found.all() else x[:, found]
     values = scales.stored(shared)
@@ -75,6 +82,48 @@ def check_scale(
         if features.counts:
             notes += _note_on_depth(median_depth(shared), features.depth * float(features.shares[found].sum()))
         notes += _notes_on_means(x, features, found)
+    return notes
+
+
+def _check_embedding(x: Matrix, features: Features) -> list[str]:
+    """Compare an embedding of a query with that of the training cells; raise if it is on another scale.
+
+    Cells of another donor or of a single type lie elsewhere, but about as far out. So three signs count: whether all
+    cells have the same length (as after division by it), how far cells lie from the middle of the training cells, and
+    whether all dimensions vary alike (as after z-scoring).
+    """
+    if not x.shape[0]:
+        return []
+    reads = f"the embedding {features.use_rep!r} that the model was fitted on"
+    cure = "embed the query with the same model and in the same way as the training cells"
+    norm, spread = spread_of(norms(x))
+    alike, were_alike = spread < SAME_LENGTH, features.norm_spread < SAME_LENGTH
+    if alike != were_alike and x.shape[0] >= ENOUGH and max(spread, features.norm_spread) > 10 * SAME_LENGTH:
+        which = ("the query", "the training cells") if alike else ("the training cells", "the query")
+        raise ValueError(
+            f"The query is not on the scale of {reads}: all cells of {which[0]} have the same length ({norm:.3g} in "
+            f"the query, {features.norm:.3g} in training), as after division by it, and those of {which[1]} do not. "
+            f"{cure.capitalize()}."
+        )
+    mean, variance = mean_and_variance(x)
+    wide = features.deviation.astype(np.float64)
+    ratio = float(np.sqrt((np.square(mean - features.mean) + variance).sum() / np.square(wide).sum()))
+    how = f"cells lie {_times(ratio, 1, 'further from', 'nearer to')} the middle of the training cells than these do"
+    enough = x.shape[0] >= ENOUGH
+    if enough and not 1 / APART < ratio < APART:
+        raise ValueError(f"The query is not on the scale of {reads}: its {how}. {cure.capitalize()}.")
+    notes = []
+    if not 1 / (ODD if enough else APART) < ratio < (ODD if enough else APART):
+        notes.append(f"The query may not be on the scale of {reads}: its {how}. {cure.capitalize()}.")
+    varies = (wide > 0) & (variance > 0)
+    if enough and varies.sum() >= FEW:
+        own, usual = (float(np.log(values[varies]).std()) for values in (np.sqrt(variance), wide))
+        if (own < FLAT and usual > UNEVEN) or (usual < FLAT / 3 and own > UNEVEN):
+            which = ("query", "training cells") if own < usual else ("training cells", "query")
+            notes.append(
+                f"All dimensions of the embedding vary alike in the {which[0]}, and unlike in the {which[1]}: was one "
+                f"of the two z-scored? If so, {cure}."
+            )
     return notes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -12,9 +12,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from tripletomics import features, labels, scales
-from tripletomics.features import Pair
+from tripletomics.features import Choice, Pair
 from tripletomics.notices import warn
 from tripletomics.pp.checks import check_anndata, decide_counts, first, matrix
+from tripletomics.pp.embeddings import embedding_of, is_blind
 from tripletomics.pp.genes import check_variance, choose_genes
 from tripletomics.problem import ModalityGenes
 from tripletomics.sources import Matrix
@@ -41,18 +42,24 @@ class Table:
     x
         Its matrix, or the two matrices as a `Pair`.
     sides
-        The datasets by modality; one has the name "".
+        The datasets by modality, with the features that a model reads; one has the name "".
+    given
+        The datasets as they were given, to which results are written.
     rows
         For each of them, the rows of its cells among all cells.
     whole
         The MuData that both came in, if any.
+    use_rep
+        By modality, the key of the embedding that takes the place of the genes.
     """
 
     obs: AnnData
     x: Matrix
     sides: dict[str, AnnData]
+    given: list[AnnData]
     rows: Sequence[np.ndarray | slice]
     whole: Any = None
+    use_rep: dict[str, str] = field(default_factory=dict)
 
     def matrices(self) -> list[tuple[AnnData, Matrix, np.ndarray]]:
         """Return each dataset with its matrix of all cells, and which of these it measured."""
@@ -61,10 +68,19 @@ class Table:
 
     def targets(self) -> list[tuple[Any, np.ndarray | slice]]:
         """Return what results are written to, with the rows of each among all cells."""
-        found: list[tuple[Any, np.ndarray | slice]] = list(zip(self.sides.values(), self.rows, strict=True))
+        found: list[tuple[Any, np.ndarray | slice]] = list(zip(self.given, self.rows, strict=True))
         if self.whole is not None:
             found.append((self.whole, self.obs.obs_names.get_indexer(self.whole.obs_names)))
         return found
+
+    def is_blind(self, held_out: np.ndarray) -> bool | None:
+        """Return whether all embeddings are known to be made without the held-out cells; None if there are none."""
+        known = [
+            is_blind(adata, self.use_rep[name], held_out[rows])
+            for name, adata, rows in zip(self.sides, self.given, self.rows, strict=True)
+            if name in self.use_rep
+        ]
+        return all(known) if known else None
 
 
 def split_modalities(adata: Any, names: Sequence[str] = NAMES, least: int = 2) -> tuple[dict[str, AnnData], Any]:
@@ -107,7 +123,13 @@ def is_pair(adata: object) -> bool:
 
 
 def open_table(
-    adata: object, layer: str | None, label: str | None, unlabelled: Sequence[str], others: Sequence[str | None]
+    adata: object,
+    layer: str | None,
+    label: str | None,
+    unlabelled: Sequence[str],
+    others: Sequence[str | None],
+    *,
+    use_rep: str | None = None,
 ) -> Table:
     """Check one dataset or two, and match the cells of two by name.
 
@@ -121,20 +143,26 @@ def open_table(
         The column of types, and the names in it that mean unlabelled.
     others
         More columns in which a disagreement of two datasets gives a warning.
+    use_rep
+        Key of the embedding to use in place of the genes, in each dataset that has it.
 
     Raises
     ------
     TypeError, KeyError, ValueError
-        As `matrix`; or if two datasets have no cell in common, or a name twice.
+        As `matrix` and `embedding_of`; or if two datasets have no cell in common, or a name twice.
     """
     if not is_pair(adata):
-        x = matrix(adata, layer)
-        return Table(adata, x, {"": adata}, [slice(None)])
+        one: Any = adata
+        side = one if use_rep is None else embedding_of(one, use_rep)
+        reps = {} if use_rep is None else {"": use_rep}
+        return Table(one, matrix(side, layer), {"": side}, [one], [slice(None)], use_rep=reps)
     sides, whole = split_modalities(adata)
-    a, b = sides
-    if layer is not None and not any(layer in side.layers for side in sides.values()):
-        held = "; ".join(f"{name}: {', '.join(side.layers) or 'none'}" for name, side in sides.items())
-        raise KeyError(f"layer={layer!r} is in neither of the two datasets. Layers: {held}.")
+    given, (a, b) = list(sides.values()), sides
+    _check_in_one(sides, "layer", layer, "layers")
+    _check_in_one(sides, "use_rep", use_rep, "obsm", whole)
+    reps = {name: str(use_rep) for name, side in sides.items() if use_rep in side.obsm}
+    frames = ({} if whole is None else {"the MuData": whole.obs}) | {name: side.obs for name, side in sides.items()}
+    sides |= {name: _of_modality(name, embedding_of, sides[name], use_rep) for name in reps}
     matrices = [
         _of_modality(name, matrix, side, layer if layer in side.layers else None) for name, side in sides.items()
     ]
@@ -153,9 +181,18 @@ def open_table(
             f"from these. Compare the names, such as {first(sides[a].obs_names, 1)} and "
             f"{first(sides[b].obs_names, 1)}."
         )
-    frames = ({} if whole is None else {"the MuData": whole.obs}) | {name: side.obs for name, side in sides.items()}
     obs.obs = _merge(frames, obs.obs_names, label, unlabelled, others)
-    return Table(obs, spread(matrices, rows, obs.n_obs), sides, rows, whole)
+    return Table(obs, spread(matrices, rows, obs.n_obs), sides, given, rows, whole=whole, use_rep=reps)
+
+
+def _check_in_one(sides: Mapping[str, AnnData], argument: str, key: str | None, part: str, whole: Any = None) -> None:
+    """Raise unless one of two datasets or both have a layer, or a key of `obsm`."""
+    if key is not None and not any(key in getattr(side, part) for side in sides.values()):
+        held = "; ".join(f"{name}: {', '.join(getattr(side, part)) or 'none'}" for name, side in sides.items())
+        own = ""
+        if whole is not None and key in getattr(whole, part):
+            own = f" It is one of the MuData itself for both: fit anndata.AnnData(obs=mdata.obs, {part}=mdata.{part})."
+        raise KeyError(f"{argument}={key!r} is in neither of the two datasets.{own} {part.capitalize()}: {held}.")
 
 
 def join(sides: Mapping[str, AnnData]) -> tuple[AnnData, list[np.ndarray]]:
@@ -204,10 +241,13 @@ def choose(table: Table, train: np.ndarray, counts: bool | str) -> tuple[Matrix,
         )
     chosen, genes = [], {}
     for name, (adata, x, measured) in zip(table.sides, table.matrices(), strict=True):
-        is_counts = decide_counts(x, counts, name, train & measured)
-        choice = replace(choose_genes(adata, x, train & measured, is_counts), scale=scales.see(x[train & measured]))
+        if name in table.use_rep:
+            is_counts, choice = False, Choice.of_embedding(table.use_rep[name], x.shape[1])
+        else:
+            is_counts = decide_counts(x, counts, name, train & measured)
+            choice = replace(choose_genes(adata, x, train & measured, is_counts), scale=scales.see(x[train & measured]))
         chosen.append(features.take(x, choice.columns))
-        _of_modality(name, check_variance, chosen[-1], train & measured, is_counts)
+        _of_modality(name, check_variance, chosen[-1], train & measured, is_counts, table.use_rep.get(name))
         genes[name] = ModalityGenes(adata.var_names[choice.columns].tolist(), is_counts, choice)
     return chosen[0] if len(chosen) == 1 else Pair((chosen[0], chosen[1]), table.x.measured), genes
 

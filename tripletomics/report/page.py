@@ -104,6 +104,7 @@ def write(
         "n_cells": adata.n_obs,
         "n_shown": len(rows),
         "n_held": int(held_out.sum()),
+        "features": "genes" if settings.get("use_rep", "None") == "None" else "dimensions",
         "n_genes": adata.n_vars,
         "n_stored": sum(column["kind"] == "gene" for column in data["columns"]),
         "n_types": len(np.unique(types.codes[types.codes >= 0])),

@@ -16,6 +16,7 @@ from tripletomics.evaluation import METRICS, overview
 from tripletomics.names import harmless
 
 CAPTION = "Scores of held-out cells, mean ± sd over seeds; in brackets those of permuted labels or coordinates."
+PCS = "50 principal components"  # as the methods' sentences call what they are given
 SOURCES = {
     "map_at_r": "Musgrave, Belongie & Lim 2020, A metric learning reality check (MAP@R)",
     "trustworthiness": "Venna & Kaski 2001, Neighborhood preservation in nonlinear projection methods "
@@ -80,18 +81,19 @@ def methods_text(
             f"neighbours; settings that are not named are the defaults of version {versions['tripletomics']}; PyTorch "
             f"{versions['torch']})",
         )
+    chosen, data = "The choice of genes, normalisation, scaling, principal components and every method were", PCS
+    if settings.get("use_rep", "None") != "None":
+        chosen, data = "Every method was", f"up to {PCS} of the embedding {settings['use_rep']}"
     seeds = settings["seeds"].split(", ")
     repeats = f"{len(seeds)} times, with the seeds {settings['seeds']}" if len(seeds) > 1 else "once, with the seed 0"
     text = [
         f"Maps were compared by how well they keep the labels in `{settings['label']}` on cells that no method saw.",
         f"Splits and fits were made {repeats}. {settings['split']}",
-        "The choice of genes, normalisation, scaling, principal components and every method were fitted on the "
-        "training cells only, and the held-out cells were embedded with these.",
-        f"Methods: {'; '.join(sentences)}.",
+        f"{chosen} fitted on the training cells only, and the held-out cells were embedded with these.",
+        f"Methods: {'; '.join(sentences).replace(PCS, data)}.",
         "Held-out cells were scored with the training cells as reference: labels by the macro-averaged F1 of the 15 "
         "nearest neighbours and by MAP@R; structure by neighbour recall (within types minus chance), trustworthiness "
-        "and the Spearman correlation of distances between type centroids, against 50 principal components found "
-        "without labels.",
+        f"and the Spearman correlation of distances between type centroids, against {data} found without labels.",
         "Each label score is compared with its null: the same fit on permuted labels"
         + (" (for tripletomics with a sixth of the steps and at most 4,000 cells)" if own else "")
         + " or, for methods that use no labels, the same coordinates scored by permuted labels, those of the reference "

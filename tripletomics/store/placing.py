@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 FIRST_ROWS = 1024  # on which the scale is checked before anything is written
 
 
-def match_rows(
-    rows: Rows, var: pd.DataFrame, model: Model, start: int, *, missing: str, alias: str | None, min_matched: float
-) -> pp.Query:
+def match_rows(rows: Rows, var: pd.DataFrame, model: Model, start: int, options: pp.QueryOptions) -> pp.Query:
     """Match the genes of a dataset to those of a model, and check the scale of the first rows from `start` on.
 
     Raises
@@ -34,10 +33,11 @@ def match_rows(
         As `pp.take_query`.
     """
     part, weights, stop = model.part(), model.gene_weights(), min(start + FIRST_ROWS, rows.n_obs)
-    pp.match_genes(AnnData(var=var), part.genes, missing, alias, weights, min_matched)  # its errors are not about rows
+    asked = options.missing, options.alias, weights, options.min_matched
+    pp.match_genes(AnnData(var=var), part.genes, *asked)  # its errors are not about rows
     first = AnnData(rows.read(start, stop), var=var)
     with naming_rows(start, stop):
-        return pp.take_query(first, part, weights, pp.QueryOptions(None, missing, alias, min_matched))
+        return pp.take_query(first, part, weights, replace(options, layer=None))
 
 
 def embed_blocks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from tripletomics import files
 from tripletomics.parts import did_you_mean
+from tripletomics.pp.embeddings import check_key, dimensions
 from tripletomics.pp.matrices import contradiction
 from tripletomics.sources import Matrix
 from tripletomics.store.frames import read_var
@@ -125,6 +126,29 @@ def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, pd.Dat
     raise ValueError(f"{str(path)!r} is a .zarr store but not one of cells: it holds {', '.join(found) or 'nothing'}.")
 
 
+def open_rows(
+    root: Group,
+    path: Path,
+    var: pd.DataFrame,
+    layer: str | None = None,
+    use_rep: str | None = None,
+    names: Sequence[str] | None = None,
+) -> tuple[Rows, pd.DataFrame]:
+    """Return the matrix of a dataset, and a table of its features: its genes, or the dimensions of an embedding.
+
+    A model's `names` of these dimensions are given, or they get new ones.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As `Rows` and `dimensions`.
+    """
+    import pandas as pd
+
+    rows = Rows(root, path, layer, use_rep=use_rep)
+    return rows, var if use_rep is None else pd.DataFrame(index=dimensions(use_rep, rows.n_vars, names))
+
+
 class Rows:
     """Rows of `.X`, of a layer or of another matrix of a dataset on disk.
 
@@ -136,14 +160,23 @@ class Rows:
         Layer to use in place of `.X`.
     name
         Path of the matrix in the dataset, in place of both, such as "obsm/X_pca".
+    use_rep
+        Key of an embedding in `obsm`, in place of all these.
 
     Raises
     ------
     KeyError, ValueError
-        If there is no such layer, or it is stored in a way that is not known.
+        If there is no such layer or embedding, or it is stored in a way that is not known.
     """
 
-    def __init__(self, root: Group, path: Path, layer: str | None = None, name: str | None = None) -> None:
+    def __init__(
+        self, root: Group, path: Path, layer: str | None = None, name: str | None = None, *, use_rep: str | None = None
+    ) -> None:
+        if use_rep is not None:
+            check_key(
+                use_rep, sorted(cast(Any, root["obsm"]).keys()) if "obsm" in root else [], f"obsm of {str(path)!r}"
+            )
+            name = f"obsm/{use_rep}"
         layers = sorted(cast(Any, root["layers"]).keys()) if "layers" in root else []
         if layer is not None and layer not in layers:
             raise KeyError(
@@ -172,7 +205,8 @@ class Rows:
             )
         if not self.n_obs or not self.n_vars:
             raise ValueError(
-                f"{str(self.path)!r} has {self.n_obs} cells and {self.n_vars} genes: there is nothing to map."
+                f"{self.name} of {str(self.path)!r} has {self.n_obs} cells and {self.n_vars} columns: there is nothing "
+                "to map."
             )
 
     @property

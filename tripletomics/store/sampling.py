@@ -69,18 +69,18 @@ def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Settings) -> 
     KeyError, ValueError
         If there is no such column, or something cannot be read.
     """
-    label, hold_out, layer, seed = settings.label, settings.hold_out, settings.layer, settings.seed
+    label, hold_out, seed = settings.label, settings.hold_out, settings.seed
     columns = _read_columns(obs, rows.n_obs, {"label": label, "batch": settings.batch}, hold_out)
     if not is_large(rows):
         every = np.arange(rows.n_obs)
-        return _make_table(rows.read_whole(), obs, columns, every, var, layer), None
+        return _make_table(rows.read_whole(), obs, columns, every, var, settings), None
     rows.check()
     codes = np.full(rows.n_obs, -1) if label is None else encode(columns[label], settings.unlabelled)
     held_out = pp.split(cast(AnnData, SimpleNamespace(obs=columns)), hold_out, codes, seed)
     sparse = rows.is_smaller_as_csr()
     most = int(min(SAMPLE_CELLS, SAMPLE_BYTES // rows.bytes_of_a_row(sparse)))
     drawn = Drawn(draw(codes, held_out, most, seed), codes, held_out)
-    return _make_table(rows.gather(drawn.rows, sparse), obs, columns, drawn.rows, var, layer), drawn
+    return _make_table(rows.gather(drawn.rows, sparse), obs, columns, drawn.rows, var, settings), drawn
 
 
 def draw(codes: np.ndarray, held_out: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -135,10 +135,13 @@ def _read_columns(obs: Obs, n_obs: int, named: dict[str, str | None], hold_out: 
 
 
 def _make_table(
-    x: Matrix, obs: Obs, columns: pd.DataFrame, rows: np.ndarray, var: pd.DataFrame, layer: str | None
+    x: Matrix, obs: Obs, columns: pd.DataFrame, rows: np.ndarray, var: pd.DataFrame, settings: Settings
 ) -> AnnData:
     """Make an AnnData of rows; columns that are not needed have no values, and are there for messages to list."""
     empty = pd.Categorical.from_codes(np.full(len(rows), -1, dtype=np.int8), pd.Index([""]))
     others = pd.DataFrame({name: empty for name in obs.obs if name not in columns}, index=rows)
     frame = pd.concat([columns.iloc[rows], others], axis=1).set_axis(pd.Index(obs.names(rows), dtype=object))
+    if settings.use_rep is not None:
+        return AnnData(obs=frame, obsm={settings.use_rep: x})
+    layer = settings.layer
     return AnnData(x, frame, var) if layer is None else AnnData(obs=frame, var=var, layers={layer: x})

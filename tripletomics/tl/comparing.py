@@ -31,6 +31,7 @@ def compare(
     seeds: int = 3,
     batch: str | None = None,
     layer: str | None = None,
+    use_rep: str | None = None,
     counts: bool | Literal["auto"] = "auto",
     unlabelled: Sequence[str] = UNLABELLED,
     fine: str | None = None,
@@ -64,6 +65,9 @@ def compare(
         batch scores of scib-metrics (the extra "batch").
     layer
         Layer to use in place of `.X`.
+    use_rep
+        Key of `obsm` with an embedding to use in place of the genes, as in `fit`. All methods are given this embedding
+        in place of principal components of genes, and the structure of the data is that of the embedding.
     counts
         Whether the values are counts, as in `fit`.
     unlabelled
@@ -94,7 +98,7 @@ def compare(
     ImportError
         If the package of a method is not installed.
     KeyError
-        If there is no such column or layer.
+        If there is no such column, layer or embedding.
     TypeError
         If `adata` is not an AnnData in memory or holds no numbers.
     ValueError
@@ -110,18 +114,24 @@ def compare(
     given = {name: value for name, value in locals().items() if name in inspect.signature(compare).parameters}
     plan = {method: parse_method(method) for method in check_methods(methods)}
     pp.check_whole("seeds", seeds, 1)
+    reads = {"layer": layer, "use_rep": use_rep, "counts": counts}
     task = experiment.make_task(
-        adata, label, batch=batch, layer=layer, counts=counts, unlabelled=unlabelled, fine=fine, pseudotime=pseudotime,
-        unseen=unseen, device=device,
+        adata, label, batch=batch, reads=reads, unlabelled=unlabelled, fine=fine, pseudotime=pseudotime, unseen=unseen,
+        device=device,
     )  # fmt: skip
     if "scanvi" in plan and not task.is_counts:
-        raise ValueError("methods: 'scanvi' models counts, and the matrix holds no counts: name a layer with counts.")
+        held = "the matrix holds no counts: name a layer with counts."
+        if use_rep is not None:
+            held = f"use_rep={use_rep!r} gives all methods an embedding: leave one of the two out."
+        raise ValueError(f"methods: 'scanvi' models counts, and {held}")
     results = experiment.open_cache(cache)
     splits = experiment.make_splits(task, hold_out, seeds)
     runs = experiment.run_all(splits, plan, results, steps_bar(len(splits) * len(plan), progress))
     settings = {name: as_text(value) for name, value in given.items() if name not in ("adata", "progress", "cache")}
     settings["seeds"] = ", ".join(map(str, range(seeds)))
-    settings["split"] = evaluation.split_sentence(settings["hold_out"], [split.held_out for split in splits])
+    held_out = [split.held_out for split in splits]
+    words = [evaluation.split_sentence(settings["hold_out"], held_out), *experiment.embedding_words(task, held_out)]
+    settings["split"] = " ".join(words)
     rows = experiment.tidy(runs)
     types = pd.Index(task.classes)
     first = {method: runs[method, 0] for method in plan}

@@ -56,6 +56,9 @@ def pca(
         Principal components, float32 (cells, 50) or fewer, of the genes and the scaling that `fit` takes.
     ``obs["tt_split"]``
         Categorical, "train" or "held-out" (``obs["<key_added>_split"]`` with another `key_added`).
+    ``uns["X_tt_pca"]``
+        Hashes of the training cells and of the values, by which ``fit(use_rep="X_tt_pca")`` with another `key_added`
+        knows that these components have not seen the held-out cells.
 
     Raises
     ------
@@ -96,3 +99,4 @@ def pca(
     x, genes = pp.choose(table, fitted, counts)
     adata.obsm[keys.pca_key(key_added)] = fit_features(x[fitted], genes, seed).pcs(x, None, fitted)
     adata.obs[column] = split
+    pp.note_training(adata, keys.pca_key(key_added), held_out)

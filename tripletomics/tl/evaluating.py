@@ -26,6 +26,7 @@ def evaluate(
     refits: int = 0,
     batch: str | None = None,
     layer: str | None = None,
+    use_rep: str | None = None,
     unlabelled: Sequence[str] = UNLABELLED,
     fine: str | None = None,
     pseudotime: str | None = None,
@@ -59,6 +60,9 @@ def evaluate(
         "batch").
     layer
         Layer to use in place of `.X`; by default the one that the basis was fitted on.
+    use_rep
+        Key of `obsm` with an embedding to use in place of the genes, as in `fit`; by default the one that the basis was
+        fitted on. The structure of the data is then that of the embedding.
     unlabelled
         One or several names that mean unlabelled, in place of the default ones; on the command line, repeat the option
         for each. Upper or lower case and spaces around a name make no difference. Missing and blank values always mean
@@ -94,7 +98,7 @@ def evaluate(
     Raises
     ------
     KeyError
-        If there is no such basis, column or layer.
+        If there is no such basis, column, layer or embedding.
     TypeError
         If `adata` is not an AnnData in memory or holds no numbers.
     ValueError
@@ -127,10 +131,9 @@ def evaluate(
         raise ValueError("unseen=True leaves types out of training, which needs a fit: pass refits=1 or more.")
     tasks = []
     for one in bases:
-        own = one.inputs["layer"] if one.inputs["layer"] in adata.layers else None
         tasks.append(experiment.make_task(
-            adata, label, batch=batch, layer=own if layer is None else layer, counts=one.inputs["counts"],
-            unlabelled=unlabelled, fine=fine, pseudotime=pseudotime, unseen=unseen, device=device, reference=structure,
+            adata, label, batch=batch, reads=one.reads(layer, use_rep), unlabelled=unlabelled, fine=fine,
+            pseudotime=pseudotime, unseen=unseen, device=device, reference=structure,
             balanced_by=one.inputs["batch"] if one.inputs["batch"] in adata.obs else None,
         ))  # fmt: skip
     if len(tasks[0].classes) < 2:

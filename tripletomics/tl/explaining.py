@@ -25,6 +25,7 @@ def explain(
     against: str | Mapping[str, str] | None = None,
     n_cells: int = 200,
     layer: str | None = None,
+    use_rep: str | None = None,
     missing: Literal["error", "zero", "impute"] = "error",
     alias: str | None = None,
     min_matched: float = 0.3,
@@ -54,6 +55,8 @@ def explain(
         Most cells of a group that the attribution is averaged over; 200 are enough for the leading genes.
     layer
         Layer to use in place of `.X`.
+    use_rep
+        Key of `obsm` with the embedding, for a model that was fitted on one; by default the key in the fit.
     missing
         What to do about missing genes: "error", "zero" to fill them with zeros, or "impute" to treat them
         as unknown. Either way they get no attribution.
@@ -71,7 +74,7 @@ def explain(
     ``group``, ``against``
         The two groups, categorical as the column is, over all groups.
     ``gene``
-        Its name.
+        Its name; of a model that was fitted on an embedding, the name of a dimension, such as "X_scVI_1".
     ``attribution``
         How far the gene moves a cell of the group along the axis, in units of the metric space; below 0 it pulls the
         cell back. Over all genes it adds up to how far the cells lie from the baseline along the axis.
@@ -84,7 +87,7 @@ def explain(
     Raises
     ------
     KeyError
-        If there is no such column or layer.
+        If there is no such column, layer or embedding.
     TypeError
         If `adata` is not an AnnData in memory, `model` is not a Model, or `against` is neither a name nor a dict.
     ValueError
@@ -117,8 +120,9 @@ def explain(
     codes, classes = labels.encode(column, UNLABELLED)
     pairs = _pairs(against, groups, classes)
     features, encoder = model.part(), model.networks.encoder
-    options = pp.QueryOptions(layer, missing, alias, min_matched)
-    query = pp.take_query(adata, features, model.gene_weights(), options)
+    options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
+    options.embedding(model)
+    query = pp.take_query(options.features_of(adata, features), features, model.gene_weights(), options)
 
     source = features.source(query.x, query.present)
     z = embedding.embed_rows(encoder, source, next(encoder.parameters()).device).cpu().numpy()

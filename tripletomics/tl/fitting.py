@@ -44,6 +44,7 @@ def fit(
     metric_dim: int = 32,
     batch: str | None = None,
     layer: str | None = None,
+    use_rep: str | None = None,
     counts: bool | Literal["auto"] = "auto",
     unlabelled: Sequence[str] = UNLABELLED,
     hold_out: float | str = 0.1,
@@ -97,6 +98,11 @@ def fit(
         encoder (up to four), so that they hold for a new batch. To test this, hold one out with `hold_out`.
     layer
         Layer to use in place of `.X`. In two modalities, it is used in those that have it.
+    use_rep
+        Key of `obsm` with an embedding to use in place of the genes, such as "X_pca", "X_scVI" or spectra: dense,
+        sparse or a DataFrame, cells by two or more dimensions. In two modalities, it is used in those that have it. The
+        values are taken as they are, on one common scale. New cells need an embedding by the same model, on the same
+        scale. If the embedding has seen the held-out cells, their scores are better than those of new cells.
     counts
         Whether the values are counts, which are normalised and log-transformed inside the model. "auto" decides, for
         each of two modalities separately, and the model's summary says how. Counts are not negative. With 100 features
@@ -115,8 +121,8 @@ def fit(
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment
         Augmentation of training cells: "mask", "mask:p=0.2", several such as "thin + mask", or none. There are "mask",
-        "thin" (counts only), "noise", "mixup" (within a type) and "censor" (for proteins). For two modalities, "mask"
-        and "mixup": their encoders see principal components.
+        "thin" (counts only), "noise", "mixup" (within a type) and "censor" (for proteins). For an embedding or two
+        modalities, "mask" and "mixup": their encoders see components.
     self_training
         Train the encoder twice. Before the second training, unlabelled cells take the type that the first encoder
         is sure of. The first encoder is kept, with a warning, if the second does worse on labelled cells that both did
@@ -158,7 +164,9 @@ def fit(
         The metric space, float32 (cells, metric_dim).
     ``obsm["X_tt_pca"]``
         Principal components, fitted to training cells, whose neighbourhoods the map keeps: float32 (cells, 50) or
-        fewer. Of two modalities those of both; where one was not measured, they are imputed from the other.
+        fewer. Of two modalities those of both; where one was not measured, they are imputed from the other. With
+        `use_rep`, the embedding's own principal axes, not brought to unit variance: one of up to 50 dimensions is only
+        centred and rotated, so that distances stay as they are.
     ``obs["tt_split"]``
         Categorical, "train" or "held-out" (``obs["<key_added>_split"]`` with another `key_added`).
     ``uns["X_tt"]``
@@ -172,7 +180,7 @@ def fit(
     Raises
     ------
     KeyError
-        If there is no such column or layer.
+        If there is no such column, layer or embedding.
     TypeError
         If `adata` is not an AnnData in memory (or two) or a path, or holds no numbers.
     ValueError
@@ -235,6 +243,7 @@ def transform(
     model: Model,
     *,
     layer: str | None = None,
+    use_rep: str | None = None,
     missing: Literal["error", "zero", "impute"] = "error",
     alias: str | None = None,
     min_matched: float = 0.3,
@@ -253,6 +262,8 @@ def transform(
         From `fit` or `load`.
     layer
         Layer to use in place of `.X`.
+    use_rep
+        Key of `obsm` with the embedding, for a model that was fitted on one; by default the key in the fit.
     missing
         What to do about missing genes: "error"; "zero" to fill them with zeros; or "impute" to treat them as unknown,
         like the genes that are hidden in training.
@@ -287,7 +298,7 @@ def transform(
     Raises
     ------
     KeyError
-        If there is no such layer or column.
+        If there is no such layer, embedding or column.
     ValueError
         If genes are missing, the values are on another scale than those of training, or rows on disk cannot be read.
         Nothing is written then.
@@ -301,11 +312,12 @@ def transform(
     pp.check_model(model)
     if isinstance(adata, (str, os.PathLike)):
         paths.transform(
-            Path(adata), model, layer=layer, missing=missing, alias=alias, min_matched=min_matched,
+            Path(adata), model, layer=layer, use_rep=use_rep, missing=missing, alias=alias, min_matched=min_matched,
             key_added=key_added,
         )  # fmt: skip
         return
-    cells = pp.take_new(adata, model, pp.QueryOptions(layer, missing, alias, min_matched))
+    options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
+    cells = pp.take_new(adata, model, options, key_added)
     write_coordinates(cells, key_added, model, *model.place(cells.x, cells.present), trained_on(model, cells.x))
 
 

@@ -28,13 +28,13 @@ class Placed(NamedTuple):
     now: int
 
 
-def is_large(path: Path, layer: str | None) -> bool:
+def is_large(path: Path, layer: str | None, use_rep: str | None = None) -> bool:
     """Return whether the matrix of a dataset stays on disk in a fit."""
     from tripletomics.store.reading import Rows, open_to_read
     from tripletomics.store.sampling import is_large
 
     with open_to_read(path) as (root, _):
-        return is_large(Rows(root, path, layer))
+        return is_large(Rows(root, path, layer, use_rep=use_rep))
 
 
 @contextmanager
@@ -77,14 +77,14 @@ class DiskFit:
         from tripletomics.problem import Settings
         from tripletomics.store import sampling, writing
         from tripletomics.store.frames import Obs
-        from tripletomics.store.reading import Rows, open_to_read
+        from tripletomics.store.reading import open_rows, open_to_read
 
         self.path, self.target = path, target
         self.settings, self.progress = Settings.of(given), given.get("progress", True)
         self.key = self.settings.key_added
         self.names = keys.metric_key(self.key), self.key, keys.pca_key(self.key)
         with open_to_read(path) as (root, var):
-            rows = Rows(root, path, self.settings.layer)
+            rows, var = open_rows(root, path, var, self.settings.layer, self.settings.use_rep)
             width = self.settings.metric_dim + self.settings.dim + N_COMPONENTS
             self.needed = writing.check_target(path, target, self.names, rows.n_obs, width)
             adata, self.drawn = sampling.read_sample(rows, Obs(root, path), var, self.settings)
@@ -122,10 +122,10 @@ class DiskFit:
 
         from tripletomics import pp
         from tripletomics.store.placing import blocks_of, embed_blocks
-        from tripletomics.store.reading import Rows, open_to_read
+        from tripletomics.store.reading import open_rows, open_to_read
 
         with open_to_read(self.path) as (root, var):
-            rows = Rows(root, self.path, self.settings.layer)
+            rows, var = open_rows(root, self.path, var, self.settings.layer, self.settings.use_rep)
             match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
             blocks = blocks_of(rows.n_obs)
             with steps_bar(len(blocks), self.progress) as step:
@@ -150,6 +150,7 @@ def transform(
     model: Model,
     *,
     layer: str | None = None,
+    use_rep: str | None = None,
     missing: str = "error",
     alias: str | None = None,
     min_matched: float = 0.3,
@@ -163,7 +164,7 @@ def transform(
     ----------
     path
         An .h5ad file or a .zarr store.
-    model, layer, missing, alias, min_matched, key_added
+    model, layer, use_rep, missing, alias, min_matched, key_added
         As for `tripletomics.transform`.
     out
         File to write, .h5ad; by default that which is read.
@@ -180,7 +181,7 @@ def transform(
     from tripletomics import keys, pp
     from tripletomics.store.frames import Obs, read_seen
     from tripletomics.store.placing import blocks_of, embed_blocks, match_rows
-    from tripletomics.store.reading import Rows, open_to_read, upgraded
+    from tripletomics.store.reading import open_rows, open_to_read, upgraded
     from tripletomics.store.writing import Results, check_target, write
     from tripletomics.tl.origins import is_own, note_on_training, split_of, trained_on
 
@@ -190,13 +191,16 @@ def transform(
             f"The model has two modalities ({' and '.join(model.modalities)}), and a dataset on disk is embedded by "
             "a model of one: read it, and pass the AnnData."
         )
+    options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
+    use_rep = options.embedding(model, key_added)
     split, pcs = keys.split_key(key_added), keys.pca_key(key_added)
     widths = {keys.metric_key(key_added): int(model.settings["metric_dim"]), key_added: int(model.settings["dim"])}
     with upgraded(path) as source:
         with open_to_read(source) as (root, var):
-            rows, obs = Rows(root, source, layer), Obs(root, source)
+            rows, var = open_rows(root, source, var, layer, use_rep, model.part().genes)
+            obs = Obs(root, source)
             rows.check()
-            query = match_rows(rows, var, model, 0, missing=missing, alias=alias, min_matched=min_matched)
+            query = match_rows(rows, var, model, 0, options)
             before = obs.read(split).array if split in obs.obs else None
             own = is_own(read_seen(root, key_added), model, before)
             if f"obsm/{pcs}" in root:  # those of an earlier fit do not belong to the new coordinates
@@ -207,10 +211,11 @@ def transform(
 
         def embedded() -> Iterator[Block]:
             blocks = blocks_of(rows.n_obs)
-            with open_to_read(source) as (root, var), steps_bar(len(blocks), progress) as step:
+            with open_to_read(source) as (root, genes), steps_bar(len(blocks), progress) as step:
+                again, var = open_rows(root, source, genes, layer, use_rep, model.part().genes)
                 for block in embed_blocks(
-                    Rows(root, source, layer), var, model, query.match, key_added, blocks,
-                    step=step, present=query.present, pcs=pcs in widths,
+                    again, var, model, query.match, key_added, blocks, step=step, present=query.present,
+                    pcs=pcs in widths,
                 ):  # fmt: skip
                     if trained is not None:
                         trained[block.start : block.stop] = trained_on(model, block.x)
@@ -229,6 +234,7 @@ def transform_shard(
     shard: str,
     *,
     layer: str | None = None,
+    use_rep: str | None = None,
     missing: Literal["error", "zero", "impute"] = "error",
     alias: str | None = None,
     min_matched: float = 0.3,
@@ -244,7 +250,7 @@ def transform_shard(
         File that `Model.save` wrote, of one modality.
     shard
         "i/N": the i-th of N parts of the rows, i from 1 to N. A part may have no rows.
-    layer, missing, alias, min_matched, key_added
+    layer, use_rep, missing, alias, min_matched, key_added
         As for `transform`.
 
     Returns
@@ -263,7 +269,7 @@ def transform_shard(
     FileNotFoundError, PermissionError
         If there is no such store or model, or the store is read-only.
     KeyError
-        If there is no such layer or column.
+        If there is no such layer, embedding or column.
     OSError
         If the disk is too small, or fills up.
     ValueError
@@ -275,16 +281,18 @@ def transform_shard(
 
     from tripletomics import files, pp
     from tripletomics.store.placing import blocks_of, embed_blocks, match_rows
-    from tripletomics.store.reading import Rows, open_to_write
+    from tripletomics.store.reading import open_rows, open_to_write
     from tripletomics.store.shards import SharedArrays, parse
     from tripletomics.store.writing import CHUNK_ROWS
 
     part, parts = parse(shard)
     pp.check_key(key_added)
     root, var = open_to_write(path)
-    rows = Rows(root, path, layer)
-    rows.check()
     made_by = {"model": _digest(model), "layer": layer, "missing": missing, "alias": alias}
+    fitted, options = _load(model), pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
+    made_by["use_rep"] = use_rep = options.embedding(fitted, key_added)
+    rows, var = open_rows(root, path, var, layer, use_rep, fitted.part().genes)
+    rows.check()
     target = SharedArrays(root, path, key_added, made_by | {"cells": rows.n_obs, "chunk": CHUNK_ROWS})
     blocks = blocks_of(rows.n_obs)
     first, last = ((part - i) * len(blocks) // parts for i in (1, 0))
@@ -293,9 +301,8 @@ def transform_shard(
     todo = [block for block in left if start <= block.start < stop]
     if not todo:
         return Placed(start, stop, 0)
-    fitted = _load(model)
     target.check_origin(fitted.id)
-    query = match_rows(rows, var, fitted, todo[0].start, missing=missing, alias=alias, min_matched=min_matched)
+    query = match_rows(rows, var, fitted, todo[0].start, options)
     widths = {name: int(fitted.settings[dim]) for name, dim in zip(target.names, ("metric_dim", "dim"), strict=True)}
     needed = sum(widths.values()) * 4 * sum(map(len, left))
     files.check_room(path, needed, f"The coordinates that are not written yet take up to {decimal(needed)} in all")

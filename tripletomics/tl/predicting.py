@@ -20,6 +20,7 @@ def predict(
     reject: float = REJECT,
     coverage: float = COVERAGE,
     layer: str | None = None,
+    use_rep: str | None = None,
     missing: Literal["error", "zero", "impute"] = "error",
     alias: str | None = None,
     min_matched: float = 0.3,
@@ -40,6 +41,8 @@ def predict(
         Share of the cells whose label set holds their type, between 0 and 1.
     layer
         Layer to use in place of `.X`.
+    use_rep
+        Key of `obsm` with the embedding, for a model that was fitted on one; by default the key in the fit.
     missing
         What to do about missing genes: "error", "zero" to fill them with zeros, or "impute" to treat them
         as unknown, like the genes that are hidden in training.
@@ -72,12 +75,13 @@ def predict(
         ``missing``, ``extra``, share of the encoder's ``weight`` that was matched, ``missing_genes`` (heaviest first);
         sentences about unusual values (``notes``), the number of cells ``rejected``, and how many the model has
         ``seen``, because it was trained on them. These are found by their values: a cell of which a value has changed
-        since the fit, or a gene is missing, counts as new. (An older model file gives no ``seen``.)
+        since the fit, or a gene is missing, counts as new. (An older model file gives no ``seen``.) Where an embedding
+        was read, ``use_rep`` is its key, and its dimensions count as genes.
 
     Raises
     ------
     KeyError
-        If there is no such layer or column.
+        If there is no such layer, embedding or column.
     ValueError
         If genes are missing, the values are on another scale than those of training, a share is out of range, or the
         model could not be calibrated. Nothing is written then.
@@ -99,10 +103,13 @@ def predict(
 
     pp.check_key(key_added, adata)
     pp.check_model(model)
-    cells = pp.take_new(adata, model, pp.QueryOptions(layer, missing, alias, min_matched))
+    options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
+    cells = pp.take_new(adata, model, options, key_added)
     found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage)
     trained = trained_on(model, cells.x)
     prefix = "tt" if key_added == "X_tt" else key_added
+    use_rep = options.embedding(model)
+    reads = {} if use_rep is None else {"use_rep": use_rep}
     names = np.array([*model.types, UNASSIGNED], dtype=object)
     labels = names[np.where(found.unassigned, -1, found.codes)]
     sets = np.array([" | ".join(names[:-1][credible]) for credible in found.sets], dtype=object)
@@ -112,14 +119,18 @@ def predict(
         target.obs[f"{prefix}_novelty"] = found.novelty[rows]
         target.obs[f"{prefix}_label_set"] = sets[rows]
         matches = [query.match for query in queries]
-        target.uns[f"{prefix}_mapping"] = {
-            "model": model.id,
-            "matched": sum(match.matched for match in matches),
-            "missing": sum(match.missing for match in matches),
-            "extra": sum(match.extra for match in matches),
-            "weight": float(np.mean([match.weight for match in matches])),
-            "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
-            "notes": np.array([note for query in queries for note in query.notes], dtype=object),
-            "rejected": int(found.unassigned[rows].sum()),
-        } | ({} if trained is None else {"seen": int(trained[rows].sum())})
+        target.uns[f"{prefix}_mapping"] = (
+            {
+                "model": model.id,
+                "matched": sum(match.matched for match in matches),
+                "missing": sum(match.missing for match in matches),
+                "extra": sum(match.extra for match in matches),
+                "weight": float(np.mean([match.weight for match in matches])),
+                "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
+                "notes": np.array([note for query in queries for note in query.notes], dtype=object),
+                "rejected": int(found.unassigned[rows].sum()),
+            }
+            | ({} if trained is None else {"seen": int(trained[rows].sum())})
+            | reads
+        )
     write_coordinates(cells, key_added, model, z, m, trained)
