@@ -84,6 +84,9 @@ class Features:
         For the components of cells that they were fitted on: the coefficients of `pcs.factors`, float32
         (3, components), and the mean squared distance of such a cell to the space of the components. None in a model
         that was saved by a version without them.
+    plain, plain_offset
+        Where a map is adopted, what takes rows to their components without unit variance, float32 (components, genes)
+        and (components,): most published maps are made of one of the two. None otherwise.
     kind, total, step, below
         The scale of the training values, as in `Scale`; a query must be on the same one. None in a model that was saved
         by a version without it.
@@ -120,6 +123,8 @@ class Features:
     total: float = 0.0
     step: float = 0.0
     below: float = 0.0
+    plain: np.ndarray | None = None
+    plain_offset: np.ndarray | None = None
 
     @property
     def known_scale(self) -> Scale | None:
@@ -137,6 +142,11 @@ class Features:
         return len(self.axes)
 
     @property
+    def map_width(self) -> int:
+        """Components that the map head sees."""
+        return self.width + (0 if self.plain is None else len(self.plain))
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Columns that the encoder sees."""
         return (self.n_seen,)
@@ -148,11 +158,11 @@ class Features:
 
     def source(self, x: Matrix, present: np.ndarray | None = None, trained: np.ndarray | None = None) -> Memory:
         """Return what the encoder sees of cells, row by row; whether it was `trained` on them makes no difference."""
-        return Memory(_by_rows(x), self, present)
+        return Memory(by_rows(x), self, present)
 
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse."""
-        return self._log(x, self.depth, present)[:, : self.n_seen]
+        return self.logged(x, self.depth, present)[:, : self.n_seen]
 
     def standardise(self, rows: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
         """Scale dense normalised rows."""
@@ -186,15 +196,26 @@ class Features:
             whole = self._completion(present).T
             axes = np.where(present, self.axes, 0).T @ whole
             offset = self.center @ axes
-        found, x = np.empty((x.shape[0], self.width), dtype=np.float32), _by_rows(x)
+        found, x = np.empty((x.shape[0], self.width), dtype=np.float32), by_rows(x)
         for i in range(0, len(found), BLOCK):
-            rows = cut(self._log(x[i : i + BLOCK], self.usual_depth, present), self.cap)
+            rows = cut(self.logged(x[i : i + BLOCK], self.usual_depth, present), self.cap)
             block = found[i : i + BLOCK]
             block[:] = rows @ axes - offset
             own = np.zeros(len(block), dtype=bool) if fitted is None else fitted[i : i + BLOCK]
             if own.any() and self.shrink is not None and (present is None or present.all()):
                 block[own] *= pcs.factors(self.shrink, block[own], self.variance, self._outside(rows[own], block[own]))
         return found
+
+    def map_pcs(self, x: Matrix, pcs: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
+        """Return `pcs` and, of an adopted map, plain components, with missing genes as the `pcs` predict them."""
+        if self.plain is None or self.plain_offset is None:
+            return pcs
+        lost = np.zeros(len(self.genes), dtype=bool) if present is None else ~present
+        expected = pcs @ (self.axes * np.square(self.unit))[:, lost] + self.center[lost]
+        found, x = expected @ self.plain[:, lost].T - self.plain_offset, by_rows(x)
+        for i in range(0, len(found), BLOCK):
+            found[i : i + BLOCK] += self.logged(x[i : i + BLOCK], self.usual_depth, present) @ self.plain.T
+        return np.concatenate([pcs, found], axis=1, dtype=np.float32)
 
     def check_cells(self, x: Matrix, *, named: bool = False, name: str = "") -> Matrix:
         """Return cells by these genes, or raise if they are not; a modality is called by its `name`."""
@@ -241,10 +262,10 @@ class Features:
         whole = squares @ weights - 2 * (rows @ (weights * center)) + weights @ np.square(center)
         return np.maximum(whole - np.square(found).sum(axis=1), 0) / self.residual
 
-    def _log(self, x: Matrix, depth: float, present: np.ndarray | None) -> Matrix:
+    def logged(self, x: Matrix, depth: float, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows of all genes, counts scaled to the depth and logged."""
         if present is not None and not present.all():
-            x = take(_by_rows(x), np.where(present, np.arange(len(present)), -1))
+            x = take(by_rows(x), np.where(present, np.arange(len(present)), -1))
             depth *= float(self.shares[present].sum())  # the full depth would inflate the values of the present genes
         return normalise(x, depth) if self.counts else _float32(x)
 
@@ -356,7 +377,7 @@ def _shares(x: Matrix, counts: bool) -> np.ndarray:
     return (total / total.sum()).astype(np.float32)
 
 
-def _by_rows(x: Matrix) -> Matrix:
+def by_rows(x: Matrix) -> Matrix:
     """Return a sparse matrix as CSR, from which rows can be taken."""
     return x.tocsr() if sp.issparse(x) and x.format != "csr" else x
 
