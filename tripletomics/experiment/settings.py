@@ -49,6 +49,11 @@ def parse_method(method: str) -> dict[str, Any] | None:
 
 def read_settings(written: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings of a fit, from the text that it wrote to `uns`."""
+    if written.get("map") == AN_ARRAY:
+        raise ValueError(
+            "The map was a table of coordinates, which a refit cannot adopt again: put it into adata.obsm and fit with "
+            "its key, as in map='X_umap'."
+        )
     written = {"spread": "0.0", "map": "None"} | dict(written)  # older maps had no such setting, and were not spread
     return {key: Settings.read(key, str(written[key])) for key in OWN}
 

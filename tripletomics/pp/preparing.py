@@ -73,7 +73,7 @@ def prepare(
     fitted = subsample_for_features(~held_out, settings.seed)
     if checkpoint:
         facts = _facts(table, codes, classes, held_out, calibration, batch_codes)
-        facts |= {"map": digest(published)} if published is not None else {}
+        facts |= {"published map": digest(published)} if published is not None else {}
         checkpoint.expect(facts | {"device in use": str(device), "threads": str(torch.get_num_threads())})
 
     x, genes = choose(table, fitted, settings.counts)

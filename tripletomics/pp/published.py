@@ -70,7 +70,7 @@ def name_of(given: object) -> str:
 def coordinates(values: Any, what: str) -> np.ndarray:
     """Return coordinates as float32 (cells, dim), or raise if no map can be learned from them."""
     if isinstance(values, pd.DataFrame):
-        text = [str(name) for name in values if not pd.api.types.is_numeric_dtype(values[name])]
+        text = [str(name) for name, kind in values.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
         if text:
             raise TypeError(
                 f"{what}: column {text[0]!r} holds text, not numbers. Keep the 2 or 3 columns of coordinates, with the "
