@@ -20,7 +20,7 @@ FLOORS = (  # from top to bottom; imports go down, or to the right on one line
     ("crossfit",),
     ("training",),
     ("problem",),
-    ("evaluation", "baselines", "labels", "metrics", "index", "attribution"),
+    ("evaluation", "baselines", "labels", "adoption", "metrics", "index", "attribution"),
     ("losses", "samplers", "embedding", "networks", "seen", "features", "augment", "scales", "pcs", "sources"),
     ("checkpoint", "files", "area", "optimizer", "geometry", "knn", "folds", "devices", "processes"),
     ("parts", "keys", "names", "notices"),

@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cosine
 from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 
-from tripletomics.knn import NEIGHBOURS, knn_graph
+from tripletomics.knn import NEIGHBOURS, knn_graph, radius
 from tripletomics.losses import neighbours
 from tripletomics.losses.neighbours import ORDER, Neighbours, label_graph
 
@@ -161,7 +161,7 @@ def test_knn_graph_against_scikit_learn():
 def test_radius_is_the_distance_to_the_last_neighbour():
     x = np.random.default_rng(0).normal(size=(60, 4))
     distances, _ = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(x).kneighbors()
-    assert neighbours.radius(x, 0) == pytest.approx(np.median(distances[:, -1]))
+    assert radius(x, 0) == pytest.approx(np.median(distances[:, -1]))
 
 
 def test_label_graph_stays_within_types():

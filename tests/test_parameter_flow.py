@@ -12,7 +12,8 @@ BASE = {"label": "kind", "steps": 3, "progress": False}
 CHANGES = {
     "label": "other", "loss": "triplet", "structure": 0.1, "spread": 0.9, "dim": 3, "metric_dim": 5, "batch": "donor",
     "layer": "doubled", "use_rep": "X_mine", "counts": False, "unlabelled": ("a",), "hold_out": 0.4,
-    "encoder": "mlp:hidden=16", "augment": "mask:p=0.1", "steps": 5, "batch_size": 32, "lr": 0.01, "seed": 7,
+    "encoder": "mlp:hidden=16", "augment": "mask:p=0.1", "map": "X_umap", "steps": 5, "batch_size": 32, "lr": 0.01,
+    "seed": 7,
     "precision": "bf16-mixed",
 }  # fmt: skip
 ELSEWHERE = {
@@ -31,6 +32,7 @@ def cells(made):
     cells = made.copy()
     cells.obs["other"] = np.roll(cells.obs["kind"].to_numpy(), 1)
     cells.obs.loc[cells.obs_names[::4], "other"] = "b"
+    cells.obsm["X_umap"] = np.random.default_rng(0).normal(size=(cells.n_obs, 2))
     cells.layers["doubled"] = (cells.X.power(2)).tocsr()
     cells.obsm["X_mine"] = cells.X[:, :20].toarray()
     return cells
@@ -55,7 +57,7 @@ def test_a_keyword_arrives(cells, before, name):
         before.obsm["X_tt"], after.obsm["X_tt"]
     )
     assert not same_map
-    assert same == (name in ("structure", "spread", "dim"))  # these act on the map alone
+    assert same == (name in ("structure", "spread", "map", "dim"))  # these act on the map alone
     assert before.uns["X_tt"]["settings"][name] != after.uns["X_tt"]["settings"][name]
 
 

@@ -48,6 +48,14 @@ def knn_graph(x: np.ndarray) -> np.ndarray:
     return found[others].reshape(n, k)
 
 
+def radius(reference: np.ndarray, seed: int) -> float:
+    """Return the median distance of up to 1,000 cells to their 15th neighbour."""
+    some = np.random.default_rng(seed).permutation(len(reference))[:1000]
+    k = min(NEIGHBOURS, len(reference) - 1)
+    distances, _ = nearest(reference, reference[some], k + 1)
+    return float(np.median(distances[:, -1]))
+
+
 class Index:
     """Find the nearest of a set of cells, for any number of queries.
 

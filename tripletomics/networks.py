@@ -140,11 +140,13 @@ class MapHead(nn.Module):
         Widths of the principal components and of the metric space.
     dim
         2 or 3.
+    adopts
+        Whether it learns coordinates that are given: it then starts at a point, and is not turned at the end.
     """
 
     orthogonal_steps = True  # of the hidden layers; see `optimizer`
 
-    def __init__(self, n_components: int, metric_dim: int, dim: int) -> None:
+    def __init__(self, n_components: int, metric_dim: int, dim: int, adopts: bool = False) -> None:
         super().__init__()
         self.n_components = n_components
         self.blur = 0.0  # of the principal components in training
@@ -165,7 +167,7 @@ class MapHead(nn.Module):
             self.linear.weight.zero_()
             self.linear.bias.zero_()
             axes = min(dim, n_components)
-            self.linear.weight[:axes, :axes] = torch.eye(axes) * FIRST_LINEAR
+            self.linear.weight[:axes, :axes] = torch.eye(axes) * FIRST_LINEAR * (not adopts)
 
     def fit_inputs(self, pcs: Tensor, z: Tensor, structure: float, radius: float) -> None:
         """Set the scales of the two inputs from the training cells.
@@ -195,6 +197,14 @@ class MapHead(nn.Module):
         width = (Z_BLUR * self.z_weight).repeat(inputs.shape[1])
         width[: self.n_components] = self.blur
         return torch.addcmul(inputs, noise, width)
+
+    @torch.no_grad()
+    def rescale(self, unit: float, middle: Tensor) -> None:
+        """Multiply the map by a number, and move its origin."""
+        for layer in (self.out, self.linear):
+            layer.weight.mul_(unit)
+            layer.bias.mul_(unit)
+        self.linear.bias.add_(middle.to(self.linear.bias))
 
     @torch.no_grad()
     def orient(self, m: Tensor, pcs: Tensor) -> None:

@@ -63,15 +63,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
     x = (cut(x, cap) if scaled else x)[:, columns]
     x = x.multiply(1 / unit).tocsr() if sp.issparse(x) else x / unit
     total = mean_and_variance(x)[1].sum()
-    if x.shape[1] >= PANEL and x.shape[0] >= TALL * x.shape[1]:
-        components, mean, strength = _by_covariance(x)
-    else:
-        if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS or not total:  # arpack fails if all cells are equal
-            x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
-        else:
-            solver, most = "arpack", min(x.shape) - 1
-        pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed).fit(x)
-        components, mean, strength = pca.components_, pca.mean_, pca.singular_values_**2 / x.shape[0]
+    components, mean, strength = leading(x, seed)
     pcs = np.asarray(x @ components.T) - components @ mean
     # an axis has no direction of its own: its long tail points up, so that maps of other cells are not mirrored
     sign = np.where((pcs**3).sum(axis=0) < 0, -1, 1)
@@ -97,6 +89,19 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
         "shrink": shrink.astype(np.float32),
         "residual": residual,
     }
+
+
+def leading(x: Matrix, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return up to 50 components (components, columns) of float64 cells, the columns' means, and the variances."""
+    if x.shape[1] >= PANEL and x.shape[0] >= TALL * x.shape[1]:
+        return _by_covariance(x)
+    if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS or not mean_and_variance(x)[1].sum():
+        # arpack fails if all cells are equal
+        x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
+    else:
+        solver, most = "arpack", min(x.shape) - 1
+    pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed).fit(x)
+    return pca.components_, pca.mean_, pca.singular_values_**2 / x.shape[0]
 
 
 def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: np.ndarray) -> np.ndarray:

@@ -45,6 +45,7 @@ class Settings:
     loss: Loss = None  # type: ignore[assignment]  # pp.prepare decides
     structure: float = 0.5
     spread: float = 0.5
+    map: str | pd.DataFrame | None = None
     dim: int = 2
     metric_dim: int = 32
     batch: str | None = None
@@ -101,10 +102,10 @@ class Settings:
     @classmethod
     def read(cls, name: str, text: str, what: str = "") -> Any:
         """Return the value of a setting from its text, a part as text; an error says `what` it is for."""
-        if text.lower() == "none" and name in ("loss", "augment", "steps", "batch_size"):
+        if text.lower() == "none" and name in ("loss", "augment", "steps", "batch_size", "map"):
             return None
         hint = typing.get_type_hints(cls)[name]
-        return text if hint in (Loss, MLP, Augmentation) else parts.read(text, hint, what or name)
+        return text if hint in (Loss, MLP, Augmentation) or name == "map" else parts.read(text, hint, what or name)
 
     def as_text(self) -> dict[str, str]:
         """Return every setting as text, a part as the text that makes it."""
@@ -187,6 +188,10 @@ class FitProblem:
         What the model remembers of these cells.
     blind
         Whether all embeddings among the data are known to be made without the held-out cells; None if there are none.
+    published
+        Coordinates to adopt as the map, float32 (cells, dim), NaN for cells without; None without `map`.
+    map_pcs
+        What the map head sees of all cells besides z: the principal components and, where a map is adopted, plain ones.
     """
 
     x: Matrix
@@ -204,11 +209,28 @@ class FitProblem:
     batch_codes: np.ndarray | None
     seen: SeenCells
     blind: bool | None = None
+    published: np.ndarray | None = None
+    map_pcs: np.ndarray = None  # type: ignore[assignment]  # by default `pcs`
+
+    def __post_init__(self) -> None:
+        if self.map_pcs is None:
+            object.__setattr__(self, "map_pcs", self.pcs)
 
     @property
     def modalities(self) -> list[str]:
         """Names of the two modalities; none of a single one."""
         return list(self.features.modalities)
+
+    @property
+    def given(self) -> np.ndarray:
+        """Training cells with coordinates of the map to adopt, boolean (cells,)."""
+        if self.published is None:
+            return np.zeros_like(self.held_out)
+        return ~self.held_out & np.isfinite(self.published).all(axis=1)
+
+    def with_given(self, m: np.ndarray) -> np.ndarray:
+        """Return the map (cells, dim) with the coordinates that training cells were given, in place of learned ones."""
+        return m if self.published is None else np.where(self.given[:, None], self.published, m)
 
     @property
     def fully_measured(self) -> np.ndarray:
@@ -225,6 +247,7 @@ class FitProblem:
             self, x=self.x[cells], rows=self.rows.subset(cells), pcs=self.pcs[cells], codes=codes[cells],
             train=~held_out, held_out=held_out, scored=held_out, calibration=np.zeros_like(held_out),
             batch_codes=None if self.batch_codes is None else self.batch_codes[cells],
+            published=None if self.published is None else self.published[cells], map_pcs=self.map_pcs[cells],
         )  # fmt: skip
 
     def without(self, part: np.ndarray, fitted: np.ndarray, seed: int) -> FitProblem:
@@ -233,8 +256,9 @@ class FitProblem:
         The history scores this part. Features and principal components are fitted again, to the cells `fitted`.
         """
         new = fit_features(self.x[fitted], self.genes, seed)
+        pcs = new.pcs(self.x, None, fitted)
         return replace(
-            self, features=new, rows=new.source(self.x, None, fitted), pcs=new.pcs(self.x, None, fitted),
+            self, features=new, rows=new.source(self.x, None, fitted), pcs=pcs, map_pcs=pcs, published=None,
             train=~self.held_out & ~part, scored=part,
         )  # fmt: skip
 

@@ -237,6 +237,41 @@ class _Pool:
         return taken
 
 
+class Shuffled(Sampler):
+    """All cells in a random order, and then in another.
+
+    Parameters
+    ----------
+    n
+        Number of cells.
+    batch_size
+        Cells in a minibatch, at most.
+    seed
+        Seed of the draw.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+        self.n, self.batch_size, self.seed = n, min(batch_size, n), seed
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+        minibatches = super().__iter__()
+        self._pool = _Pool(np.arange(self.n), self._random)
+        return minibatches
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next minibatches depend on."""
+        return super().state() | {"rest": self._pool.rest}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a state, after `iter`."""
+        super().restore(state)
+        self._pool.rest = state["rest"]
+
+    def _minibatches(self) -> Iterator[tuple[np.ndarray]]:
+        while True:
+            yield (self._pool.take(self.batch_size),)
+
+
 class Neighbourhoods(Sampler):
     """Random cells, each once; from a large dataset, a quarter of them with three of their neighbours each.
 

@@ -17,7 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from tripletomics import devices, knn, metrics, networks, processes
+from tripletomics import adoption, devices, knn, metrics, networks, processes
 from tripletomics.area import EqualArea
 from tripletomics.checkpoint import Checkpoint, Loop
 from tripletomics.embedding import embed_rows
@@ -29,7 +29,7 @@ from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, follo
 from tripletomics.notices import warn
 from tripletomics.optimizer import make_optimizer
 from tripletomics.problem import FitProblem, Settings
-from tripletomics.samplers import Balanced, Neighbourhoods, Sampler, Views, subsample_per_type
+from tripletomics.samplers import Balanced, Neighbourhoods, Sampler, Shuffled, Views, subsample_per_type
 from tripletomics.sources import Memory
 
 Augment = Callable[[Tensor, torch.Generator, Tensor], Tensor]  # rows, generator, their y -> another view of them
@@ -43,6 +43,7 @@ CHECKED = 10  # steps between two checks of the loss on a GPU
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
 MAP_MOST = 480  # steps of the map head from 800 cells on
 MAP_LR = 30.0
+ADOPTED_STEPS, ADOPTED_BLUR = 2, 1.75  # of an adopted map, in units of those of an own one
 MAP_CELLS = 1024
 COLLAPSED = 0.2  # spread of the directions of z below which distances mean little
 EXPLODED = 1.05  # times its first value: above this, the loss of a map shows that steps were too large
@@ -262,35 +263,49 @@ def train_map(
     """
     fabric = devices.start(settings.device, settings.precision)
     seed, y, held_out = settings.seed, problem.codes, np.flatnonzero(problem.held_out)
-    rows = np.flatnonzero(~problem.held_out)
-    rows = rows[subsample_per_type(y[rows] if settings.structure < 1 else np.full(len(rows), -1), seed)]
+    adopts = problem.published is not None
+    rows = np.flatnonzero(problem.given if adopts else ~problem.held_out)
+    if not adopts:
+        rows = rows[subsample_per_type(y[rows] if settings.structure < 1 else np.full(len(rows), -1), seed)]
     watched = np.random.default_rng(seed).permutation(held_out[y[held_out] >= 0])[:CHECK_CELLS]
     used, train_on = np.concatenate([rows, watched]), np.arange(len(rows))
-    cells, y, pcs = problem.rows.subset(used), y[used], problem.pcs[used]
+    cells, y, pcs = problem.rows.subset(used), y[used], problem.map_pcs[used]
     z, known = embed_rows(encoder.encoder, cells, fabric.device), torch.from_numpy(pcs).to(fabric.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = MapHead(pcs.shape[1], z.shape[1], settings.dim).to(fabric.device)
-    radius = neighbours.radius(pcs[train_on], seed) * problem.features.unsure
+        head = MapHead(pcs.shape[1], z.shape[1], settings.dim, adopts).to(fabric.device)
+    radius = knn.radius(pcs[train_on], seed) * problem.features.unsure * (ADOPTED_BLUR if adopts else 1)
     head.fit_inputs(known[train_on], z[train_on], settings.structure, radius)
     inputs = Memory(head.inputs(known, z).cpu().numpy()).on(fabric.device)
-    map_loss = neighbours.fit(pcs[train_on], y[train_on], settings.structure, seed, settings.spread)
-    steps = min(MAP_STEPS * settings.steps, max(MAP_MOST, settings.steps))
+    map_loss, sampler = _map_loss(problem, settings, rows)
+    steps = min(MAP_STEPS * settings.steps, max(MAP_MOST, settings.steps)) * (ADOPTED_STEPS if adopts else 1)
     watch = Monitor(
         "map", steps, report, head, cells=inputs, y=y, train_rows=train_on,
         held_out_rows=np.arange(len(rows), len(used)), fabric=fabric,
     )  # fmt: skip
     curves = train(
-        fabric, head, map_loss, inputs.subset(train_on),
-        Neighbourhoods(map_loss.graph.numpy(), MAP_CELLS, seed), torch.arange(len(rows)),
+        fabric, head, map_loss, inputs.subset(train_on), sampler, torch.arange(len(rows)),
         steps=steps, lr=MAP_LR * settings.lr, augment=head.jitter, seed=seed, watch=watch,
         checkpoint=checkpoint,
     )  # fmt: skip
+    if isinstance(map_loss, adoption.Distance):
+        head.rescale(map_loss.unit, map_loss.middle)
+        return Networks(encoder.encoder, head), encoder.history | {"map": watch.history(curves)}
     head.orient(embed_rows(head, inputs.subset(train_on), fabric.device), known[train_on])
     if settings.spread:
         m = embed_rows(head, inputs.subset(train_on), fabric.device)
         head.even = EqualArea(settings.dim).to(fabric.device).fit(m, SHARE * settings.spread, seed)
     return Networks(encoder.encoder, head), encoder.history | {"map": watch.history(curves)}
+
+
+def _map_loss(
+    problem: FitProblem, settings: Settings, rows: np.ndarray
+) -> tuple[neighbours.Neighbours | adoption.Distance, Sampler]:
+    """Return the loss of the map of some training cells, and what draws its minibatches."""
+    if problem.published is not None:
+        return adoption.Distance(problem.published[rows]), Shuffled(len(rows), MAP_CELLS, settings.seed)
+    loss = neighbours.fit(problem.pcs[rows], problem.codes[rows], settings.structure, settings.seed, settings.spread)
+    return loss, Neighbourhoods(loss.graph.numpy(), MAP_CELLS, settings.seed)
 
 
 def warn_of_failure(loss: Loss, history: History) -> None:

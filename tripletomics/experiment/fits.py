@@ -35,7 +35,8 @@ class Fit:
         networks, history = train_map(self.problem, self.settings, encoder)
         warn_of_failure(encoder.loss, history)
         self.rounds = encoder.rounds
-        return coordinates(networks, self.problem.rows, self.problem.pcs), history
+        found = coordinates(networks, self.problem.rows, self.problem.map_pcs)
+        return found | {"map": self.problem.with_given(found["map"])}, history
 
     def permuted(self) -> crossfit.PermutedFit:
         """Train on permuted labels, and return the coordinates of the cells in that fit."""

@@ -13,8 +13,8 @@ from tripletomics.problem import AN_ARRAY, Settings
 __all__ = ["AN_ARRAY", "INPUTS", "OWN", "parse_method", "read_inputs", "read_settings"]
 
 OWN = (
-    "loss", "structure", "spread", "dim", "metric_dim", "encoder", "augment", "self_training", "steps", "batch_size",
-    "lr", "precision",
+    "loss", "structure", "spread", "map", "dim", "metric_dim", "encoder", "augment", "self_training", "steps",
+    "batch_size", "lr", "precision",
 )  # fmt: skip
 INPUTS = ("label", "hold_out", "layer", "counts", "batch")
 NEWER = ("use_rep",)  # inputs that older fits did not have
@@ -50,7 +50,12 @@ def parse_method(method: str) -> dict[str, Any] | None:
 
 def read_settings(written: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings of a fit, from the text that it wrote to `uns`."""
-    written = {"spread": "0.0"} | dict(written)  # older maps had no such setting, and were not spread
+    if written.get("map") == AN_ARRAY:
+        raise ValueError(
+            "The map was a table of coordinates, which a refit cannot adopt again: put it into adata.obsm and fit with "
+            "its key, as in map='X_umap'."
+        )
+    written = {"spread": "0.0", "map": "None"} | dict(written)  # older maps had no such setting, and were not spread
     return {key: Settings.read(key, str(written[key])) for key in OWN}
 
 

@@ -5,6 +5,7 @@
 - ``names`` and ``parts``: each modality's name and `Features`. A single modality has the name "".
 - ``modalities``: the names to choose from; none where there is one modality.
 - ``source(x, present, trained)``: rows as the encoder sees them. ``pcs(x, present, fitted)``: principal components.
+- ``map_pcs(x, pcs, present)``, ``map_width``: what the map head sees besides z: the components, or two kinds of them.
 - ``width``: principal components. ``widths``: columns that each encoder sees, as `networks.build` takes them.
 - ``unsure``: how far off the principal components of new cells may be.
 - ``augmentation(augment, views)``: what is done to these rows in training.
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tripletomics.features.pair import Pair, PairFeatures, fit_pair, fully_measured, matrices, measured, only
+from tripletomics.features.plain import add_plain
 from tripletomics.features.rows import median_depth, normalise, norms, spread_of, take
 from tripletomics.features.single import DEPTH, Choice, Features, fit
 

@@ -140,6 +140,11 @@ class PairFeatures:
         return max(part.unsure for part in self.parts)
 
     @property
+    def map_width(self) -> int:
+        """Components that the map head sees."""
+        return self.width
+
+    @property
     def widths(self) -> tuple[int, int]:
         """Principal components that the encoders see of each."""
         one, other = (self.seen or self).parts
@@ -165,6 +170,10 @@ class PairFeatures:
             missing = ~x.measured[:, i]
             mine[missing] = weights[0] + other[missing] @ weights[1:]
         return np.concatenate([a, b], axis=1)
+
+    def map_pcs(self, x: Pair, pcs: np.ndarray, present: Present | None = None) -> np.ndarray:
+        """Return what the map head sees of cells besides z: their `pcs`."""
+        return pcs
 
     def check_cells(self, x: Matrix, *, named: bool = False) -> Pair:
         """Return a `Pair`, or raise; `named` says that the method also takes an array by its name."""

@@ -94,6 +94,9 @@ class Features:
         For the components of cells that they were fitted on: the coefficients of `pcs.factors`, float32
         (3, components), and the mean squared distance of such a cell to the space of the components. None in a model
         that was saved by a version without them.
+    plain, plain_offset
+        Where a map is adopted, what takes rows to their components without unit variance, float32 (components, genes)
+        and (components,): most published maps are made of one of the two. None otherwise.
     kind, total, step, below
         The scale of the training values, as in `Scale`; a query must be on the same one. None in a model that was saved
         by a version without it.
@@ -148,6 +151,8 @@ class Features:
     def noun(self) -> str:
         """What the features are called."""
         return "genes" if self.use_rep is None else f"dimensions of {self.use_rep}"
+    plain: np.ndarray | None = None
+    plain_offset: np.ndarray | None = None
 
     @property
     def known_scale(self) -> Scale | None:
@@ -165,6 +170,11 @@ class Features:
         return len(self.axes)
 
     @property
+    def map_width(self) -> int:
+        """Components that the map head sees."""
+        return self.width + (0 if self.plain is None else len(self.plain))
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Columns that the encoder sees."""
         return (self.n_seen,)
@@ -180,7 +190,7 @@ class Features:
 
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse."""
-        return self._log(x, self.depth, present)[:, : self.n_seen]
+        return self.logged(x, self.depth, present)[:, : self.n_seen]
 
     def standardise(self, rows: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
         """Scale dense normalised rows."""
@@ -216,7 +226,7 @@ class Features:
             offset = self.center @ axes
         found, x = np.empty((x.shape[0], self.width), dtype=np.float32), by_rows(x)
         for i in range(0, len(found), BLOCK):
-            rows = self._log(x[i : i + BLOCK], self.usual_depth, present)
+            rows = self.logged(x[i : i + BLOCK], self.usual_depth, present)
             rows = cut(rows, self.cap) if self.use_rep is None else rows
             block = found[i : i + BLOCK]
             block[:] = rows @ axes - offset
@@ -224,6 +234,17 @@ class Features:
             if own.any() and self.shrink is not None and (present is None or present.all()):
                 block[own] *= pcs.factors(self.shrink, block[own], self.variance, self._outside(rows[own], block[own]))
         return found
+
+    def map_pcs(self, x: Matrix, pcs: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
+        """Return `pcs` and, of an adopted map, plain components, with missing genes as the `pcs` predict them."""
+        if self.plain is None or self.plain_offset is None:
+            return pcs
+        lost = np.zeros(len(self.genes), dtype=bool) if present is None else ~present
+        expected = pcs @ (self.axes * np.square(self.unit))[:, lost] + self.center[lost]
+        found, x = expected @ self.plain[:, lost].T - self.plain_offset, by_rows(x)
+        for i in range(0, len(found), BLOCK):
+            found[i : i + BLOCK] += self.logged(x[i : i + BLOCK], self.usual_depth, present) @ self.plain.T
+        return np.concatenate([pcs, found], axis=1, dtype=np.float32)
 
     def check_cells(self, x: Matrix, *, named: bool = False, name: str = "") -> Matrix:
         """Return cells by these genes, or raise if they are not; a modality is called by its `name`."""
@@ -271,7 +292,7 @@ class Features:
         whole = squares @ weights - 2 * (rows @ (weights * center)) + weights @ np.square(center)
         return np.maximum(whole - np.square(found).sum(axis=1), 0) / self.residual
 
-    def _log(self, x: Matrix, depth: float, present: np.ndarray | None) -> Matrix:
+    def logged(self, x: Matrix, depth: float, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows of all genes, counts scaled to the depth and logged."""
         if present is not None and not present.all():
             x = take(by_rows(x), np.where(present, np.arange(len(present)), -1))

@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from tripletomics import area
-from tripletomics.knn import NEIGHBOURS, knn_graph, nearest
+from tripletomics.knn import NEIGHBOURS, knn_graph
 from tripletomics.losses.base import Loss
 
 CLUSTERS = 30
@@ -246,14 +246,6 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, sprea
     return Neighbours(
         np.concatenate(graph, axis=1), np.concatenate(weights), groupings, EVEN * spread**2, seed, np.any(apart, axis=0)
     )
-
-
-def radius(reference: np.ndarray, seed: int) -> float:
-    """Return the median distance of up to 1,000 cells to their 15th neighbour."""
-    some = np.random.default_rng(seed).permutation(len(reference))[:1000]
-    k = min(NEIGHBOURS, len(reference) - 1)
-    distances, _ = nearest(reference, reference[some], k + 1)
-    return float(np.median(distances[:, -1]))
 
 
 def label_graph(reference: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 
 from tripletomics import networks
@@ -49,7 +50,12 @@ def disassemble(model: State, index: bool) -> tuple[dict[str, object], Tensors]:
             "index.names": torch.from_numpy(np.frombuffer(names, dtype=np.uint8).copy()),
         }
     checks = [side.checks for side in model.alone.values()]
-    return header | {"enrolled": model.enrolled, "matches": model.matches, "checks_alone": checks}, tensors
+    return header | {
+        "enrolled": model.enrolled,
+        "matches": model.matches,
+        "checks_alone": checks,
+        "colors": model.colors,
+    }, tensors
 
 
 def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
@@ -117,6 +123,8 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
         alone=alone,
         catalog=catalog,
         seen=optional(SeenCells, "cells"),
+        map_errors=pd.DataFrame(header.get("map_errors", {})),
+        colors=header.get("colors", {}),
         **{name: header[name] for name in inspection.PLAIN},
     )
     if arrays:
@@ -139,7 +147,7 @@ def _networks(settings: dict[str, str], features: AnyFeatures, weights: Tensors)
     """Build networks from weights; take memory only after the shapes of the weights are checked."""
     mlp, metric_dim, dim = networks.make(settings["encoder"]), int(settings["metric_dim"]), int(settings["dim"])
     with torch.device("meta"):
-        head = MapHead(features.width, metric_dim, dim)
+        head = MapHead(features.map_width, metric_dim, dim)
         if SITES in weights:
             head.even = EqualArea(dim, len(weights[SITES]))
         found = Networks(networks.build(mlp, features.widths, metric_dim), head)

@@ -26,15 +26,19 @@ HEADER: dict[str, Any] = {name: get_type_hints(State)[name] for name in PLAIN} |
     "findings": dict[str, list[Any]],
     "checks_alone": list[dict[str, float]],
 }
+OPTIONAL: dict[str, Any] = {"map_errors": dict[str, list[str | float]], "colors": dict[str, str]}  # of an adopted map
 SETTINGS = ("loss", "encoder", "metric_dim", "dim")  # without which no model can be built
 CHECKS = {"macro_f1", "ece", "coverage", "unassigned"}  # that the summary shows
 MATCHES = {"cells", "recall_10", "null_10"}
+MAP_ERRORS = {"method", "cell_type", "median_percent", "p90_percent", "right_type", "right_type_true", "macro_f1",
+              "macro_f1_true", "p_value"}  # fmt: skip
 CODES, FLOAT, DOUBLE = "int64", "float32", "float64"
 ARRAYS: dict[type, dict[str, tuple[str, ...]]] = {  # dtype and axes of each array; equal names, equal lengths
     Features: {
         "mean": (FLOAT, "seen"), "scale": (FLOAT, "seen"), "shares": (FLOAT, "genes"), "cap": (FLOAT, "genes"),
         "axes": (FLOAT, "components", "genes"), "offset": (FLOAT, "components"), "center": (FLOAT, "genes"),
         "unit": (FLOAT, "genes"), "variance": (FLOAT, "components"), "shrink": (FLOAT, "coefficients", "components"),
+        "plain": (FLOAT, "plain components", "genes"), "plain_offset": (FLOAT, "plain components"),
     },
     PairFeatures: {
         "units": (FLOAT, "modalities"), "to_first": (FLOAT, "second and 1", "first"),
@@ -63,6 +67,11 @@ def check_header(header: Any) -> None:
         _check_type(name, _field(header, name), hint)
     for name in SETTINGS:
         _field(header["settings"], name)
+    for name, hint in OPTIONAL.items():
+        _check_type(name, header.get(name, {}), hint)
+    errors = header.get("map_errors", {})
+    whole = not errors or ({*errors} >= MAP_ERRORS and len({*map(len, errors.values())}) == 1)
+    _require(whole, "map_errors lacks some of its columns, or some of their rows")
     for stage, columns in header["history"].items():
         _require("step" in columns and len({*map(len, columns.values())}) == 1, f"history[{stage!r}] has gaps")
     _require(all({"map", "metric"} <= {*score} for score in header["scores"].values()), "scores lacks a space")

@@ -77,6 +77,11 @@ class Model(State):
     matches
         For a model of two modalities: how often a held-out cell, embedded by one of them, is among the 1, 10 or 50
         nearest of those embedded by the other (``recall_1``, the mean of both ways), and by chance (``null_1``).
+    map_errors
+        Of an adopted map: how far held-out cells lie from their true places, a DataFrame as `adoption.error_table`
+        returns it, for "tt", the "mean of 15 nearest" training cells, and "permuted coordinates"; empty otherwise.
+    colors
+        Of an adopted map: colours of types, as the dataset kept them in ``uns["<label>_colors"]``.
     seen
         Hashes of the cells of the fit (of the sample, if it is a large dataset on disk), and which were held out; None
         in a model of an older file. `enroll` adds nothing: no weight was trained on its cells.
@@ -159,7 +164,8 @@ class Model(State):
         self.features.check_present(present)
         roles = self._roles(x)
         source, pcs = network_inputs(self.features, x, present, roles)
-        embedding = coordinates(self.networks, source, pcs)
+        known: Any = present
+        embedding = coordinates(self.networks, source, self.features.map_pcs(x, pcs, known))
         lost = ~np.all([np.isfinite(space).all(axis=1) for space in embedding.values()], axis=0)
         if lost.any():
             raise ValueError(

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from tripletomics import metrics
+from tripletomics import adoption, metrics
 from tripletomics.knn import NEIGHBOURS
 
 if TYPE_CHECKING:
@@ -24,8 +25,14 @@ def score_fit(
     settings: Settings,
     embedding: Mapping[str, np.ndarray],
     null: PermutedFit | None,
+    misplaced: np.ndarray | None = None,
 ) -> None:
-    """Add the scores of a fit to its model: of held-out cells, of training cells, and of the null."""
+    """Add the scores of a fit to its model: of held-out cells, of training cells, and of the null.
+
+    `misplaced` are held-out cells on a map of permuted coordinates, as `crossfit.permuted_map` returns them.
+    """
+    if misplaced is not None:
+        model.map_errors = score_adopted(problem, embedding["map"], misplaced, settings.seed)
     codes, held_out, seed = problem.codes, problem.held_out, settings.seed
     if not problem.classes:
         model.scores = score_structure(embedding, problem.pcs, held_out, seed)
@@ -62,6 +69,35 @@ def score(
             scores["held-out"][space] = metrics.macro_f1(truth, predicted)
             p_value[space] = metrics.permutation_p(truth, predicted, seed)
     return scores, p_value
+
+
+def score_adopted(problem: FitProblem, m: np.ndarray, misplaced: np.ndarray, seed: int) -> pd.DataFrame:
+    """Return the `Model.map_errors` of up to 5,000 held-out cells, by neighbours among up to 50,000 training cells.
+
+    Parameters
+    ----------
+    m
+        All cells on the map.
+    misplaced
+        The held-out cells as learned from permuted coordinates.
+    """
+    published, held = problem.published, np.flatnonzero(problem.held_out)
+    if published is None or not (asked := np.isfinite(published[held]).all(axis=1)).any():
+        return pd.DataFrame()
+    random = np.random.default_rng([seed, 11])
+    some = random.permutation(np.flatnonzero(asked))[:SCORED]
+    rows, known = held[some], random.permutation(np.flatnonzero(problem.given))[:REFERENCES]
+    width = problem.features.width
+    kinds = {"pcs": problem.pcs, "plain": problem.map_pcs[:, width:]}
+    kinds = {kind: pcs for kind, pcs in kinds.items() if pcs.shape[1]}
+    means = adoption.nearest_means(
+        {kind: pcs[known] for kind, pcs in kinds.items()}, published[known],
+        {kind: pcs[rows] for kind, pcs in kinds.items()}, published[rows],
+    )  # fmt: skip
+    found = {adoption.LEARNED: m[rows], adoption.AVERAGED: means, adoption.PERMUTED: misplaced[some]}
+    return adoption.error_table(
+        found, published[rows], problem.codes[rows], published[known], problem.codes[known], problem.classes
+    )
 
 
 def test_of(y: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:

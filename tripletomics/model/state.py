@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 
 from tripletomics.features import AnyFeatures, Features
 from tripletomics.index import CellIndex
@@ -45,6 +46,8 @@ class State:
     alone: dict[str, UnimodalPredictions] = field(default_factory=dict)
     matches: dict[str, float] = field(default_factory=dict)
     seen: SeenCells | None = None
+    map_errors: pd.DataFrame = field(default_factory=pd.DataFrame)
+    colors: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 
+from tripletomics.adoption import AVERAGED, EVERY, LEARNED, PERMUTED, SIGNIFICANT
 from tripletomics.evaluation import embedding_sentence
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import TOO_FEW, verdict
@@ -60,6 +61,7 @@ def summarise(model: State) -> str:
             "says more than macro-F1."
         )
     lines += _verdict(model)
+    lines += _adopted(model)
     lines.append(f"Values: {'; '.join(_values(model))}.")
     if "embedding" in model.settings and "held-out" in model.scores:
         lines.append(embedding_sentence(model.settings["use_rep"], model.settings["embedding"] == BLIND))
@@ -106,6 +108,33 @@ def _verdict(model: State) -> list[str]:
     return [f"Not tested: {why}. Hold out more, or label more cells."]
 
 
+def _adopted(model: State) -> list[str]:
+    """Return lines on how far held-out cells lie from their true coordinates on an adopted map."""
+    table, name = model.map_errors, model.settings.get("map", "None")
+    if table.empty:
+        return []
+    tt, mean, null = (table[table["cell_type"] == EVERY].set_index("method").loc[[LEARNED, AVERAGED, PERMUTED]]
+                      .to_dict("records"))  # fmt: skip
+    lines = [
+        f"Map adopted from {name}: held-out cells lie {tt['median_percent']:.1f} % of its width from their true place "
+        f"(median; 90 % of them within {tt['p90_percent']:.1f} %). The mean of the 15 nearest training cells: "
+        f"{mean['median_percent']:.1f} %; permuted coordinates: {null['median_percent']:.1f} %."
+    ]
+    if not tt["p_value"] <= SIGNIFICANT:
+        return [*lines, "This map cannot be learned from these genes: the error is no better than with permuted ones."]
+    if np.isfinite(tt["macro_f1"]):
+        lines.append(
+            f"15-NN macro-F1 of held-out cells on it: {tt['macro_f1']:.3f}, at their true places "
+            f"{tt['macro_f1_true']:.3f}."
+        )
+    types = table[(table["method"] == LEARNED) & (table["cell_type"] != EVERY)]
+    lost = types[types["right_type"] < types["right_type_true"] - 0.2]
+    if len(lost):
+        named = (f"{row.cell_type} ({row.right_type:.0%}, true {row.right_type_true:.0%})" for row in lost.itertuples())
+        lines.append(f"Types that new cells of them do not reach: {', '.join(named)}.")
+    return lines
+
+
 def _values(model: State) -> list[str]:
     """Return how the values of each modality were read."""
     said = []
@@ -122,6 +151,8 @@ def record(model: State) -> dict[str, object]:
     names = ("settings", "versions", "history", "findings", "seconds", "scores", "p_value", "checks")
     kept: dict[str, object] = copy.deepcopy({name: getattr(model, name) for name in names})
     kept |= {"classes": np.array(model.classes, dtype=object), "seen": model.id}
+    if len(model.map_errors):
+        kept["map_errors"] = {str(name): column.to_numpy() for name, column in model.map_errors.items()}
     if model.catalog is not None:
         kept["n_train"] = len(model.catalog.names)
     if model.modalities:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import pyplot as plt
-from matplotlib.colors import to_rgb
+from matplotlib.colors import is_color_like, to_rgb
 from matplotlib.lines import Line2D
 
 from tripletomics import keys
@@ -29,6 +30,7 @@ from tripletomics.pl.palette import GREY, Palette, colours, listed
 from tripletomics.pl.style import Types, map_of, no_signal_text, obsm_keys, reachable_by
 from tripletomics.pl.text import INK, LEGEND, MARGIN, SMALL, TITLE, inches, literal, text_width, wrap, write_lines
 from tripletomics.pl.type_names import break_names, write_names
+from tripletomics.problem import AN_ARRAY
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -55,6 +57,7 @@ class Query:
     reference: np.ndarray  # (landmarks, dim)
     reference_codes: np.ndarray  # (landmarks,)
     record: Mapping[str, Any]
+    published: str  # title of the adopted map, whose reference has the colours of its types; else empty
     names: Types | None  # name, broken into lines, and colour of each type on the map; None where they do not fit
 
     @property
@@ -107,6 +110,8 @@ def mapping(
 ) -> Figure:
     """Draw new cells over the greyed map of the reference, and next to it how many were assigned to each type.
 
+    An adopted map keeps its own colours, which are pale here, and its axes.
+
     Parameters
     ----------
     adata
@@ -116,7 +121,7 @@ def mapping(
     basis
         Key of the map in ``obsm``, the ``key_added`` of the prediction.
     palette
-        Colours of the model's types, a list or a dict; by default those of :func:`embedding`.
+        Colours of the model's types, a list or a dict; by default those of an adopted map, or of :func:`embedding`.
     size
         Area of a new cell in square points; by default it follows their number.
     title
@@ -216,19 +221,29 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
             f"{did_you_mean(unknown[0], types)} Run {call}. Types: {listed(types)}."
         )
     colors = colours(f"{key}_label", list(types), palette, adata)
+    if palette is None:  # those of the published figure
+        kept = {name: color for name, color in getattr(model, "colors", {}).items() if is_color_like(color)}
+        colors = [to_rgb(kept.get(name, color)) for name, color in zip(types, colors, strict=True)]
     mapped = np.unique(reference.codes[reference.codes >= 0])
     names = break_names({code: (types[code], colors[code]) for code in mapped.tolist()}, 72 * MIN_MAP * width)
     return Query(
         points=points, codes=codes, types=list(types), colors=colors, reference=landmarks,
         reference_codes=np.asarray(reference.codes), record=record, names=names,
+        published=_published(model),
     )  # fmt: skip
+
+
+def _published(model: Any) -> str:
+    """Return the key or the file of the map that a model adopted, without its folder; empty where it made its own."""
+    name = str(getattr(model, "settings", {}).get("map", "None"))
+    return "" if name == "None" else "map" if name == AN_ARRAY else Path(name).stem
 
 
 def _draw_map(ax: Any, query: Query, basis: str, size: float | None) -> None:
     """Draw the reference in grey, the new cells above it, and the names of the reference's types."""
     solid = query.points.shape[1] == 3
     every = np.concatenate([query.reference, query.points])
-    frame_map(ax, every, basis)
+    frame_map(ax, every, query.published or basis)
     if solid:
         ax.set_box_aspect(None, zoom=0.9)  # the labels stand outside the cube
     width = map_width(ax)
@@ -237,12 +252,14 @@ def _draw_map(ax: Any, query: Query, basis: str, size: float | None) -> None:
     edge = min(0.5, 0.13 * large**0.5)
     order = np.random.default_rng(0).permutation(len(query.codes))  # no type lies above all others
     grey, white = np.array([to_rgb(GREY)] * len(query.reference)), to_rgb("white")
+    if query.published:
+        grey = 0.45 * np.array(query.colors)[query.reference_codes] + 0.55
     beyond = draw_outside(ax, every, np.concatenate([grey, np.array([*query.colors, white])[query.codes]]))
     inside, found = ~beyond[: len(query.reference)], ~beyond[len(query.reference) :]
     order = order[(np.isfinite(query.points).all(axis=1) & found)[order]]
     named, left = order[query.codes[order] >= 0], order[query.codes[order] < 0]
     shared: Any = {"rasterized": True} | ({"depthshade": False} if solid else {})
-    ax.scatter(*query.reference[inside].T, s=small, color=GREY, linewidths=0, zorder=1, label="reference", **shared)
+    ax.scatter(*query.reference[inside].T, s=small, c=grey[inside], linewidths=0, zorder=1, label="reference", **shared)
     if len(named):
         ax.scatter(*query.points[named].T, s=large, c=np.array(query.colors)[query.codes[named]], linewidths=edge,
                    edgecolors=INK, zorder=2, label="new cells", **shared)  # fmt: skip
@@ -276,7 +293,8 @@ def _draw_bars(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[st
 
 def _entries(query: Query) -> list[Line2D]:
     """Return the legend of grey points, crosses and arrowheads."""
-    entries = [legend_mark(GREY, f"reference ({len(query.reference):,} cells shown)", 4.0)]
+    what = "published map, pale" if query.published else "reference"
+    entries = [legend_mark(GREY, f"{what} ({len(query.reference):,} cells shown)", 4.0)]
     if (query.codes < 0).any():
         entries.append(legend_mark("white", UNASSIGNED, 5.0, INK, "X"))
     every = np.concatenate([query.reference, query.points])

@@ -17,6 +17,7 @@ from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.matrices import check_compressed
 from tripletomics.pp.preparing import prepare
+from tripletomics.pp.published import coordinates, kept_colours, match, name_of, published_map, read_table
 from tripletomics.pp.queries import NewCells, Query, QueryOptions, take_new, take_query
 from tripletomics.pp.query_scales import check_scale
 from tripletomics.pp.splits import batch_codes, parse_hold_out, split, split_names

@@ -12,7 +12,7 @@ import torch
 
 from tripletomics import augment, devices, labels, losses, scales, training
 from tripletomics.checkpoint import Checkpoint, digest
-from tripletomics.features import AnyFeatures, PairFeatures, matrices
+from tripletomics.features import AnyFeatures, Features, PairFeatures, add_plain, matrices
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
 from tripletomics.keys import check_key
 from tripletomics.losses import Loss
@@ -20,6 +20,7 @@ from tripletomics.losses.defaults import default_loss
 from tripletomics.model.build import versions
 from tripletomics.pp import checks, splits
 from tripletomics.pp.embeddings import check_kept
+from tripletomics.pp.published import check_training, name_of, published_map
 from tripletomics.pp.query_scales import check_scale
 from tripletomics.pp.tables import Table, choose, open_table
 from tripletomics.problem import FitProblem, Settings, fit_features
@@ -60,8 +61,11 @@ def prepare(
     columns = settings.batch, held_out_by
     table = open_table(adata, settings.layer, settings.label, settings.unlabelled, columns, use_rep=settings.use_rep)
     codes, classes = _encode(table, settings)
+    published = published_map(table, settings)
     held_out = splits.split(table.obs, settings.hold_out, codes, settings.seed)
     order = np.zeros(0, dtype=int)
+    if published is not None:
+        check_training(published, held_out, name_of(settings.map))
     if settings.label is not None:
         checks.check_labels(codes, classes, held_out, settings.label)
         codes, order, n_known = labels.known_first(codes, ~held_out)
@@ -74,6 +78,7 @@ def prepare(
     fitted = subsample_for_features(~held_out, settings.seed)
     if checkpoint:
         facts = _facts(table, codes, classes, held_out, calibration, batch_codes)
+        facts |= {"published map": digest(published)} if published is not None else {}
         checkpoint.expect(facts | {"device in use": str(device), "threads": str(torch.get_num_threads())})
 
     x, genes = choose(table, fitted, settings.counts)
@@ -92,15 +97,19 @@ def prepare(
             "Some values are so far from the others that principal components overflow: divide all by one number, or "
             "remove what is not a measurement."
         )
+    map_pcs = pcs
+    if published is not None and isinstance(features, Features) and features.use_rep is None:
+        features, map_pcs = add_plain(features, x, fitted, pcs, settings.seed)
     settings = replace(
         settings,
+        dim=settings.dim if published is None else published.shape[1],
         steps=settings.steps or training.default_steps(int((~held_out).sum())),
         structure=settings.structure if classes else 1.0,
     )
     problem = FitProblem(
         x=x, genes=genes, features=features, rows=rows, pcs=pcs, codes=codes, classes=classes, order=order,
         train=train, scored=held_out, held_out=held_out, calibration=calibration, batch_codes=batch_codes, seen=seen,
-        blind=table.is_blind(held_out),
+        blind=table.is_blind(held_out), published=published, map_pcs=map_pcs,
     )  # fmt: skip
     return table, settings, problem
 

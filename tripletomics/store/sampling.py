@@ -19,9 +19,11 @@ from tripletomics.model.scoring import SCORED
 from tripletomics.problem import Settings
 from tripletomics.samplers import allocate
 from tripletomics.sources import Matrix
+from tripletomics.store.layout import reporting
 
 if TYPE_CHECKING:
     from tripletomics.store.frames import Obs
+    from tripletomics.store.layout import Group
     from tripletomics.store.reading import Rows
 
 # a matrix that is larger, as it is stored without compression, stays on disk, and a sample of its rows is fitted
@@ -81,6 +83,36 @@ def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Settings) -> 
     most = int(min(SAMPLE_CELLS, SAMPLE_BYTES // rows.bytes_of_a_row(sparse)))
     drawn = Drawn(draw(codes, held_out, most, seed), codes, held_out)
     return _make_table(rows.gather(drawn.rows, sparse), obs, columns, drawn.rows, var, settings), drawn
+
+
+def read_published(root: Group, obs: Obs, adata: AnnData, drawn: Drawn | None, settings: Settings) -> np.ndarray | None:
+    """Read the map to adopt, and give `adata`, all cells or a sample of them, its coordinates.
+
+    Returns
+    -------
+    Of a sample, the coordinates of all training cells of the dataset, float32 (cells, dim), NaN for others; else None.
+
+    Raises
+    ------
+    KeyError, FileNotFoundError, TypeError, ValueError
+        As `pp.published_map`.
+    """
+    import anndata
+
+    given, held = settings.map, cast(Any, root.get("obsm", {}))
+    if given is None:
+        return None
+    if isinstance(given, str) and given in held:
+        with reporting(f"obsm[{given!r}] of {str(obs.path)!r} cannot be read"):
+            values = anndata.io.read_elem(held[given])
+        whole = pp.coordinates(values, pp.name_of(given))
+        adata.obsm[given] = whole if drawn is None else whole[drawn.rows]
+    else:
+        frame = given if isinstance(given, pd.DataFrame) else pp.read_table(given, list(held))
+        if drawn is None:
+            return None
+        whole = pp.match(frame, pd.Index(obs.names(np.arange(len(drawn.held_out)))), pp.name_of(given))
+    return None if drawn is None else np.where(drawn.held_out[:, None], np.float32(np.nan), whole)
 
 
 def draw(codes: np.ndarray, held_out: np.ndarray, most: int, seed: int) -> np.ndarray:

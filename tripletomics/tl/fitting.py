@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
     from mudata import MuData
+    from pandas import DataFrame
     from torch.nn import Module
 
     from tripletomics.augment import Augmentation
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     Cells: TypeAlias = AnnData | Sequence[AnnData] | Mapping[str, AnnData] | MuData
 else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = Cells = object
-    Module = Augmentation = MLP = Checkpoint = str
+    Module = Augmentation = MLP = Checkpoint = DataFrame = str
 
 
 def fit(
@@ -40,6 +41,7 @@ def fit(
     loss: str | Module | None = None,
     structure: float = 0.5,
     spread: float = 0.5,
+    map: str | DataFrame | None = None,
     dim: int = 2,
     metric_dim: int = 32,
     batch: str | None = None,
@@ -88,8 +90,14 @@ def fit(
     spread
         How evenly the cells fill the map, in [0, 1]. At 0 groups are dense and far apart. The higher it is, the more
         room cells have inside their groups, and the less the gaps between groups mean.
+    map
+        A map that exists, to adopt in place of making one: a key of `obsm` (in two modalities of either, or of the
+        MuData), or the path of a .csv or .tsv file or (in Python) a DataFrame, both with the names of the cells first
+        and 2 or 3 columns of coordinates. Training cells keep these coordinates. All others (held-out cells, those
+        without coordinates, and new cells) get coordinates that the map head learned; `Model.map_errors` says how far
+        they are off. `structure` and `spread` do not apply.
     dim
-        Dimensions of the map, 2 or 3.
+        Dimensions of the map, 2 or 3; those of `map` if one is given.
     metric_dim
         Dimensions of the metric space, 2 to 512.
     batch
@@ -159,7 +167,7 @@ def fit(
     .zarr store, or to a copy of an .h5ad file that replaces it:
 
     ``obsm["X_tt"]``
-        The map, float32 (cells, dim).
+        The map, float32 (cells, dim). With `map` it holds the coordinates given for the training cells.
     ``obsm["X_tt_metric"]``
         The metric space, float32 (cells, metric_dim).
     ``obsm["X_tt_pca"]``
@@ -175,12 +183,12 @@ def fit(
         they are the recall of the neighbours by principal components, compared with permuted cells. For two
         modalities also how good predictions from each alone are (``alone``), and how often a held-out cell is found by
         the other modality (``matches``). ``seen`` is the id of the model that wrote the coordinates, `Model.id`, and
-        ``n_train`` the number of its training cells.
+        ``n_train`` the number of its training cells. ``map_errors`` is `Model.map_errors`.
 
     Raises
     ------
     KeyError
-        If there is no such column, layer or embedding.
+        If there is no such column, layer, embedding or map.
     TypeError
         If `adata` is not an AnnData in memory (or two) or a path, or holds no numbers.
     ValueError
@@ -217,11 +225,12 @@ def fit(
 
     fitted, testable = time.perf_counter(), problem.held_out.any() and problem.classes
     null = crossfit.permuted_null(problem, settings, encoder_fit.rounds, checkpoint) if testable else None
+    misplaced = crossfit.permuted_map(problem, settings, encoder_fit, checkpoint)
     seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if testable else {})
     trained, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
     model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrations=calibrations)
-    model.seconds = seconds
-    score_fit(model, problem, settings, embeddings[""].coordinates, null)
+    model.seconds, model.colors = seconds, pp.kept_colours(table, settings, problem.classes)
+    score_fit(model, problem, settings, embeddings[""].coordinates, null, misplaced)
     _write(table, settings.key_added, model, problem, embeddings[""].coordinates)
     return model
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tripletomics.store.writing import Block
 
 
+MOST_DIMENSIONS = 3  # of a map
+
+
 class Placed(NamedTuple):
     """The rows of a shard, from `start` to before `stop`, and how many of them were embedded now."""
 
@@ -85,9 +88,11 @@ class DiskFit:
         self.names = keys.metric_key(self.key), self.key, keys.pca_key(self.key)
         with open_to_read(path) as (root, var):
             rows, var = open_rows(root, path, var, self.settings.layer, self.settings.use_rep)
-            width = self.settings.metric_dim + self.settings.dim + N_COMPONENTS
+            width = self.settings.metric_dim + MOST_DIMENSIONS + N_COMPONENTS
             self.needed = writing.check_target(path, target, self.names, rows.n_obs, width)
-            adata, self.drawn = sampling.read_sample(rows, Obs(root, path), var, self.settings)
+            obs = Obs(root, path)
+            adata, self.drawn = sampling.read_sample(rows, obs, var, self.settings)
+            self.published = sampling.read_published(root, obs, adata, self.drawn, self.settings)
             self.n_obs = rows.n_obs
         self.in_memory = {"adata": adata} | (settings_of_sample(self.drawn, self.settings) if self.drawn else {})
 
@@ -118,6 +123,7 @@ class DiskFit:
 
     def _embed(self, model: Model) -> Iterator[Block]:
         """Yield the coordinates of all rows."""
+        import numpy as np
         from anndata import AnnData
 
         from tripletomics import pp
@@ -129,7 +135,12 @@ class DiskFit:
             match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
             blocks = blocks_of(rows.n_obs)
             with steps_bar(len(blocks), self.progress) as step:
-                yield from embed_blocks(rows, var, model, match, self.key, blocks, step=step, pcs=True, fitted=True)
+                for block in embed_blocks(rows, var, model, match, self.key, blocks, step=step, pcs=True, fitted=True):
+                    if self.published is not None:  # also training cells that the sample lacks keep their coordinates
+                        given, learned = self.published[block.start : block.stop], block.coordinates[self.key]
+                        kept = {self.key: np.where(np.isnan(given), learned, given)}
+                        block = block._replace(coordinates={**block.coordinates, **kept})
+                    yield block
 
 
 def settings_of_sample(drawn: Drawn, settings: Settings) -> dict[str, Any]:
