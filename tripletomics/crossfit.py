@@ -378,17 +378,20 @@ def permuted_null(
 
 def permuted_map(
     problem: FitProblem, settings: Settings, encoder: EncoderFit, checkpoint: Checkpoint | None = None
-) -> np.ndarray | None:
-    """Adopt a map whose coordinates are permuted among the training cells, and return those of all held-out cells.
-
-    The map head takes as many steps as the other one, on at most 4,000 cells: one with fewer would do worse for that
-    reason alone. None where no map is adopted or no cell held out.
-    """
-    if problem.published is None or not problem.held_out.any():
-        return None
+) -> np.ndarray:
+    """Adopt a map whose coordinates are permuted among (up to 4,000) training cells; return those of held-out cells."""
     random = np.random.default_rng([settings.seed, 10])
     rows, held = random.permutation(np.flatnonzero(problem.given))[:NULL_CELLS], np.flatnonzero(problem.held_out)
     other = problem.subset(rows, problem.codes)
-    other = replace(other, published=random.permutation(problem.published[rows]))
-    networks, _ = train_map(other, settings, encoder, checkpoint=checkpoint)
+    other = replace(other, published=random.permutation(np.asarray(other.published)))
+    networks, _ = train_map(other, settings, encoder, checkpoint=checkpoint)  # fewer steps alone would do worse
     return coordinates(networks, problem.rows.subset(held), problem.map_pcs[held])["map"]
+
+
+def nulls(
+    problem: FitProblem, settings: Settings, encoder: EncoderFit, checkpoint: Checkpoint | None = None
+) -> tuple[PermutedFit | None, np.ndarray | None]:
+    """Return what `permuted_null` and `permuted_map` do; None where there is nothing to test."""
+    held, adopts = problem.held_out.any(), problem.published is not None
+    null = permuted_null(problem, settings, encoder.rounds, checkpoint) if held and problem.classes else None
+    return null, permuted_map(problem, settings, encoder, checkpoint) if held and adopts else None

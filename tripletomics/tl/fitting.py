@@ -223,10 +223,9 @@ def fit(
         embeddings = crossfit.embed_all(problem, networks)
         calibrations = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
-    fitted, testable = time.perf_counter(), problem.held_out.any() and problem.classes
-    null = crossfit.permuted_null(problem, settings, encoder_fit.rounds, checkpoint) if testable else None
-    misplaced = crossfit.permuted_map(problem, settings, encoder_fit, checkpoint)
-    seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if testable else {})
+    fitted = time.perf_counter()
+    null, misplaced = crossfit.nulls(problem, settings, encoder_fit, checkpoint)
+    seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if null else {})
     trained, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
     model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrations=calibrations)
     model.seconds, model.colors = seconds, pp.kept_colours(table, settings, problem.classes)
