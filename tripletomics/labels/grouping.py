@@ -10,7 +10,9 @@ import scipy.sparse as sp
 from tripletomics.labels.prediction import Prediction
 
 MOST_ALONE = 0.9  # share of cells alone in their group, from which on a column names cells and not groups
-MOST_REJECTED = 0.5  # share of the cells of a group; above it, the group is unlike all types
+MOST_REJECTED = (
+    1 / 3
+)  # share of a group's cells; above it, the group is unlike all types. One half sees fewer new types
 
 
 def vote(
@@ -42,7 +44,7 @@ def vote(
         Boolean (groups, types). The set of a single cell is its own, and that of a group that is unlike all types is
         empty.
     unassigned
-        Boolean (groups,): more than half of its cells are.
+        Boolean (groups,): more than a third of its cells are.
     """
     cells = np.flatnonzero(codes >= 0)
     sizes = np.bincount(codes[cells], minlength=n_groups)

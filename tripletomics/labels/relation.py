@@ -14,7 +14,7 @@ from scipy.special import log_expit, softmax
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import build_reference
 
-ROUNDS, LAST_ROUND = 2, 100  # of `compose`: for labels that may be mixed; until nothing changes
+ROUNDS, LAST_ROUND = 4, 100  # of shares: for labels that may be mixed, which one goes half way; until nothing changes
 BLOCK = 20_000  # cells whose evidence is held at once
 Z95 = 1.96  # normal quantile of a 95 % interval
 

@@ -75,11 +75,11 @@ def predict(
     ``obs["tt_label_set"]``
         Types that are credible at the coverage, joined by " | "; empty for a cell that is unlike all of them.
     ``obs["tt_agrees"]``
-        Whether the label is among those of the 15 nearest cells of the reference on the map, boolean. False for an
-        unassigned cell. Where it is False, place and label contradict each other: believe neither.
+        Whether the best type is among those of the 15 nearest cells of the reference on the map, boolean; also for
+        rejected cells. Where it is False, coordinates and label contradict each other: believe neither.
     ``obs["tt_group_label"]``
-        Only with `groups`: the type of the cell's group, categorical; "unassigned" if more than half of its cells are.
-        Missing for a cell without a group.
+        Only with `groups`: the type of the cell's group, categorical; "unassigned" if more than a third of the group's
+        cells are. Missing for a cell without a group.
     ``obs["tt_group_label_set"]``
         Only with `groups`: types that together have the share `coverage` in the group, joined by " | ", so that a group
         of two types has both; empty for an unassigned group and for a cell without a group.
@@ -90,10 +90,10 @@ def predict(
     ``uns["tt_mapping"]``
         ``model``, the id of the model that made the predictions; how the genes were matched: numbers ``matched``,
         ``missing``, ``extra``, share of the encoder's ``weight`` that was matched, ``missing_genes`` (heaviest first);
-        sentences about unusual values (``notes``), the number of cells ``rejected``, the share of the other cells that
-        ``agrees`` (NaN if all are rejected), and how many the model has ``seen``, because it was trained on them. These
-        are found by their values: a cell of which a value has changed since the fit, or a gene is missing, counts as
-        new. (An older model file gives no ``seen``.)
+        sentences about unusual values (``notes``), the number of cells ``rejected``, the share of cells that
+        ``agrees``, and how many the model has ``seen``, because it was trained on them. These are found by their
+        values: a cell of which a value has changed since the fit, or a gene is missing, counts as new. (An older model
+        file gives no ``seen``.)
 
     Raises
     ------
@@ -135,7 +135,7 @@ def predict(
     names = np.array([*model.types, UNASSIGNED], dtype=object)
     labels = names[np.where(found.unassigned, -1, found.codes)]
     sets = np.array(_joined(found.sets, names), dtype=object)
-    agrees = ~found.unassigned & cast("Reference", model.reference).agrees(m, found.codes, trained)
+    agrees = cast("Reference", model.reference).agrees(m, found.codes, trained)
     of_groups = _group_columns(found, grouped, coverage, names)
     for target, rows, queries in cells.targets:
         target.obs[f"{prefix}_label"] = pd.Categorical(labels[rows], names)
@@ -147,7 +147,7 @@ def predict(
             target.obs = target.obs.drop(columns=stale)  # of another prediction
         for name, values in of_groups.items():
             target.obs[f"{prefix}_{name}"] = values[rows]
-        matches, named = [query.match for query in queries], int((~found.unassigned[rows]).sum())
+        matches = [query.match for query in queries]
         target.uns[f"{prefix}_mapping"] = {
             "model": model.id,
             "matched": sum(match.matched for match in matches),
@@ -157,7 +157,7 @@ def predict(
             "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
             "notes": np.array([note for query in queries for note in query.notes], dtype=object),
             "rejected": int(found.unassigned[rows].sum()),
-            "agrees": float(agrees[rows].sum() / named) if named else float("nan"),
+            "agrees": float(agrees[rows].mean()),
         } | ({} if trained is None else {"seen": int(trained[rows].sum())})
     write_coordinates(cells, key_added, model, z, m, trained)
 

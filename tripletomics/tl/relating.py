@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, cast
 
-from tripletomics.labels import UNLABELLED
+from tripletomics.labels import NONE, UNLABELLED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,11 +15,9 @@ if TYPE_CHECKING:
     from tripletomics.labels.reference import Reference
     from tripletomics.labels.relation import Labelled
     from tripletomics.model import Model
-    from tripletomics.pp import NewCells
+    from tripletomics.pp import NewCells, QueryOptions
 else:  # the command line reads these annotations
     AnnData = DataFrame = Model = object
-
-NONE = "none"  # label of what corresponds to no label
 
 
 def relate(
@@ -108,7 +106,7 @@ def relate(
     options = pp.QueryOptions(layer, missing, alias, min_matched)
     codes_a, names_a = _labels_of(a, "a", label_a)
     codes_b, names_b = _labels_of(b, "b", label_b)
-    queries = [pp.take_new(adata, model, options) for adata in (a, b)]
+    queries = [_take(adata, side, model, options) for adata, side in ((a, "a"), (b, "b"))]
     first, second = (_labelled(model, *given) for given in zip(queries, (codes_a, codes_b), strict=True))
     reference, calibration = cast("Reference", model.reference), cast("Calibration", model.calibration)
     shares = relation.relate(first, second, calibration, np.exp(reference.prior))
@@ -128,7 +126,7 @@ def _labels_of(adata: AnnData, side: str, label: str) -> tuple[np.ndarray, list[
     try:
         pp.check_anndata(adata)
         codes, names = labels.encode(pp.column(adata, label, f"label_{side}"), UNLABELLED)
-    except (TypeError, KeyError) as error:  # say which of the two it is
+    except (TypeError, KeyError, ValueError) as error:  # say which of the two it is
         raise type(error)(str(error.args[0]).replace("adata", side)) from None
     if not names:
         raise ValueError(
@@ -136,6 +134,16 @@ def _labels_of(adata: AnnData, side: str, label: str) -> tuple[np.ndarray, list[
             "not count."
         )
     return codes, names
+
+
+def _take(adata: AnnData, side: str, model: Model, options: QueryOptions) -> NewCells:
+    """Return a dataset as the model takes it; an error says which of the two it is about."""
+    from tripletomics import pp
+
+    try:
+        return pp.take_new(adata, model, options)
+    except (TypeError, KeyError, ValueError) as error:
+        raise type(error)(f"{side}: {error.args[0]}") from None
 
 
 def _labelled(model: Model, cells: NewCells, codes: np.ndarray) -> Labelled:
