@@ -1,6 +1,6 @@
 """What `predict(groups=)` and `relate` say of cells that were never seen, where the truth is known.
 
-    python benchmarks/groups.py [groups novel relate platforms] [--seeds 3]
+    python benchmarks/groups.py [groups novel relate training platforms] [--seeds 3]
 
 prints the tables of docs/new-cells.md. Datasets are found through the environment variable TRIPLETOMICS_DATA. Models
 are fitted on 70 % of the cells of each type. Groups are made of the others: true types, Leiden clusters, and two types
@@ -215,6 +215,28 @@ def relate(seeds: int) -> None:
         print_table(table.groupby(by, sort=False).apply(_summary_of_relations, include_groups=False).reset_index())
 
 
+def training(_: int) -> None:
+    """Relate cells that were not seen to the training cells, with a model of the same types or of pairs of them."""
+    rows = []
+    for name in SETS:
+        model, query = fit(name, 0)
+        adata = common.read(name)
+        adata.obs["cell_type"] = adata.obs["cell_type"].astype(str)
+        seen = adata[~adata.obs_names.isin(query.obs_names)].copy()
+        types = np.random.default_rng(0).permutation(seen.obs["cell_type"].unique())
+        pair = {kind: f"pair {i // 2}" for i, kind in enumerate(types)}
+        seen.obs["pair"] = seen.obs["cell_type"].map(pair)
+        coarse = tt.fit(seen.copy(), "pair", hold_out=0, seed=0, progress=False)
+        for one, of in ((model, "these types"), (coarse, "pairs of them")):
+            for way, a, b in (("new to training cells", query, seen), ("training to new cells", seen, query)):
+                table = tt.relate(a, b, one, label_a="cell_type", label_b="cell_type")
+                found = score_relation(table, *[a.obs["cell_type"].to_numpy(dtype=str)] * 2)
+                rows += [{"model of": of, "way": way, **row} for row in found]
+    table = pd.DataFrame(rows).astype({"interval": float})
+    by = ["model of", "way"]
+    print_table(table.groupby(by, sort=False).apply(_summary_of_relations, include_groups=False).reset_index())
+
+
 def platforms(_: int) -> None:
     """Relate a platform that the model has not seen to each that it has, and back."""
     rows = []
@@ -230,17 +252,11 @@ def platforms(_: int) -> None:
                         first, second = adata[on == a].copy(), adata[on == b].copy()
                         table = tt.relate(first, second, model, label_a="cell_type", label_b="cell_type")
                         found = score_relation(table, *[first.obs["cell_type"].to_numpy(dtype=str)] * 2)
-                        shared = second.obs["cell_type"].unique()
-                        rows += [
-                            {
-                                "data": name,
-                                "batch=": batch is not None,
-                                "way": way,
-                                "in b": row["label"] in shared,
-                                **row,
-                            }
-                            for row in found
-                        ]
+                        sizes = [cells.obs["cell_type"].value_counts() for cells in (first, second)]
+                        for row in found:
+                            there = [size.get(row["label"], 0) for size in sizes]
+                            cells = "none in b" if not there[1] else f"{FEW} or more" if min(there) >= FEW else "fewer"
+                            rows.append({"data": name, "batch=": batch is not None, "way": way, "cells": cells, **row})
     table = pd.DataFrame(rows).astype({"interval": float})
     by = ["data", "batch=", "way", "cells"]
     print_table(table.groupby(by, sort=False).apply(_summary_of_relations, include_groups=False).reset_index())
@@ -249,7 +265,7 @@ def platforms(_: int) -> None:
 if __name__ == "__main__":
     common.start()
     warnings.simplefilter("ignore")
-    parts = {part.__name__: part for part in (groups, novel, relate, platforms)}
+    parts = {part.__name__: part for part in (groups, novel, relate, training, platforms)}
     given = common.options(parts).parse_args()
     for part in given.datasets:
         print(f"## {part}\n")

@@ -49,11 +49,13 @@ def scene(tmp_path, monkeypatch, few_steps, trained):
     for name in ("atlas", "new"):
         adata.write_zarr(f"{name}.zarr")
         adata.write_h5ad(f"{name}.h5ad")
+    query = make_cells(50, 3)
+    query.obs["leiden"] = query.obs["kind"].astype("category").cat.codes.astype(str)
     scene = SimpleNamespace(**{name: getattr(tt, name) for name in tt.__all__} | {"pl": tt.pl})
     scene.evaluate = lambda *given, **more: tt.evaluate(*given, **more | {"refits": min(more.get("refits", 0), 1)})
     scene.compare = partial(tt.compare, methods=("tt", "pca2"), seeds=1)
     return {
-        "tt": scene, "adata": adata, "rna": rna, "protein": protein, "model": trained[0], "query": make_cells(50, 3),
+        "tt": scene, "adata": adata, "rna": rna, "protein": protein, "model": trained[0], "query": query,
         "new_protein": plain(new_protein), "x": rna.X, "y": protein.X,
     }  # fmt: skip
 
