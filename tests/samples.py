@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 import tripletomics as tt
 
-OBS = ["tt_label", "tt_confidence", "tt_novelty", "tt_label_set"]
+OBS = ["tt_label", "tt_confidence", "tt_novelty", "tt_label_set", "tt_agrees"]
 KEYS = ["X_tt", "X_tt_metric", "X_tt_pca"]
 KNOWN, NEW = "abcdefg", "h"
 MODALITIES = ("rna", "protein")

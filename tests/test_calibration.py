@@ -400,6 +400,7 @@ def test_the_check_against_plain_sums():
         novelty=np.full(6, 0.5),
         unassigned=np.array([False, True, False, False, True, True]),
         sets=np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 0]], dtype=bool),
+        probabilities=np.zeros((6, 3)),
     )
     kept = codes >= 0
     assert check(found, codes) == {

@@ -56,6 +56,8 @@ def test_the_command_writes_what_python_does_and_prints_a_table(run, folder):
     assert "Missing" not in said
     rejected = (expected.obs["tt_label"] == "unassigned").sum()
     assert f"\n{rejected} of 80 cells lie too far from all known types and are unassigned.\n" in said
+    share = f"{expected.obs['tt_agrees'].mean():.1%}"
+    assert f"\n{share} of the cells have their best type among their 15 nearest reference cells on the map.\n" in said
     assert said.endswith(f"Wrote {folder / 'labels.h5ad'}, {folder / 'labels.png'}\n")
 
 
@@ -64,7 +66,7 @@ def test_the_command_takes_every_option(run, folder):
     query.layers["raw"], query.var["symbol"] = query.X.copy(), query.var_names
     query.var_names = [f"id{i}" for i in range(140)]
     query.write_h5ad(folder / "new.h5ad")
-    options = {"reject": 0.0, "coverage": 0.5, "layer": "raw", "missing": "impute", "alias": "symbol",
+    options = {"reject": 0.0, "groups": "kind", "coverage": 0.5, "layer": "raw", "missing": "impute", "alias": "symbol",
                "min_matched": 0.2, "key_added": "X_new"}  # fmt: skip
     assert set(options) == set(inspect.signature(tl.predict).parameters) - {"adata", "model"}
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
@@ -75,6 +77,8 @@ def test_the_command_takes_every_option(run, folder):
     found = ad.read_h5ad(folder / "new.h5ad")
     for one, other in zip(values(found, "X_new"), values(query, "X_new"), strict=True):
         assert one.tolist() == other.tolist()
+    groups = ["X_new_group_label", "X_new_group_label_set"]
+    assert found.obs[groups].astype(str).equals(query.obs[groups].astype(str))
     heaviest = ", ".join(query.uns["X_new_mapping"]["missing_genes"][:5])
     assert f"\n140 of the model's 150 genes were found ({query.uns['X_new_mapping']['weight']:.0%} of their" in said
     assert f"\nMissing, heaviest first: {heaviest}.\n0 of 80 cells lie too far" in said

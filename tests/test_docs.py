@@ -51,6 +51,8 @@ def scene(tmp_path, monkeypatch, few_steps, trained):
         adata.write_zarr(f"{name}.zarr")
         adata.write_h5ad(f"{name}.h5ad")
     (tmp_path / "data").symlink_to(ROOT / "data")
+    query = make_cells(50, 3)
+    query.obs["leiden"] = query.obs["kind"].astype("category").cat.codes.astype(str)
     scene = SimpleNamespace(**{name: getattr(tt, name) for name in tt.__all__} | {"pl": tt.pl})
     scene.evaluate = lambda *given, **more: tt.evaluate(*given, **more | {"refits": min(more.get("refits", 0), 1)})
     scene.compare = partial(tt.compare, methods=("tt", "pca2"), seeds=1)

@@ -300,6 +300,24 @@ def test_predictions_are_written_as_for_one_modality(trained, both, fresh):
     assert list(named.obs) == [name.replace("tt", "mine") for name in [*OBS, "tt_split"]]
 
 
+def test_groups_stand_in_either_modality_or_in_the_mudata(both, fresh):
+    rna, protein = fresh.rna[:120].copy(), fresh.protein[80:].copy()
+    protein.obs["cluster"] = fresh.kinds[80:]
+    tt.predict((rna, protein), both.model, groups="cluster")
+    found = [table.obs["tt_group_label_set"] for table in (rna, protein)]
+    assert (found[0].iloc[:80] == "").all()
+    assert (found[0].iloc[80:] == found[1][found[0].index[80:]]).all()
+    assert (found[1].str.split(" | ", regex=False).explode().isin(list(KNOWN))).all()
+    data = mudata_of(rna=fresh.rna, protein=fresh.protein)
+    data.obs["cluster"] = fresh.kinds
+    tt.predict(data, both.model, groups="cluster")
+    labels = data.obs["tt_group_label"].astype(str)
+    assert (labels == fresh.kinds).mean() > 0.9
+    assert (data["rna"].obs["tt_group_label"].astype(str) == labels).all()
+    with pytest.raises(KeyError, match=r"groups='clust' is not a column of adata\.obs"):
+        tt.predict((rna, protein), both.model, groups="clust")
+
+
 def test_tables_that_share_some_cells_are_asked_at_once(both, fresh):
     """Each cell is judged by what was measured of it, wherever it stands."""
     rna, protein = fresh.rna[:120].copy(), shuffled(fresh.protein[80:])

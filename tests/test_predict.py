@@ -1,6 +1,7 @@
 """What `predict` says and writes about new cells, and what it refuses."""
 
 import warnings
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -10,6 +11,7 @@ import scipy.sparse as sp
 from samples import KNOWN, NEW, OBS, assert_same, make_cells, predicted, state, values
 
 import tripletomics as tt
+from tripletomics.labels.reference import build_reference
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +195,76 @@ def test_what_looks_odd_is_said_and_kept(trained, new_cells):
     assert caught[0].filename == __file__
 
 
+# ------------------------------------------------------------------------------------------------- groups
+
+
+def test_groups_have_the_vote_of_their_cells_and_missing_ones_none(trained, new_cells):
+    query = new_cells.copy()
+    clusters = query.obs["kind"].map({"a": "ab", "b": "ab"}).fillna(query.obs["kind"]).to_numpy(dtype=object)
+    clusters[:30] = np.resize(np.array([None, np.nan, "", "unassigned"], dtype=object), 30)
+    query.obs["cluster"] = pd.Categorical(clusters)
+    found = predicted(query, trained[0], groups="cluster")
+    assert_same(found, predicted(query, trained[0]))
+    assert found.obs["tt_group_label"].cat.categories.tolist() == [*KNOWN, "unassigned"]
+    assert found.obs["tt_group_label"].iloc[:30].isna().all()
+    assert (found.obs["tt_group_label_set"].iloc[:30] == "").all()
+    said = found.obs.iloc[30:].groupby("cluster", observed=True)[["tt_group_label", "tt_group_label_set"]]
+    assert (said.nunique() == 1).all(axis=None)
+    sets = said.first()["tt_group_label_set"].to_dict()
+    assert sets == {"ab": "a | b", **{name: name for name in "cdefg"}}
+    for name, kind in said.first()["tt_group_label"].items():
+        assert kind in sets[name].split(" | ")
+
+
+def test_a_group_of_a_new_type_is_unassigned_unless_nothing_is_rejected(trained):
+    query = make_cells(200, 4, "abh")
+    found = predicted(query, trained[0], groups="kind").obs.groupby("kind")[["tt_group_label", "tt_group_label_set"]]
+    assert found.first().to_numpy().tolist() == [["a", "a"], ["b", "b"], ["unassigned", ""]]
+    free = predicted(query, trained[0], groups="kind", reject=0)
+    assert (free.obs["tt_group_label"] != "unassigned").all()
+
+
+def test_a_group_of_one_cell_has_its_prediction_and_is_told(trained, new_cells):
+    query = new_cells.copy()
+    query.obs["cluster"] = ["one", *["many"] * 499]
+    with pytest.warns(
+        UserWarning, match="1 of 2 groups of 'cluster' have one cell: they get the prediction of their cell"
+    ):
+        tt.predict(query, trained[0], groups="cluster", coverage=0.6)
+    first = query.obs.iloc[0]
+    assert (first["tt_group_label"], first["tt_group_label_set"]) == (first["tt_label"], first["tt_label_set"])
+
+
+def test_groups_of_an_earlier_prediction_are_removed(trained, new_cells, tmp_path):
+    query = predicted(new_cells, trained[0], groups="kind")
+    query.write_h5ad(tmp_path / "q.h5ad")
+    read = ad.read_h5ad(tmp_path / "q.h5ad")
+    assert (read.obs["tt_group_label_set"].astype(str) == query.obs["tt_group_label_set"]).all()
+    assert read.obs["tt_agrees"].dtype == bool
+    tt.predict(query, trained[0])
+    assert not [name for name in query.obs if "group" in name]
+
+
+def test_the_types_near_a_cell_on_the_map_are_those_of_a_plain_loop(trained, new_cells):
+    model = trained[0]
+    found = predicted(new_cells, model)
+    best = predicted(new_cells, model, reject=0).obs["tt_label"]
+    for i in range(0, 500, 7):
+        d = ((model.reference.map - found.obsm["X_tt"][i]) ** 2).sum(axis=1)
+        near = {model.types[code] for code in model.reference.codes[np.argsort(d)[:15]]}
+        assert found.obs["tt_agrees"].iloc[i] == (best.iloc[i] in near)
+    assert found.uns["tt_mapping"]["agrees"] == found.obs["tt_agrees"].mean()
+
+
+def test_a_cell_of_the_reference_does_not_agree_with_itself():
+    reference = build_reference(np.eye(40)[:, :3], np.arange(80.0).reshape(40, 2), np.eye(40), np.arange(40) % 2, 2, 0)
+    codes = np.where(np.arange(40) == 20, 0, 1)
+    alone = replace(reference, codes=codes)
+    m = reference.map[[20]]
+    assert alone.agrees(m, np.array([0])).tolist() == [True]
+    assert alone.agrees(m, np.array([0]), np.array([True])).tolist() == [False]
+
+
 def no_cells(adata):
     return adata[:0].copy()
 
@@ -221,6 +293,10 @@ def nothing(adata):
     pass
 
 
+def barcodes(adata):
+    adata.obs["barcode"] = adata.obs_names
+
+
 REFUSED = {
     "no cells": (no_cells, {}, ValueError, "adata has 0 cells and 150 genes"),
     "no shared gene": (other_genes, {"missing": "impute"}, ValueError, "The query has none of the model's 150 genes"),
@@ -233,6 +309,13 @@ REFUSED = {
     "reject of 1": (nothing, {"reject": 1}, ValueError, "reject=1 is not a share in [0, 1); 0 rejects no cell."),
     "negative reject": (nothing, {"reject": -0.1}, ValueError, "reject=-0.1 is not a share in [0, 1)"),
     "reject NaN": (nothing, {"reject": np.nan}, ValueError, "reject=nan is not a share in [0, 1)"),
+    "groups": (nothing, {"groups": "kid"}, KeyError, "groups='kid' is not a column of adata.obs. Did you mean 'kind'?"),
+    "groups of one": (
+        barcodes,
+        {"groups": "barcode"},
+        ValueError,
+        "groups='barcode' has 40 groups of 40 cells, and 40",
+    ),
     "coverage of 1": (nothing, {"coverage": 1}, ValueError, "coverage=1 is not a share between 0 and 1, such as 0.9."),
     "coverage of 0": (nothing, {"coverage": 0}, ValueError, "coverage=0 is not a share between 0 and 1, such as 0.9."),
     "missing": (nothing, {"missing": "fill"}, ValueError, "missing='fill' is not known. Allowed: error, zero, impute."),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tripletomics import losses, pl
     from tripletomics.experiment.comparison import Comparison
     from tripletomics.model import Model, load
-    from tripletomics.tl import compare, evaluate, explain, fit, pca, predict, transform
+    from tripletomics.tl import compare, evaluate, explain, fit, pca, predict, relate, transform
 
 __all__ = [
     "Comparison",
@@ -24,11 +24,12 @@ __all__ = [
     "pca",
     "pl",
     "predict",
+    "relate",
     "transform",
 ]
 
 # Everything is imported on first use: torch and scanpy take seconds, and `--help` needs neither.
-_HOMES = dict.fromkeys(("compare", "evaluate", "explain", "fit", "pca", "predict", "transform"), "tl")
+_HOMES = dict.fromkeys(("compare", "evaluate", "explain", "fit", "pca", "predict", "relate", "transform"), "tl")
 _HOMES |= {"Comparison": "experiment.comparison", "Model": "model", "load": "model", "losses": "", "pl": ""}
 
 

@@ -21,7 +21,7 @@ from cyclopts import App, CycloptsError
 from tripletomics import processes
 from tripletomics.cli.demonstration import run_demo
 from tripletomics.cli.losses import show_losses
-from tripletomics.cli.verbs import compare, convert, evaluate, fit, predict, transform
+from tripletomics.cli.verbs import compare, convert, evaluate, fit, predict, relate, transform
 from tripletomics.names import printable
 from tripletomics.notices import TripletomicsWarning
 
@@ -35,12 +35,13 @@ tripletomics convert atlas.h5ad atlas.zarr
 tripletomics fit atlas.zarr --label cell_type --model map.tt
 tripletomics transform new.zarr --model map.tt --shard 1/4
 tripletomics predict new.h5ad --model map.tt --out labels.h5ad --figure labels.png
+tripletomics relate one.h5ad other.h5ad --model map.tt --label-a leiden --label-b cell_type --out table.csv
 tripletomics evaluate map.h5ad --label cell_type
 tripletomics compare cells.h5ad --label cell_type --out report.html
 ```
 """
 
-ALONE = ("transform", "predict", "losses")  # train nothing: srun may start one for each of many files
+ALONE = ("transform", "predict", "relate", "losses")  # train nothing: srun may start one for each of many files
 
 REFUSALS = (ValueError, KeyError, TypeError, ImportError, FloatingPointError)
 
@@ -48,7 +49,7 @@ app = App(
     name="tripletomics", help=HELP, help_format="markdown", version=version("tripletomics"),
     result_action="return_value", suppress_keyboard_interrupt=False,
 )  # fmt: skip
-for command in (fit, transform, predict, evaluate, compare, convert):
+for command in (fit, transform, predict, relate, evaluate, compare, convert):
     app.command(command)
 app.command(show_losses, name="losses")
 app.command(run_demo, name="demo")

@@ -256,6 +256,39 @@ def predict(  # noqa: D103
     _report_written(out, figure)
 
 
+@options_of(tl.relate)
+def relate(  # noqa: D103
+    a: Annotated[Path, Parameter(help="File of labelled cells, .h5ad.")],
+    b: Annotated[Path, Parameter(help="File of labelled cells that they are compared with, .h5ad.")],
+    /,
+    *,
+    model: Annotated[Path, Parameter(help="Model that `fit` wrote, .tt.")],
+    out: Annotated[Path, Parameter(help="File to write the table to, .csv.")],
+    figure: Annotated[Path | None, Parameter(help="File to draw the table to, .png.")] = None,
+    **settings: Any,
+) -> None:
+    files.check_writable(out, ".csv")
+    if figure is not None:
+        files.check_writable(figure, ".png")
+    for path in (a, b):
+        check_cells(path)
+    from tripletomics.model import load
+
+    table = tl.relate(read(a), read(b), load(model), **settings)
+    with files.replacing(out) as draft:
+        harmless(table).to_csv(draft, index=False)
+    if figure is not None:
+        os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
+        from tripletomics import pl
+
+        pl.save(pl.relate(table), figure)
+    for label, rows in table.groupby("label_a", observed=True):
+        best = rows.iloc[0]
+        interval = f"{best['lower']:.0%} to {best['upper']:.0%}"
+        print(printable(f"{label}: {best['share']:.0%} are {best['label_b']} ({interval})."))
+    _report_written(out, figure)
+
+
 @options_of(tl.evaluate)
 def evaluate(  # noqa: D103
     input: Input,
@@ -330,6 +363,9 @@ def _print_mapping(adata: AnnData | MuData, prefix: str) -> None:
     if record["missing"]:
         print(printable("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + "."))
     print(f"{record['rejected']:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")
+    print(
+        f"{record['agrees']:.1%} of the cells have their best type among their 15 nearest reference cells on the map."
+    )
     if record.get("seen"):
         print(f"{record['seen']:,} of {adata.n_obs:,} cells were part of the fit and say nothing about new cells.")
 

@@ -1,6 +1,7 @@
 """Class codes and names, what is predicted from them, and whether it can be believed."""
 
 from tripletomics.labels.columns import (
+    NONE,
     UNASSIGNED,
     UNLABELLED,
     encode,
@@ -17,6 +18,7 @@ from tripletomics.labels.verdicts import COVERAGE, NO_SIGNAL, REJECT, TOO_FEW, v
 
 __all__ = [
     "COVERAGE",
+    "NONE",
     "NO_SIGNAL",
     "REJECT",
     "TOO_FEW",

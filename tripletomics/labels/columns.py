@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNASSIGNED = "unassigned"  # name for a cell that is like no known type
+NONE = "none"  # name for what corresponds to no label of another dataset; a cell with it is unlabelled
 UNLABELLED = (
     "", "Unknown", "unknown", UNASSIGNED, "NA", "None", "nan", "<NA>", "N/A", "null", "unlabelled", "unlabeled",
 )  # fmt: skip

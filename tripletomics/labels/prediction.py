@@ -29,6 +29,8 @@ class Prediction:
         Boolean (cells,): farther from all known types than all but the rejected share of their cells.
     sets
         Boolean (cells, types): types that are credible at the coverage asked for; none for a cell unlike all of them.
+    probabilities
+        Of each type, float32 (cells, types); what is left to 1 is that of no known type.
     """
 
     codes: np.ndarray
@@ -36,6 +38,7 @@ class Prediction:
     novelty: np.ndarray
     unassigned: np.ndarray
     sets: np.ndarray
+    probabilities: np.ndarray
 
     def __getitem__(self, rows: np.ndarray) -> Prediction:
         return Prediction(*(getattr(self, part.name)[rows] for part in fields(self)))
@@ -52,6 +55,7 @@ def predict(
         novelty=expit(1.7 * novelty),  # nearly the normal distribution, with longer tails
         unassigned=novelty > calibration.novelty_limit(reject),
         sets=(odds >= calibration.odds_limit(coverage)) & np.isfinite(odds),
+        probabilities=expit(odds).astype(np.float32),
     )
 
 

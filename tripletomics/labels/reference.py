@@ -109,7 +109,7 @@ class Reference:
         known
             Boolean (cells,): cells of the reference, which are compared with all others. None by default.
         """
-        d, rows = self._nearest(z, known)
+        d, rows = _nearest(self.z, z, self.spread, known)
         # a prototype of n cells is itself off by 1/n of their variance
         doubt = np.sqrt(1 + 1 / np.maximum(self.sizes, 1))
         to_prototypes = cdist(z, self.prototypes) / self.spread / doubt
@@ -126,17 +126,18 @@ class Reference:
         typical = np.log(np.maximum(to_means.min(axis=1), least))
         return Evidence(logits, near, typical, z / self.spread, white)
 
-    def _nearest(self, z: np.ndarray, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return distances, in units of the spread, and rows of the nearest landmarks other than the cell itself."""
-        k = min(NEIGHBOURS, len(self.z))
-        if known is None or not known.any() or len(self.z) < 2:
-            d, rows = nearest(self.z, z, k)
-            return d / self.spread, rows
-        d, rows = nearest(self.z, z, min(k + 1, len(self.z)))
-        d = d / self.spread
-        itself = known & (d[:, 0] < SELF_DISTANCE)
-        kept = np.arange(d.shape[1] - 1) + itself[:, None]
-        return np.take_along_axis(d, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
+    def agrees(self, m: np.ndarray, codes: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+        """Return whether the type of each cell is among those of its 15 nearest landmarks on the map: boolean (cells,).
+
+        Parameters
+        ----------
+        m, codes
+            Map (cells, dim) and codes of the types.
+        known
+            As for `evidence`.
+        """
+        _, rows = _nearest(self.map, m, float(self.map.std()) or 1.0, known)
+        return (self.codes[rows] == codes[:, None]).any(axis=1)
 
     def _votes(self, d: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return the log share of each type among the neighbours, weighted by a Gaussian of the distance."""
@@ -209,6 +210,21 @@ def build_reference(
         whiten=whiten,
         means=means @ whiten,
     )
+
+
+def _nearest(
+    landmarks: np.ndarray, cells: np.ndarray, spread: float, known: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances, in units of the spread, and rows of the nearest landmarks other than the cell itself."""
+    k = min(NEIGHBOURS, len(landmarks))
+    if known is None or not known.any() or len(landmarks) < 2:
+        d, rows = nearest(landmarks, cells, k)
+        return d / spread, rows
+    d, rows = nearest(landmarks, cells, min(k + 1, len(landmarks)))
+    d = d / spread
+    itself = known & (d[:, 0] < SELF_DISTANCE)
+    kept = np.arange(d.shape[1] - 1) + itself[:, None]
+    return np.take_along_axis(d, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
 
 
 def _means(x: np.ndarray, codes: np.ndarray, types: np.ndarray) -> np.ndarray:

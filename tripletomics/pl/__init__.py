@@ -11,6 +11,7 @@ from tripletomics.pl.explanation import genes
 from tripletomics.pl.maps import compare, embedding
 from tripletomics.pl.new_cells import mapping
 from tripletomics.pl.palette import PALETTE
+from tripletomics.pl.relation import relate
 from tripletomics.pl.score_panel import scores
 from tripletomics.pl.structure_dial import dial
 from tripletomics.pl.text import save
@@ -24,6 +25,7 @@ __all__ = [
     "genes",
     "history",
     "mapping",
+    "relate",
     "save",
     "scores",
     "tree",

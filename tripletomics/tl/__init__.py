@@ -7,6 +7,7 @@ from tripletomics.tl.explaining import explain
 from tripletomics.tl.fitting import fit, transform
 from tripletomics.tl.paths import convert, transform_shard
 from tripletomics.tl.predicting import predict
+from tripletomics.tl.relating import relate
 
 __all__ = [
     "compare",
@@ -16,6 +17,7 @@ __all__ = [
     "fit",
     "pca",
     "predict",
+    "relate",
     "transform",
     "transform_shard",
 ]

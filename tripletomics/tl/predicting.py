@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
-from tripletomics.labels import COVERAGE, REJECT, UNASSIGNED
+from tripletomics.labels import COVERAGE, REJECT, UNASSIGNED, UNLABELLED
+from tripletomics.notices import warn
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from tripletomics.labels.prediction import Prediction
+    from tripletomics.labels.reference import Reference
     from tripletomics.model import Model
+    from tripletomics.pp.queries import NewCells
     from tripletomics.tl.fitting import Cells
 else:  # the command line reads these annotations
     Cells = Model = object
@@ -18,9 +25,9 @@ def predict(
     model: Model,
     *,
     reject: float = REJECT,
+    groups: str | None = None,
     coverage: float = COVERAGE,
     layer: str | None = None,
-    use_rep: str | None = None,
     missing: Literal["error", "zero", "impute"] = "error",
     alias: str | None = None,
     min_matched: float = 0.3,
@@ -37,12 +44,13 @@ def predict(
     reject
         Share of the cells of known types, in [0, 1), that may become "unassigned" because they lie too far from all
         of them. 0 rejects no cell.
+    groups
+        Column of `obs` with groups of cells, such as "leiden", that get a label and a label set of their own. Missing
+        values and names that mean unlabelled are no group.
     coverage
-        Share of the cells whose label set holds their type, between 0 and 1.
+        Share of the cells whose label set holds their type, between 0 and 1. For a group, the share of its cells.
     layer
         Layer to use in place of `.X`.
-    use_rep
-        Key of `obsm` with the embedding, for a model that was fitted on one; by default the key in the fit.
     missing
         What to do about missing genes: "error", "zero" to fill them with zeros, or "impute" to treat them
         as unknown, like the genes that are hidden in training.
@@ -66,6 +74,15 @@ def predict(
         About the share of the cells of known types that lie nearer to these types, float in [0, 1].
     ``obs["tt_label_set"]``
         Types that are credible at the coverage, joined by " | "; empty for a cell that is unlike all of them.
+    ``obs["tt_agrees"]``
+        Whether the best type is among those of the 15 nearest cells of the reference on the map, boolean; also for
+        rejected cells. Where it is False, coordinates and label contradict each other: believe neither.
+    ``obs["tt_group_label"]``
+        Only with `groups`: the type of the cell's group, categorical; "unassigned" if more than a third of the group's
+        cells are. Missing for a cell without a group.
+    ``obs["tt_group_label_set"]``
+        Only with `groups`: types that together have the share `coverage` in the group, joined by " | ", so that a group
+        of two types has both; empty for an unassigned group and for a cell without a group.
     ``obsm["X_tt"]``, ``obsm["X_tt_metric"]``
         Map and metric space, as `transform` writes them (and ``obsm["X_tt_pca"]`` if it is there).
     ``uns["X_tt"]``, ``obs["tt_split"]``
@@ -73,18 +90,18 @@ def predict(
     ``uns["tt_mapping"]``
         ``model``, the id of the model that made the predictions; how the genes were matched: numbers ``matched``,
         ``missing``, ``extra``, share of the encoder's ``weight`` that was matched, ``missing_genes`` (heaviest first);
-        sentences about unusual values (``notes``), the number of cells ``rejected``, and how many the model has
-        ``seen``, because it was trained on them. These are found by their values: a cell of which a value has changed
-        since the fit, or a gene is missing, counts as new. (An older model file gives no ``seen``.) Where an embedding
-        was read, ``use_rep`` is its key, and its dimensions count as genes.
+        sentences about unusual values (``notes``), the number of cells ``rejected``, the share of cells that
+        ``agrees``, and how many the model has ``seen``, because it was trained on them. These are found by their
+        values: a cell of which a value has changed since the fit, or a gene is missing, counts as new. (An older model
+        file gives no ``seen``.)
 
     Raises
     ------
     KeyError
-        If there is no such layer, embedding or column.
+        If there is no such layer or column.
     ValueError
-        If genes are missing, the values are on another scale than those of training, a share is out of range, or the
-        model could not be calibrated. Nothing is written then.
+        If genes are missing, the values are on another scale than those of training, a share is out of range, nearly
+        every cell is a group of its own, or the model could not be calibrated. Nothing is written then.
 
     Notes
     -----
@@ -93,6 +110,13 @@ def predict(
     the label sets (split conformal prediction) and the limit of novelty were fitted to training cells that the encoder
     had not seen, or with ``fit(batch=)`` to whole batches; of two modalities, for both and for each alone. They hold
     for cells like these: on another platform they are less reliable than stated, unless batches were given.
+
+    The label of a group is the type with the largest mean probability over its cells. Probabilities are averaged and
+    not multiplied, because the errors of similar cells are similar. A group of one cell has the prediction of its cell.
+
+    References
+    ----------
+    Label sets: Sadinle, Lei & Wasserman 2019. Mean of probabilities: Stone 1961, *The opinion pool*.
     """
     import numpy as np
     import pandas as pd
@@ -103,34 +127,81 @@ def predict(
 
     pp.check_key(key_added, adata)
     pp.check_model(model)
-    options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
-    cells = pp.take_new(adata, model, options, key_added)
+    cells = pp.take_new(adata, model, pp.QueryOptions(layer, missing, alias, min_matched))
+    grouped = None if groups is None else _groups(cells, groups)
     found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage)
     trained = trained_on(model, cells.x)
     prefix = "tt" if key_added == "X_tt" else key_added
-    use_rep = options.embedding(model)
-    reads = {} if use_rep is None else {"use_rep": use_rep}
     names = np.array([*model.types, UNASSIGNED], dtype=object)
     labels = names[np.where(found.unassigned, -1, found.codes)]
-    sets = np.array([" | ".join(names[:-1][credible]) for credible in found.sets], dtype=object)
+    sets = np.array(_joined(found.sets, names), dtype=object)
+    agrees = cast("Reference", model.reference).agrees(m, found.codes, trained)
+    of_groups = _group_columns(found, grouped, coverage, names)
     for target, rows, queries in cells.targets:
         target.obs[f"{prefix}_label"] = pd.Categorical(labels[rows], names)
         target.obs[f"{prefix}_confidence"] = found.confidence[rows]
         target.obs[f"{prefix}_novelty"] = found.novelty[rows]
         target.obs[f"{prefix}_label_set"] = sets[rows]
+        target.obs[f"{prefix}_agrees"] = agrees[rows]
+        if stale := [name for name in (f"{prefix}_group_label", f"{prefix}_group_label_set") if name in target.obs]:
+            target.obs = target.obs.drop(columns=stale)  # of another prediction
+        for name, values in of_groups.items():
+            target.obs[f"{prefix}_{name}"] = values[rows]
         matches = [query.match for query in queries]
-        target.uns[f"{prefix}_mapping"] = (
-            {
-                "model": model.id,
-                "matched": sum(match.matched for match in matches),
-                "missing": sum(match.missing for match in matches),
-                "extra": sum(match.extra for match in matches),
-                "weight": float(np.mean([match.weight for match in matches])),
-                "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
-                "notes": np.array([note for query in queries for note in query.notes], dtype=object),
-                "rejected": int(found.unassigned[rows].sum()),
-            }
-            | ({} if trained is None else {"seen": int(trained[rows].sum())})
-            | reads
-        )
+        target.uns[f"{prefix}_mapping"] = {
+            "model": model.id,
+            "matched": sum(match.matched for match in matches),
+            "missing": sum(match.missing for match in matches),
+            "extra": sum(match.extra for match in matches),
+            "weight": float(np.mean([match.weight for match in matches])),
+            "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
+            "notes": np.array([note for query in queries for note in query.notes], dtype=object),
+            "rejected": int(found.unassigned[rows].sum()),
+            "agrees": float(agrees[rows].mean()),
+        } | ({} if trained is None else {"seen": int(trained[rows].sum())})
     write_coordinates(cells, key_added, model, z, m, trained)
+
+
+def _groups(cells: NewCells, name: str) -> tuple[np.ndarray, int]:
+    """Return the codes of the groups of cells, -1 for none, and their number.
+
+    Of two modalities either may have the column, or the MuData: the first one that names a group of a cell counts.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from tripletomics import labels, pp
+    from tripletomics.labels import grouping
+
+    holders = [(target, rows) for target, rows, _ in cells.targets if name in target.obs]
+    values = np.full(cells.x.shape[0], None, dtype=object)
+    for target, rows in reversed(holders or [cells.targets[0][:2]]):
+        given = labels.known(pp.column(target, name, "groups"), UNLABELLED).to_numpy()
+        values[rows] = np.where(pd.isna(given), values[rows], given)
+    codes, classes = labels.encode(pd.Series(values, name=name), UNLABELLED)
+    if lone := grouping.check_groups(name, codes, classes):
+        warn(f"{lone:,} of {len(classes):,} groups of {name!r} have one cell: they get the prediction of their cell.")
+    return codes, len(classes)
+
+
+def _group_columns(
+    found: Prediction, grouped: tuple[np.ndarray, int] | None, coverage: float, names: np.ndarray
+) -> dict[str, np.ndarray | pd.Categorical[str]]:
+    """Return what is written of the groups of cells, by the end of its name; nothing without groups."""
+    import numpy as np
+    import pandas as pd
+
+    from tripletomics.labels import grouping
+
+    if grouped is None:
+        return {}
+    best, sets, unassigned = grouping.vote(found, *grouped, coverage)
+    codes, none = grouped[0], len(names) - 1
+    labels = np.array([*names[np.where(unassigned, none, best)], None], dtype=object)  # code -1 is the last
+    texts = np.array([*_joined(sets, names), ""], dtype=object)
+    return {"group_label": pd.Categorical(labels[codes], names), "group_label_set": texts[codes]}
+
+
+def _joined(sets: np.ndarray, names: np.ndarray) -> list[str]:
+    """Return label sets, boolean (cells, types), as text."""
+    return [" | ".join(names[:-1][credible]) for credible in sets]

@@ -1,0 +1,82 @@
+"""The vote of a group of cells, such as a cluster, and its own label set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+
+from tripletomics.labels.prediction import Prediction
+
+MOST_ALONE = 0.9  # share of cells alone in their group, from which on a column names cells and not groups
+MOST_REJECTED = (
+    1 / 3
+)  # share of a group's cells; above it, the group is unlike all types. One half sees fewer new types
+
+
+def vote(
+    found: Prediction, codes: np.ndarray, n_groups: int, coverage: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the type of each group, which types are credible for it, and whether it is unlike all types.
+
+    The probabilities of the cells are averaged (a linear opinion pool, Stone 1961), and not multiplied: the errors of
+    cells that are alike are alike, so many cells are not many witnesses. The label set is the smallest one whose types
+    have together a share `coverage` of this average: it is meant to hold the type of this share of the group's cells,
+    so a group of two types gets both.
+
+    Parameters
+    ----------
+    found
+        Predictions of cells.
+    codes
+        Group of each cell (cells,), -1 for none. Every group has a cell.
+    n_groups
+        Number of groups.
+    coverage
+        Share of the cells of a group whose type its set is meant to hold.
+
+    Returns
+    -------
+    best
+        Code of the type with the largest share (groups,).
+    sets
+        Boolean (groups, types). The set of a single cell is its own, and that of a group that is unlike all types is
+        empty.
+    unassigned
+        Boolean (groups,): more than a third of its cells are.
+    """
+    cells = np.flatnonzero(codes >= 0)
+    sizes = np.bincount(codes[cells], minlength=n_groups)
+    members = sp.csr_array((np.ones(len(cells)), (codes[cells], cells)), (n_groups, len(codes)))
+    shares = members @ found.probabilities + np.finfo(float).tiny  # all cells of a group may be unlike all types
+    shares /= shares.sum(axis=1, keepdims=True)
+    order = np.argsort(-shares, axis=1, kind="stable")
+    descending = np.take_along_axis(shares, order, axis=1)
+    before = np.cumsum(descending, axis=1) - descending
+    sets = np.zeros(shares.shape, dtype=bool)
+    np.put_along_axis(sets, order, before < coverage, axis=1)
+    rejected = np.bincount(codes[cells], found.unassigned[cells], n_groups) / sizes
+    best, unassigned = order[:, 0], rejected > MOST_REJECTED
+    sets[unassigned] = False
+    alone = cells[sizes[codes[cells]] == 1]
+    best[codes[alone]], sets[codes[alone]] = found.codes[alone], found.sets[alone]
+    return best, sets, unassigned
+
+
+def check_groups(name: str, codes: np.ndarray, classes: Sequence[str]) -> int:
+    """Return how many groups have one cell; raise if there is no group, or nearly every cell is its own group."""
+    sizes = np.bincount(codes[codes >= 0], minlength=len(classes))
+    lone, cells = int((sizes == 1).sum()), int(sizes.sum())
+    if not cells:
+        raise ValueError(
+            f"groups={name!r} has a group for none of the {len(codes):,} cells: missing values and names that mean "
+            "unlabelled do not count. Name a column of clusters, such as 'leiden'."
+        )
+    if cells > 1 and lone > MOST_ALONE * cells:
+        raise ValueError(
+            f"groups={name!r} has {len(classes):,} groups of {cells:,} cells, and {lone:,} cells are alone in theirs: "
+            "it seems to name cells. Name a column of clusters, such as 'leiden', or leave groups out: obs['tt_label'] "
+            "has the type of each cell."
+        )
+    return lone
