@@ -155,6 +155,13 @@ def test_the_file_holds_landmarks_of_the_metric_space_and_no_expression(saved):
         "reference.z": (630, 32), "reference.map": (630, 2), "reference.codes": (630,),
         "cells.hashes": (700,), "cells.roles": (700,), "cells.fitted": (700,),
     }  # fmt: skip
+    n = tt.load(path).calibration.n_cells
+    assert {name for name, shape in shapes.items() if n in shape} == {
+        "calibration.novelties",
+        "calibration.oddities",
+        "calibration.pcs",
+    }
+    assert shapes["calibration.pcs"] == (n, 20)
     assert not any(name.encode() in path.read_bytes() for name in adata.obs_names[:20])
 
 

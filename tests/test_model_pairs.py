@@ -242,7 +242,8 @@ def test_a_model_of_one_modality_takes_one_array(trained, new_cells):
 @pytest.mark.parametrize("rows", [np.array([3, 0, 3]), slice(1, 4), np.array([True, False, True, False, True])])
 def test_some_of_the_predictions(rows):
     five = np.arange(5)
-    found = Prediction(five, five / 10, five / 20, five > 2, np.arange(10).reshape(5, 2) % 3 == 0)
+    sets = np.arange(10).reshape(5, 2) % 3 == 0
+    found = Prediction(five, five / 10, five / 20, five > 2, sets, five / 30, five / 5, five > 3)
     for field in fields(Prediction):
         expected = [getattr(found, field.name)[i] for i in five[rows]]
         np.testing.assert_array_equal(getattr(found[rows], field.name), expected)

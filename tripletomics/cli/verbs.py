@@ -323,6 +323,11 @@ def _print_mapping(adata: AnnData | MuData, prefix: str) -> None:
     if record["missing"]:
         print(printable("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + "."))
     print(f"{record['rejected']:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")
+    if "fdr" in record:
+        print(
+            f"{record['novel']:,} of {adata.n_obs:,} cells are on the list of novel cells (false discovery rate "
+            f"{record['fdr']:g}), which has {record['shortest_list']:,} cells or more, or none."
+        )
     if record.get("seen"):
         print(f"{record['seen']:,} of {adata.n_obs:,} cells were part of the fit and say nothing about new cells.")
 

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Literal
 from tripletomics.labels import COVERAGE, REJECT, UNASSIGNED
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tripletomics.model import Model
+    from tripletomics.sources import Matrix
     from tripletomics.tl.fitting import Cells
 else:  # the command line reads these annotations
     Cells = Model = object
@@ -18,6 +21,7 @@ def predict(
     model: Model,
     *,
     reject: float = REJECT,
+    fdr: float | None = None,
     coverage: float = COVERAGE,
     layer: str | None = None,
     missing: Literal["error", "zero", "impute"] = "error",
@@ -36,6 +40,9 @@ def predict(
     reject
         Share of the cells of known types, in [0, 1), that may become "unassigned" because they lie too far from all
         of them. 0 rejects no cell.
+    fdr
+        Makes a list of novel cells, of which on average at most this share, between 0 and 1, are of known types: 0.1
+        is usual. None by default, for no list.
     coverage
         Share of the cells whose label set holds their type, between 0 and 1.
     layer
@@ -63,6 +70,10 @@ def predict(
         About the share of the cells of known types that lie nearer to these types, float in [0, 1].
     ``obs["tt_label_set"]``
         Types that are credible at the coverage, joined by " | "; empty for a cell that is unlike all of them.
+    ``obs["tt_novel"]``, ``obs["tt_novel_p"]``
+        With `fdr`: whether the cell is on the list of novel cells, boolean, and its p-value, a float in (0, 1]. It is 1
+        for cells that the model was trained or calibrated on, which are never listed. Without `fdr` the columns of an
+        earlier call are removed.
     ``obsm["X_tt"]``, ``obsm["X_tt_metric"]``
         Map and metric space, as `transform` writes them (and ``obsm["X_tt_pca"]`` if it is there).
     ``uns["X_tt"]``, ``obs["tt_split"]``
@@ -73,6 +84,8 @@ def predict(
         sentences about unusual values (``notes``), the number of cells ``rejected``, and how many the model has
         ``seen``, because it was trained on them. These are found by their values: a cell of which a value has changed
         since the fit, or a gene is missing, counts as new. (An older model file gives no ``seen``.)
+        With `fdr` also ``fdr``, how many cells are on the list (``novel``), the number of ``calibration_cells``, and
+        the length of the ``shortest_list`` that these allow for so many new cells.
 
     Raises
     ------
@@ -89,6 +102,12 @@ def predict(
     the label sets (split conformal prediction) and the limit of novelty were fitted to training cells that the encoder
     had not seen, or with ``fit(batch=)`` to whole batches; of two modalities, for both and for each alone. They hold
     for cells like these: on another platform they are less reliable than stated, unless batches were given.
+
+    The list: a cell's p-value says how many calibration cells seem as novel as it does, by their own novelty and that
+    of their neighbours among the new and the calibration cells (conformal p-values: Bates et al. 2023; scores from both
+    kinds of cells: Marandon et al. 2024). The procedure of Benjamini & Hochberg (1995) makes the list. It holds if new
+    cells of known types are like the calibration cells. An empty list does not say that no cell is novel: types that
+    are like a known one, or have fewer cells than ``shortest_list``, are not found.
     """
     import numpy as np
     import pandas as pd
@@ -100,9 +119,10 @@ def predict(
     pp.check_key(key_added, adata)
     pp.check_model(model)
     cells = pp.take_new(adata, model, pp.QueryOptions(layer, missing, alias, min_matched))
-    found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage)
+    found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage, fdr=fdr)
     trained = trained_on(model, cells.x)
     prefix = "tt" if key_added == "X_tt" else key_added
+    about_list = {} if fdr is None else _about_list(model, cells.x, trained, fdr)
     names = np.array([*model.types, UNASSIGNED], dtype=object)
     labels = names[np.where(found.unassigned, -1, found.codes)]
     sets = np.array([" | ".join(names[:-1][credible]) for credible in found.sets], dtype=object)
@@ -111,6 +131,11 @@ def predict(
         target.obs[f"{prefix}_confidence"] = found.confidence[rows]
         target.obs[f"{prefix}_novelty"] = found.novelty[rows]
         target.obs[f"{prefix}_label_set"] = sets[rows]
+        for name, values in (("novel", found.novel), ("novel_p", found.p)):
+            if fdr is not None:
+                target.obs[f"{prefix}_{name}"] = values[rows]
+            elif f"{prefix}_{name}" in target.obs:
+                del target.obs[f"{prefix}_{name}"]
         matches = [query.match for query in queries]
         target.uns[f"{prefix}_mapping"] = {
             "model": model.id,
@@ -122,4 +147,15 @@ def predict(
             "notes": np.array([note for query in queries for note in query.notes], dtype=object),
             "rejected": int(found.unassigned[rows].sum()),
         } | ({} if trained is None else {"seen": int(trained[rows].sum())})
+        if fdr is not None:
+            target.uns[f"{prefix}_mapping"] |= about_list | {"novel": int(found.novel[rows].sum())}
     write_coordinates(cells, key_added, model, z, m, trained)
+
+
+def _about_list(model: Model, x: Matrix, trained: np.ndarray | None, fdr: float) -> dict[str, float]:
+    """Return what `uns` keeps about a list of novel cells, without their number."""
+    from tripletomics.labels.discoveries import shortest
+
+    known = min(calibration.n_cells for calibration in model.calibrations_for(x).values())
+    new = int(x.shape[0] if trained is None else (~trained).sum())
+    return {"fdr": fdr, "calibration_cells": known, "shortest_list": shortest(new, known, fdr)}
