@@ -170,6 +170,24 @@ def test_too_few_calibration_cells_are_told(model, query):
         model.predict(query.X, fdr=1 / (n + 1))
 
 
+def test_calibration_cells_lie_where_the_model_puts_them_also_if_another_encoder_was_asked():
+    adata = make_cells(210, 3)
+    adata.obs["donor"] = np.array(list("xyz"))[np.random.default_rng(0).integers(3, size=210)]
+    for batch in (None, "donor"):
+        found = tt.fit(adata, "kind", batch=batch, steps=3, progress=False, hold_out=0).calibration
+        assert found.pcs.shape == (found.n_cells, 20)
+        rows = {row.tobytes() for row in adata.obsm["X_tt_pca"][:, :20]}
+        assert len(rows & {row.tobytes() for row in found.pcs}) == found.n_cells
+
+
+def test_cells_of_one_modality_are_compared_with_calibration_cells_as_seen_by_it(both, fresh):
+    known, x = both.model.alone["rna"].calibration, fresh.rna.X
+    found = both.model.predict(rna=x, fdr=0.3)[0]
+    pcs = both.model.features.pcs(both.model.table(rna=x))
+    np.testing.assert_array_equal(found.p, p_values(known, found.deviation, pcs))
+    np.testing.assert_array_equal(found.novel, discover(found.p, 0.3))
+
+
 @pytest.mark.parametrize("fdr", [0, 1, -0.1, 1.5, np.nan, True, "0.1"])
 def test_an_fdr_out_of_range_is_refused_and_nothing_is_written(model, query, fdr):
     asked = query.copy()
