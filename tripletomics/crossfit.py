@@ -133,8 +133,7 @@ def _answers(
     if problem.calibration.any():
         spaces = [embed(one.encoder, problem.rows) for one in both]
         return [[evidence_for(problem, settings, z, problem.train, problem.calibration)] for z in spaces]
-    places = {"": problem.pcs}
-    folds = [_ask_fold(problem, settings, part, places, 2, report, checkpoint) for part in _folds(problem, settings)]
+    folds = [_ask_fold(problem, settings, part, 2, report, checkpoint) for part in _folds(problem, settings)]
     return [[fold[number][""] for fold in folds] for number in (0, -1)]
 
 
@@ -226,7 +225,7 @@ def calibrate(
     else:
         places = {name: one.pcs for name, one in embeddings.items()}
         folds = [
-            _ask_fold(problem, settings, part, places, encoder.rounds, report, checkpoint)[-1]
+            _ask_fold(problem, settings, part, encoder.rounds, report, checkpoint, places=places)[-1]
             for part in _folds(problem, settings)
         ]
         answers = {name: [fold[name] for fold in folds] for name in embeddings}
@@ -297,12 +296,16 @@ def _ask_fold(
     problem: FitProblem,
     settings: Settings,
     part: np.ndarray,
-    places: Mapping[str, np.ndarray],
     rounds: int,
     report: Report,
     checkpoint: Checkpoint | None,
+    *,
+    places: Mapping[str, np.ndarray] | None = None,
 ) -> list[dict[str, tuple[Evidence, np.ndarray]]]:
-    """Fit features and encoder without a part of the cells; return the evidence about it after each training."""
+    """Fit features and encoder without a part of the cells; return the evidence about it after each training.
+
+    `places` are principal components of all cells in the model, by what was measured.
+    """
 
     def told(stage: str, *rest: Any) -> None:
         report("calibration", *rest)
@@ -312,7 +315,7 @@ def _ask_fold(
     fits = [train_encoder(others, settings, report=told, checkpoint=checkpoint)]
     if rounds > 1 and (second := _train_again(others, settings, fits[0], told, checkpoint)) is not None:
         fits.append(second)
-    whole = part & problem.fully_measured
+    whole, places = part & problem.fully_measured, places or {"": problem.pcs}
     answers = []
     for one in fits:
         z = embed(one.encoder, others.rows)
@@ -323,7 +326,7 @@ def _ask_fold(
             rows, pcs = others.features.source(x, None, fitted), others.features.pcs(x, None, fitted)
             asked = part & features.measured(x)[:, side]
             there = embed(one.encoder, rows), pcs
-            found[name] = evidence_for(others, settings, z, others.train, asked, there, places[name])
+            found[name] = evidence_for(others, settings, z, others.train, asked, there, places=places[name])
         answers.append(found)
     return answers
 
