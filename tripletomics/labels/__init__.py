@@ -3,6 +3,7 @@
 from tripletomics.labels.columns import (
     UNASSIGNED,
     UNLABELLED,
+    check_new_types,
     encode,
     flags,
     is_missing,
@@ -22,6 +23,7 @@ __all__ = [
     "TOO_FEW",
     "UNASSIGNED",
     "UNLABELLED",
+    "check_new_types",
     "encode",
     "flags",
     "is_missing",

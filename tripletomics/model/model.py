@@ -15,7 +15,7 @@ from tripletomics import files
 from tripletomics.embedding import coordinates
 from tripletomics.features import Pair, Present, fully_measured, measured
 from tripletomics.index import Hits
-from tripletomics.labels import COVERAGE, REJECT, is_missing
+from tripletomics.labels import COVERAGE, REJECT, check_new_types
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.prediction import Prediction, check_shares, list_novel, predict
 from tripletomics.labels.reference import Reference
@@ -383,16 +383,3 @@ def load(path: str | Path) -> Model:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path={path!r} is not the path of a model file, such as 'pbmc.tt'.")
     return storage.read(Path(path), partial(assemble, Model))
-
-
-def check_new_types(names: str | Sequence[str], n_cells: int, types: Sequence[str]) -> list[str]:
-    """Return the new type of each cell as text, or raise if one is among `types` or means unlabelled."""
-    names = [names] if isinstance(names, str) else [str(name) for name in names]
-    if not names or len(names) != n_cells:
-        raise ValueError(f"{len(names)} names for {n_cells} cells: pass one for each, and at least one.")
-    for name in sorted(set(names)):
-        if name in types:
-            raise ValueError(f"{name!r} is a type of the model already: enroll only new types, or fit again.")
-        if is_missing(name):
-            raise ValueError(f"{name!r} means unlabelled: give the new type a name of its own.")
-    return names
