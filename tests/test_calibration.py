@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from dataclasses import replace
 from decimal import Decimal, getcontext
 
 import numpy as np
@@ -50,7 +51,8 @@ def synthetic(logits, codes):
     """Evidence whose logits are all that matters."""
     n = len(logits)
     random = np.random.default_rng(5)
-    return Evidence(logits, random.normal(size=n), random.normal(size=n), random.normal(size=(n, 2)), np.zeros((n, 2)))
+    z = random.normal(size=(n, 2))
+    return Evidence(logits, random.normal(size=n), random.normal(size=n), z, np.zeros((n, 2)), z)
 
 
 def objective(weights, logits, codes):
@@ -123,7 +125,8 @@ def test_folds_of_one_reference_count_as_one():
     parts = np.arange(800) % 3
     found = fit_calibration([(evidence.of(parts == i), codes[parts == i]) for i in range(3)])
     for name in ("weights", "novelties", "oddities"):
-        np.testing.assert_allclose(getattr(found, name), getattr(fitted(), name), rtol=0.02, atol=0.02, err_msg=name)
+        one, other = np.sort(getattr(found, name)), np.sort(getattr(fitted(), name))
+        np.testing.assert_allclose(one, other, rtol=0.02, atol=0.02, err_msg=name)
 
 
 @pytest.mark.parametrize("codes", [[], [1], [-1, -1, 2]])
@@ -167,8 +170,7 @@ def test_odds_keep_their_digits_however_sure_they_are(novelty, logits):
         np.array(logits)[None, :, None] * np.eye(4)[0],
         np.array([novelty]),
         np.zeros(1),
-        np.zeros((1, 2)),
-        np.zeros((1, 2)),
+        *3 * [np.zeros((1, 2))],
     )
     weights = [Decimal(value).exp() for value in logits]
     p_known = 1 / (1 + Decimal(FARTHEST * (novelty - FARTHEST)).exp())
@@ -181,7 +183,7 @@ def test_a_type_without_reference_is_impossible_also_where_a_kind_of_evidence_ha
     evidence, codes = ask(300, 1, classes=5)
     misleading = evidence.logits.copy()
     misleading[:, :4, 1] *= -1
-    evidence = Evidence(misleading, evidence.near, evidence.typical, evidence.z, evidence.white)
+    evidence = replace(evidence, logits=misleading)
     found = fit_calibration([(evidence, codes)])
     assert found.weights[1] == 0
     odds = found.odds(evidence)
@@ -192,7 +194,7 @@ def test_a_type_without_reference_is_impossible_also_where_a_kind_of_evidence_ha
 
 def test_the_order_of_the_types_does_not_matter():
     evidence, _ = ask(100, 2)
-    turned = Evidence(evidence.logits[:, [2, 0, 3, 1]], evidence.near, evidence.typical, evidence.z, evidence.white)
+    turned = replace(evidence, logits=evidence.logits[:, [2, 0, 3, 1]])
     np.testing.assert_allclose(fitted().odds(turned), fitted().odds(evidence)[:, [2, 0, 3, 1]], rtol=1e-9)
 
 
@@ -332,13 +334,13 @@ def test_a_larger_rejection_rejects_the_same_cells_and_more_and_changes_no_type(
 def test_quantiles_stand_for_many_cells():
     evidence, codes = ask(2500, 1)
     found = fitted(2500)
-    assert len(found.novelties) == len(found.oddities) == QUANTILES == 1001
-    assert found.n_cells == 2500
+    assert len(found.oddities) == QUANTILES == 1001
+    assert len(found.novelties) == len(found.pcs) == found.n_cells == 2500
     novelty, odds = found.novelty(evidence), found.odds(evidence)[np.arange(2500), codes]
     for share in (0.01, 0.05, 0.2):
         assert (novelty > found.novelty_limit(share)).mean() == pytest.approx(share, abs=1 / 1000)
         assert (odds >= found.odds_limit(1 - share)).mean() == pytest.approx(1 - share, abs=2 / 1000)
-    assert len(fitted(800).novelties) == 800
+    assert len(fitted(800).oddities) == 800
 
 
 # ---------------------------------------------------------------------------------------------------- pairs
@@ -401,6 +403,9 @@ def test_the_check_against_plain_sums():
         unassigned=np.array([False, True, False, False, True, True]),
         sets=np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 0]], dtype=bool),
         probabilities=np.zeros((6, 3)),
+        deviation=np.zeros(6),
+        p=np.ones(6),
+        novel=np.zeros(6, dtype=bool),
     )
     kept = codes >= 0
     assert check(found, codes) == {

@@ -66,9 +66,9 @@ def test_the_command_takes_every_option(run, folder):
     query.layers["raw"], query.var["symbol"] = query.X.copy(), query.var_names
     query.var_names = [f"id{i}" for i in range(140)]
     query.write_h5ad(folder / "new.h5ad")
-    options = {"reject": 0.0, "groups": "kind", "coverage": 0.5, "layer": "raw", "missing": "impute", "alias": "symbol",
-               "min_matched": 0.2, "key_added": "X_new"}  # fmt: skip
-    assert set(options) == set(inspect.signature(tl.predict).parameters) - {"adata", "model"}
+    options = {"reject": 0.0, "fdr": 0.3, "groups": "kind", "coverage": 0.5, "layer": "raw", "missing": "impute",
+               "alias": "symbol", "min_matched": 0.2, "key_added": "X_new"}  # fmt: skip
+    assert set(options) == set(inspect.signature(tl.predict).parameters) - {"adata", "model", "use_rep"}
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
     where = ["--model", folder / "model.tt", "--out", folder / "new.h5ad"]
     status, said, error = run("predict", folder / "new.h5ad", *where, *words)
@@ -82,12 +82,23 @@ def test_the_command_takes_every_option(run, folder):
     heaviest = ", ".join(query.uns["X_new_mapping"]["missing_genes"][:5])
     assert f"\n140 of the model's 150 genes were found ({query.uns['X_new_mapping']['weight']:.0%} of their" in said
     assert f"\nMissing, heaviest first: {heaviest}.\n0 of 80 cells lie too far" in said
+    record = query.uns["X_new_mapping"]
+    assert (
+        f"\n{record['novel']} of 80 cells are on the list of novel cells (false discovery rate 0.3), which has "
+        f"{record['shortest_list']} cells or more, or none.\n" in said
+    )
+    np.testing.assert_array_equal(found.obs["X_new_novel"], query.obs["X_new_novel"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
         (["--out", "o.h5ad", "--reject", "1"], r"reject=1\.0 is not a share in \[0, 1\); 0 rejects no cell\.", 1),
+        (
+            ["--out", "o.h5ad", "--fdr", "5"],
+            r"fdr=5\.0 is not a share between 0 and 1, such as 0\.1; None makes no .*",
+            1,
+        ),
         (["--out", "o.h5ad", "--coverage", "90"], r"coverage=90\.0 is not a share between 0 and 1, such as 0\.9\.", 1),
         (["--out", "o.h5ad", "--layer", "raw"], r"layer='raw' is not a layer of adata\. Layers: none\.", 1),
         (["--out", "o.csv"], r"'o\.csv' does not end in \.h5ad: name the file 'o\.h5ad'\.", 1),

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import tripletomics as tt
+from tripletomics.labels.discoveries import conformal
 from tripletomics.model.storage import MARK, seal
 
 
@@ -155,6 +156,8 @@ def test_the_file_holds_landmarks_of_the_metric_space_and_no_expression(saved):
         "reference.z": (630, 32), "reference.map": (630, 2), "reference.codes": (630,),
         "cells.hashes": (700,), "cells.roles": (700,), "cells.fitted": (700,),
     }  # fmt: skip
+    n = tt.load(path).calibration.n_cells
+    assert shapes["calibration.pcs"] == (n, 20)
     assert not any(name.encode() in path.read_bytes() for name in adata.obs_names[:20])
 
 
@@ -197,6 +200,10 @@ def test_the_summary_and_the_record_show_the_null(fitted):
         (lambda p: change(p, "settings", metric_dim="9" * 12), "is damaged: encoder.metric_head.weight is"),
         (lambda p: change(p, "settings", encoder="mlp:hidden=900000000000"), "is damaged: encoder.trunk.0.weight is"),
         (lambda p: change(p, "calibration", trust=7.0), "is damaged: calibration has numbers out of range"),
+        (lambda p: rewrite(p, {"calibration.pcs": lambda t: t[:, :5].contiguous()}), "pcs is float32 of shape"),
+        (lambda p: rewrite(p, {"calibration.pcs": lambda t: t[1:].contiguous()}), "calibration"),
+        (lambda p: rewrite(p, {"calibration.novelties": lambda t: t[1:].contiguous()}), "calibration.novelties is"),
+        (lambda p: rewrite(p, {"calibration.novelties": put(np.nan)}), "novelties has values that are NaN"),
         (lambda p: rewrite(p, {"networks.map_head.out.weight": put(np.nan)}), "out.weight has values that are NaN"),
         (lambda p: rewrite(p, {"networks.map_head.out.bias": lambda t: t.int()}), "bias is torch.int32 of shape"),
         (lambda p: rewrite(p, {"features.axes": put(np.inf)}), "is damaged: features.axes has values that are NaN"),
@@ -266,11 +273,12 @@ def test_a_file_of_the_format_before_has_no_checksum_and_loads(saved):
 
 @pytest.mark.parametrize("number", [6, 7, 8])
 def test_files_of_earlier_formats_call_permuted_scores_null(saved, number):
-    model, _, path = saved
+    model, adata, path = saved
     header = read(path) | {"format": number}
     header["scores"] = {"null" if group == "permuted" else group: score for group, score in header["scores"].items()}
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys() if number > 6 or not name.startswith("cells.")}  # noqa: SIM118
+    del tensors["calibration.pcs"]  # which came with format 9
     if number == 6:
         del header["cells"]
     if number < 8:
@@ -282,6 +290,9 @@ def test_files_of_earlier_formats_call_permuted_scores_null(saved, number):
         old = tt.load(path)
     assert old.scores == model.scores
     assert old.summary() == model.summary()
+    changed = adata[:30, model.features.genes].X.toarray() + 1  # so that they are new
+    found, known = old.predict(changed, fdr=0.2)[0], old.calibration  # each cell alone
+    np.testing.assert_array_equal(found.p, conformal(known.novelties, found.deviation, known.n_cells))
     assert list(old.record()["scores"]) == ["train", "held-out", "permuted"]
 
 

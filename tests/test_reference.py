@@ -91,6 +91,7 @@ def test_evidence_against_a_plain_loop(n):
     assert found.logits.shape == (40, TYPES, 4)
     covariance = residual_covariance(scores, codes)
     assert_evidence(found, loop(landmarks, codes[labelled], new_z, new_scores, types, covariance))
+    np.testing.assert_array_equal(found.pcs, new_scores)
     np.testing.assert_allclose(found.z, new_z / z[labelled].std(), rtol=1e-5)
     gaps = np.linalg.norm(found.white[:10, None] - found.white[None, 10:20], axis=2)
     inverse = np.linalg.inv(covariance)

@@ -20,7 +20,7 @@ from tripletomics.embedding import coordinates, embed_rows
 from tripletomics.folds import batch_folds, label_folds, subsample_for_features
 from tripletomics.labels import reference
 from tripletomics.labels.calibration import Calibration, fit_calibration, guess
-from tripletomics.labels.reference import Evidence, Reference
+from tripletomics.labels.reference import LEADING, Evidence, Reference
 from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.notices import warn
 from tripletomics.problem import FitProblem, Settings
@@ -224,8 +224,9 @@ def calibrate(
             for name, one in embeddings.items()
         }
     else:
+        places = {name: one.pcs for name, one in embeddings.items()}
         folds = [
-            _ask_fold(problem, settings, part, encoder.rounds, report, checkpoint)[-1]
+            _ask_fold(problem, settings, part, encoder.rounds, report, checkpoint, places=places)[-1]
             for part in _folds(problem, settings)
         ]
         answers = {name: [fold[name] for fold in folds] for name in embeddings}
@@ -250,6 +251,7 @@ def evidence_for(
     trained: np.ndarray,
     asked: np.ndarray,
     coordinates: tuple[np.ndarray, np.ndarray] | None = None,
+    places: np.ndarray | None = None,
 ) -> tuple[Evidence, np.ndarray]:
     """Return the evidence from a reference of other cells, and codes; only for cells whose type the reference has.
 
@@ -261,12 +263,17 @@ def evidence_for(
         The cells of the reference, and those that are compared with it, boolean (cells,).
     coordinates
         Metric space and principal components of the cells in `asked`, if they differ from the first ones.
+    places
+        Principal components by which these cells will be compared with new ones, if they are those of another fit.
     """
     asked = asked & np.isin(problem.codes, problem.codes[trained & (problem.codes >= 0)])
     rows = subsample(asked, settings.seed)
     asked_z, asked_pcs = (z, problem.pcs) if coordinates is None else coordinates
     known = reference_of(problem, settings, z, z[:, :0], trained)
-    return known.evidence(asked_z[rows], asked_pcs[rows]), problem.codes[rows]
+    found = known.evidence(asked_z[rows], asked_pcs[rows])
+    if places is not None:
+        found = replace(found, pcs=places[rows, :LEADING])
+    return found, problem.codes[rows]
 
 
 def subsample(cells: np.ndarray, seed: int, most: int = ASKED) -> np.ndarray:
@@ -293,8 +300,13 @@ def _ask_fold(
     rounds: int,
     report: Report,
     checkpoint: Checkpoint | None,
+    *,
+    places: Mapping[str, np.ndarray] | None = None,
 ) -> list[dict[str, tuple[Evidence, np.ndarray]]]:
-    """Fit features and encoder without a part of the cells; return the evidence about it after each training."""
+    """Fit features and encoder without a part of the cells; return the evidence about it after each training.
+
+    `places` are principal components of all cells in the model, by what was measured.
+    """
 
     def told(stage: str, *rest: Any) -> None:
         report("calibration", *rest)
@@ -304,17 +316,18 @@ def _ask_fold(
     fits = [train_encoder(others, settings, report=told, checkpoint=checkpoint)]
     if rounds > 1 and (second := _train_again(others, settings, fits[0], told, checkpoint)) is not None:
         fits.append(second)
-    whole = part & problem.fully_measured
+    whole, places = part & problem.fully_measured, places or {"": problem.pcs}
     answers = []
     for one in fits:
         z = embed(one.encoder, others.rows)
-        found = {"": evidence_for(others, settings, z, others.train, whole if whole.any() else part)}
+        asked = whole if whole.any() else part
+        found = {"": evidence_for(others, settings, z, others.train, asked, places=places[""])}
         for side, name in enumerate(problem.modalities):
             x = features.only(problem.x, side)
             rows, pcs = others.features.source(x, None, fitted), others.features.pcs(x, None, fitted)
             asked = part & features.measured(x)[:, side]
             there = embed(one.encoder, rows), pcs
-            found[name] = evidence_for(others, settings, z, others.train, asked, there)
+            found[name] = evidence_for(others, settings, z, others.train, asked, there, places=places[name])
         answers.append(found)
     return answers
 

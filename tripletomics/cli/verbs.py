@@ -366,6 +366,11 @@ def _print_mapping(adata: AnnData | MuData, prefix: str) -> None:
     print(
         f"{record['agrees']:.1%} of the cells have their best type among their 15 nearest reference cells on the map."
     )
+    if "fdr" in record:
+        print(
+            f"{record['novel']:,} of {adata.n_obs:,} cells are on the list of novel cells (false discovery rate "
+            f"{record['fdr']:g}), which has {record['shortest_list']:,} cells or more, or none."
+        )
     if record.get("seen"):
         print(f"{record['seen']:,} of {adata.n_obs:,} cells were part of the fit and say nothing about new cells.")
 

@@ -151,6 +151,7 @@ class Features:
     def noun(self) -> str:
         """What the features are called."""
         return "genes" if self.use_rep is None else f"dimensions of {self.use_rep}"
+
     plain: np.ndarray | None = None
     plain_offset: np.ndarray | None = None
 

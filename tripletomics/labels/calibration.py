@@ -39,13 +39,17 @@ class Calibration:
     trust
         Weight of the second of them, in [0, 1]: twice the AUROC above one half with which it separates each known type
         from the others when that type is left out of it.
-    novelties, oddities
-        Quantiles over the calibration cells (levels,) of their novelty, and of the log odds against their true type.
+    novelties
+        Novelty of each calibration cell (cells,). In a model file of format 8 or older at most 1,001 quantiles.
+    oddities
+        Quantiles over the calibration cells (levels,) of the log odds against their true type.
     pair
         Intercept and slopes (3,) of the log odds that two cells are of one type, along their distances in the metric
         space and of their principal components.
     n_cells, n_types
         Calibration cells, and types of the reference.
+    pcs
+        First principal components of each calibration cell, float32 (cells, 20) or fewer; None in an older file.
     """
 
     weights: np.ndarray
@@ -57,6 +61,7 @@ class Calibration:
     pair: np.ndarray
     n_cells: int
     n_types: int
+    pcs: np.ndarray | None = None
 
     def novelty(self, evidence: Evidence) -> np.ndarray:
         """Return how far cells are from all known types, in standard deviations of the calibration cells: (cells,).
@@ -139,11 +144,12 @@ def fit_calibration(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration
         center=center,
         scale=scale,
         trust=trust,
-        novelties=_levels(novelty),
+        novelties=novelty,
         oddities=_levels(oddities),
         pair=_fit_pairs(folds),
         n_cells=len(codes),
         n_types=logits.shape[1],
+        pcs=np.concatenate([evidence.pcs for evidence, _ in folds]),
     )
 
 

@@ -158,3 +158,16 @@ def _words(unlabelled: str | Sequence[str]) -> set[str]:
 
 def _plain(word: str) -> str:
     return word.strip().casefold()
+
+
+def check_new_types(names: str | Sequence[str], n_cells: int, types: Sequence[str]) -> list[str]:
+    """Return the new type of each cell as text, or raise if one is among `types` or means unlabelled."""
+    names = [names] if isinstance(names, str) else [str(name) for name in names]
+    if not names or len(names) != n_cells:
+        raise ValueError(f"{len(names)} names for {n_cells} cells: pass one for each, and at least one.")
+    for name in sorted(set(names)):
+        if name in types:
+            raise ValueError(f"{name!r} is a type of the model already: enroll only new types, or fit again.")
+        if is_missing(name):
+            raise ValueError(f"{name!r} means unlabelled: give the new type a name of its own.")
+    return names

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from numbers import Real
 
 import numpy as np
 from scipy.special import expit
 
 from tripletomics import metrics
-from tripletomics.labels import COVERAGE, REJECT
+from tripletomics.labels import COVERAGE, REJECT, discoveries
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Evidence
 
@@ -31,6 +33,11 @@ class Prediction:
         Boolean (cells, types): types that are credible at the coverage asked for; none for a cell unlike all of them.
     probabilities
         Of each type, float32 (cells, types); what is left to 1 is that of no known type.
+    deviation
+        Novelty in standard deviations of the calibration cells (cells,).
+    p, novel
+        Conformal p-value (cells,), and boolean (cells,) whether the cell is on the list of novel cells: 1 and False
+        where no list was asked for, and for cells of the fit.
     """
 
     codes: np.ndarray
@@ -39,6 +46,9 @@ class Prediction:
     unassigned: np.ndarray
     sets: np.ndarray
     probabilities: np.ndarray
+    deviation: np.ndarray
+    p: np.ndarray
+    novel: np.ndarray
 
     def __getitem__(self, rows: np.ndarray) -> Prediction:
         return Prediction(*(getattr(self, part.name)[rows] for part in fields(self)))
@@ -47,7 +57,7 @@ class Prediction:
 def predict(
     evidence: Evidence, calibration: Calibration, reject: float = REJECT, coverage: float = COVERAGE
 ) -> Prediction:
-    """Return predictions from evidence: ``reject`` and ``coverage`` as for `tripletomics.predict`."""
+    """Return predictions from evidence, without a list: ``reject`` and ``coverage`` as for `tripletomics.predict`."""
     odds, novelty = calibration.odds(evidence), calibration.novelty(evidence)
     return Prediction(
         codes=odds.argmax(axis=1),
@@ -56,7 +66,48 @@ def predict(
         unassigned=novelty > calibration.novelty_limit(reject),
         sets=(odds >= calibration.odds_limit(coverage)) & np.isfinite(odds),
         probabilities=expit(odds).astype(np.float32),
+        deviation=novelty,
+        p=np.ones(len(novelty)),
+        novel=np.zeros(len(novelty), dtype=bool),
     )
+
+
+def list_novel(
+    found: Prediction,
+    calibrations: Mapping[str, Calibration],
+    measured: np.ndarray,
+    pcs: np.ndarray,
+    new: np.ndarray,
+    fdr: float,
+) -> Prediction:
+    """Return the predictions with the list of novel cells among the `new` ones, boolean (cells,).
+
+    Parameters
+    ----------
+    calibrations, measured
+        By what was measured, and what was measured of each cell (cells,).
+    pcs
+        Principal components (cells, components).
+    fdr
+        As for `tripletomics.predict`.
+    """
+    discoveries.warn_of_few(min(calibration.n_cells for calibration in calibrations.values()), fdr)
+    p, novel = found.p.copy(), found.novel.copy()
+    for name, calibration in calibrations.items():
+        rows = np.flatnonzero(new & (measured == name))
+        p[rows] = discoveries.p_values(calibration, found.deviation[rows], pcs[rows])
+    novel[new] = discoveries.discover(p[new], fdr)
+    return replace(found, p=p, novel=novel)
+
+
+def check_shares(reject: float, coverage: float, fdr: float | None = None) -> None:
+    """Raise a ValueError unless the shares are in their ranges."""
+    if not 0 <= reject < 1:
+        raise ValueError(f"reject={reject!r} is not a share in [0, 1); 0 rejects no cell.")
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage={coverage!r} is not a share between 0 and 1, such as 0.9.")
+    if fdr is not None and (isinstance(fdr, bool) or not isinstance(fdr, Real) or not 0 < fdr < 1):
+        raise ValueError(f"fdr={fdr!r} is not a share between 0 and 1, such as 0.1; None makes no list of novel cells.")
 
 
 def check(found: Prediction, codes: np.ndarray) -> dict[str, float]:

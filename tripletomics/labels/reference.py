@@ -20,6 +20,7 @@ MAX_FITTED = 50_000  # cells behind means and covariance
 KERNEL_NEIGHBOUR = 5  # the kernel is as wide as the distance to the fifth neighbour
 SELF_DISTANCE = 1e-3  # of the spread: rounding puts a cell no further from its own landmark than this
 EVEN_SHARE = 0.01  # share of the votes that is spread evenly, so that no type is impossible
+LEADING = 20  # principal components by which cells are compared with each other: 10 see fewer novel cells, 50 no more
 ENROLLED_VOTES = 0.5  # share of the best trained type's votes for an enrolled one that is nearest by its components
 
 
@@ -40,6 +41,8 @@ class Evidence:
     z, white
         The cells in the metric space, in units of its spread (cells, metric_dim), and their whitened principal
         components (cells, components).
+    pcs
+        Their first principal components, float32 (cells, 20) or fewer.
     """
 
     logits: np.ndarray
@@ -47,6 +50,7 @@ class Evidence:
     typical: np.ndarray
     z: np.ndarray
     white: np.ndarray
+    pcs: np.ndarray
 
     def of(self, rows: np.ndarray) -> Evidence:
         """Return the evidence of some of the cells."""
@@ -124,7 +128,7 @@ class Reference:
         least = np.finfo(np.float32).tiny  # a cell may be a landmark
         near = np.log(np.maximum(d[:, :KERNEL_NEIGHBOUR].mean(axis=1), least))
         typical = np.log(np.maximum(to_means.min(axis=1), least))
-        return Evidence(logits, near, typical, z / self.spread, white)
+        return Evidence(logits, near, typical, z / self.spread, white, pcs[:, :LEADING].astype(np.float32))
 
     def agrees(self, m: np.ndarray, codes: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """Return whether the type of each cell is among those of its 15 nearest landmarks on the map: boolean (cells,).

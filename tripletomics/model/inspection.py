@@ -13,7 +13,7 @@ import torch
 from tripletomics.features import Features, PairFeatures
 from tripletomics.index import CellIndex
 from tripletomics.labels.calibration import Calibration
-from tripletomics.labels.reference import Reference
+from tripletomics.labels.reference import LEADING, Reference
 from tripletomics.model.state import State
 from tripletomics.seen import CALIBRATION, SeenCells
 
@@ -52,7 +52,8 @@ ARRAYS: dict[type, dict[str, tuple[str, ...]]] = {  # dtype and axes of each arr
     },
     Calibration: {
         "weights": (DOUBLE, "kinds"), "center": (DOUBLE, "distances"), "scale": (DOUBLE, "distances"),
-        "novelties": (DOUBLE, "levels"), "oddities": (DOUBLE, "levels"), "pair": (DOUBLE, "distances"),
+        "novelties": (DOUBLE, "cells"), "oddities": (DOUBLE, "levels"), "pair": (DOUBLE, "distances"),
+        "pcs": (FLOAT, "cells", "leading"),
     },
     SeenCells: {"hashes": ("uint64", "cells"), "roles": ("uint8", "cells"), "fitted": ("bool", "cells")},
     CellIndex: {"z": (FLOAT, "cells", "metric_dim"), "codes": (CODES, "cells")},
@@ -153,9 +154,12 @@ def check_model(model: State) -> None:
         _require(reference.n_enrolled == len(model.enrolled), "reference.n_enrolled is not that of the names")
     for calibration in (model.calibration, *(side.calibration for side in model.alone.values())):
         if calibration is not None:
-            _check_arrays("calibration", calibration, {})
+            cells, leading = calibration.n_cells, min(LEADING, lengths["components"])
+            known = {} if calibration.pcs is None else {"cells": cells, "leading": leading}
+            _check_arrays("calibration", calibration, known)
+            _require(1 < len(calibration.novelties) <= cells, "calibration.novelties are not those of its cells")
             _require(calibration.n_types == len(model.classes), "calibration.n_types is not the number of classes")
-            _require(0 <= calibration.trust <= 1 and calibration.n_cells > 1, "calibration has numbers out of range")
+            _require(0 <= calibration.trust <= 1, "calibration has numbers out of range")
             _require(bool((calibration.scale > 0).all()), "calibration.scale is not above 0")
     if model.seen is not None:
         _check_arrays("cells", model.seen, {})

@@ -15,9 +15,9 @@ from tripletomics import files
 from tripletomics.embedding import coordinates
 from tripletomics.features import Pair, Present, fully_measured, measured
 from tripletomics.index import Hits
-from tripletomics.labels import COVERAGE, REJECT, is_missing
+from tripletomics.labels import COVERAGE, REJECT, check_new_types
 from tripletomics.labels.calibration import Calibration
-from tripletomics.labels.prediction import Prediction, predict
+from tripletomics.labels.prediction import Prediction, check_shares, list_novel, predict
 from tripletomics.labels.reference import Reference
 from tripletomics.model import storage, summary
 from tripletomics.model.assembly import assemble, disassemble
@@ -187,6 +187,7 @@ class Model(State):
         *,
         reject: float = REJECT,
         coverage: float = COVERAGE,
+        fdr: float | None = None,
         **modalities: Matrix,
     ) -> tuple[Prediction, np.ndarray, np.ndarray]:
         """Return the types of cells, as codes of `types`, and z and the map, as `place` does.
@@ -195,7 +196,7 @@ class Model(State):
         ----------
         x, present, modalities
             As for `embed`.
-        reject, coverage
+        reject, coverage, fdr
             As for `tripletomics.predict`.
 
         Raises
@@ -203,9 +204,10 @@ class Model(State):
         ValueError
             If a share is not in range, or the model could not be calibrated.
         """
+        check_shares(reject, coverage, fdr)
         x = self._given(x, modalities)
         reference, shown = self._reference(), self._measured(x)
-        calibrations = {name: self._calibrated(reject, coverage, str(name)) for name in np.unique(shown)}
+        calibrations = self.calibrations_for(x)
         z, m, pcs, role = self._embed(x, present)
         blocks, order = [], []
         for name, calibration in calibrations.items():
@@ -218,12 +220,19 @@ class Model(State):
                 blocks.append(predict(evidence, calibration, reject, coverage))
             order.append(rows)
         found = Prediction(*map(np.concatenate, zip(*map(astuple, blocks), strict=True)))
-        return found[np.argsort(np.concatenate(order), kind="stable")], z, m
+        found = found[np.argsort(np.concatenate(order), kind="stable")]
+        if fdr is not None:
+            found = list_novel(found, calibrations, shown[: len(z)], pcs, role <= HELD_OUT, fdr)
+        return found, z, m
 
     def _measured(self, x: Matrix) -> np.ndarray:
         """Return the name of the only modality that a cell has, "" where it has all (cells,); of no cells, one ""."""
         names = np.where(fully_measured(x), "", np.array(self.features.names)[measured(x).argmax(axis=1)])
         return names if len(names) else np.array([""])
+
+    def calibrations_for(self, x: Matrix) -> dict[str, Calibration]:
+        """Return the calibrations that hold for some cells, by what was measured of them ("" for all of it)."""
+        return {str(name): self._calibrated(str(name)) for name in np.unique(self._measured(x))}
 
     def _reference(self) -> Reference:
         if self.reference is None:
@@ -233,11 +242,7 @@ class Model(State):
             )
         return self.reference
 
-    def _calibrated(self, reject: float = REJECT, coverage: float = COVERAGE, name: str = "") -> Calibration:
-        if not 0 <= reject < 1:
-            raise ValueError(f"reject={reject!r} is not a share in [0, 1); 0 rejects no cell.")
-        if not 0 < coverage < 1:
-            raise ValueError(f"coverage={coverage!r} is not a share between 0 and 1, such as 0.9.")
+    def _calibrated(self, name: str = "") -> Calibration:
         calibration = self.alone[name].calibration if name else self.calibration
         if calibration is None:
             whose = f"Predictions from {name} alone" if name else "The model"
@@ -319,7 +324,7 @@ class Model(State):
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: pass one cell in each for every pair.")
         cells = [self._given(x) for x in (a, b)]
         names = {str(name) for x in cells for name in self._measured(x)}
-        reference, calibration = self._reference(), self._calibrated(name=names.pop() if len(names) == 1 else "")
+        reference, calibration = self._reference(), self._calibrated(names.pop() if len(names) == 1 else "")
         pairs = (self._embed(x, present) for x in cells)
         return calibration.same(*(reference.evidence(z, pcs) for z, _, pcs, _ in pairs))
 
@@ -384,16 +389,3 @@ def load(path: str | Path) -> Model:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path={path!r} is not the path of a model file, such as 'pbmc.tt'.")
     return storage.read(Path(path), partial(assemble, Model))
-
-
-def check_new_types(names: str | Sequence[str], n_cells: int, types: Sequence[str]) -> list[str]:
-    """Return the new type of each cell as text, or raise if one is among `types` or means unlabelled."""
-    names = [names] if isinstance(names, str) else [str(name) for name in names]
-    if not names or len(names) != n_cells:
-        raise ValueError(f"{len(names)} names for {n_cells} cells: pass one for each, and at least one.")
-    for name in sorted(set(names)):
-        if name in types:
-            raise ValueError(f"{name!r} is a type of the model already: enroll only new types, or fit again.")
-        if is_missing(name):
-            raise ValueError(f"{name!r} means unlabelled: give the new type a name of its own.")
-    return names

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tripletomics.labels import COVERAGE, REJECT, UNASSIGNED, UNLABELLED
 from tripletomics.notices import warn
@@ -14,10 +15,13 @@ if TYPE_CHECKING:
     from tripletomics.labels.prediction import Prediction
     from tripletomics.labels.reference import Reference
     from tripletomics.model import Model
-    from tripletomics.pp.queries import NewCells
+    from tripletomics.pp.queries import NewCells, Query
+    from tripletomics.sources import Matrix
     from tripletomics.tl.fitting import Cells
 else:  # the command line reads these annotations
     Cells = Model = object
+
+OPTIONAL = ("group_label", "group_label_set", "novel", "novel_p")  # columns that are written only if asked for
 
 
 def predict(
@@ -25,9 +29,11 @@ def predict(
     model: Model,
     *,
     reject: float = REJECT,
+    fdr: float | None = None,
     groups: str | None = None,
     coverage: float = COVERAGE,
     layer: str | None = None,
+    use_rep: str | None = None,
     missing: Literal["error", "zero", "impute"] = "error",
     alias: str | None = None,
     min_matched: float = 0.3,
@@ -44,6 +50,9 @@ def predict(
     reject
         Share of the cells of known types, in [0, 1), that may become "unassigned" because they lie too far from all
         of them. 0 rejects no cell.
+    fdr
+        Makes a list of novel cells, of which on average at most this share, between 0 and 1, are of known types: 0.1
+        is usual. None by default, for no list.
     groups
         Column of `obs` with groups of cells, such as "leiden", that get a label and a label set of their own. Missing
         values and names that mean unlabelled are no group.
@@ -51,6 +60,8 @@ def predict(
         Share of the cells whose label set holds their type, between 0 and 1. For a group, the share of its cells.
     layer
         Layer to use in place of `.X`.
+    use_rep
+        Key of `obsm` with the embedding, for a model that was fitted on one; by default the key in the fit.
     missing
         What to do about missing genes: "error", "zero" to fill them with zeros, or "impute" to treat them
         as unknown, like the genes that are hidden in training.
@@ -83,6 +94,9 @@ def predict(
     ``obs["tt_group_label_set"]``
         Only with `groups`: types that together have the share `coverage` in the group, joined by " | ", so that a group
         of two types has both; empty for an unassigned group and for a cell without a group.
+    ``obs["tt_novel"]``, ``obs["tt_novel_p"]``
+        Only with `fdr`: whether the cell is on the list of novel cells, boolean, and its p-value, a float in (0, 1]. It
+        is 1 for cells that the model was trained or calibrated on, which are never listed.
     ``obsm["X_tt"]``, ``obsm["X_tt_metric"]``
         Map and metric space, as `transform` writes them (and ``obsm["X_tt_pca"]`` if it is there).
     ``uns["X_tt"]``, ``obs["tt_split"]``
@@ -93,12 +107,16 @@ def predict(
         sentences about unusual values (``notes``), the number of cells ``rejected``, the share of cells that
         ``agrees``, and how many the model has ``seen``, because it was trained on them. These are found by their
         values: a cell of which a value has changed since the fit, or a gene is missing, counts as new. (An older model
-        file gives no ``seen``.)
+        file gives no ``seen``.) With `fdr` also ``fdr``, how many cells are on the list (``novel``), the number of
+        ``calibration_cells``, and the length of the ``shortest_list`` that these allow for so many new cells. Where an
+        embedding was read, ``use_rep`` is its key, and its dimensions count as genes.
+
+    Columns that an earlier call wrote because of `groups` or `fdr` are removed.
 
     Raises
     ------
     KeyError
-        If there is no such layer or column.
+        If there is no such layer, embedding or column.
     ValueError
         If genes are missing, the values are on another scale than those of training, a share is out of range, nearly
         every cell is a group of its own, or the model could not be calibrated. Nothing is written then.
@@ -114,9 +132,16 @@ def predict(
     The label of a group is the type with the largest mean probability over its cells. Probabilities are averaged and
     not multiplied, because the errors of similar cells are similar. A group of one cell has the prediction of its cell.
 
+    The list: a cell's p-value says how many calibration cells seem as novel as it does, by their own novelty and that
+    of their neighbours among the new and the calibration cells (conformal p-values). It holds if new cells of known
+    types are like the calibration cells. An empty list does not say that no cell is novel: types that are like a known
+    one, or have fewer cells than ``shortest_list``, are not found.
+
     References
     ----------
-    Label sets: Sadinle, Lei & Wasserman 2019. Mean of probabilities: Stone 1961, *The opinion pool*.
+    Label sets: Sadinle, Lei & Wasserman 2019. Mean of probabilities: Stone 1961, *The opinion pool*. P-values: Bates,
+    Candès, Lei, Romano & Sesia 2023; scores from both kinds of cells: Marandon, Lei, Mary & Roquain 2024. The list:
+    Benjamini & Hochberg 1995.
     """
     import numpy as np
     import pandas as pd
@@ -127,39 +152,59 @@ def predict(
 
     pp.check_key(key_added, adata)
     pp.check_model(model)
-    cells = pp.take_new(adata, model, pp.QueryOptions(layer, missing, alias, min_matched))
+    options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
+    cells = pp.take_new(adata, model, options, key_added)
     grouped = None if groups is None else _groups(cells, groups)
-    found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage)
+    found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage, fdr=fdr)
     trained = trained_on(model, cells.x)
     prefix = "tt" if key_added == "X_tt" else key_added
     names = np.array([*model.types, UNASSIGNED], dtype=object)
-    labels = names[np.where(found.unassigned, -1, found.codes)]
-    sets = np.array(_joined(found.sets, names), dtype=object)
     agrees = cast("Reference", model.reference).agrees(m, found.codes, trained)
-    of_groups = _group_columns(found, grouped, coverage, names)
+    columns = {
+        "label": pd.Categorical(names[np.where(found.unassigned, -1, found.codes)], names),
+        "confidence": found.confidence,
+        "novelty": found.novelty,
+        "label_set": np.array(_joined(found.sets, names), dtype=object),
+        "agrees": agrees,
+        **_group_columns(found, grouped, coverage, names),
+        **({} if fdr is None else {"novel": found.novel, "novel_p": found.p}),
+    }
+    use_rep, about_list = options.embedding(model), {} if fdr is None else _about_list(model, cells.x, trained, fdr)
     for target, rows, queries in cells.targets:
-        target.obs[f"{prefix}_label"] = pd.Categorical(labels[rows], names)
-        target.obs[f"{prefix}_confidence"] = found.confidence[rows]
-        target.obs[f"{prefix}_novelty"] = found.novelty[rows]
-        target.obs[f"{prefix}_label_set"] = sets[rows]
-        target.obs[f"{prefix}_agrees"] = agrees[rows]
-        if stale := [name for name in (f"{prefix}_group_label", f"{prefix}_group_label_set") if name in target.obs]:
-            target.obs = target.obs.drop(columns=stale)  # of another prediction
-        for name, values in of_groups.items():
+        stale = [f"{prefix}_{name}" for name in OPTIONAL if f"{prefix}_{name}" in target.obs]
+        target.obs = target.obs.drop(columns=stale)  # of another prediction
+        for name, values in columns.items():
             target.obs[f"{prefix}_{name}"] = values[rows]
-        matches = [query.match for query in queries]
-        target.uns[f"{prefix}_mapping"] = {
-            "model": model.id,
-            "matched": sum(match.matched for match in matches),
-            "missing": sum(match.missing for match in matches),
-            "extra": sum(match.extra for match in matches),
-            "weight": float(np.mean([match.weight for match in matches])),
-            "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
-            "notes": np.array([note for query in queries for note in query.notes], dtype=object),
-            "rejected": int(found.unassigned[rows].sum()),
-            "agrees": float(agrees[rows].mean()),
-        } | ({} if trained is None else {"seen": int(trained[rows].sum())})
+        record = {"model": model.id, **_matched(queries), "rejected": int(found.unassigned[rows].sum())}
+        record |= {"agrees": float(agrees[rows].mean())} | ({} if use_rep is None else {"use_rep": use_rep})
+        record |= {} if trained is None else {"seen": int(trained[rows].sum())}
+        record |= {} if fdr is None else about_list | {"novel": int(found.novel[rows].sum())}
+        target.uns[f"{prefix}_mapping"] = record
     write_coordinates(cells, key_added, model, z, m, trained)
+
+
+def _matched(queries: Sequence[Query]) -> dict[str, Any]:
+    """Return how the genes of one modality or of two were matched, as `uns` keeps it."""
+    import numpy as np
+
+    matches = [query.match for query in queries]
+    return {
+        "matched": sum(match.matched for match in matches),
+        "missing": sum(match.missing for match in matches),
+        "extra": sum(match.extra for match in matches),
+        "weight": float(np.mean([match.weight for match in matches])),
+        "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
+        "notes": np.array([note for query in queries for note in query.notes], dtype=object),
+    }
+
+
+def _about_list(model: Model, x: Matrix, trained: np.ndarray | None, fdr: float) -> dict[str, float]:
+    """Return what `uns` keeps about a list of novel cells, without their number."""
+    from tripletomics.labels.discoveries import shortest
+
+    known = min(calibration.n_cells for calibration in model.calibrations_for(x).values())
+    new = int(x.shape[0] if trained is None else (~trained).sum())
+    return {"fdr": fdr, "calibration_cells": known, "shortest_list": shortest(new, known, fdr)}
 
 
 def _groups(cells: NewCells, name: str) -> tuple[np.ndarray, int]:
