@@ -15,7 +15,7 @@ CHANGES = {
     "augment": "mask:p=0.1", "steps": 5, "batch_size": 32, "lr": 0.01, "seed": 7, "precision": "bf16-mixed",
 }  # fmt: skip
 ELSEWHERE = {
-    "adata", "checkpoint", "device", "key_added", "progress", "self_training",
+    "adata", "checkpoint", "init", "device", "key_added", "progress", "self_training",
 }  # tested by name below or in their files  # fmt: skip
 
 

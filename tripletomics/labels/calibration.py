@@ -139,8 +139,8 @@ def fit_calibration(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration
         center=center,
         scale=scale,
         trust=trust,
-        novelties=_levels(novelty),
-        oddities=_levels(oddities),
+        novelties=levels(novelty),
+        oddities=levels(oddities),
         pair=_fit_pairs(folds),
         n_cells=len(codes),
         n_types=logits.shape[1],
@@ -245,7 +245,7 @@ def _odds(logits: np.ndarray, novelty: np.ndarray) -> np.ndarray:
     return log_p + known - np.logaddexp(rest, log_p + none)
 
 
-def _levels(values: np.ndarray) -> np.ndarray:
+def levels(values: np.ndarray) -> np.ndarray:
     """Return the sorted values, or 1,001 quantiles of them."""
     if len(values) <= QUANTILES:
         return np.sort(values)

@@ -13,6 +13,7 @@ from tripletomics.pp.checks import (
     stored_matrix,
 )
 from tripletomics.pp.genes import choose_genes
+from tripletomics.pp.growing import check_start, prepare_growth
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.matrices import check_compressed
 from tripletomics.pp.preparing import prepare
