@@ -121,5 +121,5 @@ if __name__ == "__main__":
             rows.append(note({"data": name, "later": later, "seed": seed, **grow(adata, cells, seed)}))
     table = pd.DataFrame(rows)
     print_table(table.drop(columns=["later", "seed"]).groupby("data", sort=False).mean().reset_index())
-    print_table(table[["data", "later", "seed", *[f"{n} {s}" for s in SPACES for n in ("enrolled", "grown", "together")],
-                       "moved", "time"]])  # fmt: skip
+    shown = [f"{name} {space}" for space in SPACES for name in ("enrolled", "grown", "together")]
+    print_table(table[["data", "later", "seed", *shown, "moved", "time"]])

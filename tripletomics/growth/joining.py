@@ -57,32 +57,35 @@ def join_reference(
     )
 
 
-def join_calibration(old: Calibration | None, evidence: Evidence, codes: np.ndarray, n: int) -> Calibration | None:
+def join_calibration(
+    old: Calibration | None, new: tuple[Evidence, np.ndarray], drawn: tuple[Evidence, np.ndarray]
+) -> Calibration | None:
     """Return the calibration of old and new cells.
 
-    The weights stay, and so does what is usual of a distance: the old cells have not moved. The quantiles are those of
-    the old calibration cells and the new ones together.
+    What is usual of the distances stays: the old cells have not moved. The quantiles of novelty are those of the old
+    calibration cells and the new ones. The evidence is weighed anew, by new calibration cells and drawn ones, as the
+    old types have new ones next to them; so are the quantiles of the log odds.
 
     Parameters
     ----------
-    evidence, codes
-        About new calibration cells.
-    n
-        Types of the grown model.
+    new, drawn
+        Evidence about new calibration cells, and about as many drawn ones as the old calibration had; and their codes.
     """
     if old is None:
-        return fit_calibration([(evidence, codes)]) if len(codes) > 1 else None
-    if not len(codes):
-        return replace(old, n_types=n)
-    of_all = replace(old, n_types=n)
-    novelty, odds = of_all.novelty(evidence), of_all.odds(evidence)[np.arange(len(codes)), codes]
-    share = np.linspace(0, 1, old.n_cells)
-    joined = (
-        np.concatenate([known if len(known) == old.n_cells else np.quantile(known, share, method="nearest"), new])
-        for known, new in ((old.novelties, novelty), (old.oddities, -odds))
+        return fit_calibration([new]) if len(new[1]) > 1 else None
+    n_types = new[0].logits.shape[1]
+    if not len(drawn[1]):
+        return replace(old, n_types=n_types)
+    joined = replace(old, n_types=n_types, weights=fit_calibration([drawn, new]).weights)
+    odds = [joined.odds(evidence)[np.arange(len(codes)), codes] for evidence, codes in (drawn, new)]
+    n_cells = old.n_cells + len(new[1])
+    known = np.quantile(old.novelties, np.linspace(0, 1, old.n_cells))
+    return replace(
+        joined,
+        novelties=levels(np.concatenate([known, joined.novelty(new[0])])),
+        oddities=levels(-np.concatenate(odds)),
+        n_cells=n_cells,
     )
-    novelties, oddities = map(levels, joined)
-    return replace(of_all, novelties=novelties, oddities=oddities, n_cells=old.n_cells + len(codes))
 
 
 def join_catalog(old: CellIndex | None, codes: np.ndarray, new: CellIndex) -> CellIndex | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,22 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from tripletomics import devices
-from tripletomics.embedding import embed_rows
+from tripletomics.embedding import coordinates, embed_rows
+from tripletomics.features import Features
 from tripletomics.growth.places import place
-from tripletomics.growth.stand_ins import draw
+from tripletomics.growth.stand_ins import StandIns, draw
 from tripletomics.labels.reference import Reference
 from tripletomics.losses import neighbours
 from tripletomics.losses.base import Loss
-from tripletomics.networks import PCS_BLUR, PCS_WIDTH, MapHead, Networks
+from tripletomics.networks import PCS_BLUR, PCS_WIDTH, Encoder, MapHead, Networks
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.samplers import Balanced
-from tripletomics.sources import Memory
+from tripletomics.sources import Matrix, Memory, dense
 from tripletomics.training import BATCH_SIZE, MAP_CELLS, MAP_LR, History, Monitor, Report, silent, train
 
-ENCODER_STEPS, MAP_STEPS = 0.5, 160  # share of the steps of a fit; at most so many of the map, 1.5 of the encoder's
-KEPT = 20.0  # weight of the distance to the old coordinates in the metric space, in units of its variance
+ENCODER_STEPS = 0.75  # of the steps of a fit
+MAP_STEPS, MAP_MOST = 1.5, 160  # of them, for the map; 160, or as many as these, are enough
+KEPT = 30.0  # weight of the distance to the old coordinates in the metric space, in units of its variance
 WHOLE = 0.5  # share of the drawn cells that are shown without augmentation
 PLACED = 400.0  # weight of the squared distance on the map, in units of its width
+TESTED = 500  # drawn cells that say how far old cells moved
+FAR = 0.03  # of this width: beyond it, a distance counts less and less
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,18 @@ class Grown:
     ----------
     networks, loss, history
         What was trained, and how it went.
+    drawn, z
+        Other cells drawn in place of the old ones, as many of each type as its share: no network was trained on them.
+        And their metric space.
     moved
-        How far the drawn cells moved on the map, in widths of it (cells,).
+        How far they moved on the map, in widths of it (cells,).
     """
 
     networks: Networks
     loss: Loss
     history: History
+    drawn: StandIns
+    z: np.ndarray
     moved: np.ndarray
 
 
@@ -108,11 +117,21 @@ class Kept(Loss):
 
 
 class Placed(Loss):
-    """The squared distance on the map, in widths: of new cells to their places, of drawn ones to the old map."""
+    r"""The distance on the map: of new cells to their places, of drawn ones to where the old map puts them.
+
+    .. math:: L = \frac{400}{n} \sum_i c^2 \log(1 + d_i^2 / c^2)
+
+    with distances d in widths of the map and c = 0.03. A cell that may be of either of two types goes to one of them:
+    with squared distances it would go between them.
+
+    References
+    ----------
+    Black & Anandan 1996, The robust estimation of multiple motions (the Lorentzian), CVIU 63(1).
+    """
 
     def __init__(self, places: np.ndarray, width: float) -> None:
         super().__init__()
-        self.weight = PLACED / width**2
+        self.width = width
         self.places: Tensor
         self.register_buffer("places", torch.from_numpy(places), persistent=False)
 
@@ -121,11 +140,17 @@ class Placed(Loss):
         m, old = both.chunk(2, dim=1)
         rows, first = rows.to(m.device), len(self.places)
         wanted = torch.where((rows < first)[:, None], self.places[rows.clamp(max=first - 1)], old)
-        return self.weight * (m - wanted).square().sum(dim=1).mean()
+        squared = (m - wanted).square().sum(dim=1) / (FAR * self.width) ** 2
+        return PLACED * FAR**2 * squared.log1p().mean()
 
 
 def grow_networks(
-    problem: FitProblem, settings: Settings, old: Networks, reference: Reference, report: Report = silent
+    problem: FitProblem,
+    settings: Settings,
+    old: Networks,
+    reference: Reference,
+    n_tested: int = TESTED,
+    report: Report = silent,
 ) -> Grown:
     """Train copies of the networks of a model on new cells, and on cells drawn in place of the old ones.
 
@@ -137,21 +162,19 @@ def grow_networks(
         Of the fit of the new cells.
     old, reference
         Of the model.
+    n_tested
+        How many drawn cells to test it on.
     """
     fabric = devices.start(settings.device, settings.precision)
     old = copy.deepcopy(old).to(fabric.device).eval()
-    drawn = draw(problem.features, reference, old.encoder, settings.seed)
+    features, seed = cast(Features, problem.features), settings.seed  # of one modality: see pp.growing
+    drawn = draw(features, reference, cast(Encoder, old.encoder), seed)
     new = np.flatnonzero(problem.train & (problem.codes >= 0) & (problem.codes < len(problem.classes)))
     codes = np.concatenate([problem.codes[new], drawn.codes])
     x, present = problem.x[new], problem.rows.present
-    both = (
-        sp.vstack([sp.csr_matrix(x), drawn.x], format="csr")
-        if sp.issparse(drawn.x)
-        else np.vstack([_dense(x), drawn.x])
-    )
-    source = problem.features.source(both, present)
+    source = features.source(_stack(x, drawn.x), present)
     cells = (fabric, problem, settings, report)
-    encoder, loss, metric = _grow_encoder(cells, old.encoder, reference, source, codes, len(new))
+    encoder, loss, metric = _grow_encoder(cells, cast(Encoder, old.encoder), reference, source, codes, len(new))
     z, first = embed_rows(encoder, source, fabric.device), embed_rows(old.encoder, source, fabric.device)
     pcs = torch.from_numpy(np.concatenate([problem.pcs[new], drawn.pcs])).to(fabric.device)
     before = old.map(first, pcs)
@@ -159,16 +182,19 @@ def grow_networks(
                           problem.pcs[new], codes[: len(new)])  # fmt: skip
     head, history = _grow_map(cells, old.map_head, encoder, (z, pcs, codes), Placed(places, width))
     networks = Networks(encoder, head)
-    moved = (networks.map(z, pcs) - before)[len(new) :].norm(dim=1) / width
-    return Grown(networks, loss, {"metric": metric, "map": history}, moved.cpu().numpy())
+    shares = reference.sizes / reference.sizes.sum()
+    tested = draw(features, reference, cast(Encoder, old.encoder), seed + 1, np.ceil(n_tested * shares).astype(int))
+    now, then = (coordinates(both, features.source(tested.x), tested.pcs) for both in (networks, old))
+    moved = np.linalg.norm(now["map"] - then["map"], axis=1) / width
+    return Grown(networks, loss, {"metric": metric, "map": history}, tested, now["metric"], moved)
 
 
 Cells = tuple[Any, FitProblem, Settings, Report]  # the first is Fabric
 
 
 def _grow_encoder(
-    cells: Cells, old: nn.Module, reference: Reference, source: Memory, codes: np.ndarray, first: int
-) -> tuple[nn.Module, Loss, dict[str, np.ndarray]]:
+    cells: Cells, old: Encoder, reference: Reference, source: Memory, codes: np.ndarray, first: int
+) -> tuple[Encoder, Loss, dict[str, np.ndarray]]:
     """Return an encoder that started as the old one, its loss and its history; cells from `first` on are drawn."""
     fabric, problem, settings, _ = cells
     loss, seed = copy.deepcopy(settings.loss), settings.seed
@@ -204,12 +230,12 @@ def _grow_map(
     head.blur = PCS_BLUR * PCS_WIDTH * radius / float(head.spread) / head.n_components**0.5
     shown = torch.from_numpy(problem.pcs).to(fabric.device)
     own = Memory(head.inputs(shown, embed_rows(encoder, problem.rows, fabric.device)).cpu().numpy())
-    steps = min(round(3 * ENCODER_STEPS * settings.steps), max(MAP_STEPS, settings.steps))
+    steps = max(min(round(MAP_STEPS * settings.steps), max(MAP_MOST, settings.steps)), 1)
     watch = _monitor(cells, "map", steps, head, own.on(fabric.device))
     curves = train(
         fabric, Beside(head, old), loss, Memory(head.inputs(pcs, z).cpu().numpy()).on(fabric.device),
         Balanced(codes, MAP_CELLS, settings.seed), torch.arange(len(codes)),
-        steps=max(steps, 1), lr=MAP_LR * settings.lr, augment=head.jitter, seed=settings.seed, watch=watch,
+        steps=steps, lr=MAP_LR * settings.lr, augment=head.jitter, seed=settings.seed, watch=watch,
     )  # fmt: skip
     return head.eval(), watch.history(curves)
 
@@ -218,10 +244,13 @@ def _monitor(cells: Cells, stage: str, steps: int, network: nn.Module, rows: Mem
     """Score held-out new cells among the new ones, for the history."""
     fabric, problem, _, report = cells
     return Monitor(
-        stage, max(steps, 1), report, network, cells=rows, y=problem.codes,
+        stage, steps, report, network, cells=rows, y=problem.codes,
         train_rows=np.flatnonzero(~problem.held_out), held_out_rows=np.flatnonzero(problem.scored), fabric=fabric,
     )  # fmt: skip
 
 
-def _dense(x: Any) -> np.ndarray:
-    return np.asarray(x.toarray() if sp.issparse(x) else x, dtype=np.float32)
+def _stack(x: Matrix, drawn: Matrix) -> Matrix:
+    """Return rows of both: drawn counts are sparse, and so are then all."""
+    if sp.issparse(drawn):
+        return sp.vstack([sp.csr_matrix(x), drawn], format="csr")
+    return np.vstack([dense(x), drawn])

@@ -43,7 +43,9 @@ def place(
         cells, own = np.flatnonzero(codes == code), np.flatnonzero(reference.codes == code)
         if len(own):
             lost = cells[(reference.codes[around[cells]] == code).mean(axis=1) < 0.5]
-            nearest = cKDTree(reference.z[own]).query(z[lost], k=min(OWN, len(own)))[1].reshape(len(lost), min(OWN, len(own)))
+            nearest = (
+                cKDTree(reference.z[own]).query(z[lost], k=min(OWN, len(own)))[1].reshape(len(lost), min(OWN, len(own)))
+            )
             wanted[lost] = landmarks[own][nearest].mean(axis=1)
             continue
         radius = max(room * np.sqrt(len(cells)), LEAST * width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from tripletomics.labels.reference import Reference
 from tripletomics.networks import Encoder
 from tripletomics.sources import Matrix
 
-MOST = 500  # stand-ins of a type, no more than it has landmarks
+MOST = 500  # cells drawn of a type to train with, no more than it has landmarks
 ROUNDS = 3  # of corrections: two of the noise that counts add, one of the width of each type
 LEAST_NOISE = 0.02  # share of the variance along an axis that is drawn, where counts alone would give it all
 FEW = 10  # cells of a type, below which its width is unknown
@@ -39,8 +40,10 @@ class StandIns:
     codes: np.ndarray
 
 
-def draw(features: Features, reference: Reference, encoder: Encoder, seed: int) -> StandIns:
-    """Draw up to 500 cells of each type that has landmarks.
+def draw(
+    features: Features, reference: Reference, encoder: Encoder, seed: int, sizes: np.ndarray | None = None
+) -> StandIns:
+    """Draw up to 500 cells of each type that has landmarks, or `sizes` (types,).
 
     Principal components come from the normal distribution of a type. They give the expected logged value of each gene,
     and counts are Poisson numbers that have this expectation. Values that are no counts get the variance that the
@@ -53,7 +56,8 @@ def draw(features: Features, reference: Reference, encoder: Encoder, seed: int) 
     replay, NeurIPS.
     """
     random = np.random.default_rng([seed, 11])
-    sizes = np.minimum(np.bincount(reference.codes, minlength=len(reference.sizes)), MOST)
+    if sizes is None:
+        sizes = np.minimum(np.bincount(reference.codes, minlength=len(reference.sizes)), MOST)
     codes, width = np.repeat(np.arange(len(sizes)), sizes), np.ones(len(sizes))
     mix, back = np.eye(len(reference.whiten)), np.linalg.inv(reference.whiten)
     for i in range(ROUNDS + 1):
@@ -72,6 +76,13 @@ def draw(features: Features, reference: Reference, encoder: Encoder, seed: int) 
     return StandIns(x, pcs, codes)
 
 
+@functools.lru_cache
+def _expected(scale: float) -> np.ndarray:
+    """Return the expected logged value of a Poisson count of things worth `scale`, at each of the rates."""
+    found: np.ndarray = poisson.pmf(COUNTS, RATES[:, None]) @ np.log1p(scale * COUNTS)
+    return found
+
+
 def _cells(features: Features, pcs: np.ndarray, random: np.random.Generator) -> Matrix:
     """Return cells by genes whose logged values have the expectation that principal components say."""
     unit = features.unit.astype(np.float64)
@@ -80,7 +91,6 @@ def _cells(features: Features, pcs: np.ndarray, random: np.random.Generator) -> 
     if not features.counts:
         value = value + unit * np.sqrt(np.maximum(1 - features.variance @ axes**2, 0)) * random.normal(size=value.shape)
         return (value if features.negative else np.maximum(value, 0)).astype(np.float32)
-    expected = poisson.pmf(COUNTS, RATES[:, None]) @ np.log1p(features.usual_depth / features.depth * COUNTS)
-    rate = np.interp(np.maximum(value, 0), expected, RATES)
+    rate = np.interp(np.maximum(value, 0), _expected(features.usual_depth / features.depth), RATES)
     rate[:, silent] = (features.shares * features.depth)[silent]  # genes that the components do not see
     return sp.csr_matrix(random.poisson(rate).astype(np.float32))

@@ -48,9 +48,12 @@ def build_grown(
             reference, whole.z[cells], whole.coordinates["map"][cells], whole.pcs[cells], codes[cells], seed
         )
 
-    asked = problem.calibration & labelled
-    evidence = join(problem.train & labelled).evidence(whole.z[asked], whole.pcs[asked])
-    calibration = join_calibration(old.calibration, evidence, codes[asked], n)
+    asked, drawn, learned = problem.calibration & labelled, grown.drawn, join(problem.train & labelled)
+    calibration = join_calibration(
+        old.calibration,
+        (learned.evidence(whole.z[asked], whole.pcs[asked]), codes[asked]),
+        (learned.evidence(grown.z, drawn.pcs), drawn.codes),
+    )
     joined = join(~problem.held_out & labelled)
     train = ~problem.held_out
     own = CellIndex(whole.z[train], names[train].astype(str), codes[train])

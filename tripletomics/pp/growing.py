@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -60,13 +61,14 @@ def check_growth(settings: Settings, model: Model) -> Settings:
     for name in ("batch", "self_training"):
         if getattr(settings, name):
             raise ValueError(f"{name}={getattr(settings, name)!r} cannot be used with init=: leave it out.")
-    own, default = {}, Settings()
+    default = Settings()
+    own: dict[str, Any] = {}
     for name in INHERITED:
         given, usual = as_text(getattr(settings, name)), as_text(getattr(default, name))
-        kept = str(model.features.counts) if name == "counts" else model.settings.get(name, usual)
+        kept = str(model.part().counts) if name == "counts" else model.settings.get(name, usual)
         if given not in (usual, kept):
             raise ValueError(f"{name}={given} is not that of the model in init=, {kept}: leave it out, or fit anew.")
-        own[name] = model.features.counts if name == "counts" else Settings.read(name, kept)
+        own[name] = model.part().counts if name == "counts" else Settings.read(name, kept)
     loss = settings.loss or losses.make(DEFAULT_LOSS)
     if loss.views != 1 or loss.epochs or loss.momentum or not loss.supervised:
         raise ValueError(
@@ -86,7 +88,7 @@ def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Tab
     ones by the types of both.
     """
     check_key(settings.key_added, adata)
-    settings = check_growth(check_start(model) and settings, model)
+    settings = check_growth(settings, check_start(model))
     if is_pair(adata):
         raise ValueError("init= is a model of one modality, and two datasets were given: pass the one that it knows.")
     held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
@@ -98,13 +100,13 @@ def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Tab
     roles = model.seen.find(x)  # type: ignore[union-attr]  # see check_start
     if known := int((roles[0] != NEVER).sum()):
         raise ValueError(
-            f"{known:,} of {len(found):,} cells were part of the fit of the model in init= (they have the same values): "
-            "pass only new cells."
+            f"{known:,} of {len(found):,} cells were part of the fit of the model in init= (they have the same "
+            "values): pass only new cells."
         )
     calibration = calibration_split(codes, ~held_out & (codes < len(classes)), settings.seed)
     rows, pcs = network_inputs(model.features, x, present, roles)
     if settings.augment.of_molecules:
-        checks.check_molecules(table.x, model.features.counts, augment.spec(settings.augment))
+        checks.check_molecules(table.x, model.part().counts, augment.spec(settings.augment))
     n_all = int(model.reference.sizes.sum() + (~held_out).sum())  # type: ignore[union-attr]
     settings = replace(settings, steps=settings.steps or training.default_steps(n_all))
     problem = FitProblem(

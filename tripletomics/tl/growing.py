@@ -31,7 +31,8 @@ def grow(given: Mapping[str, Any]) -> Model:
     started, old = time.perf_counter(), given["init"]
     table, settings, problem, reference = pp.prepare_growth(given["adata"], Settings.of(given), old)
     with training_bar(given["progress"]) as report:
-        grown = grow_networks(problem, settings, old.networks, reference, report)
+        asked = {"n_tested": old.calibration.n_cells} if old.calibration else {}
+        grown = grow_networks(problem, settings, old.networks, reference, **asked, report=report)
         whole = crossfit.embed_all(problem, grown.networks)[""]
 
     fitted, names = time.perf_counter(), table.obs.obs_names.to_numpy()
