@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from tripletomics.pp import NewCells, Table
     from tripletomics.problem import FitProblem
 
+    Start: TypeAlias = Model
     Cells: TypeAlias = AnnData | Sequence[AnnData] | Mapping[str, AnnData] | MuData
 else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = Cells = object
-    Module = Augmentation = MLP = Checkpoint = str
+    Module = Augmentation = MLP = Checkpoint = Start = str
 
 
 def fit(
@@ -47,7 +48,7 @@ def fit(
     counts: bool | Literal["auto"] = "auto",
     unlabelled: Sequence[str] = UNLABELLED,
     hold_out: float | str = 0.1,
-    init: Model | str | Path | None = None,
+    init: str | Path | Start | None = None,
     encoder: str | MLP = "mlp",
     augment: str | Augmentation | None = "mask",
     self_training: bool = False,
@@ -116,7 +117,8 @@ def fit(
         Model to start from, or the path of its file (.tt): its map grows. `adata` then holds new cells only, of new
         types, of known ones (such as those of another platform), or of both, and needs the model's genes. Old cells
         stay where they are. Genes, scaling, components, `structure`, `spread`, `dim`, `metric_dim` and `encoder` are
-        the model's. The result knows old and new cells, and can grow again. One modality.
+        the model's. The result knows old and new cells, and can grow again. Its scores are of held-out new cells,
+        and `findings` say how far old cells ``moved``. One modality, with labels; `loss` is by default "softmax".
     encoder
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment
