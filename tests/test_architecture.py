@@ -17,6 +17,7 @@ FLOORS = (  # from top to bottom; imports go down, or to the right on one line
     ("experiment",),
     ("report", "pl", "store", "pp"),
     ("model",),
+    ("growth",),
     ("crossfit",),
     ("training",),
     ("problem",),

@@ -145,7 +145,7 @@ def fit_calibration(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration
         scale=scale,
         trust=trust,
         novelties=novelty,
-        oddities=_levels(oddities),
+        oddities=levels(oddities),
         pair=_fit_pairs(folds),
         n_cells=len(codes),
         n_types=logits.shape[1],
@@ -251,7 +251,7 @@ def _odds(logits: np.ndarray, novelty: np.ndarray) -> np.ndarray:
     return log_p + known - np.logaddexp(rest, log_p + none)
 
 
-def _levels(values: np.ndarray) -> np.ndarray:
+def levels(values: np.ndarray) -> np.ndarray:
     """Return the sorted values, or 1,001 quantiles of them."""
     if len(values) <= QUANTILES:
         return np.sort(values)

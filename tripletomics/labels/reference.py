@@ -196,13 +196,13 @@ def build_reference(
         Seed of the draw of landmarks.
     """
     sizes, types = np.bincount(codes[codes >= 0], minlength=n_classes), np.arange(n_classes)
-    rows = _draw(codes, sizes, seed, MAX_FITTED)
+    rows = draw_cells(codes, sizes, seed, MAX_FITTED)
     z, m, pcs, codes = z[rows], m[rows], pcs[rows].astype(np.float64), codes[rows]
     means = _means(pcs, codes, types)
     covariance, _ = ledoit_wolf(pcs - means[codes], assume_centered=True)
     covariance += 1e-6 * max(np.trace(covariance) / len(covariance), 1e-12) * np.eye(len(covariance))
     whiten = np.linalg.cholesky(np.linalg.inv(covariance))
-    landmarks = _draw(codes, np.bincount(codes, minlength=n_classes), seed, MAX_LANDMARKS)
+    landmarks = draw_cells(codes, np.bincount(codes, minlength=n_classes), seed, MAX_LANDMARKS)
     return Reference(
         z=z[landmarks],
         map=m[landmarks],
@@ -238,7 +238,7 @@ def _means(x: np.ndarray, codes: np.ndarray, types: np.ndarray) -> np.ndarray:
                      for code in types])  # fmt: skip
 
 
-def _draw(codes: np.ndarray, sizes: np.ndarray, seed: int, most: int) -> np.ndarray:
+def draw_cells(codes: np.ndarray, sizes: np.ndarray, seed: int, most: int) -> np.ndarray:
     """Return labelled cells: all of them or, if more than `most`, an equal share of each type, of which `sizes` are."""
     known = np.flatnonzero(codes >= 0)
     if len(known) <= most:

@@ -52,7 +52,8 @@ def build_model(
     whole, train, alone = embeddings[""], ~problem.held_out, list(embeddings)[1:]
     reference = _reference(problem, settings, whole) if problem.classes else None
     checks = {
-        name: _check(problem, settings.seed, reference, found, embeddings[name]) for name, found in calibrations.items()
+        name: check_predictions(problem, settings.seed, reference, found, embeddings[name])
+        for name, found in calibrations.items()
     }
     return Model(
         features=problem.features,
@@ -95,7 +96,7 @@ def _reference(problem: FitProblem, settings: Settings, whole: Embedding) -> Ref
     return replace(found, near_trained=np.array([near.mean(), near.std() or 1.0]) if len(own) > 1 else None)
 
 
-def _check(
+def check_predictions(
     problem: FitProblem, seed: int, reference: Reference | None, calibration: Calibration | None, one: Embedding
 ) -> dict[str, float]:
     """Compare predictions of held-out cells of known types with their labels; empty where there are none."""

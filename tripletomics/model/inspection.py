@@ -77,6 +77,8 @@ def check_header(header: Any) -> None:
         _require("step" in columns and len({*map(len, columns.values())}) == 1, f"history[{stage!r}] has gaps")
     _require(all({"map", "metric"} <= {*score} for score in header["scores"].values()), "scores lacks a space")
     _require(len(header["findings"].get("tested", "all")) == 3, "findings['tested'] does not have three numbers")
+    _require(len(header["findings"].get("moved", "2 ")) == 2, "findings['moved'] does not have two numbers")
+    _require("moved" not in header["findings"] or "init" in header["settings"], "settings lacks 'init'")
     said = [header["checks"], *header["checks_alone"]]
     _require(all(not checks or {*checks} >= CHECKS for checks in said), "checks lacks some of its fields")
     _require(not header["matches"] or {*header["matches"]} >= MATCHES, "matches lacks some of its fields")

@@ -55,6 +55,8 @@ class Model(State):
         "hardtriple", the ``tree`` of "hierarchical_triplet" (a linkage matrix of scipy).
         With self-training also its ``self_training``, log loss (2,) after the first and the second training of labelled
         cells that were left out of both, and ``self_training_cells`` (classes,), how many cells took each type.
+        ``moved`` (2,), of a model that grew: how far cells drawn in place of the old ones moved on the map, in % of its
+        width, the median and the 90th percentile.
         ``tested`` (3,) says what the test of `p_value` could find: the number of labelled held-out cells, the number of
         their types, and the p if four of five were named right. If it is above 0.01, there are too few cells to tell.
     seconds

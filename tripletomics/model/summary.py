@@ -83,6 +83,12 @@ def _findings(model: State) -> list[str]:
             f"{'no cell to compare on' if np.isnan(before) else losses}. "
             f"The {'second' if after <= before else 'first'} encoder is kept."
         )
+    if "moved" in model.findings:
+        half, most = model.findings["moved"]
+        lines.append(
+            f"Grown from model {model.settings['init']}: scores are of new cells. Half of the old cells moved by less "
+            f"than {half:.1f} % of the map's width, and 90 % by less than {most:.1f} % (cells drawn in their place)."
+        )
     if "surviving_centers" in model.findings:
         centers = zip(model.classes, model.findings["surviving_centers"], strict=True)
         lines.append("Centers that survive: " + ", ".join(f"{name} {n}" for name, n in centers))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tripletomics.keys import metric_key, pca_key, split_key
 from tripletomics.labels import UNLABELLED
-from tripletomics.tl import paths
+from tripletomics.tl import growing, paths
 from tripletomics.tl.progress import training_bar
 
 if TYPE_CHECKING:
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from tripletomics.pp import NewCells, Table
     from tripletomics.problem import FitProblem
 
+    Start: TypeAlias = Model
     Cells: TypeAlias = AnnData | Sequence[AnnData] | Mapping[str, AnnData] | MuData
 else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = Cells = object
-    Module = Augmentation = MLP = Checkpoint = DataFrame = str
+    Module = Augmentation = MLP = Checkpoint = DataFrame = Start = str
 
 
 def fit(
@@ -50,6 +51,7 @@ def fit(
     counts: bool | Literal["auto"] = "auto",
     unlabelled: Sequence[str] = UNLABELLED,
     hold_out: float | str = 0.1,
+    init: str | Path | Start | None = None,
     encoder: str | MLP = "mlp",
     augment: str | Augmentation | None = "mask",
     self_training: bool = False,
@@ -125,6 +127,12 @@ def fit(
         Cells that are never trained on: a fraction, drawn within every type; a column of `obs` whose groups are held
         out whole (about 10 %); "column=group"; a boolean column (or yes and no, True and False as text); a column of
         "train" and "test", "val" or "held-out" (all but "train" are held out); or 0 to hold out none.
+    init
+        Model to start from, or the path of its file (.tt): its map grows. `adata` then holds new cells only, of new
+        types, of known ones (such as those of another platform), or of both, and needs the model's genes. Old cells
+        stay where they are. Genes, scaling, components, `structure`, `spread`, `dim`, `metric_dim` and `encoder` are
+        the model's. The result knows old and new cells, and can grow again. Its scores are of held-out new cells,
+        and `findings` say how far old cells ``moved``. One modality, with labels; `loss` is by default "softmax".
     encoder
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment
@@ -206,12 +214,16 @@ def fit(
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
+    if init is not None:
+        given["init"] = growing.open_start(init, checkpoint)
     if isinstance(checkpoint, (str, os.PathLike)):
         with keeping(checkpoint) as kept:
             return fit(**given | {"checkpoint": kept})
     if isinstance(adata, (str, os.PathLike)):
         with paths.open_fit(Path(adata), given) as on_disk:
             return on_disk.write(fit(**given | on_disk.in_memory))
+    if init is not None:
+        return growing.grow(given)
 
     table, settings, problem = pp.prepare(adata, Settings.of(given), checkpoint)
     with training_bar(progress) as report:
@@ -230,11 +242,11 @@ def fit(
     model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrations=calibrations)
     model.seconds, model.colors = seconds, pp.kept_colours(table, settings, problem.classes)
     score_fit(model, problem, settings, embeddings[""].coordinates, null, misplaced)
-    _write(table, settings.key_added, model, problem, embeddings[""].coordinates)
+    write_fit(table, settings.key_added, model, problem, embeddings[""].coordinates)
     return model
 
 
-def _write(table: Table, key: str, model: Model, problem: FitProblem, embedding: Mapping[str, np.ndarray]) -> None:
+def write_fit(table: Table, key: str, model: Model, problem: FitProblem, embedding: Mapping[str, np.ndarray]) -> None:
     """Write the results of a fit into each dataset, or into the MuData of both."""
     from tripletomics.pp import split_names
 

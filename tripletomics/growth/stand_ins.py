@@ -1,0 +1,96 @@
+"""Cells in place of those of an old fit, drawn from what its model file holds: it has no expression."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.stats import poisson
+
+from tripletomics.embedding import embed_rows
+from tripletomics.features import Features
+from tripletomics.labels.reference import Reference
+from tripletomics.networks import Encoder
+from tripletomics.sources import Matrix
+
+MOST = 500  # cells drawn of a type to train with, no more than it has landmarks
+ROUNDS = 3  # of corrections: two of the noise that counts add, one of the width of each type
+LEAST_NOISE = 0.02  # share of the variance along an axis that is drawn, where counts alone would give it all
+FEW = 10  # cells of a type, below which its width is unknown
+NARROW, WIDE = 0.4, 1.5  # bounds of a type's width, in units of the mean one
+RATES, COUNTS = np.concatenate([[0], np.geomspace(1e-4, 300, 300)]), np.arange(600)  # between which is interpolated
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """Cells drawn in place of those of an old fit.
+
+    Attributes
+    ----------
+    x
+        Cells by the model's genes, as a dataset would have them.
+    pcs, codes
+        Their principal components, float32 (cells, components), and types (cells,).
+    """
+
+    x: Matrix
+    pcs: np.ndarray
+    codes: np.ndarray
+
+
+def draw(
+    features: Features, reference: Reference, encoder: Encoder, seed: int, sizes: np.ndarray | None = None
+) -> StandIns:
+    """Draw up to 500 cells of each type that has landmarks, or `sizes` (types,).
+
+    Principal components come from the normal distribution of a type. They give the expected logged value of each gene,
+    and counts are Poisson numbers that have this expectation. Values that are no counts get the variance that the
+    components leave. What the noise adds along the components is left out of the draw, and each type is as wide in
+    the metric space as its landmarks are.
+
+    References
+    ----------
+    Learning from drawn cells in place of old ones: Shin, Lee, Kim & Kim 2017, Continual learning with deep generative
+    replay, NeurIPS.
+    """
+    random = np.random.default_rng([seed, 11])
+    if sizes is None:
+        sizes = np.minimum(np.bincount(reference.codes, minlength=len(reference.sizes)), MOST)
+    codes, width = np.repeat(np.arange(len(sizes)), sizes), np.ones(len(sizes))
+    mix, back = np.eye(len(reference.whiten)), np.linalg.inv(reference.whiten)
+    for i in range(ROUNDS + 1):
+        spread = random.normal(size=(len(codes), len(mix))) @ mix
+        white = reference.means[codes] + width[codes, None] * spread
+        x = _cells(features, white @ back, random)
+        pcs = features.pcs(x)
+        if i < ROUNDS - 1:
+            strength, axes = np.linalg.eigh(np.eye(len(mix)) - np.cov((pcs @ reference.whiten - white).T))
+            mix = (axes * np.sqrt(np.maximum(strength, LEAST_NOISE))) @ axes.T
+        elif i < ROUNDS:
+            z = embed_rows(encoder, features.source(x), next(encoder.parameters()).device).cpu().numpy()
+            for code in np.flatnonzero(sizes >= FEW):
+                own = reference.z[reference.codes == code].std(axis=0).mean()
+                width[code] = np.clip(own / max(z[codes == code].std(axis=0).mean(), 1e-12), NARROW, WIDE)
+    return StandIns(x, pcs, codes)
+
+
+@functools.lru_cache
+def _expected(scale: float) -> np.ndarray:
+    """Return the expected logged value of a Poisson count of things worth `scale`, at each of the rates."""
+    found: np.ndarray = poisson.pmf(COUNTS, RATES[:, None]) @ np.log1p(scale * COUNTS)
+    return found
+
+
+def _cells(features: Features, pcs: np.ndarray, random: np.random.Generator) -> Matrix:
+    """Return cells by genes whose logged values have the expectation that principal components say."""
+    unit = features.unit.astype(np.float64)
+    axes = features.axes * unit
+    value, silent = features.center + unit * (pcs @ axes), ~features.axes.any(axis=0)
+    if not features.counts:
+        value = value + unit * np.sqrt(np.maximum(1 - features.variance @ axes**2, 0)) * random.normal(size=value.shape)
+        return (value if features.negative else np.maximum(value, 0)).astype(np.float32)
+    rate = np.interp(np.maximum(value, 0), _expected(features.usual_depth / features.depth), RATES)
+    rate[:, silent] = (features.shares * features.depth)[silent]  # genes that the components do not see
+    return sp.csr_matrix(random.poisson(rate).astype(np.float32))

@@ -1,0 +1,179 @@
+"""From new cells and a model to the problem of a map that grows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tripletomics import augment, labels, losses, training
+from tripletomics.features import Choice, Features
+from tripletomics.folds import calibration_split
+from tripletomics.growth import recode
+from tripletomics.keys import check_key
+from tripletomics.labels.reference import Reference
+from tripletomics.losses.defaults import DEFAULT_LOSS
+from tripletomics.model import Model
+from tripletomics.notices import warn
+from tripletomics.pp import checks, splits
+from tripletomics.pp.matching import match_genes
+from tripletomics.pp.queries import QueryOptions, take_new
+from tripletomics.pp.tables import Table, is_pair, open_table
+from tripletomics.problem import FitProblem, ModalityGenes, Settings, as_text
+from tripletomics.seen import NEVER, SeenCells, network_inputs
+
+INHERITED = ("structure", "spread", "dim", "metric_dim", "encoder", "counts")  # settings that are the model's
+ENOUGH = 0.8  # share of the encoder's weight that the genes of new cells must hold
+
+
+def check_start(model: object) -> Model:
+    """Return a model that can grow, or raise."""
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"init={model!r} is neither a model nor the path of one: pass what tripletomics.fit or tripletomics.load "
+            "returns, or a path such as 'pbmc.tt'."
+        )
+    if model.modalities:
+        raise ValueError(
+            f"init= is a model of two modalities ({' and '.join(model.modalities)}), and a map of one can grow: fit "
+            "old and new cells together."
+        )
+    if model.reference is None:
+        raise ValueError("init= is a model without labels, which keeps no landmarks: fit it again with label=.")
+    if model.seen is None:
+        raise ValueError(
+            "init= comes from a file of an older version, which does not say which cells it has seen: fit it again."
+        )
+    return model
+
+
+def check_growth(settings: Settings, model: Model) -> Settings:
+    """Return the settings with those of the model that no fit can change, or raise.
+
+    Raises
+    ------
+    ValueError
+        If a setting is not the model's, or makes no sense.
+    """
+    if settings.label is None:
+        raise ValueError("init= needs label=, the column of the types of the new cells: without types no map can grow.")
+    for name in ("batch", "self_training"):
+        if getattr(settings, name):
+            raise ValueError(f"{name}={getattr(settings, name)!r} cannot be used with init=: leave it out.")
+    default = Settings()
+    own: dict[str, Any] = {}
+    for name in INHERITED:
+        given, usual = as_text(getattr(settings, name)), as_text(getattr(default, name))
+        kept = str(model.part().counts) if name == "counts" else model.settings.get(name, usual)
+        if given not in (usual, kept):
+            raise ValueError(f"{name}={given} is not that of the model in init=, {kept}: leave it out, or fit anew.")
+        own[name] = model.part().counts if name == "counts" else Settings.read(name, kept)
+    loss = settings.loss or losses.make(DEFAULT_LOSS)
+    if loss.views != 1 or loss.epochs or loss.momentum or not loss.supervised:
+        raise ValueError(
+            f"loss={losses.spec(loss)!r} compares views or mines cells, and with init= the old cells are only drawn: "
+            "take a loss of one view, such as 'softmax' or 'triplet'."
+        )
+    losses.check(loss, int(model.settings["metric_dim"]))
+    return replace(settings, loss=loss, **own)
+
+
+def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Table, Settings, FitProblem, Reference]:
+    """Check everything, and bring new cells to the features and the types of a model.
+
+    Returns
+    -------
+    The dataset, the settings with every open choice made, the problem of the new cells, and the reference of the old
+    ones by the types of both.
+    """
+    check_key(settings.key_added, adata)
+    settings = check_growth(settings, check_start(model))
+    if is_pair(adata):
+        raise ValueError("init= is a model of one modality, and two datasets were given: pass the one that it knows.")
+    held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
+    table = open_table(adata, settings.layer, settings.label, settings.unlabelled, (held_out_by,))
+    found, names = labels.encode(checks.column(table.obs, settings.label, "label"), settings.unlabelled)
+    held_out = splits.split(table.obs, settings.hold_out, found, settings.seed)
+    classes, order, codes = _types(model, names, found, held_out, settings.label)
+    x, present = _cells(table, settings, model)
+    roles = model.seen.find(x)  # type: ignore[union-attr]  # see check_start
+    if known := int((roles[0] != NEVER).sum()):
+        raise ValueError(
+            f"{known:,} of {len(found):,} cells were part of the fit of the model in init= (they have the same "
+            "values): pass only new cells."
+        )
+    calibration = calibration_split(codes, ~held_out & (codes < len(classes)), settings.seed)
+    rows, pcs = network_inputs(model.features, x, present, roles)
+    if settings.augment.of_molecules:
+        checks.check_molecules(table.x, model.part().counts, augment.spec(settings.augment))
+    n_all = int(model.reference.sizes.sum() + (~held_out).sum())  # type: ignore[union-attr]
+    settings = replace(settings, steps=settings.steps or training.default_steps(n_all))
+    problem = FitProblem(
+        x=x, genes={"": _genes(model.part())}, features=model.features, rows=rows, pcs=pcs, codes=codes,
+        classes=classes, order=order, train=~held_out & ~calibration, scored=held_out, held_out=held_out,
+        calibration=calibration, batch_codes=None,
+        seen=SeenCells.of(x, held_out, calibration, np.zeros_like(held_out)),
+    )  # fmt: skip
+    where = np.searchsorted(classes, model.types)
+    return table, settings, problem, recode(model.reference, where, len(classes))  # type: ignore[arg-type]
+
+
+def _types(
+    model: Model, names: list[str], codes: np.ndarray, held_out: np.ndarray, label: str | None
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return sorted types of old and new training cells, the place of each code among all types, and codes."""
+    learned = [names[code] for code in np.unique(codes[~held_out & (codes >= 0)])]
+    if not learned:
+        raise ValueError(f"label={label!r}: no training cell is labelled, and without types no map can grow.")
+    if labels.UNASSIGNED in names:
+        raise ValueError(
+            f"label={label!r} has a type {labels.UNASSIGNED!r}, which is what predict calls cells like no known type: "
+            "rename it, or name it in unlabelled=."
+        )
+    alike = {_plain(name): name for name in model.types}
+    for name in learned:
+        other = alike.get(_plain(name), name)
+        if other != name and name not in model.types:
+            warn(
+                f"The new type {name!r} is called {other!r} in the model in init=: they count as two types. Rename "
+                "one if they are the same."
+            )
+    classes = sorted({*model.types, *learned})
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        warn(
+            f"Types that only held-out cells have: {checks.first(unknown)}. The model cannot know them; they count as "
+            "wrong in the scores."
+        )
+    places = {name: place for place, name in enumerate([*classes, *unknown])}
+    into = np.array([places[name] for name in names] + [-1])
+    return classes, np.argsort(np.argsort([*classes, *unknown])), into[codes]
+
+
+def _plain(name: str) -> str:
+    return "".join(name.split()).casefold()
+
+
+def _cells(table: Table, settings: Settings, model: Model) -> tuple[object, np.ndarray | None]:
+    """Return new cells by the genes of the model, and which of these they have."""
+    adata = table.sides[""]
+    match = match_genes(adata, model.part().genes, "impute", None, model.gene_weights(), 0)
+    absent = checks.first(match.missing_genes)
+    if match.weight < ENOUGH:
+        raise ValueError(
+            f"The new cells lack {match.missing} of the {len(model.part().genes)} genes of the model in init= (first: "
+            f"{absent}), which hold {1 - match.weight:.0%} of its encoder's weight: a map can grow with at most "
+            f"{1 - ENOUGH:.0%}. Fit old and new cells together on the genes that both have."
+        )
+    if match.missing:
+        warn(
+            f"The new cells lack {match.missing} genes of the model in init= (first: {absent}), which count as unknown."
+        )
+    cells = take_new(adata, model, QueryOptions(settings.layer, "impute", None, 0))
+    present = cells.present
+    return cells.x, present if isinstance(present, np.ndarray) else None
+
+
+def _genes(features: Features) -> ModalityGenes:
+    return ModalityGenes(features.genes, features.counts, Choice.every(np.arange(len(features.genes))))

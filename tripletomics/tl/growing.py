@@ -1,0 +1,53 @@
+"""`fit` from a model: a map that grows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tripletomics.tl.progress import training_bar
+
+if TYPE_CHECKING:
+    from tripletomics.model import Model
+
+
+def grow(given: Mapping[str, Any]) -> Model:
+    """Fit from a model, as `tripletomics.fit` with a model in ``init=``: `given` are its arguments.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError
+        As `tripletomics.fit`.
+    """
+    from tripletomics import crossfit, pp
+    from tripletomics.growth import grow_networks
+    from tripletomics.model.growing import build_grown, score_grown
+    from tripletomics.problem import Settings
+    from tripletomics.tl.fitting import write_fit
+
+    started, old = time.perf_counter(), given["init"]
+    table, settings, problem, reference = pp.prepare_growth(given["adata"], Settings.of(given), old)
+    with training_bar(given["progress"]) as report:
+        asked = {"n_tested": old.calibration.n_cells} if old.calibration else {}
+        grown = grow_networks(problem, settings, old.networks, reference, **asked, report=report)
+        whole = crossfit.embed_all(problem, grown.networks)[""]
+
+    fitted, names = time.perf_counter(), table.obs.obs_names.to_numpy()
+    model = build_grown(old, reference, problem, settings, grown, whole, names=names)
+    score_grown(model, old, reference, problem, settings, whole)
+    model.seconds = {"fit": fitted - started, "null": time.perf_counter() - fitted}
+    write_fit(table, settings.key_added, model, problem, whole.coordinates)
+    return model
+
+
+def open_start(init: object, checkpoint: object) -> Model:
+    """Return the model to start from, read from its path if it is one; raise if it cannot grow."""
+    from tripletomics import pp
+    from tripletomics.model import load
+
+    if checkpoint is not None:
+        raise ValueError("checkpoint= cannot be used with init=, which takes half the time of a fit: leave it out.")
+    return pp.check_start(load(Path(init)) if isinstance(init, (str, os.PathLike)) else init)
