@@ -1,6 +1,7 @@
 """A published map: which coordinates are adopted, how learned ones are scored, and what is refused."""
 
 import re
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -107,6 +108,27 @@ def test_the_file_holds_it_all(fitted, tmp_path):
     adata.write_h5ad(tmp_path / "a.h5ad")
     kept = pd.DataFrame(dict(ad.read_h5ad(tmp_path / "a.h5ad").uns["X_tt"]["map_errors"]))
     np.testing.assert_allclose(kept["median"], model.map_errors["median"])
+
+
+def test_a_damaged_file_is_refused(fitted, tmp_path):
+    _, model = fitted
+    model.save(tmp_path / "a.tt")
+    for change, said in (
+        (
+            lambda m: setattr(m, "map_errors", m.map_errors.drop(columns="p_value")),
+            "map_errors lacks some of its columns",
+        ),
+        (lambda m: setattr(m, "colors", {"a": 1}), "colors=.* is not dict"),
+        (
+            lambda m: setattr(m, "features", replace(m.features, plain=m.features.plain[:, 1:])),
+            r"features\.plain is .* genes",
+        ),
+    ):
+        read = tt.load(tmp_path / "a.tt")
+        change(read)
+        read.save(tmp_path / "b.tt")
+        with pytest.raises(ValueError, match=said):
+            tt.load(tmp_path / "b.tt")
 
 
 def test_the_summary_says_how_far_off_it_is(fitted):
