@@ -44,9 +44,10 @@ def relate(
         each has one of them. Both may be the same dataset.
     model
         From `fit` or `load`, of labelled cells.
-    label_a, label_b
-        Column of `obs` with the labels of `a`, such as "cell_type" or "leiden", and with those of `b`. Cells without a
-        label are left out.
+    label_a
+        Column of `obs` with the labels of `a`, such as "cell_type" or "leiden". Cells without a label are left out.
+    label_b
+        The same of `b`.
     layer
         Layer to use in place of `.X`, of both.
     missing
