@@ -18,7 +18,7 @@ FLOORS = (  # from top to bottom; imports go down, or to the right on one line
     ("report", "pl", "store", "pp"),
     ("model",),
     ("growth",),
-    ("crossfit",),
+    ("nulls", "crossfit"),
     ("training",),
     ("problem",),
     ("evaluation", "baselines", "labels", "adoption", "metrics", "index", "attribution"),

@@ -43,7 +43,7 @@ def settled(adata, label="kind", **given):
 def trainings(settings, problem):
     """The encoders of both trainings."""
     first = train_encoder(problem, settings)
-    second = crossfit._train_again(problem, settings, first, silent, None)
+    second = crossfit.train_again(problem, settings, first, silent, None)
     return [first] if second is None else [first, second]
 
 

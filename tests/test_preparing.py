@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 
 import tripletomics as tt
-from tripletomics import crossfit, features, labels, pp
+from tripletomics import features, labels, nulls, pp
 from tripletomics.problem import Settings
 from tripletomics.training import train_encoder
 
@@ -43,7 +43,7 @@ def test_the_null_keeps_the_codes_that_tables_use(counts):
     with pytest.warns(UserWarning, match="only held-out"):
         settings, problem = settled(counts, hold_out="out")
     codes, _ = labels.encode(counts.obs["kind"], ())
-    null = crossfit.permuted_null(problem, settings)
+    null = nulls.permuted_null(problem, settings)
     assert problem.classes == ["a", "b", "c"]
     np.testing.assert_array_equal(np.bincount(null.codes), np.bincount(codes))
 

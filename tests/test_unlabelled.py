@@ -206,7 +206,7 @@ def test_too_few_cells_and_too_large_batches_are_refused(adata, few):
 
 
 def test_the_null_keeps_all_labels_where_they_are_few(few, monkeypatch):
-    monkeypatch.setattr("tripletomics.crossfit.NULL_CELLS", 60)
+    monkeypatch.setattr("tripletomics.nulls.NULL_CELLS", 60)
     model = tt.fit(few, "kind", hold_out="out", steps=6, progress=False)
     assert np.isfinite(list(model.scores["permuted"].values())).all()
     assert "the line of predict says more than macro-F1" in " ".join(model.summary().split())

@@ -1,8 +1,8 @@
-"""Encoders that did not see the cells that they are tested on: the permuted null, calibration folds and self-training.
+"""Encoders that did not see the cells that they are tested on: calibration folds and self-training.
 
 What an encoder says about the cells that it was trained on is no evidence. So predictions are calibrated on cells that
-it did not see, scores are compared with those of a fit on permuted labels, and pseudo-labels are kept only if they do
-no harm on labelled cells that neither of two encoders was trained on.
+it did not see, and pseudo-labels are kept only if they do no harm on labelled cells that neither of two encoders was
+trained on. `nulls` has the fit on permuted labels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_expit
 
-from tripletomics import features, labels, processes
+from tripletomics import features, processes
 from tripletomics.checkpoint import Checkpoint
 from tripletomics.embedding import coordinates, embed_rows
 from tripletomics.folds import batch_folds, label_folds, subsample_for_features
@@ -26,10 +26,9 @@ from tripletomics.notices import warn
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.seen import network_inputs
 from tripletomics.sources import Memory
-from tripletomics.training import EncoderFit, Report, silent, train_encoder, train_map
+from tripletomics.training import EncoderFit, Report, silent, train_encoder
 
 PSEUDO_LABEL_P = 0.9  # probability above which an unlabelled cell takes the type that the encoder predicts
-NULL_SHARE, NULL_CELLS = 6, 4000  # the null takes one step for this many of the fit; at most so many cells per split
 ASKED = 5000  # most cells of a fold that predictions are calibrated on
 FOLDS = 4  # at most, of whole batches or, where they are few, of labelled cells
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
@@ -59,7 +58,7 @@ def self_train(
     """
     if (problem.codes[~problem.held_out] >= 0).all():
         return first
-    second = _train_again(problem, settings, first, report, checkpoint)
+    second = train_again(problem, settings, first, report, checkpoint)
     taken = np.zeros(len(problem.classes), dtype=int)
     if second is None:
         warn(
@@ -106,7 +105,7 @@ def pseudo_labels(z: np.ndarray, pcs: np.ndarray, codes: np.ndarray, rows: np.nd
     return found
 
 
-def _train_again(
+def train_again(
     problem: FitProblem, settings: Settings, first: EncoderFit, report: Report, checkpoint: Checkpoint | None
 ) -> EncoderFit | None:
     """Train an encoder with the pseudo-labels of the first; None if the first is sure of no cell."""
@@ -314,7 +313,7 @@ def _ask_fold(
     fitted = subsample_for_features(~problem.held_out & ~part, settings.seed)
     others = problem.without(part, fitted, settings.seed)
     fits = [train_encoder(others, settings, report=told, checkpoint=checkpoint)]
-    if rounds > 1 and (second := _train_again(others, settings, fits[0], told, checkpoint)) is not None:
+    if rounds > 1 and (second := train_again(others, settings, fits[0], told, checkpoint)) is not None:
         fits.append(second)
     whole, places = part & problem.fully_measured, places or {"": problem.pcs}
     answers = []
@@ -342,69 +341,3 @@ def _warn_of_none(found: Mapping[str, Calibration | None], batches: bool) -> Non
             f"Predictions{f' from {name} alone' * bool(name)} cannot be calibrated, and predict will refuse to "
             f"make them. This needs {cure}. The map is not affected."
         )
-
-
-# the permuted null
-
-
-@dataclass(frozen=True)
-class PermutedFit:
-    """A fit on permuted labels, from which there is nothing to learn.
-
-    Attributes
-    ----------
-    cells
-        Numbers of its cells; the rest is of these.
-    coordinates
-        On the "map" and in the "metric" space.
-    codes, held_out
-        The permuted codes, of all types in their order, and which cells were held out.
-    """
-
-    cells: np.ndarray
-    coordinates: dict[str, np.ndarray]
-    codes: np.ndarray
-    held_out: np.ndarray
-
-
-def permuted_null(
-    problem: FitProblem, settings: Settings, rounds: int = 1, checkpoint: Checkpoint | None = None
-) -> PermutedFit:
-    """Train on permuted labels, for a sixth of the steps and on at most 4,000 cells, and embed these cells.
-
-    In the second of two `rounds`, with pseudo-labels.
-    """
-    random = np.random.default_rng(settings.seed)
-    drawn = (random.permutation(np.flatnonzero(rows)) for rows in (~problem.held_out, problem.held_out))
-    # the labelled ones first: where they are few, all of them
-    train, held = (rows[np.argsort(problem.codes[rows] < 0, kind="stable")][:NULL_CELLS] for rows in drawn)
-    cells = np.concatenate([train, held])
-    null = problem.subset(cells, labels.permute(problem.codes, random))
-    short = replace(settings, steps=max(settings.steps // NULL_SHARE, 1))
-    other = train_encoder(null, short, checkpoint=checkpoint)
-    if rounds > 1:
-        other = _train_again(null, short, other, silent, checkpoint) or other
-    networks, _ = train_map(null, short, other, checkpoint=checkpoint)
-    codes = np.where(null.codes >= 0, problem.order[null.codes], -1)
-    return PermutedFit(cells, coordinates(networks, null.rows, null.map_pcs), codes, null.held_out)
-
-
-def permuted_map(
-    problem: FitProblem, settings: Settings, encoder: EncoderFit, checkpoint: Checkpoint | None = None
-) -> np.ndarray:
-    """Adopt a map whose coordinates are permuted among (up to 4,000) training cells; return those of held-out cells."""
-    random = np.random.default_rng([settings.seed, 10])
-    rows, held = random.permutation(np.flatnonzero(problem.given))[:NULL_CELLS], np.flatnonzero(problem.held_out)
-    other = problem.subset(rows, problem.codes)
-    other = replace(other, published=random.permutation(np.asarray(other.published)))
-    networks, _ = train_map(other, settings, encoder, checkpoint=checkpoint)  # fewer steps alone would do worse
-    return coordinates(networks, problem.rows.subset(held), problem.map_pcs[held])["map"]
-
-
-def nulls(
-    problem: FitProblem, settings: Settings, encoder: EncoderFit, checkpoint: Checkpoint | None = None
-) -> tuple[PermutedFit | None, np.ndarray | None]:
-    """Return what `permuted_null` and `permuted_map` do; None where there is nothing to test."""
-    held, adopts = problem.held_out.any(), problem.published is not None
-    null = permuted_null(problem, settings, encoder.rounds, checkpoint) if held and problem.classes else None
-    return null, permuted_map(problem, settings, encoder, checkpoint) if held and adopts else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from tripletomics import crossfit, pp
+from tripletomics import crossfit, nulls, pp
 from tripletomics.embedding import coordinates
 from tripletomics.problem import Settings
 from tripletomics.training import train_encoder, train_map, warn_of_failure
@@ -38,6 +38,6 @@ class Fit:
         found = coordinates(networks, self.problem.rows, self.problem.map_pcs)
         return found | {"map": self.problem.with_given(found["map"])}, history
 
-    def permuted(self) -> crossfit.PermutedFit:
+    def permuted(self) -> nulls.PermutedFit:
         """Train on permuted labels, and return the coordinates of the cells in that fit."""
-        return crossfit.permuted_null(self.problem, self.settings, self.rounds)
+        return nulls.permuted_null(self.problem, self.settings, self.rounds)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from tripletomics import labels
-from tripletomics.crossfit import NULL_CELLS, NULL_SHARE, Embedding, subsample
+from tripletomics.crossfit import Embedding, subsample
 from tripletomics.embedding import coordinates
 from tripletomics.growth import Grown, grow_networks, join_calibration, join_catalog, join_reference, join_seen
 from tripletomics.index import CellIndex
@@ -16,6 +16,7 @@ from tripletomics.labels.reference import Reference
 from tripletomics.model import scoring
 from tripletomics.model.build import check_predictions, versions
 from tripletomics.model.model import Model
+from tripletomics.nulls import NULL_CELLS, NULL_SHARE
 from tripletomics.problem import FitProblem, Settings
 
 

@@ -12,8 +12,8 @@ from tripletomics import adoption, metrics
 from tripletomics.knn import NEIGHBOURS
 
 if TYPE_CHECKING:
-    from tripletomics.crossfit import PermutedFit
     from tripletomics.model.model import Model
+    from tripletomics.nulls import PermutedFit
     from tripletomics.problem import FitProblem, Settings
 
 SCORED, REFERENCES = 5_000, 50_000  # cells whose neighbours are looked for, and among how many at most
@@ -29,7 +29,7 @@ def score_fit(
 ) -> None:
     """Add the scores of a fit to its model: of held-out cells, of training cells, and of the null.
 
-    `misplaced` are held-out cells on a map of permuted coordinates, as `crossfit.permuted_map` returns them.
+    `misplaced` are held-out cells on a map of permuted coordinates, as `nulls.permuted_map` returns them.
     """
     if misplaced is not None:
         model.map_errors = score_adopted(problem, embedding["map"], misplaced, settings.seed)

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from tripletomics.keys import metric_key, pca_key, split_key
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl import growing, paths
 from tripletomics.tl.progress import training_bar
+from tripletomics.tl.results import write_coordinates, write_fit
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
     from mudata import MuData
     from pandas import DataFrame
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from tripletomics.checkpoint import Checkpoint
     from tripletomics.model import Model
     from tripletomics.networks import MLP
-    from tripletomics.pp import NewCells, Table
-    from tripletomics.problem import FitProblem
 
     Start: TypeAlias = Model
     Cells: TypeAlias = AnnData | Sequence[AnnData] | Mapping[str, AnnData] | MuData
@@ -209,6 +206,7 @@ def fit(
     from tripletomics.checkpoint import keeping
     from tripletomics.model.build import build_model
     from tripletomics.model.scoring import score_fit
+    from tripletomics.nulls import fit_nulls
     from tripletomics.problem import Settings
     from tripletomics.training import train_encoder, train_map
 
@@ -236,7 +234,7 @@ def fit(
         calibrations = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
     fitted = time.perf_counter()
-    null, misplaced = crossfit.nulls(problem, settings, encoder_fit, checkpoint)
+    null, misplaced = fit_nulls(problem, settings, encoder_fit, checkpoint)
     seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if null else {})
     trained, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
     model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrations=calibrations)
@@ -244,18 +242,6 @@ def fit(
     score_fit(model, problem, settings, embeddings[""].coordinates, null, misplaced)
     write_fit(table, settings.key_added, model, problem, embeddings[""].coordinates)
     return model
-
-
-def write_fit(table: Table, key: str, model: Model, problem: FitProblem, embedding: Mapping[str, np.ndarray]) -> None:
-    """Write the results of a fit into each dataset, or into the MuData of both."""
-    from tripletomics.pp import split_names
-
-    split = split_names(problem.held_out)
-    for target, rows in table.targets():
-        _write_spaces(target, key, embedding["metric"][rows], embedding["map"][rows])
-        target.obsm[pca_key(key)] = problem.pcs[rows]
-        target.obs[split_key(key)] = split[rows]
-        target.uns[key] = model.record()
 
 
 def transform(
@@ -339,24 +325,3 @@ def transform(
     options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
     cells = pp.take_new(adata, model, options, key_added)
     write_coordinates(cells, key_added, model, *model.place(cells.x, cells.present), trained_on(model, cells.x))
-
-
-def write_coordinates(
-    cells: NewCells, key: str, model: Model, z: np.ndarray, m: np.ndarray, trained: np.ndarray | None
-) -> None:
-    """Write the coordinates of new cells, the model's id, and which cells it was `trained` on; warn about these."""
-    from tripletomics.tl.origins import name_model, note_on_training
-
-    pcs, changed = None, 0
-    for target, rows, _ in cells.targets:
-        _write_spaces(target, key, z[rows], m[rows])
-        changed = max(changed, name_model(target, key, model, None if trained is None else trained[rows]))
-        if pca_key(key) in target.obsm:  # those of an earlier fit do not belong to the new coordinates
-            pcs = model.pcs(cells.x, cells.present) if pcs is None else pcs
-            target.obsm[pca_key(key)] = pcs[rows]
-    note_on_training(trained, changed)
-
-
-def _write_spaces(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:
-    adata.obsm[key] = m
-    adata.obsm[metric_key(key)] = z

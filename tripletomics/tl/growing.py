@@ -26,7 +26,7 @@ def grow(given: Mapping[str, Any]) -> Model:
     from tripletomics.growth import grow_networks
     from tripletomics.model.growing import build_grown, score_grown
     from tripletomics.problem import Settings
-    from tripletomics.tl.fitting import write_fit
+    from tripletomics.tl.results import write_fit
 
     started, old = time.perf_counter(), given["init"]
     table, settings, problem, reference = pp.prepare_growth(given["adata"], Settings.of(given), old)

@@ -147,8 +147,8 @@ def predict(
     import pandas as pd
 
     from tripletomics import pp
-    from tripletomics.tl.fitting import write_coordinates
     from tripletomics.tl.origins import trained_on
+    from tripletomics.tl.results import write_coordinates
 
     pp.check_key(key_added, adata)
     pp.check_model(model)
