@@ -15,7 +15,7 @@ from tripletomics.labels.reference import Reference
 from tripletomics.networks import Encoder
 from tripletomics.sources import Matrix
 
-MOST = 500  # cells drawn of a type to train with, no more than it has landmarks
+MOST = 300  # cells drawn of a type to train with, no more than it has landmarks
 ROUGH, ROUNDS = 60, 2  # cells of a type by which the draw is corrected, and rounds for the noise that counts add
 LEAST_NOISE = 0.02  # share of the variance along an axis that is drawn, where counts alone would give it all
 FEW = 10  # cells of a type, below which its width is unknown
@@ -43,7 +43,7 @@ class StandIns:
 def draw(
     features: Features, reference: Reference, encoder: Encoder, seed: int, sizes: np.ndarray | None = None
 ) -> StandIns:
-    """Draw up to 500 cells of each type that has landmarks, or `sizes` (types,).
+    """Draw up to 300 cells of each type that has landmarks, or `sizes` (types,).
 
     Principal components come from the normal distribution of a type. They give the expected logged value of each gene,
     and counts are Poisson numbers that have this expectation. Values that are no counts get the variance that the

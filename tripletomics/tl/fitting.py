@@ -207,7 +207,7 @@ def fit(
         with paths.open_fit(Path(adata), given) as on_disk:
             return on_disk.write(fit(**given | on_disk.in_memory))
     if init is not None:
-        return growing.grow(given)
+        return growing.grow(given, _write)
 
     table, settings, problem = pp.prepare(adata, Settings.of(given), checkpoint)
     with training_bar(progress) as report:
@@ -226,11 +226,11 @@ def fit(
     model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrations=calibrations)
     model.seconds = seconds
     score_fit(model, problem, settings, embeddings[""].coordinates, null)
-    write_fit(table, settings.key_added, model, problem, embeddings[""].coordinates)
+    _write(table, settings.key_added, model, problem, embeddings[""].coordinates)
     return model
 
 
-def write_fit(table: Table, key: str, model: Model, problem: FitProblem, embedding: Mapping[str, np.ndarray]) -> None:
+def _write(table: Table, key: str, model: Model, problem: FitProblem, embedding: Mapping[str, np.ndarray]) -> None:
     """Write the results of a fit into each dataset, or into the MuData of both."""
     from tripletomics.pp import split_names
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from tripletomics.model import Model
 
 
-def grow(given: Mapping[str, Any]) -> Model:
+def grow(given: Mapping[str, Any], write: Callable[..., None]) -> Model:
     """Fit from a model, as `tripletomics.fit` with a model in ``init=``: `given` are its arguments.
+
+    `write` writes the results of a fit into a dataset.
 
     Raises
     ------
@@ -26,7 +28,6 @@ def grow(given: Mapping[str, Any]) -> Model:
     from tripletomics.growth import grow_networks
     from tripletomics.model.growing import build_grown, score_grown
     from tripletomics.problem import Settings
-    from tripletomics.tl.fitting import write_fit
 
     started, old = time.perf_counter(), given["init"]
     table, settings, problem, reference = pp.prepare_growth(given["adata"], Settings.of(given), old)
@@ -39,7 +40,7 @@ def grow(given: Mapping[str, Any]) -> Model:
     model = build_grown(old, reference, problem, settings, grown, whole, names=names)
     score_grown(model, old, reference, problem, settings, whole, grown.drawn)
     model.seconds = {"fit": fitted - started, "null": time.perf_counter() - fitted}
-    write_fit(table, settings.key_added, model, problem, whole.coordinates)
+    write(table, settings.key_added, model, problem, whole.coordinates)
     return model
 
 
