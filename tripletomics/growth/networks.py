@@ -22,9 +22,9 @@ from tripletomics.networks import PCS_BLUR, PCS_WIDTH, Encoder, MapHead, Network
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.samplers import Balanced
 from tripletomics.sources import Matrix, Memory, dense
-from tripletomics.training import BATCH_SIZE, MAP_CELLS, MAP_LR, History, Monitor, Report, silent, train
+from tripletomics.training import BATCH_SIZE, MAP_LR, History, Monitor, Report, silent, train
 
-ENCODER_STEPS = 0.75  # of the steps of a fit
+ENCODER_STEPS = 0.5  # of the steps of a fit
 MAP_STEPS, MAP_MOST = 1.5, 160  # of them, for the map; 160, or as many as these, are enough
 KEPT = 30.0  # weight of the distance to the old coordinates in the metric space, in units of its variance
 WHOLE = 0.5  # share of the drawn cells that are shown without augmentation
@@ -41,7 +41,9 @@ class Grown:
     ----------
     networks, loss, history
         What was trained, and how it went.
-    drawn, z
+    drawn
+        The cells in place of the old ones that they were trained on.
+    tested, z
         Other cells drawn in place of the old ones, as many of each type as its share: no network was trained on them.
         And their metric space.
     moved
@@ -52,6 +54,7 @@ class Grown:
     loss: Loss
     history: History
     drawn: StandIns
+    tested: StandIns
     z: np.ndarray
     moved: np.ndarray
 
@@ -148,6 +151,7 @@ def grow_networks(
     settings: Settings,
     old: Networks,
     reference: Reference,
+    drawn: StandIns | None = None,
     n_tested: int = TESTED,
     report: Report = silent,
 ) -> Grown:
@@ -161,13 +165,15 @@ def grow_networks(
         Of the fit of the new cells.
     old, reference
         Of the model.
+    drawn
+        Cells in place of the old ones to train on; drawn here by default.
     n_tested
-        How many drawn cells to test it on.
+        How many other drawn cells to test it on.
     """
     fabric = devices.start(settings.device, settings.precision)
     old = copy.deepcopy(old).to(fabric.device).eval()
     features, seed = cast(Features, problem.features), settings.seed  # of one modality: see pp.growing
-    drawn = draw(features, reference, cast(Encoder, old.encoder), seed)
+    drawn = drawn or draw(features, reference, cast(Encoder, old.encoder), seed)
     new = np.flatnonzero(problem.train & (problem.codes >= 0) & (problem.codes < len(problem.classes)))
     codes = np.concatenate([problem.codes[new], drawn.codes])
     x, present = problem.x[new], problem.rows.present
@@ -178,8 +184,8 @@ def grow_networks(
     seen = np.concatenate([problem.map_pcs[new], features.map_pcs(drawn.x, drawn.pcs)])
     pcs = torch.from_numpy(seen).to(fabric.device)
     before = old.map(first, pcs)
-    places, width = place(reference, before[: len(new)].cpu().numpy(), z[: len(new)].cpu().numpy(),
-                          problem.pcs[new], codes[: len(new)])  # fmt: skip
+    near, m = (found[: len(new)].cpu().numpy() for found in (z, before))
+    places, width = place(reference, m, near, problem.pcs[new], codes[: len(new)])
     head, history = _grow_map(cells, old.map_head, encoder, (z, pcs, codes), Placed(places, width))
     networks = Networks(encoder, head)
     shares = reference.sizes / reference.sizes.sum()
@@ -187,7 +193,8 @@ def grow_networks(
     seen = features.map_pcs(tested.x, tested.pcs)
     now, then = (coordinates(both, features.source(tested.x), seen) for both in (networks, old))
     moved = np.linalg.norm(now["map"] - then["map"], axis=1) / width
-    return Grown(networks, loss, {"metric": metric, "map": history}, tested, now["metric"], moved)
+    curves = {"metric": metric, "map": history}
+    return Grown(networks, loss, curves, drawn=drawn, tested=tested, z=now["metric"], moved=moved)
 
 
 Cells = tuple[Any, FitProblem, Settings, Report]  # the first is Fabric
@@ -235,7 +242,7 @@ def _grow_map(
     watch = _monitor(cells, "map", steps, head, own.on(fabric.device))
     curves = train(
         fabric, Beside(head, old), loss, Memory(head.inputs(pcs, z).cpu().numpy()).on(fabric.device),
-        Balanced(codes, MAP_CELLS, settings.seed), torch.arange(len(codes)),
+        Balanced(codes, settings.batch_size or BATCH_SIZE, settings.seed), torch.arange(len(codes)),
         steps=steps, lr=MAP_LR * settings.lr, augment=head.jitter, seed=settings.seed, watch=watch,
     )  # fmt: skip
     return head.eval(), watch.history(curves)

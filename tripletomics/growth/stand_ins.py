@@ -15,8 +15,8 @@ from tripletomics.labels.reference import Reference
 from tripletomics.networks import Encoder
 from tripletomics.sources import Matrix
 
-MOST = 500  # cells drawn of a type to train with, no more than it has landmarks
-ROUNDS = 3  # of corrections: two of the noise that counts add, one of the width of each type
+MOST = 300  # cells drawn of a type to train with, no more than it has landmarks
+ROUGH, ROUNDS = 60, 2  # cells of a type by which the draw is corrected, and rounds for the noise that counts add
 LEAST_NOISE = 0.02  # share of the variance along an axis that is drawn, where counts alone would give it all
 FEW = 10  # cells of a type, below which its width is unknown
 NARROW, WIDE = 0.4, 1.5  # bounds of a type's width, in units of the mean one
@@ -43,7 +43,7 @@ class StandIns:
 def draw(
     features: Features, reference: Reference, encoder: Encoder, seed: int, sizes: np.ndarray | None = None
 ) -> StandIns:
-    """Draw up to 500 cells of each type that has landmarks, or `sizes` (types,).
+    """Draw up to 300 cells of each type that has landmarks, or `sizes` (types,).
 
     Principal components come from the normal distribution of a type. They give the expected logged value of each gene,
     and counts are Poisson numbers that have this expectation. Values that are no counts get the variance that the
@@ -58,22 +58,26 @@ def draw(
     random = np.random.default_rng([seed, 11])
     if sizes is None:
         sizes = np.minimum(np.bincount(reference.codes, minlength=len(reference.sizes)), MOST)
-    codes, width = np.repeat(np.arange(len(sizes)), sizes), np.ones(len(sizes))
-    mix, back = np.eye(len(reference.whiten)), np.linalg.inv(reference.whiten)
-    for i in range(ROUNDS + 1):
-        spread = random.normal(size=(len(codes), len(mix))) @ mix
-        white = reference.means[codes] + width[codes, None] * spread
-        x = _cells(features, white @ back, random)
-        pcs = features.pcs(x)
-        if i < ROUNDS - 1:
-            strength, axes = np.linalg.eigh(np.eye(len(mix)) - np.cov((pcs @ reference.whiten - white).T))
-            mix = (axes * np.sqrt(np.maximum(strength, LEAST_NOISE))) @ axes.T
-        elif i < ROUNDS:
-            z = embed_rows(encoder, features.source(x), next(encoder.parameters()).device).cpu().numpy()
-            for code in np.flatnonzero(sizes >= FEW):
-                own = reference.z[reference.codes == code].std(axis=0).mean()
-                width[code] = np.clip(own / max(z[codes == code].std(axis=0).mean(), 1e-12), NARROW, WIDE)
-    return StandIns(x, pcs, codes)
+    mix, width, back = np.eye(len(reference.whiten)), np.ones(len(sizes)), np.linalg.inv(reference.whiten)
+
+    def drawn(sizes: np.ndarray) -> tuple[np.ndarray, Matrix, np.ndarray]:
+        codes = np.repeat(np.arange(len(sizes)), sizes)
+        spread = width[codes, None] * random.normal(size=(len(codes), len(mix))) @ mix
+        white = reference.means[codes] + spread
+        return codes, _cells(features, white @ back, random), white
+
+    few = np.minimum(sizes, ROUGH)
+    for _ in range(ROUNDS):
+        _, x, white = drawn(few)
+        strength, axes = np.linalg.eigh(np.eye(len(mix)) - np.cov((features.pcs(x) @ reference.whiten - white).T))
+        mix = (axes * np.sqrt(np.maximum(strength, LEAST_NOISE))) @ axes.T
+    codes, x, _ = drawn(few)
+    z = embed_rows(encoder, features.source(x), next(encoder.parameters()).device).cpu().numpy()
+    for code in np.flatnonzero(few >= FEW):
+        own = reference.z[reference.codes == code].std(axis=0).mean()
+        width[code] = np.clip(own / max(z[codes == code].std(axis=0).mean(), 1e-12), NARROW, WIDE)
+    codes, x, _ = drawn(sizes)
+    return StandIns(x, features.pcs(x), codes)
 
 
 @functools.lru_cache

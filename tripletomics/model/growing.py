@@ -10,7 +10,15 @@ import numpy as np
 from tripletomics import labels
 from tripletomics.crossfit import Embedding, subsample
 from tripletomics.embedding import coordinates
-from tripletomics.growth import Grown, grow_networks, join_calibration, join_catalog, join_reference, join_seen
+from tripletomics.growth import (
+    Grown,
+    StandIns,
+    grow_networks,
+    join_calibration,
+    join_catalog,
+    join_reference,
+    join_seen,
+)
 from tripletomics.index import CellIndex
 from tripletomics.labels.reference import Reference
 from tripletomics.model import scoring
@@ -49,7 +57,7 @@ def build_grown(
             reference, whole.z[cells], whole.coordinates["map"][cells], whole.pcs[cells], codes[cells], seed
         )
 
-    asked, drawn, learned = problem.calibration & labelled, grown.drawn, join(problem.train & labelled)
+    asked, drawn, learned = problem.calibration & labelled, grown.tested, join(problem.train & labelled)
     calibration = join_calibration(
         old.calibration,
         (learned.evidence(whole.z[asked], whole.pcs[asked]), codes[asked]),
@@ -79,7 +87,13 @@ def build_grown(
 
 
 def score_grown(
-    model: Model, old: Model, reference: Reference, problem: FitProblem, settings: Settings, whole: Embedding
+    model: Model,
+    old: Model,
+    reference: Reference,
+    problem: FitProblem,
+    settings: Settings,
+    whole: Embedding,
+    drawn: StandIns,
 ) -> None:
     """Add the scores of held-out new cells, with the landmarks among the training cells, and those of the null."""
     embedding, codes, held_out = _with_landmarks(whole.coordinates, problem.codes, problem.held_out, reference)
@@ -87,10 +101,12 @@ def score_grown(
     if not model.p_value:
         return
     model.findings["tested"] = scoring.test_of(codes, held_out, settings.seed)
-    model.scores["permuted"] = _score_null(old, reference, problem, settings)
+    model.scores["permuted"] = _score_null(old, reference, problem, settings, drawn)
 
 
-def _score_null(old: Model, reference: Reference, problem: FitProblem, settings: Settings) -> dict[str, float]:
+def _score_null(
+    old: Model, reference: Reference, problem: FitProblem, settings: Settings, drawn: StandIns
+) -> dict[str, float]:
     """Return the scores of a growth on permuted labels."""
     codes = labels.permute(problem.codes, np.random.default_rng(settings.seed))
     cells = np.concatenate(
@@ -98,7 +114,7 @@ def _score_null(old: Model, reference: Reference, problem: FitProblem, settings:
     )
     null = problem.subset(cells, np.where(codes < len(problem.classes), codes, -1))
     short = replace(settings, steps=max(settings.steps // NULL_SHARE, 1))
-    other = grow_networks(null, short, old.networks, reference).networks
+    other = grow_networks(null, short, old.networks, reference, drawn, n_tested=1).networks
     found = coordinates(other, null.rows, null.pcs)
     return scoring.score_null(*_with_landmarks(found, null.codes, null.held_out, reference), settings.seed)
 

@@ -12,7 +12,7 @@ import torch
 
 from tripletomics import augment, devices, labels, losses, scales, training
 from tripletomics.checkpoint import Checkpoint, digest
-from tripletomics.features import AnyFeatures, Features, PairFeatures, add_plain, matrices
+from tripletomics.features import AnyFeatures, PairFeatures, add_plain, matrices
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
 from tripletomics.keys import check_key
 from tripletomics.losses import Loss
@@ -85,8 +85,7 @@ def prepare(
     if settings.augment.of_molecules:
         checks.check_molecules(table.x, genes[""].counts, augment.spec(settings.augment))
     features, seen = fit_features(x[fitted], genes, settings.seed), SeenCells.of(x, held_out, calibration, fitted)
-    if isinstance(settings.hold_out, str):
-        _check_held_out(table, x, features, held_out)
+    _check_held_out(table, x, features, held_out, settings.hold_out)
     roles = seen.find(x)  # as the model will: a held-out cell with the values of a training cell is not new
     if isinstance(features, PairFeatures) and calibration.any():
         seen_by_encoder = cast(PairFeatures, fit_features(x[roles[1] & train], genes, settings.seed))
@@ -97,9 +96,7 @@ def prepare(
             "Some values are so far from the others that principal components overflow: divide all by one number, or "
             "remove what is not a measurement."
         )
-    map_pcs = pcs
-    if published is not None and isinstance(features, Features) and features.use_rep is None:
-        features, map_pcs = add_plain(features, x, fitted, pcs, settings.seed)
+    features, map_pcs = (features, pcs) if published is None else _add_plain(features, x, fitted, pcs, settings.seed)
     settings = replace(
         settings,
         dim=settings.dim if published is None else published.shape[1],
@@ -178,11 +175,22 @@ def _check_batches(settings: Settings, codes: np.ndarray, held_out: np.ndarray, 
     training.check_terms(loss, codes[train], settings.batch_size, settings.seed)
 
 
-def _check_held_out(table: Table, x: Matrix, features: AnyFeatures, held_out: np.ndarray) -> None:
+def _add_plain(
+    features: AnyFeatures, x: Matrix, fitted: np.ndarray, pcs: np.ndarray, seed: int
+) -> tuple[AnyFeatures, np.ndarray]:
+    """Add plain components of genes for a map to adopt; those of two modalities, or of an embedding, are plain."""
+    if isinstance(features, PairFeatures) or features.use_rep is not None:
+        return features, pcs
+    return add_plain(features, x, fitted, pcs, seed)
+
+
+def _check_held_out(table: Table, x: Matrix, features: AnyFeatures, held_out: np.ndarray, by: object) -> None:
     """Raise if held-out groups, such as a donor, are on another scale than the training cells.
 
-    `x` are all cells by the chosen genes.
+    `x` are all cells by the chosen genes, and `by` is the column of the groups, if it is text.
     """
+    if not isinstance(by, str):
+        return
     for part, chosen, (_, whole, measured) in zip(features.parts, matrices(x), table.matrices(), strict=True):
         rows = held_out & measured
         try:

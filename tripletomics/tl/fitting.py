@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tripletomics.labels import UNLABELLED
-from tripletomics.tl import growing, paths
+from tripletomics.tl import paths
+from tripletomics.tl.opening import needs_opening, opened
 from tripletomics.tl.progress import training_bar
 from tripletomics.tl.results import write_coordinates, write_fit
 
@@ -203,7 +204,6 @@ def fit(
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
     from tripletomics import crossfit, pp
-    from tripletomics.checkpoint import keeping
     from tripletomics.model.build import build_model
     from tripletomics.model.scoring import score_fit
     from tripletomics.nulls import fit_nulls
@@ -212,18 +212,11 @@ def fit(
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
-    if init is not None:
-        given["init"] = growing.open_start(init, checkpoint)
-    if isinstance(checkpoint, (str, os.PathLike)):
-        with keeping(checkpoint) as kept:
-            return fit(**given | {"checkpoint": kept})
-    if isinstance(adata, (str, os.PathLike)):
-        with paths.open_fit(Path(adata), given) as on_disk:
-            return on_disk.write(fit(**given | on_disk.in_memory))
-    if init is not None:
-        return growing.grow(given)
+    if needs_opening(given):
+        with opened(given, fit) as run:
+            return run()
 
-    table, settings, problem = pp.prepare(adata, Settings.of(given), checkpoint)
+    table, settings, problem = pp.prepare(adata, Settings.of(given), given["checkpoint"])
     with training_bar(progress) as report:
         told: dict[str, Any] = {"report": report, "checkpoint": checkpoint}
         encoder_fit = train_encoder(problem, settings, **told)
@@ -234,7 +227,7 @@ def fit(
         calibrations = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
     fitted = time.perf_counter()
-    null, misplaced = fit_nulls(problem, settings, encoder_fit, checkpoint)
+    null, misplaced = fit_nulls(problem, settings, encoder_fit, given["checkpoint"])
     seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if null else {})
     trained, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
     model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrations=calibrations)

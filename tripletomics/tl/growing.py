@@ -23,31 +23,32 @@ def grow(given: Mapping[str, Any]) -> Model:
         As `tripletomics.fit`.
     """
     from tripletomics import crossfit, pp
-    from tripletomics.growth import grow_networks
+    from tripletomics.growth import TESTED, grow_networks
     from tripletomics.model.growing import build_grown, score_grown
     from tripletomics.problem import Settings
     from tripletomics.tl.results import write_fit
 
-    started, old = time.perf_counter(), given["init"]
+    started, old = time.perf_counter(), open_start(given)
     table, settings, problem, reference = pp.prepare_growth(given["adata"], Settings.of(given), old)
     with training_bar(given["progress"]) as report:
-        asked = {"n_tested": old.calibration.n_cells} if old.calibration else {}
-        grown = grow_networks(problem, settings, old.networks, reference, **asked, report=report)
+        n_tested = old.calibration.n_cells if old.calibration else TESTED
+        grown = grow_networks(problem, settings, old.networks, reference, n_tested=n_tested, report=report)
         whole = crossfit.embed_all(problem, grown.networks)[""]
 
     fitted, names = time.perf_counter(), table.obs.obs_names.to_numpy()
     model = build_grown(old, reference, problem, settings, grown, whole, names=names)
-    score_grown(model, old, reference, problem, settings, whole)
+    score_grown(model, old, reference, problem, settings, whole=whole, drawn=grown.drawn)
     model.seconds = {"fit": fitted - started, "null": time.perf_counter() - fitted}
     write_fit(table, settings.key_added, model, problem, whole.coordinates)
     return model
 
 
-def open_start(init: object, checkpoint: object) -> Model:
+def open_start(given: Mapping[str, Any]) -> Model:
     """Return the model to start from, read from its path if it is one; raise if it cannot grow."""
     from tripletomics import pp
     from tripletomics.model import load
 
-    if checkpoint is not None:
+    if given["checkpoint"] is not None:
         raise ValueError("checkpoint= cannot be used with init=, which takes half the time of a fit: leave it out.")
+    init = given["init"]
     return pp.check_start(load(Path(init)) if isinstance(init, (str, os.PathLike)) else init)

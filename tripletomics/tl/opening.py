@@ -1,0 +1,42 @@
+"""The arguments of a fit that are paths: the dataset, the checkpoint and the model to start from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tripletomics.tl import growing, paths
+
+if TYPE_CHECKING:
+    from tripletomics.model import Model
+
+
+def needs_opening(given: Mapping[str, Any]) -> bool:
+    """Return whether a fit, with these arguments, reads a file or starts from a model."""
+    files = (given["adata"], given["checkpoint"])
+    return given["init"] is not None or any(isinstance(file, (str, os.PathLike)) for file in files)
+
+
+@contextmanager
+def opened(given: Mapping[str, Any], fit: Callable[..., Model]) -> Iterator[Callable[[], Model]]:
+    """Open the files among the arguments of a fit; yield what fits, or grows a model, and writes the results."""
+    from tripletomics.checkpoint import keeping
+
+    ready = dict(given)
+    if given["init"] is not None:
+        ready["init"] = growing.open_start(given)
+
+    def train(ready: dict[str, Any]) -> Model:
+        return fit(**ready) if given["init"] is None else growing.grow(ready)
+
+    with ExitStack() as stack:
+        if isinstance(given["checkpoint"], (str, os.PathLike)):
+            ready["checkpoint"] = stack.enter_context(keeping(given["checkpoint"]))
+        if not isinstance(given["adata"], (str, os.PathLike)):
+            yield lambda: train(ready)
+            return
+        on_disk = stack.enter_context(paths.open_fit(Path(given["adata"]), ready))
+        yield lambda: on_disk.write(train(ready | on_disk.in_memory))
