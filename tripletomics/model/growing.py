@@ -82,6 +82,7 @@ def build_grown(
         calibration=calibration,
         catalog=join_catalog(old.catalog, np.searchsorted(problem.classes, old.types), own),
         checks=check_predictions(problem, seed, joined, calibration, whole),
+        colors=old.colors,
         seen=join_seen(old.seen, problem.seen),  # type: ignore[arg-type]  # pp.check_start
     )
 
@@ -115,7 +116,7 @@ def _score_null(
     null = problem.subset(cells, np.where(codes < len(problem.classes), codes, -1))
     short = replace(settings, steps=max(settings.steps // NULL_SHARE, 1))
     other = grow_networks(null, short, old.networks, reference, drawn, n_tested=1).networks
-    found = coordinates(other, null.rows, null.pcs)
+    found = coordinates(other, null.rows, null.map_pcs)
     return scoring.score_null(*_with_landmarks(found, null.codes, null.held_out, reference), settings.seed)
 
 

@@ -58,9 +58,9 @@ def check_growth(settings: Settings, model: Model) -> Settings:
     """
     if settings.label is None:
         raise ValueError("init= needs label=, the column of the types of the new cells: without types no map can grow.")
-    for name in ("batch", "self_training"):
-        if getattr(settings, name):
-            raise ValueError(f"{name}={getattr(settings, name)!r} cannot be used with init=: leave it out.")
+    for name in ("batch", "self_training", "map"):
+        if getattr(settings, name) not in (None, False):
+            raise ValueError(f"{name}={as_text(getattr(settings, name))} cannot be used with init=: leave it out.")
     default = Settings()
     own: dict[str, Any] = {}
     for name in INHERITED:
@@ -92,11 +92,13 @@ def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Tab
     if is_pair(adata):
         raise ValueError("init= is a model of one modality, and two datasets were given: pass the one that it knows.")
     held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
-    table = open_table(adata, settings.layer, settings.label, settings.unlabelled, (held_out_by,))
+    reads = QueryOptions(settings.layer, use_rep=settings.use_rep).embedding(model)
+    settings = replace(settings, use_rep=reads)
+    table = open_table(adata, settings.layer, settings.label, settings.unlabelled, (held_out_by,), use_rep=reads)
     found, names = labels.encode(checks.column(table.obs, settings.label, "label"), settings.unlabelled)
     held_out = splits.split(table.obs, settings.hold_out, found, settings.seed)
     classes, order, codes = _types(model, names, found, held_out, settings.label)
-    x, present = _cells(table, settings, model)
+    x, present = _cells(adata, settings, model)
     roles = model.seen.find(x)  # type: ignore[union-attr]  # see check_start
     if known := int((roles[0] != NEVER).sum()):
         raise ValueError(
@@ -105,6 +107,7 @@ def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Tab
         )
     calibration = calibration_split(codes, ~held_out & (codes < len(classes)), settings.seed)
     rows, pcs = network_inputs(model.features, x, present, roles)
+    map_pcs = model.part().map_pcs(x, pcs, present)
     if settings.augment.of_molecules:
         checks.check_molecules(table.x, model.part().counts, augment.spec(settings.augment))
     n_all = int(model.reference.sizes.sum() + (~held_out).sum())  # type: ignore[union-attr]
@@ -113,7 +116,8 @@ def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Tab
         x=x, genes={"": _genes(model.part())}, features=model.features, rows=rows, pcs=pcs, codes=codes,
         classes=classes, order=order, train=~held_out & ~calibration, scored=held_out, held_out=held_out,
         calibration=calibration, batch_codes=None,
-        seen=SeenCells.of(x, held_out, calibration, np.zeros_like(held_out)),
+        seen=SeenCells.of(x, held_out, calibration, np.zeros_like(held_out)), blind=table.is_blind(held_out),
+        map_pcs=map_pcs,
     )  # fmt: skip
     where = np.searchsorted(classes, model.types)
     return table, settings, problem, recode(model.reference, where, len(classes))  # type: ignore[arg-type]
@@ -155,9 +159,10 @@ def _plain(name: str) -> str:
     return "".join(name.split()).casefold()
 
 
-def _cells(table: Table, settings: Settings, model: Model) -> tuple[object, np.ndarray | None]:
-    """Return new cells by the genes of the model, and which of these they have."""
-    adata = table.sides[""]
+def _cells(adata: Any, settings: Settings, model: Model) -> tuple[Any, np.ndarray | None]:
+    """Return new cells by the features of the model, and which of these they have."""
+    if settings.use_rep is not None:
+        return take_new(adata, model, QueryOptions(use_rep=settings.use_rep)).x, None
     match = match_genes(adata, model.part().genes, "impute", None, model.gene_weights(), 0)
     absent = checks.first(match.missing_genes)
     if match.weight < ENOUGH:

@@ -36,7 +36,7 @@ def published_map(table: Table, settings: Settings) -> np.ndarray | None:
     _check_settings(settings)
     whole = () if table.whole is None else [table.whole]
     names = table.obs.obs_names
-    held = [adata.obsm for adata in (*whole, *table.sides.values())]
+    held = [adata.obsm for adata in (*whole, *table.given)]
     given, what = settings.map, name_of(settings.map)
     if isinstance(given, (str, os.PathLike)) and any(str(given) in obsm for obsm in held):
         found = _by_key(table, str(given), what)
@@ -161,7 +161,7 @@ def check_training(given: np.ndarray, held_out: np.ndarray, what: str) -> None:
 def kept_colours(table: Table, settings: Settings, classes: Sequence[str]) -> dict[str, str]:
     """Return the colours of types on a map to adopt, which scanpy keeps in ``uns["<label>_colors"]``."""
     label = settings.label
-    for adata in table.sides.values() if settings.map is not None else ():
+    for adata in table.given if settings.map is not None else ():
         given = adata.uns.get(f"{label}_colors")
         if given is None or label not in adata.obs:
             continue

@@ -28,11 +28,12 @@ def relate(
     label_a: str,
     label_b: str,
     layer: str | None = None,
+    use_rep: str | None = None,
     missing: Literal["error", "zero", "impute"] = "error",
     alias: str | None = None,
     min_matched: float = 0.3,
 ) -> DataFrame:
-    """Say which label of one dataset is which of another: what share of its cells corresponds to each.
+    """Return which label of one dataset is which of another: the share of its cells that corresponds to each.
 
     The labels may have other names than the types of the model, and be coarser or finer. For the other direction, swap
     the datasets.
@@ -50,6 +51,8 @@ def relate(
         The same of `b`.
     layer
         Layer to use in place of `.X`, of both.
+    use_rep
+        Key of `obsm` with the embedding, for a model that was fitted on one; by default the key in the fit.
     missing
         What to do about missing genes: "error", "zero" to fill them with zeros, or "impute" to treat them
         as unknown, like the genes that are hidden in training.
@@ -75,7 +78,7 @@ def relate(
     Raises
     ------
     KeyError
-        If there is no such column or layer.
+        If there is no such column, layer or embedding.
     TypeError
         If a dataset is not an AnnData in memory, or `model` is not a Model.
     ValueError
@@ -104,7 +107,7 @@ def relate(
     from tripletomics.labels import relation
 
     pp.check_model(model)
-    options = pp.QueryOptions(layer, missing, alias, min_matched)
+    options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
     codes_a, names_a = _labels_of(a, "a", label_a)
     codes_b, names_b = _labels_of(b, "b", label_b)
     queries = [_take(adata, side, model, options) for adata, side in ((a, "a"), (b, "b"))]
