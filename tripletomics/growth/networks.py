@@ -192,7 +192,9 @@ def grow_networks(
     tested = draw(features, reference, cast(Encoder, old.encoder), seed + 1, np.ceil(n_tested * shares).astype(int))
     now, then = (coordinates(both, features.source(tested.x), tested.pcs) for both in (networks, old))
     moved = np.linalg.norm(now["map"] - then["map"], axis=1) / width
-    return Grown(networks, loss, {"metric": metric, "map": history}, drawn, tested, now["metric"], moved)
+    return Grown(
+        networks, loss, {"metric": metric, "map": history}, drawn=drawn, tested=tested, z=now["metric"], moved=moved
+    )
 
 
 Cells = tuple[Any, FitProblem, Settings, Report]  # the first is Fabric

@@ -189,17 +189,14 @@ def fit(
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
-    from tripletomics import crossfit, pp
+    from tripletomics import crossfit, pp, training
     from tripletomics.checkpoint import keeping
     from tripletomics.model.build import build_model
     from tripletomics.model.scoring import score_fit
     from tripletomics.problem import Settings
-    from tripletomics.training import train_encoder, train_map
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
-    if init is not None:
-        given["init"] = growing.open_start(init, checkpoint)
     if isinstance(checkpoint, (str, os.PathLike)):
         with keeping(checkpoint) as kept:
             return fit(**given | {"checkpoint": kept})
@@ -212,10 +209,10 @@ def fit(
     table, settings, problem = pp.prepare(adata, Settings.of(given), checkpoint)
     with training_bar(progress) as report:
         told: dict[str, Any] = {"report": report, "checkpoint": checkpoint}
-        encoder_fit = train_encoder(problem, settings, **told)
+        encoder_fit = training.train_encoder(problem, settings, **told)
         if settings.self_training:
             encoder_fit = crossfit.self_train(problem, settings, encoder_fit, **told)
-        networks, history = train_map(problem, settings, encoder_fit, **told)
+        networks, history = training.train_map(problem, settings, encoder_fit, **told)
         embeddings = crossfit.embed_all(problem, networks)
         calibrations = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
@@ -226,12 +223,11 @@ def fit(
     model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrations=calibrations)
     model.seconds = seconds
     score_fit(model, problem, settings, embeddings[""].coordinates, null)
-    _write(table, settings.key_added, model, problem, embeddings[""].coordinates)
-    return model
+    return _write(table, settings.key_added, model, problem, embeddings[""].coordinates)
 
 
-def _write(table: Table, key: str, model: Model, problem: FitProblem, embedding: Mapping[str, np.ndarray]) -> None:
-    """Write the results of a fit into each dataset, or into the MuData of both."""
+def _write(table: Table, key: str, model: Model, problem: FitProblem, embedding: Mapping[str, np.ndarray]) -> Model:
+    """Write the results of a fit into each dataset, or into the MuData of both, and return the model."""
     from tripletomics.pp import split_names
 
     split = split_names(problem.held_out)
@@ -240,6 +236,7 @@ def _write(table: Table, key: str, model: Model, problem: FitProblem, embedding:
         target.obsm[pca_key(key)] = problem.pcs[rows]
         target.obs[split_key(key)] = split[rows]
         target.uns[key] = model.record()
+    return model
 
 
 def transform(

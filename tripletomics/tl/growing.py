@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tripletomics.model import Model
 
 
-def grow(given: Mapping[str, Any], write: Callable[..., None]) -> Model:
+def grow(given: Mapping[str, Any], write: Callable[..., Model]) -> Model:
     """Fit from a model, as `tripletomics.fit` with a model in ``init=``: `given` are its arguments.
 
     `write` writes the results of a fit into a dataset.
@@ -25,23 +25,22 @@ def grow(given: Mapping[str, Any], write: Callable[..., None]) -> Model:
         As `tripletomics.fit`.
     """
     from tripletomics import crossfit, pp
-    from tripletomics.growth import grow_networks
+    from tripletomics.growth import TESTED, grow_networks
     from tripletomics.model.growing import build_grown, score_grown
     from tripletomics.problem import Settings
 
-    started, old = time.perf_counter(), given["init"]
+    started, old = time.perf_counter(), open_start(given["init"], given["checkpoint"])
     table, settings, problem, reference = pp.prepare_growth(given["adata"], Settings.of(given), old)
     with training_bar(given["progress"]) as report:
-        asked = {"n_tested": old.calibration.n_cells} if old.calibration else {}
-        grown = grow_networks(problem, settings, old.networks, reference, **asked, report=report)
+        n_tested = old.calibration.n_cells if old.calibration else TESTED
+        grown = grow_networks(problem, settings, old.networks, reference, n_tested=n_tested, report=report)
         whole = crossfit.embed_all(problem, grown.networks)[""]
 
     fitted, names = time.perf_counter(), table.obs.obs_names.to_numpy()
     model = build_grown(old, reference, problem, settings, grown, whole, names=names)
-    score_grown(model, old, reference, problem, settings, whole, grown.drawn)
+    score_grown(model, old, reference, problem, settings, whole, drawn=grown.drawn)
     model.seconds = {"fit": fitted - started, "null": time.perf_counter() - fitted}
-    write(table, settings.key_added, model, problem, whole.coordinates)
-    return model
+    return write(table, settings.key_added, model, problem, whole.coordinates)
 
 
 def open_start(init: object, checkpoint: object) -> Model:
