@@ -1,8 +1,8 @@
 """How far learned coordinates of held-out cells are from their true places on an adopted map, next to other ways.
 
 A map is fitted to all cells by scanpy's usual steps, and only its coordinates are handed over. 30 % of each type are
-held out. "ingest" is given the training cells with the adopted coordinates. "UMAP.transform" is given all cells, so it
-has seen those that it places.
+held out. "ingest" is given the training cells with the adopted coordinates. "its own transform" (of UMAP, or of
+openTSNE) is given all cells, so it has seen those that it embeds.
 
     TRIPLETOMICS_DATA=folder python benchmarks/adopted_maps.py [datasets] [--seeds 3]
 """
@@ -24,7 +24,7 @@ from tripletomics import metrics
 from tripletomics.knn import nearest
 
 DATASETS = ("pbmc3k", "cite_cbmc_rna", "human_kidney", "worm_neuron")
-SEEN = "UMAP.transform (has seen these cells)"
+SEEN = "its own transform (has seen these cells)"
 COLUMNS = ["dataset", "map", "method"]
 
 
