@@ -284,3 +284,22 @@ def test_seen_cells_are_joined_in_order(old):
     assert (np.diff(joined.hashes.astype(float)) >= 0).all()
     assert len(joined.hashes) == len({*known.hashes.tolist(), *other.hashes.tolist()})
     assert {len(getattr(joined, field.name)) for field in fields(joined)} == {len(joined.hashes)}
+
+
+@pytest.mark.parametrize("kept", [{"map": "X_given"}, {"use_rep": "X_mine"}, {"map": "X_given", "use_rep": "X_mine"}])
+def test_a_model_of_an_adopted_map_or_of_an_embedding_grows(kept):
+    random = np.random.default_rng(0)
+    axes = random.normal(size=(150, 12))
+    pair = make_cells(300, 1, OLD), make_cells(160, 2, NEW)
+    for cells in pair:
+        cells.obsm["X_mine"] = np.log1p(cells.X.toarray()) @ axes
+        cells.obsm["X_given"] = cells.obsm["X_mine"][:, :2]
+    model = tt.fit(pair[0], **QUICK, **kept)
+    later = tt.fit(pair[1], init=model, **QUICK)  # the model knows what it reads
+    assert later.types == sorted({*OLD, *NEW})
+    np.testing.assert_array_equal(later.reference.map[: len(model.reference.map)], model.reference.map)
+    assert later.part().use_rep == kept.get("use_rep")
+    assert later.part().genes == model.part().genes
+    tt.predict(pair[0], later)
+    with pytest.raises(ValueError, match=r"map=X_given cannot be used with init=: leave it out\."):
+        tt.fit(pair[1], init=model, map="X_given", **QUICK)
