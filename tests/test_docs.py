@@ -52,12 +52,11 @@ def scene(tmp_path, monkeypatch, few_steps, trained):
         adata.write_h5ad(f"{name}.h5ad")
     (tmp_path / "data").symlink_to(ROOT / "data")
     query = make_cells(50, 3)
+    query.obsm["X_scVI"] = np.log1p(query.X[:, :30].toarray())
     query.obs["leiden"] = query.obs["kind"].astype("category").cat.codes.astype(str)
     scene = SimpleNamespace(**{name: getattr(tt, name) for name in tt.__all__} | {"pl": tt.pl})
     scene.evaluate = lambda *given, **more: tt.evaluate(*given, **more | {"refits": min(more.get("refits", 0), 1)})
     scene.compare = partial(tt.compare, methods=("tt", "pca2"), seeds=1)
-    query = make_cells(50, 3)
-    query.obsm["X_scVI"] = np.log1p(query.X[:, :30].toarray())
     return {
         "tt": scene, "adata": adata, "rna": rna, "protein": protein, "model": trained[0], "query": query,
         "new_protein": plain(new_protein), "x": rna.X, "y": protein.X,

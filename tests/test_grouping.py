@@ -11,7 +11,8 @@ def made(probabilities, unassigned=None, sets=None):
     p = np.asarray(probabilities, dtype=np.float32)
     unassigned = np.zeros(len(p), dtype=bool) if unassigned is None else np.array(unassigned, dtype=bool)
     sets = p > 0.2 if sets is None else np.array(sets, dtype=bool)
-    return Prediction(p.argmax(axis=1), p.max(axis=1), p[:, 0] * 0, unassigned, sets, p)
+    rest = {"deviation": p[:, 0], "p": np.ones(len(p)), "novel": np.zeros(len(p), dtype=bool)}
+    return Prediction(p.argmax(axis=1), p.max(axis=1), p[:, 0] * 0, unassigned, sets, probabilities=p, **rest)
 
 
 def plain_vote(p, rows, coverage):

@@ -243,7 +243,7 @@ def test_joined_references_are_those_of_all_cells(old):
     np.testing.assert_allclose(swapped.evidence(*asked).logits[:, ::-1], reference.evidence(*asked).logits)
 
 
-def test_a_joined_calibration_has_the_quantiles_of_both(old):
+def test_a_joined_calibration_has_the_cells_of_both(old):
     model, cells = old
     x = cells[:100, model.features.genes].X
     evidence, codes = model.reference.evidence(model.embed(x), model.pcs(x)), np.arange(100) % 5
@@ -251,7 +251,8 @@ def test_a_joined_calibration_has_the_quantiles_of_both(old):
     joined = growth.join_calibration(model.calibration, (second, codes[50:]), (first, codes[:50]))
     assert joined.n_cells == model.calibration.n_cells + 50
     novelty = np.concatenate([model.calibration.novelties, joined.novelty(second)])
-    np.testing.assert_allclose(joined.novelties, np.sort(novelty))
+    np.testing.assert_array_equal(joined.novelties, novelty)
+    np.testing.assert_array_equal(joined.pcs, np.concatenate([model.calibration.pcs, second.pcs]))
     assert growth.join_calibration(None, (second, codes[50:]), (first, codes[:50])).weights == pytest.approx(
         fit_calibration([(second, codes[50:])]).weights
     )
@@ -301,5 +302,5 @@ def test_a_model_of_an_adopted_map_or_of_an_embedding_grows(kept):
     assert later.part().use_rep == kept.get("use_rep")
     assert later.part().genes == model.part().genes
     tt.predict(pair[0], later)
-    with pytest.raises(ValueError, match=r"map=X_given cannot be used with init=: leave it out\."):
+    with pytest.raises(ValueError, match=r"map='X_given' cannot be used with init=: leave it out\."):
         tt.fit(pair[1], init=model, map="X_given", **QUICK)

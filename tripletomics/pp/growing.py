@@ -59,8 +59,10 @@ def check_growth(settings: Settings, model: Model) -> Settings:
     if settings.label is None:
         raise ValueError("init= needs label=, the column of the types of the new cells: without types no map can grow.")
     for name in ("batch", "self_training", "map"):
-        if getattr(settings, name) not in (None, False):
-            raise ValueError(f"{name}={as_text(getattr(settings, name))} cannot be used with init=: leave it out.")
+        value = getattr(settings, name)
+        if value is not None and value is not False:
+            given = repr(value) if isinstance(value, (str, bool)) else type(value).__name__
+            raise ValueError(f"{name}={given} cannot be used with init=: leave it out.")
     default = Settings()
     own: dict[str, Any] = {}
     for name in INHERITED:
