@@ -37,7 +37,7 @@ def grow(given: Mapping[str, Any]) -> Model:
 
     fitted, names = time.perf_counter(), table.obs.obs_names.to_numpy()
     model = build_grown(old, reference, problem, settings, grown, whole, names=names)
-    score_grown(model, old, reference, problem, settings, whole=whole, drawn=grown.drawn)
+    score_grown(model, old, reference, problem, settings, whole=whole, simulated=grown.simulated)
     model.seconds = {"fit": fitted - started, "null": time.perf_counter() - fitted}
     write_fit(table, settings.key_added, model, problem, whole.coordinates)
     return model
