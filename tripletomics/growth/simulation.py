@@ -88,7 +88,7 @@ def _expected(scale: float) -> np.ndarray:
 
 
 def _cells(features: Features, pcs: np.ndarray, random: np.random.Generator) -> Matrix:
-    """Return cells by genes; their log-transformed values have the expectation that follows from principal components."""
+    """Return cells by genes, whose expected log-transformed values follow from principal components."""
     unit = features.unit.astype(np.float64)
     axes = features.axes * unit
     value, silent = features.center + unit * (pcs @ axes), ~features.axes.any(axis=0)

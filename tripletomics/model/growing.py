@@ -43,9 +43,9 @@ def build_grown(
     Parameters
     ----------
     old, reference
-        The model that grew, and its reference by the types of both.
+        The model that grew, and its reference with the types of old and new cells.
     problem, settings, grown, whole
-        The new cells, what was trained on them, and their coordinates.
+        The new cells and their settings, the trained networks, and the coordinates of the new cells.
     names
         Names of the new cells.
     """
@@ -96,7 +96,7 @@ def score_grown(
     whole: Embedding,
     simulated: SimulatedCells,
 ) -> None:
-    """Add the scores of held-out new cells, with the landmarks among the training cells, and those of the null."""
+    """Add the scores of held-out new cells among landmarks and new training cells, and those of the null."""
     embedding, codes, held_out = _with_landmarks(whole.coordinates, problem.codes, problem.held_out, reference)
     model.scores, model.p_value = scoring.score(embedding, codes, held_out, settings.seed)
     if not model.p_value:
@@ -108,7 +108,7 @@ def score_grown(
 def _score_null(
     old: Model, reference: Reference, problem: FitProblem, settings: Settings, simulated: SimulatedCells
 ) -> dict[str, float]:
-    """Return the scores of a growth on permuted labels."""
+    """Return the scores of a map that grew on permuted labels."""
     codes = labels.permute(problem.codes, np.random.default_rng(settings.seed))
     cells = np.concatenate(
         [subsample(rows, settings.seed, NULL_CELLS) for rows in (~problem.held_out, problem.held_out)]
@@ -123,7 +123,7 @@ def _score_null(
 def _with_landmarks(
     found: Mapping[str, np.ndarray], codes: np.ndarray, held_out: np.ndarray, reference: Reference
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Return coordinates, codes and which cells are held out, of new cells and of landmarks."""
+    """Return the coordinates and codes of new cells and landmarks, and which of them are held out."""
     old = {"map": reference.map, "metric": reference.z}
     spaces = {space: np.concatenate([found[space], old[space]]) for space in found}
     rest = np.zeros(len(reference.codes), dtype=bool)
