@@ -263,7 +263,7 @@ def evidence_for(
     coordinates
         Metric space and principal components of the cells in `asked`, if they differ from the first ones.
     pcs_of_model
-        Principal components by which these cells will be compared with new ones, if they are those of another fit.
+        Principal components of all cells in the whole model. By them, the cells in `asked` are neighbours of new cells.
     """
     asked = asked & np.isin(problem.codes, problem.codes[trained & (problem.codes >= 0)])
     rows = subsample(asked, settings.seed)
