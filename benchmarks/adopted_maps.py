@@ -1,4 +1,4 @@
-"""How far learned coordinates of held-out cells are from their true places on an adopted map, next to other ways.
+"""How far learned coordinates of held-out cells are from the true ones on an adopted map, next to other ways.
 
 A map is fitted to all cells by scanpy's usual steps, and only its coordinates are handed over. 30 % of each type are
 held out. "ingest" is given the training cells with the adopted coordinates. "its own transform" (of UMAP, or of
@@ -94,7 +94,7 @@ def compare(name: str, seed: int) -> list[dict[str, object]]:
             "mean of 15 nearest": min(nearest_means, key=lambda one: scores(one, m, y, train)["median %"]),
             "ingest": ingest(pca, m, train, ~train, seed),
             SEEN: ingest(pca, m, np.ones_like(train), ~train, seed),
-            "true place": m[~train],
+            "true coordinates": m[~train],
         }
         for method, one in found.items():
             row = {"dataset": name, "map": kind, "method": method, "seed": seed, **scores(one, m, y, train)}

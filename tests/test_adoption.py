@@ -133,7 +133,9 @@ def test_a_damaged_file_is_refused(fitted, tmp_path):
 
 def test_the_summary_says_how_far_off_it_is(fitted):
     said = fitted[1].summary()
-    assert re.search(r"Map adopted from X_umap: held-out cells lie \d\.\d % of its width from their true place", said)
+    assert re.search(
+        r"Map adopted from X_umap: held-out cells lie \d\.\d % of its width from their true coordinates", said
+    )
     assert "The mean of the 15 nearest training cells: " in said
     assert "cannot be learned" not in said
 
@@ -267,8 +269,8 @@ def test_the_command_line(tmp_path, capsys):
         (lambda m: m[["a"]], ValueError, "has 1 dimensions: a map has 2 or 3"),
         (lambda m: m[["a", "b", "a", "b"]], ValueError, "has 4 dimensions: a map has 2 or 3"),
         (lambda m: m.assign(b="x"), TypeError, "column 'b' holds text, not numbers"),
-        (lambda m: m.set_axis([f"c{i}" for i in range(240)]), ValueError, "0 of 240 cells, such as c0, c1 there"),
-        (lambda m: m.set_axis(["c"] * 240), ValueError, r"cells of one name \(first: c\)"),
+        (lambda m: m.set_axis([f"c{i}" for i in range(240)]), ValueError, "0 of 240 cells, such as c0, c1 in the map"),
+        (lambda m: m.set_axis(["c"] * 240), ValueError, r"several cells of one name \(first: c\)"),
     ],
 )  # fmt: skip
 def test_a_map_that_cannot_be_adopted(given, error, said):
@@ -286,7 +288,7 @@ def test_too_few_training_cells_with_coordinates():
     frame = pd.DataFrame(adata.obsm["X_umap"], index=adata.obs_names)
     with (
         pytest.warns(UserWarning, match="has coordinates of 16 of 150"),
-        pytest.raises(ValueError, match="of 12 training cells, and 16 are the fewest that a map is learned from"),
+        pytest.raises(ValueError, match="of 12 training cells, and a map is learned from 16 or more"),
     ):
         tt.fit(adata, "kind", map=frame[:16], hold_out=np.arange(150) < 4, **BRIEF)
 
@@ -294,7 +296,7 @@ def test_too_few_training_cells_with_coordinates():
 def test_few_matching_cells_give_a_warning():
     adata = with_map()
     frame = pd.DataFrame(adata.obsm["X_umap"], index=adata.obs_names)
-    with pytest.warns(UserWarning, match="has coordinates of 60 of 240 cells; the others get learned ones"):
+    with pytest.warns(UserWarning, match="has coordinates of 60 of 240 cells; the others get learned coordinates"):
         tt.fit(adata, "kind", map=frame[:60], **BRIEF)
 
 

@@ -303,7 +303,7 @@ def test_settings_that_cannot_be(cells, change, error, words):
         (lambda x: x.astype(str), TypeError, "not numbers"),
         (lambda x: x[:, :, None], ValueError, "has shape (300, 12, 1): pass cells by dimensions"),
         (lambda x: np.ones_like(x), ValueError, "No dimension of use_rep='X_mine' varies among the training cells"),
-        (lambda x: "twice", ValueError, "has columns of one name (first: a)"),
+        (lambda x: "twice", ValueError, "has several columns of one name (first: a)"),
     ],
 )
 def test_embeddings_that_cannot_be(cells, change, error, words):

@@ -86,5 +86,5 @@ def test_groups_are_counted_and_names_of_cells_refused():
         check_groups("barcode", np.arange(20), [str(i) for i in range(20)])
     with pytest.raises(ValueError, match=r"groups='x' has 48 groups of 50 cells, and 46 cells are alone"):
         check_groups("x", np.concatenate([np.arange(48), [0, 1]]), [str(i) for i in range(48)])
-    with pytest.raises(ValueError, match="groups='x' has a group for none of the 3 cells: missing values"):
+    with pytest.raises(ValueError, match="groups='x' has no group for any of the 3 cells: missing values"):
         check_groups("x", np.full(3, -1), [])

@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import tripletomics as tt
 from tripletomics import growth, seen
-from tripletomics.growth import networks, places, stand_ins
+from tripletomics.growth import networks, simulation, targets
 from tripletomics.labels.calibration import fit_calibration
 from tripletomics.losses import Softmax
 
@@ -191,24 +191,24 @@ def test_warnings(old):
 
 def test_drawn_cells_are_like_those_that_they_stand_for(old):
     model, cells = old
-    drawn = growth.draw(model.features, model.reference, model.networks.encoder, 0)
-    assert np.bincount(drawn.codes).tolist() == np.bincount(model.reference.codes).tolist()
-    assert sp.issparse(drawn.x)
-    assert (drawn.x.data == drawn.x.data.round()).all()
-    again = growth.draw(model.features, model.reference, model.networks.encoder, 0)
-    np.testing.assert_array_equal(again.pcs, drawn.pcs)
-    white = drawn.pcs @ model.reference.whiten
-    assert (cdist(white, model.reference.means).argmin(axis=1) == drawn.codes).mean() > 0.95
+    simulated = growth.simulate(model.features, model.reference, model.networks.encoder, 0)
+    assert np.bincount(simulated.codes).tolist() == np.bincount(model.reference.codes).tolist()
+    assert sp.issparse(simulated.x)
+    assert (simulated.x.data == simulated.x.data.round()).all()
+    again = growth.simulate(model.features, model.reference, model.networks.encoder, 0)
+    np.testing.assert_array_equal(again.pcs, simulated.pcs)
+    white = simulated.pcs @ model.reference.whiten
+    assert (cdist(white, model.reference.means).argmin(axis=1) == simulated.codes).mean() > 0.95
     truth = model.pcs(cells[:, model.features.genes].X)[(cells.obs["kind"] == "a").to_numpy()]
-    mine = drawn.pcs[drawn.codes == 0]
+    mine = simulated.pcs[simulated.codes == 0]
     near = np.linalg.norm(truth.mean(axis=0) - mine.mean(axis=0)) / np.linalg.norm(truth.std(axis=0))
     assert near < 0.8
 
 
 def test_expected_logged_counts_against_a_sum():
-    rate = stand_ins.RATES[150]
+    rate = simulation.RATES[150]
     by_hand = sum(poisson.pmf(k, rate) * np.log1p(2.5 * k) for k in range(200))
-    assert stand_ins._expected(2.5)[150] == pytest.approx(by_hand, rel=1e-6)
+    assert simulation._expected(2.5)[150] == pytest.approx(by_hand, rel=1e-6)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -218,7 +218,7 @@ def test_a_new_type_gets_free_room_near_where_the_old_map_puts_it(dim):
     reference = SimpleNamespace(map=landmarks, z=landmarks, codes=np.repeat([0, 1], 300))
     m = np.concatenate([random.normal(size=(100, dim)) * 0.1, random.normal(size=(2, dim)) * 0.1 + 12])
     codes = np.repeat([2, 0], [100, 2])
-    found, width = places.place(reference, m, m.astype(np.float32), random.normal(size=(102, 5)), codes)
+    found, width = targets.find_targets(reference, m, m.astype(np.float32), random.normal(size=(102, 5)), codes)
     assert width == pytest.approx(np.ptp(landmarks, axis=0).max())
     assert np.median(cdist(found[:100], landmarks).min(axis=1)) > np.median(np.sort(cdist(landmarks, landmarks))[:, 1])
     centre = found[:100].mean(axis=0)
@@ -269,13 +269,13 @@ def test_the_loss_of_new_and_drawn_cells_against_a_plain_loop():
     away = np.mean([((z[i] - before[i]) ** 2).mean().item() for i in range(3, 6)])
     wanted = loss(z, torch.from_numpy(codes)).item() + networks.KEPT * away / 4
     assert kept(torch.cat([z, before], dim=1), torch.arange(6)).item() == pytest.approx(wanted, rel=1e-5)
-    places_ = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
-    placed, m, old_m = networks.Placed(places_, 10.0), torch.randn(5, 2), torch.randn(5, 2)
-    goal = [*torch.from_numpy(places_), *old_m[3:]]
+    goals = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    placed, m, old_m = networks.TargetDistance(goals, 10.0), torch.randn(5, 2), torch.randn(5, 2)
+    goal = [*torch.from_numpy(goals), *old_m[3:]]
     c = networks.FAR * 10
     by_hand = np.mean([np.log1p(((a - b) ** 2).sum().item() / c**2) for a, b in zip(m, goal, strict=True)])
     value = placed(torch.cat([m, old_m], dim=1), torch.arange(5)).item()
-    assert value == pytest.approx(networks.PLACED * networks.FAR**2 * by_hand, rel=1e-5)
+    assert value == pytest.approx(networks.WEIGHT * networks.FAR**2 * by_hand, rel=1e-5)
 
 
 def test_seen_cells_are_joined_in_order(old):

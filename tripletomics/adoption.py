@@ -1,8 +1,8 @@
-"""A published map to adopt: the loss with which its coordinates are learned, and how far off learned ones are.
+"""A published map to adopt: the loss that learns its coordinates, and the errors of the learned coordinates.
 
-A published map comes as coordinates: the object that made it is lost. The map head is a function of the cell, so it can
-learn any coordinates. What it cannot know of them, held-out cells show, next to the mean of the nearest training cells
-and to the same head trained on coordinates that are permuted among the cells.
+A published map comes as coordinates: the object that made it is lost. The map head learns them as a function of the
+cell. Held-out cells show how far this succeeds. Their errors are compared with those of two other ways: the mean of the
+nearest training cells, and the same map head trained on coordinates that are permuted among the cells.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from tripletomics import metrics
 from tripletomics.knn import NEIGHBOURS, nearest
 from tripletomics.losses.base import Loss
 
-UNIT = 10.0  # widths of a map in which the head learns it
-LEAST = 16  # training cells with coordinates: 15 neighbours of another
+UNIT = 10.0  # width of every map in the units in which the map head learns it
+LEAST = 16  # fewest training cells with coordinates: one and its 15 neighbours
 LEARNED, AVERAGED, PERMUTED = "tt", "mean of 15 nearest", "permuted coordinates"  # methods of the table of errors
 EVERY = "all"  # cell types, in that table
-SIGNIFICANT = 0.01  # p above which a map is not better learned than permuted coordinates
+SIGNIFICANT = 0.01  # p-value; above it, a map is learned no better than permuted coordinates
 
 
 class Distance(Loss):
-    r"""Bring cells to the coordinates that they are given.
+    r"""Bring cells to given coordinates.
 
     .. math::
         L = \frac1n \sum_i \lVert a_i - c_i \rVert
 
-    The mean of distances, not of their squares: of several islands on which cells of one kind lie, the squares would
-    choose a place between them, and the distances the largest island (the geometric median, Weber 1909).
+    with learned coordinates a and given coordinates c. It is the mean of distances, not of squared distances. Where
+    cells of one kind lie on several islands, squared distances are least between the islands, and distances on the
+    largest island (the geometric median, Weber 1909).
 
     Parameters
     ----------
     given
-        Coordinates (cells, dim). The head learns them centred, in tenths of the map's width.
+        Coordinates (cells, dim). The map head learns them centred, in tenths of the map's width.
     """
 
     def __init__(self, given: np.ndarray) -> None:
@@ -62,14 +63,14 @@ def width_of(given: np.ndarray) -> float:
 def nearest_means(
     known: Mapping[str, np.ndarray], given: np.ndarray, asked: Mapping[str, np.ndarray], truth: np.ndarray
 ) -> np.ndarray:
-    """Return the mean coordinates of the 15 nearest training cells, by the kind of components with the least error.
+    """Return the mean coordinates of the 15 nearest training cells, by the kind of components with the smallest error.
 
     Parameters
     ----------
     known, asked
-        Components of training cells and of those that are asked about, by their kind.
+        Principal components of training cells and of held-out cells, by their kind.
     given, truth
-        Coordinates of both.
+        Coordinates of the same training cells and held-out cells.
     """
     k = min(NEIGHBOURS, len(given))
     found = [given[nearest(pcs, asked[kind], k)[1]].mean(axis=1) for kind, pcs in known.items()]
@@ -84,26 +85,33 @@ def error_table(
     given_codes: np.ndarray,
     classes: list[str],
 ) -> pd.DataFrame:
-    """Compare coordinates of held-out cells with the true ones.
+    """Return how far coordinates of held-out cells are from the true ones.
 
     Parameters
     ----------
     found
-        Coordinates (cells, dim) by method: "tt", and what it is compared with.
+        Coordinates (cells, dim) by method: "tt", and the methods that it is compared with.
     truth, codes
         True coordinates and types of the same cells; -1 is unlabelled, and codes beyond `classes` are unknown types.
     given, given_codes
-        Coordinates and types of the training cells, among which neighbours are looked for.
+        Coordinates and types of the training cells, among which neighbours are found.
     classes
         Names of the types.
 
     Returns
     -------
-    A row for each method and ``cell_type`` ("all", or one of `classes`). Columns: ``cells``; ``median`` and ``p90`` of
-    the distance to the true place in the map's units, and in percent of its width (``_percent``), the longest side of
-    the box around the training cells; ``right_type``, the share of cells whose 15 nearest training cells on the map
-    vote for their type, and ``macro_f1``, both also at the true places (``_true``); ``p_value``, how likely the errors
-    would be so much smaller than those of permuted coordinates by chance.
+    A row for each method and ``cell_type`` ("all", or one of `classes`):
+
+    ``cells``
+        Number of held-out cells.
+    ``median``, ``p90``, ``median_percent``, ``p90_percent``
+        Median and 90th percentile of the distance to the true coordinates, in the map's units and in percent of its
+        width. The width is the longest side of the box around the training cells.
+    ``right_type``, ``macro_f1``, ``right_type_true``, ``macro_f1_true``
+        Share of cells for whose type their 15 nearest training cells on the map vote, and macro-F1 of this vote; both
+        also at the true coordinates.
+    ``p_value``
+        How likely it is by chance that the errors are so much smaller than those of permuted coordinates.
     """
     width, rows, k = width_of(given), [], max(len(classes), int(max(codes.max(), given_codes.max())) + 1)
     known = codes >= 0
@@ -134,7 +142,7 @@ def error_table(
 
 
 def better_p(errors: np.ndarray, others: np.ndarray) -> float:
-    """Return how likely errors would be so much smaller than others if they were not (Wilcoxon 1945, signed ranks)."""
+    """Return how likely it is by chance that errors are so much smaller than others (Wilcoxon 1945, signed ranks)."""
     if not (errors != others).any():
         return 1.0
     return float(wilcoxon(errors, others, alternative="less").pvalue)

@@ -223,9 +223,9 @@ def calibrate(
             for name, one in embeddings.items()
         }
     else:
-        places = {name: one.pcs for name, one in embeddings.items()}
+        pcs_of_model = {name: one.pcs for name, one in embeddings.items()}
         folds = [
-            _ask_fold(problem, settings, part, encoder.rounds, report, checkpoint, places=places)[-1]
+            _ask_fold(problem, settings, part, encoder.rounds, report, checkpoint, pcs_of_model=pcs_of_model)[-1]
             for part in _folds(problem, settings)
         ]
         answers = {name: [fold[name] for fold in folds] for name in embeddings}
@@ -250,7 +250,7 @@ def evidence_for(
     trained: np.ndarray,
     asked: np.ndarray,
     coordinates: tuple[np.ndarray, np.ndarray] | None = None,
-    places: np.ndarray | None = None,
+    pcs_of_model: np.ndarray | None = None,
 ) -> tuple[Evidence, np.ndarray]:
     """Return the evidence from a reference of other cells, and codes; only for cells whose type the reference has.
 
@@ -262,16 +262,16 @@ def evidence_for(
         The cells of the reference, and those that are compared with it, boolean (cells,).
     coordinates
         Metric space and principal components of the cells in `asked`, if they differ from the first ones.
-    places
-        Principal components by which these cells will be compared with new ones, if they are those of another fit.
+    pcs_of_model
+        Principal components of all cells in the whole model. By them, the cells in `asked` are neighbours of new cells.
     """
     asked = asked & np.isin(problem.codes, problem.codes[trained & (problem.codes >= 0)])
     rows = subsample(asked, settings.seed)
     asked_z, asked_pcs = (z, problem.pcs) if coordinates is None else coordinates
     known = reference_of(problem, settings, z, z[:, :0], trained)
     found = known.evidence(asked_z[rows], asked_pcs[rows])
-    if places is not None:
-        found = replace(found, pcs=places[rows, :LEADING])
+    if pcs_of_model is not None:
+        found = replace(found, pcs=pcs_of_model[rows, :LEADING])
     return found, problem.codes[rows]
 
 
@@ -300,11 +300,11 @@ def _ask_fold(
     report: Report,
     checkpoint: Checkpoint | None,
     *,
-    places: Mapping[str, np.ndarray] | None = None,
+    pcs_of_model: Mapping[str, np.ndarray] | None = None,
 ) -> list[dict[str, tuple[Evidence, np.ndarray]]]:
     """Fit features and encoder without a part of the cells; return the evidence about it after each training.
 
-    `places` are principal components of all cells in the model, by what was measured.
+    `pcs_of_model` are principal components of all cells in the model, by what was measured.
     """
 
     def told(stage: str, *rest: Any) -> None:
@@ -315,18 +315,18 @@ def _ask_fold(
     fits = [train_encoder(others, settings, report=told, checkpoint=checkpoint)]
     if rounds > 1 and (second := train_again(others, settings, fits[0], told, checkpoint)) is not None:
         fits.append(second)
-    whole, places = part & problem.fully_measured, places or {"": problem.pcs}
+    whole, pcs_of_model = part & problem.fully_measured, pcs_of_model or {"": problem.pcs}
     answers = []
     for one in fits:
         z = embed(one.encoder, others.rows)
         asked = whole if whole.any() else part
-        found = {"": evidence_for(others, settings, z, others.train, asked, places=places[""])}
+        found = {"": evidence_for(others, settings, z, others.train, asked, pcs_of_model=pcs_of_model[""])}
         for side, name in enumerate(problem.modalities):
             x = features.only(problem.x, side)
             rows, pcs = others.features.source(x, None, fitted), others.features.pcs(x, None, fitted)
             asked = part & features.measured(x)[:, side]
             there = embed(one.encoder, rows), pcs
-            found[name] = evidence_for(others, settings, z, others.train, asked, there, places=places[name])
+            found[name] = evidence_for(others, settings, z, others.train, asked, there, pcs_of_model=pcs_of_model[name])
         answers.append(found)
     return answers
 

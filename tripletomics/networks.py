@@ -141,7 +141,7 @@ class MapHead(nn.Module):
     dim
         2 or 3.
     adopts
-        Whether it learns coordinates that are given: it then starts at a point, and is not turned at the end.
+        Whether it learns given coordinates. Then all cells start at one point, and the map is not rotated at the end.
     """
 
     orthogonal_steps = True  # of the hidden layers; see `optimizer`

@@ -1,4 +1,4 @@
-"""Fits from which there is nothing to learn: on permuted labels, and on permuted coordinates of an adopted map."""
+"""Fits in which there is nothing to learn: on permuted labels, and on permuted coordinates of an adopted map."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from tripletomics.embedding import coordinates
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.training import EncoderFit, silent, train_encoder, train_map
 
-NULL_SHARE, NULL_CELLS = 6, 4000  # the null takes one step for this many of the fit; at most so many cells per split
+NULL_SHARE, NULL_CELLS = 6, 4000  # steps of a fit for one step of the null; most cells of each split
 
 
 @dataclass(frozen=True)
 class PermutedFit:
-    """A fit on permuted labels, from which there is nothing to learn.
+    """A fit on permuted labels, in which there is nothing to learn.
 
     Attributes
     ----------
     cells
-        Numbers of its cells; the rest is of these.
+        Numbers of its cells. All other attributes are about these.
     coordinates
-        On the "map" and in the "metric" space.
+        Their coordinates on the "map" and in the "metric" space.
     codes, held_out
-        The permuted codes, of all types in their order, and which cells were held out.
+        Their permuted codes, in the order of all types, and which of them were held out.
     """
 
     cells: np.ndarray
@@ -38,9 +38,9 @@ class PermutedFit:
 def permuted_null(
     problem: FitProblem, settings: Settings, rounds: int = 1, checkpoint: Checkpoint | None = None
 ) -> PermutedFit:
-    """Train on permuted labels, for a sixth of the steps and on at most 4,000 cells, and embed these cells.
+    """Return a fit on permuted labels, with a sixth of the steps and at most 4,000 cells of each split.
 
-    In the second of two `rounds`, with pseudo-labels.
+    With two `rounds`, the second one trains with pseudo-labels.
     """
     random = np.random.default_rng(settings.seed)
     drawn = (random.permutation(np.flatnonzero(rows)) for rows in (~problem.held_out, problem.held_out))
@@ -60,7 +60,7 @@ def permuted_null(
 def permuted_map(
     problem: FitProblem, settings: Settings, encoder: EncoderFit, checkpoint: Checkpoint | None = None
 ) -> np.ndarray:
-    """Adopt a map whose coordinates are permuted among (up to 4,000) training cells; return those of held-out cells."""
+    """Return held-out cells on a map learned from coordinates that are permuted among up to 4,000 training cells."""
     random = np.random.default_rng([settings.seed, 10])
     rows, held = random.permutation(np.flatnonzero(problem.given))[:NULL_CELLS], np.flatnonzero(problem.held_out)
     other = problem.subset(rows, problem.codes)
@@ -72,7 +72,7 @@ def permuted_map(
 def fit_nulls(
     problem: FitProblem, settings: Settings, encoder: EncoderFit, checkpoint: Checkpoint | None = None
 ) -> tuple[PermutedFit | None, np.ndarray | None]:
-    """Return what `permuted_null` and `permuted_map` do; None where there is nothing to test."""
+    """Return what `permuted_null` and `permuted_map` return, with None where there is nothing to test."""
     held, adopts = problem.held_out.any(), problem.published is not None
     null = permuted_null(problem, settings, encoder.rounds, checkpoint) if held and problem.classes else None
     return null, permuted_map(problem, settings, encoder, checkpoint) if held and adopts else None

@@ -120,7 +120,7 @@ def check_whole(name: str, value: object, low: float, high: float = math.inf) ->
 
 
 def check_inputs(use_rep: str | None, layer: str | None, counts: bool | str = "auto") -> None:
-    """Raise a ValueError if an embedding is named together with what is said about genes."""
+    """Raise a ValueError if an embedding is named together with an option about genes."""
     if use_rep is not None and (layer is not None or counts is True):
         what = "counts=True" if layer is None else f"layer={layer!r}"
         raise ValueError(
@@ -189,7 +189,7 @@ class FitProblem:
     blind
         Whether all embeddings among the data are known to be made without the held-out cells; None if there are none.
     published
-        Coordinates to adopt as the map, float32 (cells, dim), NaN for cells without; None without `map`.
+        Coordinates to adopt as the map, float32 (cells, dim), NaN for cells without coordinates; None without `map`.
     map_pcs
         What the map head sees of all cells besides z: the principal components and, where a map is adopted, plain ones.
     """

@@ -238,7 +238,7 @@ class _Pool:
 
 
 class Shuffled(Sampler):
-    """All cells in a random order, and then in another.
+    """All cells in a random order, and then in a new one.
 
     Parameters
     ----------

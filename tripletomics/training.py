@@ -43,7 +43,7 @@ CHECKED = 10  # steps between two checks of the loss on a GPU
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
 MAP_MOST = 480  # steps of the map head from 800 cells on
 MAP_LR = 30.0
-ADOPTED_STEPS, ADOPTED_BLUR = 2, 1.75  # of an adopted map, in units of those of an own one
+ADOPTED_STEPS, ADOPTED_BLUR = 2, 1.75  # steps and blur for an adopted map, in units of those for a new one
 MAP_CELLS = 1024
 COLLAPSED = 0.2  # spread of the directions of z below which distances mean little
 EXPLODED = 1.05  # times its first value: above this, the loss of a map shows that steps were too large
@@ -301,7 +301,7 @@ def train_map(
 def _map_loss(
     problem: FitProblem, settings: Settings, rows: np.ndarray
 ) -> tuple[neighbours.Neighbours | adoption.Distance, Sampler]:
-    """Return the loss of the map of some training cells, and what draws its minibatches."""
+    """Return the loss of the map of some training cells, and the sampler of its minibatches."""
     if problem.published is not None:
         return adoption.Distance(problem.published[rows]), Shuffled(len(rows), MAP_CELLS, settings.seed)
     loss = neighbours.fit(problem.pcs[rows], problem.codes[rows], settings.structure, settings.seed, settings.spread)

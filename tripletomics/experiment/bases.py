@@ -230,7 +230,7 @@ def score_refits(
 
 
 def _on_embedding(basis: Basis, task: EvaluationTask, splits: Sequence[np.ndarray]) -> list[str]:
-    """Return what to say of a basis that was fitted on an embedding."""
+    """Return sentences about the embedding that a basis was fitted on; none if it was fitted on genes."""
     return embedding_words(task, splits) if basis.inputs["use_rep"] is not None else []
 
 

@@ -1,8 +1,8 @@
-"""Principal components without unit variance, which a map to adopt may be made of, next to those with it.
+"""Plain principal components, without unit variance of the genes, for a map to adopt.
 
-With unit variance, a gene that hardly varies counts as much as a marker. Maps are published of both. By components of
-the other kind than those that a map was made of, a cell's neighbours are others than on the map: on two datasets the
-error of the learned coordinates was .6 to 1 times larger.
+With unit variance, a gene that hardly varies counts as much as a marker. Published maps are made from both kinds of
+components. If only the other kind is used, a cell has other neighbours than on the map: on two datasets the error of
+the learned coordinates was larger by .6 to 1 times.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tripletomics.sources import Matrix
 def add_plain(
     features: Features, x: Matrix, fitted: np.ndarray, pcs: np.ndarray, seed: int
 ) -> tuple[Features, np.ndarray]:
-    """Fit the plain components to training cells; return the features with them, and what the map head sees of all.
+    """Return the features with plain components fitted to training cells, and what the map head sees of all cells.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def add_plain(
     x, pcs
         All cells, and their principal components.
     fitted
-        Boolean (cells,), the cells to fit to. They get coordinates by components that did not see them.
+        Boolean (cells,), the cells to fit to. Their components come from fits to other cells.
     seed
         Seed of the solver and the folds.
     """
@@ -38,7 +38,7 @@ def add_plain(
     components, mean, _ = leading(rows, seed)
     enough = len(components) and rows.shape[0] >= LEAST
     own = crossfitted(rows, components, mean, seed) if enough else rows @ components.T - components @ mean
-    # neighbours are as far from each other as by the other components
+    # the scale at which neighbours are as far from each other as by the other components
     unit = radius(pcs[fitted], seed) / (radius(own.astype(np.float32), seed) or 1.0)
     plain = np.zeros((len(components), len(features.genes)), dtype=np.float32)
     plain[:, columns] = components * unit

@@ -1,4 +1,4 @@
-"""Rows of a matrix, dense or sparse: normalised, measured, and with other columns."""
+"""Rows of a matrix, dense or sparse: their normalisation, lengths, depth and columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tripletomics.sources import Matrix
 
 
 def normalise(x: Matrix, depth: float) -> Matrix:
-    """Scale every cell to `depth` counts and take log(1 + x); a cell without counts stays 0."""
+    """Return cells scaled to `depth` counts, as log(1 + x); a cell without counts stays 0."""
     x = float32(x)
     total = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
     factor = (depth / np.where(total > 0, total, 1)).astype(np.float32)
@@ -28,7 +28,7 @@ def norms(x: Matrix) -> np.ndarray:
 
 
 def spread_of(norms: np.ndarray) -> tuple[float, float]:
-    """Return the median of some lengths, and the median difference from it, in units of it."""
+    """Return the median of some lengths, and the median difference from it as a share of it."""
     middle = float(np.median(norms)) if len(norms) else 0.0
     return middle, float(np.median(np.abs(norms / middle - 1))) if middle else 0.0
 
@@ -40,7 +40,7 @@ def median_depth(x: Matrix) -> float:
 
 
 def take(x: Matrix, columns: np.ndarray) -> Matrix:
-    """Take columns of a matrix in the given order; column -1 is filled with zeros."""
+    """Return columns of a matrix in the given order; column -1 is filled with zeros."""
     found = columns >= 0
     if np.array_equal(columns, np.arange(x.shape[1])) and (not sp.issparse(x) or x.format == "csr"):
         return x
@@ -63,7 +63,7 @@ def by_rows(x: Matrix) -> Matrix:
 def float32(x: Matrix) -> Matrix:
     """Return float32 rows: CSR if less than half of the values differ from 0, else dense, whatever their format was.
 
-    So equal matrices are summed in the same order. A map of neighbours would amplify the smallest difference.
+    So equal matrices are summed in the same order. Even a tiny difference would change the map.
     """
     if sp.issparse(x) and not x.has_canonical_format:
         x = x.copy()  # scipy counts by summing duplicates in place

@@ -22,7 +22,7 @@ from tripletomics.sources import Matrix, Memory
 
 DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
 BLOCK = 8192  # cells whose components are computed at once
-UNSURE = 2.0  # of an embedding: it may have seen the training cells, and new cells then lie elsewhere
+UNSURE = 2.0  # for an embedding: it may have seen the training cells, and then new cells lie elsewhere
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,9 @@ class Features:
         (3, components), and the mean squared distance of such a cell to the space of the components. None in a model
         that was saved by a version without them.
     plain, plain_offset
-        Where a map is adopted, what takes rows to their components without unit variance, float32 (components, genes)
-        and (components,): most published maps are made of one of the two. None otherwise.
+        For an adopted map: loadings and offset of plain components, without unit variance of the genes, float32
+        (components, genes) and (components,). Most published maps are made from components with or without unit
+        variance. None otherwise.
     kind, total, step, below
         The scale of the training values, as in `Scale`; a query must be on the same one. None in a model that was saved
         by a version without it.
@@ -104,7 +105,7 @@ class Features:
         Key in `obsm` of the embedding whose dimensions the ``genes`` are; None for genes. Its dimensions share one
         scale, are never cut (``cap`` only says how they vary), and up to 50 of them are only rotated.
     norm, norm_spread
-        Of an embedding: median length of a training cell, and the median difference from it, in units of it.
+        For an embedding: median length of a training cell, and the median difference from it as a share of it.
 
     Notes
     -----
@@ -144,7 +145,7 @@ class Features:
 
     @property
     def unsure(self) -> float:
-        """How far off new cells may be along the components, in units of what it is where these were fitted here."""
+        """How uncertain the components of new cells are, compared with components that were fitted here."""
         return 1.0 if self.use_rep is None else UNSURE
 
     @property
@@ -237,7 +238,7 @@ class Features:
         return found
 
     def map_pcs(self, x: Matrix, pcs: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
-        """Return `pcs` and, of an adopted map, plain components, with missing genes as the `pcs` predict them."""
+        """Return `pcs` and, for an adopted map, plain components; missing genes have the values that `pcs` predict."""
         if self.plain is None or self.plain_offset is None:
             return pcs
         lost = np.zeros(len(self.genes), dtype=bool) if present is None else ~present
@@ -294,7 +295,7 @@ class Features:
         return np.maximum(whole - np.square(found).sum(axis=1), 0) / self.residual
 
     def logged(self, x: Matrix, depth: float, present: np.ndarray | None = None) -> Matrix:
-        """Return float32 rows of all genes, counts scaled to the depth and logged."""
+        """Return float32 rows of all genes; counts are scaled to the depth and log-transformed."""
         if present is not None and not present.all():
             x = take(by_rows(x), np.where(present, np.arange(len(present)), -1))
             depth *= float(self.shares[present].sum())  # the full depth would inflate the values of the present genes

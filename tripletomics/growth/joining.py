@@ -1,4 +1,4 @@
-"""What a model remembers of its cells, joined with that of new cells."""
+"""What a model keeps of its cells, joined with that of new cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tripletomics.seen import SeenCells
 
 
 def recode(reference: Reference, codes: np.ndarray, n: int) -> Reference:
-    """Return a reference of n types, of which `codes` (types,) are the old ones; all others have no cell."""
+    """Return the reference with n types. The old types get the given `codes` (types,); all others have no cell."""
 
     def spread(values: np.ndarray, rest: float = 0) -> np.ndarray:
         found = np.full((n, *values.shape[1:]), rest, dtype=values.dtype)
@@ -29,9 +29,9 @@ def recode(reference: Reference, codes: np.ndarray, n: int) -> Reference:
 def join_reference(
     old: Reference, z: np.ndarray, m: np.ndarray, pcs: np.ndarray, codes: np.ndarray, seed: int
 ) -> Reference:
-    """Return the reference of old landmarks, where they are, and of labelled new cells.
+    """Return the reference of old landmarks, unchanged, and of labelled new cells.
 
-    The means of types that have both are those of all their cells. Spread and covariance stay those of the old cells.
+    The mean of a type with old and new cells is that of both. Spread and covariance stay those of the old cells.
     """
     n = len(old.sizes)
     added = np.bincount(codes, minlength=n)
@@ -58,26 +58,27 @@ def join_reference(
 
 
 def join_calibration(
-    old: Calibration | None, new: tuple[Evidence, np.ndarray], drawn: tuple[Evidence, np.ndarray]
+    old: Calibration | None, new: tuple[Evidence, np.ndarray], simulated: tuple[Evidence, np.ndarray]
 ) -> Calibration | None:
     """Return the calibration of old and new cells.
 
-    What is usual of the distances stays: the old cells have not moved. The novelty is that of the old
-    calibration cells and the new ones. The evidence is weighed anew, by new calibration cells and drawn ones, as the
-    old types have new ones next to them; so are the quantiles of the log odds.
+    The usual distances to a type stay, because the old cells have not moved. The novelties are those of old and new
+    calibration cells. The weights of the evidence and the quantiles of the log odds are fitted again, to new
+    calibration cells and simulated ones, because old types now have new types next to them.
 
     Parameters
     ----------
-    new, drawn
-        Evidence about new calibration cells, and about as many drawn ones as the old calibration had; and their codes.
+    new, simulated
+        Evidence about new calibration cells, and their codes. The same of simulated cells, about as many as the old
+        calibration had cells.
     """
     if old is None:
         return fit_calibration([new]) if len(new[1]) > 1 else None
     n_types = new[0].logits.shape[1]
-    if not len(drawn[1]):
+    if not len(simulated[1]):
         return replace(old, n_types=n_types)
-    joined = replace(old, n_types=n_types, weights=fit_calibration([drawn, new]).weights)
-    odds = [joined.odds(evidence)[np.arange(len(codes)), codes] for evidence, codes in (drawn, new)]
+    joined = replace(old, n_types=n_types, weights=fit_calibration([simulated, new]).weights)
+    odds = [joined.odds(evidence)[np.arange(len(codes)), codes] for evidence, codes in (simulated, new)]
     known = old.novelties
     if len(known) < old.n_cells:  # quantiles, in an older file
         known = np.quantile(known, np.linspace(0, 1, old.n_cells))
@@ -91,7 +92,7 @@ def join_calibration(
 
 
 def join_catalog(old: CellIndex | None, codes: np.ndarray, new: CellIndex) -> CellIndex | None:
-    """Return the index of old and new training cells, None if the model has none; `codes` are of the old types."""
+    """Return the index of old and new training cells, or None if the model has none; `codes` are of the old types."""
     if old is None:
         return None
     known = np.append(codes, -1)[old.codes]  # code -1 is the last
@@ -101,7 +102,7 @@ def join_catalog(old: CellIndex | None, codes: np.ndarray, new: CellIndex) -> Ce
 
 
 def join_seen(old: SeenCells, new: SeenCells) -> SeenCells:
-    """Return the cells of both; none is in both."""
+    """Return the seen cells of the old and the new fit; no cell is in both."""
     hashes, rows = np.unique(np.concatenate([old.hashes, new.hashes]), return_index=True)
     roles, fitted = (np.concatenate([getattr(old, name), getattr(new, name)])[rows] for name in ("roles", "fitted"))
     return SeenCells(hashes, roles, fitted)

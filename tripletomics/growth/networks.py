@@ -1,4 +1,4 @@
-"""The networks of a model go on learning: new cells by their labels, drawn cells as the old networks saw them."""
+"""The networks of a model go on learning: labels from new cells, and coordinates that must stay from simulated ones."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from tripletomics import devices, knn
 from tripletomics.embedding import coordinates, embed_rows
 from tripletomics.features import Features
-from tripletomics.growth.places import place
-from tripletomics.growth.stand_ins import StandIns, draw
+from tripletomics.growth.simulation import SimulatedCells, simulate
+from tripletomics.growth.targets import find_targets
 from tripletomics.labels.reference import Reference
 from tripletomics.losses.base import Loss
 from tripletomics.networks import PCS_BLUR, PCS_WIDTH, Encoder, MapHead, Networks
@@ -24,13 +24,13 @@ from tripletomics.samplers import Balanced
 from tripletomics.sources import Matrix, Memory, dense
 from tripletomics.training import BATCH_SIZE, MAP_LR, History, Monitor, Report, silent, train
 
-ENCODER_STEPS = 0.5  # of the steps of a fit
-MAP_STEPS, MAP_MOST = 1.5, 160  # of them, for the map; 160, or as many as these, are enough
+ENCODER_STEPS = 0.5  # share of the steps of a fit
+MAP_STEPS, MAP_MOST = 1.5, 160  # the same for the map; the larger of 160 and the steps of a fit is enough
 KEPT = 30.0  # weight of the distance to the old coordinates in the metric space, in units of its variance
-WHOLE = 0.5  # share of the drawn cells that are shown without augmentation
-PLACED = 400.0  # weight of the squared distance on the map, in units of its width
-TESTED = 500  # drawn cells that say how far old cells moved
-FAR = 0.03  # of this width: beyond it, a distance counts less and less
+WHOLE = 0.5  # share of the simulated cells that are shown without augmentation
+WEIGHT = 400.0  # weight of the squared distance on the map, in units of its width
+TESTED = 500  # simulated cells that say how far old cells moved
+FAR = 0.03  # in widths of the map: beyond it, a distance counts less and less
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,26 @@ class Grown:
     Attributes
     ----------
     networks, loss, history
-        What was trained, and how it went.
-    drawn
-        The cells in place of the old ones that they were trained on.
+        Trained networks, the loss of the encoder, and the history of both trainings.
+    simulated
+        The simulated cells that the networks were trained on, in place of the old ones.
     tested, z
-        Other cells drawn in place of the old ones, as many of each type as its share: no network was trained on them.
-        And their metric space.
+        Other simulated cells, each type with its share, and their metric space. No network was trained on them.
     moved
-        How far they moved on the map, in widths of it (cells,).
+        How far the cells in `tested` moved on the map, in widths of the map (cells,).
     """
 
     networks: Networks
     loss: Loss
     history: History
-    drawn: StandIns
-    tested: StandIns
+    simulated: SimulatedCells
+    tested: SimulatedCells
     z: np.ndarray
     moved: np.ndarray
 
 
-class Beside(nn.Module):
-    """A network and the one that it was: (cells, columns) -> what both say, next to each other."""
+class WithOld(nn.Module):
+    """A network and the old one that it started from: (cells, columns) -> outputs of both, next to each other."""
 
     def __init__(self, network: nn.Module, old: nn.Module) -> None:
         super().__init__()
@@ -68,22 +67,22 @@ class Beside(nn.Module):
         self.orthogonal_steps = getattr(network, "orthogonal_steps", False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return both."""
+        """Return the outputs of both."""
         with torch.no_grad():
-            old = _say(self.old[0], x)
-        return torch.cat([_say(self.network, x), old], dim=1)
+            old = _output(self.old[0], x)
+        return torch.cat([_output(self.network, x), old], dim=1)
 
 
-def _say(network: nn.Module, x: Tensor) -> Tensor:
-    """Return what a network says; a map head with the even map that comes after it."""
+def _output(network: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a network; for a map head, after its even map."""
     m: Tensor = network(x)
     return network.even(m) if isinstance(network, MapHead) and network.even is not None else m
 
 
 class Kept(Loss):
-    """A loss on the labels, while the drawn cells stay where the old encoder puts them.
+    """Learn the labels, while the simulated cells stay where the old encoder puts them.
 
-    Called with what `Beside` says and the numbers of the cells. From `first` on they are drawn ones.
+    Called with the output of `WithOld` and the numbers of the cells. Cells from `first` on are simulated.
 
     References
     ----------
@@ -100,17 +99,17 @@ class Kept(Loss):
         """Return the loss of a minibatch."""
         z, old = both.chunk(2, dim=1)
         rows = rows.to(self.codes.device)
-        drawn = (rows >= self.first).to(z.dtype)[:, None]
-        away = ((z - old).square() * drawn).sum() / (drawn.sum() * z.shape[1]).clamp(min=1)
+        simulated = (rows >= self.first).to(z.dtype)[:, None]
+        away = ((z - old).square() * simulated).sum() / (simulated.sum() * z.shape[1]).clamp(min=1)
         value: Tensor = self.loss(z, self.codes[rows]) + self.weight * away
         return value
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Return those of the loss."""
+        """Return the parameter groups of the loss."""
         return self.loss.parameter_groups(lr)
 
     def set_progress(self, step: int, steps: int) -> None:
-        """Tell the loss."""
+        """Tell the loss how far the training is."""
         self.loss.set_progress(step, steps)
 
     def trace(self) -> dict[str, Tensor]:
@@ -118,32 +117,32 @@ class Kept(Loss):
         return self.loss.trace()
 
 
-class Placed(Loss):
-    r"""The distance on the map: of new cells to their places, of drawn ones to where the old map puts them.
+class TargetDistance(Loss):
+    r"""Bring new cells to their targets on the map, and keep simulated cells where the old map puts them.
 
     .. math:: L = \frac{400}{n} \sum_i c^2 \log(1 + d_i^2 / c^2)
 
-    with distances d in widths of the map and c = 0.03. A cell that may be of either of two types goes to one of them:
-    with squared distances it would go between them.
+    with distances d in widths of the map and c = 0.03. A cell that may be of either of two types goes to one of them.
+    With squared distances, it would go between them.
 
     References
     ----------
     Black & Anandan 1996, The robust estimation of multiple motions (the Lorentzian), CVIU 63(1).
     """
 
-    def __init__(self, places: np.ndarray, width: float) -> None:
+    def __init__(self, targets: np.ndarray, width: float) -> None:
         super().__init__()
         self.width = width
-        self.places: Tensor
-        self.register_buffer("places", torch.from_numpy(places), persistent=False)
+        self.targets: Tensor
+        self.register_buffer("targets", torch.from_numpy(targets), persistent=False)
 
     def forward(self, both: Tensor, rows: Tensor) -> Tensor:
         """Return the loss of a minibatch."""
         m, old = both.chunk(2, dim=1)
-        rows, first = rows.to(m.device), len(self.places)
-        wanted = torch.where((rows < first)[:, None], self.places[rows.clamp(max=first - 1)], old)
+        rows, first = rows.to(m.device), len(self.targets)
+        wanted = torch.where((rows < first)[:, None], self.targets[rows.clamp(max=first - 1)], old)
         squared = (m - wanted).square().sum(dim=1) / (FAR * self.width) ** 2
-        return PLACED * FAR**2 * squared.log1p().mean()
+        return WEIGHT * FAR**2 * squared.log1p().mean()
 
 
 def grow_networks(
@@ -151,50 +150,50 @@ def grow_networks(
     settings: Settings,
     old: Networks,
     reference: Reference,
-    drawn: StandIns | None = None,
+    simulated: SimulatedCells | None = None,
     n_tested: int = TESTED,
     report: Report = silent,
 ) -> Grown:
-    """Train copies of the networks of a model on new cells, and on cells drawn in place of the old ones.
+    """Train copies of the networks of a model on new cells, and on simulated cells in place of the old ones.
 
     Parameters
     ----------
     problem
-        New cells, in the features of the model; codes are those of `reference`, and of types that it lacks.
+        New cells, by the features of the model. Codes are those of `reference`; new types come with codes of their own.
     settings
         Of the fit of the new cells.
     old, reference
         Of the model.
-    drawn
-        Cells in place of the old ones to train on; drawn here by default.
+    simulated
+        Cells to train on, in place of the old ones; simulated here by default.
     n_tested
-        How many other drawn cells to test it on.
+        How many other simulated cells say how far old cells moved.
     """
     fabric = devices.start(settings.device, settings.precision)
     old = copy.deepcopy(old).to(fabric.device).eval()
     features, seed = cast(Features, problem.features), settings.seed  # of one modality: see pp.growing
-    drawn = drawn or draw(features, reference, cast(Encoder, old.encoder), seed)
+    simulated = simulated or simulate(features, reference, cast(Encoder, old.encoder), seed)
     new = np.flatnonzero(problem.train & (problem.codes >= 0) & (problem.codes < len(problem.classes)))
-    codes = np.concatenate([problem.codes[new], drawn.codes])
+    codes = np.concatenate([problem.codes[new], simulated.codes])
     x, present = problem.x[new], problem.rows.present
-    source = features.source(_stack(x, drawn.x), present)
+    source = features.source(_stack(x, simulated.x), present)
     cells = (fabric, problem, settings, report)
     encoder, loss, metric = _grow_encoder(cells, cast(Encoder, old.encoder), reference, source, codes, len(new))
     z, first = embed_rows(encoder, source, fabric.device), embed_rows(old.encoder, source, fabric.device)
-    seen = np.concatenate([problem.map_pcs[new], features.map_pcs(drawn.x, drawn.pcs)])
+    seen = np.concatenate([problem.map_pcs[new], features.map_pcs(simulated.x, simulated.pcs)])
     pcs = torch.from_numpy(seen).to(fabric.device)
     before = old.map(first, pcs)
     near, m = (found[: len(new)].cpu().numpy() for found in (z, before))
-    places, width = place(reference, m, near, problem.pcs[new], codes[: len(new)])
-    head, history = _grow_map(cells, old.map_head, encoder, (z, pcs, codes), Placed(places, width))
+    targets, width = find_targets(reference, m, near, problem.pcs[new], codes[: len(new)])
+    head, history = _grow_map(cells, old.map_head, encoder, (z, pcs, codes), TargetDistance(targets, width))
     networks = Networks(encoder, head)
     shares = reference.sizes / reference.sizes.sum()
-    tested = draw(features, reference, cast(Encoder, old.encoder), seed + 1, np.ceil(n_tested * shares).astype(int))
+    tested = simulate(features, reference, cast(Encoder, old.encoder), seed + 1, np.ceil(n_tested * shares).astype(int))
     seen = features.map_pcs(tested.x, tested.pcs)
     now, then = (coordinates(both, features.source(tested.x), seen) for both in (networks, old))
     moved = np.linalg.norm(now["map"] - then["map"], axis=1) / width
     curves = {"metric": metric, "map": history}
-    return Grown(networks, loss, curves, drawn=drawn, tested=tested, z=now["metric"], moved=moved)
+    return Grown(networks, loss, curves, simulated=simulated, tested=tested, z=now["metric"], moved=moved)
 
 
 Cells = tuple[Any, FitProblem, Settings, Report]  # the first is Fabric
@@ -203,7 +202,7 @@ Cells = tuple[Any, FitProblem, Settings, Report]  # the first is Fabric
 def _grow_encoder(
     cells: Cells, old: Encoder, reference: Reference, source: Memory, codes: np.ndarray, first: int
 ) -> tuple[Encoder, Loss, dict[str, np.ndarray]]:
-    """Return an encoder that started as the old one, its loss and its history; cells from `first` on are drawn."""
+    """Return an encoder that started as the old one, its loss and its history; cells from `first` on are simulated."""
     fabric, problem, settings, _ = cells
     loss, seed = copy.deepcopy(settings.loss), settings.seed
     encoder = copy.deepcopy(old)
@@ -214,14 +213,14 @@ def _grow_encoder(
     augment = problem.features.augmentation(settings.augment, loss.views)
 
     def show(x: Tensor, generator: torch.Generator, rows: Tensor) -> Tensor:
-        """Augment all new cells, and about half of the drawn ones."""
+        """Augment all new cells, and about half of the simulated ones."""
         whole = torch.rand(len(x), generator=generator, device=x.device) < WHOLE
         return torch.where((whole & (rows >= first))[:, None], x, augment(x, generator, kept.codes[rows]))
 
     steps = max(round(ENCODER_STEPS * settings.steps), 1)
     watch = _monitor(cells, "metric", steps, encoder, problem.rows.on(fabric.device))
     curves = train(
-        fabric, Beside(encoder, old), kept, source.on(fabric.device),
+        fabric, WithOld(encoder, old), kept, source.on(fabric.device),
         Balanced(codes, settings.batch_size or BATCH_SIZE, seed), torch.arange(len(codes)),
         steps=steps, lr=settings.lr, augment=show, seed=seed, watch=watch,
     )  # fmt: skip
@@ -229,7 +228,7 @@ def _grow_encoder(
 
 
 def _grow_map(
-    cells: Cells, old: MapHead, encoder: nn.Module, inputs: tuple[Tensor, Tensor, np.ndarray], loss: Placed
+    cells: Cells, old: MapHead, encoder: nn.Module, inputs: tuple[Tensor, Tensor, np.ndarray], loss: TargetDistance
 ) -> tuple[MapHead, dict[str, np.ndarray]]:
     """Return a map head that started as the old one, and its history; inputs are z, components and codes."""
     fabric, problem, settings, _ = cells
@@ -241,7 +240,7 @@ def _grow_map(
     steps = max(min(round(MAP_STEPS * settings.steps), max(MAP_MOST, settings.steps)), 1)
     watch = _monitor(cells, "map", steps, head, own.on(fabric.device))
     curves = train(
-        fabric, Beside(head, old), loss, Memory(head.inputs(pcs, z).cpu().numpy()).on(fabric.device),
+        fabric, WithOld(head, old), loss, Memory(head.inputs(pcs, z).cpu().numpy()).on(fabric.device),
         Balanced(codes, settings.batch_size or BATCH_SIZE, settings.seed), torch.arange(len(codes)),
         steps=steps, lr=MAP_LR * settings.lr, augment=head.jitter, seed=settings.seed, watch=watch,
     )  # fmt: skip
@@ -257,8 +256,8 @@ def _monitor(cells: Cells, stage: str, steps: int, network: nn.Module, rows: Mem
     )  # fmt: skip
 
 
-def _stack(x: Matrix, drawn: Matrix) -> Matrix:
-    """Return rows of both: drawn counts are sparse, and so are then all."""
-    if sp.issparse(drawn):
-        return sp.vstack([sp.csr_matrix(x), drawn], format="csr")
-    return np.vstack([dense(x), drawn])
+def _stack(x: Matrix, simulated: Matrix) -> Matrix:
+    """Return the rows of both; if the simulated cells are sparse, as counts are, all become sparse."""
+    if sp.issparse(simulated):
+        return sp.vstack([sp.csr_matrix(x), simulated], format="csr")
+    return np.vstack([dense(x), simulated])

@@ -1,10 +1,11 @@
 """A list of novel cells with a stated false discovery rate.
 
-Each new cell gets a score, from its own novelty and that of its neighbours; the calibration cells get theirs in the
-same way, among the same cells. A conformal p-value counts how many calibration cells score as high, and the procedure
-of Benjamini and Hochberg chooses how many new cells go on the list. If new cells of known types are drawn like the
-calibration cells, the list holds on average at most the asked share of them. The score sees all cells without knowing
-which are new, so it may be made from them (Marandon et al.).
+The false discovery rate (FDR) is the expected share of cells on the list that are of a known type. Each new cell gets a
+score from its own novelty and that of its neighbours. Calibration cells get a score in the same way, among the same
+cells. The p-value of a new cell counts how many calibration cells score as high (a conformal p-value). The procedure of
+Benjamini and Hochberg (BH) makes the list from the p-values of all new cells. If new cells of known types are like the
+calibration cells, the false discovery rate is at most the one that was asked for. This also holds for a score that is
+made from new and calibration cells together, because it treats both alike (Marandon et al.).
 
 References
 ----------
@@ -22,23 +23,24 @@ from tripletomics.knn import knn_graph
 from tripletomics.labels.calibration import Calibration
 from tripletomics.notices import warn
 
-# cells of a neighbourhood, the cell itself among them, and what is taken off its score, in standard deviations of
-# novelty: few cells vary more. The large one sees siblings of a known type, the small one finds small groups.
+# cells of a neighbourhood (with the cell itself), and what is subtracted from its score, in standard deviations of
+# novelty, because the score of few cells varies more. The large neighbourhood finds types similar to a known one, the
+# small one finds small groups.
 NEIGHBOURHOODS = {30: 0.0, 8: 0.8}
-QUANTILE = 0.25  # three quarters of a neighbourhood are as novel: next to a novel group, a known cell is not
-PART = 20_000  # new cells that are compared with each other
+QUANTILE = 0.25  # three quarters of the neighbourhood must be as novel, so that a known cell near a novel group is not
+PART = 20_000  # new cells that are scored together
 
 
 def p_values(calibration: Calibration, novelty: np.ndarray, pcs: np.ndarray) -> np.ndarray:
-    """Return conformal p-values of new cells: how often a cell of a known type scores as high as each (cells,).
+    """Return conformal p-values of new cells (cells,): how often a cell of a known type scores as high.
 
     Parameters
     ----------
     calibration
-        Novelty and first principal components of its cells. From an older model file, which has no components, the
-        score is the novelty of the cell alone.
+        With the novelty and the first principal components of its cells. An older model file has no components. Then
+        the score is the novelty of the cell alone.
     novelty, pcs
-        Of the new cells: as `Calibration.novelty` returns it (cells,), and their principal components (cells,
+        Novelty of the new cells, as `Calibration.novelty` returns it (cells,), and their principal components (cells,
         components).
     """
     known = calibration.novelties
@@ -49,14 +51,14 @@ def p_values(calibration: Calibration, novelty: np.ndarray, pcs: np.ndarray) -> 
     # random parts, each like all cells: the time grows with the cells, not with their square
     shuffled = np.random.default_rng(0).permutation(len(novelty))
     for part in np.array_split(shuffled, -(-len(novelty) // PART) or 1):
-        places = np.concatenate([calibration.pcs, pcs[part, :width].astype(np.float32)])
-        scores = score(np.concatenate([known, novelty[part]]), places)
+        both = np.concatenate([calibration.pcs, pcs[part, :width].astype(np.float32)])
+        scores = score(np.concatenate([known, novelty[part]]), both)
         p[part] = conformal(scores[:n], scores[n:], n)
     return p
 
 
 def score(novelty: np.ndarray, pcs: np.ndarray) -> np.ndarray:
-    """Return the highest quartile of the novelty in a cell's neighbourhoods, from below (cells,)."""
+    """Return the lower quartile of novelty in each cell's neighbourhood, the larger of those of two sizes (cells,)."""
     among = np.concatenate([np.arange(len(pcs))[:, None], knn_graph(pcs, max(NEIGHBOURHOODS) - 1)], axis=1)
     near = novelty[among]
     return np.max([np.quantile(near[:, :k], QUANTILE, axis=1) - less for k, less in NEIGHBOURHOODS.items()], axis=0)
@@ -65,8 +67,8 @@ def score(novelty: np.ndarray, pcs: np.ndarray) -> np.ndarray:
 def conformal(known: np.ndarray, new: np.ndarray, n: int) -> np.ndarray:
     r"""Return :math:`(1 + \#\{\text{known} \ge \text{new}\}) / (n + 1)` for each new score.
 
-    Of n cells, `known` may be fewer evenly spaced quantiles, as `numpy.quantile` returns them. Then it is the largest p
-    that agrees with them.
+    There are n known cells. `known` may be fewer: evenly spaced quantiles, as `numpy.quantile` returns them. Then it is
+    the largest p-value that agrees with them.
     """
     lower = np.searchsorted(np.sort(known), new, "left")  # scores or quantiles below
     below = np.where(lower > 0, (n - 1) * (lower - 1) // (len(known) - 1) + 1, 0)
@@ -74,22 +76,22 @@ def conformal(known: np.ndarray, new: np.ndarray, n: int) -> np.ndarray:
 
 
 def discover(p: np.ndarray, fdr: float) -> np.ndarray:
-    """Return which cells are on the list, boolean (cells,), by the procedure of Benjamini and Hochberg."""
+    """Return which cells are on the list, boolean (cells,), by the procedure of Benjamini and Hochberg (BH)."""
     ascending = np.sort(p)
     passed = np.flatnonzero(ascending <= fdr * np.arange(1, len(p) + 1) / max(len(p), 1))
     return p <= (ascending[passed[-1]] if len(passed) else -1.0)
 
 
 def shortest(n_new: int, n_known: int, fdr: float) -> int:
-    """Return the fewest of `n_new` cells that a list can have, because no p is below 1 / (n_known + 1)."""
+    """Return how many of `n_new` cells are on the shortest possible list, as no p-value is below 1 / (n_known + 1)."""
     return int(np.ceil(round(n_new / (n_known + 1) / fdr, 9)))
 
 
 def warn_of_few(n_known: int, fdr: float) -> None:
-    """Warn if a list is empty whatever the new cells are, because there are too few calibration cells."""
+    """Warn if every list is empty, because there are too few calibration cells."""
     needed = int(np.ceil(round(1 / fdr, 9))) - 1
     if n_known < needed:
         warn(
             f"fdr={fdr:g} takes {needed:,} calibration cells or more, and the model has {n_known:,}: the list of novel "
-            f"cells is empty, whatever the cells are. Take fdr={1 / (n_known + 1):.2g} or more, or fit on more cells."
+            f"cells is always empty. Take fdr={1 / (n_known + 1):.2g} or more, or fit on more cells."
         )

@@ -1,4 +1,4 @@
-"""The vote of a group of cells, such as a cluster, and its own label set."""
+"""The label and the label set of a group of cells, such as a cluster."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import scipy.sparse as sp
 
 from tripletomics.labels.prediction import Prediction
 
-MOST_ALONE = 0.9  # share of cells alone in their group, from which on a column names cells and not groups
-MOST_REJECTED = (
-    1 / 3
-)  # share of a group's cells; above it, the group is unlike all types. One half sees fewer new types
+MOST_ALONE = 0.9  # share of cells alone in their group; above it, a column names cells and not groups
+MOST_REJECTED = 1 / 3  # share of a group's cells; above it, the group is unlike all types (1/2 finds fewer new types)
 
 
 def vote(
@@ -20,10 +18,10 @@ def vote(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the type of each group, which types are credible for it, and whether it is unlike all types.
 
-    The probabilities of the cells are averaged (a linear opinion pool, Stone 1961), and not multiplied: the errors of
-    cells that are alike are alike, so many cells are not many witnesses. The label set is the smallest one whose types
-    have together a share `coverage` of this average: it is meant to hold the type of this share of the group's cells,
-    so a group of two types gets both.
+    The probabilities of the cells are averaged (a linear opinion pool, Stone 1961), not multiplied. Similar cells have
+    similar errors, so they are not independent evidence. The label set is the smallest set of types that together have
+    the share `coverage` of this average. It is meant to hold the types of this share of the group's cells. So a group
+    of two types gets both.
 
     Parameters
     ----------
@@ -41,10 +39,10 @@ def vote(
     best
         Code of the type with the largest share (groups,).
     sets
-        Boolean (groups, types). The set of a single cell is its own, and that of a group that is unlike all types is
-        empty.
+        Boolean (groups, types). A group of one cell has the set of its cell. A group that is unlike all types has an
+        empty set.
     unassigned
-        Boolean (groups,): more than a third of its cells are.
+        Boolean (groups,): more than a third of its cells are unassigned.
     """
     cells = np.flatnonzero(codes >= 0)
     sizes = np.bincount(codes[cells], minlength=n_groups)
@@ -70,7 +68,7 @@ def check_groups(name: str, codes: np.ndarray, classes: Sequence[str]) -> int:
     lone, cells = int((sizes == 1).sum()), int(sizes.sum())
     if not cells:
         raise ValueError(
-            f"groups={name!r} has a group for none of the {len(codes):,} cells: missing values and names that mean "
+            f"groups={name!r} has no group for any of the {len(codes):,} cells: missing values and names that mean "
             "unlabelled do not count. Name a column of clusters, such as 'leiden'."
         )
     if cells > 1 and lone > MOST_ALONE * cells:

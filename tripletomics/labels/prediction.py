@@ -32,7 +32,7 @@ class Prediction:
     sets
         Boolean (cells, types): types that are credible at the coverage asked for; none for a cell unlike all of them.
     probabilities
-        Of each type, float32 (cells, types); what is left to 1 is that of no known type.
+        Probability of each type, float32 (cells, types). The rest, up to 1, is that of no known type.
     deviation
         Novelty in standard deviations of the calibration cells (cells,).
     p, novel
@@ -57,7 +57,7 @@ class Prediction:
 def predict(
     evidence: Evidence, calibration: Calibration, reject: float = REJECT, coverage: float = COVERAGE
 ) -> Prediction:
-    """Return predictions from evidence, without a list: ``reject`` and ``coverage`` as for `tripletomics.predict`."""
+    """Return predictions without a list of novel cells; ``reject``, ``coverage`` as for `tripletomics.predict`."""
     odds, novelty = calibration.odds(evidence), calibration.novelty(evidence)
     return Prediction(
         codes=odds.argmax(axis=1),

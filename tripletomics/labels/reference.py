@@ -20,7 +20,7 @@ MAX_FITTED = 50_000  # cells behind means and covariance
 KERNEL_NEIGHBOUR = 5  # the kernel is as wide as the distance to the fifth neighbour
 SELF_DISTANCE = 1e-3  # of the spread: rounding puts a cell no further from its own landmark than this
 EVEN_SHARE = 0.01  # share of the votes that is spread evenly, so that no type is impossible
-LEADING = 20  # principal components by which cells are compared with each other: 10 see fewer novel cells, 50 no more
+LEADING = 20  # principal components for neighbours in a list of novel cells: 10 find fewer novel cells, 50 no more
 ENROLLED_VOTES = 0.5  # share of the best trained type's votes for an enrolled one that is nearest by its components
 
 
@@ -131,7 +131,7 @@ class Reference:
         return Evidence(logits, near, typical, z / self.spread, white, pcs[:, :LEADING].astype(np.float32))
 
     def agrees(self, m: np.ndarray, codes: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
-        """Return whether the type of each cell is among those of its 15 nearest landmarks on the map: boolean (cells,).
+        """Return whether the type of each cell is among those of its 15 nearest landmarks on the map, boolean (cells,).
 
         Parameters
         ----------

@@ -1,7 +1,8 @@
 """Which label of one dataset is which of another, by the types of a model and by neighbours.
 
-Two steps. The types that the model knows say which labels of the other dataset a cell can have, and whether it has
-any: a type that no cell there has corresponds to none. Where a type has several labels there, neighbours decide.
+There are two steps. First, the types of the model say which labels of the other dataset a cell can correspond to. A
+cell of a type that the other dataset does not have corresponds to none. Then, where a type has several labels in the
+other dataset, neighbours decide.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from scipy.special import log_expit, softmax
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import build_reference
 
-ROUNDS, LAST_ROUND = 4, 100  # of shares: for labels that may be mixed, which one goes half way; until nothing changes
+ROUNDS, LAST_ROUND = 4, 100  # rounds for a label that may have several types: few, as a compromise; until convergence
 BLOCK = 20_000  # cells whose evidence is held at once
 Z95 = 1.96  # normal quantile of a 95 % interval
 
@@ -26,11 +27,11 @@ class Labelled:
     Attributes
     ----------
     types
-        Probabilities of the model's types (cells, types); what is left to 1 is that of none.
+        Probabilities of the model's types (cells, types). The rest, up to 1, is the probability of no type.
     z, pcs
         Metric space (cells, metric_dim) and principal components (cells, components).
     codes
-        Codes of their labels (cells,), each of which has a cell.
+        Codes of their labels (cells,). Every label has a cell.
     """
 
     types: np.ndarray
@@ -45,16 +46,16 @@ class Labelled:
 
     @property
     def known(self) -> np.ndarray:
-        """The probability of any type of the model (cells, 1)."""
+        """Probability that a cell is of any type of the model (cells, 1)."""
         return np.minimum(self.types.sum(axis=1, keepdims=True), 1)
 
 
 def compose(p: np.ndarray, prior: np.ndarray, rounds: int) -> np.ndarray:
-    """Return the probabilities of types (cells, types) of cells among which types are not as common as in the prior.
+    """Return probabilities of types (cells, types), adapted to cells among which types are more or less common.
 
-    Each round takes the mean of the probabilities as the prior of the next one: expectation maximisation (Saerens,
-    Latinne & Decaestecker 2002). At its end, the sum over the cells counts those of each type with little error, also
-    of types that are not there.
+    Each round takes the mean of the probabilities as the prior of the next round: expectation maximisation (Saerens,
+    Latinne & Decaestecker 2002). After many rounds, the sum over the cells counts the cells of each type with little
+    error, also for types that no cell has.
     """
     p = p + np.finfo(np.float32).tiny * prior  # a cell may be unlike all types
     p = p / p.sum(axis=1, keepdims=True)
@@ -66,24 +67,24 @@ def compose(p: np.ndarray, prior: np.ndarray, rounds: int) -> np.ndarray:
 
 
 def relate(a: Labelled, b: Labelled, calibration: Calibration, prior: np.ndarray) -> np.ndarray:
-    """Return the share of the cells of each label of `a` that corresponds to each label of `b`, and last to none.
+    """Return the share of the cells of each label of `a` that corresponds to each label of `b`, or (last) to none.
 
     Parameters
     ----------
     a, b
         Cells of the two datasets.
     calibration
-        Of the model.
+        Calibration of the model.
     prior
         Share of each type among the cells of the model's reference (types,).
 
     Returns
     -------
-    Rows that sum to 1 (labels of a, labels of b + 1).
+    Shares (labels of a, labels of b + 1). Each row sums to 1.
     """
     fits, apart = _neighbours(a, b, calibration)
     total = (compose(b.types, prior, LAST_ROUND) * b.known).sum(axis=0)
-    there = total**2 / (1 + total**2)  # half for one cell: an absent type is counted as up to one
+    there = total**2 / (1 + total**2)  # a half for one cell: for an absent type, up to one cell is counted
     counts = np.zeros((b.n_labels, len(prior)))
     for code in range(b.n_labels):
         rows = b.codes == code
@@ -103,7 +104,7 @@ def relate(a: Labelled, b: Labelled, calibration: Calibration, prior: np.ndarray
 
 
 def interval(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return lower and upper end of the 95 % interval of shares of n cells (Wilson 1927)."""
+    """Return the lower and upper ends of the 95 % interval of shares of n cells (Wilson 1927)."""
     centre, scale = share + Z95**2 / (2 * n), 1 + Z95**2 / n
     half = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
     return np.clip((centre - half) / scale, 0, share), np.clip((centre + half) / scale, share, 1)
@@ -112,8 +113,8 @@ def interval(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _neighbours(a: Labelled, b: Labelled, calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:
     """Return how well each label of `b` fits each cell of `a` (cells, labels), and P(none of them fits) (cells, 1).
 
-    The cells of `b` are the reference, and the evidence is weighed as for the types of the model. A cell is no
-    neighbour of itself, so both datasets may be the same.
+    The cells of `b` are the reference, and the weights of the evidence are those for the types of the model. A cell is
+    not its own neighbour, so both datasets may be the same.
     """
     reference = build_reference(b.z, b.z[:, :0], b.pcs, b.codes, b.n_labels, 0)
     calibration = replace(calibration, n_types=b.n_labels)
@@ -127,16 +128,16 @@ def _neighbours(a: Labelled, b: Labelled, calibration: Calibration) -> tuple[np.
 
 
 def _split(types: np.ndarray, likelihood: np.ndarray, given_type: np.ndarray) -> np.ndarray:
-    """Return how many of some cells of one label correspond to each label of the other dataset (labels,).
+    """Return how many cells of one label correspond to each label of the other dataset (labels,).
 
     Parameters
     ----------
     types
         Probability that a cell is of each type and that this type is there (cells, types).
     likelihood
-        How well each label fits a cell, in relation to how common it is (cells, labels).
+        How well each label fits a cell, divided by how common the label is (cells, labels).
     given_type
-        Share of each label in a type (labels, types).
+        Share of each label among the cells of a type (labels, types).
     """
     least = np.finfo(float).tiny
     weight = np.ones(len(given_type))

@@ -12,7 +12,7 @@ from tripletomics.crossfit import Embedding, subsample
 from tripletomics.embedding import coordinates
 from tripletomics.growth import (
     Grown,
-    StandIns,
+    SimulatedCells,
     grow_networks,
     join_calibration,
     join_catalog,
@@ -43,9 +43,9 @@ def build_grown(
     Parameters
     ----------
     old, reference
-        The model that grew, and its reference by the types of both.
+        The model that grew, and its reference with the types of old and new cells.
     problem, settings, grown, whole
-        The new cells, what was trained on them, and their coordinates.
+        The new cells and their settings, the trained networks, and the coordinates of the new cells.
     names
         Names of the new cells.
     """
@@ -57,11 +57,11 @@ def build_grown(
             reference, whole.z[cells], whole.coordinates["map"][cells], whole.pcs[cells], codes[cells], seed
         )
 
-    asked, drawn, learned = problem.calibration & labelled, grown.tested, join(problem.train & labelled)
+    asked, simulated, learned = problem.calibration & labelled, grown.tested, join(problem.train & labelled)
     calibration = join_calibration(
         old.calibration,
         (learned.evidence(whole.z[asked], whole.pcs[asked]), codes[asked]),
-        (learned.evidence(grown.z, drawn.pcs), drawn.codes),
+        (learned.evidence(grown.z, simulated.pcs), simulated.codes),
     )
     joined = join(~problem.held_out & labelled)
     train = ~problem.held_out
@@ -94,28 +94,28 @@ def score_grown(
     problem: FitProblem,
     settings: Settings,
     whole: Embedding,
-    drawn: StandIns,
+    simulated: SimulatedCells,
 ) -> None:
-    """Add the scores of held-out new cells, with the landmarks among the training cells, and those of the null."""
+    """Add the scores of held-out new cells among landmarks and new training cells, and those of the null."""
     embedding, codes, held_out = _with_landmarks(whole.coordinates, problem.codes, problem.held_out, reference)
     model.scores, model.p_value = scoring.score(embedding, codes, held_out, settings.seed)
     if not model.p_value:
         return
     model.findings["tested"] = scoring.test_of(codes, held_out, settings.seed)
-    model.scores["permuted"] = _score_null(old, reference, problem, settings, drawn)
+    model.scores["permuted"] = _score_null(old, reference, problem, settings, simulated)
 
 
 def _score_null(
-    old: Model, reference: Reference, problem: FitProblem, settings: Settings, drawn: StandIns
+    old: Model, reference: Reference, problem: FitProblem, settings: Settings, simulated: SimulatedCells
 ) -> dict[str, float]:
-    """Return the scores of a growth on permuted labels."""
+    """Return the scores of a map that grew on permuted labels."""
     codes = labels.permute(problem.codes, np.random.default_rng(settings.seed))
     cells = np.concatenate(
         [subsample(rows, settings.seed, NULL_CELLS) for rows in (~problem.held_out, problem.held_out)]
     )
     null = problem.subset(cells, np.where(codes < len(problem.classes), codes, -1))
     short = replace(settings, steps=max(settings.steps // NULL_SHARE, 1))
-    other = grow_networks(null, short, old.networks, reference, drawn, n_tested=1).networks
+    other = grow_networks(null, short, old.networks, reference, simulated, n_tested=1).networks
     found = coordinates(other, null.rows, null.map_pcs)
     return scoring.score_null(*_with_landmarks(found, null.codes, null.held_out, reference), settings.seed)
 
@@ -123,7 +123,7 @@ def _score_null(
 def _with_landmarks(
     found: Mapping[str, np.ndarray], codes: np.ndarray, held_out: np.ndarray, reference: Reference
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Return coordinates, codes and which cells are held out, of new cells and of landmarks."""
+    """Return the coordinates and codes of new cells and landmarks, and which of them are held out."""
     old = {"map": reference.map, "metric": reference.z}
     spaces = {space: np.concatenate([found[space], old[space]]) for space in found}
     rest = np.zeros(len(reference.codes), dtype=bool)

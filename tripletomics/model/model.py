@@ -55,8 +55,8 @@ class Model(State):
         "hardtriple", the ``tree`` of "hierarchical_triplet" (a linkage matrix of scipy).
         With self-training also its ``self_training``, log loss (2,) after the first and the second training of labelled
         cells that were left out of both, and ``self_training_cells`` (classes,), how many cells took each type.
-        ``moved`` (2,), of a model that grew: how far cells drawn in place of the old ones moved on the map, in % of its
-        width, the median and the 90th percentile.
+        ``moved`` (2,), of a model that grew: how far simulated cells, in place of the old ones, moved on the map, in
+        percent of its width: the median and the 90th percentile.
         ``tested`` (3,) says what the test of `p_value` could find: the number of labelled held-out cells, the number of
         their types, and the p if four of five were named right. If it is above 0.01, there are too few cells to tell.
     seconds
@@ -80,7 +80,7 @@ class Model(State):
         For a model of two modalities: how often a held-out cell, embedded by one of them, is among the 1, 10 or 50
         nearest of those embedded by the other (``recall_1``, the mean of both ways), and by chance (``null_1``).
     map_errors
-        Of an adopted map: how far held-out cells lie from their true places, a DataFrame as `adoption.error_table`
+        Of an adopted map: how far held-out cells lie from their true coordinates, a DataFrame as `adoption.error_table`
         returns it, for "tt", the "mean of 15 nearest" training cells, and "permuted coordinates"; empty otherwise.
     colors
         Of an adopted map: colours of types, as the dataset kept them in ``uns["<label>_colors"]``.

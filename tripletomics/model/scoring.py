@@ -79,7 +79,7 @@ def score_adopted(problem: FitProblem, m: np.ndarray, misplaced: np.ndarray, see
     m
         All cells on the map.
     misplaced
-        The held-out cells as learned from permuted coordinates.
+        Held-out cells on the map learned from permuted coordinates.
     """
     published, held = problem.published, np.flatnonzero(problem.held_out)
     if published is None or not (asked := np.isfinite(published[held]).all(axis=1)).any():

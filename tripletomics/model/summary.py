@@ -1,4 +1,4 @@
-"""The summary of a model in words, and what is kept of it in `uns` of the dataset that it was fitted to."""
+"""The summary of a model in words, and what `uns` of a dataset keeps of the model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.model.state import State
 
-BLIND = "made from training cells"  # the setting "embedding" of a fit, if this is known of it
+BLIND = "made from training cells"  # the setting "embedding" of a fit, if the embedding is known to be so
 
 
 def summarise(model: State) -> str:
-    """Return a few lines on how the map of a model does on cells that it never saw."""
+    """Return a few lines on how good the map of a model is on cells that it never saw."""
     rows = (
         ("held-out cells", "held-out", "cells the model never saw"),
         ("permuted labels", "permuted", "held-out cells when there is nothing to learn"),
@@ -87,7 +87,7 @@ def _findings(model: State) -> list[str]:
         half, most = model.findings["moved"]
         lines.append(
             f"Grown from model {model.settings['init']}: scores are of new cells. Half of the old cells moved by less "
-            f"than {half:.1f} % of the map's width, and 90 % by less than {most:.1f} % (cells drawn in their place)."
+            f"than {half:.1f} % of the map's width, and 90 % by less than {most:.1f} % (measured on simulated cells)."
         )
     if "surviving_centers" in model.findings:
         centers = zip(model.classes, model.findings["surviving_centers"], strict=True)
@@ -122,27 +122,30 @@ def _adopted(model: State) -> list[str]:
     tt, mean, null = (table[table["cell_type"] == EVERY].set_index("method").loc[[LEARNED, AVERAGED, PERMUTED]]
                       .to_dict("records"))  # fmt: skip
     lines = [
-        f"Map adopted from {name}: held-out cells lie {tt['median_percent']:.1f} % of its width from their true place "
-        f"(median; 90 % of them within {tt['p90_percent']:.1f} %). The mean of the 15 nearest training cells: "
-        f"{mean['median_percent']:.1f} %; permuted coordinates: {null['median_percent']:.1f} %."
+        f"Map adopted from {name}: held-out cells lie {tt['median_percent']:.1f} % of its width from their true "
+        f"coordinates (median; 90 % of them within {tt['p90_percent']:.1f} %). The mean of the 15 nearest training "
+        f"cells: {mean['median_percent']:.1f} %; permuted coordinates: {null['median_percent']:.1f} %."
     ]
     if not tt["p_value"] <= SIGNIFICANT:
-        return [*lines, "This map cannot be learned from these genes: the error is no better than with permuted ones."]
+        return [
+            *lines,
+            "This map cannot be learned from these genes: the error is no smaller than with permuted coordinates.",
+        ]
     if np.isfinite(tt["macro_f1"]):
         lines.append(
-            f"15-NN macro-F1 of held-out cells on it: {tt['macro_f1']:.3f}, at their true places "
+            f"15-NN macro-F1 of held-out cells on this map: {tt['macro_f1']:.3f}, at their true coordinates "
             f"{tt['macro_f1_true']:.3f}."
         )
     types = table[(table["method"] == LEARNED) & (table["cell_type"] != EVERY)]
     lost = types[types["right_type"] < types["right_type_true"] - 0.2]
     if len(lost):
         named = (f"{row.cell_type} ({row.right_type:.0%}, true {row.right_type_true:.0%})" for row in lost.itertuples())
-        lines.append(f"Types that new cells of them do not reach: {', '.join(named)}.")
+        lines.append(f"Types whose new cells often land among other types: {', '.join(named)}.")
     return lines
 
 
 def _values(model: State) -> list[str]:
-    """Return how the values of each modality were read."""
+    """Return how the values of each modality were taken."""
     said = []
     for name, part in zip(model.features.names, model.features.parts, strict=True):
         given = part.known_scale or "not counts"
@@ -153,7 +156,7 @@ def _values(model: State) -> list[str]:
 
 
 def record(model: State) -> dict[str, object]:
-    """Return what is kept of a model in `uns`."""
+    """Return what `uns` keeps of a model."""
     names = ("settings", "versions", "history", "findings", "seconds", "scores", "p_value", "checks")
     kept: dict[str, object] = copy.deepcopy({name: getattr(model, name) for name in names})
     kept |= {"classes": np.array(model.classes, dtype=object), "seen": model.id}

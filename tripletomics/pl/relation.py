@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEEDED = ("label_a", "label_b", "share", "lower", "upper")
-SQUARE, READABLE = 0.3, 0.15  # inches: the largest square, and the smallest that holds a number
-LEAST, SHOWN = 0.05, 0.01  # share from which on labels belong together; share from which on a square has a number
+SQUARE, READABLE = 0.3, 0.15  # inches: largest square, and smallest square with a number
+LEAST, SHOWN = 0.05, 0.01  # smallest share of labels that belong together; smallest share that is written
 LINE = 0.88  # of a square's width, for 0 to 100 %
 REMARK = "percent of the cells of each row; lines: 95 % intervals, from 0 (left edge of a square) to 100 % (right edge)"
 
@@ -47,8 +47,8 @@ def relate(table: pd.DataFrame, *, width: float = 7.1) -> Figure:
     -------
     Figure
         Its first Axes has a row for each label of the first dataset, and a column for each of the second. A square has
-        the percentage of the row's cells and, below it, a line for the 95 % interval; both from 1 % on, and if there is
-        room. Otherwise a scale of colours stands beside the matrix.
+        the percentage of the row's cells and, below it, a line for the 95 % interval. Shares below 1 % have neither. If
+        the squares are too small, there is a colour scale next to the matrix instead.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def relate(table: pd.DataFrame, *, width: float = 7.1) -> Figure:
 
 
 def _square(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return a column of the table as a matrix, or raise an error unless it is a table of `relate`."""
+    """Return a column of the table as a matrix, or raise if it is not a table from `relate`."""
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"table must be a DataFrame, not {type(table).__name__}. tt.relate returns one.")
     if lacks := [column for column in NEEDED if column not in table]:
@@ -115,8 +115,8 @@ def _square(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def _order(share: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Return rows and columns in an order with matches along the diagonal; "none" is the last column.
 
-    A row goes with the column of its largest share, and a column with the row that gives it most. What is linked so
-    stays together, and the parts come in the order of their first rows. What matches nothing is last.
+    A row is linked with the column of its largest share, and a column with the row of its largest share. Linked rows
+    and columns stay together. These groups come in the order of their first rows. What has no match is last.
     """
     rows, columns = list(share.index), [name for name in share.columns if name != NONE]
     values, largest = share[columns].to_numpy(), share.to_numpy().max(axis=1)

@@ -1,7 +1,7 @@
 """An embedding in `obsm` that takes the place of the genes: `use_rep`.
 
-At the door it becomes a small dataset, cells by dimensions, whose features are the dimensions. Everything behind treats
-it as a dataset; what differs is known to `features`.
+Here it becomes a small dataset of cells by dimensions. All later code treats it like any other dataset. Only `features`
+knows what is different for an embedding.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def embedding_of(adata: AnnData, use_rep: str, fitted: Features | None = None) -
     adata
         The cells.
     use_rep
-        Key of `obsm`: dense, sparse or a DataFrame, whose columns then name the dimensions.
+        Key of `obsm`. The embedding is dense, sparse or a DataFrame, whose columns name the dimensions.
     fitted
-        Those of a model that reads it. Columns of a DataFrame are brought into its order by name.
+        Features of a model that reads it. Columns of a DataFrame are brought into the model's order, by name.
 
     Raises
     ------
@@ -49,8 +49,8 @@ def embedding_of(adata: AnnData, use_rep: str, fitted: Features | None = None) -
     TypeError
         If `adata` is not an AnnData in memory, or the embedding does not hold numbers.
     ValueError
-        If a value is NaN, infinite or above 3e38; there are fewer than two dimensions, one is there twice, or they are
-        not those of the model.
+        If a value is NaN, infinite or above 3e38, there are fewer than two dimensions, two have the same name, or they
+        are not those of the model.
     """
     import anndata
 
@@ -70,8 +70,8 @@ def embedding_of(adata: AnnData, use_rep: str, fitted: Features | None = None) -
     if columns is not None and len({*columns}) < len(columns):
         twice = pd.Index(columns)[pd.Index(columns).duplicated()].unique()
         raise ValueError(
-            f"use_rep={use_rep!r} has columns of one name (first: {first(twice)}): make the names unique, or pass an "
-            "array."
+            f"use_rep={use_rep!r} has several columns of one name (first: {first(twice)}): make the names unique, or "
+            "pass an array."
         )
     if fitted is not None:
         x, columns = _as_model(x, columns, use_rep, fitted), fitted.genes
@@ -80,7 +80,7 @@ def embedding_of(adata: AnnData, use_rep: str, fitted: Features | None = None) -
 
 
 def dimensions(use_rep: str, n: int, names: Sequence[str] | None = None) -> list[str]:
-    """Return a model's names of the n dimensions of an embedding, or new ones, such as "X_scVI_1".
+    """Return names of the n dimensions of an embedding: those of a model, or new ones such as "X_scVI_1".
 
     Raises
     ------
@@ -116,7 +116,7 @@ def check_kept(use_rep: str | None, key: str) -> None:
 
 
 def coordinates(kept: Any, cells: pd.Index, key: str, argument: str = "use_rep") -> Matrix:
-    """Return the coordinates under an obsm key, dense or CSR, after checking that they are numbers, and finite."""
+    """Return the coordinates under a key of `obsm`, dense or CSR; raise unless they are finite numbers."""
     if isinstance(kept, pd.DataFrame):
         kept = kept.to_numpy()
     if np.ma.is_masked(kept):
@@ -140,7 +140,7 @@ def coordinates(kept: Any, cells: pd.Index, key: str, argument: str = "use_rep")
 
 
 def _as_model(x: Matrix, columns: list[str] | None, use_rep: str, fitted: Features) -> Matrix:
-    """Return the dimensions of a query in the order of a model's, by name if both have names."""
+    """Return the dimensions of a query in the order of the model, by name if both have names."""
     names = dimensions(use_rep, x.shape[1], fitted.genes)
     if columns in (None, names) or names == dimensions(str(fitted.use_rep), len(names)):
         return x
@@ -154,16 +154,16 @@ def _as_model(x: Matrix, columns: list[str] | None, use_rep: str, fitted: Featur
     return x[:, [columns.index(name) for name in names]]
 
 
-# which cells an embedding was made from, where that is known
+# which cells an embedding was made from, if this is known
 
 
 def note_training(adata: AnnData, key: str, held_out: np.ndarray) -> None:
-    """Write to `uns` that the coordinates under a key of `obsm` were fitted without the held-out cells."""
+    """Record in `uns` that the coordinates under a key of `obsm` were fitted without the held-out cells."""
     adata.uns[key] = {"fitted_on": _names(adata, held_out), "values": _values(adata.obsm[key])}
 
 
 def is_blind(adata: AnnData, use_rep: str, held_out: np.ndarray) -> bool:
-    """Return whether an embedding is known to be made without the cells that are held out."""
+    """Return whether an embedding is known to be made without the held-out cells."""
     record = adata.uns.get(use_rep)
     if not isinstance(record, Mapping) or not {"fitted_on", "values"} <= {*record}:
         return False

@@ -1,4 +1,4 @@
-"""From new cells and a model to the problem of a map that grows."""
+"""Preparation of a map that grows: from new cells and a model to a FitProblem."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tripletomics.pp.tables import Table, is_pair, open_table
 from tripletomics.problem import FitProblem, ModalityGenes, Settings, as_text
 from tripletomics.seen import NEVER, SeenCells, network_inputs
 
-INHERITED = ("structure", "spread", "dim", "metric_dim", "encoder", "counts")  # settings that are the model's
+INHERITED = ("structure", "spread", "dim", "metric_dim", "encoder", "counts")  # settings taken from the model
 ENOUGH = 0.8  # share of the encoder's weight that the genes of new cells must hold
 
 
@@ -36,8 +36,8 @@ def check_start(model: object) -> Model:
         )
     if model.modalities:
         raise ValueError(
-            f"init= is a model of two modalities ({' and '.join(model.modalities)}), and a map of one can grow: fit "
-            "old and new cells together."
+            f"init= is a model of two modalities ({' and '.join(model.modalities)}), and only a map of one can grow: "
+            "fit old and new cells together."
         )
     if model.reference is None:
         raise ValueError("init= is a model without labels, which keeps no landmarks: fit it again with label=.")
@@ -49,12 +49,12 @@ def check_start(model: object) -> Model:
 
 
 def check_growth(settings: Settings, model: Model) -> Settings:
-    """Return the settings with those of the model that no fit can change, or raise.
+    """Return the settings, with those that come from the model, or raise.
 
     Raises
     ------
     ValueError
-        If a setting is not the model's, or makes no sense.
+        If a setting differs from that of the model, or cannot be used when a map grows.
     """
     if settings.label is None:
         raise ValueError("init= needs label=, the column of the types of the new cells: without types no map can grow.")
@@ -74,7 +74,7 @@ def check_growth(settings: Settings, model: Model) -> Settings:
     loss = settings.loss or losses.make(DEFAULT_LOSS)
     if loss.views != 1 or loss.epochs or loss.momentum or not loss.supervised:
         raise ValueError(
-            f"loss={losses.spec(loss)!r} compares views or mines cells, and with init= the old cells are only drawn: "
+            f"loss={losses.spec(loss)!r} compares views or mines cells, and with init= the old cells are simulated: "
             "take a loss of one view, such as 'softmax' or 'triplet'."
         )
     losses.check(loss, int(model.settings["metric_dim"]))
@@ -82,17 +82,17 @@ def check_growth(settings: Settings, model: Model) -> Settings:
 
 
 def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Table, Settings, FitProblem, Reference]:
-    """Check everything, and bring new cells to the features and the types of a model.
+    """Return the problem of new cells, by the features and the types of a model, after all checks.
 
     Returns
     -------
-    The dataset, the settings with every open choice made, the problem of the new cells, and the reference of the old
-    ones by the types of both.
+    The dataset, the complete settings, the problem of the new cells, and the reference of the old cells, with the types
+    of old and new cells.
     """
     check_key(settings.key_added, adata)
     settings = check_growth(settings, check_start(model))
     if is_pair(adata):
-        raise ValueError("init= is a model of one modality, and two datasets were given: pass the one that it knows.")
+        raise ValueError("init= is a model of one modality, and two datasets were given: pass the one that it reads.")
     held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
     reads = QueryOptions(settings.layer, use_rep=settings.use_rep).embedding(model)
     settings = replace(settings, use_rep=reads)
@@ -128,7 +128,7 @@ def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Tab
 def _types(
     model: Model, names: list[str], codes: np.ndarray, held_out: np.ndarray, label: str | None
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return sorted types of old and new training cells, the place of each code among all types, and codes."""
+    """Return the sorted types of old and new training cells, the rank of each code among all types, and the codes."""
     learned = [names[code] for code in np.unique(codes[~held_out & (codes >= 0)])]
     if not learned:
         raise ValueError(f"label={label!r}: no training cell is labelled, and without types no map can grow.")
@@ -142,8 +142,8 @@ def _types(
         other = alike.get(_plain(name), name)
         if other != name and name not in model.types:
             warn(
-                f"The new type {name!r} is called {other!r} in the model in init=: they count as two types. Rename "
-                "one if they are the same."
+                f"The new type {name!r} is called {other!r} in the model in init=: they count as two types. If they "
+                "are the same, rename one."
             )
     classes = sorted({*model.types, *learned})
     unknown = [name for name in names if name not in classes]
@@ -152,8 +152,8 @@ def _types(
             f"Types that only held-out cells have: {checks.first(unknown)}. The model cannot know them; they count as "
             "wrong in the scores."
         )
-    places = {name: place for place, name in enumerate([*classes, *unknown])}
-    into = np.array([places[name] for name in names] + [-1])
+    numbers = {name: number for number, name in enumerate([*classes, *unknown])}
+    into = np.array([numbers[name] for name in names] + [-1])
     return classes, np.argsort(np.argsort([*classes, *unknown])), into[codes]
 
 
@@ -162,7 +162,7 @@ def _plain(name: str) -> str:
 
 
 def _cells(adata: Any, settings: Settings, model: Model) -> tuple[Any, np.ndarray | None]:
-    """Return new cells by the features of the model, and which of these they have."""
+    """Return new cells by the features of the model, and which of these features they have."""
     if settings.use_rep is not None:
         return take_new(adata, model, QueryOptions(use_rep=settings.use_rep)).x, None
     match = match_genes(adata, model.part().genes, "impute", None, model.gene_weights(), 0)
@@ -170,8 +170,8 @@ def _cells(adata: Any, settings: Settings, model: Model) -> tuple[Any, np.ndarra
     if match.weight < ENOUGH:
         raise ValueError(
             f"The new cells lack {match.missing} of the {len(model.part().genes)} genes of the model in init= (first: "
-            f"{absent}), which hold {1 - match.weight:.0%} of its encoder's weight: a map can grow with at most "
-            f"{1 - ENOUGH:.0%}. Fit old and new cells together on the genes that both have."
+            f"{absent}), which hold {1 - match.weight:.0%} of its encoder's weight. At most {1 - ENOUGH:.0%} may be "
+            "missing for a map to grow. Fit old and new cells together on the genes that both have."
         )
     if match.missing:
         warn(

@@ -1,4 +1,4 @@
-"""Coordinates of a published map, as a user names them: read, checked, and matched to the cells of a dataset."""
+"""Coordinates of a published map that a user names: they are read, checked, and matched to the cells of a dataset."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ from tripletomics.problem import Settings
 if TYPE_CHECKING:
     from tripletomics.pp.tables import Table
 
-TABLES = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # and how their columns are separated
-MATCHED, WARNED = 0.1, 0.5  # share of the cells that a table of coordinates must have, and should have
+TABLES = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # endings of tables, and what separates their columns
+MATCHED, WARNED = (
+    0.1,
+    0.5,
+)  # share of the cells that a table must have (else an error), and should have (else a warning)
 
 
 def published_map(table: Table, settings: Settings) -> np.ndarray | None:
-    """Return the coordinates to adopt, float32 (cells, dim), NaN for cells without; None without `map`.
+    """Return the coordinates to adopt, float32 (cells, dim), NaN for cells without; None if `map` is None.
 
     Raises
     ------
     KeyError, FileNotFoundError, TypeError, ValueError
-        If there are none, they cannot be used, they are of other cells, or another setting contradicts them.
+        If there are no coordinates, they cannot be used, they belong to other cells, or another setting contradicts
+        them.
     """
     if settings.map is None:
         return None
@@ -49,7 +53,7 @@ def published_map(table: Table, settings: Settings) -> np.ndarray | None:
 
 
 def _by_key(table: Table, key: str, what: str) -> np.ndarray:
-    """Return the coordinates under a key of `obsm`, of two modalities those of the MuData, then of the first."""
+    """Return the coordinates under a key of `obsm`: of the MuData first, then of the first and second modality."""
     n, found = table.obs.n_obs, np.zeros((0, 0), dtype=np.float32)
     for adata, rows in sorted(table.targets(), key=lambda target: target[0] is not table.whole):
         if key in adata.obsm:
@@ -88,7 +92,7 @@ def coordinates(values: Any, what: str) -> np.ndarray:
     if bad.any():
         raise ValueError(
             f"{what}: {bad.sum():,} of {len(bad):,} cells have coordinates that are NaN or infinite (first: row "
-            f"{int(bad.argmax())}). Pass a DataFrame of the other cells: those that it lacks get learned coordinates."
+            f"{int(bad.argmax())}). Pass a DataFrame without these cells: they then get learned coordinates."
         )
     if len(found) and not (np.ptp(found, axis=0) > 0).all():
         flat = int((np.ptp(found, axis=0) == 0).argmax())
@@ -97,15 +101,16 @@ def coordinates(values: Any, what: str) -> np.ndarray:
 
 
 def match(frame: pd.DataFrame, names: pd.Index, what: str) -> np.ndarray:
-    """Return coordinates of a table by the names of cells, float32 (cells, dim), NaN for those that it lacks."""
+    """Return coordinates from a table by the names of cells, float32 (cells, dim), NaN for cells that it lacks."""
     index = frame.index.astype(str)
     if index.has_duplicates:
         raise ValueError(
-            f"{what} has cells of one name (first: {first(index[index.duplicated()].unique())}): keep one row for each."
+            f"{what} has several cells of one name (first: {first(index[index.duplicated()].unique())}): keep one "
+            "row for each name."
         )
     values, at = coordinates(frame, what), index.get_indexer(pd.Index(names.astype(str)))
     share = float((at >= 0).mean()) if len(at) else 0.0
-    examples = f"such as {first(index, 2)} there and {first(names, 2)} here"
+    examples = f"such as {first(index, 2)} in the map and {first(names, 2)} in the dataset"
     if share < MATCHED:
         raise ValueError(
             f"{what} has coordinates of {(at >= 0).sum():,} of {len(at):,} cells, {examples}: rename the rows so that "
@@ -113,8 +118,8 @@ def match(frame: pd.DataFrame, names: pd.Index, what: str) -> np.ndarray:
         )
     if share < WARNED:
         warn(
-            f"{what} has coordinates of {(at >= 0).sum():,} of {len(at):,} cells; the others get learned ones. Compare "
-            f"the names, {examples}."
+            f"{what} has coordinates of {(at >= 0).sum():,} of {len(at):,} cells; the others get learned coordinates. "
+            f"Compare the names, {examples}."
         )
     found = np.full((len(names), values.shape[1]), np.nan, dtype=np.float32)
     found[at >= 0] = values[at[at >= 0]]
@@ -122,12 +127,12 @@ def match(frame: pd.DataFrame, names: pd.Index, what: str) -> np.ndarray:
 
 
 def read_table(path: str | os.PathLike[str], keys: Sequence[str]) -> pd.DataFrame:
-    """Read coordinates from a CSV or TSV file, the names of the cells in its first column.
+    """Return coordinates from a .csv or .tsv file with the names of the cells in its first column.
 
     Parameters
     ----------
     path
-        The file, or what was meant as one of the keys.
+        The file. It may be a mistyped key.
     keys
         Keys of `obsm`, for the message.
     """
@@ -147,12 +152,12 @@ def read_table(path: str | os.PathLike[str], keys: Sequence[str]) -> pd.DataFram
 
 
 def check_training(given: np.ndarray, held_out: np.ndarray, what: str) -> None:
-    """Raise unless enough training cells have coordinates, which differ."""
+    """Raise unless enough training cells have coordinates, and these differ."""
     known = np.isfinite(given).all(axis=1) & ~held_out
     if known.sum() < adoption.LEAST:
         raise ValueError(
-            f"{what} has coordinates of {known.sum()} training cells, and {adoption.LEAST} are the fewest that a map "
-            "is learned from: pass a map of more of these cells, or hold out fewer."
+            f"{what} has coordinates of {known.sum()} training cells, and a map is learned from {adoption.LEAST} or "
+            "more: pass coordinates of more cells, or hold out fewer."
         )
     if not (np.ptp(given[known], axis=0) > 0).all():
         raise ValueError(f"{what}: all training cells have the same coordinate in one dimension, so there is no map.")
@@ -172,11 +177,11 @@ def kept_colours(table: Table, settings: Settings, classes: Sequence[str]) -> di
 
 
 def _check_settings(settings: Settings) -> None:
-    """Raise if settings of a map of one's own were changed, which an adopted one does not have."""
+    """Raise if a setting was changed that shapes a new map, but not an adopted one."""
     default = Settings()
     for name in ("structure", "spread"):
         if getattr(settings, name) != getattr(default, name):
             raise ValueError(
-                f"{name}={getattr(settings, name)!r} shapes a map that is made, and {name_of(settings.map)} adopts one "
-                f"that exists: leave {name} out, or leave map out."
+                f"{name}={getattr(settings, name)!r} shapes a new map, and {name_of(settings.map)} adopts a published "
+                f"one: leave {name} out, or leave map out."
             )

@@ -1,4 +1,4 @@
-"""New cells as a model takes them: its genes, and values on the scale of the training cells."""
+"""New cells as a model takes them: by its genes, with values on the scale of the training cells."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class QueryOptions:
         Raises
         ------
         ValueError
-            If something is said about genes, or about an embedding, that the model does not read, or if coordinates
-            would be written over the embedding.
+            If an option is about genes, or an embedding, that the model does not read, or if the results would be
+            written over the embedding.
         """
         parts = model.features.parts
         check_inputs(self.use_rep, self.layer)
@@ -65,15 +65,15 @@ class QueryOptions:
             said = [f"{name}={getattr(self, name)!r}" for name, usual in genes.items() if getattr(self, name) != usual]
             if said:
                 raise ValueError(
-                    f"{said[0]} is about genes, but the model was fitted on the embedding {reads!r}, of which every "
-                    "dimension is needed: leave it out."
+                    f"{said[0]} is about genes, but the model was fitted on the embedding {reads!r} and needs all of "
+                    "its dimensions: leave it out."
                 )
         use_rep = reads and (self.use_rep or reads)
         check_kept(use_rep, key_added)
         return use_rep
 
     def features_of(self, adata: AnnData, part: Features) -> AnnData:
-        """Return the dataset of what a model reads of new cells: themselves, or the dimensions of their embedding."""
+        """Return what a model reads of new cells, as a dataset: their genes, or the dimensions of their embedding."""
         if part.use_rep is None:
             return adata
         return embedding_of(adata, self.use_rep or part.use_rep, part)
@@ -92,7 +92,7 @@ class Query:
     match
         How the genes were found.
     notes
-        Sentences on what looks odd; they were given as warnings.
+        Sentences about unusual values. They were given as warnings too.
     """
 
     x: Matrix
@@ -107,7 +107,7 @@ def take_query(
     weights: np.ndarray | None,
     options: QueryOptions,
 ) -> Query:
-    """Check new cells and bring them to the genes of a model, with a warning about what looks odd.
+    """Return new cells by the genes of a model, after all checks; warn of unusual values.
 
     Parameters
     ----------
@@ -155,7 +155,8 @@ class NewCells:
     x, present
         As the methods of the model take them.
     targets
-        What results are written to, the cells of each among all, and how its genes were matched: of a MuData both.
+        Each dataset that results are written to, the rows of its cells among all cells, and how its genes were matched
+        (for a MuData, those of both modalities).
     """
 
     x: Matrix
@@ -164,7 +165,7 @@ class NewCells:
 
 
 def take_new(adata: Any, model: Model, options: QueryOptions, key_added: str = "") -> NewCells:
-    """Check new cells of one modality or of two, and bring them to the genes of a model.
+    """Return new cells of one modality or of two by the genes of a model, after all checks.
 
     Parameters
     ----------
@@ -173,7 +174,8 @@ def take_new(adata: Any, model: Model, options: QueryOptions, key_added: str = "
     model
         From `fit`.
     options
-        Layer, and how genes are matched; of two modalities, of those that have the layer or the column of other names.
+        Layer or embedding, and how genes are matched. Of two modalities, a layer or a column of other names is used in
+        those that have it.
     key_added
         Key of `obsm` that coordinates will be written to.
 
@@ -212,18 +214,18 @@ def take_new(adata: Any, model: Model, options: QueryOptions, key_added: str = "
 
 
 def name_query(adata: object, fitted: AnyFeatures, options: QueryOptions) -> dict[str, AnnData]:
-    """Return new cells by their modality: one dataset is identified by its features, two by name or order.
+    """Return new cells by modality: one dataset is recognised by its features, two by name or order.
 
     Raises
     ------
     TypeError, ValueError
-        If a dataset is not an AnnData in memory, or its modality cannot be told.
+        If a dataset is not an AnnData in memory, or its modality is not clear.
     """
     if not is_pair(adata):
         check_anndata(adata)
         return {modality_of(adata, fitted.names, fitted.parts, options) if fitted.modalities else "": adata}
     if not fitted.modalities:
-        raise TypeError("The model has one modality, and two datasets were given: pass the one that it knows.")
+        raise TypeError("The model has one modality, and two datasets were given: pass the one that it reads.")
     tables, _ = split_modalities(adata, fitted.names, least=1)
     for name in tables:
         if name not in fitted.names:
@@ -237,12 +239,12 @@ def name_query(adata: object, fitted: AnyFeatures, options: QueryOptions) -> dic
 def modality_of(adata: AnnData, names: Sequence[str], parts: Sequence[Features], options: QueryOptions) -> str:
     """Return the modality of a dataset without a name: the one of the model with which it shares more features.
 
-    It shares all features of an embedding that it has, and else none.
+    If a modality is read from an embedding, a dataset with this embedding shares all features, and another one none.
 
     Raises
     ------
     ValueError
-        If it has features of neither, or as large a share of both.
+        If it shares no features with either, or the same share with both.
     """
     columns = [adata.var_names] + ([adata.var[options.alias]] if options.alias in adata.var else [])
     have = {unversioned(str(name)).upper() for column in columns for name in column}

@@ -91,26 +91,28 @@ def fit(
         How evenly the cells fill the map, in [0, 1]. At 0 groups are dense and far apart. The higher it is, the more
         room cells have inside their groups, and the less the gaps between groups mean.
     map
-        A map that exists, to adopt in place of making one: a key of `obsm` (in two modalities of either, or of the
-        MuData), or the path of a .csv or .tsv file or (in Python) a DataFrame, both with the names of the cells first
-        and 2 or 3 columns of coordinates. Training cells keep these coordinates. All others (held-out cells, those
-        without coordinates, and new cells) get coordinates that the map head learned; `Model.map_errors` says how far
-        they are off. `structure` and `spread` do not apply.
+        Published map to adopt, in place of a new one: a key of `obsm` (with two modalities, of either or of the
+        MuData), the path of a .csv or .tsv file, or (in Python) a DataFrame. Tables have the names of the cells first,
+        and then 2 or 3 columns of coordinates. Training cells keep these coordinates. All other cells (held-out cells,
+        cells without coordinates, and new cells) get learned coordinates. `Model.map_errors` says how far these are
+        from the true ones. `structure` and `spread` are refused.
     dim
-        Dimensions of the map, 2 or 3; those of `map` if one is given.
+        Dimensions of the map, 2 or 3. With `map`, they are those of the given map.
     metric_dim
         Dimensions of the metric space, 2 to 512.
     batch
-        Column of `obs` with the batches, such as donors or runs. Minibatches draw from all batches, so that cells of
-        one type come together across batches. Predictions are calibrated on whole batches, each left out by its own
-        encoder (up to four), so that they hold for a new batch. To test this, hold one out with `hold_out`.
+        Column of `obs` with the batches, such as donors or runs. Minibatches have cells of all batches, so that cells
+        of one type come together across batches. Predictions are calibrated on whole batches, so that they hold for a
+        new batch: each batch (up to four) is left out by an encoder of its own. To test this, hold one out with
+        `hold_out`.
     layer
         Layer to use in place of `.X`. In two modalities, it is used in those that have it.
     use_rep
-        Key of `obsm` with an embedding to use in place of the genes, such as "X_pca", "X_scVI" or spectra: dense,
-        sparse or a DataFrame, cells by two or more dimensions. In two modalities, it is used in those that have it. The
-        values are taken as they are, on one common scale. New cells need an embedding by the same model, on the same
-        scale. If the embedding has seen the held-out cells, their scores are better than those of new cells.
+        Key of `obsm` with an embedding to use in place of the genes, such as "X_pca", "X_scVI" or spectra. It is dense,
+        sparse or a DataFrame, cells by two or more dimensions. In two modalities, it is used in those that have it. All
+        dimensions are divided by one number; otherwise the values are taken as they are. New cells need an embedding by
+        the same model, on the same scale. If the embedding has seen the held-out cells, their scores are better than
+        those of new cells.
     counts
         Whether the values are counts, which are normalised and log-transformed inside the model. "auto" decides, for
         each of two modalities separately, and the model's summary says how. Counts are not negative. With 100 features
@@ -126,11 +128,12 @@ def fit(
         out whole (about 10 %); "column=group"; a boolean column (or yes and no, True and False as text); a column of
         "train" and "test", "val" or "held-out" (all but "train" are held out); or 0 to hold out none.
     init
-        Model to start from, or the path of its file (.tt): its map grows. `adata` then holds new cells only, of new
-        types, of known ones (such as those of another platform), or of both, and needs the model's genes. Old cells
-        stay where they are. Genes, scaling, components, `structure`, `spread`, `dim`, `metric_dim` and `encoder` are
-        the model's. The result knows old and new cells, and can grow again. Its scores are of held-out new cells,
-        and `findings` say how far old cells ``moved``. One modality, with labels; `loss` is by default "softmax".
+        Model to start from, or the path of its file (.tt). Its map grows. `adata` then holds only new cells: of new
+        types, of known types (such as those of another platform), or of both. It needs the model's genes and labels.
+        Old cells stay where they are. Genes, scaling, components, `counts`, `structure`, `spread`, `dim`, `metric_dim`
+        and `encoder` come from the model, which has one modality. `map`, `batch`, `self_training` and `checkpoint` are
+        refused. `loss` is by default "softmax". The result knows old and new cells, and can grow again. Its scores are
+        those of held-out new cells, and `findings` says how far old cells ``moved``.
     encoder
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment
@@ -179,8 +182,8 @@ def fit(
     ``obsm["X_tt_pca"]``
         Principal components, fitted to training cells, whose neighbourhoods the map keeps: float32 (cells, 50) or
         fewer. Of two modalities those of both; where one was not measured, they are imputed from the other. With
-        `use_rep`, the embedding's own principal axes, not brought to unit variance: one of up to 50 dimensions is only
-        centred and rotated, so that distances stay as they are.
+        `use_rep`, those of the embedding, without unit variance. An embedding of up to 50 dimensions is only centred
+        and rotated, so that distances stay as they are.
     ``obs["tt_split"]``
         Categorical, "train" or "held-out" (``obs["<key_added>_split"]`` with another `key_added`).
     ``uns["X_tt"]``

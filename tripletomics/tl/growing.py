@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def grow(given: Mapping[str, Any]) -> Model:
-    """Fit from a model, as `tripletomics.fit` with a model in ``init=``: `given` are its arguments.
+    """Return a model that grew from the one in ``init=``. `given` are the arguments of `tripletomics.fit`.
 
     Raises
     ------
     TypeError, ValueError, FileNotFoundError
-        As `tripletomics.fit`.
+        As for `tripletomics.fit`.
     """
     from tripletomics import crossfit, pp
     from tripletomics.growth import TESTED, grow_networks
@@ -37,14 +37,14 @@ def grow(given: Mapping[str, Any]) -> Model:
 
     fitted, names = time.perf_counter(), table.obs.obs_names.to_numpy()
     model = build_grown(old, reference, problem, settings, grown, whole, names=names)
-    score_grown(model, old, reference, problem, settings, whole=whole, drawn=grown.drawn)
+    score_grown(model, old, reference, problem, settings, whole=whole, simulated=grown.simulated)
     model.seconds = {"fit": fitted - started, "null": time.perf_counter() - fitted}
     write_fit(table, settings.key_added, model, problem, whole.coordinates)
     return model
 
 
 def open_start(given: Mapping[str, Any]) -> Model:
-    """Return the model to start from, read from its path if it is one; raise if it cannot grow."""
+    """Return the model to start from, read from its file if ``init`` is a path; raise if it cannot grow."""
     from tripletomics import pp
     from tripletomics.model import load
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def needs_opening(given: Mapping[str, Any]) -> bool:
-    """Return whether a fit, with these arguments, reads a file or starts from a model."""
+    """Return whether a fit with these arguments reads a file or starts from a model."""
     files = (given["adata"], given["checkpoint"])
     return given["init"] is not None or any(isinstance(file, (str, os.PathLike)) for file in files)
 
 
 @contextmanager
 def opened(given: Mapping[str, Any], fit: Callable[..., Model]) -> Iterator[Callable[[], Model]]:
-    """Open the files among the arguments of a fit; yield what fits, or grows a model, and writes the results."""
+    """Yield a function that fits or grows a model and writes the results; the files among the arguments are open."""
     from tripletomics.checkpoint import keeping
 
     ready = dict(given)

@@ -1,4 +1,4 @@
-"""`predict`: labels for new cells, and how far to trust them."""
+"""`predict`: labels for new cells, and how reliable they are."""
 
 from __future__ import annotations
 
@@ -51,13 +51,14 @@ def predict(
         Share of the cells of known types, in [0, 1), that may become "unassigned" because they lie too far from all
         of them. 0 rejects no cell.
     fdr
-        Makes a list of novel cells, of which on average at most this share, between 0 and 1, are of known types: 0.1
-        is usual. None by default, for no list.
+        False discovery rate of a list of novel cells: on average, at most this share of the cells on the list are of
+        known types. Between 0 and 1; 0.1 is usual. None makes no list.
     groups
-        Column of `obs` with groups of cells, such as "leiden", that get a label and a label set of their own. Missing
-        values and names that mean unlabelled are no group.
+        Column of `obs` with groups of cells, such as "leiden". Each group gets a label and a label set of its own.
+        Missing values and names that mean unlabelled are no group.
     coverage
-        Share of the cells whose label set holds their type, between 0 and 1. For a group, the share of its cells.
+        Share of the cells whose label set should hold their type, between 0 and 1. For a group, the share of its cells
+        whose types its set should hold.
     layer
         Layer to use in place of `.X`.
     use_rep
@@ -74,8 +75,8 @@ def predict(
 
     Returns
     -------
-    None. Written to `adata`, to each dataset that was given, and to a MuData (with another `key_added`, its name
-    replaces "tt" in `obs` and `uns`; the counts in ``tt_mapping`` of a MuData are the sums over its two modalities):
+    None. Written to `adata`, to each dataset that was given, and to a MuData. With another `key_added`, its name
+    replaces "tt" in `obs` and `uns`. The numbers of genes in ``tt_mapping`` of a MuData are sums over both.
 
     ``obs["tt_label"]``
         The type, or "unassigned", categorical.
@@ -86,32 +87,32 @@ def predict(
     ``obs["tt_label_set"]``
         Types that are credible at the coverage, joined by " | "; empty for a cell that is unlike all of them.
     ``obs["tt_agrees"]``
-        Whether the best type is among those of the 15 nearest cells of the reference on the map, boolean; also for
+        Whether the best type is among the types of the 15 nearest reference cells on the map, boolean, also for
         rejected cells. Where it is False, coordinates and label contradict each other: believe neither.
     ``obs["tt_group_label"]``
-        Only with `groups`: the type of the cell's group, categorical; "unassigned" if more than a third of the group's
-        cells are. Missing for a cell without a group.
+        Only with `groups`: the type of the cell's group, categorical, or "unassigned" if more than a third of the
+        group's cells are unassigned. Missing for a cell without a group.
     ``obs["tt_group_label_set"]``
-        Only with `groups`: types that together have the share `coverage` in the group, joined by " | ", so that a group
-        of two types has both; empty for an unassigned group and for a cell without a group.
+        Only with `groups`: types that together have the share `coverage` in the group, joined by " | ". A group of two
+        types has both. Empty for an unassigned group and for a cell without a group.
     ``obs["tt_novel"]``, ``obs["tt_novel_p"]``
-        Only with `fdr`: whether the cell is on the list of novel cells, boolean, and its p-value, a float in (0, 1]. It
-        is 1 for cells that the model was trained or calibrated on, which are never listed.
+        Only with `fdr`: whether the cell is on the list of novel cells, boolean, and its p-value, float in (0, 1]. For
+        cells that the model was trained or calibrated on, it is 1, and they are never on the list.
     ``obsm["X_tt"]``, ``obsm["X_tt_metric"]``
         Map and metric space, as `transform` writes them (and ``obsm["X_tt_pca"]`` if it is there).
     ``uns["X_tt"]``, ``obs["tt_split"]``
         Which model wrote these coordinates, and which cells it was trained on, as `transform` writes them.
     ``uns["tt_mapping"]``
-        ``model``, the id of the model that made the predictions; how the genes were matched: numbers ``matched``,
-        ``missing``, ``extra``, share of the encoder's ``weight`` that was matched, ``missing_genes`` (heaviest first);
-        sentences about unusual values (``notes``), the number of cells ``rejected``, the share of cells that
-        ``agrees``, and how many the model has ``seen``, because it was trained on them. These are found by their
-        values: a cell of which a value has changed since the fit, or a gene is missing, counts as new. (An older model
-        file gives no ``seen``.) With `fdr` also ``fdr``, how many cells are on the list (``novel``), the number of
-        ``calibration_cells``, and the length of the ``shortest_list`` that these allow for so many new cells. Where an
-        embedding was read, ``use_rep`` is its key, and its dimensions count as genes.
+        ``model`` is the id of the model. Genes: numbers ``matched``, ``missing`` and ``extra``, the share of
+        the encoder's ``weight`` that was matched, and ``missing_genes`` (heaviest first). Cells: the number
+        ``rejected``, the share whose coordinates and label agree (``agrees``), and the number that the model was
+        trained on (``seen``). These are found by their values: a cell with a changed value or a missing gene counts as
+        new. (An older model file gives no ``seen``.) ``notes`` are sentences about unusual values. With `fdr` also
+        ``fdr``, how many cells are on the list (``novel``), the number of ``calibration_cells``, and ``shortest_list``,
+        the length of the shortest list that is possible with so many cells. If an embedding was read, ``use_rep`` is
+        its key, and its dimensions count as genes.
 
-    Columns that an earlier call wrote because of `groups` or `fdr` are removed.
+    Columns that an earlier call with `groups` or `fdr` wrote are removed.
 
     Raises
     ------
@@ -129,19 +130,20 @@ def predict(
     had not seen, or with ``fit(batch=)`` to whole batches; of two modalities, for both and for each alone. They hold
     for cells like these: on another platform they are less reliable than stated, unless batches were given.
 
-    The label of a group is the type with the largest mean probability over its cells. Probabilities are averaged and
-    not multiplied, because the errors of similar cells are similar. A group of one cell has the prediction of its cell.
+    The label of a group is the type with the largest mean probability over its cells. Probabilities are averaged, not
+    multiplied, because similar cells have similar errors. A group of one cell has the prediction of its cell.
 
-    The list: a cell's p-value says how many calibration cells seem as novel as it does, by their own novelty and that
-    of their neighbours among the new and the calibration cells (conformal p-values). It holds if new cells of known
-    types are like the calibration cells. An empty list does not say that no cell is novel: types that are like a known
-    one, or have fewer cells than ``shortest_list``, are not found.
+    The list of novel cells: the p-value of a cell is about the share of the calibration cells that seem as novel as
+    this cell (a conformal p-value). What counts is its own novelty and that of its neighbours among new and calibration
+    cells. The procedure of Benjamini and Hochberg makes the list from all p-values. The false discovery rate holds if
+    new cells of known types are like the calibration cells. An empty list does not say that no cell is novel. Novel
+    types are not found if they are much like a known one, or have fewer cells than ``shortest_list``.
 
     References
     ----------
-    Label sets: Sadinle, Lei & Wasserman 2019. Mean of probabilities: Stone 1961, *The opinion pool*. P-values: Bates,
-    Candès, Lei, Romano & Sesia 2023; scores from both kinds of cells: Marandon, Lei, Mary & Roquain 2024. The list:
-    Benjamini & Hochberg 1995.
+    Label sets: Sadinle, Lei & Wasserman 2019. Mean of probabilities: Stone 1961, *The opinion pool*. Conformal
+    p-values: Bates, Candès, Lei, Romano & Sesia 2023; with scores from new and calibration cells together: Marandon,
+    Lei, Mary & Roquain 2024. False discovery rate: Benjamini & Hochberg 1995.
     """
     import numpy as np
     import pandas as pd
@@ -184,7 +186,7 @@ def predict(
 
 
 def _matched(queries: Sequence[Query]) -> dict[str, Any]:
-    """Return how the genes of one modality or of two were matched, as `uns` keeps it."""
+    """Return how the genes of one or two modalities were matched, as `uns` keeps it."""
     import numpy as np
 
     matches = [query.match for query in queries]
@@ -199,7 +201,7 @@ def _matched(queries: Sequence[Query]) -> dict[str, Any]:
 
 
 def _about_list(model: Model, x: Matrix, trained: np.ndarray | None, fdr: float) -> dict[str, float]:
-    """Return what `uns` keeps about a list of novel cells, without their number."""
+    """Return what `uns` keeps about a list of novel cells, except their number."""
     from tripletomics.labels.discoveries import shortest
 
     known = min(calibration.n_cells for calibration in model.calibrations_for(x).values())
@@ -210,7 +212,7 @@ def _about_list(model: Model, x: Matrix, trained: np.ndarray | None, fdr: float)
 def _groups(cells: NewCells, name: str) -> tuple[np.ndarray, int]:
     """Return the codes of the groups of cells, -1 for none, and their number.
 
-    Of two modalities either may have the column, or the MuData: the first one that names a group of a cell counts.
+    Of two modalities, either may have the column, or the MuData. For each cell, the first one with a value counts.
     """
     import numpy as np
     import pandas as pd
@@ -232,7 +234,7 @@ def _groups(cells: NewCells, name: str) -> tuple[np.ndarray, int]:
 def _group_columns(
     found: Prediction, grouped: tuple[np.ndarray, int] | None, coverage: float, names: np.ndarray
 ) -> dict[str, np.ndarray | pd.Categorical[str]]:
-    """Return what is written of the groups of cells, by the end of its name; nothing without groups."""
+    """Return the columns about groups of cells, by the end of their names; none without groups."""
     import numpy as np
     import pandas as pd
 

@@ -35,14 +35,14 @@ def relate(
 ) -> DataFrame:
     """Return which label of one dataset is which of another: the share of its cells that corresponds to each.
 
-    The labels may have other names than the types of the model, and be coarser or finer. For the other direction, swap
-    the datasets.
+    The labels need not be the types of the model: they may have other names, and be coarser or finer. For the other
+    direction, swap the datasets.
 
     Parameters
     ----------
     a, b
-        Cells with the model's genes, in memory, as for `predict`. They are not changed. Of a model of two modalities,
-        each has one of them. Both may be the same dataset.
+        Cells with the model's genes, in memory, as for `predict`. They are not changed. For a model of two modalities,
+        each dataset has one of the two. Both may be the same dataset.
     model
         From `fit` or `load`, of labelled cells.
     label_a
@@ -63,17 +63,17 @@ def relate(
 
     Returns
     -------
-    One row for each label of `a` and each of `b`, and one for "none"; by label of `a`, the largest share first:
+    A table with a row for each pair of a label of `a` and a label of `b` (or "none"). Rows are sorted by label of `a`,
+    and then from the largest share to the smallest:
 
     ``label_a``, ``label_b``
-        The labels, categorical. "none" is the last category of ``label_b``: these cells are unlike all labelled cells
-        of `b`.
+        The labels, categorical. "none" is the last category of ``label_b``. It stands for cells that are unlike all
+        labelled cells of `b`.
     ``share``
-        Share of the cells of ``label_a`` that correspond to ``label_b``, in [0, 1]. Those of a label of `a` add up to
-        1.
+        Share of the cells of ``label_a`` that correspond to ``label_b``, in [0, 1]. The shares of a label of `a` add up
+        to 1.
     ``lower``, ``upper``
-        95 % interval of the share. It is wide where there are few cells of ``label_a``. It is about the drawing of
-        cells, not about what the model gets wrong.
+        95 % interval of the share. It is wide if ``label_a`` has few cells. It does not include errors of the model.
 
     Raises
     ------
@@ -87,14 +87,15 @@ def relate(
 
     Notes
     -----
-    First, the types of the model say what a cell can be. The probabilities of `predict` are adapted to the cells of
-    each label by expectation maximisation. (The true shares of types among these cells are other than among the cells
-    of the fit.) This counts the types in `b`, and a cell whose type is not there corresponds to "none". A cell that is
-    of no type of the model corresponds to "none" if it lies far from all cells of `b`.
+    First, the model says of which of its types each cell can be. Expectation maximisation adapts these probabilities to
+    the cells of each label, because types are more or less common there than in the fit. This also counts how many
+    cells of each type `b` has. A cell of a type that `b` does not have corresponds to "none". A cell that is of no type
+    of the model corresponds to "none" if it lies far from all cells of `b`.
 
-    Then, where a type has several labels in `b`, the labelled cells of `b` take the place of the reference: the
-    neighbours in the metric space, the prototypes, and the Mahalanobis distance of the principal components say which
-    one fits, with the weights of the model's calibration. The shares that are found so are the prior of a second round.
+    Then, where a type has several labels in `b`, the labelled cells of `b` take the place of the reference. Neighbours
+    and prototypes in the metric space, and the Mahalanobis distance of the principal components, say which label fits.
+    They have the weights of the model's calibration. The shares are computed in a few rounds: those of one round are
+    the prior of the next.
 
     References
     ----------
@@ -130,7 +131,7 @@ def _labels_of(adata: AnnData, side: str, label: str) -> tuple[np.ndarray, list[
     try:
         pp.check_anndata(adata)
         codes, names = labels.encode(pp.column(adata, label, f"label_{side}"), UNLABELLED)
-    except (TypeError, KeyError, ValueError) as error:  # say which of the two it is
+    except (TypeError, KeyError, ValueError) as error:  # name the one of the two that it is about
         raise type(error)(str(error.args[0]).replace("adata", side)) from None
     if not names:
         raise ValueError(
@@ -141,7 +142,7 @@ def _labels_of(adata: AnnData, side: str, label: str) -> tuple[np.ndarray, list[
 
 
 def _take(adata: AnnData, side: str, model: Model, options: QueryOptions) -> NewCells:
-    """Return a dataset as the model takes it; an error says which of the two it is about."""
+    """Return a dataset as the model takes it; an error names the one of the two that it is about."""
     from tripletomics import pp
 
     try:
@@ -151,7 +152,7 @@ def _take(adata: AnnData, side: str, model: Model, options: QueryOptions) -> New
 
 
 def _labelled(model: Model, cells: NewCells, codes: np.ndarray) -> Labelled:
-    """Return the labelled ones of some cells as the model sees them."""
+    """Return the labelled cells of a dataset, as the model sees them."""
     from tripletomics.labels.relation import Labelled
 
     found, z, _ = model.predict(cells.x, cells.present)

@@ -1,4 +1,4 @@
-"""What fits and new cells leave in a dataset: coordinates, components, split and record."""
+"""What `fit`, `transform` and `predict` write to a dataset: coordinates, components, split and record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_fit(table: Table, key: str, model: Model, problem: FitProblem, embedding: Mapping[str, np.ndarray]) -> None:
-    """Write the results of a fit into each dataset, or into the MuData of both."""
+    """Write the results of a fit to each dataset, and to the MuData of both."""
     from tripletomics.pp import split_names
 
     split = split_names(problem.held_out)
@@ -31,7 +31,7 @@ def write_fit(table: Table, key: str, model: Model, problem: FitProblem, embeddi
 def write_coordinates(
     cells: NewCells, key: str, model: Model, z: np.ndarray, m: np.ndarray, trained: np.ndarray | None
 ) -> None:
-    """Write the coordinates of new cells, the model's id, and which cells it was `trained` on; warn about these."""
+    """Write the coordinates of new cells, the model's id and the split; warn about cells that it was `trained` on."""
     from tripletomics.tl.origins import name_model, note_on_training
 
     pcs, changed = None, 0

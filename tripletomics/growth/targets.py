@@ -1,4 +1,4 @@
-"""Where new cells go on a map whose old cells stay: known types near their own, new types into free room."""
+"""Target coordinates of new cells on a map whose old cells stay: known types near their own, new types in free room."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from scipy.spatial import cKDTree
 
 from tripletomics.labels.reference import Reference
 
-NEIGHBOURS, OWN = 15, 5  # landmarks around a cell, and those of its type that it moves to where others are around it
-GRID = {2: 80, 3: 24}  # places for a new type along each axis
-MARGIN = 0.3  # of the map's width, around it
-LEAST = 0.02  # radius of a new type, in widths
+NEIGHBOURS, OWN = 15, 5  # landmarks around a cell; landmarks of its type that it moves to, if others are around it
+GRID = {2: 80, 3: 24}  # points along each axis, by the dimensions of the map, where a new type may go
+MARGIN = 0.3  # in widths of the map: the room around it that new types may take
+LEAST = 0.02  # smallest radius of a new type, in widths of the map
 SLACK = 1.15  # distance of a new type from all others, in its radii
-SQUEEZED = 0.5  # of its radius, to which a new type may shrink
-CROWD = 9  # landmarks by whose distances the room of a cell is measured
+SQUEEZED = 0.5  # share of its radius to which a new type may shrink
+CROWD = 9  # nearest landmarks, itself included, by whose distance the room of a cell is measured
 
 
-def place(
+def find_targets(
     reference: Reference, m: np.ndarray, z: np.ndarray, pcs: np.ndarray, codes: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Return where cells are to lie on the map, float32 (cells, dim), and the width of the map.
+    """Return the coordinates that cells should get on the map, float32 (cells, dim), and the width of the map.
 
-    A cell of an old type stays where the old map puts it, or moves to the landmarks of its type that are nearest in the
-    metric space if those around it are of others. A new type takes the free disk (ball in 3-D) that is nearest to where
-    the old map puts it, with as much room for a cell as the old ones have, or down to half of it where this is nearer.
-    Inside the disk its cells lie by their leading principal components.
+    A cell of an old type stays where the old map puts it. If the landmarks there are of other types, it moves to the
+    landmarks of its type that are nearest in the metric space. A new type takes a free disk (a ball in 3-D) near where
+    the old map puts it. There, a cell has as much room as an old cell. The disk may shrink, to half of its radius at
+    least, if it then lies nearer. Inside the disk, the cells lie by their leading principal components.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def place(
 
 
 def _free(taken: np.ndarray, near: np.ndarray, radius: float, width: float) -> tuple[np.ndarray, float]:
-    """Return the centre and the radius of a free disk near a point: a far one costs more, and so does a smaller one."""
+    """Return the centre and the radius of the best free disk: near to a point, and not much smaller than asked."""
     axes = [
         np.linspace(low - MARGIN * width, high + MARGIN * width, GRID[len(near)])
         for low, high in zip(taken.min(axis=0), taken.max(axis=0), strict=True)
@@ -65,7 +65,7 @@ def _free(taken: np.ndarray, near: np.ndarray, radius: float, width: float) -> t
     free = np.minimum(cKDTree(taken).query(grid, k=min(3, len(taken)))[0].reshape(len(grid), -1)[:, -1] / SLACK, radius)
     smaller = np.log(radius / np.maximum(free, 1e-9 * radius))
     cost = np.linalg.norm(grid - near, axis=1) / radius + 2 * smaller
-    cost[free < SQUEEZED * radius] = np.inf  # the margin always has room for a type, unless it fills the map
+    cost[free < SQUEEZED * radius] = np.inf  # the margin has room for a type, unless the types fill it
     best = int(cost.argmin()) if np.isfinite(cost).any() else int(free.argmax())
     return grid[best], float(free[best])
 

@@ -1,4 +1,4 @@
-"""Cells in place of those of an old fit, drawn from what its model file holds: it has no expression."""
+"""Simulated cells in place of those of an old fit: its model file has no expression, only means and a covariance."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tripletomics.labels.reference import Reference
 from tripletomics.networks import Encoder
 from tripletomics.sources import Matrix
 
-MOST = 300  # cells drawn of a type to train with, no more than it has landmarks
-ROUGH, ROUNDS = 60, 2  # cells of a type by which the draw is corrected, and rounds for the noise that counts add
-LEAST_NOISE = 0.02  # share of the variance along an axis that is drawn, where counts alone would give it all
-FEW = 10  # cells of a type, below which its width is unknown
+MOST = 300  # simulated cells of a type to train with; never more than it has landmarks
+ROUGH, ROUNDS = 60, 2  # cells of a type by which the distribution is corrected, and rounds, for the noise of counts
+LEAST_NOISE = 0.02  # least share of the variance along an axis that is simulated, where counts give all of it
+FEW = 10  # cells of a type, below which its width is not known
 NARROW, WIDE = 0.4, 1.5  # bounds of a type's width, in units of the mean one
-RATES, COUNTS = np.concatenate([[0], np.geomspace(1e-4, 300, 300)]), np.arange(600)  # between which is interpolated
+RATES, COUNTS = np.concatenate([[0], np.geomspace(1e-4, 300, 300)]), np.arange(600)  # the table for interpolation
 
 
 @dataclass(frozen=True)
-class StandIns:
-    """Cells drawn in place of those of an old fit.
+class SimulatedCells:
+    """Simulated cells in place of those of an old fit.
 
     Attributes
     ----------
@@ -40,27 +40,27 @@ class StandIns:
     codes: np.ndarray
 
 
-def draw(
+def simulate(
     features: Features, reference: Reference, encoder: Encoder, seed: int, sizes: np.ndarray | None = None
-) -> StandIns:
-    """Draw up to 300 cells of each type that has landmarks, or `sizes` (types,).
+) -> SimulatedCells:
+    """Simulate up to 300 cells of each type that has landmarks, or `sizes` (types,).
 
-    Principal components come from the normal distribution of a type. They give the expected logged value of each gene,
-    and counts are Poisson numbers that have this expectation. Values that are no counts get the variance that the
-    components leave. What the noise adds along the components is left out of the draw, and each type is as wide in
-    the metric space as its landmarks are.
+    Principal components come from the normal distribution of a type. They give the expected log-transformed value of
+    each gene, and counts are Poisson numbers with this expectation. Values that are not counts get normal noise with
+    the variance that the components do not explain. The noise also adds variance along the components. So the normal
+    distribution has less variance, by this amount. Each type is made as wide in the metric space as its landmarks.
 
     References
     ----------
-    Learning from drawn cells in place of old ones: Shin, Lee, Kim & Kim 2017, Continual learning with deep generative
-    replay, NeurIPS.
+    Learning from simulated cells in place of old ones: Shin, Lee, Kim & Kim 2017, Continual learning with deep
+    generative replay, NeurIPS.
     """
     random = np.random.default_rng([seed, 11])
     if sizes is None:
         sizes = np.minimum(np.bincount(reference.codes, minlength=len(reference.sizes)), MOST)
     mix, width, back = np.eye(len(reference.whiten)), np.ones(len(sizes)), np.linalg.inv(reference.whiten)
 
-    def drawn(sizes: np.ndarray) -> tuple[np.ndarray, Matrix, np.ndarray]:
+    def simulated(sizes: np.ndarray) -> tuple[np.ndarray, Matrix, np.ndarray]:
         codes = np.repeat(np.arange(len(sizes)), sizes)
         spread = width[codes, None] * random.normal(size=(len(codes), len(mix))) @ mix
         white = reference.means[codes] + spread
@@ -68,27 +68,27 @@ def draw(
 
     few = np.minimum(sizes, ROUGH)
     for _ in range(ROUNDS):
-        _, x, white = drawn(few)
+        _, x, white = simulated(few)
         strength, axes = np.linalg.eigh(np.eye(len(mix)) - np.cov((features.pcs(x) @ reference.whiten - white).T))
         mix = (axes * np.sqrt(np.maximum(strength, LEAST_NOISE))) @ axes.T
-    codes, x, _ = drawn(few)
+    codes, x, _ = simulated(few)
     z = embed_rows(encoder, features.source(x), next(encoder.parameters()).device).cpu().numpy()
     for code in np.flatnonzero(few >= FEW):
         own = reference.z[reference.codes == code].std(axis=0).mean()
         width[code] = np.clip(own / max(z[codes == code].std(axis=0).mean(), 1e-12), NARROW, WIDE)
-    codes, x, _ = drawn(sizes)
-    return StandIns(x, features.pcs(x), codes)
+    codes, x, _ = simulated(sizes)
+    return SimulatedCells(x, features.pcs(x), codes)
 
 
 @functools.lru_cache
 def _expected(scale: float) -> np.ndarray:
-    """Return the expected logged value of a Poisson count of things worth `scale`, at each of the rates."""
+    """Return the expected value of log(1 + scale * count) for Poisson counts, at each of the rates."""
     found: np.ndarray = poisson.pmf(COUNTS, RATES[:, None]) @ np.log1p(scale * COUNTS)
     return found
 
 
 def _cells(features: Features, pcs: np.ndarray, random: np.random.Generator) -> Matrix:
-    """Return cells by genes whose logged values have the expectation that principal components say."""
+    """Return cells by genes, whose expected log-transformed values follow from principal components."""
     unit = features.unit.astype(np.float64)
     axes = features.axes * unit
     value, silent = features.center + unit * (pcs @ axes), ~features.axes.any(axis=0)
