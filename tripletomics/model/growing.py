@@ -66,12 +66,13 @@ def build_grown(
     joined = join(~problem.held_out & labelled)
     train = ~problem.held_out
     own = CellIndex(whole.z[train], names[train].astype(str), codes[train])
+    kept = {name: old.settings[name] for name in ("counts", "map") if name in old.settings}
     moved = 100 * np.array([np.median(grown.moved), np.quantile(grown.moved, 0.9)])
     return Model(
         features=problem.features,
         networks=grown.networks,
         classes=problem.classes,
-        settings=old.settings | settings.as_text() | {"counts": old.settings["counts"], "init": old.id},
+        settings=old.settings | settings.as_text() | kept | {"init": old.id},
         scores={},
         p_value={},
         history=grown.history,

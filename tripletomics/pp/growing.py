@@ -118,7 +118,8 @@ def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Tab
         x=x, genes={"": _genes(model.part())}, features=model.features, rows=rows, pcs=pcs, codes=codes,
         classes=classes, order=order, train=~held_out & ~calibration, scored=held_out, held_out=held_out,
         calibration=calibration, batch_codes=None,
-        seen=SeenCells.of(x, held_out, calibration, np.zeros_like(held_out)), blind=table.is_blind(held_out),
+        # after few steps, training cells lie as far from others as new ones do: as calibration cells of a fit
+        seen=SeenCells.of(x, held_out, ~held_out, np.zeros_like(held_out)), blind=table.is_blind(held_out),
         map_pcs=map_pcs,
     )  # fmt: skip
     where = np.searchsorted(classes, model.types)
