@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from samples import BRIEF, make_cells, make_pair, mudata_of
+from samples import BRIEF, make_cells, make_pair, mudata_of, refusal
 from sklearn.decomposition import PCA
 from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
@@ -421,3 +421,60 @@ def test_refits_need_a_map_by_its_key():
     tt.fit(adata, "kind", map=pd.DataFrame(adata.obsm["X_umap"], index=adata.obs_names), **BRIEF)
     with pytest.raises(ValueError, match=r"map was a table .* into adata\.obsm"):
         tt.evaluate(adata, "kind", refits=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((5, 2)), r"TypeError: map is ndarray: name a key of adata\.obsm or a \.csv or \.tsv file"),
+        (
+            "X_far",
+            r"ValueError: map='X_far' lies so far from 0 \(up to 1e\+08, and is .* wide\) that",
+        ),
+        ("X_tiny", r"ValueError: map='X_tiny' is .*e-\d+ wide: bring it to other units"),
+        ("X_huge", r"ValueError: map='X_huge' is .*e\+\d+ wide: bring it to other units"),
+        ("bare.csv", r"ValueError: map='bare\.csv': its first line holds numbers \(.*\), not names of columns"),
+        ("tabs.csv", r"ValueError: map='tabs\.csv' has one column: are its columns separated by ','\?"),
+    ],
+)
+def test_maps_that_would_be_misread_are_refused(given, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    adata = make_cells(60, 1, "ab")
+    m = np.random.default_rng(0).normal(size=(60, 2))
+    adata.obsm.update({"X_far": 1e8 + m, "X_tiny": 1e-30 * m, "X_huge": 2e31 * m})
+    pd.DataFrame(m, adata.obs_names).to_csv("bare.csv", header=False)
+    pd.DataFrame(m, adata.obs_names, ["x", "y"]).to_csv("tabs.csv", sep="\t")
+    assert re.search(message, refusal(tt.fit, adata, "kind", map=given, progress=False))
+    assert "X_tt" not in adata.obsm
+
+
+@pytest.mark.parametrize("key", ["X_mine", "X_mine_metric", "X_mine_pca"])
+def test_results_are_not_written_over_the_map_that_is_adopted(key):
+    adata = make_cells(60, 1, "ab")
+    adata.obsm[key] = np.random.default_rng(0).normal(size=(60, 2))
+    said = refusal(tt.fit, adata, "kind", map=key, key_added="X_mine", progress=False)
+    assert said.startswith(f"ValueError: map={key!r} would be written over, because the map goes to 'X_mine'")
+
+
+def test_two_modalities_with_two_maps_are_refused():
+    rna, protein = make_pair(60)
+    for adata in (rna, protein):
+        adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(adata.n_obs, 2))
+    protein.obsm["X_umap"] *= 2
+    said = refusal(tt.fit, (rna, protein), "kind", map="X_umap", progress=False)
+    assert "is another map in the two modalities" in said
+
+
+@pytest.mark.parametrize(
+    ("colors", "kept"),
+    [
+        (5, {}), ("red", {}), (np.ones((2, 4)), {}), ({"a": "#ff0000"}, {"a": "#ff0000"}),
+        (["#ff0000", "#00ff00"], {"a": "#ff0000", "b": "#00ff00"}),
+    ],
+)  # fmt: skip
+def test_colours_of_any_form_do_no_harm(colors, kept):
+    adata = make_cells(60, 1, "ab")
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(60, 2))
+    adata.uns["kind_colors"] = colors
+    model = tt.fit(adata, "kind", map="X_umap", steps=3, progress=False)
+    assert model.colors == kept

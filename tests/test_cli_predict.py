@@ -85,8 +85,9 @@ def test_the_command_takes_every_option(run, folder):
     assert f"\nMissing, heaviest first: {heaviest}.\n0 of 80 cells lie too far" in said
     record = query.uns["X_new_mapping"]
     assert (
-        f"\n{record['novel']} of 80 cells are on the list of novel cells (false discovery rate 0.3), which has "
-        f"{record['shortest_list']} cells or more, or none.\n" in said
+        f"\n{record['novel']} of 80 cells are on the list of novel cells (false discovery rate 0.3). With "
+        f"{record['calibration_cells']} calibration cells, fewer than {record['shortest_list']} novel cells cannot be "
+        "found.\n" in said
     )
     np.testing.assert_array_equal(found.obs["X_new_novel"], query.obs["X_new_novel"])
 

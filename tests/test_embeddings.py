@@ -378,3 +378,9 @@ def test_neither_of_two_modalities_has_it():
     mudata.obsm["X_a"] = np.zeros((mudata.n_obs, 3))
     with pytest.raises(KeyError, match=r"of the MuData itself .* anndata.AnnData\(obs=mdata.obs, obsm="):
         tt.fit(mudata, "kind", use_rep="X_a", **FAST)
+
+
+def test_an_embedding_of_another_kind_is_doubted(query, model):
+    query.obsm[KEY] = query.obsm[KEY][:, ::-1].copy()
+    with pytest.warns(UserWarning, match=r"cells are unlike all types of the model\. Was 'X_.*' made by"):
+        tt.predict(query, model)

@@ -304,3 +304,26 @@ def test_a_model_of_an_adopted_map_or_of_an_embedding_grows(kept):
     tt.predict(pair[0], later)
     with pytest.raises(ValueError, match=r"map='X_given' cannot be used with init=: leave it out\."):
         tt.fit(pair[1], init=model, map="X_given", **QUICK)
+
+
+def test_cells_of_the_names_of_old_ones_are_pointed_out(old):
+    cells = make_cells(60, 2, NEW)
+    cells.obs_names = [*old[1].obs_names[old[1].obs["tt_split"] == "train"][:3], *cells.obs_names[3:]]
+    with pytest.warns(UserWarning, match=r"3 of 60 cells have the name of a training cell of the model in init= "):
+        tt.fit(cells, init=old[0], **QUICK)
+
+
+def test_a_dataset_of_which_a_fit_sees_a_sample_cannot_grow(old, tmp_path, monkeypatch):
+    """A cell that the model has seen might be among those that are not in the sample."""
+    monkeypatch.setattr("tripletomics.store.sampling.WHOLE_CELLS", 20)
+    path = tmp_path / "more.h5ad"
+    make_cells(60, 2, NEW).write_h5ad(path)
+    before = path.read_bytes()
+    assert "grow by a part of it in memory, and transform the rest" in refusal(tt.fit, path, init=old[0], **QUICK)
+    assert path.read_bytes() == before
+
+
+def test_the_cells_that_a_model_grew_by_are_not_rejected(old, grown):
+    """They are no nearer to others than new cells are."""
+    asked = predicted(grown[1], grown[0])
+    assert (asked.obs["tt_label"] == "unassigned").mean() < 0.15

@@ -123,7 +123,10 @@ def test_two_modalities_one_in_each(both):
             r"KeyError: label_a='auther' is not a column of a.obs. Did you mean 'author'\? Columns: ",
         ),
         ({"label_b": "kin"}, r"KeyError: label_b='kin' is not a column of b.obs. Did you mean 'kind'\? Columns: "),
-        ({"label_b": "empty"}, "ValueError: label_b='empty': no cell of b is labelled. Missing values and names"),
+        (
+            {"label_b": "empty"},
+            "ValueError: label_b='empty': fewer than two cells of b are labelled. Missing",
+        ),
         ({"layer": "raw"}, "KeyError: a: layer='raw' is not a layer of adata"),
         ({"missing": "fill"}, "ValueError: a: missing='fill' is not known. Allowed: error, zero, impute"),
         ({"label_a": None}, "ValueError: label_a=None: name the column of a.obs with the cell types"),

@@ -12,15 +12,12 @@ from cyclopts import CycloptsError, Parameter
 
 from tripletomics import files, processes, tl
 from tripletomics.cli.options import OUT, Input, Out, options_of
+from tripletomics.cli.printing import print_mapping, print_table, report_written
 from tripletomics.cli.reading import check_cells, check_room_for, read, read_cells, suffix, write
 from tripletomics.keys import DEFAULT_KEY, metric_key, prefix
 from tripletomics.names import harmless, printable
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from anndata import AnnData
-    from mudata import MuData
-
     from tripletomics.model import Model
 
 
@@ -64,7 +61,7 @@ def fit(  # noqa: D103
     if processes.rank() > 0:  # the first of many processes writes
         return
     print(printable(fitted.summary()))
-    _report_written(out or input, model)
+    report_written(out or input, model)
 
 
 def _fit(
@@ -188,7 +185,7 @@ def transform(  # noqa: D103
         check_room_for(out, cells)
         tl.transform(cells, fitted, **settings)
         write(cells, out)
-    _report_written(out)
+    report_written(out)
 
 
 def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, settings: dict[str, Any]) -> None:
@@ -221,7 +218,7 @@ def convert(
 ) -> None:
     """Write a dataset as a .zarr store by rows, which can be fitted and embedded from disk, in bounded memory."""
     tl.convert(input, out, group_by=group_by)
-    _report_written(out)
+    report_written(out)
 
 
 @options_of(tl.predict)
@@ -252,8 +249,8 @@ def predict(  # noqa: D103
         written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key), figure))
     written.try_to(out, lambda: write(cells, out))
     written.check()
-    _print_mapping(cells, prefix(key))
-    _report_written(out, figure)
+    print_mapping(cells, prefix(key), str(settings.get("groups")))
+    report_written(out, figure)
 
 
 @options_of(tl.relate)
@@ -286,7 +283,7 @@ def relate(  # noqa: D103
         best = rows.iloc[0]
         interval = f"{best['lower']:.0%} to {best['upper']:.0%}"
         print(printable(f"{label}: {best['share']:.0%} are {best['label_b']} ({interval})."))
-    _report_written(out, figure)
+    report_written(out, figure)
 
 
 @options_of(tl.evaluate)
@@ -304,10 +301,10 @@ def evaluate(  # noqa: D103
     if out is not None:  # before anything is printed, which can fail
         with files.replacing(out) as draft:
             harmless(table).to_csv(draft, index=False)
-    _print_table(table, ["hold_out", "space"])
+    print_table(table, ["hold_out", "space"])
     print(printable(table.attrs["summary"]))
     if out is not None:
-        _report_written(out)
+        report_written(out)
 
 
 @options_of(tl.compare)
@@ -334,65 +331,6 @@ def compare(  # noqa: D103
     if out != page:
         result.save(out)
     result.to_html(page)
-    _print_table(result.table, ["method", "space"])
+    print_table(result.table, ["method", "space"])
     print(printable(result.summary()))
-    _report_written(out)
-
-
-def _print_mapping(adata: AnnData | MuData, prefix: str) -> None:
-    """Print the predicted types, and how the genes were matched."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    cells = adata.obs.groupby(f"{prefix}_label", observed=True)[f"{prefix}_confidence"].agg(["size", "median"])
-    shown = Table("predicted type", box=box.SIMPLE_HEAD)
-    for header in ("cells", "share", "median\nconfidence"):
-        shown.add_column(header, justify="right")
-    for name, (size, confidence) in cells.sort_values("size", ascending=False, kind="stable").iterrows():
-        shown.add_row(printable(name), f"{size:,.0f}", f"{size / adata.n_obs:.1%}", f"{confidence:.2f}")
-    Console(markup=False, emoji=False, highlight=False).print(shown)
-    record = adata.uns[f"{prefix}_mapping"]
-    genes = record["matched"] + record["missing"]
-    if "use_rep" in record:
-        print(printable(f"The {genes:,} dimensions of {record['use_rep']} were read."))
-    else:
-        print(
-            f"{record['matched']:,} of the model's {genes:,} genes were found ({record['weight']:.0%} of their weight)."
-        )
-    if record["missing"]:
-        print(printable("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + "."))
-    print(f"{record['rejected']:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")
-    print(
-        f"{record['agrees']:.1%} of the cells have their best type among their 15 nearest reference cells on the map."
-    )
-    if "fdr" in record:
-        print(
-            f"{record['novel']:,} of {adata.n_obs:,} cells are on the list of novel cells (false discovery rate "
-            f"{record['fdr']:g}), which has {record['shortest_list']:,} cells or more, or none."
-        )
-    if record.get("seen"):
-        print(f"{record['seen']:,} of {adata.n_obs:,} cells were part of the fit and say nothing about new cells.")
-
-
-def _print_table(table: pd.DataFrame, by: list[str]) -> None:
-    """Print the main scores, one line per space."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from tripletomics.evaluation import METRICS, overview
-
-    rows = overview(table, by)
-    shown = Table(*by, box=box.SIMPLE_HEAD)
-    for metric in rows.columns:
-        shown.add_column(METRICS[metric].title, justify="right")
-    for key, row in rows.iterrows():
-        words = map(printable, key if isinstance(key, tuple) else (key,))
-        shown.add_row(*words, *(score.replace(" (", "\n(") for score in row))
-    Console(markup=False, emoji=False, highlight=False).print(shown)
-    print("Scores of held-out cells, mean ± sd over seeds; in brackets those of permuted labels or coordinates.")
-
-
-def _report_written(*paths: Path | None) -> None:
-    print("Wrote " + ", ".join(str(path) for path in paths if path is not None))
+    report_written(out)

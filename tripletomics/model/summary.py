@@ -14,6 +14,8 @@ from tripletomics.model.state import State
 
 BLIND = "made from training cells"  # the setting "embedding" of a fit, if the embedding is known to be so
 
+ENOUGH = 10  # held-out cells of a type, of which a share says something
+
 
 def summarise(model: State) -> str:
     """Return a few lines on how good the map of a model is on cells that it never saw."""
@@ -124,7 +126,8 @@ def _adopted(model: State) -> list[str]:
     lines = [
         f"Map adopted from {name}: held-out cells lie {tt['median_percent']:.1f} % of its width from their true "
         f"coordinates (median; 90 % of them within {tt['p90_percent']:.1f} %). The mean of the 15 nearest training "
-        f"cells: {mean['median_percent']:.1f} %; permuted coordinates: {null['median_percent']:.1f} %."
+        f"cells: {mean['median_percent']:.1f} %; permuted coordinates: {null['median_percent']:.1f} %. If the map was "
+        "made of all cells, it has seen the held-out ones.",
     ]
     if not tt["p_value"] <= SIGNIFICANT:
         return [
@@ -137,7 +140,7 @@ def _adopted(model: State) -> list[str]:
             f"{tt['macro_f1_true']:.3f}."
         )
     types = table[(table["method"] == LEARNED) & (table["cell_type"] != EVERY)]
-    lost = types[types["right_type"] < types["right_type_true"] - 0.2]
+    lost = types[(types["cells"] >= ENOUGH) & (types["right_type"] < types["right_type_true"] - 0.2)]
     if len(lost):
         named = (f"{row.cell_type} ({row.right_type:.0%}, true {row.right_type_true:.0%})" for row in lost.itertuples())
         lines.append(f"Types whose new cells often land among other types: {', '.join(named)}.")

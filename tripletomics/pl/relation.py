@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,7 +80,7 @@ def relate(table: pd.DataFrame, *, width: float = 7.1) -> Figure:
     colors = LinearSegmentedColormap.from_list("tt", ["white", PALETTE[0]])
     edges = (np.arange(len(names) + 1) - 0.5 for names in (columns, rows))
     ax.pcolormesh(*edges, share, cmap=colors, norm=Normalize(0, 1), edgecolors="#ececec", linewidth=0.4)
-    _frame(ax, rows, columns, min(SMALL, 62 * square))
+    _frame(ax, rows, columns, min(SMALL, 62 * square), {str(k): str(v) for k, v in table.attrs.items()})
     if legible:
         _write(ax, share.to_numpy(), lower.to_numpy(), upper.to_numpy(), min(SMALL, 30 * square))
     else:
@@ -138,16 +139,16 @@ def _order(share: pd.DataFrame) -> tuple[list[str], list[str]]:
     return [rows[i] for i in by_row], [columns[j] for j in by_column] + [NONE] * (NONE in share)
 
 
-def _frame(ax: Axes, rows: list[str], columns: list[str], size: float) -> None:
-    """Name the rows and the columns in letters of a size in points, and set "none" apart."""
+def _frame(ax: Axes, rows: list[str], columns: list[str], size: float, names: Mapping[str, str]) -> None:
+    """Name the rows and the columns in letters of a size in points, and set "none" apart; `names` are of the labels."""
     as_text(ax)
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     ax.set_xticks(range(len(columns)), [printable(name) for name in columns], rotation=90, fontsize=size)
     ax.set_yticks(range(len(rows)), [printable(name) for name in rows], fontsize=size)
     ax.tick_params(length=0, pad=2)
     ax.spines[:].set(color=GREY, linewidth=0.6)
-    ax.set_xlabel("labels of b", fontsize=SMALL, labelpad=2)
-    ax.set_ylabel("labels of a", fontsize=SMALL, labelpad=4)
+    ax.set_xlabel(printable(names.get("label_b", "labels") + " of b"), fontsize=SMALL, labelpad=2)
+    ax.set_ylabel(printable(names.get("label_a", "labels") + " of a"), fontsize=SMALL, labelpad=4)
     if columns[-1] == NONE and len(columns) > 1:
         ax.axvline(len(columns) - 1.5, color=INK, linewidth=0.6)
         ax.get_xticklabels()[-1].set_fontstyle("italic")

@@ -106,11 +106,11 @@ def check_key(use_rep: object, keys: Sequence[str], where: str = "adata.obsm") -
         raise KeyError(f"use_rep={use_rep!r} is not in {where}.{genes} Present: {', '.join(keys) or 'none'}.")
 
 
-def check_kept(use_rep: str | None, key: str) -> None:
-    """Raise if results under a key of `obsm` would be written over the embedding that they are made from."""
-    if use_rep is not None and use_rep in (key, metric_key(key), pca_key(key)):
+def check_kept(given: object, key: str, argument: str = "use_rep") -> None:
+    """Raise if results under a key of `obsm` would be written over the coordinates that they are made from."""
+    if isinstance(given, str) and given in (key, metric_key(key), pca_key(key)):
         raise ValueError(
-            f"use_rep={use_rep!r} would be written over, because the map goes to {key!r}: choose another key_added, "
+            f"{argument}={given!r} would be written over, because the map goes to {key!r}: choose another key_added, "
             "such as 'X_mine'."
         )
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from tripletomics import augment, labels, losses, training
 from tripletomics.features import Choice, Features
@@ -107,6 +108,7 @@ def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Tab
             f"{known:,} of {len(found):,} cells were part of the fit of the model in init= (they have the same "
             "values): pass only new cells."
         )
+    _warn_of_names(model, table.obs.obs_names)
     calibration = calibration_split(codes, ~held_out & (codes < len(classes)), settings.seed)
     rows, pcs = network_inputs(model.features, x, present, roles)
     map_pcs = model.part().map_pcs(x, pcs, present)
@@ -156,6 +158,17 @@ def _types(
     numbers = {name: number for number, name in enumerate([*classes, *unknown])}
     into = np.array([numbers[name] for name in names] + [-1])
     return classes, np.argsort(np.argsort([*classes, *unknown])), into[codes]
+
+
+def _warn_of_names(model: Model, names: pd.Index) -> None:
+    """Warn of new cells that are called like training cells of the model."""
+    known = np.zeros(0, dtype=str) if model.catalog is None else model.catalog.names
+    if twice := int((shared := names.isin(known)).sum()):
+        warn(
+            f"{twice:,} of {len(names):,} cells have the name of a training cell of the model in init= (first: "
+            f"{checks.first(names[shared])}), and other values. If they are the same cells, processed in another way, "
+            "leave them out: they would count twice."
+        )
 
 
 def _plain(name: str) -> str:

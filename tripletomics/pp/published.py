@@ -14,11 +14,14 @@ from tripletomics import adoption, labels
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import first
+from tripletomics.pp.embeddings import check_kept
 from tripletomics.problem import Settings
 
 if TYPE_CHECKING:
     from tripletomics.pp.tables import Table
 
+SMALLEST, LARGEST = 1e-9, 1e9  # widths of a map whose squares float32 can hold
+ROUNDED = 1e-3  # of the width, by which coordinates may be rounded
 TABLES = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # endings of tables, and what separates their columns
 MATCHED, WARNED = (
     0.1,
@@ -38,6 +41,12 @@ def published_map(table: Table, settings: Settings) -> np.ndarray | None:
     if settings.map is None:
         return None
     _check_settings(settings)
+    check_kept(settings.map, settings.key_added, "map")
+    if not isinstance(settings.map, (str, os.PathLike, pd.DataFrame)):
+        raise TypeError(
+            f"map is {type(settings.map).__name__}: name a key of adata.obsm or a .csv or .tsv file, or pass a "
+            "DataFrame with the names of the cells as index."
+        )
     whole = () if table.whole is None else [table.whole]
     names = table.obs.obs_names
     held = [adata.obsm for adata in (*whole, *table.given)]
@@ -62,6 +71,10 @@ def _by_key(table: Table, key: str, what: str) -> np.ndarray:
             placed[rows] = own
             if len(found) and found.shape != placed.shape:
                 raise ValueError(f"{what} has 2 dimensions in one modality and 3 in the other: name another key.")
+            if len(found) and (np.abs(found - placed) > ROUNDED * np.ptp(own, axis=0).max()).any():
+                raise ValueError(
+                    f"{what} is another map in the two modalities: keep it in one of them, or in the MuData."
+                )
             found = np.where(np.isnan(found), placed, found) if len(found) else placed
     return found
 
@@ -87,17 +100,24 @@ def coordinates(values: Any, what: str) -> np.ndarray:
         raise ValueError(f"{what} has {shape}: a map has 2 or 3. Pass those columns as a DataFrame.")
     if values.dtype.kind not in "fiu":
         raise TypeError(f"{what} holds {values.dtype}, not numbers.")
-    found = values.astype(np.float32)
-    bad = ~np.isfinite(found).all(axis=1)
+    bad = ~np.isfinite(values.astype(np.float32)).all(axis=1)
     if bad.any():
         raise ValueError(
             f"{what}: {bad.sum():,} of {len(bad):,} cells have coordinates that are NaN or infinite (first: row "
             f"{int(bad.argmax())}). Pass a DataFrame without these cells: they then get learned coordinates."
         )
-    if len(found) and not (np.ptp(found, axis=0) > 0).all():
-        flat = int((np.ptp(found, axis=0) == 0).argmax())
+    wide = np.ptp(values, axis=0).astype(np.float64) if len(values) else np.ones(values.shape[1])
+    if not (wide > 0).all():
+        flat = int((wide == 0).argmax())
         raise ValueError(f"{what}: all cells have the same coordinate in dimension {flat + 1}, so there is no map.")
-    return found
+    if len(values) and not (wide.min() > SMALLEST and wide.max() < LARGEST):
+        raise ValueError(f"{what} is {wide.max():.3g} wide: bring it to other units, such as a width of 10.")
+    if len(values) and np.abs(values).max() * np.finfo(np.float32).eps > ROUNDED * wide.min():
+        raise ValueError(
+            f"{what} lies so far from 0 (up to {np.abs(values).max():.3g}, and is {wide.min():.3g} wide) that float32 "
+            "would round its coordinates: subtract their mean."
+        )
+    return values.astype(np.float32)
 
 
 def match(frame: pd.DataFrame, names: pd.Index, what: str) -> np.ndarray:
@@ -146,9 +166,21 @@ def read_table(path: str | os.PathLike[str], keys: Sequence[str]) -> pd.DataFram
     if not file.is_file():
         raise FileNotFoundError(f"map={str(path)!r}: there is no such file.")
     try:
-        return pd.read_csv(file, sep=TABLES[ends[-1]], index_col=0, dtype={0: str})
+        table = pd.read_csv(file, sep=TABLES[ends[-1]], index_col=0, dtype={0: str})
     except (ValueError, UnicodeDecodeError, OSError, IndexError) as error:
         raise ValueError(f"map={str(path)!r} cannot be read as a table ({error}).") from None
+    if not table.shape[1]:
+        raise ValueError(
+            f"map={str(path)!r} has one column: are its columns separated by {TABLES[ends[-1]]!r}? Write the names of "
+            "the cells first, and then 2 or 3 columns of coordinates."
+        )
+    unnamed = [str(i) for i in range(table.shape[1])]  # as pandas writes columns without names
+    if list(table.columns) != unnamed and pd.to_numeric(pd.Series(table.columns), errors="coerce").notna().all():
+        raise ValueError(
+            f"map={str(path)!r}: its first line holds numbers ({', '.join(map(str, table.columns[:2]))}), not names of "
+            "columns. Add a line of names."
+        )
+    return table
 
 
 def check_training(given: np.ndarray, held_out: np.ndarray, what: str) -> None:
@@ -168,10 +200,11 @@ def kept_colours(table: Table, settings: Settings, classes: Sequence[str]) -> di
     label = settings.label
     for adata in table.given if settings.map is not None else ():
         given = adata.uns.get(f"{label}_colors")
-        if given is None or label not in adata.obs:
+        if label not in adata.obs or not isinstance(given, (list, tuple, np.ndarray, Mapping)):
             continue
         kinds = labels.names(pd.Series(adata.obs[label].astype("category").cat.categories))
-        found: Mapping[str, str] = {str(kind): str(color) for kind, color in zip(kinds, given, strict=False)}
+        pairs = given.items() if isinstance(given, Mapping) else zip(kinds, given, strict=False)
+        found = {str(kind): str(color) for kind, color in pairs if isinstance(color, str)}
         return {kind: found[kind] for kind in classes if kind in found}
     return {}
 

@@ -90,6 +90,12 @@ class DiskFit:
             rows, var = open_rows(root, path, var, self.settings.layer, self.settings.use_rep)
             width = self.settings.metric_dim + MOST_DIMENSIONS + N_COMPONENTS
             self.needed = writing.check_target(path, target, self.names, rows.n_obs, width)
+            if given.get("init") is not None and sampling.is_large(rows):
+                raise ValueError(
+                    f"{str(path)!r} is so large that a fit would see a sample of it, and with init= it must see every "
+                    "cell, so that none is in the model already: grow by a part of it in memory, and transform the "
+                    "rest."
+                )
             obs = Obs(root, path)
             adata, self.drawn = sampling.read_sample(rows, obs, var, self.settings)
             self.published = sampling.read_published(root, obs, adata, self.drawn, self.settings)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 else:  # the command line reads these annotations
     Cells = Model = object
 
+UNLIKE = 0.5  # share of unassigned cells from which the embedding is in doubt
 OPTIONAL = ("group_label", "group_label_set", "novel", "novel_p")  # columns that are written only if asked for
 
 
@@ -172,6 +173,7 @@ def predict(
         **({} if fdr is None else {"novel": found.novel, "novel_p": found.p}),
     }
     use_rep, about_list = options.embedding(model), {} if fdr is None else _about_list(model, cells.x, trained, fdr)
+    _doubt_embedding(use_rep, found.unassigned)
     for target, rows, queries in cells.targets:
         stale = [f"{prefix}_{name}" for name in OPTIONAL if f"{prefix}_{name}" in target.obs]
         target.obs = target.obs.drop(columns=stale)  # of another prediction
@@ -183,6 +185,15 @@ def predict(
         record |= {} if fdr is None else about_list | {"novel": int(found.novel[rows].sum())}
         target.uns[f"{prefix}_mapping"] = record
     write_coordinates(cells, key_added, model, z, m, trained)
+
+
+def _doubt_embedding(use_rep: str | None, unassigned: np.ndarray) -> None:
+    """Warn if most cells are unlike all types by their embedding."""
+    if use_rep is not None and len(unassigned) and unassigned.mean() > UNLIKE:
+        warn(
+            f"{unassigned.sum():,} of {len(unassigned):,} cells are unlike all types of the model. Was {use_rep!r} "
+            "made by the same model as for the training cells?"
+        )
 
 
 def _matched(queries: Sequence[Query]) -> dict[str, Any]:
@@ -220,6 +231,8 @@ def _groups(cells: NewCells, name: str) -> tuple[np.ndarray, int]:
     from tripletomics import labels, pp
     from tripletomics.labels import grouping
 
+    if not isinstance(name, str):
+        raise TypeError(f"groups={name!r} is not the name of a column of adata.obs.")
     holders = [(target, rows) for target, rows, _ in cells.targets if name in target.obs]
     values = np.full(cells.x.shape[0], None, dtype=object)
     for target, rows in reversed(holders or [cells.targets[0][:2]]):

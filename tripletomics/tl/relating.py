@@ -121,6 +121,7 @@ def relate(
         "label_b": pd.Categorical(np.tile([*names_b, NONE], len(names_a)), [*names_b, NONE]),
         "share": shares.ravel(), "lower": lower.ravel(), "upper": upper.ravel(),
     })  # fmt: skip
+    table.attrs = {"label_a": label_a, "label_b": label_b}
     return table.sort_values(["label_a", "share"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
@@ -133,10 +134,10 @@ def _labels_of(adata: AnnData, side: str, label: str) -> tuple[np.ndarray, list[
         codes, names = labels.encode(pp.column(adata, label, f"label_{side}"), UNLABELLED)
     except (TypeError, KeyError, ValueError) as error:  # name the one of the two that it is about
         raise type(error)(str(error.args[0]).replace("adata", side)) from None
-    if not names:
+    if (codes >= 0).sum() < 2:
         raise ValueError(
-            f"label_{side}={label!r}: no cell of {side} is labelled. Missing values and names that mean unlabelled do "
-            "not count."
+            f"label_{side}={label!r}: fewer than two cells of {side} are labelled. Missing values and names that mean "
+            "unlabelled do not count."
         )
     return codes, names
 
