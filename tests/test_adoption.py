@@ -207,6 +207,18 @@ def test_three_dimensions_and_no_labels():
     assert "Map adopted from X_umap" in model.summary()
 
 
+def test_without_held_out_cells_nothing_is_known_of_the_error():
+    model = tt.fit(with_map(60), "kind", map="X_umap", hold_out=0, steps=3, progress=False)
+    said = "Map adopted from X_umap: nothing says how far learned coordinates are from the true ones."
+    assert said in model.summary()
+
+
+def test_a_comparison_says_that_a_map_may_have_seen_the_held_out_cells():
+    given = {"methods": ("tt:map=X_umap,steps=3", "pca2"), "seeds": 1, "progress": False}
+    found = tt.compare(with_map(90), "kind", **given)
+    assert "tt:map=X_umap,steps=3: a map that was made of all cells has seen the held-out ones." in found.summary()
+
+
 @pytest.mark.parametrize("where", ["whole", "rna"])
 def test_two_modalities(where):
     rna, protein = make_pair(210)

@@ -120,7 +120,8 @@ def _adopted(model: State) -> list[str]:
     """Return lines on how far held-out cells lie from their true coordinates on an adopted map."""
     table, name = model.map_errors, model.settings.get("map", "None")
     if table.empty:
-        return []
+        unknown = [f"Map adopted from {name}: nothing says how far learned coordinates are from the true ones."]
+        return unknown * (name != "None")
     tt, mean, null = (table[table["cell_type"] == EVERY].set_index("method").loc[[LEARNED, AVERAGED, PERMUTED]]
                       .to_dict("records"))  # fmt: skip
     lines = [

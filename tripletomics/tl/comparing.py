@@ -131,6 +131,8 @@ def compare(
     settings["seeds"] = ", ".join(map(str, range(seeds)))
     held_out = [split.held_out for split in splits]
     words = [evaluation.split_sentence(settings["hold_out"], held_out), *experiment.embedding_words(task, held_out)]
+    adopted = [method for method, own in plan.items() if own is not None and own.get("map") is not None]
+    words += [f"{method}: a map that was made of all cells has seen the held-out ones." for method in adopted]
     settings["split"] = " ".join(words)
     rows = experiment.tidy(runs)
     types = pd.Index(task.classes)
