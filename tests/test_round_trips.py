@@ -117,12 +117,15 @@ def test_fit_and_transform_are_those_of_python(run, source, tmp_path):
 
 
 def test_all_options_at_once_are_those_of_python(run, source, tmp_path):
-    options = [word for name, (text, _) in EVERY_OPTION.items() for word in words(name, text)]
+    chosen = {
+        name: given for name, given in EVERY_OPTION.items() if name not in ("map", "use_rep", "init")
+    }  # not with all
+    options = [word for name, (text, _) in chosen.items() for word in words(name, text)]
     status, _, said = run("fit", source, "--out", tmp_path / "out.h5ad", *options)
     expected = ad.read_h5ad(source)
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
-        model = tt.fit(expected, **{name: value for name, (_, value) in EVERY_OPTION.items()})
+        model = tt.fit(expected, **{name: value for name, (_, value) in chosen.items()})
     assert (status, said.splitlines()) == (0, [f"warning: {warning.message}" for warning in given])
     written = ad.read_h5ad(tmp_path / "out.h5ad")
     assert_same(written, expected)
