@@ -4,6 +4,7 @@ import re
 from dataclasses import fields, replace
 from types import SimpleNamespace
 
+import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -14,7 +15,7 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import tripletomics as tt
-from tripletomics import growth, seen
+from tripletomics import cli, growth, seen
 from tripletomics.growth import networks, simulation, targets
 from tripletomics.labels.calibration import fit_calibration
 from tripletomics.losses import Softmax
@@ -327,3 +328,16 @@ def test_the_cells_that_a_model_grew_by_are_not_rejected(old, grown):
     """They are no nearer to others than new cells are."""
     asked = predicted(grown[1], grown[0])
     assert (asked.obs["tt_label"] == "unassigned").mean() < 0.15
+
+
+def test_the_command_line_grows_a_model_from_its_file(old, tmp_path, capsys):
+    old[0].save(tmp_path / "old.tt")
+    cells = make_cells(60, 2, NEW)
+    cells.write_h5ad(tmp_path / "more.h5ad")
+    cli.main(["fit", str(tmp_path / "more.h5ad"), "--out", str(tmp_path / "out.h5ad"), "--label", "kind",
+              "--init", str(tmp_path / "old.tt"), "--model", str(tmp_path / "new.tt"), "--steps", "5",
+              "--no-progress"])  # fmt: skip
+    assert "Grown from model" in capsys.readouterr().out
+    model = tt.fit(cells, init=tmp_path / "old.tt", **QUICK)
+    assert tt.load(tmp_path / "new.tt").id == model.id
+    np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "out.h5ad").obsm["X_tt"], cells.obsm["X_tt"])
