@@ -384,3 +384,7 @@ def test_an_embedding_of_another_kind_is_doubted(query, model):
     query.obsm[KEY] = query.obsm[KEY][:, ::-1].copy()
     with pytest.warns(UserWarning, match=r"cells are unlike all types of the model\. Was 'X_.*' made by"):
         tt.predict(query, model)
+
+
+def test_copies_of_a_cell_are_no_embedding_of_one_length(query, model):
+    tt.predict(query[np.zeros(40, dtype=int)].copy(), model)

@@ -8,7 +8,7 @@ from tripletomics import scales
 from tripletomics.features import Features, median_depth, norms, spread_of
 from tripletomics.pcs import mean_and_variance
 from tripletomics.scales import Scale
-from tripletomics.sources import Matrix
+from tripletomics.sources import Matrix, dense
 
 ENOUGH = 20  # cells, or genes, for a median or a correlation
 CENTRED = 0.1  # share of training values below 0, from which a query without any is unusual
@@ -98,7 +98,8 @@ def _check_embedding(x: Matrix, features: Features) -> list[str]:
     cure = "embed the query with the same model and in the same way as the training cells"
     norm, spread = spread_of(norms(x))
     alike, were_alike = spread < SAME_LENGTH, features.norm_spread < SAME_LENGTH
-    if alike != were_alike and x.shape[0] >= ENOUGH and max(spread, features.norm_spread) > 10 * SAME_LENGTH:
+    differ = alike != were_alike and max(spread, features.norm_spread) > 10 * SAME_LENGTH
+    if differ and len(np.unique(dense(x[:, :1]))) >= ENOUGH:  # copies of a cell have one length, and one first value
         which = ("the query", "the training cells") if alike else ("the training cells", "the query")
         raise ValueError(
             f"The query is not on the scale of {reads}: all cells of {which[0]} have the same length ({norm:.3g} in "
