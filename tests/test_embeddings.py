@@ -387,4 +387,6 @@ def test_an_embedding_of_another_kind_is_doubted(query, model):
 
 
 def test_copies_of_a_cell_are_no_embedding_of_one_length(query, model):
-    tt.predict(query[np.zeros(40, dtype=int)].copy(), model)
+    copies = query[np.zeros(40, dtype=int)].copy()
+    tt.predict(copies, model)
+    np.testing.assert_allclose(copies.obsm["X_tt"], np.repeat(copies.obsm["X_tt"][:1], 40, axis=0), rtol=1e-4)

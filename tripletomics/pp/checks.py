@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -134,11 +134,7 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
     """Raise if nothing can be learned from the labels, and warn about types that are hard to learn."""
     if not classes:
         raise ValueError(f"label={label!r}: no cell is labelled. Missing values and names in unlabelled= do not count.")
-    if UNASSIGNED in classes:
-        raise ValueError(
-            f"label={label!r} has a type {UNASSIGNED!r}, which is what predict calls cells like no known type: rename "
-            "it, or name it in unlabelled=."
-        )
+    check_type_names(classes, label)
     if odd := [name for name in classes if is_missing(name)]:
         warn(
             f"label={label!r} has a type {odd[0]!r}, which looks like a missing value: name it in unlabelled= as well, "
@@ -159,10 +155,24 @@ def check_labels(codes: np.ndarray, classes: list[str], held_out: np.ndarray, la
             f"Types of one training cell: {first(named[train == 1])}. They are kept apart from the others but have "
             "nothing to come close to."
         )
-    if (train == 0).any():
+    warn_of_unknown_types(named[train == 0].tolist())
+
+
+def check_type_names(classes: Sequence[str], label: str | None) -> None:
+    """Raise if a type has the name that `predict` gives to cells like no known type."""
+    if UNASSIGNED in classes:
+        raise ValueError(
+            f"label={label!r} has a type {UNASSIGNED!r}, which is what predict calls cells like no known type: rename "
+            "it, or name it in unlabelled=."
+        )
+
+
+def warn_of_unknown_types(names: Sequence[str]) -> None:
+    """Warn of types that only held-out cells have, if there are any."""
+    if names:
         warn(
-            f"Types that only held-out cells have: {first(named[train == 0])}. The model cannot know them; they count "
-            "as wrong in the scores."
+            f"Types that only held-out cells have: {first(names)}. The model cannot know them; they count as wrong in "
+            "the scores."
         )
 
 

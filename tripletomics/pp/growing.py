@@ -18,7 +18,6 @@ from tripletomics.losses.defaults import DEFAULT_LOSS
 from tripletomics.model import Model
 from tripletomics.notices import warn
 from tripletomics.pp import checks, splits
-from tripletomics.pp.matching import match_genes
 from tripletomics.pp.queries import QueryOptions, take_new
 from tripletomics.pp.tables import Table, is_pair, open_table
 from tripletomics.problem import FitProblem, ModalityGenes, Settings, as_text
@@ -135,11 +134,7 @@ def _types(
     learned = [names[code] for code in np.unique(codes[~held_out & (codes >= 0)])]
     if not learned:
         raise ValueError(f"label={label!r}: no training cell is labelled, and without types no map can grow.")
-    if labels.UNASSIGNED in names:
-        raise ValueError(
-            f"label={label!r} has a type {labels.UNASSIGNED!r}, which is what predict calls cells like no known type: "
-            "rename it, or name it in unlabelled=."
-        )
+    checks.check_type_names(names, label)
     alike = {_plain(name): name for name in model.types}
     for name in learned:
         other = alike.get(_plain(name), name)
@@ -150,11 +145,7 @@ def _types(
             )
     classes = sorted({*model.types, *learned})
     unknown = [name for name in names if name not in classes]
-    if unknown:
-        warn(
-            f"Types that only held-out cells have: {checks.first(unknown)}. The model cannot know them; they count as "
-            "wrong in the scores."
-        )
+    checks.warn_of_unknown_types(unknown)
     numbers = {name: number for number, name in enumerate([*classes, *unknown])}
     into = np.array([numbers[name] for name in names] + [-1])
     return classes, np.argsort(np.argsort([*classes, *unknown])), into[codes]
@@ -179,7 +170,8 @@ def _cells(adata: Any, settings: Settings, model: Model) -> tuple[Any, np.ndarra
     """Return new cells by the features of the model, and which of these features they have."""
     if settings.use_rep is not None:
         return take_new(adata, model, QueryOptions(use_rep=settings.use_rep)).x, None
-    match = match_genes(adata, model.part().genes, "impute", None, model.gene_weights(), 0)
+    cells = take_new(adata, model, QueryOptions(settings.layer, "impute", None, 0))
+    match = cells.targets[0][2][0].match
     absent = checks.first(match.missing_genes)
     if match.weight < ENOUGH:
         raise ValueError(
@@ -191,7 +183,6 @@ def _cells(adata: Any, settings: Settings, model: Model) -> tuple[Any, np.ndarra
         warn(
             f"The new cells lack {match.missing} genes of the model in init= (first: {absent}), which count as unknown."
         )
-    cells = take_new(adata, model, QueryOptions(settings.layer, "impute", None, 0))
     present = cells.present
     return cells.x, present if isinstance(present, np.ndarray) else None
 
