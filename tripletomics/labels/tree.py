@@ -1,0 +1,189 @@
+"""Cell types on several levels: a tree of names, and the deepest name that is known of each cell.
+
+A leaf is a type that has no finer one. A cell whose type is known coarsely belongs to *some* leaf below that name. So
+one matrix says all that a loss or a prediction needs: which leaves lie below which name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tripletomics import labels
+from tripletomics.parts import did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Names of cell types, and which lies below which.
+
+    Attributes
+    ----------
+    names
+        Leaves in sorted order, then all other names in sorted order.
+    parents
+        The position of each name's parent, int64 (nodes,); -1 at the top.
+    n_leaves
+        How many of the names are leaves.
+    """
+
+    names: list[str]
+    parents: np.ndarray
+    n_leaves: int
+
+    @classmethod
+    def of(cls, parents: Mapping[str, str | None]) -> Tree:
+        """Return the tree in which each name has this parent, None at the top."""
+        inner = {parent for parent in parents.values() if parent is not None}
+        names = sorted(parents.keys() - inner) + sorted(inner)
+        position = {name: i for i, name in enumerate(names)}
+        above = [parents.get(name) for name in names]
+        codes = np.array([-1 if parent is None else position[parent] for parent in above], dtype=np.int64)
+        return cls(names, codes, len(names) - len(inner))
+
+    @property
+    def flat(self) -> bool:
+        """Whether all names are leaves."""
+        return self.n_leaves == len(self.names)
+
+    def path(self, code: int) -> list[int]:
+        """Return a node and its ancestors, from the node to the top."""
+        found = []
+        while code >= 0:
+            found.append(int(code))
+            code = self.parents[code]
+        return found
+
+    def leaves_below(self) -> np.ndarray:
+        """Return which leaves a node is or has below it, boolean (nodes, leaves)."""
+        below = np.zeros((len(self.names), self.n_leaves), dtype=bool)
+        for leaf in range(self.n_leaves):
+            below[self.path(leaf), leaf] = True
+        return below
+
+    def depths(self) -> np.ndarray:
+        """Return how many names stand above each one (nodes,); 0 at the top."""
+        return np.array([len(self.path(code)) - 1 for code in range(len(self.names))])
+
+    def among(self, codes: np.ndarray) -> tuple[Tree, np.ndarray]:
+        """Return the tree of the names that some cells have, and these cells' codes in it.
+
+        Names below which no cell lies are left out. So a name becomes a leaf if no cell is known more finely.
+        """
+        kept = {node for code in np.unique(codes[codes >= 0]) for node in self.path(code)}
+        above = {self.names[node]: self.names[up] if (up := self.parents[node]) >= 0 else None for node in kept}
+        tree = Tree.of(above)
+        new = np.full(len(self.names) + 1, -1)  # the last one is for -1
+        for node in kept:
+            new[node] = tree.names.index(self.names[node])
+        return tree, new[codes]
+
+
+def read_levels(obs: pd.DataFrame, columns: Sequence[str], unlabelled: Sequence[str]) -> tuple[Tree, np.ndarray]:
+    """Return the tree of columns that go from coarse to fine, and the deepest known node of each cell.
+
+    Parameters
+    ----------
+    obs
+        A row for each cell.
+    columns
+        Its columns, the coarsest first. A name that stands on several levels of a cell is one node.
+    unlabelled
+        Names that mean unlabelled, as for `labels.encode`.
+
+    Returns
+    -------
+    The tree, and codes int64 (cells,), -1 where no level is known.
+
+    Raises
+    ------
+    ValueError
+        If a name lies below two others, or below itself.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame({column: labels.known(obs[column], unlabelled) for column in columns})
+    rows = table.drop_duplicates().to_numpy(dtype=object)
+    known = [[(level, name) for level, name in enumerate(row) if name is not None] for row in rows]
+    parents: dict[str, str] = {}
+    for gap in (1, len(columns)):  # first where the level above is known, then where it is missing
+        for row in known:
+            for (high, above), (low, name) in zip(row, row[1:], strict=False):
+                if name == above or (low - high > 1) != (gap > 1):
+                    continue
+                if gap > 1 and name in parents:
+                    if above not in _path(name, parents):
+                        raise ValueError(_two_parents(name, above, parents[name], columns[low]))
+                elif parents.setdefault(name, above) != above:
+                    raise ValueError(_two_parents(name, parents[name], above, columns[low]))
+    names = {node for row in known for _, name in row for node in _path(name, parents)}
+    tree = Tree.of({name: parents.get(name) for name in names})
+    finest = table.ffill(axis=1).iloc[:, -1]
+    position = {name: code for code, name in enumerate(tree.names)}
+    return tree, finest.map(position).fillna(-1).to_numpy(dtype=np.int64)
+
+
+def read_parents(
+    values: pd.Series, parents: Mapping[str, str], unlabelled: Sequence[str]
+) -> tuple[Tree, np.ndarray]:
+    """Return the tree of one column of names, given the parent of each, and the node of each cell.
+
+    Parameters
+    ----------
+    values
+        One name per cell, of any level.
+    parents
+        The parent of each name that has one. Names that are no ancestor of a cell's name are left out.
+    unlabelled
+        Names that mean unlabelled, as for `labels.encode`.
+
+    Returns
+    -------
+    The tree, and codes int64 (cells,), -1 for unlabelled.
+
+    Raises
+    ------
+    ValueError
+        If no name of the column is in `parents`, a parent is missing, or a name lies below itself.
+    """
+    up = {str(name): str(parent) for name, parent in parents.items() if not labels.is_missing(parent, unlabelled)}
+    if absent := [name for name in parents if str(name) not in up]:
+        raise ValueError(
+            f"parents: {absent[0]!r} has the parent {parents[absent[0]]!r}, which means unlabelled: leave out a name "
+            "that has no parent."
+        )
+    codes, names = labels.encode(values, unlabelled)
+    if not up.keys() & {*names}:
+        nearest = next((hint for name in up if (hint := did_you_mean(name, names))), "")
+        raise ValueError(
+            f"parents: none of its names (first: {', '.join(list(up)[:3])}) is a name of {values.name!r} (first: "
+            f"{', '.join(names[:3])}).{nearest} It gives the parent of each name, as in {{'CD4 naive': 'CD4 T'}}."
+        )
+    kept = {node for name in names for node in _path(name, up)}
+    tree = Tree.of({name: up.get(name) for name in kept})
+    position = np.array([*(tree.names.index(name) for name in names), -1])
+    return tree, position[codes]
+
+
+def _path(name: str, parents: Mapping[str, str]) -> list[str]:
+    """Return a name and its ancestors; raise if the way up is a circle."""
+    found = [name]
+    while found[-1] in parents:
+        found.append(parents[found[-1]])
+        if found[-1] in found[:-1]:
+            circle = " below ".join(map(repr, found[found.index(found[-1]) :]))
+            raise ValueError(f"The levels go in a circle: {circle}. Give each name a parent that is coarser.")
+    return found
+
+
+def _two_parents(name: str, one: str, other: str, column: str) -> str:
+    return (
+        f"{name!r} in {column!r} lies below {one!r} and below {other!r}, and a name has one parent. If these are two "
+        f"types, give them two names: {f'{one}/{name}'!r} and {f'{other}/{name}'!r}. If one is a mistake, correct it."
+    )
