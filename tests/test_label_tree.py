@@ -57,9 +57,15 @@ def test_parents_as_a_dict_give_the_same_tree_as_columns():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("T", "other", None), ("B", "other", None)], "'other' in 'subclass' lies below 'T' and below 'B', .*'T/other'"),
+        (
+            [("T", "other", None), ("B", "other", None)],
+            "'other' in 'subclass' lies below 'T' and below 'B', .*'T/other'",
+        ),
         ([("T", "CD4 T", "x"), ("B", None, "x")], "'x' in 'type' lies below 'B' and below 'CD4 T'"),
-        ([("a", "b", None), (None, "a", "c"), ("b", "a", None)], "circle: 'a' below 'b' below 'a'|circle: 'b' below 'a'"),
+        (
+            [("a", "b", None), (None, "a", "c"), ("b", "a", None)],
+            "circle: 'a' below 'b' below 'a'|circle: 'b' below 'a'",
+        ),
     ],
 )
 def test_columns_that_do_not_nest_are_refused(rows, message):

@@ -113,7 +113,12 @@ def normalise(z: Tensor) -> Tensor:
 
 
 def triplet_sum(
-    d: Tensor, y: Tensor, margin: float, above: float | None = None, up_to: float | None = None
+    d: Tensor,
+    y: Tensor,
+    margin: float,
+    above: float | None = None,
+    up_to: float | None = None,
+    apart: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum [d_ap - d_an + margin]+ over every triplet of the batch, exactly, without listing them.
 
@@ -127,6 +132,8 @@ def triplet_sum(
         Added to d_ap - d_an.
     above, up_to
         A band: only triplets with above < d_ap - d_an <= up_to count. No band by default.
+    apart
+        Boolean (n, n): the negatives of each anchor. By default all cells of another class.
 
     Returns
     -------
@@ -139,13 +146,14 @@ def triplet_sum(
     band is the difference of two such counts.
     """
     columns, valid = _positives(y)
+    apart = _negatives(y) if apart is None else apart
     bottom = -margin if above is None else max(above, -margin)
     with torch.no_grad():
         weight = torch.empty_like(d)
         total = torch.zeros((), dtype=torch.float64, device=d.device)
         active = torch.zeros((), dtype=torch.int64, device=d.device)
         for rows in _row_blocks(len(y)):
-            block, different = d[rows].contiguous(), y[rows, None] != y
+            block, different = d[rows].contiguous(), apart[rows]
             counts = _active_counts(block, different, columns[rows], valid[rows], -bottom)
             if up_to is not None:
                 counts -= _active_counts(block, different, columns[rows], valid[rows], -max(up_to, bottom))
@@ -157,7 +165,7 @@ def triplet_sum(
 
 
 def soft_triplet_sum(
-    d: Tensor, y: Tensor, above: float = -torch.inf, up_to: float = torch.inf
+    d: Tensor, y: Tensor, above: float = -torch.inf, up_to: float = torch.inf, apart: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sum log(1 + exp(d_ap - d_an)) over every triplet of the batch, in O(n^2) memory.
 
@@ -168,7 +176,7 @@ def soft_triplet_sum(
     with torch.no_grad():
         # an infinite gap below 0 adds nothing, which saves every mask below
         positive = d.gather(1, columns).masked_fill(~valid, -torch.inf)
-        negative = d.masked_fill(y[:, None] == y, torch.inf)
+        negative = d.masked_fill(~(_negatives(y) if apart is None else apart), torch.inf)
         weight = torch.zeros_like(d)
         total = torch.zeros((), dtype=torch.float64, device=d.device)
         count = torch.zeros((), dtype=torch.int64, device=d.device)
@@ -244,11 +252,11 @@ def count_quadruplets(y: Tensor) -> Tensor:
     return (size * (size - 1) * (negatives - 2 * size * (n - size))).sum()
 
 
-def count_band(d: Tensor, y: Tensor, above: float, up_to: float) -> Tensor:
+def count_band(d: Tensor, y: Tensor, above: float, up_to: float, apart: Tensor | None = None) -> Tensor:
     """Count the triplets with above < d_ap - d_an <= up_to (0-d, int64)."""
-    total = count_triplets(y)
+    total = count_triplets(y, apart)
     known = {-torch.inf: total, torch.inf: torch.zeros_like(total)}
-    lower, upper = (known[end] if end in known else triplet_sum(d, y, -end)[1] for end in (above, up_to))
+    lower, upper = (known[end] if end in known else triplet_sum(d, y, -end, apart=apart)[1] for end in (above, up_to))
     return (lower - upper).clamp(min=0)
 
 
@@ -257,28 +265,32 @@ def softplus(x: Tensor) -> Tensor:
     return F.softplus(x, threshold=40)
 
 
-def count_triplets(y: Tensor) -> Tensor:
-    """Count the triplets of a batch (0-d, int64)."""
-    size = torch.unique(y, return_counts=True)[1]
+def count_triplets(y: Tensor, apart: Tensor | None = None) -> Tensor:
+    """Count the triplets of a batch (0-d, int64), with the negatives `apart` (n, n) or all cells of another class."""
+    _, code, size = torch.unique(y, return_inverse=True, return_counts=True)
+    if apart is not None:
+        return ((size[code] - 1) * apart.sum(1)).sum()
     return (size * (size - 1) * (len(y) - size)).sum()
 
 
-def mine_hard(d: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def mine_hard(d: Tensor, y: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the distances of each anchor to its farthest positive and its nearest negative.
+
+    Negatives are the cells `apart` (n, n) from it, by default all of another class.
 
     Returns
     -------
     d_ap and d_an (k,), for the k anchors that have both a positive and a negative.
     """
-    return _extremes(d, y, farthest_positive=True)
+    return _extremes(d, y, apart, farthest_positive=True)
 
 
-def mine_easy_positive(d: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def mine_easy_positive(d: Tensor, y: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the distances of each anchor to its nearest positive and its nearest negative, as `mine_hard` does."""
-    return _extremes(d, y, farthest_positive=False)
+    return _extremes(d, y, apart, farthest_positive=False)
 
 
-def mine_semihard(d: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def mine_semihard(d: Tensor, y: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return, for every anchor and positive, their distance and that of the nearest negative farther than the positive.
 
     If no negative is farther than the positive, the farthest negative is taken.
@@ -288,7 +300,7 @@ def mine_semihard(d: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     d_ap and d_an (k,), for the k ordered positive pairs whose anchor has a negative.
     """
     columns, valid = _positives(y)
-    different = y[:, None] != y
+    different = _negatives(y) if apart is None else apart
     negatives = different.sum(1, keepdim=True)
     valid = valid & (negatives > 0)
     d_ap = d.gather(1, columns)
@@ -330,6 +342,11 @@ def _positives(y: Tensor) -> tuple[Tensor, Tensor]:
     return columns, valid
 
 
+def _negatives(y: Tensor) -> Tensor:
+    """Mark the cells of another class than each anchor's (n, n)."""
+    return y[:, None] != y
+
+
 def _row_blocks(n: int) -> list[slice]:
     step = max(1, _BLOCK // max(1, n))
     return [slice(start, start + step) for start in range(0, n, step)]
@@ -347,9 +364,9 @@ def _active_counts(d: Tensor, different: Tensor, columns: Tensor, valid: Tensor,
     return weight.scatter_add_(1, columns.gather(1, order), met.to(d.dtype))
 
 
-def _extremes(d: Tensor, y: Tensor, *, farthest_positive: bool) -> tuple[Tensor, Tensor]:
-    different = y[:, None] != y
-    same = ~different & ~torch.eye(len(y), dtype=torch.bool, device=y.device)
+def _extremes(d: Tensor, y: Tensor, apart: Tensor | None, *, farthest_positive: bool) -> tuple[Tensor, Tensor]:
+    different = _negatives(y) if apart is None else apart
+    same = ~_negatives(y) & ~torch.eye(len(y), dtype=torch.bool, device=y.device)
     both = same.any(1) & different.any(1)
     d_ap = d.masked_fill(~same, -torch.inf).amax(1) if farthest_positive else d.masked_fill(~same, torch.inf).amin(1)
     d_an = d.masked_fill(~different, torch.inf).amin(1)

@@ -6,6 +6,7 @@ one matrix says all that a loss or a prediction needs: which leaves lie below wh
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -114,7 +115,7 @@ def read_levels(obs: pd.DataFrame, columns: Sequence[str], unlabelled: Sequence[
     parents: dict[str, str] = {}
     for gap in (1, len(columns)):  # first where the level above is known, then where it is missing
         for row in known:
-            for (high, above), (low, name) in zip(row, row[1:], strict=False):
+            for (high, above), (low, name) in itertools.pairwise(row):
                 if name == above or (low - high > 1) != (gap > 1):
                     continue
                 if gap > 1 and name in parents:
@@ -129,9 +130,7 @@ def read_levels(obs: pd.DataFrame, columns: Sequence[str], unlabelled: Sequence[
     return tree, finest.map(position).fillna(-1).to_numpy(dtype=np.int64)
 
 
-def read_parents(
-    values: pd.Series, parents: Mapping[str, str], unlabelled: Sequence[str]
-) -> tuple[Tree, np.ndarray]:
+def read_parents(values: pd.Series, parents: Mapping[str, str], unlabelled: Sequence[str]) -> tuple[Tree, np.ndarray]:
     """Return the tree of one column of names, given the parent of each, and the node of each cell.
 
     Parameters

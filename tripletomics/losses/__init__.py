@@ -1,4 +1,19 @@
-"""The losses, and what makes them from text."""
+"""The losses, and what makes them from text.
+
+A loss is a small torch module, called ``loss(z, y)`` with embeddings z (n, dim) and class codes y (n,), that returns
+one number. Write your own in a notebook::
+
+    @tt.losses.register("spread")
+    class Spread(tt.losses.Loss):
+        weight: float = 1.0
+
+        def forward(self, z, y):
+            z, y = tt.losses.labelled(z, y)
+            return -self.weight * z.var()
+
+and ``tt.fit(adata, label="cell_type", loss="softmax + 0.1*spread:weight=2")`` knows it. The annotated names are its
+settings.
+"""
 
 from tripletomics.losses.base import (
     Foreign,

@@ -1,19 +1,4 @@
-"""What all losses share: registration, text to object and back, sums, foreign modules, unlabelled cells.
-
-A loss is a small torch module, called ``loss(z, y)`` with embeddings z (n, dim) and class codes y (n,), that returns
-one number. Write your own in a notebook::
-
-    @tt.losses.register("spread")
-    class Spread(tt.losses.Loss):
-        weight: float = 1.0
-
-        def forward(self, z, y):
-            z, y = tt.losses.labelled(z, y)
-            return -self.weight * z.var()
-
-and ``tt.fit(adata, label="cell_type", loss="softmax + 0.1*spread:weight=2")`` knows it. The annotated names are its
-settings.
-"""
+"""What all losses share: registration, text to object and back, sums, foreign modules, unlabelled cells."""
 
 from __future__ import annotations
 
@@ -28,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tripletomics import parts
+from tripletomics.losses.levels import Levels
 from tripletomics.samplers import BatchGuide
 
 L = TypeVar("L", bound="Loss")
@@ -67,6 +53,8 @@ class Loss(nn.Module):
         Learning rate of the loss's own parameters, in units of the encoder's, and Adam's epsilon for them.
     epochs
         Epochs between two calls of `refresh`; 0 for none.
+    coarse
+        Whether it learns from cells whose class is known coarsely; others see them as unlabelled. See `set_levels`.
     """
 
     name: str = ""
@@ -81,15 +69,28 @@ class Loss(nn.Module):
     parameter_lr: float = 1.0
     parameter_eps: float = 1e-8
     epochs: int = 0
+    coarse: bool = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make an empty module, so that the dataclass can set its settings."""
         self = super().__new__(cls)
-        nn.Module.__init__(self)
+        Loss.__init__(self)
         return self
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.label_levels = Levels()
 
     def set_n_cells(self, n_cells: int) -> None:
         """Record the number of training cells; called before `build`."""
+
+    def set_levels(self, levels: Levels) -> None:
+        """Record which classes each code may be; called before `build`."""
+        self.label_levels = levels
+
+    def known_codes(self, y: Tensor) -> Tensor:
+        """Return codes with -1 for those that this loss cannot learn from."""
+        return y if self.coarse else self.label_levels.fine(y)
 
     def build(self, dim: int, n_classes: int) -> None:
         """Create the parameters for `dim` columns of z and `n_classes` classes, in place; most losses have none."""
@@ -129,15 +130,6 @@ class Loss(nn.Module):
         return Sum([self], [weight])
 
     __mul__ = __rmul__
-
-
-class TripletLoss(Loss):
-    """The base of losses that need an anchor, a cell of its class and a cell of another class."""
-
-    def has_terms(self, y: np.ndarray) -> bool:
-        """Return whether the codes hold two classes, one of them with two cells."""
-        size = np.unique(y[y >= 0], return_counts=True)[1]
-        return len(size) > 1 and bool(size.max() > 1)
 
 
 class Sum(Loss):
@@ -189,6 +181,7 @@ class Sum(Loss):
                 f"Losses of two views share these views, but ask for {sorted(near)} neighbours: give all the same."
             )
         self.neighbours = max(near, default=0)
+        self.coarse = True  # each member has its own way with coarse codes
 
     def terms(self) -> list[tuple[float, Loss]]:
         """List the weights with their losses."""
@@ -201,6 +194,10 @@ class Sum(Loss):
     def set_n_cells(self, n_cells: int) -> None:
         """Pass the number of training cells to every member."""
         self._each("set_n_cells", n_cells)
+
+    def set_levels(self, levels: Levels) -> None:
+        """Pass the levels to every member."""
+        self._each("set_levels", levels)
 
     def build(self, dim: int, n_classes: int) -> None:
         """Build every member."""
@@ -227,7 +224,8 @@ class Sum(Loss):
 
     def has_terms(self, y: np.ndarray) -> bool:
         """Return whether every member has something to compare."""
-        return all(self._each("has_terms", y))
+        codes = torch.from_numpy(y)
+        return all(member.has_terms(member.known_codes(codes).numpy()) for _, member in self.terms())
 
     def trace(self) -> dict[str, Tensor]:
         """Return what all members trace."""
@@ -242,10 +240,11 @@ class Sum(Loss):
         *views, y = z, *others
         values = []
         for weight, member in self.terms():
+            codes = member.known_codes(y)
             if member.views == 2:
-                value = member(*views, y, **known)
+                value = member(*views, codes, **known)
             else:
-                value = member(*views, y) if member.mines and self.views == 1 else member(z, y)
+                value = member(*views, codes) if member.mines and self.views == 1 else member(z, codes)
             values.append(weight * value)
         return torch.stack(values).sum()
 

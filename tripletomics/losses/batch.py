@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, TripletLoss, labelled, register, zero
+from tripletomics.losses.base import Loss, labelled, register, zero
+from tripletomics.losses.tuples.base import TripletLoss
 
 
 @register("nca")
@@ -52,9 +53,9 @@ class NCA(TripletLoss):
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a minibatch."""
         z, y = labelled(z, y)
-        same, different = _positives(y), y[:, None] != y
-        anchors = same.any(1)
-        if not anchors.any() or not different.any():
+        same, different = _positives(y), self.label_levels.apart(y)
+        anchors = same.any(1) & different.any(1)
+        if not anchors.any():
             return zero(z)
         logits = -self.scale * geometry.distances(z, distance="sqeuclidean")
         own = logits.masked_fill(~same, -torch.inf)[anchors].logsumexp(1)
@@ -96,6 +97,7 @@ class SupCon(Loss):
 
     temperature: float = 0.1
     normalised = True
+    coarse = True
 
     def __post_init__(self) -> None:
         parts.check_number(self, "temperature", "(0, inf)")
@@ -114,8 +116,8 @@ class SupCon(Loss):
         if not anchors.any():
             return zero(z)
         units = geometry.normalise(cells)
-        itself = torch.eye(len(codes), dtype=torch.bool, device=z.device)
-        log_share = (units @ units.T / self.temperature).masked_fill(itself, -torch.inf).log_softmax(1)
+        pairs = same | self.label_levels.apart(codes)
+        log_share = (units @ units.T / self.temperature).masked_fill(~pairs, -torch.inf).log_softmax(1)
         total = log_share.masked_fill(~same, 0).sum(1)
         return -(total[anchors] / positives[anchors]).mean()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tripletomics.geometry import normalise
 from tripletomics.losses.base import register
-from tripletomics.losses.proxies import CosineLoss, margin_cross_entropy
+from tripletomics.losses.proxies import CosineLoss
 
 
 class CentersLoss(CosineLoss):
@@ -77,7 +77,9 @@ class SoftTriple(CentersLoss):
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
         cos = torch.einsum("nd,ckd->nck", x, w)
-        value = margin_cross_entropy((F.softmax(cos / self.gamma, 2) * cos).sum(2), codes, self.scale, self.margin)
+        value = self._margin_cross_entropy(
+            (F.softmax(cos / self.gamma, 2) * cos).sum(2), codes, self.scale, self.margin
+        )
         one, other = torch.triu_indices(self.centers, self.centers, 1, device=w.device)
         apart = ((w[:, one] - w[:, other]).square().sum(2) + 1e-5).sqrt()  # 2 - 2 cos as a square is never below 0
         return value + self.tau * apart.sum() / (len(w) * self.centers * max(self.centers - 1, 1))
@@ -112,4 +114,4 @@ class HardTriple(CentersLoss):
     margin: float = 0.01
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        return margin_cross_entropy(torch.einsum("nd,ckd->nck", x, w).amax(2), codes, self.scale, self.margin)
+        return self._margin_cross_entropy(torch.einsum("nd,ckd->nck", x, w).amax(2), codes, self.scale, self.margin)

@@ -25,6 +25,7 @@ class ProxyLoss(Loss):
     Subclasses define ``_value(x, w, codes)`` for one or more labelled cells x and proxies w, unit rows if `normalised`.
     """
 
+    coarse = True
     parameter_lr = 10.0  # at the encoder's rate the proxies lag behind the cells
     proxies: nn.Parameter
 
@@ -43,14 +44,20 @@ class ProxyLoss(Loss):
             raise ValueError(f"{self.name} was built for dim={dim}, but z has {z.shape[1]} columns.")
         if not len(codes):
             return zero(z)
-        if (top := int(y.max())) >= n_classes:
-            allowed = f"n_classes={n_classes} (codes 0 to {n_classes - 1})"
+        known = n_classes if self.label_levels.below is None else len(self.label_levels.below)
+        if (top := int(y.max())) >= known:
+            allowed = f"n_classes={n_classes} (codes 0 to {known - 1})"
             raise ValueError(f"{self.name} was built for {allowed}, but y holds {top}.")
         w = self.proxies.to(z.dtype)
         return self._value(normalise(x), normalise(w), codes) if self.normalised else self._value(x, w, codes)
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _margin_cross_entropy(self, scores: Tensor, codes: Tensor, scale: float, margin: float) -> Tensor:
+        """Return the cross-entropy of scaled scores (n, n_classes), after a margin is taken from the own classes."""
+        own = self.label_levels.own(codes, scores.shape[1]).to(scores.dtype)
+        return self.label_levels.cross_entropy(scale * (scores - margin * own), codes)
 
 
 @register("softmax")
@@ -76,7 +83,7 @@ class Softmax(ProxyLoss):
         self.bias = nn.Parameter(torch.zeros(n_classes))
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        return F.cross_entropy(F.linear(x, w, self.bias.to(x.dtype)), codes)
+        return self.label_levels.cross_entropy(F.linear(x, w, self.bias.to(x.dtype)), codes)
 
 
 @register("center")
@@ -105,6 +112,7 @@ class Center(ProxyLoss):
 
     alpha: float = 0.5
     collapses = True
+    coarse = False
 
     def __post_init__(self) -> None:
         parts.check_number(self, "alpha", "[0, 1]")
@@ -161,7 +169,7 @@ class NormSoftmax(CosineLoss):
     temperature: float = 0.05
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        return F.cross_entropy(x @ w.T / self.temperature, codes)
+        return self.label_levels.cross_entropy(x @ w.T / self.temperature, codes)
 
 
 @register("arcface")
@@ -195,13 +203,16 @@ class ArcFace(CosineLoss):
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
         scores = x @ w.T
-        cos = scores.gather(1, codes[:, None])
+        every = torch.arange(len(w), device=w.device).expand_as(scores)
+        classes = codes[:, None] if self.label_levels.below is None else every
+        cos = scores.gather(1, classes)  # (n, classes that may be own), each a target of its own
         # exact near 0 and pi, where acos and sqrt(1 - cos^2) lose digits and have infinite gradients
-        sin = torch.linalg.vector_norm(x - cos * w[codes], dim=1, keepdim=True)
+        sin = torch.linalg.vector_norm(x[:, None] - cos[:, :, None] * w[classes], dim=2)
         target = cos * math.cos(self.margin) - sin * math.sin(self.margin)
         least, beyond = (0.0, 0.0) if self.easy else (-math.cos(self.margin), self.margin * math.sin(self.margin))
         target = torch.where(cos > least, target, cos - beyond)
-        return F.cross_entropy(self.scale * scores.scatter(1, codes[:, None], target), codes)
+        target = torch.where(self.label_levels.own(codes, len(w)).gather(1, classes), target, cos)
+        return self.label_levels.cross_entropy(self.scale * scores.scatter(1, classes, target), codes)
 
 
 @register("cosface")
@@ -230,7 +241,7 @@ class CosFace(CosineLoss):
     margin: float = 0.35
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        return margin_cross_entropy(x @ w.T, codes, self.scale, self.margin)
+        return self._margin_cross_entropy(x @ w.T, codes, self.scale, self.margin)
 
 
 @register("adacos")
@@ -259,14 +270,16 @@ class AdaCos(CosineLoss):
         self.register_buffer("scale", torch.tensor(2**0.5 * math.log(max(n_classes - 1, 1))).clamp(*_ADACOS))
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        cos, scale, own = x @ w.T, self.get_buffer("scale"), codes[:, None]
+        cos, scale, own = x @ w.T, self.get_buffer("scale"), self.label_levels.own(codes, len(w))
         if self.training:
-            others = (scale.to(cos.dtype) * cos.detach()).scatter(1, own, -torch.inf)
+            others = (scale.to(cos.dtype) * cos.detach()).masked_fill(own, -torch.inf)
             log_b = others.flatten().logsumexp(0) - math.log(len(codes))
-            median = -(-cos.detach().gather(1, own)).median()  # the lower one of angles is the upper one of cosines
+            median = -(
+                -cos.detach().masked_fill(~own, -torch.inf).amax(1)
+            ).median()  # the lower one of angles is the upper one of cosines
             scale = (log_b / median.clamp(min=0.5**0.5)).clamp(*_ADACOS).to(scale.dtype)
             self.scale = scale  # not in place: the backward pass of an earlier minibatch may need the old one
-        return F.cross_entropy(scale.to(cos.dtype) * cos, codes)
+        return self.label_levels.cross_entropy(scale.to(cos.dtype) * cos, codes)
 
     def trace(self) -> dict[str, Tensor]:
         """Return the scale."""
@@ -299,11 +312,8 @@ class ProxyNCA(CosineLoss):
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
         scores = 2 * x @ w.T  # -d^2 plus a constant
         if self.plus or len(w) == 1:  # one class has no other: 0
-            return F.cross_entropy(9 * scores, codes)
-        others = scores.scatter(1, codes[:, None], -torch.inf)
-        return (others.logsumexp(1, keepdim=True) - scores.gather(1, codes[:, None])).mean()
-
-
-def margin_cross_entropy(scores: Tensor, codes: Tensor, scale: float, margin: float) -> Tensor:
-    """Return the cross-entropy of scaled scores (n, n_classes), after a margin is taken from the own class."""
-    return F.cross_entropy(scale * (scores - margin * F.one_hot(codes, scores.shape[1]).to(scores.dtype)), codes)
+            return self.label_levels.cross_entropy(9 * scores, codes)
+        own = self.label_levels.own(codes, len(w))
+        rest = ~own | own.all(1, keepdim=True)  # a cell that may be of any class says nothing
+        inside, outside = (scores.masked_fill(~one, -torch.inf).logsumexp(1) for one in (own, rest))
+        return (outside - inside).mean()

@@ -9,7 +9,8 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import TripletLoss, labelled, register, zero
+from tripletomics.losses.base import labelled, register, zero
+from tripletomics.losses.tuples.base import TripletLoss
 from tripletomics.samplers import BatchGuide
 
 _FARTHEST = 4.0  # squared distance of two opposite unit vectors
@@ -31,6 +32,8 @@ class HierarchicalTriplet(TripletLoss):
         The margin inside the smallest gap, in squared distance on the unit sphere (0 to 4); useful from 0.05 to 0.5.
     levels
         Levels of the tree, a whole number, at least 1; useful from 4 to 32.
+    given
+        Take the tree that the labels come with, in place of one that is found.
 
     Notes
     -----
@@ -51,12 +54,15 @@ class HierarchicalTriplet(TripletLoss):
 
     beta: float = 0.1
     levels: int = 16
+    given: bool = False
+    coarse = False
     normalised = True
     epochs = 1
 
     def __post_init__(self) -> None:
         parts.check_number(self, "beta", "[0, 4]")
         parts.check_number(self, "levels", "[1, inf)", whole=True)
+        parts.check_flag(self, "given")
 
     def build(self, dim: int, n_classes: int) -> None:
         """Create the empty tree and margins."""
@@ -70,7 +76,7 @@ class HierarchicalTriplet(TripletLoss):
         tree, asked = self._grow(distances, within)
         self.get_buffer("tree").copy_(torch.from_numpy(tree))
         margins.copy_(torch.from_numpy(asked))
-        return BatchGuide(class_distances=distances)
+        return BatchGuide(class_distances=self._of_all_codes(distances))
 
     def summary_arrays(self) -> dict[str, np.ndarray]:
         """Return the tree, a linkage matrix (n_classes - 1, 4) of scipy over the squared distances of the classes."""
@@ -98,13 +104,44 @@ class HierarchicalTriplet(TripletLoss):
         """Return the linkage matrix and the margin of every pair of classes (0 on the diagonal)."""
         if len(apart) < 2:
             return np.empty((0, 4)), np.zeros((1, 1))
-        tree = linkage(squareform(apart, checks=False), "single")
+        heights = self._heights() if self.given else None
+        tree = linkage(squareform(apart if heights is None else heights, checks=False), "single")
         ground = within.mean()
         step = max(_FARTHEST - ground, 1e-6) / self.levels
-        level = np.floor((squareform(cophenet(tree)) - ground) / step) + 1
+        if heights is None:
+            level = np.floor((squareform(cophenet(tree)) - ground) / step) + 1
+        else:
+            level = np.ceil(self.levels * heights / heights.max())
         margins = self.beta + ground + step * level.clip(1, self.levels) - within[:, None]
         np.fill_diagonal(margins, 0)
         return tree, margins
+
+    def _heights(self) -> np.ndarray:
+        """Return at which level of the given tree two classes meet, (n_classes, n_classes); 0 on the diagonal."""
+        if self.label_levels.below is None:
+            raise ValueError(
+                f"{self.name}: given=true takes the tree of the labels, and these are one flat column: name several "
+                "levels, as in label=['class', 'type'], or leave it out."
+            )
+        below = self.label_levels.below.cpu().numpy()
+        n_classes = below.shape[1]
+        order = np.argsort(below.sum(axis=1), kind="stable")  # from leaves to the top
+        heights, level = np.zeros((n_classes, n_classes)), np.zeros(len(below))
+        for i, node in enumerate(order[n_classes:], n_classes):
+            inside = [other for other in order[:i] if not below[other, ~below[node]].any()]
+            level[node] = 1 + level[inside].max()
+            pair = np.outer(below[node], below[node]) & (heights == 0) & ~np.eye(n_classes, dtype=bool)
+            heights[pair] = level[node]
+        heights[(heights == 0) & ~np.eye(n_classes, dtype=bool)] = level.max() + 1
+        return heights
+
+    def _of_all_codes(self, distances: np.ndarray) -> np.ndarray:
+        """Return the distances of the classes among those of all codes; names above classes are far from everything."""
+        if self.label_levels.below is None:
+            return distances
+        padded = np.full((len(self.label_levels.below),) * 2, _FARTHEST)
+        padded[: len(distances), : len(distances)] = distances
+        return padded
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, TripletLoss, labelled, register, zero
+from tripletomics.losses.base import Loss, labelled, register, zero
+from tripletomics.losses.tuples.base import TripletLoss
 from tripletomics.losses.tuples.triplet import check_distance
 
 
@@ -43,6 +44,7 @@ class Contrastive(Loss):
 
     margin: float = 1.0
     distance: str = "euclidean"
+    coarse = True
 
     def __post_init__(self) -> None:
         parts.check_number(self, "margin", "(0, inf)")
@@ -59,9 +61,9 @@ class Contrastive(Loss):
         if n < 2:
             return zero(z)
         d = geometry.distances(cells, distance=self.distance, y=codes)
-        same = codes[:, None] == codes
-        terms = torch.where(same, d, torch.relu(self.margin - d)).square() / 2  # 0 on the diagonal
-        return terms.sum() / (n * (n - 1))
+        same, apart = codes[:, None] == codes, self.label_levels.apart(codes)
+        terms = torch.where(same, d, torch.relu(self.margin - d) * apart).square() / 2  # 0 on the diagonal
+        return terms.sum() / ((same | apart).sum() - n).clamp(min=1)
 
 
 @register("ranknet")
@@ -96,7 +98,8 @@ class RankNet(TripletLoss):
         z, y = labelled(z, y)
         if len(y) < 3:
             return zero(z)
-        total, count = geometry.soft_triplet_sum(geometry.distances(z, distance=self.distance, y=y), y)
+        d = geometry.distances(z, distance=self.distance, y=y)
+        total, count = geometry.soft_triplet_sum(d, y, apart=self.label_levels.apart(y))
         return (total / count.clamp(min=1)).to(z.dtype)
 
 
@@ -142,12 +145,13 @@ class Quadruplet(TripletLoss):
         z, y = labelled(z, y)
         if len(y) < 3:
             return zero(z)
-        d = geometry.distances(z, distance="sqeuclidean")
+        d, apart = geometry.distances(z, distance="sqeuclidean"), self.label_levels.apart(y)
         value = torch.zeros((), dtype=torch.float64, device=z.device)
-        for (total, count), every in (
-            (geometry.triplet_sum(d, y, self.margin1), geometry.count_triplets(y)),
-            (geometry.quadruplet_sum(d, y, self.margin2), geometry.count_quadruplets(y)),
-        ):
+        near = geometry.triplet_sum(d, y, self.margin1, apart=apart), geometry.count_triplets(y, apart)
+        fine = self.label_levels.fine(y) >= 0  # the second sum counts pairs of whole classes
+        d, y = d[fine][:, fine], y[fine]
+        far = geometry.quadruplet_sum(d, y, self.margin2), geometry.count_quadruplets(y)
+        for (total, count), every in (near, far):
             terms = {"nonzero": count, "all": every, "sum": count.new_ones(())}[self.reduction]
             value = value + total / terms.clamp(min=1)
         return value.to(z.dtype)
@@ -189,15 +193,17 @@ class Angular(TripletLoss):
         z, y = labelled(z, y)
         codes, size = torch.unique(y, return_counts=True)
         codes = codes[size > 1]
-        if not len(codes) or len(size) < 2:
+        if not len(codes) or not self.label_levels.apart(y).any():
             return zero(z)
         unit = geometry.normalise(z.double())
         slope = math.tan(math.radians(self.alpha)) ** 2
         terms = []
         for code in codes.tolist():
-            own, others = unit[y == code], unit[y != code]
+            own, others = unit[y == code], unit[self.label_levels.apart(y.new_tensor([code]), y)[0]]
+            if not len(others):
+                continue
             reach = torch.exp(4 * slope * own @ others.T)
             exponent = torch.log(reach @ reach.T) - 2 * (1 + slope) * own @ own.T
             pairs = ~torch.eye(len(own), dtype=torch.bool, device=z.device)
             terms.append(geometry.softplus(exponent[pairs]))
-        return torch.cat(terms).mean().to(z.dtype)
+        return torch.cat(terms).mean().to(z.dtype) if terms else zero(z)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, TripletLoss, labelled, register, zero
+from tripletomics.losses.base import Loss, labelled, register, zero
+from tripletomics.losses.tuples.base import TripletLoss
 from tripletomics.notices import warn
 from tripletomics.samplers import BatchGuide
 
@@ -140,7 +141,7 @@ class Triplet(TripletLoss):
 
     def refresh(self, z: Tensor, y: Tensor) -> BatchGuide:
         """Choose the offline triplets: a positive and a negative of every cell."""
-        chosen = _choose(z, y, self.distance, self.p)
+        chosen = self._choose(z, y)
         return BatchGuide(mined_rows=torch.stack(chosen, dim=1).cpu().numpy())
 
     def has_terms(self, y: np.ndarray) -> bool:
@@ -157,20 +158,22 @@ class Triplet(TripletLoss):
         if len(y) < 3:
             return zero(z)
         if self.mining == "offline":
-            positive, negative = _choose(z.detach(), y, self.distance, self.p)
-            both = (positive != torch.arange(len(y), device=z.device)) & (y != y[negative])
+            positive, negative = self._choose(z.detach(), y)
+            both = (positive != (itself := torch.arange(len(y), device=z.device))) & (negative != itself)
             return self._chosen(z[both], z[positive[both]], z[negative[both]]) + zero(z)
         d = geometry.distances(z, distance=self.distance, p=self.p, y=y)  # (n, n)
+        apart = self.label_levels.apart(y)
         if self.mining in _MINERS:
-            d_ap, d_an = _MINERS[self.mining](d, y)
+            d_ap, d_an = _MINERS[self.mining](d, y, apart)
             return self._terms(d_ap, d_an).mean() if len(d_ap) else zero(z)
-        lo, hi = self._band(d.detach(), y)
+        lo, hi = self._band(d.detach(), y, apart)
         if self.soft:
-            total, count = geometry.soft_triplet_sum(d, y, lo, hi)
+            total, count = geometry.soft_triplet_sum(d, y, lo, hi, apart=apart)
         else:
-            total, count = geometry.triplet_sum(d, y, self.margin, lo, None if self.mining == "all" else hi)
+            up_to = None if self.mining == "all" else hi
+            total, count = geometry.triplet_sum(d, y, self.margin, lo, up_to, apart=apart)
         if self.reduction == "all" and not self.soft:
-            count = geometry.count_band(d, y, lo, hi)
+            count = geometry.count_band(d, y, lo, hi, apart)
         return (total if self.reduction == "sum" else total / count.clamp(min=1)).to(z.dtype)
 
     def _terms(self, d_ap: Tensor, d_an: Tensor) -> Tensor:
@@ -185,16 +188,35 @@ class Triplet(TripletLoss):
         )
         return self._terms(d_ap, d_an).mean()
 
-    def _band(self, d: Tensor, y: Tensor) -> tuple[float, float]:
+    def _band(self, d: Tensor, y: Tensor, apart: Tensor | None = None) -> tuple[float, float]:
         if self.mining == "all":
             return -math.inf, math.inf
         if self.mining == "band":
             return self.lo, self.hi
-        d_ap, d_an = geometry.mine_hard(d, y)
+        d_ap, d_an = geometry.mine_hard(d, y, apart)
         easiest = -float(d.max()) if self.soft else -self.margin
         width = max(float((d_ap - d_an).max()) - easiest, 0.0) / 2 if len(d_ap) else 0.0
         lo = easiest + float(self.get_buffer("hardness")) * width
         return lo, lo + width * (1 + 1e-6)  # with room for rounding: the hardest triplet is in the hardest band
+
+    @torch.no_grad()
+    def _choose(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose every cell's positive of middle distance and nearest negative: row numbers (n,), its own if none."""
+        positive = torch.arange(len(y), device=z.device)
+        negative = positive.clone()
+        known = (y >= 0).nonzero()[:, 0]
+        among = known[:: max(1, math.ceil(len(known) / _CANDIDATES))]
+        for rows in known.split(max(1, _ELEMENTS // max(1, len(among)))):
+            d = geometry.distances(z[rows], z[among], self.distance, self.p)
+            others = (y[rows, None] == y[among]) & (rows[:, None] != among)
+            ordered = d.masked_fill(~others, torch.inf).argsort(1)
+            count = others.sum(1)
+            middle = ordered.gather(1, ((count - 1) // 2).clamp(min=0)[:, None])[:, 0]
+            positive[rows] = torch.where(count > 0, among[middle], rows)
+            apart = self.label_levels.apart(y[rows], y[among])
+            nearest = d.masked_fill(~apart, torch.inf).argmin(1)
+            negative[rows] = torch.where(apart.any(1), among[nearest], rows)
+        return positive, negative
 
 
 def check_distance(loss: Loss) -> None:
@@ -211,23 +233,3 @@ def check_distance(loss: Loss) -> None:
             f"{loss.name}: with p={p:g}, below 1, minkowski is not a metric (a detour can be shorter), and its "
             "gradient is very steep where a coordinate is equal. From 1 on it is one."
         )
-
-
-@torch.no_grad()
-def _choose(z: Tensor, y: Tensor, distance: str, p: float) -> tuple[Tensor, Tensor]:
-    """Choose every cell's positive of middle distance and nearest negative: row numbers (n,), its own if none."""
-    positive = torch.arange(len(y), device=z.device)
-    negative = positive.clone()
-    known = (y >= 0).nonzero()[:, 0]
-    among = known[:: max(1, math.ceil(len(known) / _CANDIDATES))]
-    for rows in known.split(max(1, _ELEMENTS // max(1, len(among)))):
-        d = geometry.distances(z[rows], z[among], distance, p)
-        same = y[rows, None] == y[among]
-        others = same & (rows[:, None] != among)
-        ordered = d.masked_fill(~others, torch.inf).argsort(1)
-        count = others.sum(1)
-        middle = ordered.gather(1, ((count - 1) // 2).clamp(min=0)[:, None])[:, 0]
-        positive[rows] = torch.where(count > 0, among[middle], rows)
-        nearest = d.masked_fill(same, torch.inf).argmin(1)
-        negative[rows] = torch.where(same.all(1), rows, among[nearest])
-    return positive, negative

@@ -20,6 +20,7 @@ class ViewLoss(Loss):
     """
 
     supervised = False
+    coarse = True  # of codes it asks only whether two are the same
     _spread = torch.tensor(torch.nan)  # before the first minibatch
     views = 2
 
