@@ -116,7 +116,7 @@ def train(
         known = {"cells": fabric.to_device(rows), "codes": fabric.to_device(y)} if loss.views == 2 else {}
         if momentum_encoder is not None:
             known["momentum_z"] = processes.gather(fabric, momentum_encoder(x).float(), *rows.shape)
-        value = loss(*z.chunk(len(rows)), y[0], **known)  # ()
+        value = loss(*z.chunk(len(rows)), loss.known_codes(y[0]), **known)  # ()
 
         optimizer.zero_grad()
         fabric.backward(value)
@@ -226,7 +226,8 @@ def train_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = networks.build(settings.encoder, problem.features.widths, settings.metric_dim).to(fabric.device)
-        loss.build(settings.metric_dim, int(y_train.max()) + 1)
+        below = loss.label_levels.below
+        loss.build(settings.metric_dim, int(y_train.max()) + 1 if below is None else below.shape[1])
     batch_codes, size = problem.batch_codes[rows] if problem.batch_codes is not None else None, settings.batch_size
     sampler: Sampler
     if loss.views == 1:

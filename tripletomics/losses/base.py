@@ -197,6 +197,7 @@ class Sum(Loss):
 
     def set_levels(self, levels: Levels) -> None:
         """Pass the levels to every member."""
+        super().set_levels(levels)
         self._each("set_levels", levels)
 
     def build(self, dim: int, n_classes: int) -> None:
