@@ -132,6 +132,8 @@ def assert_same_split(one, other):
 # of every option of `fit` its text and its value
 EVERY_OPTION = {
     "label": ("cell_type", "cell_type"),
+    "parents": ("parents.csv", "parents.csv"),
+    "order": ("day", "day"),
     "loss": ("triplet:margin=0.3", "triplet:margin=0.3"),
     "structure": ("0.25", 0.25),
     "spread": ("0.75", 0.75),

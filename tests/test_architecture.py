@@ -19,7 +19,7 @@ FLOORS = (  # from top to bottom; imports go down, or to the right on one line
     ("model",),
     ("growth",),
     ("nulls", "crossfit"),
-    ("training",),
+    ("training", "monitor"),
     ("problem",),
     ("evaluation", "baselines", "labels", "adoption", "metrics", "index", "attribution"),
     ("losses", "samplers", "embedding", "networks", "seen", "features", "augment", "scales", "pcs", "sources"),

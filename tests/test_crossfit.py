@@ -12,9 +12,10 @@ import tripletomics as tt
 from tripletomics import crossfit, metrics, pp
 from tripletomics.experiment import settings as texts
 from tripletomics.labels.calibration import fit_calibration
+from tripletomics.monitor import silent
 from tripletomics.problem import Settings
 from tripletomics.sources import Memory
-from tripletomics.training import silent, train_encoder
+from tripletomics.training import train_encoder
 
 SMALL = {"encoder": "mlp:hidden=16", "steps": 8}
 

@@ -17,7 +17,7 @@ CHANGES = {
     "precision": "bf16-mixed",
 }  # fmt: skip
 ELSEWHERE = {
-    "adata", "checkpoint", "init", "device", "key_added", "progress", "self_training",
+    "adata", "parents", "order", "checkpoint", "init", "device", "key_added", "progress", "self_training",
 }  # tested by name below or in their files  # fmt: skip
 
 

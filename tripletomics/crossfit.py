@@ -21,12 +21,13 @@ from tripletomics.folds import batch_folds, label_folds, subsample_for_features
 from tripletomics.labels import reference
 from tripletomics.labels.calibration import Calibration, fit_calibration, guess
 from tripletomics.labels.reference import LEADING, Evidence, Reference
+from tripletomics.monitor import Report, silent
 from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.notices import warn
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.seen import network_inputs
 from tripletomics.sources import Memory
-from tripletomics.training import EncoderFit, Report, silent, train_encoder
+from tripletomics.training import EncoderFit, train_encoder
 
 PSEUDO_LABEL_P = 0.9  # probability above which an unlabelled cell takes the type that the encoder predicts
 ASKED = 5000  # most cells of a fold that predictions are calibrated on

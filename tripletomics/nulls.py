@@ -9,8 +9,9 @@ import numpy as np
 from tripletomics import crossfit, labels
 from tripletomics.checkpoint import Checkpoint
 from tripletomics.embedding import coordinates
+from tripletomics.monitor import silent
 from tripletomics.problem import FitProblem, Settings
-from tripletomics.training import EncoderFit, silent, train_encoder, train_map
+from tripletomics.training import EncoderFit, train_encoder, train_map
 
 NULL_SHARE, NULL_CELLS = 6, 4000  # steps of a fit for one step of the null; most cells of each split
 
@@ -45,9 +46,9 @@ def permuted_null(
     random = np.random.default_rng(settings.seed)
     drawn = (random.permutation(np.flatnonzero(rows)) for rows in (~problem.held_out, problem.held_out))
     # the labelled ones first: where they are few, all of them
-    train, held = (rows[np.argsort(problem.codes[rows] < 0, kind="stable")][:NULL_CELLS] for rows in drawn)
+    train, held = (rows[np.argsort(problem.nodes[rows] < 0, kind="stable")][:NULL_CELLS] for rows in drawn)
     cells = np.concatenate([train, held])
-    null = problem.subset(cells, labels.permute(problem.codes, random))
+    null = problem.subset(cells, labels.permute(problem.nodes, random))
     short = replace(settings, steps=max(settings.steps // NULL_SHARE, 1))
     other = train_encoder(null, short, checkpoint=checkpoint)
     if rounds > 1:
@@ -63,7 +64,7 @@ def permuted_map(
     """Return held-out cells on a map learned from coordinates that are permuted among up to 4,000 training cells."""
     random = np.random.default_rng([settings.seed, 10])
     rows, held = random.permutation(np.flatnonzero(problem.given))[:NULL_CELLS], np.flatnonzero(problem.held_out)
-    other = problem.subset(rows, problem.codes)
+    other = problem.subset(rows, problem.nodes)
     other = replace(other, published=random.permutation(np.asarray(other.published)))
     networks, _ = train_map(other, settings, encoder, checkpoint=checkpoint)  # fewer steps alone would do worse
     return coordinates(networks, problem.rows.subset(held), problem.map_pcs[held])["map"]

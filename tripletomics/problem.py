@@ -7,7 +7,7 @@ import functools
 import math
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -20,6 +20,8 @@ from tripletomics.augment import Augmentation
 from tripletomics.features import AnyFeatures, Choice
 from tripletomics.keys import check_key
 from tripletomics.labels import UNLABELLED
+from tripletomics.labels.targets import Target
+from tripletomics.labels.tree import Tree
 from tripletomics.losses import Loss
 from tripletomics.networks import MLP
 from tripletomics.seen import SeenCells
@@ -41,7 +43,9 @@ class Settings:
         If a setting is out of its range, or names no part.
     """
 
-    label: str | None = None
+    label: str | Sequence[str] | Mapping[str, str] | None = None
+    parents: Mapping[str, str] | str | None = None
+    order: str | None = None
     loss: Loss = None  # type: ignore[assignment]  # pp.prepare decides
     structure: float = 0.5
     spread: float = 0.5
@@ -102,7 +106,7 @@ class Settings:
     @classmethod
     def read(cls, name: str, text: str, what: str = "") -> Any:
         """Return the value of a setting from its text, a part as text; an error says `what` it is for."""
-        if text.lower() == "none" and name in ("loss", "augment", "steps", "batch_size", "map"):
+        if text.lower() == "none" and name in ("loss", "augment", "steps", "batch_size", "map", "parents", "order"):
             return None
         hint = typing.get_type_hints(cls)[name]
         return text if hint in (Loss, MLP, Augmentation) or name == "map" else parts.read(text, hint, what or name)
@@ -192,6 +196,13 @@ class FitProblem:
         Coordinates to adopt as the map, float32 (cells, dim), NaN for cells without coordinates; None without `map`.
     map_pcs
         What the map head sees of all cells besides z: the principal components and, where a map is adopted, plain ones.
+    tree
+        Names of cell types on several levels, whose leaves are the `classes`; None if there is one level.
+    nodes
+        The deepest known name of each cell in the tree (cells,), -1 for none. `codes` has -1 for those that are no
+        leaf. Without a tree, `nodes` are the codes.
+    targets
+        Further columns that the metric space is to follow.
     """
 
     x: Matrix
@@ -211,10 +222,14 @@ class FitProblem:
     blind: bool | None = None
     published: np.ndarray | None = None
     map_pcs: np.ndarray = None  # type: ignore[assignment]  # by default `pcs`
+    tree: Tree | None = None
+    nodes: np.ndarray = None  # type: ignore[assignment]  # by default `codes`
+    targets: list[Target] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.map_pcs is None:
-            object.__setattr__(self, "map_pcs", self.pcs)
+        for name, usual in (("map_pcs", self.pcs), ("nodes", self.codes)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, usual)
 
     @property
     def modalities(self) -> list[str]:
@@ -237,17 +252,19 @@ class FitProblem:
         """Cells of which all modalities were measured, boolean (cells,)."""
         return features.fully_measured(self.x)
 
-    def subset(self, cells: np.ndarray, codes: np.ndarray) -> FitProblem:
-        """Return the problem of some cells (their numbers), with other codes, which are given for all cells.
+    def subset(self, cells: np.ndarray, nodes: np.ndarray) -> FitProblem:
+        """Return the problem of some cells (their numbers), with other nodes, which are given for all cells.
 
         All training cells are trained on, and none are kept for calibration.
         """
-        held_out = self.held_out[cells]
+        held_out, nodes = self.held_out[cells], nodes[cells]
+        codes = nodes if self.tree is None else self.tree.leaf_codes(nodes)
         return replace(
-            self, x=self.x[cells], rows=self.rows.subset(cells), pcs=self.pcs[cells], codes=codes[cells],
+            self, x=self.x[cells], rows=self.rows.subset(cells), pcs=self.pcs[cells], codes=codes, nodes=nodes,
             train=~held_out, held_out=held_out, scored=held_out, calibration=np.zeros_like(held_out),
             batch_codes=None if self.batch_codes is None else self.batch_codes[cells],
             published=None if self.published is None else self.published[cells], map_pcs=self.map_pcs[cells],
+            targets=[target.subset(cells) for target in self.targets],
         )  # fmt: skip
 
     def without(self, part: np.ndarray, fitted: np.ndarray, seed: int) -> FitProblem:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,14 +17,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from tripletomics import adoption, devices, knn, metrics, networks, processes
+from tripletomics import adoption, devices, knn, networks, processes
 from tripletomics.area import EqualArea
 from tripletomics.checkpoint import Checkpoint, Loop
 from tripletomics.embedding import embed_rows
 from tripletomics.features import fully_measured
 from tripletomics.labels.reference import Evidence
+from tripletomics.labels.targets import Target
 from tripletomics.losses import neighbours
 from tripletomics.losses.base import Loss, spec
+from tripletomics.losses.columns import Columns
+from tripletomics.losses.levels import Levels
+from tripletomics.monitor import CHECK_CELLS, Monitor, Report, check_finite, silent
 from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, follow
 from tripletomics.notices import warn
 from tripletomics.optimizer import make_optimizer
@@ -33,12 +37,9 @@ from tripletomics.samplers import Balanced, Neighbourhoods, Sampler, Shuffled, V
 from tripletomics.sources import Memory
 
 Augment = Callable[[Tensor, torch.Generator, Tensor], Tensor]  # rows, generator, their y -> another view of them
-Report = Callable[[str, int, int, float, float], None]  # stage, step, steps, loss, latest held-out score
 History = dict[str, dict[str, np.ndarray]]  # stage -> step, loss, held_out_f1
 BATCH_SIZE = 512
 TRIED_BATCHES = 20  # batches in which a loss must have something to compare
-CHECKS = 6  # times per stage that the held-out cells are scored, only for the history
-CHECK_CELLS = 1000
 CHECKED = 10  # steps between two checks of the loss on a GPU
 MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
 MAP_MOST = 480  # steps of the map head from 800 cells on
@@ -48,10 +49,6 @@ MAP_CELLS = 1024
 COLLAPSED = 0.2  # spread of the directions of z below which distances mean little
 EXPLODED = 1.05  # times its first value: above this, the loss of a map shows that steps were too large
 SHARE = 0.6  # of the way to a map of even density that spread=1 moves the cells after training
-
-
-def silent(stage: str, step: int, steps: int, loss: float, score: float) -> None:
-    """Report nothing."""
 
 
 def train(
@@ -113,7 +110,9 @@ def train(
         y = targets[rows]  # (views, n); it stays on the CPU, where a loss can look at it without waiting for a GPU
         x = augmented_rows(fabric, source, rows, y, augment, generator)  # (views * share of n, columns)
         z = processes.gather(fabric, encoder(x).float(), *rows.shape)  # (views * n, metric_dim)
-        known = {"cells": fabric.to_device(rows), "codes": fabric.to_device(y)} if loss.views == 2 else {}
+        known = (
+            {"cells": fabric.to_device(rows), "codes": fabric.to_device(y)} if loss.views == 2 or loss.of_cells else {}
+        )
         if momentum_encoder is not None:
             known["momentum_z"] = processes.gather(fabric, momentum_encoder(x).float(), *rows.shape)
         value = loss(*z.chunk(len(rows)), loss.known_codes(y[0]), **known)  # ()
@@ -157,15 +156,6 @@ def finish(fabric: Fabric, loop: Loop, steps: int) -> dict[str, np.ndarray]:
     check_finite(losses, steps - 1, steps)
     check_finite(torch.stack([p.detach().sum() for p in loop.network.parameters()]), steps - 1, steps, "weights")
     return {"loss": losses.numpy()} | {name: values.cpu().numpy() for name, values in loop.stacked_traces().items()}
-
-
-def check_finite(values: Tensor, step: int, steps: int, what: str = "loss") -> None:
-    """Raise a FloatingPointError if values of a training are infinite or NaN, before other libraries get them."""
-    if not torch.isfinite(values).all():
-        raise FloatingPointError(
-            f"The {what} became infinite or NaN by step {step + 1} of {steps}, because steps are too large: lower lr; "
-            "0.001 is usual."
-        )
 
 
 def warm_up_then_decay(step: int, steps: int) -> float:
@@ -218,7 +208,7 @@ def train_encoder(
     """
     fabric = devices.start(settings.device, settings.precision)
     loss, seed, y = copy.deepcopy(settings.loss), settings.seed, problem.codes
-    codes = y if codes is None else codes
+    codes = problem.nodes if codes is None else codes
     rows = np.flatnonzero(problem.train)
     rows = rows[subsample_per_type(codes[rows], seed)] if loss.neighbours else rows
     cells = problem.rows.on(fabric.device)
@@ -226,8 +216,11 @@ def train_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = networks.build(settings.encoder, problem.features.widths, settings.metric_dim).to(fabric.device)
+        if problem.tree is not None:
+            loss.set_levels(Levels(problem.tree.leaves_below()))
         below = loss.label_levels.below
         loss.build(settings.metric_dim, int(y_train.max()) + 1 if below is None else below.shape[1])
+        loss = _with_targets(loss, problem.targets, rows, settings.metric_dim)
     batch_codes, size = problem.batch_codes[rows] if problem.batch_codes is not None else None, settings.batch_size
     sampler: Sampler
     if loss.views == 1:
@@ -246,6 +239,17 @@ def train_encoder(
         seed=seed, watch=watch, checkpoint=checkpoint,
     )  # fmt: skip
     return EncoderFit(encoder, loss, {"metric": watch.history(curves)}, codes)
+
+
+def _with_targets(loss: Loss, targets: Sequence[Target], rows: np.ndarray, dim: int) -> Loss:
+    """Return a built loss together with those of further columns, of which `rows` are the training cells."""
+    if not targets:
+        return loss
+    others = [copy.deepcopy(target.loss) for target in targets]
+    for other in others:
+        other.build(dim, 0)
+    values = [torch.from_numpy(target.values[rows]) for target in targets]
+    return Columns(loss, others, [target.weight for target in targets], values)
 
 
 def train_map(
@@ -349,42 +353,3 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
 def default_steps(n: int) -> int:
     """Return the encoder's training steps for `n` training cells: 30 for every doubling beyond 50."""
     return max(100, round(30 * math.log2(max(n, 1) / 50)))
-
-
-class Monitor:
-    """Score held-out cells a few times per stage, only for the history and the progress bar."""
-
-    def __init__(
-        self,
-        stage: str,
-        steps: int,
-        report: Report,
-        network: Callable[[Tensor], Tensor],
-        cells: Memory,
-        y: np.ndarray,
-        train_rows: np.ndarray,
-        held_out_rows: np.ndarray,
-        fabric: Fabric,
-    ) -> None:
-        random = np.random.default_rng(0)
-        known = random.permutation(train_rows[y[train_rows] >= 0])[:CHECK_CELLS]
-        query = random.permutation(held_out_rows[y[held_out_rows] >= 0])[:CHECK_CELLS]
-        self.y, self.query_y = y[known], y[query]
-        self.cells, self.query = cells.subset(known), cells.subset(query)
-        self.stage, self.steps, self.report, self.network = stage, steps, report, network
-        self.device = fabric.device
-        self.scores = np.full(steps, np.nan)
-        self.latest = np.nan
-
-    def __call__(self, step: int, value: Tensor) -> None:
-        """Record a step, and score the held-out cells when it is time."""
-        if step % max(self.steps // CHECKS, 1) == 0 and len(self.query):
-            z, query = (embed_rows(self.network, rows, self.device).cpu().numpy() for rows in (self.cells, self.query))
-            check_finite(torch.tensor([z.sum(), query.sum()]), step - 1, self.steps, "coordinates of the cells")
-            self.scores[step - 1] = self.latest = metrics.knn_macro_f1(z, self.y, query, self.query_y)
-        if step % 10 == 0 or step == self.steps:
-            self.report(self.stage, step, self.steps, float(value), self.latest)
-
-    def history(self, curves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return step, loss, held-out macro-F1 (NaN where it was not measured) and what the loss traces."""
-        return {"step": np.arange(1, self.steps + 1), **curves, "held_out_f1": self.scores}

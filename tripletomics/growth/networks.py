@@ -18,11 +18,12 @@ from tripletomics.growth.simulation import SimulatedCells, simulate
 from tripletomics.growth.targets import find_targets
 from tripletomics.labels.reference import Reference
 from tripletomics.losses.base import Loss
+from tripletomics.monitor import Monitor, Report, silent
 from tripletomics.networks import PCS_BLUR, PCS_WIDTH, Encoder, MapHead, Networks
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.samplers import Balanced
 from tripletomics.sources import Matrix, Memory, dense
-from tripletomics.training import BATCH_SIZE, MAP_LR, History, Monitor, Report, silent, train
+from tripletomics.training import BATCH_SIZE, MAP_LR, History, train
 
 ENCODER_STEPS = 0.5  # share of the steps of a fit
 MAP_STEPS, MAP_MOST = 1.5, 160  # the same for the map; the larger of 160 and the steps of a fit is enough

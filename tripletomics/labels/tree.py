@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,9 +68,29 @@ class Tree:
             below[self.path(leaf), leaf] = True
         return below
 
+    def leaf_codes(self, codes: np.ndarray) -> np.ndarray:
+        """Return codes with -1 in place of names that are no leaf."""
+        return np.where(codes < self.n_leaves, codes, -1)
+
     def depths(self) -> np.ndarray:
         """Return how many names stand above each one (nodes,); 0 at the top."""
         return np.array([len(self.path(code)) - 1 for code in range(len(self.names))])
+
+    def known_to(self, codes: np.ndarray, train: np.ndarray) -> tuple[Tree, np.ndarray]:
+        """Return the tree of the names that training cells have, and all cells' deepest names in it.
+
+        Parameters
+        ----------
+        codes
+            Deepest known name of each cell (cells,), -1 for none.
+        train
+            Boolean (cells,). A name that no training cell has counts as its parent, -1 at the top.
+        """
+        tree, _ = self.among(codes[train])
+        position = {name: code for code, name in enumerate(tree.names)}
+        nearest = [next((position[up] for node in self.path(code) if (up := self.names[node]) in position), -1)
+                   for code in range(len(self.names))]  # fmt: skip
+        return tree, np.array([*nearest, -1])[codes]
 
     def among(self, codes: np.ndarray) -> tuple[Tree, np.ndarray]:
         """Return the tree of the names that some cells have, and these cells' codes in it.
@@ -84,6 +104,28 @@ class Tree:
         for node in kept:
             new[node] = tree.names.index(self.names[node])
         return tree, new[codes]
+
+
+def read_tree(record: object) -> Tree:
+    """Return the tree of a record ``{"names": ..., "parents": ...}``, as a model file holds it.
+
+    Raises
+    ------
+    ValueError
+        If the names and their parents are no tree.
+    """
+    given: dict[str, Any] = record if isinstance(record, dict) else {}
+    names, parents = given.get("names", ()), given.get("parents", ())
+    whole = isinstance(names, list) and isinstance(parents, list) and len(names) == len(parents) == len({*names})
+    if not whole or not all(isinstance(up, int) and -1 <= up < len(parents) for up in parents):
+        raise ValueError("tree does not hold names and the position of each one's parent")
+    above = {name: names[up] if up >= 0 else None for name, up in zip(names, parents, strict=True)}
+    for name in names:
+        _path(name, {one: up for one, up in above.items() if up is not None})
+    tree = Tree.of(above)
+    if tree.names != names:
+        raise ValueError("tree does not hold its leaves first, each part in sorted order")
+    return tree
 
 
 def read_levels(obs: pd.DataFrame, columns: Sequence[str], unlabelled: Sequence[str]) -> tuple[Tree, np.ndarray]:

@@ -20,16 +20,15 @@ from tripletomics.losses.base import (
     Loss,
     Sum,
     family,
-    labelled,
     make,
     names,
     register,
     spec,
-    zero,
 )
 from tripletomics.losses.batch import NCA, SupCon
 from tripletomics.losses.centers import HardTriple, SoftTriple
 from tripletomics.losses.checks import check
+from tripletomics.losses.minibatch import labelled, zero
 from tripletomics.losses.proxies import (
     AdaCos,
     ArcFace,

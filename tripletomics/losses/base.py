@@ -1,4 +1,4 @@
-"""What all losses share: registration, text to object and back, sums, foreign modules, unlabelled cells."""
+"""What all losses share: registration, text to object and back, sums, foreign modules."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tripletomics import parts
 from tripletomics.losses.levels import Levels
+from tripletomics.losses.minibatch import labelled, zero
 from tripletomics.samplers import BatchGuide
 
 L = TypeVar("L", bound="Loss")
@@ -55,6 +56,10 @@ class Loss(nn.Module):
         Epochs between two calls of `refresh`; 0 for none.
     coarse
         Whether it learns from cells whose class is known coarsely; others see them as unlabelled. See `set_levels`.
+    ordered
+        Whether y is a value, float with NaN where it is missing, in place of a class.
+    of_cells
+        Whether it is told which training cells a minibatch shows, ``loss(*views, y, cells=...)``; as of two views.
     """
 
     name: str = ""
@@ -70,6 +75,8 @@ class Loss(nn.Module):
     parameter_eps: float = 1e-8
     epochs: int = 0
     coarse: bool = False
+    ordered: bool = False
+    of_cells: bool = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make an empty module, so that the dataclass can set its settings."""
@@ -238,16 +245,16 @@ class Sum(Loss):
 
     def forward(self, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
         """Return the weighted sum. Mined rows go to the losses that mine, and a second view to those of two views."""
+        return torch.stack(
+            [weight * self._value_of(member, z, *others, **known) for weight, member in self.terms()]
+        ).sum()
+
+    def _value_of(self, member: Loss, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
         *views, y = z, *others
-        values = []
-        for weight, member in self.terms():
-            codes = member.known_codes(y)
-            if member.views == 2:
-                value = member(*views, codes, **known)
-            else:
-                value = member(*views, codes) if member.mines and self.views == 1 else member(z, codes)
-            values.append(weight * value)
-        return torch.stack(values).sum()
+        codes = member.known_codes(y)
+        if member.views == 2:
+            return member(*views, codes, **known)
+        return member(*views, codes) if member.mines and self.views == 1 else member(z, codes)
 
     def extra_repr(self) -> str:
         """Return the sum as text."""
@@ -353,36 +360,6 @@ def spec(loss: Loss) -> str:
         return parts.spec(loss)
     cls = type(loss.module) if isinstance(loss, Foreign) else type(loss)
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop the unlabelled cells (code -1) of a minibatch, and put the codes where the embeddings are.
-
-    Parameters
-    ----------
-    z
-        Embeddings (n, dim).
-    y
-        Class codes (n,), whole numbers. On the CPU they show which cells to keep without waiting for a GPU.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit or `y` does not hold whole numbers.
-    """
-    if z.dim() != 2 or y.shape != z.shape[:1]:
-        raise ValueError(f"A loss needs z (n, dim) and y (n,): got z {tuple(z.shape)} and y {tuple(y.shape)}.")
-    if y.is_floating_point() or y.dtype == torch.bool:
-        raise ValueError(f"y holds {y.dtype}: pass class codes as whole numbers, -1 for unlabelled.")
-    known = (y >= 0).nonzero()[:, 0]
-    if len(known) < len(y):
-        z, y = z[known.to(z.device)], y[known]
-    return z, y.long().to(z.device)
-
-
-def zero(z: Tensor) -> Tensor:
-    """Return 0 connected to `z` (0-d, the dtype of `z`): the value of a minibatch that has nothing to compare."""
-    return z[:0].sum()
 
 
 def _read_term(term: str, text: str) -> tuple[float, Loss]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from tripletomics import parts
 from tripletomics.geometry import normalise
-from tripletomics.losses.base import Loss, labelled, register, zero
+from tripletomics.losses.base import Loss, register
+from tripletomics.losses.minibatch import labelled, zero
 
 _RANGES = {"temperature": "(0, inf)", "scale": "(0, inf)", "gamma": "(0, inf)", "tau": "[0, inf)", "margin": "[0, 1.5]"}
 _ADACOS = (0.4, 64.0)  # bounds of its scale; that of 3 or more well separated classes lies between

@@ -16,6 +16,7 @@ from tripletomics.index import CellIndex
 from tripletomics.keys import named_groups
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
+from tripletomics.labels.tree import read_tree
 from tripletomics.model import inspection
 from tripletomics.model.state import State, UnimodalPredictions
 from tripletomics.model.summary import record
@@ -125,6 +126,7 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
         seen=optional(SeenCells, "cells"),
         map_errors=pd.DataFrame(header.get("map_errors", {})),
         colors=header.get("colors", {}),
+        tree=read_tree(header["tree"]) if "tree" in header else None,
         **{name: header[name] for name in inspection.PLAIN},
     )
     if arrays:

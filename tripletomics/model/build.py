@@ -73,6 +73,7 @@ def build_model(
         alone={name: UnimodalPredictions(calibrations[name], checks[name]) for name in alone},
         matches=_match(problem, settings.seed, [embeddings[name] for name in alone]),
         seen=problem.seen,
+        tree=problem.tree,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from tripletomics.features import AnyFeatures, Features
 from tripletomics.index import CellIndex
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
+from tripletomics.labels.tree import Tree
 from tripletomics.networks import Networks
 from tripletomics.seen import SeenCells
 
@@ -48,6 +49,7 @@ class State:
     seen: SeenCells | None = None
     map_errors: pd.DataFrame = field(default_factory=pd.DataFrame)
     colors: dict[str, str] = field(default_factory=dict)
+    tree: Tree | None = None
 
     @property
     def id(self) -> str:

@@ -166,6 +166,8 @@ def record(model: State) -> dict[str, object]:
     kept |= {"classes": np.array(model.classes, dtype=object), "seen": model.id}
     if len(model.map_errors):
         kept["map_errors"] = {str(name): column.to_numpy() for name, column in model.map_errors.items()}
+    if model.tree is not None:
+        kept["tree"] = {"names": np.array(model.tree.names, dtype=object), "parents": model.tree.parents}
     if model.catalog is not None:
         kept["n_train"] = len(model.catalog.names)
     if model.modalities:

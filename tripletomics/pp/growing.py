@@ -18,6 +18,7 @@ from tripletomics.losses.defaults import DEFAULT_LOSS
 from tripletomics.model import Model
 from tripletomics.notices import warn
 from tripletomics.pp import checks, splits
+from tripletomics.pp.label_columns import finest_column
 from tripletomics.pp.queries import QueryOptions, take_new
 from tripletomics.pp.tables import Table, is_pair, open_table
 from tripletomics.problem import FitProblem, ModalityGenes, Settings, as_text
@@ -58,7 +59,9 @@ def check_growth(settings: Settings, model: Model) -> Settings:
     """
     if settings.label is None:
         raise ValueError("init= needs label=, the column of the types of the new cells: without types no map can grow.")
-    for name in ("batch", "self_training", "map"):
+    if not isinstance(settings.label, str):
+        raise ValueError(f"label={as_text(settings.label)!r} cannot be used with init=: name one column of types.")
+    for name in ("batch", "self_training", "map", "parents", "order"):
         value = getattr(settings, name)
         if value is not None and value is not False:
             given = repr(value) if isinstance(value, (str, bool)) else type(value).__name__
@@ -96,10 +99,11 @@ def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Tab
     held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
     reads = QueryOptions(settings.layer, use_rep=settings.use_rep).embedding(model)
     settings = replace(settings, use_rep=reads)
-    table = open_table(adata, settings.layer, settings.label, settings.unlabelled, (held_out_by,), use_rep=reads)
-    found, names = labels.encode(checks.column(table.obs, settings.label, "label"), settings.unlabelled)
+    label = finest_column(settings)
+    table = open_table(adata, settings.layer, label, settings.unlabelled, (held_out_by,), use_rep=reads)
+    found, names = labels.encode(checks.column(table.obs, label, "label"), settings.unlabelled)
     held_out = splits.split(table.obs, settings.hold_out, found, settings.seed)
-    classes, order, codes = _types(model, names, found, held_out, settings.label)
+    classes, order, codes = _types(model, names, found, held_out, label)
     x, present = _cells(adata, settings, model)
     roles = model.seen.find(x)  # type: ignore[union-attr]  # see check_start
     if known := int((roles[0] != NEVER).sum()):

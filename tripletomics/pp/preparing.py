@@ -15,11 +15,14 @@ from tripletomics.checkpoint import Checkpoint, digest
 from tripletomics.features import AnyFeatures, PairFeatures, add_plain, matrices
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
 from tripletomics.keys import check_key
+from tripletomics.labels.tree import Tree
 from tripletomics.losses import Loss
 from tripletomics.losses.defaults import default_loss
+from tripletomics.losses.levels import Levels
 from tripletomics.model.build import versions
-from tripletomics.pp import checks, splits
+from tripletomics.pp import checks, label_columns, splits
 from tripletomics.pp.embeddings import check_kept
+from tripletomics.pp.label_columns import LabelColumns
 from tripletomics.pp.published import check_training, name_of, published_map
 from tripletomics.pp.query_scales import check_scale
 from tripletomics.pp.tables import Table, choose, open_table
@@ -59,25 +62,22 @@ def prepare(
     held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
     check_kept(settings.use_rep, settings.key_added)
     columns = settings.batch, held_out_by
-    table = open_table(adata, settings.layer, settings.label, settings.unlabelled, columns, use_rep=settings.use_rep)
-    codes, classes = _encode(table, settings)
+    types = label_columns.finest_column(settings)
+    table = open_table(adata, settings.layer, types, settings.unlabelled, columns, use_rep=settings.use_rep)
+    found = _read_labels(table, settings)
     published = published_map(table, settings)
-    held_out = splits.split(table.obs, settings.hold_out, codes, settings.seed)
-    order = np.zeros(0, dtype=int)
+    held_out = splits.split(table.obs, settings.hold_out, found.nodes, settings.seed)
     if published is not None:
         check_training(published, held_out, name_of(settings.map))
-    if settings.label is not None:
-        checks.check_labels(codes, classes, held_out, settings.label)
-        codes, order, n_known = labels.known_first(codes, ~held_out)
-        classes = [classes[code] for code in order[:n_known]]
+    tree, nodes, codes, order, classes = _known_types(found, held_out, label_columns.finest_column(settings))
     settings = _with_loss(table, settings, codes[~held_out])
     batch_codes = splits.batch_codes(table.obs, settings.batch, held_out)
     calibration = _calibration_split(table, codes, held_out, batch_codes, settings.seed)
     train = ~held_out & ~calibration
-    _check_batches(settings, codes, held_out, train)
+    _check_batches(settings, tree, nodes, held_out, train)
     fitted = subsample_for_features(~held_out, settings.seed)
     if checkpoint:
-        facts = _facts(table, codes, classes, held_out, calibration, batch_codes)
+        facts = _facts(table, nodes, classes, held_out, calibration, batch_codes)
         facts |= {"published map": digest(published)} if published is not None else {}
         checkpoint.expect(facts | {"device in use": str(device), "threads": str(torch.get_num_threads())})
 
@@ -107,14 +107,16 @@ def prepare(
         x=x, genes=genes, features=features, rows=rows, pcs=pcs, codes=codes, classes=classes, order=order,
         train=train, scored=held_out, held_out=held_out, calibration=calibration, batch_codes=batch_codes, seen=seen,
         blind=table.is_blind(held_out), published=published, map_pcs=map_pcs,
+        tree=tree, nodes=nodes, targets=found.targets,
     )  # fmt: skip
     return table, settings, problem
 
 
-def _encode(table: Table, settings: Settings) -> tuple[np.ndarray, list[str]]:
-    """Return codes and sorted names of the types; raise if there are none and a setting needs them."""
+def _read_labels(table: Table, settings: Settings) -> LabelColumns:
+    """Return what the columns of labels say; raise if there are none and a setting needs them."""
+    found = label_columns.read_columns(table.obs, settings)
     if settings.label is not None:
-        return labels.encode(checks.column(table.obs, settings.label, "label"), settings.unlabelled)
+        return found
     loss: Loss | None = settings.loss
     if loss is not None and (loss.supervised or loss.views == 1):
         checks.refuse_without_labels(table.obs, "loss", losses.spec(loss))
@@ -122,7 +124,27 @@ def _encode(table: Table, settings: Settings) -> tuple[np.ndarray, list[str]]:
         checks.refuse_without_labels(table.obs, "batch", settings.batch)
     if settings.self_training:
         checks.refuse_without_labels(table.obs, "self_training", settings.self_training)
-    return np.full(table.obs.n_obs, -1), []
+    return found
+
+
+def _known_types(
+    found: LabelColumns, held_out: np.ndarray, label: str | None
+) -> tuple[Tree | None, np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Return the tree, the nodes, the codes, their order and the classes of a `FitProblem`."""
+    nodes, names = found.nodes, found.names
+    if found.tree is not None:
+        tree, known = found.tree.known_to(nodes, ~held_out)
+        if not tree.flat:
+            codes, classes = tree.leaf_codes(known), tree.names[: tree.n_leaves]
+            checks.check_labels(codes, classes, held_out, label)
+            checks.warn_of_unknown_types(sorted({*found.tree.names} - {*tree.names}))
+            return tree, known, codes, np.arange(len(classes)), classes
+        nodes, names = known, tree.names
+    if label is None:
+        return None, nodes, nodes, np.zeros(0, dtype=int), []
+    checks.check_labels(nodes, names, held_out, label)
+    codes, order, n_known = labels.known_first(nodes, ~held_out)
+    return None, codes, codes, order, [names[code] for code in order[:n_known]]
 
 
 def _with_loss(table: Table, settings: Settings, codes: np.ndarray) -> Settings:
@@ -167,12 +189,16 @@ def _calibration_split(
     return calibration
 
 
-def _check_batches(settings: Settings, codes: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> None:
+def _check_batches(
+    settings: Settings, tree: Tree | None, nodes: np.ndarray, held_out: np.ndarray, train: np.ndarray
+) -> None:
     """Raise if minibatches of the encoder's training cells have nothing to compare."""
     loss = settings.loss
-    checks.check_batch_size(settings.batch_size, codes[~held_out], of_labelled=loss.views == 1)
+    checks.check_batch_size(settings.batch_size, nodes[~held_out], of_labelled=loss.views == 1)
     loss.set_n_cells(int(train.sum()))
-    training.check_terms(loss, codes[train], settings.batch_size, settings.seed)
+    if tree is not None:
+        loss.set_levels(Levels(tree.leaves_below()))
+    training.check_terms(loss, nodes[train], settings.batch_size, settings.seed)
 
 
 def _add_plain(

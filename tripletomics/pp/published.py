@@ -15,6 +15,7 @@ from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import first
 from tripletomics.pp.embeddings import check_kept
+from tripletomics.pp.label_columns import finest_column
 from tripletomics.problem import Settings
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def check_training(given: np.ndarray, held_out: np.ndarray, what: str) -> None:
 
 def kept_colours(table: Table, settings: Settings, classes: Sequence[str]) -> dict[str, str]:
     """Return the colours of types on a map to adopt, which scanpy keeps in ``uns["<label>_colors"]``."""
-    label = settings.label
+    label = finest_column(settings)
     for adata in table.given if settings.map is not None else ():
         given = adata.uns.get(f"{label}_colors")
         if label not in adata.obs or not isinstance(given, (list, tuple, np.ndarray, Mapping)):

@@ -71,7 +71,7 @@ def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Settings) -> 
     KeyError, ValueError
         If there is no such column, or something cannot be read.
     """
-    label, hold_out, seed = settings.label, settings.hold_out, settings.seed
+    label, hold_out, seed = pp.finest_column(settings), settings.hold_out, settings.seed
     columns = _read_columns(obs, rows.n_obs, {"label": label, "batch": settings.batch}, hold_out)
     if not is_large(rows):
         every = np.arange(rows.n_obs)

@@ -27,16 +27,20 @@ if TYPE_CHECKING:
     from tripletomics.networks import MLP
 
     Start: TypeAlias = Model
+    Labels: TypeAlias = str | Sequence[str] | Mapping[str, str]
+    Parents: TypeAlias = str | Mapping[str, str]
     Cells: TypeAlias = AnnData | Sequence[AnnData] | Mapping[str, AnnData] | MuData
 else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = Cells = object
-    Module = Augmentation = MLP = Checkpoint = DataFrame = Start = str
+    Module = Augmentation = MLP = Checkpoint = DataFrame = Start = Labels = Parents = str
 
 
 def fit(
     adata: Cells | str | os.PathLike[str],
-    label: str | None = None,
+    label: Labels | None = None,
     *,
+    parents: Parents | None = None,
+    order: str | None = None,
     loss: str | Module | None = None,
     structure: float = 0.5,
     spread: float = 0.5,
@@ -80,6 +84,10 @@ def fit(
         modalities, the first that has a value counts (columns of a MuData come before both), and a warning says how
         often they disagree. Without a column the model learns from the cells alone, and the map is that of
         ``structure=1``.
+    parents
+        The parent of each name in `label` that has one.
+    order
+        Column of `obs` with an order.
     loss
         Training loss of the metric space: a name, a name with settings ("triplet:margin=0.3"), a sum ("softmax +
         0.003*center"), or (in Python) an object. The default is "softmax". If more than a tenth of the training cells
@@ -206,10 +214,9 @@ def fit(
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
-    from tripletomics import crossfit, pp
+    from tripletomics import crossfit, nulls, pp
     from tripletomics.model.build import build_model
     from tripletomics.model.scoring import score_fit
-    from tripletomics.nulls import fit_nulls
     from tripletomics.problem import Settings
     from tripletomics.training import train_encoder, train_map
 
@@ -230,7 +237,7 @@ def fit(
         calibrations = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
     fitted = time.perf_counter()
-    null, misplaced = fit_nulls(problem, settings, encoder_fit, given["checkpoint"])
+    null, misplaced = nulls.fit_nulls(problem, settings, encoder_fit, given["checkpoint"])
     seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if null else {})
     trained, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
     model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrations=calibrations)

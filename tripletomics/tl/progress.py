@@ -11,7 +11,7 @@ from tripletomics import processes
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
-    from tripletomics.training import Report
+    from tripletomics.monitor import Report
 
 
 @contextmanager

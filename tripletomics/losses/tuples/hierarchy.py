@@ -9,7 +9,8 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import labelled, register, zero
+from tripletomics.losses.base import register
+from tripletomics.losses.minibatch import labelled, zero
 from tripletomics.losses.tuples.base import TripletLoss
 from tripletomics.samplers import BatchGuide
 

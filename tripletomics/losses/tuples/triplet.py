@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tripletomics import geometry, parts
-from tripletomics.losses.base import Loss, labelled, register, zero
+from tripletomics.losses.base import Loss, register
+from tripletomics.losses.minibatch import labelled, zero
 from tripletomics.losses.tuples.base import TripletLoss
 from tripletomics.notices import warn
 from tripletomics.samplers import BatchGuide

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tripletomics.geometry import normalise
-from tripletomics.losses.base import Loss, zero
+from tripletomics.losses.base import Loss
+from tripletomics.losses.minibatch import zero
 
 
 class ViewLoss(Loss):

@@ -1,0 +1,40 @@
+"""What a model learns besides the cell types: the values of further columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from tripletomics.losses import Loss
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A column of values that the metric space is to follow, besides the cell types.
+
+    Attributes
+    ----------
+    name
+        The column.
+    values
+        Its value in each cell, float64 (cells,), NaN where it is missing. Of ordered categories, their ranks from 0.
+    loss, weight
+        What learns it, and the weight of this loss.
+    period
+        Where the values begin again, such as 24 for hours of the day; None if they do not.
+    categories
+        The ordered categories, lowest first; None for numbers.
+    """
+
+    name: str
+    values: np.ndarray
+    loss: Loss
+    weight: float = 1.0
+    period: float | None = None
+    categories: list[str] | None = None
+
+    def subset(self, cells: np.ndarray) -> Self:
+        """Return the target of some cells."""
+        return replace(self, values=self.values[cells])

@@ -1,0 +1,39 @@
+"""The loss of several columns: that of the cell types, and one for each further column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from tripletomics.losses.base import Loss, Sum
+
+
+class Columns(Sum):
+    """The sum of the loss of the cell types and of those of further columns, which look up the values of their cells.
+
+    Parameters
+    ----------
+    loss
+        The loss of the cell types, or of views; built.
+    others, weights
+        The loss of each further column, built, and its weight.
+    values
+        Values of the training cells, one (cells,) for each further column: float with NaN, or codes with -1.
+    """
+
+    of_cells = True
+
+    def __init__(self, loss: Loss, others: Sequence[Loss], weights: Sequence[float], values: Sequence[Tensor]) -> None:
+        super().__init__([loss, *others], [1.0, *weights])
+        self.values = dict(zip(others, values, strict=True))
+
+    def forward(self, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
+        """Return the weighted sum for a minibatch of the training cells ``known["cells"]`` (views, n)."""
+        self.shown = known["cells"][0].cpu()
+        return super().forward(z, *others, **known)
+
+    def _value_of(self, member: Loss, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
+        if member not in self.values:
+            return super()._value_of(member, z, *others, **known)
+        return member(z, self.values[member][self.shown])
