@@ -29,6 +29,7 @@ from tripletomics.losses.batch import NCA, SupCon
 from tripletomics.losses.centers import HardTriple, SoftTriple
 from tripletomics.losses.checks import check
 from tripletomics.losses.minibatch import labelled, zero
+from tripletomics.losses.ordered import Coral, RankNContrast
 from tripletomics.losses.proxies import (
     AdaCos,
     ArcFace,
@@ -62,6 +63,7 @@ __all__ = [
     "BarlowTwins",
     "Center",
     "Contrastive",
+    "Coral",
     "CosFace",
     "Foreign",
     "HardTriple",
@@ -73,6 +75,7 @@ __all__ = [
     "ProxyLoss",
     "ProxyNCA",
     "Quadruplet",
+    "RankNContrast",
     "RankNet",
     "SimCLR",
     "SimSiam",

@@ -173,7 +173,7 @@ class Sum(Loss):
         self.weights = tuple(float(weight) for weight, _ in terms)
         self.members = nn.ModuleList(losses := [member for _, member in terms])
         self.collapses = all(loss.collapses for loss in losses)
-        for trait in ("normalised", "supervised", "predicts"):
+        for trait in ("normalised", "supervised", "predicts", "ordered"):
             setattr(self, trait, any(getattr(loss, trait) for loss in losses))
         self.epochs = min((loss.epochs for loss in losses if loss.epochs), default=0)
         self.views = max(loss.views for loss in losses)
@@ -306,9 +306,18 @@ def register(name: str) -> Callable[[type[L]], type[L]]:
     return decorate
 
 
-def names(views: int | None = None) -> list[str]:
-    """List the names of all losses, or of those that compare one or two views of a cell, sorted."""
-    return sorted(name for name, cls in _LOSSES.items() if views in (None, cls.views))
+def names(views: int | None = None, ordered: bool | None = None) -> list[str]:
+    """List the names of losses, sorted.
+
+    Parameters
+    ----------
+    views
+        1 or 2: only those that compare so many views of a cell.
+    ordered
+        True: only those that take values that have an order. False: only the others, which take class codes.
+    """
+    chosen = {name: cls for name, cls in _LOSSES.items() if views in (None, cls.views)}
+    return sorted(name for name, cls in chosen.items() if ordered in (None, cls.ordered))
 
 
 def family() -> dict[str, type[Loss]]:
