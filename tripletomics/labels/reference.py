@@ -113,7 +113,7 @@ class Reference:
         known
             Boolean (cells,): cells of the reference, which are compared with all others. None by default.
         """
-        d, rows = _nearest(self.z, z, self.spread, known)
+        d, rows = nearest_landmarks(self.z, z, self.spread, known)
         # a prototype of n cells is itself off by 1/n of their variance
         doubt = np.sqrt(1 + 1 / np.maximum(self.sizes, 1))
         to_prototypes = cdist(z, self.prototypes) / self.spread / doubt
@@ -140,14 +140,12 @@ class Reference:
         known
             As for `evidence`.
         """
-        _, rows = _nearest(self.map, m, float(self.map.std()) or 1.0, known)
+        _, rows = nearest_landmarks(self.map, m, float(self.map.std()) or 1.0, known)
         return (self.codes[rows] == codes[:, None]).any(axis=1)
 
     def _votes(self, d: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return the log share of each type among the neighbours, weighted by a Gaussian of the distance."""
-        width = d[:, [min(KERNEL_NEIGHBOUR, d.shape[1]) - 1]]
-        weights = np.exp(-2 * np.square(d / np.where(width > 0, width, 1)))
-        n = len(self.sizes)
+        weights, n = kernel(d), len(self.sizes)
         cells = np.arange(len(d))[:, None]
         votes = np.bincount((cells * n + self.codes[rows]).ravel(), weights.ravel(), len(d) * n).reshape(len(d), n)
         part = votes / votes.sum(axis=1, keepdims=True)
@@ -216,10 +214,19 @@ def build_reference(
     )
 
 
-def _nearest(
+def kernel(d: np.ndarray) -> np.ndarray:
+    """Return the weights of neighbours by their ascending distances (cells, k): a Gaussian."""
+    width = d[:, [min(KERNEL_NEIGHBOUR, d.shape[1]) - 1]]
+    return np.exp(-2 * np.square(d / np.where(width > 0, width, 1)))
+
+
+def nearest_landmarks(
     landmarks: np.ndarray, cells: np.ndarray, spread: float, known: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return distances, in units of the spread, and rows of the nearest landmarks other than the cell itself."""
+    """Return distances, in units of the spread, and rows of the nearest landmarks other than the cell itself.
+
+    `known` is boolean (cells,): cells that may be landmarks. None by default.
+    """
     k = min(NEIGHBOURS, len(landmarks))
     if known is None or not known.any() or len(landmarks) < 2:
         d, rows = nearest(landmarks, cells, k)

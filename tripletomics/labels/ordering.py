@@ -1,0 +1,171 @@
+"""Columns that have an order: a day, a dose, an age, a stage, an hour of the day."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tripletomics.labels.columns import UNLABELLED, is_missing
+from tripletomics.losses.base import Loss
+from tripletomics.parts import did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEAST_VALUES = 3  # distinct ones: two have no order that differs from being two types
+LEAST_CELLS = 10  # training cells with a value: fewer cannot show how far a prediction is off
+LARGEST = float(np.finfo(np.float32).max)  # predictions are written as float32
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """An ordered column that a model learns to predict.
+
+    Attributes
+    ----------
+    name
+        Its name in `obs`.
+    values
+        Values float64 (cells,), NaN where missing. Of ordered categories their ranks, from 0; with a period in
+        [0, period).
+    period
+        Length of the circle that the values run around; None for a line.
+    categories
+        Names of ordered categories, the first one with rank 0; None for numbers.
+    loss, weight
+        The loss that learns it, and its weight in the sum of all losses.
+    """
+
+    name: str
+    values: np.ndarray
+    period: float | None = None
+    categories: list[str] | None = None
+    loss: Loss | None = None
+    weight: float = 1.0
+
+    def of(self, cells: np.ndarray) -> Target:
+        """Return the target of some of the cells."""
+        return replace(self, values=self.values[cells])
+
+
+def split_order(order: str, columns: Iterable[object], argument: str = "order") -> tuple[str, float | None]:
+    """Return the column and the period of text such as "day" or "phase:period=24".
+
+    A column of exactly this name comes first. An unknown column is not an error here.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not text, or its period is not a number above 0.
+    """
+    if not isinstance(order, str):
+        raise TypeError(f"{argument}={order!r} is not the name of a column of adata.obs, such as 'day'.")
+    name, colon, setting = order.rpartition(":")
+    if order in {*map(str, columns)} or not colon:
+        return order, None
+    key, equals, text = (word.strip() for word in setting.partition("="))
+    if key != "period" or not equals:
+        raise ValueError(
+            f"{argument}={order!r} cannot be read.{did_you_mean(key, ['period'])} Write 'day', or for values that run "
+            "around a circle 'phase:period=24'."
+        )
+    try:
+        period = float(text)
+    except ValueError:
+        period = math.nan
+    if not 0 < period < math.inf:
+        raise ValueError(f"{argument}={order!r}: period={text} is not a number above 0, such as 24 for hours of a day.")
+    return name.strip(), period
+
+
+def read_target(
+    values: pd.Series,
+    period: float | None = None,
+    unlabelled: str | Sequence[str] = UNLABELLED,
+    argument: str = "order",
+) -> Target:
+    """Return the target of a column of numbers or of ordered categories.
+
+    Parameters
+    ----------
+    values
+        One value per cell. Missing values, and categories that mean unlabelled, become NaN.
+    period
+        Length of the circle that numbers run around, if they do.
+    unlabelled
+        Names that mean unlabelled, as for `labels.encode`.
+    argument
+        The option that named the column, for messages.
+
+    Raises
+    ------
+    TypeError
+        If the column holds text, dates, or True and False.
+    ValueError
+        If it holds infinite values or categories without an order, or categories are given a period.
+    """
+    import pandas as pd
+
+    what = f"{argument}={str(values.name)!r}"
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        if not values.cat.ordered:
+            raise ValueError(f"{what} holds categories without an order. {_cure(values.cat.categories, values.name)}")
+        if period is not None:
+            raise ValueError(
+                f"{what} holds ordered categories, and a period of {period:g} is for numbers: give the column as "
+                "numbers, or leave the period out."
+            )
+        used = values.cat.remove_unused_categories().cat
+        known = [name for name in used.categories if not is_missing(name, unlabelled)]
+        ranks = pd.Categorical(values, known).codes
+        return Target(str(values.name), np.where(ranks >= 0, ranks, np.nan), None, [str(name) for name in known])
+    if pd.api.types.is_bool_dtype(values.dtype):
+        raise TypeError(f"{what} holds True and False, which are two types without an order: take it as label.")
+    if values.dtype.kind in "mM" or isinstance(values.dtype, (pd.DatetimeTZDtype, pd.PeriodDtype)):
+        x = f"adata.obs[{str(values.name)!r}]"
+        days = f"{x}.dt.days" if values.dtype.kind == "m" else f"({x} - {x}.min()).dt.days"
+        raise TypeError(f"{what} holds {values.dtype}, not numbers: turn dates into days, {x} = {days}.")
+    if not pd.api.types.is_numeric_dtype(values.dtype) or values.dtype.kind == "c":
+        raise TypeError(f"{what} holds {values.dtype}, not numbers. {_cure(values.dropna().unique(), values.name)}")
+    numbers = values.to_numpy(dtype=float, na_value=np.nan)
+    if n := int((np.abs(numbers) > LARGEST).sum()):
+        raise ValueError(
+            f"{what} has {n:,} infinite values (or values above {LARGEST:.2g}): replace them by NaN, which means that "
+            "the value of a cell is not known."
+        )
+    return Target(str(values.name), numbers if period is None else numbers % period, period)
+
+
+def check_target(target: Target, train: np.ndarray, argument: str = "order") -> None:
+    """Raise a ValueError unless enough training cells, boolean (cells,), have values of which some differ."""
+    known = target.values[train & ~np.isnan(target.values)]
+    distinct = len(np.unique(known))
+    what = f"{argument}={target.name!r}"
+    if len(known) < LEAST_CELLS:
+        raise ValueError(
+            f"{what} has a value for {len(known)} of {int(train.sum()):,} training cells: it needs at least "
+            f"{LEAST_CELLS}."
+        )
+    if distinct < LEAST_VALUES:
+        turned = "" if target.period is None else f" around a circle of {target.period:g}"
+        cure = "leave it out" if distinct == 1 else "two values have no order: take the column as label"
+        raise ValueError(
+            f"{what} has {distinct} distinct value{'s' * (distinct > 1)}{turned} in the training cells, and an order "
+            f"needs at least {LEAST_VALUES}: {cure}."
+        )
+
+
+def _cure(names: Iterable[object], column: object) -> str:
+    """Return what to do about names that have no order."""
+    found = [str(name) for name in names]
+    x = f"adata.obs[{str(column)!r}]"
+    try:
+        ranked = sorted(found, key=float)
+        return f"Its values are numbers as text: {x} = {x}.astype(float)." if ranked else "It is empty."
+    except ValueError:
+        shown = ", ".join(map(repr, found[:3])) + ", ..." * (len(found) > 3)
+        return f"Say their order: {x} = pd.Categorical({x}, [{shown}], ordered=True), the first one first."

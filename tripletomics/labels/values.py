@@ -1,0 +1,194 @@
+"""Predicting a value that has an order, such as a day, for new cells, with an interval that holds on new cells.
+
+Three simple regressions look at a cell: a line in the principal components, a line in the metric space, and a mean over
+its neighbours in the metric space. The first one knows nothing of the encoder, so it does not fail where the encoder has
+learned noise. Cells that the encoder was not trained on decide how much each of them counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import nnls
+from sklearn.linear_model import RidgeCV
+
+from tripletomics.labels.ordering import Target
+from tripletomics.labels.reference import MAX_FITTED, kernel, nearest_landmarks
+
+MAX_LANDMARKS = 10_000  # cells kept to take a mean over
+PENALTIES = np.logspace(-6, 2, 17)  # of a ridge regression, in units of the cells times their variance
+NEIGHBOURS_ALONE = np.array([0.0, 0.0, 1.0])  # weights: unless others are better by more than a standard error
+Answers = list[tuple[np.ndarray, np.ndarray]]  # parts (cells, 3, directions) and values (cells,)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Predicted values of cells.
+
+    Attributes
+    ----------
+    center
+        The most likely value (cells,). On a circle in [0, period); of ordered categories a rank, a whole number.
+    low, high
+        The interval (cells,). On a circle `low` may lie below 0 and `high` above the period.
+    """
+
+    center: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class ValuePredictor:
+    """How the values of an ordered column follow from the coordinates of a cell.
+
+    On a circle, the regressions predict the cosine and the sine, two directions; otherwise there is one.
+
+    Attributes
+    ----------
+    name, period, categories
+        As of `ordering.Target`.
+    z, values
+        Landmarks: training cells in the metric space, float32 (landmarks, metric_dim), and their values (landmarks,).
+    from_pcs, from_z
+        Ridge regressions on the principal components (1 + components, directions) and on the metric space
+        (1 + metric_dim, directions); the first row is the intercept.
+    middle
+        Mean of the training cells (directions,).
+    weights
+        Weights (3,) of what the two regressions and the neighbours say above the middle; all 0 where none of them knows
+        anything.
+    errors
+        How far the predictions of cells that the encoder was not trained on are off (cells,), ascending.
+
+    References
+    ----------
+    Interval: split conformal prediction, Lei, G'Sell, Rinaldo, Tibshirani & Wasserman 2018. Weights: stacked
+    regressions, Breiman 1996.
+    """
+
+    name: str
+    period: float | None
+    categories: list[str] | None
+    z: np.ndarray
+    values: np.ndarray
+    from_pcs: np.ndarray
+    from_z: np.ndarray
+    middle: np.ndarray
+    weights: np.ndarray
+    errors: np.ndarray
+
+    def parts(self, z: np.ndarray, pcs: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+        """Return what each regression says above the middle (cells, 3, directions).
+
+        Parameters
+        ----------
+        z, pcs
+            Metric space (cells, metric_dim) and principal components (cells, components).
+        known
+            Boolean (cells,): cells that may be landmarks, which are compared with all others. None by default.
+        """
+        d, rows = nearest_landmarks(self.z, z, float(self.z.std()) or 1.0, known)
+        share = kernel(d)
+        share /= share.sum(axis=1, keepdims=True)
+        mean = (share[:, :, None] * directions(self.values, self.period)[rows]).sum(axis=1)
+        lines = [coefficients[0] + x @ coefficients[1:] for x, coefficients in ((pcs, self.from_pcs), (z, self.from_z))]
+        return np.stack([*lines, mean], axis=1) - self.middle
+
+    def centers(self, parts: np.ndarray) -> np.ndarray:
+        """Return the value of each cell (cells,) from what the regressions say."""
+        found = self.middle + np.einsum("nkd,k->nd", parts, self.weights)
+        if self.period is None:
+            return found[:, 0]
+        return np.arctan2(found[:, 1], found[:, 0]) / (2 * np.pi) * self.period % self.period
+
+    def predict(
+        self, z: np.ndarray, pcs: np.ndarray, known: np.ndarray | None = None, coverage: float = 0.9
+    ) -> Estimate:
+        """Return values with intervals that hold the true value of a share `coverage` of the cells; see `parts`."""
+        center, half = self.centers(self.parts(z, pcs, known)), self.half_width(coverage)
+        if self.categories is None:
+            return Estimate(center, center - half, center + half)
+        last = len(self.categories) - 1
+        best = np.clip(np.rint(center), 0, last)
+        # the categories within the half-width, which always hold the best one
+        low, high = np.ceil(center - half), np.floor(center + half)
+        return Estimate(best, np.clip(np.minimum(low, best), 0, last), np.clip(np.maximum(high, best), 0, last))
+
+    def half_width(self, coverage: float) -> float:
+        """Return how far from the prediction the true value of a share `coverage` of new cells is, at most.
+
+        Where too few cells show it, this is the largest distance of two values.
+        """
+        rank = int(np.ceil(coverage * (len(self.errors) + 1)))
+        if rank <= len(self.errors):
+            return float(self.errors[rank - 1])
+        return float(np.ptp(self.values)) if self.period is None else self.period / 2
+
+
+def fit_predictor(
+    target: Target, z: np.ndarray, pcs: np.ndarray, cells: np.ndarray, seed: int
+) -> ValuePredictor:
+    """Return the predictor of the cells with a value among `cells`, boolean (cells,), before its calibration."""
+    random = np.random.default_rng([seed, 12])
+    rows = random.permutation(np.flatnonzero(cells & ~np.isnan(target.values)))[:MAX_FITTED]
+    y = directions(target.values[rows], target.period)
+    landmarks = np.sort(rows[:MAX_LANDMARKS])
+    return ValuePredictor(
+        name=target.name,
+        period=target.period,
+        categories=target.categories,
+        z=z[landmarks].astype(np.float32),
+        values=target.values[landmarks],
+        from_pcs=_ridge(pcs[rows], y),
+        from_z=_ridge(z[rows], y),
+        middle=y.mean(axis=0),
+        weights=NEIGHBOURS_ALONE,
+        errors=np.zeros(0),
+    )
+
+
+def calibrate(predictor: ValuePredictor, answers: Answers) -> ValuePredictor:
+    """Return the predictor with weights and errors from cells that its encoders were not trained on.
+
+    Parameters
+    ----------
+    answers
+        What predictors without these cells say about them (`ValuePredictor.parts`), and their true values.
+    """
+    parts, values = (np.concatenate(found) for found in zip(*answers, strict=True))
+    known = ~np.isnan(values)
+    parts, values = parts[known], values[known]
+    if not len(values):
+        return predictor
+    above = directions(values, predictor.period) - predictor.middle
+    stacked, _ = nnls(parts.transpose(0, 2, 1).reshape(-1, parts.shape[1]), above.ravel())
+    simple, found = (replace(predictor, weights=weights) for weights in (NEIGHBOURS_ALONE, stacked))
+    errors, fewer = (distance(one.centers(parts), values, one.period) for one in (simple, found))
+    gain = errors - fewer
+    if gain.mean() > gain.std() / len(gain) ** 0.5:
+        return replace(found, errors=np.sort(fewer))
+    return replace(simple, errors=np.sort(errors))
+
+
+def directions(values: np.ndarray, period: float | None) -> np.ndarray:
+    """Return values as columns that a regression can predict: themselves, or cosine and sine of the angle."""
+    if period is None:
+        return values[:, None]
+    angle = 2 * np.pi * values / period
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def distance(a: np.ndarray, b: np.ndarray, period: float | None) -> np.ndarray:
+    """Return how far values are apart, on a circle by the shorter way."""
+    apart = np.abs(a - b)
+    return apart if period is None else np.minimum(apart % period, period - apart % period)
+
+
+def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the intercept and the coefficients (1 + columns, directions) of a ridge regression."""
+    x = x.astype(np.float64)
+    fitted = RidgeCV(PENALTIES * max(float(x.var(axis=0).mean()), 1e-12) * len(x)).fit(x, y)
+    return np.concatenate([np.atleast_2d(fitted.intercept_), np.atleast_2d(fitted.coef_).T])
