@@ -70,7 +70,9 @@ def test_numbers_around_a_circle():
 
 
 def test_ordered_categories_are_ranks():
-    target = read_target(categories(["late", None, "early", "Unknown", "mid"], ["Unknown", "early", "none", "mid", "late"]))
+    target = read_target(
+        categories(["late", None, "early", "Unknown", "mid"], ["Unknown", "early", "none", "mid", "late"])
+    )
     np.testing.assert_array_equal(target.values, [2, np.nan, 0, np.nan, 1])
     assert target.categories == ["early", "mid", "late"]  # no cell is "none"
 

@@ -6,6 +6,7 @@ from sklearn.linear_model import Ridge
 
 from tripletomics.labels import values as regression
 from tripletomics.labels.ordering import Target
+from tripletomics.metrics.order import distance
 
 N, TRAIN = 600, 300
 
@@ -74,7 +75,7 @@ def test_intervals_hold_as_many_values_as_they_say(period, coverage):
         target, z, pcs = cells(period, noise=1.0, seed=seed)
         found = fitted(target, z, pcs).predict(z[held], pcs[held], coverage=coverage)
         half = (found.high - found.low) / 2
-        hits.append((regression.distance(found.center, target.values[held], period) <= half).mean())
+        hits.append((distance(found.center, target.values[held], period) <= half).mean())
         if period:
             assert (found.center >= 0).all()
             assert (found.center < period).all()
@@ -130,8 +131,3 @@ def test_without_enough_cells_to_calibrate_an_interval_holds_everything():
     assert regression.calibrate(base, [(np.zeros((0, 3, 1)), np.zeros(0))]) is base
     circle = regression.fit_predictor(*cells(24), train, 0)
     assert circle.half_width(0.9) == 12
-
-
-def test_distance_on_a_circle():
-    assert regression.distance(np.array([23.0, 1, 6]), np.array([1.0, 23, 18]), 24).tolist() == [2, 2, 12]
-    assert regression.distance(np.array([23.0]), np.array([1.0]), None).tolist() == [22]

@@ -1,13 +1,12 @@
 """Predicting a value that has an order, such as a day, for new cells, with an interval that holds on new cells.
 
-Three simple regressions look at a cell: a line in the principal components, a line in the metric space, and a mean over
-its neighbours in the metric space. The first one knows nothing of the encoder, so it does not fail where the encoder has
-learned noise. Cells that the encoder was not trained on decide how much each of them counts.
+The main prediction is the mean of a cell's neighbours in the metric space. Two lines stand by, in the principal
+components and in the metric space. The first knows nothing of the encoder, so it does not fail where the encoder has
+learned noise. Cells that the encoder was not trained on decide how much each counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +15,7 @@ from sklearn.linear_model import RidgeCV
 
 from tripletomics.labels.ordering import Target
 from tripletomics.labels.reference import MAX_FITTED, kernel, nearest_landmarks
+from tripletomics.metrics.order import distance
 
 MAX_LANDMARKS = 10_000  # cells kept to take a mean over
 PENALTIES = np.logspace(-6, 2, 17)  # of a ridge regression, in units of the cells times their variance
@@ -128,9 +128,7 @@ class ValuePredictor:
         return float(np.ptp(self.values)) if self.period is None else self.period / 2
 
 
-def fit_predictor(
-    target: Target, z: np.ndarray, pcs: np.ndarray, cells: np.ndarray, seed: int
-) -> ValuePredictor:
+def fit_predictor(target: Target, z: np.ndarray, pcs: np.ndarray, cells: np.ndarray, seed: int) -> ValuePredictor:
     """Return the predictor of the cells with a value among `cells`, boolean (cells,), before its calibration."""
     random = np.random.default_rng([seed, 12])
     rows = random.permutation(np.flatnonzero(cells & ~np.isnan(target.values)))[:MAX_FITTED]
@@ -179,12 +177,6 @@ def directions(values: np.ndarray, period: float | None) -> np.ndarray:
         return values[:, None]
     angle = 2 * np.pi * values / period
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
-def distance(a: np.ndarray, b: np.ndarray, period: float | None) -> np.ndarray:
-    """Return how far values are apart, on a circle by the shorter way."""
-    apart = np.abs(a - b)
-    return apart if period is None else np.minimum(apart % period, period - apart % period)
 
 
 def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:

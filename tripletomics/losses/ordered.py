@@ -1,8 +1,8 @@
 """Losses of values that have an order, such as a day, a dose or an age.
 
-Take an anchor of day 1, and cells of day 2 and day 5. `RankNContrast` asks that the cell of day 2 is the nearer one, but
-not how near it is: what it compares is the order of the days. `Coral` asks for one direction along which the days come
-in their order. A value is a floating-point number, NaN where it is missing.
+Take an anchor of day 1, and cells of day 2 and day 5. `RankNContrast` asks that the cell of day 2 is the nearer one,
+but not how near it is: what it compares is the order of the days. `Coral` asks for one direction along which the days
+come in their order. A value is a floating-point number, NaN where it is missing.
 """
 
 from __future__ import annotations

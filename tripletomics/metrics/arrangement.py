@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.spatial.distance import cdist, pdist
-from scipy.stats import rankdata, trim_mean
+from scipy.stats import trim_mean
 
 from tripletomics.knn import NEIGHBOURS, nearest
+from tripletomics.metrics.order import spearman
 
 TRIMMED_SHARE = 0.05  # of the cells of a type, at each end of each coordinate
 MIN_TYPE_CELLS = 10  # scgraph leaves out smaller types, as its authors do
@@ -44,7 +45,7 @@ def centroid_spearman(z: np.ndarray, r: np.ndarray, y: np.ndarray) -> float:
     if len(types) < 3:
         return float("nan")
     ours, theirs = (pdist([a[y == code].mean(axis=0, dtype=float) for code in types]) for a in (z, r))
-    return _spearman(ours, theirs)
+    return spearman(ours, theirs)
 
 
 def scgraph(z: np.ndarray, r: np.ndarray, y: np.ndarray, batch: np.ndarray | None = None) -> float:
@@ -163,15 +164,7 @@ def pseudotime_spearman(
     k = min(NEIGHBOURS, len(t) - (query is None))
     if len(truth) < 3 or k < 1:
         return float("nan")
-    return _spearman(t[nearest(z, query, k)[1]].mean(axis=1), truth)
-
-
-def _spearman(guess: np.ndarray, truth: np.ndarray) -> float:
-    """Correlate ranks; 0 if all guesses are equal, NaN if all truths are."""
-    a, b = (rankdata(x) for x in (guess, truth))
-    if np.ptp(b) == 0:
-        return float("nan")
-    return 0.0 if np.ptp(a) == 0 else float(np.corrcoef(a, b)[0, 1])
+    return spearman(t[nearest(z, query, k)[1]].mean(axis=1), truth)
 
 
 def _between(z: np.ndarray, y: np.ndarray, types: np.ndarray) -> np.ndarray:
