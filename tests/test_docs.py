@@ -117,6 +117,6 @@ def test_links_of_the_documents_lead_somewhere():
 def test_every_loss_is_in_the_comparison():
     page = (ROOT / "docs" / "choose-a-loss.md").read_text()
     rows = re.findall(r"^\| `(.*?)` \| [\d.]+ ± .* \|$", page, re.MULTILINE)
-    for name in losses.names(views=1):
+    for name in losses.names(views=1, ordered=False):
         assert any(name in re.split(r"[ *+]+", row) for row in rows), f"{name}: run benchmarks/losses.py"
         assert page.count(name) > 3, f"{name}: say when to choose it"

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tripletomics.labels.ordering import Target, check_target, read_target, split_order
+from tripletomics.labels.ordering import check_target, read_loss, read_target, split_order
+from tripletomics.losses import RankNContrast
 
 
 def column(values, **given):
@@ -66,7 +67,7 @@ def test_missing_numbers():
 
 
 def test_numbers_around_a_circle():
-    assert read_target(column([25.0, -1, 24, 3]), 24).values.tolist() == [1, 23, 0, 3]
+    assert read_target(column([25.0, -1, 24, 3]), RankNContrast(period=24)).values.tolist() == [1, 23, 0, 3]
 
 
 def test_ordered_categories_are_ranks():
@@ -111,7 +112,7 @@ def test_columns_without_an_order(values, error, message):
 
 def test_categories_have_no_period():
     with pytest.raises(ValueError, match="a period of 24 is for numbers"):
-        read_target(categories(["a", "b"], ["a", "b"]), 24)
+        read_target(categories(["a", "b"], ["a", "b"]), RankNContrast(period=24))
 
 
 @pytest.mark.parametrize(
@@ -125,13 +126,37 @@ def test_categories_have_no_period():
     ],
 )
 def test_too_few_values(values, period, message):
-    target = read_target(column(np.asarray(values, dtype=float)), period)
+    target = read_target(column(np.asarray(values, dtype=float)), RankNContrast(period=period))
     with pytest.raises(ValueError, match=message):
         check_target(target, np.ones(20, dtype=bool))
 
 
 def test_only_training_cells_count():
-    target = Target("day", np.arange(30.0) % 3)
+    target = read_target(column(np.arange(30.0) % 3))
     check_target(target, np.arange(30) < 12)
     with pytest.raises(ValueError, match="distinct"):
         check_target(target, np.arange(30) % 3 == 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "weight", "period"),
+    [("rnc", "rnc", 1, None), ("0.5*rnc:period=24", "rnc", 0.5, 24), ("coral", "coral", 1, None)],
+)
+def test_the_loss_of_a_column(text, name, weight, period):
+    loss, found = read_loss(text, "day")
+    assert (loss.name, found) == (name, weight)
+    target = read_target(column([1.0, 30, 3]), loss, found)
+    assert (target.loss, target.weight, target.period) == (loss, weight, period)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("softmax", "loss='softmax' of 'day' learns types, not values that have an order: take 'coral' or 'rnc'"),
+        ("rnc + coral", "'day' has 2 losses .* takes one, 'coral' or 'rnc'"),
+        ("rcn", "loss='rcn' is not known. Did you mean 'rnc'"),
+    ],
+)
+def test_a_loss_that_cannot_take_a_column(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_loss(text, "day")

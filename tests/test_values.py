@@ -5,7 +5,8 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from tripletomics.labels import values as regression
-from tripletomics.labels.ordering import Target
+from tripletomics.labels.targets import Target
+from tripletomics.losses import RankNContrast
 from tripletomics.metrics.order import distance
 
 N, TRAIN = 600, 300
@@ -22,7 +23,7 @@ def cells(period=None, categories=None, noise=0.1, seed=0):
     if categories:
         y = np.clip(np.floor(t * len(categories)), 0, len(categories) - 1)
     pcs = random.normal(size=(N, 5)).astype(np.float32)
-    return Target("day", y, period, categories), z.astype(np.float32), pcs
+    return Target("day", y, RankNContrast(), 1.0, period, categories), z.astype(np.float32), pcs
 
 
 def fitted(target, z, pcs):
@@ -114,7 +115,7 @@ def test_missing_values_count_for_nothing():
     target, z, pcs = cells()
     hidden = target.values.copy()
     hidden[::3] = np.nan
-    predictor = fitted(Target("day", hidden), z, pcs)
+    predictor = fitted(Target("day", hidden, RankNContrast()), z, pcs)
     assert len(predictor.values) == np.isfinite(hidden[:TRAIN]).sum()
     assert len(predictor.errors) == np.isfinite(hidden[TRAIN:450]).sum()
     assert np.isfinite(predictor.predict(z, pcs).center).all()

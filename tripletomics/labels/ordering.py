@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tripletomics import losses
 from tripletomics.labels.columns import UNLABELLED, is_missing
-from tripletomics.losses.base import Loss
+from tripletomics.labels.targets import Target
+from tripletomics.losses import Loss, RankNContrast
 from tripletomics.parts import did_you_mean
 
 if TYPE_CHECKING:
@@ -19,37 +20,6 @@ if TYPE_CHECKING:
 LEAST_VALUES = 3  # distinct ones: two have no order that differs from being two types
 LEAST_CELLS = 10  # training cells with a value: fewer cannot show how far a prediction is off
 LARGEST = float(np.finfo(np.float32).max)  # predictions are written as float32
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """An ordered column that a model learns to predict.
-
-    Attributes
-    ----------
-    name
-        Its name in `obs`.
-    values
-        Values float64 (cells,), NaN where missing. Of ordered categories their ranks, from 0; with a period in
-        [0, period).
-    period
-        Length of the circle that the values run around; None for a line.
-    categories
-        Names of ordered categories, the first one with rank 0; None for numbers.
-    loss, weight
-        The loss that learns it, and its weight in the sum of all losses.
-    """
-
-    name: str
-    values: np.ndarray
-    period: float | None = None
-    categories: list[str] | None = None
-    loss: Loss | None = None
-    weight: float = 1.0
-
-    def of(self, cells: np.ndarray) -> Target:
-        """Return the target of some of the cells."""
-        return replace(self, values=self.values[cells])
 
 
 def split_order(order: str, columns: Iterable[object], argument: str = "order") -> tuple[str, float | None]:
@@ -82,9 +52,29 @@ def split_order(order: str, columns: Iterable[object], argument: str = "order") 
     return name.strip(), period
 
 
+def read_loss(text: str, column: str) -> tuple[Loss, float]:
+    """Return the loss of an ordered column, and its weight, from text such as "rnc" or "0.5*rnc:period=24".
+
+    Raises
+    ------
+    ValueError
+        If it is no loss of values that have an order, or a sum of several.
+    """
+    loss = losses.make(text)
+    terms = loss.terms() if isinstance(loss, losses.Sum) else [(1.0, loss)]
+    able = " or ".join(map(repr, losses.names(ordered=True)))
+    if len(terms) > 1:
+        raise ValueError(f"{column!r} has {len(terms)} losses ({text!r}): an ordered column takes one, {able}.")
+    ((weight, one),) = terms
+    if not one.ordered:
+        raise ValueError(f"loss={text!r} of {column!r} learns types, not values that have an order: take {able}.")
+    return one, weight
+
+
 def read_target(
     values: pd.Series,
-    period: float | None = None,
+    loss: Loss | None = None,
+    weight: float = 1.0,
     unlabelled: str | Sequence[str] = UNLABELLED,
     argument: str = "order",
 ) -> Target:
@@ -94,8 +84,8 @@ def read_target(
     ----------
     values
         One value per cell. Missing values, and categories that mean unlabelled, become NaN.
-    period
-        Length of the circle that numbers run around, if they do.
+    loss, weight
+        What learns it; its period, if it has one, is that of the values. "rnc" by default.
     unlabelled
         Names that mean unlabelled, as for `labels.encode`.
     argument
@@ -110,7 +100,9 @@ def read_target(
     """
     import pandas as pd
 
-    what = f"{argument}={str(values.name)!r}"
+    name, what = str(values.name), f"{argument}={str(values.name)!r}"
+    loss = RankNContrast() if loss is None else loss
+    period: float | None = getattr(loss, "period", None)
     if isinstance(values.dtype, pd.CategoricalDtype):
         if not values.cat.ordered:
             raise ValueError(f"{what} holds categories without an order. {_cure(values.cat.categories, values.name)}")
@@ -120,9 +112,9 @@ def read_target(
                 "numbers, or leave the period out."
             )
         used = values.cat.remove_unused_categories().cat
-        known = [name for name in used.categories if not is_missing(name, unlabelled)]
+        known = [one for one in used.categories if not is_missing(one, unlabelled)]
         ranks = pd.Categorical(values, known).codes
-        return Target(str(values.name), np.where(ranks >= 0, ranks, np.nan), None, [str(name) for name in known])
+        return Target(name, np.where(ranks >= 0, ranks, np.nan), loss, weight, None, [str(one) for one in known])
     if pd.api.types.is_bool_dtype(values.dtype):
         raise TypeError(f"{what} holds True and False, which are two types without an order: take it as label.")
     if values.dtype.kind in "mM" or isinstance(values.dtype, (pd.DatetimeTZDtype, pd.PeriodDtype)):
@@ -137,7 +129,7 @@ def read_target(
             f"{what} has {n:,} infinite values (or values above {LARGEST:.2g}): replace them by NaN, which means that "
             "the value of a cell is not known."
         )
-    return Target(str(values.name), numbers if period is None else numbers % period, period)
+    return Target(name, numbers if period is None else numbers % period, loss, weight, period)
 
 
 def check_target(target: Target, train: np.ndarray, argument: str = "order") -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import nnls
 from sklearn.linear_model import RidgeCV
 
-from tripletomics.labels.ordering import Target
 from tripletomics.labels.reference import MAX_FITTED, kernel, nearest_landmarks
+from tripletomics.labels.targets import Target
 from tripletomics.metrics.order import distance
 
 MAX_LANDMARKS = 10_000  # cells kept to take a mean over
@@ -49,7 +49,7 @@ class ValuePredictor:
     Attributes
     ----------
     name, period, categories
-        As of `ordering.Target`.
+        As of `targets.Target`.
     z, values
         Landmarks: training cells in the metric space, float32 (landmarks, metric_dim), and their values (landmarks,).
     from_pcs, from_z
