@@ -52,7 +52,7 @@ def ours(problem: FitProblem, settings: Settings) -> tuple[prediction.Prediction
     encoder, out = train_encoder(problem, settings), np.flatnonzero(problem.held_out)
     z = crossfit.embed(encoder.encoder, problem.rows)
     whole = crossfit.Embedding({"metric": z}, problem.pcs, problem.fully_measured)
-    calibrations = crossfit.calibrate(problem, settings, encoder, {"": whole})
+    calibrations = crossfit.calibrate(problem, settings, encoder, {"": whole}).types
     known = crossfit.reference_of(problem, settings, z, z[:, :0], ~problem.held_out)
     found = prediction.predict(known.evidence(z[out], problem.pcs[out]), calibrations[""])
     new, measured = np.ones(len(out), dtype=bool), np.full(len(out), "")

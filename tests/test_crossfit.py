@@ -247,7 +247,7 @@ def test_few_labels_guard_by_being_left_out_in_turn(monkeypatch, pseudo_labels, 
     odds = [calibration.odds(evidence)[np.arange(len(codes)), codes] for evidence, codes in chosen.answers]
     assert log_losses[kept] == pytest.approx(np.log1p(np.exp(-np.concatenate(odds))).mean())
     assert log_losses[kept] == log_losses.min()
-    again = crossfit.calibrate(problem, settings, chosen, {"": None})[""]
+    again = crossfit.calibrate(problem, settings, chosen, {"": None}).types[""]
     np.testing.assert_array_equal(again.weights, calibration.weights)
     part, *_ = crossfit._folds(problem, settings)
     (*_, expected) = crossfit._ask_fold(problem, settings, part, 1 + kept, silent, None)

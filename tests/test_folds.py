@@ -99,7 +99,7 @@ def test_it_is_asked_about_calibration_cells_by_the_components_of_the_map():
     known = reference.build_reference(z, z[:, :0], problem.pcs, codes, len(problem.classes), 0)
     expected = known.evidence(z[problem.calibration], problem.pcs[problem.calibration])
     whole = {"": crossfit.Embedding({"metric": z}, problem.pcs, problem.fully_measured)}
-    found = crossfit.calibrate(problem, settings, train_encoder(problem, settings), whole)[""]
+    found = crossfit.calibrate(problem, settings, train_encoder(problem, settings), whole).types[""]
     assert found.n_cells == problem.calibration.sum()
     np.testing.assert_allclose(found.center[:2], [expected.near.mean(), expected.typical.mean()], rtol=1e-5)
     np.testing.assert_allclose(found.scale[:2], [expected.near.std(), expected.typical.std()], rtol=1e-5)

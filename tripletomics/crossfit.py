@@ -7,7 +7,7 @@ trained on. `nulls` has the fit on permuted labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,11 @@ from tripletomics import features, processes
 from tripletomics.checkpoint import Checkpoint
 from tripletomics.embedding import coordinates, embed_rows
 from tripletomics.folds import batch_folds, label_folds, subsample_for_features
-from tripletomics.labels import reference
+from tripletomics.labels import reference, values
 from tripletomics.labels.calibration import Calibration, fit_calibration, guess
 from tripletomics.labels.reference import LEADING, Evidence, Reference
 from tripletomics.monitor import Report, silent
+from tripletomics.labels.values import ValuePredictor, fit_predictor
 from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.notices import warn
 from tripletomics.problem import FitProblem, Settings
@@ -34,6 +35,7 @@ ASKED = 5000  # most cells of a fold that predictions are calibrated on
 FOLDS = 4  # at most, of whole batches or, where they are few, of labelled cells
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
 
+ValueAnswers = list[tuple[np.ndarray, np.ndarray]]  # of each ordered column: what regressions say, and the values
 Answers = list[tuple[Evidence, np.ndarray]]  # evidence about cells that an encoder did not see, and their codes
 
 
@@ -134,7 +136,7 @@ def _answers(
         spaces = [embed(one.encoder, problem.rows) for one in both]
         return [[evidence_for(problem, settings, z, problem.train, problem.calibration)] for z in spaces]
     folds = [_ask_fold(problem, settings, part, 2, report, checkpoint) for part in _folds(problem, settings)]
-    return [[fold[number][""] for fold in folds] for number in (0, -1)]
+    return [[fold[number].types[""] for fold in folds] for number in (0, -1)]
 
 
 def _log_loss(answers: Answers) -> float:
@@ -154,6 +156,30 @@ def _summary(before: float, after: float, taken: np.ndarray) -> dict[str, np.nda
 
 
 # calibration
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was learned from cells that were left out.
+
+    Attributes
+    ----------
+    types
+        Calibrations by what was measured, as `embed_all` returns it; None where the types have too few cells.
+    values
+        A predictor for each target of the problem.
+    """
+
+    types: dict[str, Calibration | None]
+    values: list[ValuePredictor]
+
+
+@dataclass(frozen=True)
+class FoldAnswers:
+    """What an encoder says about cells that were left out: evidence of types by what was measured, and values."""
+
+    types: dict[str, tuple[Evidence, np.ndarray]]
+    values: ValueAnswers
 
 
 @dataclass(frozen=True)
@@ -200,42 +226,75 @@ def calibrate(
     *,
     report: Report = silent,
     checkpoint: Checkpoint | None = None,
-) -> dict[str, Calibration | None]:
-    """Return how far evidence can be trusted, as calibrations; None where the types have too few cells.
+) -> Calibrated:
+    """Return how far evidence can be trusted, and what predicts the values of ordered columns.
 
     The evidence is about the calibration cells. With batches, whole batches are left out in turn, in up to four folds,
     each embedded by an encoder of the others: this shows what is usual in an unseen batch. Labelled cells are left out
     in turn in the same way where they are too few for a calibration split.
 
-    Returns
-    -------
-    By what was measured, as `embed_all` returns it.
     """
-    if not problem.classes:
-        return dict.fromkeys(embeddings)
-    if encoder.answers:
-        answers = {"": encoder.answers}
-    elif problem.calibration.any():
-        z = embeddings[""].z
+    z, answers, said = embeddings[""].z, {}, []
+    if problem.calibration.any():
+        said = [value_answers(problem, settings, z, problem.train, problem.calibration)]
         answers = {
             name: [
                 evidence_for(problem, settings, z, problem.train, problem.calibration & one.measured, (one.z, one.pcs))
             ]
             for name, one in embeddings.items()
+            if problem.classes and not encoder.answers
         }
-    else:
+    elif problem.targets or not encoder.answers:
         pcs_of_model = {name: one.pcs for name, one in embeddings.items()}
         folds = [
             _ask_fold(problem, settings, part, encoder.rounds, report, checkpoint, pcs_of_model=pcs_of_model)[-1]
             for part in _folds(problem, settings)
         ]
-        answers = {name: [fold[name] for fold in folds] for name in embeddings}
+        said = [fold.values for fold in folds]
+        answers = {name: [fold.types[name] for fold in folds] for name in embeddings if problem.classes}
+    predictors = fit_predictors(problem, settings, z, ~problem.held_out, said)
+    if not problem.classes:
+        return Calibrated(dict.fromkeys(embeddings), predictors)
+    answers = {"": encoder.answers} if encoder.answers else answers
     found = {
-        name: fit_calibration(said) if sum(len(codes) for _, codes in said) > 1 else None
-        for name, said in answers.items()
+        name: fit_calibration(known) if sum(len(codes) for _, codes in known) > 1 else None
+        for name, known in answers.items()
     }
     _warn_of_none(found, problem.batch_codes is not None)
-    return found
+    return Calibrated(found, predictors)
+
+
+def fit_predictors(
+    problem: FitProblem, settings: Settings, z: np.ndarray, cells: np.ndarray, answers: Sequence[ValueAnswers] = ()
+) -> list[ValuePredictor]:
+    """Return a predictor for each target, from some cells, boolean (cells,), weighed by what others answered."""
+    found = [fit_predictor(target, z, problem.pcs, cells, settings.seed) for target in problem.targets]
+    if not answers:
+        return found
+    return [values.calibrate(one, list(said)) for one, said in zip(found, zip(*answers, strict=True), strict=True)]
+
+
+def value_answers(
+    problem: FitProblem, settings: Settings, z: np.ndarray, trained: np.ndarray, asked: np.ndarray
+) -> ValueAnswers:
+    """Return what predictors of the cells in `trained` say about those in `asked`, and the true values, by target."""
+    rows = subsample(asked, settings.seed)
+    predictors = fit_predictors(problem, settings, z, trained)
+    return [
+        (one.parts(z[rows], problem.pcs[rows]), target.values[rows])
+        for one, target in zip(predictors, problem.targets, strict=True)
+    ]
+
+
+def check_values(
+    problem: FitProblem, predictors: Sequence[ValuePredictor], z: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Return by ordered column how predictions of held-out cells do: see `labels.values.check`."""
+    held = np.flatnonzero(problem.held_out)
+    return {
+        one.name: values.check(one.predict(z[held], problem.pcs[held]), target.subset(held), problem.codes[held])
+        for one, target in zip(predictors, problem.targets, strict=True)
+    }
 
 
 def reference_of(problem: FitProblem, settings: Settings, z: np.ndarray, m: np.ndarray, cells: np.ndarray) -> Reference:
@@ -289,8 +348,8 @@ def embed(encoder: Encoder | PairEncoder, rows: Memory) -> np.ndarray:
 def _folds(problem: FitProblem, settings: Settings) -> list[np.ndarray]:
     """Return the parts of the training cells that are left out in turn, boolean (cells,): batches or labelled cells."""
     train, groups = ~problem.held_out, problem.batch_codes
-    groups = label_folds(problem.codes, train, FOLDS, settings.seed) if groups is None else groups
-    return batch_folds(groups, problem.codes, train, problem.fully_measured, FOLDS)
+    groups = label_folds(problem.strata, train, FOLDS, settings.seed) if groups is None else groups
+    return batch_folds(groups, problem.strata, train, problem.fully_measured, FOLDS)
 
 
 def _ask_fold(
@@ -302,8 +361,8 @@ def _ask_fold(
     checkpoint: Checkpoint | None,
     *,
     pcs_of_model: Mapping[str, np.ndarray] | None = None,
-) -> list[dict[str, tuple[Evidence, np.ndarray]]]:
-    """Fit features and encoder without a part of the cells; return the evidence about it after each training.
+) -> list[FoldAnswers]:
+    """Fit features and encoder without a part of the cells; return what they say about it after each training.
 
     `pcs_of_model` are principal components of all cells in the model, by what was measured.
     """
@@ -321,6 +380,10 @@ def _ask_fold(
     for one in fits:
         z = embed(one.encoder, others.rows)
         asked = whole if whole.any() else part
+        said = value_answers(others, settings, z, others.train, asked)
+        if not problem.classes:
+            answers.append(FoldAnswers({}, said))
+            continue
         found = {"": evidence_for(others, settings, z, others.train, asked, pcs_of_model=pcs_of_model[""])}
         for side, name in enumerate(problem.modalities):
             x = features.only(problem.x, side)
@@ -328,7 +391,7 @@ def _ask_fold(
             asked = part & features.measured(x)[:, side]
             there = embed(one.encoder, rows), pcs
             found[name] = evidence_for(others, settings, z, others.train, asked, there, pcs_of_model=pcs_of_model[name])
-        answers.append(found)
+        answers.append(FoldAnswers(found, said))
     return answers
 
 

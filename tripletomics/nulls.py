@@ -1,15 +1,16 @@
-"""Fits in which there is nothing to learn: on permuted labels, and on permuted coordinates of an adopted map."""
+"""Fits in which there is nothing to learn: on permuted labels or values, or permuted coordinates of an adopted map."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tripletomics import crossfit, labels
+from tripletomics import crossfit, folds, labels
 from tripletomics.checkpoint import Checkpoint
 from tripletomics.embedding import coordinates
 from tripletomics.monitor import silent
+from tripletomics.labels import ordering
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.training import EncoderFit, train_encoder, train_map
 
@@ -70,10 +71,62 @@ def permuted_map(
     return coordinates(networks, problem.rows.subset(held), problem.map_pcs[held])["map"]
 
 
+def permuted_values(
+    problem: FitProblem, settings: Settings, checkpoint: Checkpoint | None = None
+) -> dict[str, dict[str, float]]:
+    """Return by ordered column how predictions of held-out cells do after a fit on permuted values.
+
+    The types keep their labels. A column is left out where `ordering.permute` finds no order that means nothing.
+    """
+    random = np.random.default_rng([settings.seed, 13])
+    sides = (random.permutation(np.flatnonzero(rows))[:NULL_CELLS] for rows in (~problem.held_out, problem.held_out))
+    cells = np.concatenate(list(sides))
+    null, targets, tested = problem.subset(cells, problem.nodes), [], []
+    for target in null.targets:
+        values = ordering.permute(target.values, null.codes, null.batch_codes, random)
+        tested += [] if values is None else [target.name]
+        targets.append(target if values is None else replace(target, values=values))
+    if not tested:
+        return {}
+    asked = folds.calibration_split(null.strata, ~null.held_out, settings.seed)
+    null = replace(null, targets=targets, calibration=asked, train=~null.held_out & ~asked)
+    other = train_encoder(null, replace(settings, steps=max(settings.steps // NULL_SHARE, 1)), checkpoint=checkpoint)
+    z = crossfit.embed(other.encoder, null.rows)
+    said = [crossfit.value_answers(null, settings, z, null.train, asked)] if asked.any() else []
+    predictors = crossfit.fit_predictors(null, settings, z, ~null.held_out, said)
+    scores = crossfit.check_values(null, predictors, z)
+    return {name: found for name, found in scores.items() if name in tested}
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """The fits in which there is nothing to learn.
+
+    Attributes
+    ----------
+    types, misplaced, values
+        What `permuted_null`, `permuted_map` and `permuted_values` return; None or nothing where nothing can be tested.
+    """
+
+    types: PermutedFit | None = None
+    misplaced: np.ndarray | None = None
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+    @property
+    def of_labels(self) -> bool:
+        """Whether there is one of permuted labels or values."""
+        return self.types is not None or bool(self.values)
+
+
 def fit_nulls(
     problem: FitProblem, settings: Settings, encoder: EncoderFit, checkpoint: Checkpoint | None = None
-) -> tuple[PermutedFit | None, np.ndarray | None]:
-    """Return what `permuted_null` and `permuted_map` return, with None where there is nothing to test."""
-    held, adopts = problem.held_out.any(), problem.published is not None
-    null = permuted_null(problem, settings, encoder.rounds, checkpoint) if held and problem.classes else None
-    return null, permuted_map(problem, settings, encoder, checkpoint) if held and adopts else None
+) -> Nulls:
+    """Return the fits in which there is nothing to learn; none if no cell was held out."""
+    if not problem.held_out.any():
+        return Nulls()
+    return Nulls(
+        permuted_null(problem, settings, encoder.rounds, checkpoint) if problem.classes else None,
+        permuted_map(problem, settings, encoder, checkpoint) if problem.published is not None else None,
+        permuted_values(problem, settings, checkpoint) if problem.targets else {},
+    )

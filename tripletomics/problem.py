@@ -19,7 +19,7 @@ from tripletomics import features, losses, networks, parts
 from tripletomics.augment import Augmentation
 from tripletomics.features import AnyFeatures, Choice
 from tripletomics.keys import check_key
-from tripletomics.labels import UNLABELLED
+from tripletomics.labels import UNLABELLED, ordering
 from tripletomics.labels.targets import Target
 from tripletomics.labels.tree import Tree
 from tripletomics.losses import Loss
@@ -251,6 +251,11 @@ class FitProblem:
     def fully_measured(self) -> np.ndarray:
         """Cells of which all modalities were measured, boolean (cells,)."""
         return features.fully_measured(self.x)
+
+    @property
+    def strata(self) -> np.ndarray:
+        """Codes of the types (cells,) or, without types, of tenths of the first ordered column; -1 where unknown."""
+        return self.codes if self.classes or not self.targets else ordering.strata(self.targets[0].values)
 
     def subset(self, cells: np.ndarray, nodes: np.ndarray) -> FitProblem:
         """Return the problem of some cells (their numbers), with other nodes, which are given for all cells.

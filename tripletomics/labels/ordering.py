@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LEAST_VALUES = 3  # distinct ones: two have no order that differs from being two types
 LEAST_CELLS = 10  # training cells with a value: fewer cannot show how far a prediction is off
+LEAST_BATCHES = 6  # of one value each: fewer have too few orders to tell a true one from chance
+MOST = 0.5  # share of the cells
 LARGEST = float(np.finfo(np.float32).max)  # predictions are written as float32
 
 
@@ -149,6 +151,49 @@ def check_target(target: Target, train: np.ndarray, argument: str = "order") -> 
             f"{what} has {distinct} distinct value{'s' * (distinct > 1)}{turned} in the training cells, and an order "
             f"needs at least {LEAST_VALUES}: {cure}."
         )
+
+
+def permute(
+    values: np.ndarray, codes: np.ndarray, batch_codes: np.ndarray | None, random: np.random.Generator
+) -> np.ndarray | None:
+    """Return values in an order that means nothing; None where nobody can tell such an order from the true one.
+
+    Values are permuted within types. Where most cells lie in a batch with several values, they are permuted within the
+    batches of a type. Where batches have one value each, as donors of one day do, each batch gets that of another.
+
+    Parameters
+    ----------
+    values
+        Values (cells,), NaN where missing; these stay where they are.
+    codes, batch_codes
+        Types and batches (cells,), -1 for unknown; None without batches.
+    random
+        Where the order comes from.
+    """
+    known = np.flatnonzero(~np.isnan(values))
+    batches = np.full(len(values), -1) if batch_codes is None else batch_codes
+    found, of_batch = np.unique(batches[known], return_inverse=True)
+    medians = np.array([np.median(values[known][of_batch == i]) for i in range(len(found))])
+    several = np.array([len(np.unique(values[known][of_batch == i])) > 1 for i in range(len(found))])
+    shuffled = values.copy()
+    if several[of_batch].mean() < MOST:
+        if len(found) < LEAST_BATCHES:
+            return None
+        shuffled[known] = random.permutation(medians)[of_batch]
+        return shuffled
+    groups = np.unique(np.stack([codes[known], of_batch]), axis=1, return_inverse=True)[1].ravel()
+    for group in range(groups.max() + 1):
+        rows = known[groups == group]
+        shuffled[rows] = random.permutation(values[rows])
+    return shuffled
+
+
+def strata(values: np.ndarray) -> np.ndarray:
+    """Return which tenth of the values each one is in (cells,), from 0; -1 where missing."""
+    known, found = ~np.isnan(values), np.full(len(values), -1)
+    cuts = np.unique(np.quantile(values[known], np.arange(1, 10) / 10)) if known.any() else np.zeros(0)
+    found[known] = np.unique(np.searchsorted(cuts, values[known], side="right"), return_inverse=True)[1]
+    return found
 
 
 def _cure(names: Iterable[object], column: object) -> str:

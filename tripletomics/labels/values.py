@@ -15,8 +15,9 @@ from sklearn.linear_model import RidgeCV
 
 from tripletomics.labels.reference import MAX_FITTED, kernel, nearest_landmarks
 from tripletomics.labels.targets import Target
-from tripletomics.metrics.order import distance
+from tripletomics.metrics.order import correlation, correlation_within, distance
 
+FEWEST, ROUNDING = 3, 1e-6  # cells that can be scored, and share of a half-width that is no difference
 MAX_LANDMARKS = 10_000  # cells kept to take a mean over
 PENALTIES = np.logspace(-6, 2, 17)  # of a ridge regression, in units of the cells times their variance
 NEIGHBOURS_ALONE = np.array([0.0, 0.0, 1.0])  # weights: unless others are better by more than a standard error
@@ -169,6 +170,40 @@ def calibrate(predictor: ValuePredictor, answers: Answers) -> ValuePredictor:
     if gain.mean() > gain.std() / len(gain) ** 0.5:
         return replace(found, errors=np.sort(fewer))
     return replace(simple, errors=np.sort(errors))
+
+
+def check(found: Estimate, target: Target, codes: np.ndarray) -> dict[str, float]:
+    """Compare predicted values of cells with the true ones.
+
+    Parameters
+    ----------
+    found
+        The predictions.
+    target
+        Its values are the true ones (cells,); cells without one are left out.
+    codes
+        Types (cells,), -1 for unlabelled.
+
+    Returns
+    -------
+    ``cells``, their number; ``correlation`` (Spearman, or that around a circle), and ``correlation_within_types``, its
+    mean over types; the mean absolute ``error``; ``coverage``, the share of the true values inside the intervals, and
+    the mean ``half_width`` of these. Empty for fewer than three cells.
+    """
+    known = ~np.isnan(target.values)
+    if known.sum() < FEWEST:
+        return {}
+    truth, period = target.values[known], target.period
+    center, low, high = (x[known] for x in (found.center, found.low, found.high))
+    middle, half = (low + high) / 2, (high - low) / 2
+    return {
+        "cells": float(known.sum()),
+        "correlation": correlation(center, truth, period),
+        "correlation_within_types": correlation_within(center, truth, codes[known], period),
+        "error": float(distance(center, truth, period).mean()),
+        "coverage": float((distance(middle, truth, period) <= half + ROUNDING * np.abs(half)).mean()),
+        "half_width": float(half.mean()),
+    }
 
 
 def directions(values: np.ndarray, period: float | None) -> np.ndarray:

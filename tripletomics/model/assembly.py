@@ -17,6 +17,7 @@ from tripletomics.keys import named_groups
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
 from tripletomics.labels.tree import read_tree
+from tripletomics.labels.values import ValuePredictor
 from tripletomics.model import inspection
 from tripletomics.model.state import State, UnimodalPredictions
 from tripletomics.model.summary import record
@@ -34,6 +35,7 @@ def disassemble(model: State, index: bool) -> tuple[dict[str, object], Tensors]:
     parts: dict[str, Any] = {"reference": model.reference, "calibration": model.calibration, "cells": model.seen}
     parts |= model.features.records()
     parts |= {f"calibration_{i}": side.calibration for i, side in enumerate(model.alone.values())}
+    parts |= {f"target_{i}": predictor for i, predictor in enumerate(model.targets)}
     tensors = {f"networks.{name}": tensor for name, tensor in model.networks.state_dict().items()}
     header: dict[str, object] = {name: value for name, value in record(model).items() if name != "seen"}
     for part, content in parts.items():
@@ -127,6 +129,8 @@ def assemble(kind: type[AnyState], header: Any, tensors: Tensors) -> AnyState:
         map_errors=pd.DataFrame(header.get("map_errors", {})),
         colors=header.get("colors", {}),
         tree=read_tree(header["tree"]) if "tree" in header else None,
+        targets=[build(ValuePredictor, part) for part in inspection.target_parts(header)],
+        ordered=header.get("ordered", {}),
         **{name: header[name] for name in inspection.PLAIN},
     )
     if arrays:

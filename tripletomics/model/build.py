@@ -9,7 +9,7 @@ from importlib.metadata import version
 import numpy as np
 
 from tripletomics import metrics
-from tripletomics.crossfit import Embedding, reference_of, subsample
+from tripletomics.crossfit import Calibrated, Embedding, reference_of, subsample
 from tripletomics.index import CellIndex
 from tripletomics.labels import prediction
 from tripletomics.labels.calibration import Calibration
@@ -35,7 +35,7 @@ def build_model(
     *,
     names: np.ndarray,
     embeddings: Mapping[str, Embedding],
-    calibrations: Mapping[str, Calibration | None],
+    calibrated: Calibrated,
 ) -> Model:
     """Return the model of a fit, without scores and seconds.
 
@@ -45,7 +45,7 @@ def build_model(
         What was trained, and on what.
     names
         Names of all cells.
-    embeddings, calibrations
+    embeddings, calibrated
         As `crossfit.embed_all` and `crossfit.calibrate` return them.
     """
     warn_of_failure(encoder.loss, history)
@@ -53,7 +53,7 @@ def build_model(
     reference = _reference(problem, settings, whole) if problem.classes else None
     checks = {
         name: check_predictions(problem, settings.seed, reference, found, embeddings[name])
-        for name, found in calibrations.items()
+        for name, found in calibrated.types.items()
     }
     return Model(
         features=problem.features,
@@ -67,13 +67,14 @@ def build_model(
         seconds={},
         versions=versions(),
         reference=reference,
-        calibration=calibrations[""],
+        calibration=calibrated.types[""],
         catalog=CellIndex(whole.z[train], names[train].astype(str), problem.codes[train]),
         checks=checks[""],
-        alone={name: UnimodalPredictions(calibrations[name], checks[name]) for name in alone},
+        alone={name: UnimodalPredictions(calibrated.types[name], checks[name]) for name in alone},
         matches=_match(problem, settings.seed, [embeddings[name] for name in alone]),
         seen=problem.seen,
         tree=problem.tree,
+        targets=calibrated.values,
     )  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,7 @@ from tripletomics.features import Features, PairFeatures
 from tripletomics.index import CellIndex
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import LEADING, Reference
+from tripletomics.labels.values import ValuePredictor
 from tripletomics.model.state import State
 from tripletomics.seen import CALIBRATION, SeenCells
 
@@ -26,9 +28,12 @@ HEADER: dict[str, Any] = {name: get_type_hints(State)[name] for name in PLAIN} |
     "findings": dict[str, list[Any]],
     "checks_alone": list[dict[str, float]],
 }
-OPTIONAL: dict[str, Any] = {"map_errors": dict[str, list[str | float]], "colors": dict[str, str]}  # of an adopted map
+OPTIONAL: dict[str, Any] = {  # of an adopted map, and of ordered columns
+    "map_errors": dict[str, list[str | float]], "colors": dict[str, str], "ordered": dict[str, dict[str, float]],
+}  # fmt: skip
 SETTINGS = ("loss", "encoder", "metric_dim", "dim")  # without which no model can be built
 CHECKS = {"macro_f1", "ece", "coverage", "unassigned"}  # that the summary shows
+ORDERED = {"cells", "correlation", "error", "coverage", "half_width"}
 MATCHES = {"cells", "recall_10", "null_10"}
 MAP_ERRORS = {"method", "cell_type", "median_percent", "p90_percent", "right_type", "right_type_true", "macro_f1",
               "macro_f1_true", "p_value"}  # fmt: skip
@@ -55,10 +60,15 @@ ARRAYS: dict[type, dict[str, tuple[str, ...]]] = {  # dtype and axes of each arr
         "novelties": (DOUBLE, "cells"), "oddities": (DOUBLE, "levels"), "pair": (DOUBLE, "distances"),
         "pcs": (FLOAT, "cells", "leading"),
     },
+    ValuePredictor: {
+        "z": (FLOAT, "landmarks", "metric_dim"), "values": (DOUBLE, "landmarks"),
+        "from_pcs": (DOUBLE, "components and 1", "directions"), "from_z": (DOUBLE, "metric_dim and 1", "directions"),
+        "middle": (DOUBLE, "directions"), "weights": (DOUBLE, "regressions"), "errors": (DOUBLE, "cells"),
+    },
     SeenCells: {"hashes": ("uint64", "cells"), "roles": ("uint8", "cells"), "fitted": ("bool", "cells")},
     CellIndex: {"z": (FLOAT, "cells", "metric_dim"), "codes": (CODES, "cells")},
 }  # fmt: skip
-FIXED = {"coefficients": 3, "modalities": 2, "moments": 2, "kinds": 4, "distances": 3}
+FIXED = {"coefficients": 3, "modalities": 2, "moments": 2, "kinds": 4, "distances": 3, "regressions": 3}
 UNBOUNDED = {"oddities"}  # infinite for a cell that lies beyond all types
 
 
@@ -163,6 +173,7 @@ def check_model(model: State) -> None:
             _require(calibration.n_types == len(model.classes), "calibration.n_types is not the number of classes")
             _require(0 <= calibration.trust <= 1, "calibration has numbers out of range")
             _require(bool((calibration.scale > 0).all()), "calibration.scale is not above 0")
+    _check_targets(model.targets, model.ordered, lengths)
     if model.seen is not None:
         _check_arrays("cells", model.seen, {})
         _require(bool((model.seen.hashes[1:] > model.seen.hashes[:-1]).all()), "cells.hashes do not ascend")
@@ -170,6 +181,29 @@ def check_model(model: State) -> None:
     if model.catalog is not None:
         _check_arrays("index", model.catalog, lengths | {"cells": len(model.catalog.names)})
         _check_codes("index.codes", model.catalog.codes, -1, len(types))
+
+
+def target_parts(header: Mapping[str, Any]) -> list[str]:
+    """Return the names of the parts of a header that predict values of ordered columns."""
+    return list(itertools.takewhile(header.__contains__, (f"target_{i}" for i in itertools.count())))
+
+
+def _check_targets(
+    targets: Sequence[ValuePredictor], ordered: Mapping[str, Mapping[str, float]], lengths: Mapping[str, int]
+) -> None:
+    names = [target.name for target in targets]
+    _require(len({*names}) == len(names) and {*ordered} <= {*names}, "an ordered column is there twice, or is lacking")
+    _require(all(not scores or {*scores} >= ORDERED for scores in ordered.values()), "ordered lacks some of its fields")
+    for i, target in enumerate(targets):
+        end = np.inf if target.period is None else target.period
+        extra = {f"{axis} and 1": lengths[axis] + 1 for axis in ("components", "metric_dim")}
+        one_way = {"directions": 1 if target.period is None else 2}
+        _check_arrays(f"target_{i}", target, dict(lengths) | extra | one_way)
+        _require(end > 0 and len(target.values) > 0, f"target_{i} has no landmark, or a period that is not above 0")
+        _require(bool((np.diff(target.errors) >= 0).all()), f"target_{i}.errors do not ascend")
+        if target.categories is not None:
+            _require(target.period is None, f"target_{i} has categories and a period")
+            _check_codes(f"target_{i}.values", target.values, 0, len(target.categories))
 
 
 def _check_arrays(name: str, part: Any, lengths: Mapping[str, int]) -> None:

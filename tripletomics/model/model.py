@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from tripletomics.labels import COVERAGE, REJECT, check_new_types
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.prediction import Prediction, check_shares, list_novel, predict
 from tripletomics.labels.reference import Reference
+from tripletomics.labels.values import Estimate
 from tripletomics.model import storage, summary
 from tripletomics.model.assembly import assemble, disassemble
 from tripletomics.model.state import State
@@ -84,6 +85,10 @@ class Model(State):
         returns it, for "tt", the "mean of 15 nearest" training cells, and "permuted coordinates"; empty otherwise.
     colors
         Of an adopted map: colours of types, as the dataset kept them in ``uns["<label>_colors"]``.
+    targets
+        What predicts the values of each ordered column.
+    ordered
+        How they do on held-out cells, by column: as `labels.values.check` returns it; ``null_...`` on permuted values.
     seen
         Hashes of the cells of the fit (of the sample, if it is a large dataset on disk), and which were held out; None
         in a model of an older file. `enroll` adds nothing: no weight was trained on its cells.
@@ -227,6 +232,20 @@ class Model(State):
             found = list_novel(found, calibrations, shown[: len(z)], pcs, role <= HELD_OUT, fdr)
         return found, z, m
 
+    def predict_values(
+        self, x: Matrix = None, present: Present = None, *, coverage: float = COVERAGE, z: np.ndarray | None = None,
+        **modalities: Matrix,
+    ) -> dict[str, Estimate]:  # fmt: skip
+        """Return the values of ordered columns by name, with intervals; as `embed` and `tripletomics.predict`.
+
+        `z` is the metric space of the cells, if it is known already.
+        """
+        check_shares(REJECT, coverage)
+        x, known = self._given(x, modalities), cast(Any, present)
+        z, (role, fitted) = self._embed(x, present)[0] if z is None else z, self._roles(x)
+        pcs = self.features.pcs(x, known, fitted)
+        return {one.name: one.predict(z, pcs, role > HELD_OUT, coverage) for one in self.targets}
+
     def _measured(self, x: Matrix) -> np.ndarray:
         """Return the name of the only modality that a cell has, "" where it has all (cells,); of no cells, one ""."""
         names = np.where(fully_measured(x), "", np.array(self.features.names)[measured(x).argmax(axis=1)])
@@ -329,18 +348,6 @@ class Model(State):
         reference, calibration = self._reference(), self._calibrated(names.pop() if len(names) == 1 else "")
         pairs = (self._embed(x, present) for x in cells)
         return calibration.same(*(reference.evidence(z, pcs) for z, _, pcs, _ in pairs))
-
-    def gene_weights(self, modality: str | None = None) -> np.ndarray:
-        """Return how much of what enters the encoder's first layer comes from each gene: (genes,), which adds up to 1.
-
-        It is the norm of the gene's column times the gene's standard deviation in the training cells; a gene that
-        is used only for the principal components has weight 0. With two modalities the weights are those of the named
-        one, whose genes reach that layer through the components.
-        """
-        self.part(modality)
-        weights = self.networks.encoder.state_dict().items()
-        first = [tensor.cpu().numpy().astype(float) for name, tensor in weights if name.endswith("trunk.0.weight")]
-        return self.features.gene_weights(first, modality or "")
 
     def summary(self) -> str:
         """Return a few lines on how the map does on cells that it never saw."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tripletomics import adoption, metrics
+from tripletomics import adoption, crossfit, metrics
 from tripletomics.knn import NEIGHBOURS
 
 if TYPE_CHECKING:
     from tripletomics.model.model import Model
-    from tripletomics.nulls import PermutedFit
+    from tripletomics.nulls import Nulls
     from tripletomics.problem import FitProblem, Settings
 
 SCORED, REFERENCES = 5_000, 50_000  # cells whose neighbours are looked for, and among how many at most
@@ -24,24 +24,34 @@ def score_fit(
     problem: FitProblem,
     settings: Settings,
     embedding: Mapping[str, np.ndarray],
-    null: PermutedFit | None,
-    misplaced: np.ndarray | None = None,
+    nulls: Nulls,
 ) -> None:
-    """Add the scores of a fit to its model: of held-out cells, of training cells, and of the null.
-
-    `misplaced` are held-out cells on a map of permuted coordinates, as `nulls.permuted_map` returns them.
-    """
-    if misplaced is not None:
-        model.map_errors = score_adopted(problem, embedding["map"], misplaced, settings.seed)
+    """Add the scores of a fit to its model: of held-out cells, of training cells, and of the nulls."""
+    if nulls.misplaced is not None:
+        model.map_errors = score_adopted(problem, embedding["map"], nulls.misplaced, settings.seed)
+    if problem.held_out.any():
+        model.ordered = score_values(model, problem, embedding["metric"], nulls.values)
     codes, held_out, seed = problem.codes, problem.held_out, settings.seed
     if not problem.classes:
         model.scores = score_structure(embedding, problem.pcs, held_out, seed)
         return
     model.scores, model.p_value = score(embedding, codes, held_out, seed)
-    if null is not None:
+    if (null := nulls.types) is not None:
         model.scores["permuted"] = score_null(null.coordinates, null.codes, null.held_out, seed)
     if model.p_value:
         model.findings["tested"] = test_of(codes, held_out, seed)
+
+
+def score_values(
+    model: Model, problem: FitProblem, z: np.ndarray, permuted: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return the `Model.ordered` of held-out cells; `permuted` are the scores of the null, by column."""
+    scores = crossfit.check_values(problem, model.targets, z)
+    kept = ("correlation", "correlation_within_types", "error")
+    return {
+        name: found | {f"null_{key}": permuted[name][key] for key in kept if permuted.get(name)}
+        for name, found in scores.items()
+    }
 
 
 def score(

@@ -13,6 +13,7 @@ from tripletomics.index import CellIndex
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Reference
 from tripletomics.labels.tree import Tree
+from tripletomics.labels.values import ValuePredictor
 from tripletomics.networks import Networks
 from tripletomics.seen import SeenCells
 
@@ -50,6 +51,8 @@ class State:
     map_errors: pd.DataFrame = field(default_factory=pd.DataFrame)
     colors: dict[str, str] = field(default_factory=dict)
     tree: Tree | None = None
+    targets: list[ValuePredictor] = field(default_factory=list)
+    ordered: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -81,3 +84,15 @@ class State:
         if (modality or "") not in parts:
             raise ValueError(f"modality={modality!r} is not one of this model: {', '.join(self.modalities) or 'None'}.")
         return parts[modality or ""]
+
+    def gene_weights(self, modality: str | None = None) -> np.ndarray:
+        """Return how much of what enters the encoder's first layer comes from each gene: (genes,), which adds up to 1.
+
+        It is the norm of the gene's column times the gene's standard deviation in the training cells; a gene that
+        is used only for the principal components has weight 0. With two modalities the weights are those of the named
+        one, whose genes reach that layer through the components.
+        """
+        self.part(modality)
+        weights = self.networks.encoder.state_dict().items()
+        first = [tensor.cpu().numpy().astype(float) for name, tensor in weights if name.endswith("trunk.0.weight")]
+        return self.features.gene_weights(first, modality or "")

@@ -10,6 +10,7 @@ from tripletomics.adoption import AVERAGED, EVERY, LEARNED, PERMUTED, SIGNIFICAN
 from tripletomics.evaluation import embedding_sentence
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import TOO_FEW, verdict
+from tripletomics.labels.ordering import LEAST_BATCHES
 from tripletomics.model.state import State
 
 BLIND = "made from training cells"  # the setting "embedding" of a fit, if the embedding is known to be so
@@ -62,6 +63,7 @@ def summarise(model: State) -> str:
             f"Types have fewer labelled training cells than the {NEIGHBOURS} neighbours that vote: the line of predict "
             "says more than macro-F1."
         )
+    lines += _ordered(model)
     lines += _verdict(model)
     lines += _adopted(model)
     lines.append(f"Values: {'; '.join(_values(model))}.")
@@ -116,6 +118,35 @@ def _verdict(model: State) -> list[str]:
     return [f"Not tested: {why}. Hold out more, or label more cells."]
 
 
+def _ordered(model: State) -> list[str]:
+    """Return lines on how values of ordered columns are predicted on held-out cells."""
+    lines = []
+    for name, scores in model.ordered.items():
+        if not scores:
+            lines.append(f"{name}: no held-out cell has a value.")
+            continue
+        target = next(target for target in model.targets if target.name == name)
+        measure = "Spearman" if target.period is None else "circular correlation"
+        within = scores["correlation_within_types"]
+        lines.append(
+            f"{name}: {measure} {scores['correlation']:.3f} on {scores['cells']:.0f} held-out cells"
+            + f" (within types {within:.3f})" * bool(model.classes and np.isfinite(within))
+            + f", mean error {scores['error']:.3g}; 90 % intervals, {scores['half_width']:.3g} to each side, hold "
+            f"{scores['coverage']:.0%} of the values."
+        )
+        if "null_correlation" not in scores:
+            lines.append(
+                f"No null is possible for {name}: each batch has one value, and there are fewer than "
+                f"{LEAST_BATCHES} batches. So {name} and batch cannot be told apart."
+            )
+            continue
+        null = scores["null_correlation"]
+        lines.append(f"{name}, permuted order: {measure} {null:.3f}, mean error {scores['null_error']:.3g}.")
+        if scores["correlation"] - null < 2 / scores["cells"] ** 0.5:
+            lines.append(f"No signal in {name}: it is predicted no better than with a permuted order.")
+    return lines
+
+
 def _adopted(model: State) -> list[str]:
     """Return lines on how far held-out cells lie from their true coordinates on an adopted map."""
     table, name = model.map_errors, model.settings.get("map", "None")
@@ -168,6 +199,8 @@ def record(model: State) -> dict[str, object]:
         kept["map_errors"] = {str(name): column.to_numpy() for name, column in model.map_errors.items()}
     if model.tree is not None:
         kept["tree"] = {"names": np.array(model.tree.names, dtype=object), "parents": model.tree.parents}
+    if model.ordered:
+        kept["ordered"] = copy.deepcopy(model.ordered)
     if model.catalog is not None:
         kept["n_train"] = len(model.catalog.names)
     if model.modalities:

@@ -234,15 +234,15 @@ def fit(
             encoder_fit = crossfit.self_train(problem, settings, encoder_fit, **told)
         networks, history = train_map(problem, settings, encoder_fit, **told)
         embeddings = crossfit.embed_all(problem, networks)
-        calibrations = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
+        calibrated = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
     fitted = time.perf_counter()
-    null, misplaced = nulls.fit_nulls(problem, settings, encoder_fit, given["checkpoint"])
-    seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if null else {})
+    missed = nulls.fit_nulls(problem, settings, encoder_fit, given["checkpoint"])
+    seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if missed.of_labels else {})
     trained, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
-    model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrations=calibrations)
+    model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrated=calibrated)
     model.seconds, model.colors = seconds, pp.kept_colours(table, settings, problem.classes)
-    score_fit(model, problem, settings, embeddings[""].coordinates, null, misplaced)
+    score_fit(model, problem, settings, embeddings[""].coordinates, missed)
     write_fit(table, settings.key_added, model, problem, embeddings[""].coordinates)
     return model
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tripletomics.labels import COVERAGE, REJECT, UNASSIGNED, UNLABELLED
@@ -22,6 +22,7 @@ else:  # the command line reads these annotations
     Cells = Model = object
 
 UNLIKE = 0.5  # share of unassigned cells from which the embedding is in doubt
+OF_TYPES = ("label", "confidence", "novelty", "label_set", "agrees")
 OPTIONAL = ("group_label", "group_label_set", "novel", "novel_p")  # columns that are written only if asked for
 
 
@@ -113,7 +114,14 @@ def predict(
         the length of the shortest list that is possible with so many cells. If an embedding was read, ``use_rep`` is
         its key, and its dimensions count as genes.
 
-    Columns that an earlier call with `groups` or `fdr` wrote are removed.
+    ``obs["tt_<column>"]``, ``obs["tt_<column>_low"]``, ``obs["tt_<column>_high"]``
+        Of a model that was fitted with `order`, for each ordered column such as "day": the predicted value, and an
+        interval that should hold the true one in the share `coverage` of the cells; float32. Of ordered categories all
+        three are ordered categoricals of the same categories. With a period there are ``tt_<column>``, in [0, period),
+        and ``tt_<column>_half_width``: the interval goes so far to both sides, and may wrap around.
+
+    Columns that an earlier call with `groups` or `fdr` wrote are removed. A model that was fitted with `order` alone
+    knows no types: of the columns above, only those of ordered columns are written.
 
     Raises
     ------
@@ -157,10 +165,18 @@ def predict(
     pp.check_model(model)
     options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
     cells = pp.take_new(adata, model, options, key_added)
+    prefix = "tt" if key_added == "X_tt" else key_added
+    if model.targets and model.reference is None:
+        _refuse_without_types(groups=groups, fdr=fdr)
+        z, m = model.place(cells.x, cells.present)
+        _write(cells, prefix, _value_columns(model, cells, z, coverage), [*OF_TYPES, *OPTIONAL])
+        for target, _, queries in cells.targets:
+            target.uns[f"{prefix}_mapping"] = {"model": model.id, **_matched(queries)}
+        write_coordinates(cells, key_added, model, z, m, trained_on(model, cells.x))
+        return
     grouped = None if groups is None else _groups(cells, groups)
     found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage, fdr=fdr)
     trained = trained_on(model, cells.x)
-    prefix = "tt" if key_added == "X_tt" else key_added
     names = np.array([*model.types, UNASSIGNED], dtype=object)
     agrees = cast("Reference", model.reference).agrees(m, found.codes, trained)
     columns = {
@@ -171,20 +187,59 @@ def predict(
         "agrees": agrees,
         **_group_columns(found, grouped, coverage, names),
         **({} if fdr is None else {"novel": found.novel, "novel_p": found.p}),
+        **_value_columns(model, cells, z, coverage),
     }
     use_rep, about_list = options.embedding(model), {} if fdr is None else _about_list(model, cells.x, trained, fdr)
     _doubt_embedding(use_rep, found.unassigned)
+    _write(cells, prefix, columns, OPTIONAL)
     for target, rows, queries in cells.targets:
-        stale = [f"{prefix}_{name}" for name in OPTIONAL if f"{prefix}_{name}" in target.obs]
-        target.obs = target.obs.drop(columns=stale)  # of another prediction
-        for name, values in columns.items():
-            target.obs[f"{prefix}_{name}"] = values[rows]
         record = {"model": model.id, **_matched(queries), "rejected": int(found.unassigned[rows].sum())}
         record |= {"agrees": float(agrees[rows].mean())} | ({} if use_rep is None else {"use_rep": use_rep})
         record |= {} if trained is None else {"seen": int(trained[rows].sum())}
         record |= {} if fdr is None else about_list | {"novel": int(found.novel[rows].sum())}
         target.uns[f"{prefix}_mapping"] = record
     write_coordinates(cells, key_added, model, z, m, trained)
+
+
+def _write(cells: NewCells, prefix: str, columns: Mapping[str, Any], stale: Sequence[str]) -> None:
+    """Write columns of obs in place of those of another prediction."""
+    for target, rows, _ in cells.targets:
+        target.obs = target.obs.drop(columns=[f"{prefix}_{name}" for name in stale], errors="ignore")
+        for name, values in columns.items():
+            target.obs[f"{prefix}_{name}"] = values[rows]
+
+
+def _refuse_without_types(**given: object) -> None:
+    """Raise if something is asked for that only a model with types can say."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}={value!r} is about types, and the model was fitted with order= alone: leave it out, or fit "
+                "with label=."
+            )
+
+
+def _value_columns(
+    model: Model, cells: NewCells, z: np.ndarray, coverage: float
+) -> dict[str, np.ndarray | pd.Categorical[str]]:
+    """Return the columns about ordered columns, by the end of their names; none without such columns."""
+    import numpy as np
+    import pandas as pd
+
+    columns: dict[str, np.ndarray | pd.Categorical[str]] = {}
+    found = model.predict_values(cells.x, cells.present, coverage=coverage, z=z) if model.targets else {}
+    for target in model.targets:
+        one = found[target.name]
+        values = {"": one.center, "_low": one.low, "_high": one.high}
+        if target.period is not None:
+            values = {"": one.center, "_half_width": (one.high - one.low) / 2}
+        for end, numbers in values.items():
+            if target.categories is None:
+                columns[f"{target.name}{end}"] = numbers.astype(np.float32)
+            else:
+                ranks = numbers.astype(int)
+                columns[f"{target.name}{end}"] = pd.Categorical.from_codes(ranks, target.categories, ordered=True)
+    return columns
 
 
 def _doubt_embedding(use_rep: str | None, unassigned: np.ndarray) -> None:
