@@ -21,8 +21,8 @@ from tripletomics.folds import batch_folds, label_folds, subsample_for_features
 from tripletomics.labels import reference, values
 from tripletomics.labels.calibration import Calibration, fit_calibration, guess
 from tripletomics.labels.reference import LEADING, Evidence, Reference
-from tripletomics.monitor import Report, silent
 from tripletomics.labels.values import ValuePredictor, fit_predictor
+from tripletomics.monitor import Report, silent
 from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.notices import warn
 from tripletomics.problem import FitProblem, Settings

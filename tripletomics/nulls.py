@@ -9,8 +9,8 @@ import numpy as np
 from tripletomics import crossfit, folds, labels
 from tripletomics.checkpoint import Checkpoint
 from tripletomics.embedding import coordinates
-from tripletomics.monitor import silent
 from tripletomics.labels import ordering
+from tripletomics.monitor import silent
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.training import EncoderFit, train_encoder, train_map
 
@@ -111,7 +111,6 @@ class Nulls:
     types: PermutedFit | None = None
     misplaced: np.ndarray | None = None
     values: dict[str, dict[str, float]] = field(default_factory=dict)
-
 
     @property
     def of_labels(self) -> bool:

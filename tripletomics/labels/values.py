@@ -20,6 +20,7 @@ from tripletomics.metrics.order import correlation, correlation_within, distance
 FEWEST, ROUNDING = 3, 1e-6  # cells that can be scored, and share of a half-width that is no difference
 MAX_LANDMARKS = 10_000  # cells kept to take a mean over
 PENALTIES = np.logspace(-6, 2, 17)  # of a ridge regression, in units of the cells times their variance
+FOLDS = 5  # of calibration cells
 NEIGHBOURS_ALONE = np.array([0.0, 0.0, 1.0])  # weights: unless others are better by more than a standard error
 Answers = list[tuple[np.ndarray, np.ndarray]]  # parts (cells, 3, directions) and values (cells,)
 
@@ -162,14 +163,16 @@ def calibrate(predictor: ValuePredictor, answers: Answers) -> ValuePredictor:
     parts, values = parts[known], values[known]
     if not len(values):
         return predictor
-    above = directions(values, predictor.period) - predictor.middle
-    stacked, _ = nnls(parts.transpose(0, 2, 1).reshape(-1, parts.shape[1]), above.ravel())
-    simple, found = (replace(predictor, weights=weights) for weights in (NEIGHBOURS_ALONE, stacked))
-    errors, fewer = (distance(one.centers(parts), values, one.period) for one in (simple, found))
-    gain = errors - fewer
+    folds, others = np.arange(len(values)) % FOLDS, np.zeros(len(values))
+    for fold in range(min(FOLDS, len(values))):  # errors of cells that the weights were not fitted to
+        rest = folds != fold
+        others[~rest] = _weighed(predictor, parts[rest], values[rest]).centers(parts[~rest])
+    simple = distance(predictor.centers(parts), values, predictor.period)
+    stacked = distance(others, values, predictor.period)
+    gain = simple - stacked
     if gain.mean() > gain.std() / len(gain) ** 0.5:
-        return replace(found, errors=np.sort(fewer))
-    return replace(simple, errors=np.sort(errors))
+        return replace(_weighed(predictor, parts, values), errors=np.sort(stacked))
+    return replace(predictor, errors=np.sort(simple))
 
 
 def check(found: Estimate, target: Target, codes: np.ndarray) -> dict[str, float]:
@@ -212,6 +215,13 @@ def directions(values: np.ndarray, period: float | None) -> np.ndarray:
         return values[:, None]
     angle = 2 * np.pi * values / period
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _weighed(predictor: ValuePredictor, parts: np.ndarray, values: np.ndarray) -> ValuePredictor:
+    """Return the predictor with the weights that fit the values of some cells best, none of them negative."""
+    above = directions(values, predictor.period) - predictor.middle
+    weights, _ = nnls(parts.transpose(0, 2, 1).reshape(-1, parts.shape[1]), above.ravel())
+    return replace(predictor, weights=weights)
 
 
 def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tripletomics import labels
+from tripletomics.labels import ordering
 from tripletomics.labels.tree import Tree, read_levels, read_parents
+from tripletomics.losses import RankNContrast
 from tripletomics.pp import checks
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ class LabelColumns:
     names: list[str]
     tree: Tree | None
     targets: list[Target]
+
+    @property
+    def strata(self) -> np.ndarray:
+        """Groups of cells (cells,) of which equal shares are held out: the names, or tenths of the first values."""
+        return ordering.strata(self.targets[0].values) if self.targets and not self.names else self.nodes
 
 
 def levels_of(settings: Settings) -> list[str]:
@@ -83,4 +90,12 @@ def _tree(values: dict, columns: Sequence[str], settings: Settings) -> tuple[Tre
 
 
 def _targets(adata: AnnData, settings: Settings) -> list[Target]:
-    return []
+    if settings.order is None:
+        return []
+    name, period = ordering.split_order(settings.order, adata.obs.columns)
+    if name in levels_of(settings):
+        raise ValueError(
+            f"{name!r} is both label and order: a column is learned as types or as values. Leave one of the two out."
+        )
+    values = checks.column(adata, name, "order")
+    return [ordering.read_target(values, RankNContrast(period=period), unlabelled=settings.unlabelled)]

@@ -15,6 +15,7 @@ from tripletomics.checkpoint import Checkpoint, digest
 from tripletomics.features import AnyFeatures, PairFeatures, add_plain, matrices
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
 from tripletomics.keys import check_key
+from tripletomics.labels import ordering
 from tripletomics.labels.tree import Tree
 from tripletomics.losses import Loss
 from tripletomics.losses.defaults import default_loss
@@ -66,18 +67,22 @@ def prepare(
     table = open_table(adata, settings.layer, types, settings.unlabelled, columns, use_rep=settings.use_rep)
     found = _read_labels(table, settings)
     published = published_map(table, settings)
-    held_out = splits.split(table.obs, settings.hold_out, found.nodes, settings.seed)
+    held_out = splits.split(table.obs, settings.hold_out, found.strata, settings.seed)
+    for target in found.targets:
+        ordering.check_target(target, ~held_out)
     if published is not None:
         check_training(published, held_out, name_of(settings.map))
     tree, nodes, codes, order, classes = _known_types(found, held_out, label_columns.finest_column(settings))
     settings = _with_loss(table, settings, codes[~held_out])
     batch_codes = splits.batch_codes(table.obs, settings.batch, held_out)
-    calibration = _calibration_split(table, codes, held_out, batch_codes, settings.seed)
+    strata = codes if classes else found.strata
+    calibration = _calibration_split(table, strata, held_out, batch_codes, settings.seed)
     train = ~held_out & ~calibration
     _check_batches(settings, tree, nodes, held_out, train)
     fitted = subsample_for_features(~held_out, settings.seed)
     if checkpoint:
         facts = _facts(table, nodes, classes, held_out, calibration, batch_codes)
+        facts |= {f"column {target.name!r}": digest(target.values) for target in found.targets}
         facts |= {"published map": digest(published)} if published is not None else {}
         checkpoint.expect(facts | {"device in use": str(device), "threads": str(torch.get_num_threads())})
 
@@ -115,12 +120,12 @@ def prepare(
 def _read_labels(table: Table, settings: Settings) -> LabelColumns:
     """Return what the columns of labels say; raise if there are none and a setting needs them."""
     found = label_columns.read_columns(table.obs, settings)
-    if settings.label is not None:
+    if label_columns.finest_column(settings) is not None:
         return found
     loss: Loss | None = settings.loss
     if loss is not None and (loss.supervised or loss.views == 1):
         checks.refuse_without_labels(table.obs, "loss", losses.spec(loss))
-    if settings.batch is not None:
+    if settings.batch is not None and not found.targets:
         checks.refuse_without_labels(table.obs, "batch", settings.batch)
     if settings.self_training:
         checks.refuse_without_labels(table.obs, "self_training", settings.self_training)

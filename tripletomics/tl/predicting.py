@@ -237,8 +237,8 @@ def _value_columns(
             if target.categories is None:
                 columns[f"{target.name}{end}"] = numbers.astype(np.float32)
             else:
-                ranks = numbers.astype(int)
-                columns[f"{target.name}{end}"] = pd.Categorical.from_codes(ranks, target.categories, ordered=True)
+                names = pd.Index(target.categories)
+                columns[f"{target.name}{end}"] = pd.Categorical.from_codes(numbers.astype(int), names, ordered=True)
     return columns
 
 
