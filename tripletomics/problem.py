@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from tripletomics import features, losses, networks, parts
 from tripletomics.augment import Augmentation
 from tripletomics.features import AnyFeatures, Choice
 from tripletomics.keys import check_key
-from tripletomics.labels import UNLABELLED, ordering
+from tripletomics.labels import UNLABELLED, ordering, roles
 from tripletomics.labels.targets import Target
 from tripletomics.labels.tree import Tree
 from tripletomics.losses import Loss
@@ -71,6 +72,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_key(self.key_added)
+        if isinstance(self.label, (list, tuple)) and len(self.label) == 1:  # as the command line gives one column
+            object.__setattr__(self, "label", self.label[0])
+        if isinstance(self.parents, os.PathLike):
+            object.__setattr__(self, "parents", os.fspath(self.parents))
         made = {
             "loss": None if self.loss is None else losses.make(self.loss),
             "encoder": networks.make(self.encoder),
@@ -113,7 +118,10 @@ class Settings:
 
     def as_text(self) -> dict[str, str]:
         """Return every setting as text, a part as the text that makes it."""
-        return {name: as_text(getattr(self, name)) for name in self.names()}
+        given = {name: as_text(getattr(self, name)) for name in self.names()}
+        if isinstance(self.parents, Mapping):
+            given["parents"] = f"parents of {len(self.parents)} names"
+        return given
 
 
 def check_whole(name: str, value: object, low: float, high: float = math.inf) -> None:
@@ -149,9 +157,7 @@ def as_text(value: object) -> str:
         return augmentations.spec(value)
     if hasattr(value, "name"):
         return parts.spec(value)
-    if isinstance(value, (tuple, list)):
-        return ", ".join(map(str, value))
-    return str(value)
+    return roles.as_text(value)  # also of lists and dicts
 
 
 @dataclass(frozen=True)

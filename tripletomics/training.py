@@ -246,8 +246,8 @@ def _with_targets(loss: Loss, targets: Sequence[Target], rows: np.ndarray, dim: 
     if not targets:
         return loss
     others = [copy.deepcopy(target.loss) for target in targets]
-    for other in others:
-        other.build(dim, 0)
+    for other, target in zip(others, targets, strict=True):
+        other.build(dim, len(target.classes or ()))
     values = [torch.from_numpy(target.values[rows]) for target in targets]
     return Columns(loss, others, [target.weight for target in targets], values)
 

@@ -19,13 +19,16 @@ class Target:
     name
         The column.
     values
-        Its value in each cell, float64 (cells,), NaN where it is missing. Of ordered categories, their ranks from 0.
+        Its value in each cell, float64 (cells,), NaN where it is missing. Of ordered categories, their ranks from 0. Of
+        types, codes int64 (cells,), -1 where they are missing, and beyond the classes if only held-out cells have them.
     loss, weight
         What learns it, and the weight of this loss.
     period
         Where the values begin again, such as 24 for hours of the day; None if they do not.
     categories
         The ordered categories, lowest first; None for numbers.
+    classes
+        The names of types without an order; None for others.
     """
 
     name: str
@@ -34,6 +37,12 @@ class Target:
     weight: float = 1.0
     period: float | None = None
     categories: list[str] | None = None
+    classes: list[str] | None = None
+
+    @property
+    def known(self) -> np.ndarray:
+        """Cells with a value, boolean (cells,)."""
+        return ~np.isnan(self.values) if self.classes is None else self.values >= 0
 
     def subset(self, cells: np.ndarray) -> Self:
         """Return the target of some cells."""

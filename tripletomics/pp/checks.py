@@ -20,6 +20,7 @@ from tripletomics.sources import Matrix
 if TYPE_CHECKING:
     from anndata import AnnData
 
+MOST_NUMBERS = 12  # different numbers that may be types; clusters that are numbered are text or categories
 LEAST = 4  # training cells: fewer views have nothing to compare
 LARGEST = float(np.finfo(np.float32).max)  # value that does not overflow
 
@@ -41,6 +42,33 @@ def column(adata: AnnData, name: str | None, argument: str) -> pd.Series:
             "adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]."
         )
     return values
+
+
+def types(adata: AnnData, name: str | None, unlabelled: Sequence[str], argument: str = "label") -> pd.Series:
+    """Return an obs column of types, or raise if it holds measured values, which are no types.
+
+    Text, categories and booleans are types whatever they hold.
+    """
+    values = column(adata, name, argument)
+    plain = values.dropna().infer_objects() if values.dtype == object else values  # columns of two modalities
+    if not pd.api.types.is_numeric_dtype(plain) or pd.api.types.is_bool_dtype(plain) or plain.dtype.kind == "c":
+        return values
+    known = known_values(plain, unlabelled)
+    odd = known[known % 1 != 0]  # also infinite ones
+    if not len(odd) and len(known) <= MOST_NUMBERS:
+        return values
+    held = f"numbers that are not whole, such as {odd[0]:g}" if len(odd) else f"{len(known):,} different numbers"
+    x = f"adata.obs[{name!r}]"
+    raise ValueError(
+        f"{argument}={name!r} holds {held}: are they values and no types? If they have an order, as a day or a size "
+        f'has, fit with order={name!r}. If each number is a type, say so: {x} = {x}.astype("category").'
+    )
+
+
+def known_values(values: pd.Series, unlabelled: Sequence[str]) -> np.ndarray:
+    """Return the different numbers of a column, without missing ones and those that mean unlabelled."""
+    found = pd.unique(values.dropna())
+    return np.array([float(value) for value in found if not is_missing(value, unlabelled)])
 
 
 def numbers(adata: AnnData, name: str | None) -> np.ndarray | None:
@@ -188,7 +216,7 @@ def check_batch_size(batch_size: int | None, codes: np.ndarray, of_labelled: boo
         )
 
 
-def refuse_without_labels(adata: AnnData, argument: str, value: str | bool) -> None:
+def refuse_without_labels(adata: AnnData, argument: str, value: str | bool, label: str | None = None) -> None:
     """Raise, because an argument of `fit` makes sense only with labels."""
     columns = ", ".join(map(str, adata.obs.columns)) or "none"
     why, cure = {
@@ -197,7 +225,7 @@ def refuse_without_labels(adata: AnnData, argument: str, value: str | bool) -> N
         "self_training": ("gives labels to cells like those that have one", "leave self_training out"),
     }[argument]
     raise ValueError(
-        f"{argument}={value!r} {why}, and label=None gives none: name the column of adata.obs with the cell types, or "
+        f"{argument}={value!r} {why}, and label={label!r} gives none: name the column of adata.obs with the cell types, or "
         f"{cure}. Columns: {columns}."
     )
 

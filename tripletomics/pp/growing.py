@@ -18,7 +18,6 @@ from tripletomics.losses.defaults import DEFAULT_LOSS
 from tripletomics.model import Model
 from tripletomics.notices import warn
 from tripletomics.pp import checks, splits
-from tripletomics.pp.label_columns import finest_column
 from tripletomics.pp.queries import QueryOptions, take_new
 from tripletomics.pp.tables import Table, is_pair, open_table
 from tripletomics.problem import FitProblem, ModalityGenes, Settings, as_text
@@ -99,9 +98,9 @@ def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Tab
     held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
     reads = QueryOptions(settings.layer, use_rep=settings.use_rep).embedding(model)
     settings = replace(settings, use_rep=reads)
-    label = finest_column(settings)
-    table = open_table(adata, settings.layer, label, settings.unlabelled, (held_out_by,), use_rep=reads)
-    found, names = labels.encode(checks.column(table.obs, label, "label"), settings.unlabelled)
+    label = str(settings.label)
+    table = open_table(adata, settings.layer, [label], settings.unlabelled, (held_out_by,), use_rep=reads)
+    found, names = labels.encode(checks.types(table.obs, label, settings.unlabelled), settings.unlabelled)
     held_out = splits.split(table.obs, settings.hold_out, found, settings.seed)
     classes, order, codes = _types(model, names, found, held_out, label)
     x, present = _cells(adata, settings, model)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from tripletomics import labels
-from tripletomics.labels import ordering
+from tripletomics.labels.ordering import check_target, read_target, strata
+from tripletomics.labels.parents import read_file
+from tripletomics.labels.roles import Roles, read_roles
+from tripletomics.labels.targets import Target
 from tripletomics.labels.tree import Tree, read_levels, read_parents
-from tripletomics.losses import RankNContrast
+from tripletomics.notices import warn
 from tripletomics.pp import checks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anndata import AnnData
 
-    from tripletomics.labels.targets import Target
     from tripletomics.problem import Settings
+
+SPARSE = 0.5  # share of the cells without a name on a level, above which a warning says so
 
 
 @dataclass(frozen=True)
@@ -45,57 +53,118 @@ class LabelColumns:
     @property
     def strata(self) -> np.ndarray:
         """Groups of cells (cells,) of which equal shares are held out: the names, or tenths of the first values."""
-        return ordering.strata(self.targets[0].values) if self.targets and not self.names else self.nodes
+        return strata(self.targets[0].values) if self.targets and not self.names else self.nodes
 
 
-def levels_of(settings: Settings) -> list[str]:
-    """Return the columns of the cell types, from coarse to fine; none without cell types."""
-    if settings.label is None or isinstance(settings.label, str):
-        return [settings.label] if settings.label else []
-    return list(settings.label)
+def roles_of(columns: Iterable[object], settings: Settings) -> Roles:
+    """Return what each of the columns of a dataset is for; raise if settings contradict each other.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `labels.roles.read_roles`, or if `parents` cannot be used.
+    """
+    roles, parents = read_roles(settings.label, settings.order, settings.loss, columns), settings.parents
+    if parents is None:
+        return roles
+    if not isinstance(parents, (str, os.PathLike, Mapping)):
+        raise TypeError(
+            f"parents is {type(parents).__name__}: pass a dict such as {{'CD4 naive': 'CD4 T'}}, or the path of a "
+            ".csv, .tsv or .obo file."
+        )
+    if len(roles.levels) > 1:
+        raise ValueError(
+            f"parents= and a list of columns ({', '.join(roles.levels)}) both say which name lies below which: leave "
+            f"parents out, or name one column, as in label={roles.finest!r}."
+        )
+    if not roles.levels:
+        raise ValueError("parents= says which cell type lies below which, and no column of cell types is named: "
+                         "name it with label=.")  # fmt: skip
+    return roles
 
 
-def finest_column(settings: Settings) -> str | None:
+def finest_column(settings: Settings, columns: Iterable[object]) -> str | None:
     """Return the column of the finest cell types; None without cell types."""
-    return levels_of(settings)[-1] if levels_of(settings) else None
+    return read_roles(settings.label, None, None, columns).finest
 
 
-def read_columns(adata: AnnData, settings: Settings) -> LabelColumns:
-    """Read the columns that `label`, `parents` and `order` name.
+def read_columns(adata: AnnData, settings: Settings, roles: Roles) -> LabelColumns:
+    """Read the columns of labels.
 
     Raises
     ------
     KeyError, TypeError, ValueError
         If there is no such column, or it cannot be used.
     """
-    columns, targets = levels_of(settings), _targets(adata, settings)
-    if not columns:
-        return LabelColumns(np.full(adata.n_obs, -1), [], None, targets)
-    values = {column: checks.column(adata, column, "label") for column in columns}
-    tree = _tree(values, columns, settings)
-    if tree is None or tree[0].flat:
-        nodes, names = labels.encode(values[columns[-1]], settings.unlabelled)
-        return LabelColumns(nodes, names, None, targets)
-    return LabelColumns(tree[1], tree[0].names, tree[0], targets)
+    targets = [_target(adata, column, settings, roles) for column in roles.further]
+    nodes, names, tree = read_types(adata, settings, roles)
+    return LabelColumns(nodes, names, tree, targets)
 
 
-def _tree(values: dict, columns: Sequence[str], settings: Settings) -> tuple[Tree, np.ndarray] | None:
-    import pandas as pd
-
-    if isinstance(settings.parents, str):
-        raise TypeError("parents of a file are not read yet")
+def read_types(adata: AnnData, settings: Settings, roles: Roles) -> tuple[np.ndarray, list[str], Tree | None]:
+    """Return the deepest known name of each cell, the names, and their tree, as `LabelColumns` has them."""
+    if not roles.levels:
+        return np.full(adata.n_obs, -1), [], None
+    values = [checks.types(adata, column, settings.unlabelled) for column in roles.levels]
+    rows, of_row = _distinct(values)
+    found: tuple[Tree, np.ndarray] | None = None
     if settings.parents is not None:
-        return read_parents(values[columns[-1]], settings.parents, settings.unlabelled)
-    return read_levels(pd.DataFrame(values), columns, settings.unlabelled) if len(columns) > 1 else None
+        found = read_parents(rows.iloc[:, 0], _parents(rows.iloc[:, 0], settings), settings.unlabelled)
+    elif len(values) > 1:
+        found = read_levels(rows, roles.levels, settings.unlabelled)
+        _check_levels(rows, of_row, settings)
+    if found is None or found[0].flat:
+        nodes, names = labels.encode(values[-1], settings.unlabelled)
+        return nodes, names, None
+    return found[1][of_row], found[0].names, found[0]
 
 
-def _targets(adata: AnnData, settings: Settings) -> list[Target]:
-    if settings.order is None:
-        return []
-    name, period = ordering.split_order(settings.order, adata.obs.columns)
-    if name in levels_of(settings):
-        raise ValueError(
-            f"{name!r} is both label and order: a column is learned as types or as values. Leave one of the two out."
-        )
-    values = checks.column(adata, name, "order")
-    return [ordering.read_target(values, RankNContrast(period=period), unlabelled=settings.unlabelled)]
+def known_targets(targets: Iterable[Target], held_out: np.ndarray, roles: Roles) -> list[Target]:
+    """Return further columns, of which `classes` are those of training cells; raise if these have too few values."""
+    found = []
+    for target in targets:
+        if target.classes is None:
+            check_target(target, ~held_out, roles.arguments[target.name])
+            found.append(target)
+            continue
+        checks.check_labels(target.values, target.classes, held_out, target.name)
+        codes, order, n_known = labels.known_first(target.values, ~held_out)
+        found.append(replace(target, values=codes, classes=[target.classes[code] for code in order[:n_known]]))
+    return found
+
+
+def _target(adata: AnnData, column: str, settings: Settings, roles: Roles) -> Target:
+    (loss, weight), argument = roles.further[column], roles.arguments[column]
+    if loss.ordered:
+        return read_target(checks.column(adata, column, argument), loss, weight, settings.unlabelled, argument)
+    codes, names = labels.encode(checks.types(adata, column, settings.unlabelled), settings.unlabelled)
+    return Target(column, codes, loss, weight, classes=names)
+
+
+def _parents(values: pd.Series, settings: Settings) -> Mapping[str, str]:
+    """Return the parent of each name that has one."""
+    if isinstance(settings.parents, Mapping):
+        return settings.parents
+    return read_file(str(settings.parents), labels.known(values, settings.unlabelled).dropna().unique())
+
+
+def _distinct(columns: list[pd.Series]) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the different rows of some columns, and which of them each cell has: no text for each cell."""
+    codes, levels = zip(*(pd.factorize(values) for values in columns), strict=True)
+    rows, of_row = np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)
+    names = [np.append(np.array([*level], dtype=object), None) for level in levels]  # -1 is the last one
+    frame = {values.name: name[row] for values, name, row in zip(columns, names, rows.T, strict=True)}
+    return pd.DataFrame(frame, dtype=object), of_row.ravel()
+
+
+def _check_levels(rows: pd.DataFrame, of_row: np.ndarray, settings: Settings) -> None:
+    """Raise if a level has no name; warn if it has none for most cells."""
+    for column in rows:
+        known = labels.known(rows[column], settings.unlabelled).notna().to_numpy()[of_row]
+        if not known.any():
+            raise ValueError(f"label: {column!r} has no name for any cell: leave this level out.")
+        if known.mean() < SPARSE:
+            warn(
+                f"label: {(~known).sum():,} of {len(known):,} cells have no name in {column!r}. Of these, only the "
+                "names of other levels are learned."
+            )

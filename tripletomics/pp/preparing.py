@@ -15,7 +15,7 @@ from tripletomics.checkpoint import Checkpoint, digest
 from tripletomics.features import AnyFeatures, PairFeatures, add_plain, matrices
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
 from tripletomics.keys import check_key
-from tripletomics.labels import ordering
+from tripletomics.labels.roles import Roles
 from tripletomics.labels.tree import Tree
 from tripletomics.losses import Loss
 from tripletomics.losses.defaults import default_loss
@@ -26,8 +26,8 @@ from tripletomics.pp.embeddings import check_kept
 from tripletomics.pp.label_columns import LabelColumns
 from tripletomics.pp.published import check_training, name_of, published_map
 from tripletomics.pp.query_scales import check_scale
-from tripletomics.pp.tables import Table, choose, open_table
-from tripletomics.problem import FitProblem, Settings, fit_features
+from tripletomics.pp.tables import Table, choose, columns_of, open_table
+from tripletomics.problem import FitProblem, Settings, as_text, fit_features
 from tripletomics.seen import SeenCells, hash_rows, network_inputs
 from tripletomics.sources import Matrix
 
@@ -62,18 +62,18 @@ def prepare(
         checkpoint.expect(settings.as_text() | packages)
     held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
     check_kept(settings.use_rep, settings.key_added)
-    columns = settings.batch, held_out_by
-    types = label_columns.finest_column(settings)
-    table = open_table(adata, settings.layer, types, settings.unlabelled, columns, use_rep=settings.use_rep)
-    found = _read_labels(table, settings)
+    columns = label_columns.roles_of(columns_of(adata), settings)
+    settings = replace(settings, loss=columns.loss or settings.loss)
+    others = settings.batch, held_out_by, *columns.further
+    table = open_table(adata, settings.layer, columns.types, settings.unlabelled, others, use_rep=settings.use_rep)
+    found = _read_labels(table, settings, columns)
     published = published_map(table, settings)
     held_out = splits.split(table.obs, settings.hold_out, found.strata, settings.seed)
-    for target in found.targets:
-        ordering.check_target(target, ~held_out)
     if published is not None:
         check_training(published, held_out, name_of(settings.map))
-    tree, nodes, codes, order, classes = _known_types(found, held_out, label_columns.finest_column(settings))
-    settings = _with_loss(table, settings, codes[~held_out])
+    tree, nodes, codes, order, classes = _known_types(found, held_out, columns.finest)
+    targets = label_columns.known_targets(found.targets, held_out, columns)
+    settings = _with_loss(table, settings, codes[~held_out], labelled=bool(classes))
     batch_codes = splits.batch_codes(table.obs, settings.batch, held_out)
     strata = codes if classes else found.strata
     calibration = _calibration_split(table, strata, held_out, batch_codes, settings.seed)
@@ -81,7 +81,7 @@ def prepare(
     _check_batches(settings, tree, nodes, held_out, train)
     fitted = subsample_for_features(~held_out, settings.seed)
     if checkpoint:
-        facts = _facts(table, nodes, classes, held_out, calibration, batch_codes)
+        facts = _facts(table, nodes, classes, tree, held_out=held_out, calibration=calibration, batch_codes=batch_codes)
         facts |= {f"column {target.name!r}": digest(target.values) for target in found.targets}
         facts |= {"published map": digest(published)} if published is not None else {}
         checkpoint.expect(facts | {"device in use": str(device), "threads": str(torch.get_num_threads())})
@@ -112,23 +112,24 @@ def prepare(
         x=x, genes=genes, features=features, rows=rows, pcs=pcs, codes=codes, classes=classes, order=order,
         train=train, scored=held_out, held_out=held_out, calibration=calibration, batch_codes=batch_codes, seen=seen,
         blind=table.is_blind(held_out), published=published, map_pcs=map_pcs,
-        tree=tree, nodes=nodes, targets=found.targets,
+        tree=tree, nodes=nodes, targets=targets,
     )  # fmt: skip
     return table, settings, problem
 
 
-def _read_labels(table: Table, settings: Settings) -> LabelColumns:
-    """Return what the columns of labels say; raise if there are none and a setting needs them."""
-    found = label_columns.read_columns(table.obs, settings)
-    if label_columns.finest_column(settings) is not None:
+def _read_labels(table: Table, settings: Settings, columns: Roles) -> LabelColumns:
+    """Return what the columns of labels say; raise if there are none of cell types and a setting needs them."""
+    found = label_columns.read_columns(table.obs, settings, columns)
+    if columns.levels:
         return found
     loss: Loss | None = settings.loss
+    given = None if settings.label is None else as_text(settings.label)
     if loss is not None and (loss.supervised or loss.views == 1):
-        checks.refuse_without_labels(table.obs, "loss", losses.spec(loss))
+        checks.refuse_without_labels(table.obs, "loss", losses.spec(loss), given)
     if settings.batch is not None and not found.targets:
-        checks.refuse_without_labels(table.obs, "batch", settings.batch)
+        checks.refuse_without_labels(table.obs, "batch", settings.batch, given)
     if settings.self_training:
-        checks.refuse_without_labels(table.obs, "self_training", settings.self_training)
+        checks.refuse_without_labels(table.obs, "self_training", settings.self_training, given)
     return found
 
 
@@ -152,10 +153,10 @@ def _known_types(
     return None, codes, codes, order, [names[code] for code in order[:n_known]]
 
 
-def _with_loss(table: Table, settings: Settings, codes: np.ndarray) -> Settings:
+def _with_loss(table: Table, settings: Settings, codes: np.ndarray, *, labelled: bool) -> Settings:
     """Return the settings with a loss (a copy), after checking that the augmentation suits it.
 
-    `codes` are those of the training cells.
+    `codes` are those of the training cells; `labelled` says whether there are cell types.
     """
     paired, views = len(table.sides) > 1, settings.augment
     loss = copy.deepcopy(settings.loss) or losses.make(default_loss(codes, paired))
@@ -171,7 +172,7 @@ def _with_loss(table: Table, settings: Settings, codes: np.ndarray) -> Settings:
             "embedding: take 'mask' or 'mixup'."
         )
     same_views = loss.views == 2 and not loss.neighbours and not paired
-    if same_views and views.idle(labelled=settings.label is not None):
+    if same_views and views.idle(labelled=labelled):
         raise ValueError(
             f"augment={augment.spec(views)!r} shows the same view twice, from which loss={losses.spec(loss)!r} "
             "learns nothing: take 'mask'."
@@ -230,8 +231,8 @@ def _check_held_out(table: Table, x: Matrix, features: AnyFeatures, held_out: np
             raise ValueError(f"Held-out cells are what a query is to a model. {error}") from None
 
 
-def _facts(table: Table, codes: np.ndarray, classes: Sequence[str], held_out: np.ndarray, calibration: np.ndarray,
-           batch_codes: np.ndarray | None) -> dict[str, str]:  # fmt: skip
+def _facts(table: Table, codes: np.ndarray, classes: Sequence[str], tree: Tree | None, *, held_out: np.ndarray,
+           calibration: np.ndarray, batch_codes: np.ndarray | None) -> dict[str, str]:  # fmt: skip
     """Return what determines the trainings of a fit, without its settings."""
     cells: list[object] = []
     for adata, x, measured in table.matrices():
@@ -239,7 +240,7 @@ def _facts(table: Table, codes: np.ndarray, classes: Sequence[str], held_out: np
         cells += [hash_rows(x), measured, adata.var_names.tolist(), None if marks is None else marks.tolist()]
     return {
         "table of cells": digest(*cells),
-        "column of labels": digest(codes, classes),
+        "column of labels": digest(codes, classes) if tree is None else digest(codes, tree.names, tree.parents),
         "choice of held-out cells": digest(held_out, calibration),
         "column of batches": digest(batch_codes),
     }

@@ -198,7 +198,7 @@ def check_training(given: np.ndarray, held_out: np.ndarray, what: str) -> None:
 
 def kept_colours(table: Table, settings: Settings, classes: Sequence[str]) -> dict[str, str]:
     """Return the colours of types on a map to adopt, which scanpy keeps in ``uns["<label>_colors"]``."""
-    label = finest_column(settings)
+    label = finest_column(settings, table.obs.obs.columns)
     for adata in table.given if settings.map is not None else ():
         given = adata.uns.get(f"{label}_colors")
         if label not in adata.obs or not isinstance(given, (list, tuple, np.ndarray, Mapping)):

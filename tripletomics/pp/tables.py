@@ -122,10 +122,19 @@ def is_pair(adata: object) -> bool:
     return isinstance(adata, (tuple, list, Mapping)) or type(adata).__name__ == "MuData"
 
 
+def columns_of(adata: Any) -> list[object]:
+    """Return the names of all columns of `obs`, of one dataset or of two; none of what is no dataset."""
+    sides = [adata]
+    if is_pair(adata):
+        sides = [*adata.values()] if isinstance(adata, Mapping) else [*adata] if isinstance(adata, (tuple, list)) else []
+        sides = sides or [adata, *adata.mod.values()]
+    return [name for side in sides for name in getattr(getattr(side, "obs", None), "columns", ())]
+
+
 def open_table(
     adata: object,
     layer: str | None,
-    label: str | None,
+    types: Sequence[str],
     unlabelled: Sequence[str],
     others: Sequence[str | None],
     *,
@@ -139,8 +148,8 @@ def open_table(
         An AnnData, two of them as a tuple or a dict by name, or a MuData of two.
     layer
         Layer to use in place of `.X`, in each dataset that has it.
-    label, unlabelled
-        The column of types, and the names in it that mean unlabelled.
+    types, unlabelled
+        The columns of types, and the names in them that mean unlabelled.
     others
         More columns in which a disagreement of two datasets gives a warning.
     use_rep
@@ -181,7 +190,7 @@ def open_table(
             f"from these. Compare the names, such as {first(sides[a].obs_names, 1)} and "
             f"{first(sides[b].obs_names, 1)}."
         )
-    obs.obs = _merge(frames, obs.obs_names, label, unlabelled, others)
+    obs.obs = _merge(frames, obs.obs_names, types, unlabelled, others)
     return Table(obs, spread(matrices, rows, obs.n_obs), sides, given, rows, whole=whole, use_rep=reps)
 
 
@@ -272,7 +281,7 @@ def _rows(x: Matrix, source: np.ndarray) -> Matrix:
 def _merge(
     frames: Mapping[str, pd.DataFrame],
     names: pd.Index,
-    label: str | None,
+    types: Sequence[str],
     unlabelled: Sequence[str],
     others: Sequence[str | None],
 ) -> pd.DataFrame:
@@ -283,9 +292,9 @@ def _merge(
         where = [name for name, frame in frames.items() if column in frame]
         # as objects: a cell that is missing would make whole numbers fractions, with other names
         series = [frames[name][column].astype(object).reindex(names) for name in where]
-        if column == label:
+        if column in types:
             series = [labels.known(values, unlabelled) for values in series]
-        if column == label or column in others:
+        if column in types or column in others:
             _note_on_values(column, dict(zip(where, series, strict=True)))
         values = series[0]
         for other in series[1:]:
