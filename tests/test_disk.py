@@ -192,7 +192,12 @@ def test_codes_by_categories():
         pd.Series([True, False]),
         pd.Series(pd.Categorical(["b", "c", None], categories=["c", "a", "b"])),
     ):
-        np.testing.assert_array_equal(sampling.encode(values, ("Unknown",)), labels.encode(values, ("Unknown",))[0])
+        cells, settings = (
+            ad.AnnData(obs=pd.DataFrame({"kind": values})),
+            Settings(label="kind", unlabelled=("Unknown",)),
+        )
+        found = pp.read_columns(cells, settings, pp.roles_of(["kind"], settings))
+        np.testing.assert_array_equal(found.nodes, labels.encode(values, ("Unknown",))[0])
 
 
 # ---------------------------------------------------------------------------------------------------- transform

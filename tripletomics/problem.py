@@ -44,7 +44,7 @@ class Settings:
         If a setting is out of its range, or names no part.
     """
 
-    label: str | Sequence[str] | Mapping[str, str] | None = None
+    label: str | Sequence[str] | Mapping[str, str | Loss | None] | None = None
     parents: Mapping[str, str] | str | None = None
     order: str | None = None
     loss: Loss = None  # type: ignore[assignment]  # pp.prepare decides

@@ -124,7 +124,7 @@ def make_task(
         raise ValueError(f"unseen={unseen!r} is neither True nor False.")
     pp.check_inputs(**reads)
     pp.check_anndata(adata)
-    table = pp.open_table(adata, reads["layer"], None, (), (), use_rep=reads["use_rep"])
+    table = pp.open_table(adata, reads["layer"], (), (), (), use_rep=reads["use_rep"])
     codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
     batch_codes = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]
     if batch_codes is not None and len(np.unique(batch_codes)) < 2:

@@ -27,12 +27,19 @@ def names(values: pd.Series) -> pd.Series:
     """Return the names in a column as text, None where one is missing or blank; bytes are read as UTF-8."""
     import pandas as pd
 
+    codes, texts = distinct(values)
+    return pd.Series(texts[codes], values.index, dtype=object)
+
+
+def distinct(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes (cells,) of the different values of a column, and these as text; the last one, None, is code -1."""
+    import pandas as pd
+
     try:
         codes, levels = pd.factorize(values)
     except TypeError as error:
         raise TypeError(f"obs[{str(values.name)!r}] does not hold names: {error}. Convert them to text.") from None
-    texts = np.array([*map(_text, levels), None], dtype=object)
-    return pd.Series(texts[codes], values.index, dtype=object)
+    return codes, np.array([*map(_text, levels), None], dtype=object)
 
 
 def _text(value: object) -> str | None:

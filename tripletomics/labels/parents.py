@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -107,8 +108,8 @@ def read_ontology(text: str, names: Iterable[str], path: str = "") -> dict[str, 
         )
     if odd := sorted({*names} - {*known.values()}):
         warn(
-            f"parents={path!r}: {len(odd)} names are no terms of the ontology (first: {', '.join(odd[:3])}), so nothing "
-            "is above or below them."
+            f"parents={path!r}: {len(odd)} names are no terms of the ontology (first: {', '.join(odd[:3])}), so they "
+            "have no parent."
         )
     up: dict[str, str] = {}
     for one in known:
@@ -145,13 +146,13 @@ def _climb(
         if len(parents) > 1:
             above = [{*_above(parent, terms)} & known.keys() for parent in parents]
             most = max(above, key=len)
-            for parent, those in zip(parents, above, strict=True):
+            for those in above:
                 if odd := sorted(those - most):
                     other = sorted(most - those)
                     raise ValueError(
                         f"parents={path!r}: {terms[one][0]!r} lies below {known[odd[0]]!r} and below "
-                        f"{known[other[0]]!r}, both names of cells, and a name has one parent. Say which one in a table "
-                        f"of {EXAMPLE}, or rename one of the two in the column."
+                        f"{known[other[0]]!r}, both names of cells, and a name has one parent. Say which one in a "
+                        f"table of {EXAMPLE}, or rename one of the two in the column."
                     )
             up[one] = parents[above.index(most)]
         one = up[one]
@@ -173,16 +174,16 @@ def _grouping(up: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]
     paths = {one: _path(one, up) for one in known}
     below: dict[str, set[str]] = {}  # of each term, the terms right below it on the ways from the names
     for path in paths.values():
-        for one, parent in zip(path, path[1:], strict=False):
+        for one, parent in itertools.pairwise(path):
             below.setdefault(parent, set()).add(one)
     kept = {*known} | {one for one, children in below.items() if len(children) > 1}
     tops = {next(one for one in reversed(path) if one in kept) for path in paths.values()}
     if len(tops) == 1 and not tops & known.keys():
         kept -= tops
-    found = {}
+    found: dict[str, str] = {}
     for path in paths.values():
         ways = [one for one in path if one in kept]
-        found |= dict(zip(ways, ways[1:], strict=False))
+        found |= dict(itertools.pairwise(ways))
     return found
 
 

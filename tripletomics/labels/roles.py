@@ -74,8 +74,8 @@ def read_roles(label: object, order: str | None, loss: Loss | None, columns: Ite
     there = {*map(str, columns)}
     if loss is not None and loss.ordered:
         raise ValueError(
-            f"loss={losses.spec(loss)!r} learns values that have an order, and loss= is for cell types: name the column "
-            "of the values in order=, as in order='day'."
+            f"loss={losses.spec(loss)!r} learns values that have an order, and loss= is for cell types: name the "
+            "column of the values in order=, as in order='day'."
         )
     given = _pairs(label, there)
     named = isinstance(given, dict)
@@ -152,7 +152,7 @@ def _pairs(label: object, columns: set[str]) -> list[Any] | dict[str, Any]:
 
 
 def _pair(name: str, columns: set[str]) -> tuple[str, str | None]:
-    """Return the column and the loss of text such as "day=rnc"; a column of this name, or one before a "=", is first."""
+    """Return the column and the loss of text such as "day=rnc"; what is the name of a column comes first."""
     if name in columns or "=" not in name:
         return name, None
     pieces = name.split("=")

@@ -225,8 +225,8 @@ def refuse_without_labels(adata: AnnData, argument: str, value: str | bool, labe
         "self_training": ("gives labels to cells like those that have one", "leave self_training out"),
     }[argument]
     raise ValueError(
-        f"{argument}={value!r} {why}, and label={label!r} gives none: name the column of adata.obs with the cell types, or "
-        f"{cure}. Columns: {columns}."
+        f"{argument}={value!r} {why}, and label={label!r} gives none: name the column of adata.obs with the cell "
+        f"types, or {cure}. Columns: {columns}."
     )
 
 

@@ -97,11 +97,11 @@ def read_columns(adata: AnnData, settings: Settings, roles: Roles) -> LabelColum
         If there is no such column, or it cannot be used.
     """
     targets = [_target(adata, column, settings, roles) for column in roles.further]
-    nodes, names, tree = read_types(adata, settings, roles)
+    nodes, names, tree = _read_types(adata, settings, roles)
     return LabelColumns(nodes, names, tree, targets)
 
 
-def read_types(adata: AnnData, settings: Settings, roles: Roles) -> tuple[np.ndarray, list[str], Tree | None]:
+def _read_types(adata: AnnData, settings: Settings, roles: Roles) -> tuple[np.ndarray, list[str], Tree | None]:
     """Return the deepest known name of each cell, the names, and their tree, as `LabelColumns` has them."""
     if not roles.levels:
         return np.full(adata.n_obs, -1), [], None
@@ -114,8 +114,8 @@ def read_types(adata: AnnData, settings: Settings, roles: Roles) -> tuple[np.nda
         found = read_levels(rows, roles.levels, settings.unlabelled)
         _check_levels(rows, of_row, settings)
     if found is None or found[0].flat:
-        nodes, names = labels.encode(values[-1], settings.unlabelled)
-        return nodes, names, None
+        codes, classes = labels.encode(rows[roles.finest], settings.unlabelled)
+        return codes[of_row], classes, None
     return found[1][of_row], found[0].names, found[0]
 
 
@@ -136,7 +136,11 @@ def known_targets(targets: Iterable[Target], held_out: np.ndarray, roles: Roles)
 def _target(adata: AnnData, column: str, settings: Settings, roles: Roles) -> Target:
     (loss, weight), argument = roles.further[column], roles.arguments[column]
     if loss.ordered:
-        return read_target(checks.column(adata, column, argument), loss, weight, settings.unlabelled, argument)
+        values = checks.column(adata, column, argument)
+        known = values.dropna().infer_objects()
+        if values.dtype == object and pd.api.types.is_numeric_dtype(known):  # of two modalities
+            values = known.astype(known.dtype if known.dtype == bool else float).reindex(values.index)
+        return read_target(values, loss, weight, settings.unlabelled, argument)
     codes, names = labels.encode(checks.types(adata, column, settings.unlabelled), settings.unlabelled)
     return Target(column, codes, loss, weight, classes=names)
 
@@ -150,11 +154,13 @@ def _parents(values: pd.Series, settings: Settings) -> Mapping[str, str]:
 
 def _distinct(columns: list[pd.Series]) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the different rows of some columns, and which of them each cell has: no text for each cell."""
-    codes, levels = zip(*(pd.factorize(values) for values in columns), strict=True)
-    rows, of_row = np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)
-    names = [np.append(np.array([*level], dtype=object), None) for level in levels]  # -1 is the last one
-    frame = {values.name: name[row] for values, name, row in zip(columns, names, rows.T, strict=True)}
-    return pd.DataFrame(frame, dtype=object), of_row.ravel()
+    codes, names = zip(*map(labels.distinct, columns), strict=True)
+    of_row = codes[0]
+    for more, texts in zip(codes[1:], names[1:], strict=True):
+        of_row = (of_row + 1) * len(texts) + more + 1
+    _, first, of_row = np.unique(of_row, return_index=True, return_inverse=True)
+    frame = {values.name: text[code[first]] for values, text, code in zip(columns, names, codes, strict=True)}
+    return pd.DataFrame(frame, dtype=object), of_row
 
 
 def _check_levels(rows: pd.DataFrame, of_row: np.ndarray, settings: Settings) -> None:

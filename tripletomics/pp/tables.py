@@ -124,10 +124,9 @@ def is_pair(adata: object) -> bool:
 
 def columns_of(adata: Any) -> list[object]:
     """Return the names of all columns of `obs`, of one dataset or of two; none of what is no dataset."""
-    sides = [adata]
-    if is_pair(adata):
-        sides = [*adata.values()] if isinstance(adata, Mapping) else [*adata] if isinstance(adata, (tuple, list)) else []
-        sides = sides or [adata, *adata.mod.values()]
+    sides = [adata, *adata.mod.values()] if type(adata).__name__ == "MuData" else [adata]
+    if isinstance(adata, (tuple, list, Mapping)):
+        sides = [*(adata.values() if isinstance(adata, Mapping) else adata)]
     return [name for side in sides for name in getattr(getattr(side, "obs", None), "columns", ())]
 
 
@@ -301,6 +300,9 @@ def _merge(
             values = values.where(values.notna(), other)
         if all(pd.api.types.is_bool_dtype(frames[name][column]) for name in where):
             values = values.astype("boolean")
+        dtypes = [frames[name][column].dtype for name in where]
+        if all(dtype == dtypes[0] and getattr(dtype, "ordered", False) for dtype in dtypes):
+            values = values.astype(dtypes[0])
         merged[column] = values
     return pd.DataFrame(merged, index=names)
 

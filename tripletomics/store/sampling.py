@@ -6,7 +6,6 @@ type, does as well as all cells, and the order of the rows on disk does not matt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from tripletomics import labels, pp
+from tripletomics import pp
 from tripletomics.model.scoring import SCORED
 from tripletomics.problem import Settings
 from tripletomics.samplers import allocate
@@ -40,11 +39,14 @@ class Drawn(NamedTuple):
         Their numbers, ascending.
     codes, held_out
         For all cells of the dataset: codes of their types, and which are held out.
+    has_loss
+        Whether the loss is given with the column of the types.
     """
 
     rows: np.ndarray
     codes: np.ndarray
     held_out: np.ndarray
+    has_loss: bool
 
 
 def is_large(rows: Rows) -> bool:
@@ -71,17 +73,20 @@ def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Settings) -> 
     KeyError, ValueError
         If there is no such column, or something cannot be read.
     """
-    label, hold_out, seed = pp.finest_column(settings), settings.hold_out, settings.seed
-    columns = _read_columns(obs, rows.n_obs, {"label": label, "batch": settings.batch}, hold_out)
+    hold_out, seed = settings.hold_out, settings.seed
+    roles = pp.roles_of(obs.obs, settings)
+    named = [*roles.arguments.items(), *[(settings.batch, "batch")] * (settings.batch is not None)]
+    columns = _read_columns(obs, rows.n_obs, named, hold_out)
     if not is_large(rows):
         every = np.arange(rows.n_obs)
         return _make_table(rows.read_whole(), obs, columns, every, var, settings), None
     rows.check()
-    codes = np.full(rows.n_obs, -1) if label is None else encode(columns[label], settings.unlabelled)
-    held_out = pp.split(cast(AnnData, SimpleNamespace(obs=columns)), hold_out, codes, seed)
+    cells = cast(AnnData, SimpleNamespace(obs=columns, n_obs=rows.n_obs))
+    found = pp.read_columns(cells, settings, roles)
+    codes, held_out = found.nodes, pp.split(cells, hold_out, found.strata, seed)
     sparse = rows.is_smaller_as_csr()
     most = int(min(SAMPLE_CELLS, SAMPLE_BYTES // rows.bytes_of_a_row(sparse)))
-    drawn = Drawn(draw(codes, held_out, most, seed), codes, held_out)
+    drawn = Drawn(draw(codes, held_out, most, seed), codes, held_out, roles.loss is not None)
     return _make_table(rows.gather(drawn.rows, sparse), obs, columns, drawn.rows, var, settings), drawn
 
 
@@ -149,21 +154,13 @@ def draw(codes: np.ndarray, held_out: np.ndarray, most: int, seed: int) -> np.nd
     return np.sort(np.concatenate(drawn))
 
 
-def encode(values: pd.Series, unlabelled: Sequence[str]) -> np.ndarray:
-    """Return the codes of `labels.encode`, from those of categories: no text for each cell of a large dataset."""
-    types = values.astype("category").cat.remove_unused_categories().cat
-    codes, _ = labels.encode(pd.Series(types.categories), unlabelled)
-    return np.append(codes, -1)[types.codes]
-
-
-def _read_columns(obs: Obs, n_obs: int, named: dict[str, str | None], hold_out: Any) -> pd.DataFrame:
-    """Read the columns of `obs` that arguments of a fit name; raise if one is not there."""
+def _read_columns(obs: Obs, n_obs: int, named: list[tuple[str, str]], hold_out: Any) -> pd.DataFrame:
+    """Read the columns of `obs` that are named with an argument of a fit; raise if one is not there."""
     if isinstance(hold_out, str):
-        named["hold_out"], _ = pp.parse_hold_out(hold_out, obs.obs)
-    wanted = {argument: name for argument, name in named.items() if name is not None}
-    for argument, name in wanted.items():
+        named.append((pp.parse_hold_out(hold_out, obs.obs)[0], "hold_out"))
+    for name, argument in named:
         pp.column(cast(AnnData, obs), name, argument)
-    return pd.DataFrame({name: obs.read(name) for name in dict.fromkeys(wanted.values())}, index=pd.RangeIndex(n_obs))
+    return pd.DataFrame({name: obs.read(name) for name, _ in named}, index=pd.RangeIndex(n_obs))
 
 
 def _make_table(

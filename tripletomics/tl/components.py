@@ -82,7 +82,7 @@ def pca(
     pp.check_key(key_added, adata)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
     pp.check_anndata(adata)
-    table = pp.open_table(adata, layer, label, unlabelled, ())
+    table = pp.open_table(adata, layer, () if label is None else [label], unlabelled, ())
     codes = np.full(adata.n_obs, -1)
     if label is not None:
         codes, _ = labels.encode(pp.column(adata, label, "label"), unlabelled)
