@@ -16,8 +16,8 @@ BY_HAND = {
         "Mk": "erythroid and Mk", "T/Mono doublets": "doublets", "Multiplets": "doublets",
     },
     "paul15": {
-        "1Ery": "late Ery", "2Ery": "late Ery", "3Ery": "late Ery", "4Ery": "early Ery", "5Ery": "early Ery",
-        "6Ery": "early Ery", "late Ery": "Ery", "early Ery": "Ery", "Ery": "erythroid and Mk",
+        "1Ery": "late Ery", "2Ery": "late Ery", "3Ery": "middle Ery", "4Ery": "middle Ery", "5Ery": "early Ery",
+        "6Ery": "early Ery", "late Ery": "Ery", "middle Ery": "Ery", "early Ery": "Ery", "Ery": "erythroid and Mk",
         "7MEP": "erythroid and Mk", "8Mk": "erythroid and Mk", "9GMP": "GMP", "10GMP": "GMP", "GMP": "myeloid",
         "12Baso": "Baso", "13Baso": "Baso", "Baso": "granulocyte", "14Mo": "Mo", "15Mo": "Mo", "Mo": "myeloid",
         "16Neu": "Neu", "17Neu": "Neu", "Neu": "granulocyte", "18Eos": "granulocyte", "granulocyte": "myeloid",

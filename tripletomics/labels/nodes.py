@@ -1,0 +1,152 @@
+"""Predictions at the nodes of a tree of types: the deepest name that is likely, and label sets of few names.
+
+The probability of a name is the sum of those of the types below it. A label set is a set of types, written as the
+fewest names that stand for exactly these types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tripletomics.labels.tree import Tree
+
+LIKELY = 0.5  # probability from which a name is written
+ANY = "any"  # a label set of all types
+NAME = 2.5  # what each name of a label set costs, in types: 2 gives more names, 3 more types
+LEAST, HALVINGS = -745.0, 60  # log of the smallest number, and steps from there to 0 that find a price to 1e-15
+
+
+def lineage(tree: Tree) -> np.ndarray:
+    """Return the names of each node on each level, from the top to itself; -1 below it: codes (nodes, levels)."""
+    found = np.full((len(tree.names), int(tree.depths().max()) + 1), -1)
+    for code in range(len(tree.names)):
+        path = tree.path(code)[::-1]
+        found[code, : len(path)] = path
+    return found
+
+
+def names_on_levels(tree: Tree) -> np.ndarray:
+    """Return the name of each node on each level, as `lineage`, but a leaf stands for itself on all finer levels."""
+    found = lineage(tree)
+    leaves = np.arange(tree.n_leaves)
+    found[leaves] = np.where(found[leaves] < 0, leaves[:, None], found[leaves])
+    return found
+
+
+def level_names(tree: Tree, columns: Sequence[str] = ()) -> list[str]:
+    """Return the names of the levels: the columns that the tree was made of, or "level 1", "level 2", ..."""
+    levels = int(tree.depths().max()) + 1
+    return list(columns) if len(columns) == levels else [f"level {i + 1}" for i in range(levels)]
+
+
+def best_on_levels(p: np.ndarray, tree: Tree) -> np.ndarray:
+    """Return the most probable node of each level (cells, levels), from the probabilities of all nodes."""
+    found = [np.unique(column[column >= 0]) for column in names_on_levels(tree).T]
+    return np.stack([level[p[:, level].argmax(axis=1)] for level in found], axis=1)
+
+
+def sum_below(p: np.ndarray, tree: Tree) -> np.ndarray:
+    """Return the probabilities of all nodes (cells, nodes) from those of the types (cells, leaves)."""
+    return np.minimum(p @ tree.leaves_below().T.astype(p.dtype), 1)
+
+
+def deepest_likely(p: np.ndarray, tree: Tree) -> tuple[np.ndarray, np.ndarray]:
+    """Return the deepest node whose probability is at least one half, and its probability: both (cells,).
+
+    Two such nodes are one above the other, or each has exactly one half: then the first one counts. Where no node has
+    one half, it is the most probable one of the top level.
+
+    Parameters
+    ----------
+    p
+        Probabilities of all nodes (cells, nodes).
+    """
+    depth = tree.depths()
+    likely = p >= LIKELY
+    chosen = np.where(likely, depth + 1, p * (depth == 0)).argmax(axis=1)
+    return chosen, p[np.arange(len(p)), chosen]
+
+
+def grow(p: np.ndarray, tree: Tree, price: np.ndarray | float) -> np.ndarray:
+    r"""Return label sets, boolean (cells, leaves), of probabilities of types (cells, leaves).
+
+    The best type belongs to a set if its probability is at least the price. Besides, it is the set S with the largest
+
+    .. math:: \sum_{k \in S} p_k - \text{price} \cdot (\text{types}(S) + 2.5 \, \text{names}(S))
+
+    where names(S) is the smallest number of nodes that stand for exactly S. Sets at a lower price contain those at a
+    higher price, so the price can be fitted as the threshold of split conformal prediction is. With a price for types
+    alone it would be this threshold. Because names have a price too, a set rather takes all types below a node.
+
+    Parameters
+    ----------
+    price
+        Of a type: one for all cells, or one for each (cells,).
+
+    Notes
+    -----
+    The largest sum is found from the leaves up: a node is taken as a whole, or split into the best parts of its
+    children. The cost of a set is submodular: a further type costs less where more types are in the set. So the best
+    sets at falling prices are nested (Topkis 1978; Fujishige 2005, chapter on principal partitions).
+    """
+    below = tree.leaves_below().astype(float)
+    price = np.broadcast_to(price, len(p))
+    gain = p @ below.T - price[:, None] * (below.sum(axis=1) + NAME)
+    parts, whole = np.zeros_like(gain), np.zeros(gain.shape, dtype=bool)
+    for node in np.argsort(-tree.depths(), kind="stable"):
+        whole[:, node] = gain[:, node] >= parts[:, node]
+        if (parent := tree.parents[node]) >= 0:
+            parts[:, parent] += np.maximum(gain[:, node], parts[:, node])
+    found = whole.astype(float) @ below > 0
+    cells, best = np.arange(len(p)), p.argmax(axis=1)
+    found[cells, best] |= p[cells, best] >= price
+    return found
+
+
+def costs_of_truth(p: np.ndarray, tree: Tree, codes: np.ndarray) -> np.ndarray:
+    """Return minus the log of the highest price at which the set of each cell holds its true type (cells,)."""
+    low, high, cells = np.full(len(p), LEAST), np.zeros(len(p)), np.arange(len(p))
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        inside = grow(p, tree, np.exp(middle))[cells, codes]
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    return -low
+
+
+def cover(sets: np.ndarray, tree: Tree) -> np.ndarray:
+    """Return the fewest nodes that stand for exactly the types of each set, boolean (cells, nodes).
+
+    Of a node and its only child, which stand for the same types, it is the child.
+    """
+    below = tree.leaves_below()
+    full = (~sets).astype(float) @ below.T.astype(float) == 0
+    has_parent = tree.parents >= 0
+    top = full.copy()
+    top[:, has_parent] &= ~full[:, tree.parents[has_parent]]
+    for node in np.argsort(tree.depths(), kind="stable"):  # from the top, so that a name moves down a whole chain
+        children = np.flatnonzero(tree.parents == node)
+        if len(children) == 1:
+            top[:, children[0]] |= top[:, node]
+            top[:, node] = False
+    return top
+
+
+def write_sets(sets: np.ndarray, tree: Tree) -> list[str]:
+    """Return label sets as text: the names of `cover` joined by " | ", or "any" for all types."""
+    names = np.array(tree.names, dtype=object)
+    return [
+        ANY if types.all() and len(types) > 1 else " | ".join(names[chosen])
+        for types, chosen in zip(sets, cover(sets, tree), strict=True)
+    ]
+
+
+def with_types(tree: Tree, names: Sequence[str]) -> Tree:
+    """Return the tree with further types at the top level, after those that it has."""
+    n, more = tree.n_leaves, len(names)
+    parents = np.where(tree.parents >= n, tree.parents + more, tree.parents)
+    at_top = np.full(more, -1)
+    return Tree(
+        [*tree.names[:n], *names, *tree.names[n:]], np.concatenate([parents[:n], at_top, parents[n:]]), n + more
+    )
