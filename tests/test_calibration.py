@@ -406,6 +406,7 @@ def test_the_check_against_plain_sums():
         deviation=np.zeros(6),
         p=np.ones(6),
         novel=np.zeros(6, dtype=bool),
+        nodes=np.array([0, 1, 2, 2, 1, 1]),
     )
     kept = codes >= 0
     assert check(found, codes) == {

@@ -12,7 +12,8 @@ def made(probabilities, unassigned=None, sets=None):
     unassigned = np.zeros(len(p), dtype=bool) if unassigned is None else np.array(unassigned, dtype=bool)
     sets = p > 0.2 if sets is None else np.array(sets, dtype=bool)
     rest = {"deviation": p[:, 0], "p": np.ones(len(p)), "novel": np.zeros(len(p), dtype=bool)}
-    return Prediction(p.argmax(axis=1), p.max(axis=1), p[:, 0] * 0, unassigned, sets, probabilities=p, **rest)
+    best = p.argmax(axis=1)
+    return Prediction(best, p.max(axis=1), p[:, 0] * 0, unassigned, sets, probabilities=p, nodes=best, **rest)
 
 
 def plain_vote(p, rows, coverage):

@@ -10,9 +10,7 @@ from tripletomics import metrics
 from tripletomics.labels import nodes
 from tripletomics.labels.tree import Tree
 
-TREE = Tree.of(
-    {"a": "A", "b": "A", "A": "AB", "c": "B", "d": "B", "B": "AB", "AB": None, "e": None}
-)  # a b c d e A AB B
+TREE = Tree.of({"a": "A", "b": "A", "A": "AB", "c": "B", "d": "B", "B": "AB", "AB": None, "e": None})
 LINEAGE = nodes.lineage(TREE)
 
 

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from tripletomics.labels import nodes
 from tripletomics.labels.tree import Tree
 
-TREE = Tree.of(
-    {"a": "A", "b": "A", "A": "AB", "c": "B", "d": "B", "B": "AB", "AB": None, "e": None}
-)  # a b c d e A AB B
+TREE = Tree.of({"a": "A", "b": "A", "A": "AB", "c": "B", "d": "B", "B": "AB", "AB": None, "e": None})
 
 
 def fewest(chosen, tree):
@@ -28,9 +26,9 @@ def fewest(chosen, tree):
 @st.composite
 def trees(draw):
     """Up to five leaves below up to four other nodes."""
-    parents = {
-        f"n{i}": draw(st.sampled_from([None, *(f"n{j}" for j in range(i))])) for i in range(draw(st.integers(0, 4)))
-    }
+    parents = {}
+    for i in range(draw(st.integers(0, 4))):
+        parents[f"n{i}"] = draw(st.sampled_from([None, *(f"n{j}" for j in range(i))]))
     leaves = draw(st.integers(1, 5))
     for i in range(leaves):
         parents[f"leaf{i}"] = draw(st.sampled_from([None, *(name for name in parents if name.startswith("n"))]))

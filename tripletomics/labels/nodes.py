@@ -6,7 +6,7 @@ fewest names that stand for exactly these types.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -107,12 +107,23 @@ def grow(p: np.ndarray, tree: Tree, price: np.ndarray | float) -> np.ndarray:
 
 def costs_of_truth(p: np.ndarray, tree: Tree, codes: np.ndarray) -> np.ndarray:
     """Return minus the log of the highest price at which the set of each cell holds its true type (cells,)."""
-    low, high, cells = np.full(len(p), LEAST), np.zeros(len(p)), np.arange(len(p))
+    cells = np.arange(len(p))
+    return -_highest_price(p, tree, lambda sets: sets[cells, codes])
+
+
+def grow_to(p: np.ndarray, tree: Tree, share: float) -> np.ndarray:
+    """Return label sets as `grow` does, at the highest price at which their types have this share together."""
+    return grow(p, tree, np.exp(_highest_price(p, tree, lambda sets: (p * sets).sum(axis=1) >= share)))
+
+
+def _highest_price(p: np.ndarray, tree: Tree, holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return the log of the highest price (cells,) whose sets have a property, as all larger sets have it."""
+    low, high = np.full(len(p), LEAST), np.zeros(len(p))
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        inside = grow(p, tree, np.exp(middle))[cells, codes]
-        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    return -low
+        found = holds(grow(p, tree, np.exp(middle)))
+        low, high = np.where(found, middle, low), np.where(found, high, middle)
+    return low
 
 
 def cover(sets: np.ndarray, tree: Tree) -> np.ndarray:
