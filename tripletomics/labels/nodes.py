@@ -7,6 +7,7 @@ fewest names that stand for exactly these types.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +17,37 @@ LIKELY = 0.5  # probability from which a name is written
 ANY = "any"  # a label set of all types
 NAME = 2.5  # what each name of a label set costs, in types: 2 gives more names, 3 more types
 LEAST, HALVINGS = -745.0, 60  # log of the smallest number, and steps from there to 0 that find a price to 1e-15
+
+
+@dataclass(frozen=True)
+class NodeLabels:
+    """Labels of cells on several levels.
+
+    Attributes
+    ----------
+    nodes
+        The deepest known node of each cell (cells,), -1 for unlabelled.
+    tree
+        The tree of the nodes.
+    names
+        Names of its levels, from the top: `level_names`.
+    """
+
+    nodes: np.ndarray
+    tree: Tree
+    names: list[str]
+
+    def on_levels(self) -> dict[str, np.ndarray]:
+        """Return by level the node of each cell there (cells,), -1 where it is not known.
+
+        A type without finer ones is known on all levels below its own, too.
+        """
+        known = np.where(self.nodes[:, None] >= 0, names_on_levels(self.tree)[self.nodes], -1)
+        return dict(zip(self.names, known.T, strict=True))
+
+    def of(self, rows: np.ndarray) -> NodeLabels:
+        """Return the labels of some cells."""
+        return replace(self, nodes=self.nodes[rows])
 
 
 def lineage(tree: Tree) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 
@@ -164,29 +164,27 @@ def check(found: Prediction, codes: np.ndarray, tree: Tree | None = None) -> dic
     }
 
 
-def check_levels(found: Prediction, truth: np.ndarray, tree: Tree, names: Sequence[str], seed: int) -> dict[str, float]:
-    """Score predictions by the deepest known node of each cell (cells,), -1 for none.
+def check_levels(found: Prediction, known: nodes.NodeLabels, seed: int) -> dict[str, float]:
+    """Score predictions by the labels of cells on several levels.
 
     Returns
     -------
-    For each level, whose name is in `names`, ``f1_<name>`` of the most probable name of that level, over the cells that
-    are known there. ``hierarchical_f1`` of the names that are written; an unassigned cell has none. Each with a
-    ``..._null``: the mean over random orders of the true names among the cells of the same parent. ``set_names``, the
-    mean number of names in a label set, and ``coarse_cells``, the number of cells that are known only to a name above
-    the types. If there are any, ``coarse_coverage`` is the share of them whose set has this name or one above it.
+    For each level ``f1_<name>`` of the most probable name of that level, over the cells that are known there.
+    ``hierarchical_f1`` of the names that are written; an unassigned cell has none. Each with a ``..._null``: the mean
+    over random orders of the true names among the cells of the same parent. ``set_names``, the mean number of names in
+    a label set, and ``coarse_cells``, the number of cells that are known only to a name above the types. If there are
+    any, ``coarse_coverage`` is the share of them whose set has this name or one above it.
     """
-    p = nodes.sum_below(found.probabilities.astype(np.float64), tree)
-    known, best = nodes.names_on_levels(tree)[truth], nodes.best_on_levels(p, tree)
-    known[truth < 0] = -1
-    checks = {}
-    for i, name in enumerate(names):
-        checks[f"f1_{name}"], checks[f"f1_{name}_null"] = metrics.level_f1(known[:, i], best[:, i], tree.parents, seed)
-    written, lineage = np.where(found.unassigned, -1, found.nodes), nodes.lineage(tree)
+    tree, truth, checks = known.tree, known.nodes, {}
+    best = nodes.best_on_levels(nodes.sum_below(found.probabilities.astype(np.float64), tree), tree)
+    for (name, codes), said in zip(known.on_levels().items(), best.T, strict=True):
+        checks[f"f1_{name}"], checks[f"f1_{name}_null"] = metrics.level_f1(codes, said, tree.parents, seed)
+    given = truth, np.where(found.unassigned, -1, found.nodes), nodes.lineage(tree)
     coarse = truth >= tree.n_leaves
     inside = ~(tree.leaves_below()[truth[coarse]] & ~found.sets[coarse]).any(axis=1)
     return checks | {
-        "hierarchical_f1": metrics.hierarchical_f1(truth, written, lineage),
-        "hierarchical_f1_null": metrics.permuted_hierarchical_f1(truth, written, lineage, tree.parents, seed),
+        "hierarchical_f1": metrics.hierarchical_f1(*given),
+        "hierarchical_f1_null": metrics.permuted_hierarchical_f1(*given, tree.parents, seed),
         "set_names": float(nodes.cover(found.sets, tree).sum(axis=1).mean()),
         "coarse_cells": float(coarse.sum()),
         **({"coarse_coverage": float(inside.mean())} if len(inside) else {}),
