@@ -434,7 +434,11 @@ def test_the_best_type_is_that_of_the_highest_odds_also_where_it_is_rejected():
 # ---------------------------------------------------------------------------------------------------- levels
 
 TREE = Tree.of({"a": "A", "b": "A", "A": None, "c": "B", "d": "B", "B": None})  # types of codes 0 to 3
-LEVELS = ["class", "type"]
+FIRST = {"A": 0, "B": 0, "a": 1, "b": 1, "c": 1, "d": 1}
+
+
+def on_levels(truth):
+    return NodeLabels.of(truth, TREE, FIRST, ["class", "type"])
 
 
 @functools.cache
@@ -495,7 +499,7 @@ def test_the_checks_on_levels():
     found = predict(evidence, fitted_to_tree(), tree=TREE)
     truth = np.where(np.arange(600) % 3 == 0, TREE.parents[codes], codes)  # a third is known coarsely
     truth[:5] = -1
-    checks = check_levels(found, NodeLabels(truth, TREE, LEVELS), 0)
+    checks = check_levels(found, on_levels(truth), 0)
     fine, coarse = (truth >= 0) & (truth < 4), truth >= 4
     classes = np.where(codes < 2, 0, 1)
     p = found.probabilities
@@ -507,7 +511,7 @@ def test_the_checks_on_levels():
     assert checks["coarse_cells"] == coarse.sum()
     whole = [found.sets[i, [0, 1] if truth[i] == 4 else [2, 3]].all() for i in np.flatnonzero(coarse)]
     assert checks["coarse_coverage"] == pytest.approx(np.mean(whole))
-    assert "coarse_coverage" not in check_levels(found, NodeLabels(np.where(coarse, -1, truth), TREE, LEVELS), 0)
+    assert "coarse_coverage" not in check_levels(found, on_levels(np.where(coarse, -1, truth)), 0)
 
 
 def test_predictions_that_know_the_class_alone_score_as_chance_on_the_types():
@@ -521,7 +525,7 @@ def test_predictions_that_know_the_class_alone_score_as_chance_on_the_types():
         codes=p.argmax(axis=1), confidence=confidence, unassigned=np.zeros(4000, dtype=bool), sets=p > 0.1,
         probabilities=p, nodes=named, **rest,
     )  # fmt: skip
-    checks = check_levels(found, NodeLabels(truth, TREE, LEVELS), 0)
+    checks = check_levels(found, on_levels(truth), 0)
     assert checks["f1_class"] == 1
     assert checks["f1_type"] == pytest.approx(checks["f1_type_null"], abs=0.03)
     assert checks["hierarchical_f1"] == pytest.approx(2 / 3)

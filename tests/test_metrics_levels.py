@@ -8,10 +8,12 @@ from sklearn.metrics import f1_score
 
 from tripletomics import metrics
 from tripletomics.labels import nodes
+from tripletomics.labels.nodes import NodeLabels
 from tripletomics.labels.tree import Tree
 
 TREE = Tree.of({"a": "A", "b": "A", "A": "AB", "c": "B", "d": "B", "B": "AB", "AB": None, "e": None})
 LINEAGE = nodes.lineage(TREE)
+LEVELS = ["class", "subclass", "type"]
 
 
 def code(*names):
@@ -32,13 +34,32 @@ def by_loop(truth, predicted):
     return 2 * precision * recall / (precision + recall) if both else 0.0
 
 
-def test_names_on_levels():
-    found = [[TREE.names[i] if i >= 0 else None for i in row] for row in nodes.names_on_levels(TREE)]
-    assert found[0] == ["AB", "A", "a"]
-    assert found[4] == ["e", "e", "e"]  # a leaf of the top level has no finer name
-    assert found[5] == ["AB", "A", None]
-    assert nodes.level_names(TREE, ["class", "subclass", "type"]) == ["class", "subclass", "type"]
-    assert nodes.level_names(TREE) == nodes.level_names(TREE, ["class", "type"]) == ["level 1", "level 2", "level 3"]
+def on_levels(tree, first=None, columns=()):
+    """What each node is called on each level."""
+    known = NodeLabels.of(np.arange(len(tree.names)), tree, first or {}, columns)
+    rows = np.stack(list(known.on_levels().values()), axis=1)
+    found = [[tree.names[i] if i >= 0 else None for i in row] for row in rows]
+    return known, dict(zip(tree.names, found, strict=True))
+
+
+def test_names_on_levels_counted_from_the_top():
+    known, found = on_levels(TREE)
+    assert known.names == ["level 1", "level 2", "level 3"]
+    assert found["a"] == ["AB", "A", "a"]
+    assert found["e"] == ["e", "e", "e"]  # a type of the top level has no finer name
+    assert found["A"] == ["AB", "A", None]
+    assert found["AB"] == ["AB", None, None]
+
+
+def test_names_on_levels_that_are_columns():
+    tree = Tree.of({"NK": None, "NK 1": "NK", "NK 2": "NK", "T": None, "CD4": "T", "naive": "CD4", "x": None})
+    known, found = on_levels(tree, {"NK": 0, "NK 1": 2, "NK 2": 2, "T": 0, "CD4": 1, "naive": 2, "x": 2}, LEVELS)
+    assert known.names == LEVELS
+    assert found["NK 1"] == ["NK", "NK", "NK 1"]  # "NK" stands on two levels
+    assert found["NK"] == ["NK", "NK", None]
+    assert found["naive"] == ["T", "CD4", "naive"]
+    assert found["T"] == ["T", None, None]
+    assert found["x"] == [None, None, "x"]  # nothing is known above it
 
 
 def test_hierarchical_f1_is_that_of_a_loop():
@@ -73,7 +94,7 @@ def test_permuted_names_keep_their_parents():
 def test_f1_on_a_level_and_its_null():
     random = np.random.default_rng(0)
     truth = code(*random.choice(["a", "b", "c", "d", "A"], size=3000))
-    levels = nodes.names_on_levels(TREE)
+    levels = NodeLabels.of(np.arange(8), TREE, {}, ()).names_of_nodes()
     known, best = levels[truth], levels[np.where(truth == TREE.names.index("A"), 0, truth)]
     for level, chance in ((0, 1.0), (1, 0.5), (2, 0.5)):  # one name on the first level; two below each other parent
         said = best[:, level].copy()
@@ -97,5 +118,5 @@ def test_the_null_of_hierarchical_f1_knows_the_parents_only():
 
 def test_the_best_name_of_each_level_is_summed_from_its_types():
     p = np.array([[0.3, 0, 0.2, 0.2, 0.35]])
-    found = nodes.best_on_levels(nodes.sum_below(p, TREE), TREE)
-    assert [TREE.names[i] for i in found[0]] == ["AB", "B", "e"]
+    found = NodeLabels.of(np.zeros(1, dtype=int), TREE, {}, ()).best_on_levels(nodes.sum_below(p, TREE))
+    assert {level: TREE.names[i[0]] for level, i in found.items()} == {"level 1": "AB", "level 2": "B", "level 3": "e"}

@@ -6,8 +6,9 @@ fewest names that stand for exactly these types.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -30,53 +31,64 @@ class NodeLabels:
     tree
         The tree of the nodes.
     names
-        Names of its levels, from the top: `level_names`.
+        Names of the levels, from coarse to fine.
+    levels
+        The level on which each node first stands (nodes,).
     """
 
     nodes: np.ndarray
     tree: Tree
     names: list[str]
+    levels: np.ndarray
+
+    @classmethod
+    def of(cls, nodes: np.ndarray, tree: Tree, first: Mapping[str, int], columns: Sequence[str]) -> Self:
+        """Return the labels, with `columns` as levels if it is known in which column each name first stands.
+
+        If it is not, levels are counted from the top: "level 1", "level 2", ...
+        """
+        if first:
+            return cls(nodes, tree, list(columns), np.array([first[name] for name in tree.names]))
+        depths = tree.depths()
+        return cls(nodes, tree, [f"level {i + 1}" for i in range(depths.max() + 1)], depths)
+
+    def names_of_nodes(self) -> np.ndarray:
+        """Return what each node is called on each level, codes (nodes, levels); -1 where it is not known.
+
+        It is the deepest of the node and the names above it that stand on this level or a coarser one. A node is not
+        known where the first finer name stands. A type has no finer names, so it is known on all levels from its own.
+        """
+        found = np.full((len(self.tree.names), len(self.names)), -1)
+        end = np.full(len(self.tree.names), len(self.names))
+        for node in range(len(self.tree.names)):
+            for above in self.tree.path(node)[::-1]:
+                found[node, self.levels[above] :] = above
+            if (parent := self.tree.parents[node]) >= 0:
+                end[parent] = min(end[parent], self.levels[node])
+        return np.where(np.arange(len(self.names)) < end[:, None], found, -1)
 
     def on_levels(self) -> dict[str, np.ndarray]:
-        """Return by level the node of each cell there (cells,), -1 where it is not known.
-
-        A type without finer ones is known on all levels below its own, too.
-        """
-        known = np.where(self.nodes[:, None] >= 0, names_on_levels(self.tree)[self.nodes], -1)
+        """Return by level what each cell is called there: nodes (cells,), -1 where it is not known."""
+        known = np.where(self.nodes[:, None] >= 0, self.names_of_nodes()[self.nodes], -1)
         return dict(zip(self.names, known.T, strict=True))
 
-    def of(self, rows: np.ndarray) -> NodeLabels:
-        """Return the labels of some cells."""
-        return replace(self, nodes=self.nodes[rows])
+    def best_on_levels(self, p: np.ndarray) -> dict[str, np.ndarray]:
+        """Return by level the most probable node there (cells,), from the probabilities of all nodes (cells, nodes)."""
+        names = [np.unique(column[column >= 0]) for column in self.names_of_nodes()[: self.tree.n_leaves].T]
+        return {level: known[p[:, known].argmax(axis=1)] for level, known in zip(self.names, names, strict=True)}
+
+    def with_nodes(self, nodes: np.ndarray) -> Self:
+        """Return the labels of other cells."""
+        return replace(self, nodes=nodes)
 
 
 def lineage(tree: Tree) -> np.ndarray:
-    """Return the names of each node on each level, from the top to itself; -1 below it: codes (nodes, levels)."""
+    """Return the names above each node and itself, by their depth: codes (nodes, depths), -1 below the node."""
     found = np.full((len(tree.names), int(tree.depths().max()) + 1), -1)
     for code in range(len(tree.names)):
         path = tree.path(code)[::-1]
         found[code, : len(path)] = path
     return found
-
-
-def names_on_levels(tree: Tree) -> np.ndarray:
-    """Return the name of each node on each level, as `lineage`, but a leaf stands for itself on all finer levels."""
-    found = lineage(tree)
-    leaves = np.arange(tree.n_leaves)
-    found[leaves] = np.where(found[leaves] < 0, leaves[:, None], found[leaves])
-    return found
-
-
-def level_names(tree: Tree, columns: Sequence[str] = ()) -> list[str]:
-    """Return the names of the levels: the columns that the tree was made of, or "level 1", "level 2", ..."""
-    levels = int(tree.depths().max()) + 1
-    return list(columns) if len(columns) == levels else [f"level {i + 1}" for i in range(levels)]
-
-
-def best_on_levels(p: np.ndarray, tree: Tree) -> np.ndarray:
-    """Return the most probable node of each level (cells, levels), from the probabilities of all nodes."""
-    found = [np.unique(column[column >= 0]) for column in names_on_levels(tree).T]
-    return np.stack([level[p[:, level].argmax(axis=1)] for level in found], axis=1)
 
 
 def sum_below(p: np.ndarray, tree: Tree) -> np.ndarray:

@@ -176,9 +176,9 @@ def check_levels(found: Prediction, known: nodes.NodeLabels, seed: int) -> dict[
     any, ``coarse_coverage`` is the share of them whose set has this name or one above it.
     """
     tree, truth, checks = known.tree, known.nodes, {}
-    best = nodes.best_on_levels(nodes.sum_below(found.probabilities.astype(np.float64), tree), tree)
-    for (name, codes), said in zip(known.on_levels().items(), best.T, strict=True):
-        checks[f"f1_{name}"], checks[f"f1_{name}_null"] = metrics.level_f1(codes, said, tree.parents, seed)
+    best = known.best_on_levels(nodes.sum_below(found.probabilities.astype(np.float64), tree))
+    for name, codes in known.on_levels().items():
+        checks[f"f1_{name}"], checks[f"f1_{name}_null"] = metrics.level_f1(codes, best[name], tree.parents, seed)
     given = truth, np.where(found.unassigned, -1, found.nodes), nodes.lineage(tree)
     coarse = truth >= tree.n_leaves
     inside = ~(tree.leaves_below()[truth[coarse]] & ~found.sets[coarse]).any(axis=1)
