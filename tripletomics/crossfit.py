@@ -231,7 +231,7 @@ def calibrate(
         ]
         answers = {name: [fold[name] for fold in folds] for name in embeddings}
     found = {
-        name: fit_calibration(said) if sum(len(codes) for _, codes in said) > 1 else None
+        name: fit_calibration(said, problem.tree) if sum(len(codes) for _, codes in said) > 1 else None
         for name, said in answers.items()
     }
     _warn_of_none(found, problem.batch_codes is not None)

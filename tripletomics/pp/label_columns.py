@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tripletomics import labels
+from tripletomics.labels.nodes import NodeLabels
 from tripletomics.labels.tree import Tree, read_levels, read_parents
 from tripletomics.pp import checks
 
@@ -33,12 +34,19 @@ class LabelColumns:
         Which name lies below which; None if there is one level, and then the names are sorted.
     targets
         Further columns.
+    first
+        With several columns of cell types, the first one in which each name stands; else empty.
     """
 
     nodes: np.ndarray
     names: list[str]
     tree: Tree | None
     targets: list[Target]
+    first: Mapping[str, int] = field(default_factory=dict)
+
+    def levels(self, columns: Sequence[str]) -> NodeLabels | None:
+        """Return the labels on levels, of these columns; None if there is one level."""
+        return None if self.tree is None else NodeLabels.of(self.nodes, self.tree, self.first, columns)
 
 
 def levels_of(settings: Settings) -> list[str]:
@@ -69,7 +77,10 @@ def read_columns(adata: AnnData, settings: Settings) -> LabelColumns:
     if tree is None or tree[0].flat:
         nodes, names = labels.encode(values[columns[-1]], settings.unlabelled)
         return LabelColumns(nodes, names, None, targets)
-    return LabelColumns(tree[1], tree[0].names, tree[0], targets)
+    first: dict[str, int] = {}
+    for i, column in enumerate(columns if settings.parents is None else ()):
+        first = dict.fromkeys(labels.known(values[column], settings.unlabelled).dropna().unique(), i) | first
+    return LabelColumns(tree[1], tree[0].names, tree[0], targets, first)
 
 
 def _tree(values: dict, columns: Sequence[str], settings: Settings) -> tuple[Tree, np.ndarray] | None:

@@ -108,6 +108,7 @@ def prepare(
         train=train, scored=held_out, held_out=held_out, calibration=calibration, batch_codes=batch_codes, seen=seen,
         blind=table.is_blind(held_out), published=published, map_pcs=map_pcs,
         tree=tree, nodes=nodes, targets=found.targets,
+        levels=replace(found, nodes=nodes, tree=tree).levels(label_columns.levels_of(settings)),
     )  # fmt: skip
     return table, settings, problem
 
