@@ -135,7 +135,7 @@ class GroundTruth:
         """Return the truth of some cells, with other codes."""
         names = ("held_out", "reference", "usual", "fine", "batch_codes", "pseudotime")
         parts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(self, codes=codes, **{name: part[rows] for name, part in parts.items()})
+        return replace(self, codes=codes, levels=None, **{name: part[rows] for name, part in parts.items()})
 
     def permuted(self, seed: int, among: np.ndarray) -> GroundTruth:
         """Return the truth with the labels of some cells permuted among them."""

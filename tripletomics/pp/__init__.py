@@ -15,7 +15,7 @@ from tripletomics.pp.checks import (
 from tripletomics.pp.embeddings import dimensions, note_training
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.growing import check_start, prepare_growth
-from tripletomics.pp.label_columns import finest_column
+from tripletomics.pp.label_columns import finest_column, levels_of, read_columns
 from tripletomics.pp.matching import Match, match_genes
 from tripletomics.pp.matrices import check_compressed
 from tripletomics.pp.preparing import prepare
