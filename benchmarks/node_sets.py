@@ -36,8 +36,7 @@ def measure(name: str, seed: int) -> list[dict[str, object]]:
     adata = common.read(name)
     labels = adata.obs["cell_type"].astype(str).to_numpy()
     held_out = np.random.default_rng([seed, 3]).random(adata.n_obs) < 0.3
-    _, pcs, _ = common.usual(adata, ~held_out, counts=True)
-    parents = tree_of(name, pcs[~held_out], labels[~held_out])
+    parents = tree_of(name, adata, labels, ~held_out)
     adata.obs["labels"], adata.obs["held_out"] = labels, held_out
     common_given = {"parents": parents, "hold_out": "held_out", "seed": seed, "progress": False}
     model = tt.fit(adata, "labels", **common_given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import anndata as ad
+import common
 import numpy as np
 from scipy.cluster.hierarchy import linkage
 
@@ -26,17 +28,11 @@ BY_HAND = {
 }  # fmt: skip
 
 
-def tree_of(name: str, pcs: np.ndarray, labels: np.ndarray) -> dict[str, str]:
-    """Return the parent of each type of a dataset: by hand or, where the names say nothing, from the cells.
-
-    Parameters
-    ----------
-    name
-        The dataset.
-    pcs, labels
-        Principal components (cells, components) and types (cells,) of training cells, whose centroids are merged.
-    """
-    return BY_HAND.get(name) or parents_by_centroids(pcs, labels)
+def tree_of(name: str, adata: ad.AnnData, labels: np.ndarray, train: np.ndarray) -> dict[str, str]:
+    """Return the parent of each type of a dataset: by hand or, where the names say nothing, from training cells."""
+    if name in BY_HAND:
+        return BY_HAND[name]
+    return parents_by_centroids(common.usual(adata, train, counts=True)[1][train], labels[train])
 
 
 def parents_by_centroids(pcs: np.ndarray, labels: np.ndarray) -> dict[str, str]:
