@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 from decimal import Decimal, getcontext
 
 import numpy as np
@@ -12,10 +12,12 @@ from scipy.special import expit, softmax
 from sklearn.metrics import f1_score, roc_auc_score
 
 from tripletomics import metrics
-from tripletomics.labels import reference
+from tripletomics.labels import nodes, reference
 from tripletomics.labels.calibration import FARTHEST, QUANTILES, START, STIFFNESS, Calibration, fit_calibration
-from tripletomics.labels.prediction import Prediction, check, predict
+from tripletomics.labels.nodes import NodeLabels
+from tripletomics.labels.prediction import Prediction, check, check_levels, predict
 from tripletomics.labels.reference import Evidence
+from tripletomics.labels.tree import Tree
 
 TYPES = 4
 
@@ -406,6 +408,7 @@ def test_the_check_against_plain_sums():
         deviation=np.zeros(6),
         p=np.ones(6),
         novel=np.zeros(6, dtype=bool),
+        nodes=np.array([0, 1, 2, 2, 1, 1]),
     )
     kept = codes >= 0
     assert check(found, codes) == {
@@ -426,3 +429,105 @@ def test_the_best_type_is_that_of_the_highest_odds_also_where_it_is_rejected():
     np.testing.assert_allclose(found.confidence, expit(odds).max(axis=1))
     assert found.unassigned.any()
     assert found.sets.shape == odds.shape
+
+
+# ---------------------------------------------------------------------------------------------------- levels
+
+TREE = Tree.of({"a": "A", "b": "A", "A": None, "c": "B", "d": "B", "B": None})  # types of codes 0 to 3
+FIRST = {"A": 0, "B": 0, "a": 1, "b": 1, "c": 1, "d": 1}
+
+
+def on_levels(truth):
+    return NodeLabels.of(truth, TREE, FIRST, ["class", "type"])
+
+
+@functools.cache
+def fitted_to_tree(n=800, seed=1):
+    return fit_calibration([ask(n, seed)], TREE)
+
+
+def test_names_above_the_types_change_nothing_but_the_costs():
+    one, other = fitted(), fitted_to_tree()
+    for field in fields(Calibration):
+        if field.name != "costs":
+            np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+    assert one.costs is None
+    assert len(other.costs) == 800
+
+
+@pytest.mark.parametrize("coverage", [0.6, 0.9, 0.97])
+def test_label_sets_along_a_tree_hold_the_type_as_often_as_asked_for_and_have_fewer_names(coverage):
+    (evidence, codes), calibration = ask(4000, 2), fitted_to_tree()
+    found, flat = (predict(evidence, calibration, coverage=coverage, tree=tree) for tree in (TREE, None))
+    assert found.sets[np.arange(4000), codes].mean() == pytest.approx(coverage, abs=bounds(coverage, 800, 4000))
+    names = nodes.cover(found.sets, TREE).sum(axis=1)
+    several = flat.sets.sum(axis=1) > 1
+    assert coverage < 0.9 or names[several].mean() < flat.sets[several].sum(axis=1).mean()
+    more = predict(evidence, calibration, coverage=min(coverage + 0.02, 0.99), tree=TREE).sets
+    assert not (found.sets & ~more).any()
+
+
+def test_with_too_few_calibration_cells_a_set_holds_all_types():
+    evidence, codes = ask(800, 1)
+    few = fit_calibration([(evidence.of(np.arange(5)), codes[:5])], TREE)
+    sets = predict(evidence, few, coverage=0.95, tree=TREE).sets
+    assert sets.all()
+    assert nodes.write_sets(sets[:1], TREE) == ["any"]
+
+
+def test_the_deepest_likely_name_is_written():
+    evidence, _ = ask(300, 2)
+    calibration = fitted_to_tree()
+    found, never = (predict(evidence, calibration, reject, tree=TREE) for reject in (0.05, 0))
+    p = expit(calibration.odds(evidence))
+    far = calibration.novelty(evidence) > calibration.novelty_limit(0.05)
+    for i in range(300):
+        summed = {"A": p[i, :2].sum(), "B": p[i, 2:].sum()} | dict(zip("abcd", p[i], strict=True))
+        likely = [name for name in "abcdAB" if summed[name] >= 0.5]
+        best = likely[0] if likely else max("AB", key=summed.get)
+        assert TREE.names[found.nodes[i]] == TREE.names[never.nodes[i]] == best
+        assert found.confidence[i] == pytest.approx(summed[best])
+        assert found.unassigned[i] == (far[i] or not likely)
+    assert not never.unassigned.any()
+    assert found.unassigned.any()
+    assert {*found.nodes} - {0, 1, 2, 3}
+    np.testing.assert_array_equal(found.codes, p.argmax(axis=1))
+
+
+def test_the_checks_on_levels():
+    evidence, codes = ask(600, 2)
+    found = predict(evidence, fitted_to_tree(), tree=TREE)
+    truth = np.where(np.arange(600) % 3 == 0, TREE.parents[codes], codes)  # a third is known coarsely
+    truth[:5] = -1
+    checks = check_levels(found, on_levels(truth), 0)
+    fine, coarse = (truth >= 0) & (truth < 4), truth >= 4
+    classes = np.where(codes < 2, 0, 1)
+    p = found.probabilities
+    said = p.argmax(axis=1), p[:, 2:].sum(axis=1) > p[:, :2].sum(axis=1)
+    assert checks["f1_type"] == pytest.approx(f1_score(codes[fine], said[0][fine], average="macro"))
+    assert checks["f1_class"] == pytest.approx(f1_score(classes[truth >= 0], said[1][truth >= 0], average="macro"))
+    assert checks["f1_type_null"] < checks["f1_type"] - 0.1
+    assert checks["hierarchical_f1_null"] < checks["hierarchical_f1"] - 0.02
+    assert checks["coarse_cells"] == coarse.sum()
+    whole = [found.sets[i, [0, 1] if truth[i] == 4 else [2, 3]].all() for i in np.flatnonzero(coarse)]
+    assert checks["coarse_coverage"] == pytest.approx(np.mean(whole))
+    assert "coarse_coverage" not in check_levels(found, on_levels(np.where(coarse, -1, truth)), 0)
+
+
+def test_predictions_that_know_the_class_alone_score_as_chance_on_the_types():
+    random = np.random.default_rng(0)
+    truth = random.integers(4, size=4000)
+    p = np.where((truth < 2)[:, None], [0.45, 0.45, 0.02, 0.02], [0.02, 0.02, 0.45, 0.45])
+    p = p * (1 + 0.05 * random.random(p.shape))
+    named, confidence = nodes.deepest_likely(nodes.sum_below(p, TREE), TREE)
+    rest = {name: np.zeros(4000) for name in ("novelty", "deviation", "p", "novel")}
+    found = Prediction(
+        codes=p.argmax(axis=1), confidence=confidence, unassigned=np.zeros(4000, dtype=bool), sets=p > 0.1,
+        probabilities=p, nodes=named, **rest,
+    )  # fmt: skip
+    checks = check_levels(found, on_levels(truth), 0)
+    assert checks["f1_class"] == 1
+    assert checks["f1_type"] == pytest.approx(checks["f1_type_null"], abs=0.03)
+    assert checks["hierarchical_f1"] == pytest.approx(2 / 3)
+    assert checks["hierarchical_f1_null"] == pytest.approx(2 / 3)
+    assert checks["set_names"] == 1

@@ -5,6 +5,7 @@ import pytest
 
 from tripletomics.labels.grouping import check_groups, vote
 from tripletomics.labels.prediction import Prediction
+from tripletomics.labels.tree import Tree
 
 
 def made(probabilities, unassigned=None, sets=None):
@@ -12,7 +13,8 @@ def made(probabilities, unassigned=None, sets=None):
     unassigned = np.zeros(len(p), dtype=bool) if unassigned is None else np.array(unassigned, dtype=bool)
     sets = p > 0.2 if sets is None else np.array(sets, dtype=bool)
     rest = {"deviation": p[:, 0], "p": np.ones(len(p)), "novel": np.zeros(len(p), dtype=bool)}
-    return Prediction(p.argmax(axis=1), p.max(axis=1), p[:, 0] * 0, unassigned, sets, probabilities=p, **rest)
+    best = p.argmax(axis=1)
+    return Prediction(best, p.max(axis=1), p[:, 0] * 0, unassigned, sets, probabilities=p, nodes=best, **rest)
 
 
 def plain_vote(p, rows, coverage):
@@ -88,3 +90,16 @@ def test_groups_are_counted_and_names_of_cells_refused():
         check_groups("x", np.concatenate([np.arange(48), [0, 1]]), [str(i) for i in range(48)])
     with pytest.raises(ValueError, match="groups='x' has no group for any of the 3 cells: missing values"):
         check_groups("x", np.full(3, -1), [])
+
+
+def test_a_group_with_names_above_the_types_has_the_deepest_likely_one_and_a_set_of_few_names():
+    tree = Tree.of({"a": "A", "b": "A", "A": None, "c": None})
+    two = np.repeat([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05]], [30, 70], axis=0)
+    p = np.concatenate([two, [[0.6, 0.1, 0.3]] * 2, [[0.1, 0.2, 0.3]]])
+    found = made(p, sets=p > 0.25)
+    best, sets, unassigned = vote(found, np.repeat([0, 1, 2], [100, 2, 1]), 3, 0.9, tree)
+    assert [tree.names[code] for code in best] == ["b", "a", "c"]  # a group of one cell has the name of its cell
+    assert sets.tolist() == [[True, True, False], [True, True, True], [False, False, True]]
+    assert not unassigned.any()
+    best, _, _ = vote(found, np.repeat([0, 1], [60, 43]), 2, 0.9, tree)
+    assert tree.names[best[0]] == "A"  # 30 cells of each type

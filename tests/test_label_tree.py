@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tripletomics.labels import UNLABELLED
-from tripletomics.labels.tree import Tree, read_levels, read_parents
+from tripletomics.labels.tree import Tree, read_levels, read_parents, read_tree
 
 PARENTS = {"CD4 naive": "CD4 T", "CD4 memory": "CD4 T", "CD4 T": "T", "CD8 T": "T"}
 
@@ -106,3 +106,32 @@ def test_leaves_below_agree_with_walking_up_from_each_leaf(above, data):
     assert [node(some, code) for code in found] == [node(tree, code) for code in codes]
     for name, up in zip(some.names, some.parents, strict=True):
         assert node(some, up) == parents[name]
+
+
+def test_the_record_of_a_tree_gives_it_back():
+    tree = Tree.of(PARENTS | {"T": None})
+    other = read_tree({"names": tree.names, "parents": tree.parents.tolist()})
+    assert other.names == tree.names
+    assert other.n_leaves == tree.n_leaves
+    np.testing.assert_array_equal(other.parents, tree.parents)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (None, "tree does not hold names and the position of each one's parent"),
+        ({"names": ["a"]}, "tree does not hold names"),
+        ({"names": ["a", "b"], "parents": [1]}, "tree does not hold names"),
+        ({"names": ["a", "a"], "parents": [-1, -1]}, "tree does not hold names"),
+        ({"names": ["a", "b"], "parents": [2, -1]}, "tree does not hold names"),
+        ({"names": ["a", "b"], "parents": [-2, -1]}, "tree does not hold names"),
+        ({"names": ["a", "b"], "parents": ["b", None]}, "tree does not hold names"),
+        ({"names": ["a", "b", "c"], "parents": [1, 2, 1]}, "go in a circle"),
+        ({"names": ["a"], "parents": [0]}, "go in a circle"),
+        ({"names": ["b", "a"], "parents": [-1, -1]}, "tree does not hold its leaves first"),
+        ({"names": ["a", "b"], "parents": [-1, 0]}, "tree does not hold its leaves first"),
+    ],
+)
+def test_a_damaged_record_of_a_tree_is_refused(record, message):
+    with pytest.raises(ValueError, match=message):
+        read_tree(record)

@@ -257,7 +257,7 @@ def calibrate(
         return Calibrated(dict.fromkeys(embeddings), predictors)
     answers = {"": encoder.answers} if encoder.answers else answers
     found = {
-        name: fit_calibration(known) if sum(len(codes) for _, codes in known) > 1 else None
+        name: fit_calibration(known, problem.tree) if sum(len(codes) for _, codes in known) > 1 else None
         for name, known in answers.items()
     }
     _warn_of_none(found, problem.batch_codes is not None)

@@ -21,6 +21,7 @@ from tripletomics.augment import Augmentation
 from tripletomics.features import AnyFeatures, Choice
 from tripletomics.keys import check_key
 from tripletomics.labels import UNLABELLED, ordering, roles
+from tripletomics.labels.nodes import NodeLabels
 from tripletomics.labels.targets import Target
 from tripletomics.labels.tree import Tree
 from tripletomics.losses import Loss
@@ -209,6 +210,8 @@ class FitProblem:
         leaf. Without a tree, `nodes` are the codes.
     targets
         Further columns that the metric space is to follow.
+    levels
+        With a tree, the same labels on each of its levels.
     """
 
     x: Matrix
@@ -231,6 +234,7 @@ class FitProblem:
     tree: Tree | None = None
     nodes: np.ndarray = None  # type: ignore[assignment]  # by default `codes`
     targets: list[Target] = field(default_factory=list)
+    levels: NodeLabels | None = None
 
     def __post_init__(self) -> None:
         for name, usual in (("map_pcs", self.pcs), ("nodes", self.codes)):

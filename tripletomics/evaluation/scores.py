@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 from tripletomics import labels, metrics
+from tripletomics.labels.nodes import NodeLabels, lineage
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ METRICS = {
     "knn_macro_f1": Metric("15-NN macro-F1", "labels"),
     "knn_balanced_accuracy": Metric("15-NN balanced accuracy", "labels"),
     "recall": Metric("15-NN recall of a type", "labels"),
+    "level_f1": Metric("15-NN macro-F1 on a level", "labels"),
+    "hierarchical_f1": Metric("hierarchical F1 of the 15-NN type", "labels"),
     "permutation_p": Metric("p of macro-F1, labels of the scored cells permuted", "labels", higher=False),
     "reachable_p": Metric("p of macro-F1 if four of five cells were named right", "labels", higher=False),
     "recall_at_1": Metric("Recall@1 (P@1)", "retrieval"),
@@ -78,11 +81,12 @@ METRICS = {
     "cells_per_second": Metric("cells per second", "cost"),
 }
 
-PERMUTED, SHUFFLED, REFITTED, UNUSED = (
+PERMUTED, SHUFFLED, REFITTED, UNUSED, WITHIN_PARENTS = (
     "labels of the scored cells permuted",
     "coordinates of the scored cells shuffled",
     "fit on permuted labels",
     "labels permuted, which the fit does not use",
+    "names of the scored cells permuted among those of the same parent",
 )
 COLUMNS = ["metric", "type", "split", "value", "null"]
 Scores = dict[Any, float]  # by the name of a metric, or by a metric and a type
@@ -105,6 +109,8 @@ class GroundTruth:
         A label-free space, by default 50 principal components of the training cells, which lie as new cells do in them.
     usual
         Usual components, in which training cells lie further out than new ones: those of earlier releases.
+    levels
+        The names of the types on several levels; None if there is one level.
     fine, batch_codes
         Codes of finer labels that no method was given, and of batches, which are scored if `score_batches`.
     pseudotime
@@ -123,12 +129,13 @@ class GroundTruth:
     score_batches: bool = True
     at_random: bool = False
     usual: np.ndarray | None = None
+    levels: NodeLabels | None = None
 
     def of(self, rows: np.ndarray, codes: np.ndarray) -> GroundTruth:
         """Return the truth of some cells, with other codes."""
         names = ("held_out", "reference", "usual", "fine", "batch_codes", "pseudotime")
         parts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(self, codes=codes, **{name: part[rows] for name, part in parts.items()})
+        return replace(self, codes=codes, levels=None, **{name: part[rows] for name, part in parts.items()})
 
     def permuted(self, seed: int, among: np.ndarray) -> GroundTruth:
         """Return the truth with the labels of some cells permuted among them."""
@@ -157,7 +164,10 @@ def score(z: np.ndarray, truth: GroundTruth, seed: int) -> pd.DataFrame:
             scores |= metrics.batch_scores(z[held], truth.codes[held], truth.batch_codes[held], seed)
         if truth.at_random and split == "held-out":
             scores |= metrics.exchangeability(z, truth.codes, truth.held_out, seed)
-        tables.append(_table(scores, split))
+        levels, chance = _by_levels(z, truth, split, seed)
+        tables.append(_table(scores | levels, split))
+        if split == "held-out":
+            tables.append(_table(chance, "permuted", WITHIN_PARENTS))
     if z.shape[1] == 2:
         tables.append(_table(metrics.page_use(z), ""))
     return pd.concat(tables, ignore_index=True)
@@ -309,6 +319,26 @@ def _by_votes(known: np.ndarray, votes: np.ndarray, classes: list[str]) -> Score
         "brier": metrics.brier(votes, known),
         "aurc": metrics.aurc(confidence, predicted == known),
     }
+
+
+def _by_levels(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> tuple[Scores, Scores]:
+    """Score the names that neighbours give on each level, and what chance gives below the right parents."""
+    if truth.levels is None:
+        return {}, {}
+    nodes, tree = truth.levels.nodes, truth.levels.tree
+    found: Scores = {}
+    chance: Scores = {}
+    for name, codes in truth.levels.on_levels().items():
+        known, votes = _votes(_sides(z, codes, truth, split), len(tree.names))
+        key = "level_f1", name
+        found[key], chance[key] = metrics.level_f1(known, votes.argmax(axis=1), tree.parents, seed)
+    _, fine, query, _ = _sides(z, tree.leaf_codes(nodes), truth, split)
+    here = truth.cells(split) & (nodes >= 0 if query is not None else tree.leaf_codes(nodes) >= 0)
+    votes = metrics.knn_votes(z[~truth.held_out], fine, None if query is None else z[here], tree.n_leaves)
+    given = nodes[here], votes.argmax(axis=1), lineage(tree)
+    found["hierarchical_f1"] = metrics.hierarchical_f1(*given)
+    chance["hierarchical_f1"] = metrics.permuted_hierarchical_f1(*given, tree.parents, seed)
+    return found, chance
 
 
 def _by_structure(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> Scores:

@@ -20,6 +20,7 @@ from tripletomics.experiment.splits import EvaluationTask, Split, embedding_word
 from tripletomics.labels import TOO_FEW
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
+from tripletomics.problem import as_text
 
 Bar = AbstractContextManager[Callable[[str], None]]
 
@@ -243,7 +244,7 @@ def _drawn(adata: AnnData, column: str) -> str:
 def _fit_permuted(basis: Basis, split: Split) -> Any:
     """Fit a basis again on permuted labels, if it was fitted on these labels and the dataset still allows it."""
     written = basis.written
-    if written is None or basis.inputs["label"] != split.task.label or "modalities" in written:
+    if written is None or basis.inputs["label"] != as_text(split.task.given_label) or "modalities" in written:
         return None
     try:
         return Fit(split, read_settings(written)).permuted()

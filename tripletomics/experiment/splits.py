@@ -18,8 +18,9 @@ import scipy.sparse as sp
 from tripletomics import baselines, evaluation, labels, pp
 from tripletomics.evaluation import GroundTruth
 from tripletomics.features import Features
+from tripletomics.labels.nodes import NodeLabels
 from tripletomics.notices import warn
-from tripletomics.problem import fit_features
+from tripletomics.problem import Settings, fit_features
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,7 +37,10 @@ class EvaluationTask:
     table, adata, x
         The dataset with the features that are read, as it was given, and their values.
     label, codes, classes
-        The column of cell types, their codes (-1 is unlabelled) and their sorted names.
+        The column of cell types (with several columns, of the finest ones), their codes (-1 is unlabelled, or not known
+        so finely) and their sorted names.
+    levels
+        The same labels on several levels; None if there is one level.
     is_counts
         Whether the values are counts.
     common
@@ -63,11 +67,17 @@ class EvaluationTask:
     pseudotime: np.ndarray | None
     unseen: bool
     reference: np.ndarray | None
+    levels: NodeLabels | None = None
 
     @property
     def adata(self) -> AnnData:
         """The dataset as it was given."""
         return self.table.obs
+
+    @property
+    def given_label(self) -> str | Sequence[str] | Mapping[str, str]:
+        """The column or the columns that the user named."""
+        return self.common.get("label", self.label)
 
     @property
     def x(self) -> Matrix:
@@ -82,7 +92,17 @@ class EvaluationTask:
         arrays = [self.x] if rows is None else [rows.data, rows.indices, rows.indptr]
         name = self.common["batch"]  # balances training
         balanced = None if name is None else labels.encode(self.adata.obs[name], ())[0]
-        for array in (*arrays, balanced, self.codes, self.fine, self.batch_codes, self.pseudotime, self.reference):
+        nodes = None if self.levels is None else self.levels.nodes
+        for array in (
+            *arrays,
+            balanced,
+            self.codes,
+            nodes,
+            self.fine,
+            self.batch_codes,
+            self.pseudotime,
+            self.reference,
+        ):
             content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         var = self.table.sides[""].var
         marked = var.get("highly_variable", pd.Series(dtype=bool)).to_numpy().astype(str).tolist()
@@ -95,8 +115,9 @@ class EvaluationTask:
 
 def make_task(
     adata: AnnData,
-    label: str,
+    label: str | Sequence[str] | Mapping[str, str],
     *,
+    parents: str | Mapping[str, str] | None = None,
     batch: str | None,
     reads: Mapping[str, Any],
     unlabelled: Sequence[str],
@@ -111,7 +132,7 @@ def make_task(
 
     Parameters
     ----------
-    adata, label, batch, unlabelled, fine, pseudotime, unseen, device
+    adata, label, parents, batch, unlabelled, fine, pseudotime, unseen, device
         As for `compare`.
     reads
         Its `layer`, `use_rep` and `counts`: what is read of the dataset.
@@ -125,7 +146,13 @@ def make_task(
     pp.check_inputs(**reads)
     pp.check_anndata(adata)
     table = pp.open_table(adata, reads["layer"], (), (), (), use_rep=reads["use_rep"])
-    codes, classes = labels.encode(pp.column(adata, label, "label"), unlabelled)
+    given = Settings(label=label, parents=parents, unlabelled=unlabelled)
+    roles = pp.roles_of(adata.obs.columns, given)
+    if not roles.levels:
+        pp.column(adata, None, "label")
+    found = pp.read_columns(adata, given, roles)
+    codes = found.nodes if found.tree is None else found.tree.leaf_codes(found.nodes)
+    classes = found.names if found.tree is None else found.names[: found.tree.n_leaves]
     batch_codes = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]
     if batch_codes is not None and len(np.unique(batch_codes)) < 2:
         raise ValueError(f"batch={batch!r} has one group: there is nothing to mix. Leave it out.")
@@ -137,10 +164,12 @@ def make_task(
     names = tuple(labels.several(unlabelled, "unlabelled"))
     balanced_by = balanced_by if batch is None else batch
     common = {"batch": balanced_by, **reads, "unlabelled": names, "device": device}
+    if found.tree is not None or found.targets:
+        common |= {"label": label, "parents": parents}
     return EvaluationTask(
-        table=table, label=label, codes=codes, classes=classes, is_counts=is_counts, common=common, fine=finer,
+        table=table, label=str(roles.finest), codes=codes, classes=classes, is_counts=is_counts, common=common, fine=finer,
         batch_codes=batch_codes, score_batches=score_batches, pseudotime=pp.numbers(adata, pseudotime), unseen=unseen,
-        reference=reference,
+        reference=reference, levels=found.levels(roles.levels),
     )  # fmt: skip
 
 
@@ -178,7 +207,7 @@ class Split:
         return GroundTruth(
             codes=task.codes, classes=task.classes, held_out=self.held_out, reference=reference, usual=usual,
             fine=task.fine, batch_codes=task.batch_codes, score_batches=task.score_batches, pseudotime=task.pseudotime,
-            at_random=self.at_random,
+            at_random=self.at_random, levels=task.levels,
         )  # fmt: skip
 
     def merge(self, train: np.ndarray, held_out: np.ndarray) -> np.ndarray:

@@ -87,6 +87,7 @@ def join_calibration(
         novelties=np.concatenate([known, joined.novelty(new[0])]),
         oddities=levels(-np.concatenate(odds)),
         n_cells=old.n_cells + len(new[1]),
+        costs=None,
         pcs=None if old.pcs is None else np.concatenate([old.pcs, new[0].pcs]),
     )
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
+from tripletomics.labels import nodes
 from tripletomics.labels.reference import Evidence
+from tripletomics.labels.tree import Tree
 from tripletomics.metrics import auroc
 
 START = np.array([0.5, 0.5, 0.5, 0.3])  # weights of the evidence before any cell is seen
@@ -50,6 +53,9 @@ class Calibration:
         Calibration cells, and types of the reference.
     pcs
         First principal components of each calibration cell, float32 (cells, 20) or fewer; None in an older file.
+    costs
+        With types on several levels, quantiles over the calibration cells (levels,) of `nodes.costs_of_truth`; else
+        None.
     """
 
     weights: np.ndarray
@@ -62,6 +68,7 @@ class Calibration:
     n_cells: int
     n_types: int
     pcs: np.ndarray | None = None
+    costs: np.ndarray | None = None
 
     def novelty(self, evidence: Evidence) -> np.ndarray:
         """Return how far cells are from all known types, in standard deviations of the calibration cells: (cells,).
@@ -107,14 +114,21 @@ class Calibration:
         conformal prediction (Sadinle, Lei & Wasserman 2019), and one cell more because the weights of the evidence were
         fitted on the same cells. With too few of them, every type belongs to every set.
         """
+        return self._limit(self.oddities, coverage)
+
+    def price(self, coverage: float) -> float:
+        """Return the price in `nodes.grow` of label sets that hold the true type, found in the way of `odds_limit`."""
+        return float(np.exp(self._limit(cast(np.ndarray, self.costs), coverage)))
+
+    def _limit(self, oddities: np.ndarray, coverage: float) -> float:
         k = np.ceil((self.n_cells + 1) * coverage) + 1
         if k > self.n_cells:
             return -np.inf
-        return -float(np.quantile(self.oddities, (k - 1) / (self.n_cells - 1)))
+        return -float(np.quantile(oddities, (k - 1) / (self.n_cells - 1)))
 
 
-def fit_calibration(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration:
-    """Fit on the evidence of cells that their reference did not see, and their codes.
+def fit_calibration(folds: Sequence[tuple[Evidence, np.ndarray]], tree: Tree | None = None) -> Calibration:
+    """Fit on the evidence of cells that their reference did not see, and their codes; `tree` has names above the types.
 
     The weights are those of a conditional logit (McFadden 1974): temperature scaling (Guo, Pleiss, Sun & Weinberger
     2017) for several parts of evidence, kept near the starting weights where there are few cells.
@@ -138,18 +152,19 @@ def fit_calibration(folds: Sequence[tuple[Evidence, np.ndarray]]) -> Calibration
     sums = _novelty(near, typical, center, scale, trust)
     center[2], scale[2] = sums.mean(), sums.std() or 1.0
     novelty = _novelty(near, typical, center, scale, trust)
-    oddities = -_odds(_sum(logits, weights), novelty)[np.arange(len(codes)), codes]
+    odds = _odds(_sum(logits, weights), novelty)
     return Calibration(
         weights=weights,
         center=center,
         scale=scale,
         trust=trust,
         novelties=novelty,
-        oddities=levels(oddities),
+        oddities=levels(-odds[np.arange(len(codes)), codes]),
         pair=_fit_pairs(folds),
         n_cells=len(codes),
         n_types=logits.shape[1],
         pcs=np.concatenate([evidence.pcs for evidence, _ in folds]),
+        costs=None if tree is None else levels(nodes.costs_of_truth(expit(odds), tree, codes)),
     )
 
 

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from tripletomics.labels import nodes
 from tripletomics.labels.prediction import Prediction
+from tripletomics.labels.tree import Tree
 
 MOST_ALONE = 0.9  # share of cells alone in their group; above it, a column names cells and not groups
 MOST_REJECTED = 1 / 3  # share of a group's cells; above it, the group is unlike all types (1/2 finds fewer new types)
 
 
 def vote(
-    found: Prediction, codes: np.ndarray, n_groups: int, coverage: float
+    found: Prediction, codes: np.ndarray, n_groups: int, coverage: float, tree: Tree | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the type of each group, which types are credible for it, and whether it is unlike all types.
 
@@ -33,11 +35,14 @@ def vote(
         Number of groups.
     coverage
         Share of the cells of a group whose type its set is meant to hold.
+    tree
+        Names above the types, if there are any. Then the name of a group is that of `nodes.deepest_likely`, and its set
+        is not the smallest one, but has few names.
 
     Returns
     -------
     best
-        Code of the type with the largest share (groups,).
+        Code of the type with the largest share (groups,), or the node.
     sets
         Boolean (groups, types). A group of one cell has the set of its cell. A group that is unlike all types has an
         empty set.
@@ -56,9 +61,12 @@ def vote(
     np.put_along_axis(sets, order, before < coverage, axis=1)
     rejected = np.bincount(codes[cells], found.unassigned[cells], n_groups) / sizes
     best, unassigned = order[:, 0], rejected > MOST_REJECTED
+    if tree is not None:
+        best, _ = nodes.deepest_likely(nodes.sum_below(shares, tree), tree)
+        sets = nodes.grow_to(shares, tree, coverage)
     sets[unassigned] = False
     alone = cells[sizes[codes[cells]] == 1]
-    best[codes[alone]], sets[codes[alone]] = found.codes[alone], found.sets[alone]
+    best[codes[alone]], sets[codes[alone]] = found.nodes[alone], found.sets[alone]
     return best, sets, unassigned
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from scipy.special import expit
 
 from tripletomics import metrics
-from tripletomics.labels import COVERAGE, REJECT, discoveries
+from tripletomics.labels import COVERAGE, REJECT, discoveries, nodes
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Evidence
+from tripletomics.labels.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,12 @@ class Prediction:
     codes
         Code of the best type (cells,), also for rejected cells.
     confidence
-        Probability that it is right (cells,).
+        Probability that the name in `nodes` is right (cells,).
     novelty
         (cells,) in [0, 1]: about the share of the cells of known types that lie nearer to these types.
     unassigned
-        Boolean (cells,): farther from all known types than all but the rejected share of their cells.
+        Boolean (cells,): farther from all known types than all but the rejected share of their cells; with types on
+        several levels also where no name has a probability of one half. None are, if the share is 0.
     sets
         Boolean (cells, types): types that are credible at the coverage asked for; none for a cell unlike all of them.
     probabilities
@@ -38,6 +40,9 @@ class Prediction:
     p, novel
         Conformal p-value (cells,), and boolean (cells,) whether the cell is on the list of novel cells: 1 and False
         where no list was asked for, and for cells of the fit.
+    nodes
+        What is written (cells,), also for rejected cells: the best type or, with types on several levels, the node of
+        `nodes.deepest_likely`.
     """
 
     codes: np.ndarray
@@ -49,18 +54,34 @@ class Prediction:
     deviation: np.ndarray
     p: np.ndarray
     novel: np.ndarray
+    nodes: np.ndarray
 
     def __getitem__(self, rows: np.ndarray) -> Prediction:
         return Prediction(*(getattr(self, part.name)[rows] for part in fields(self)))
 
 
 def predict(
-    evidence: Evidence, calibration: Calibration, reject: float = REJECT, coverage: float = COVERAGE
+    evidence: Evidence,
+    calibration: Calibration,
+    reject: float = REJECT,
+    coverage: float = COVERAGE,
+    tree: Tree | None = None,
 ) -> Prediction:
-    """Return predictions without a list of novel cells; ``reject``, ``coverage`` as for `tripletomics.predict`."""
+    """Return predictions without a list of novel cells.
+
+    Parameters
+    ----------
+    evidence, calibration
+        Evidence about the cells, and how it is weighed.
+    reject, coverage
+        As for `tripletomics.predict`.
+    tree
+        Names above the types, if there are any.
+    """
     odds, novelty = calibration.odds(evidence), calibration.novelty(evidence)
-    return Prediction(
-        codes=odds.argmax(axis=1),
+    best = odds.argmax(axis=1)
+    found = Prediction(
+        codes=best,
         confidence=expit(odds.max(axis=1)),
         novelty=expit(1.7 * novelty),  # nearly the normal distribution, with longer tails
         unassigned=novelty > calibration.novelty_limit(reject),
@@ -69,7 +90,19 @@ def predict(
         deviation=novelty,
         p=np.ones(len(novelty)),
         novel=np.zeros(len(novelty), dtype=bool),
+        nodes=best,
     )
+    return found if tree is None else _at_nodes(found, expit(odds), calibration.price(coverage), tree, reject)
+
+
+def _at_nodes(found: Prediction, p: np.ndarray, price: float, tree: Tree, reject: float) -> Prediction:
+    """Return predictions in which names of all levels take the place of the best types."""
+    named, confidence = nodes.deepest_likely(nodes.sum_below(p, tree), tree)
+    doubtful = (confidence < nodes.LIKELY) & (reject > 0)
+    return replace(
+        found, nodes=named, confidence=confidence, sets=nodes.grow(p, tree, price) & (p > 0),
+        unassigned=found.unassigned | doubtful,
+    )  # fmt: skip
 
 
 def list_novel(
@@ -110,7 +143,7 @@ def check_shares(reject: float, coverage: float, fdr: float | None = None) -> No
         raise ValueError(f"fdr={fdr!r} is not a share between 0 and 1, such as 0.1; None makes no list of novel cells.")
 
 
-def check(found: Prediction, codes: np.ndarray) -> dict[str, float]:
+def check(found: Prediction, codes: np.ndarray, tree: Tree | None = None) -> dict[str, float]:
     """Score predictions by the codes of labelled cells.
 
     Returns
@@ -119,7 +152,8 @@ def check(found: Prediction, codes: np.ndarray) -> dict[str, float]:
     and the share ``unassigned``.
     """
     known = codes >= 0
-    right = found.codes[known] == codes[known]
+    named = found.nodes[known]
+    right = named == codes[known] if tree is None else tree.leaves_below()[named, codes[known]]
     return {
         "cells": float(known.sum()),
         "macro_f1": metrics.macro_f1(codes[known], found.codes[known]),
@@ -127,4 +161,31 @@ def check(found: Prediction, codes: np.ndarray) -> dict[str, float]:
         "coverage": float(found.sets[known, codes[known]].mean()),
         "set_size": float(found.sets[known].sum(axis=1).mean()),
         "unassigned": float(found.unassigned[known].mean()),
+    }
+
+
+def check_levels(found: Prediction, known: nodes.NodeLabels, seed: int) -> dict[str, float]:
+    """Score predictions by the labels of cells on several levels.
+
+    Returns
+    -------
+    For each level ``f1_<name>`` of the most probable name of that level, over the cells that are known there.
+    ``hierarchical_f1`` of the names that are written; an unassigned cell has none. Each with a ``..._null``: the mean
+    over random orders of the true names among the cells of the same parent. ``set_names``, the mean number of names in
+    a label set, and ``coarse_cells``, the number of cells that are known only to a name above the types. If there are
+    any, ``coarse_coverage`` is the share of them whose set has this name or one above it.
+    """
+    tree, truth, checks = known.tree, known.nodes, {}
+    best = known.best_on_levels(nodes.sum_below(found.probabilities.astype(np.float64), tree))
+    for name, codes in known.on_levels().items():
+        checks[f"f1_{name}"], checks[f"f1_{name}_null"] = metrics.level_f1(codes, best[name], tree.parents, seed)
+    given = truth, np.where(found.unassigned, -1, found.nodes), nodes.lineage(tree)
+    coarse = truth >= tree.n_leaves
+    inside = ~(tree.leaves_below()[truth[coarse]] & ~found.sets[coarse]).any(axis=1)
+    return checks | {
+        "hierarchical_f1": metrics.hierarchical_f1(*given),
+        "hierarchical_f1_null": metrics.permuted_hierarchical_f1(*given, tree.parents, seed),
+        "set_names": float(nodes.cover(found.sets, tree).sum(axis=1).mean()),
+        "coarse_cells": float(coarse.sum()),
+        **({"coarse_coverage": float(inside.mean())} if len(inside) else {}),
     }

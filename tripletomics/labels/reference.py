@@ -130,17 +130,23 @@ class Reference:
         typical = np.log(np.maximum(to_means.min(axis=1), least))
         return Evidence(logits, near, typical, z / self.spread, white, pcs[:, :LEADING].astype(np.float32))
 
-    def agrees(self, m: np.ndarray, codes: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+    def agrees(
+        self, m: np.ndarray, codes: np.ndarray, known: np.ndarray | None = None, below: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return whether the type of each cell is among those of its 15 nearest landmarks on the map, boolean (cells,).
 
         Parameters
         ----------
         m, codes
-            Map (cells, dim) and codes of the types.
+            Map (cells, dim) and codes of the types or, with `below`, of nodes above them.
         known
             As for `evidence`.
+        below
+            Which types a node is or has below it, boolean (nodes, types).
         """
         _, rows = nearest_landmarks(self.map, m, float(self.map.std()) or 1.0, known)
+        if below is not None:
+            return below[codes[:, None], self.codes[rows]].any(axis=1)
         return (self.codes[rows] == codes[:, None]).any(axis=1)
 
     def _votes(self, d: np.ndarray, rows: np.ndarray) -> np.ndarray:

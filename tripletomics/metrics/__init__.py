@@ -7,6 +7,7 @@ says nothing about a map that was trained with its labels. Distances are Euclide
 - Labels of the neighbours: `knn_votes` finds the 15 nearest labelled cells once, and everything else follows from the
   true and the predicted codes: `macro_f1`, `balanced_accuracy`, `recall_per_type`, `brier`, `ece`; `permutation_p` and
   `permuted_macro_f1` say what chance gives, and `reachable_p` whether there are enough cells to tell.
+- Names on several levels: `level_f1` and `hierarchical_f1`, with nulls that permute names below the same parent.
 - Retrieval: `retrieval` ranks the reference cells of each cell once, for `recall_at_k`, `r_precision` and
   `map_at_r`; `verification` scores whether distances separate pairs of one type from others. `nmi` and `silhouette`
   are about clusters.
@@ -45,6 +46,12 @@ from tripletomics.metrics.labels import (
     recall_per_type,
     silhouette,
 )
+from tripletomics.metrics.levels import (
+    hierarchical_f1,
+    level_f1,
+    permute_within_parents,
+    permuted_hierarchical_f1,
+)
 from tripletomics.metrics.page import exchangeability, page_use
 from tripletomics.metrics.prediction import aurc, auroc, brier, ece, fpr_at_95, novelty, risk_coverage
 from tripletomics.metrics.ranking import map_at_r, r_precision, recall_at_k, retrieval, verification
@@ -72,11 +79,13 @@ __all__ = [
     "ece",
     "exchangeability",
     "fpr_at_95",
+    "hierarchical_f1",
     "knn_balanced_accuracy",
     "knn_macro_f1",
     "knn_recall",
     "knn_recall_within_types",
     "knn_votes",
+    "level_f1",
     "macro_f1",
     "map_at_r",
     "neighbourhoods",
@@ -84,6 +93,8 @@ __all__ = [
     "novelty",
     "page_use",
     "permutation_p",
+    "permute_within_parents",
+    "permuted_hierarchical_f1",
     "permuted_macro_f1",
     "pseudotime_spearman",
     "r_precision",

@@ -102,12 +102,15 @@ def check_predictions(
     problem: FitProblem, seed: int, reference: Reference | None, calibration: Calibration | None, one: Embedding
 ) -> dict[str, float]:
     """Compare predictions of held-out cells of known types with their labels; empty where there are none."""
-    known = (problem.codes >= 0) & (problem.codes < len(problem.classes))
+    known = (problem.nodes >= 0) & (problem.codes < len(problem.classes))
     held = subsample(one.measured & problem.held_out & known, seed)
-    if reference is None or calibration is None or not len(held):
+    if reference is None or calibration is None or not (problem.codes[held] >= 0).any():
         return {}
-    found = prediction.predict(reference.evidence(one.z[held], one.pcs[held]), calibration)
-    return prediction.check(found, problem.codes[held])
+    found = prediction.predict(reference.evidence(one.z[held], one.pcs[held]), calibration, tree=problem.tree)
+    checks = prediction.check(found, problem.codes[held], problem.tree)
+    if problem.levels is None:
+        return checks
+    return checks | prediction.check_levels(found, problem.levels.with_nodes(problem.nodes[held]), seed)
 
 
 def _match(problem: FitProblem, seed: int, alone: Sequence[Embedding]) -> dict[str, float]:

@@ -58,7 +58,7 @@ ARRAYS: dict[type, dict[str, tuple[str, ...]]] = {  # dtype and axes of each arr
     Calibration: {
         "weights": (DOUBLE, "kinds"), "center": (DOUBLE, "distances"), "scale": (DOUBLE, "distances"),
         "novelties": (DOUBLE, "cells"), "oddities": (DOUBLE, "levels"), "pair": (DOUBLE, "distances"),
-        "pcs": (FLOAT, "cells", "leading"),
+        "pcs": (FLOAT, "cells", "leading"), "costs": (DOUBLE, "levels"),
     },
     ValuePredictor: {
         "z": (FLOAT, "landmarks", "metric_dim"), "values": (DOUBLE, "landmarks"),
@@ -156,6 +156,10 @@ def check_model(model: State) -> None:
     _require(model.classes == sorted({*model.classes}), "classes are not sorted, or one is there twice")
     _require(len({*types}) == len(types), "an enrolled type is there twice")
     _require((model.reference is None) == (not model.classes), "there are classes or a reference, but not both")
+    if model.tree is not None:
+        tree = model.tree
+        _require(tree.names[: tree.n_leaves] == model.classes, "the types of the tree are not the classes")
+        _require(len({*model.names}) == len(model.names), "an enrolled type is a name of the tree")
     lengths = {"metric_dim": int(model.settings["metric_dim"]), "dim": int(model.settings["dim"]), "types": len(types),
                "components": model.features.width}  # fmt: skip
     if model.reference is not None:
@@ -171,6 +175,7 @@ def check_model(model: State) -> None:
             _check_arrays("calibration", calibration, known)
             _require(1 < len(calibration.novelties) <= cells, "calibration.novelties are not those of its cells")
             _require(calibration.n_types == len(model.classes), "calibration.n_types is not the number of classes")
+            _require((calibration.costs is None) == (model.tree is None), "calibration.costs do not belong to the tree")
             _require(0 <= calibration.trust <= 1, "calibration has numbers out of range")
             _require(bool((calibration.scale > 0).all()), "calibration.scale is not above 0")
     _check_targets(model.targets, model.ordered, lengths)

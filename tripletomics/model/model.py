@@ -197,7 +197,7 @@ class Model(State):
         fdr: float | None = None,
         **modalities: Matrix,
     ) -> tuple[Prediction, np.ndarray, np.ndarray]:
-        """Return the types of cells, as codes of `types`, and z and the map, as `place` does.
+        """Return the types of cells, as codes of `types` (and of `names`), and z and the map, as `place` does.
 
         Parameters
         ----------
@@ -213,7 +213,7 @@ class Model(State):
         """
         check_shares(reject, coverage, fdr)
         x = self._given(x, modalities)
-        reference, shown = self._reference(), self._measured(x)
+        reference, shown, tree = self._reference(), self._measured(x), self.nodes
         calibrations = self.calibrations_for(x)
         z, m, pcs, role = self._embed(x, present)
         blocks, order = [], []
@@ -224,7 +224,7 @@ class Model(State):
                 evidence = reference.evidence(z[some], pcs[some], role[some] > HELD_OUT)
                 if reference.near_trained is not None and not name:
                     evidence = calibration.as_new(evidence, role[some] == TRAINING, reference.near_trained)
-                blocks.append(predict(evidence, calibration, reject, coverage))
+                blocks.append(predict(evidence, calibration, reject, coverage, tree))
             order.append(rows)
         found = Prediction(*map(np.concatenate, zip(*map(astuple, blocks), strict=True)))
         found = found[np.argsort(np.concatenate(order), kind="stable")]
@@ -303,6 +303,8 @@ class Model(State):
     def enroll(self, x: Matrix, names: Sequence[str], present: Present = None) -> None:
         """Add types that no training cell has from a handful of cells, without training: `predict` then names them.
 
+        Of types on several levels, they are types of the top level.
+
         Parameters
         ----------
         x, present
@@ -315,7 +317,7 @@ class Model(State):
         ValueError
             If a name is already known or means unlabelled, or there is not one per cell. The model stays as it was.
         """
-        names = check_new_types(names, x.shape[0], self.types)
+        names = check_new_types(names, x.shape[0], self.names)
         new = sorted(set(names))
         reference = self._reference()
         z, m, pcs, _ = self._embed(self._given(x), present)

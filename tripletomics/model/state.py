@@ -11,6 +11,7 @@ import pandas as pd
 from tripletomics.features import AnyFeatures, Features
 from tripletomics.index import CellIndex
 from tripletomics.labels.calibration import Calibration
+from tripletomics.labels.nodes import with_types
 from tripletomics.labels.reference import Reference
 from tripletomics.labels.tree import Tree
 from tripletomics.labels.values import ValuePredictor
@@ -72,6 +73,16 @@ class State:
     def types(self) -> list[str]:
         """All types that the model can name."""
         return self.classes + self.enrolled
+
+    @property
+    def nodes(self) -> Tree | None:
+        """The tree of all names, in which enrolled types are types of the top level; None if there is one level."""
+        return None if self.tree is None else with_types(self.tree, self.enrolled)
+
+    @property
+    def names(self) -> list[str]:
+        """All names that `predict` can write: the types, and with levels the names above them."""
+        return self.types if self.nodes is None else self.nodes.names
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from tripletomics import files
 from tripletomics.notices import warn
 
 Content = TypeVar("Content")
-FORMAT = 9  # of the file; raised when an older program could not read it
+FORMAT = 10  # of the file; raised when an older program could not read it
 SEALED = 8  # the first that carries a checksum
 OLDEST = 6  # that can be read: it does not say which cells the model has seen
 SUFFIX = ".tt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -44,6 +45,7 @@ def summarise(model: State) -> str:
             f"{'predict':<16} {'':>6} {c['macro_f1']:>7.3f}   held-out cells; calibration error {c['ece']:.3f}, "
             f"90 % sets hold {c['coverage']:.0%} of the labels, {c['unassigned']:.1%} unassigned"
         )
+        lines += _on_levels(model.checks)
     elif model.classes and model.calibration is None:
         lines.append("No predictions: they could not be calibrated, so predict refuses to make them.")
     for name, side in model.alone.items():
@@ -74,6 +76,25 @@ def summarise(model: State) -> str:
     if "held-out" not in model.scores:
         lines.append("No cell was held out: nothing here says how the map does on new cells.")
     return "\n".join(lines + _findings(model))
+
+
+def _on_levels(checks: Mapping[str, float]) -> list[str]:
+    """Return lines on the names that are predicted on several levels."""
+    if "hierarchical_f1" not in checks:
+        return []
+    levels = [name.removeprefix("f1_") for name in checks if name.startswith("f1_") and f"{name}_null" in checks]
+    scores = [("hierarchical", "hierarchical_f1"), *((level, f"f1_{level}") for level in levels)]
+    said = ", ".join(f"{title} {checks[key]:.3f} ({checks[f'{key}_null']:.3f})" for title, key in scores)
+    lines = [
+        f"F1 of predicted names: {said}. In brackets: with the true names permuted among those of the same parent.",
+        f"90 % sets have {checks['set_names']:.2f} names and {checks['set_size']:.2f} types below them on average.",
+    ]
+    if "coarse_coverage" in checks:
+        lines.append(
+            f"{checks['coarse_cells']:.0f} held-out cells are known only to a name above the types: the sets of "
+            f"{checks['coarse_coverage']:.0%} of them have this name or one above it."
+        )
+    return lines
 
 
 def _findings(model: State) -> list[str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from tripletomics import labels
+from tripletomics.labels.nodes import NodeLabels
 from tripletomics.labels.ordering import check_target, read_target, strata
 from tripletomics.labels.parents import read_file
 from tripletomics.labels.roles import Roles, read_roles
@@ -43,12 +44,19 @@ class LabelColumns:
         Which name lies below which; None if there is one level, and then the names are sorted.
     targets
         Further columns.
+    first
+        With several columns of cell types, the first one in which each name stands; else empty.
     """
 
     nodes: np.ndarray
     names: list[str]
     tree: Tree | None
     targets: list[Target]
+    first: Mapping[str, int] = field(default_factory=dict)
+
+    def levels(self, columns: Sequence[str]) -> NodeLabels | None:
+        """Return the labels on levels, of these columns; None if there is one level."""
+        return None if self.tree is None else NodeLabels.of(self.nodes, self.tree, self.first, columns)
 
     @property
     def strata(self) -> np.ndarray:
@@ -97,14 +105,13 @@ def read_columns(adata: AnnData, settings: Settings, roles: Roles) -> LabelColum
         If there is no such column, or it cannot be used.
     """
     targets = [_target(adata, column, settings, roles) for column in roles.further]
-    nodes, names, tree = _read_types(adata, settings, roles)
-    return LabelColumns(nodes, names, tree, targets)
+    return replace(_read_types(adata, settings, roles), targets=targets)
 
 
-def _read_types(adata: AnnData, settings: Settings, roles: Roles) -> tuple[np.ndarray, list[str], Tree | None]:
-    """Return the deepest known name of each cell, the names, and their tree, as `LabelColumns` has them."""
+def _read_types(adata: AnnData, settings: Settings, roles: Roles) -> LabelColumns:
+    """Return what the columns of cell types say."""
     if not roles.levels:
-        return np.full(adata.n_obs, -1), [], None
+        return LabelColumns(np.full(adata.n_obs, -1), [], None, [])
     values = [checks.types(adata, column, settings.unlabelled) for column in roles.levels]
     rows, of_row = _distinct(values)
     found: tuple[Tree, np.ndarray] | None = None
@@ -115,8 +122,11 @@ def _read_types(adata: AnnData, settings: Settings, roles: Roles) -> tuple[np.nd
         _check_levels(rows, of_row, settings)
     if found is None or found[0].flat:
         codes, classes = labels.encode(rows[roles.finest], settings.unlabelled)
-        return codes[of_row], classes, None
-    return found[1][of_row], found[0].names, found[0]
+        return LabelColumns(codes[of_row], classes, None, [])
+    first: dict[str, int] = {}
+    for i, column in enumerate(rows if settings.parents is None else ()):
+        first = dict.fromkeys(labels.known(rows[column], settings.unlabelled).dropna().unique(), i) | first
+    return LabelColumns(found[1][of_row], found[0].names, found[0], [], first)
 
 
 def known_targets(targets: Iterable[Target], held_out: np.ndarray, roles: Roles) -> list[Target]:

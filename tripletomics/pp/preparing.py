@@ -113,6 +113,7 @@ def prepare(
         train=train, scored=held_out, held_out=held_out, calibration=calibration, batch_codes=batch_codes, seen=seen,
         blind=table.is_blind(held_out), published=published, map_pcs=map_pcs,
         tree=tree, nodes=nodes, targets=targets,
+        levels=replace(found, nodes=nodes, tree=tree).levels(columns.levels),
     )  # fmt: skip
     return table, settings, problem
 

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from tripletomics.experiment.comparison import Comparison
+    from tripletomics.tl.fitting import Labels, Parents
 else:  # the command line reads these annotations
     AnnData = Comparison = object
+    Labels = Parents = str
 
 METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "umap_crossfit", "tsne", "tsne_crossfit", "pacmap", "pca2",
            "pca50")  # fmt: skip
@@ -24,9 +26,10 @@ METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "umap_crossfit", "tsne
 
 def compare(
     adata: AnnData,
-    label: str,
+    label: Labels,
     methods: Sequence[str] = METHODS,
     *,
+    parents: Parents | None = None,
     hold_out: float | str = 0.3,
     seeds: int = 3,
     batch: str | None = None,
@@ -44,14 +47,17 @@ def compare(
     """Compare tripletomics with other maps on cells that none of them saw, and each map with its null.
 
     Genes, scaling and principal components are chosen on the training cells, every method is fitted only on these,
-    and the held-out cells are embedded. `adata` is not changed.
+    and the held-out cells are embedded. `adata` is not changed. With types on several levels, tripletomics is given
+    all of them; the other methods that use labels are given the finest one, which not all cells may have.
 
     Parameters
     ----------
     adata
         Annotated cells in memory, as for `fit`.
     label
-        Column of `obs` with the cell types.
+        Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`.
+    parents
+        The parent of each name in `label` that has one, as in `fit`.
     methods
         Names of methods: "tt", "tt:loss=arcface,structure=0.2" with settings of `fit`, "mlp" (cross-entropy),
         "umap_supervised", "lda", "nca", "umap", "tsne", "pacmap", "pca2", "pca50", and if installed "scanvi" and
@@ -116,8 +122,8 @@ def compare(
     pp.check_whole("seeds", seeds, 1)
     reads = {"layer": layer, "use_rep": use_rep, "counts": counts}
     task = experiment.make_task(
-        adata, label, batch=batch, reads=reads, unlabelled=unlabelled, fine=fine, pseudotime=pseudotime, unseen=unseen,
-        device=device,
+        adata, label, parents=parents, batch=batch, reads=reads, unlabelled=unlabelled, fine=fine,
+        pseudotime=pseudotime, unseen=unseen, device=device,
     )  # fmt: skip
     if "scanvi" in plan and not task.is_counts:
         held = "the matrix holds no counts: name a layer with counts."
@@ -140,7 +146,7 @@ def compare(
     counted = {method: sum(runs[method, seed].confusion for seed in range(seeds)) for method in plan}
     machine = {"python": platform.python_version(), "cores": str(os.cpu_count())}
     return Comparison(
-        adata=copy_cells(task, splits[0].held_out, first), label=label, methods=list(plan),
+        adata=copy_cells(task, splits[0].held_out, first), label=task.label, methods=list(plan),
         titles={method: title_of(method) for method in plan}, table=evaluation.collect(rows, ["method", "space"]),
         runs=rows, settings=settings, versions=experiment.versions(list(plan)) | machine,
         confusions={method: pd.DataFrame(matrix, index=types, columns=types) for method, matrix in counted.items()},

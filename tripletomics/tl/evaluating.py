@@ -12,14 +12,18 @@ from tripletomics.tl.progress import steps_bar
 if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
+
+    from tripletomics.tl.fitting import Labels, Parents
 else:  # the command line reads these annotations
     AnnData = DataFrame = object
+    Labels = Parents = str
 
 
 def evaluate(
     adata: AnnData,
-    label: str,
+    label: Labels,
     *,
+    parents: Parents | None = None,
     basis: str | Sequence[str] = "X_tt",
     reference: str | None = None,
     splits: float | str | Sequence[float | str] | None = None,
@@ -43,7 +47,9 @@ def evaluate(
     adata
         Annotated cells in memory. It is not changed.
     label
-        Column of `obs` with the cell types.
+        Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`.
+    parents
+        The parent of each name in `label` that has one, as in `fit`.
     basis
         One or more keys of `obsm`, of any dimension. "X_tt" stands for the map and its metric space.
     reference
@@ -86,10 +92,15 @@ def evaluate(
 
     Returns
     -------
-    One row per value: hold_out (how cells were held out), space (the `obsm` key), metric, type (for recall), split
+    One row per value: hold_out (how cells were held out), space (the `obsm` key), metric, type (of a recall; of a
+    "level_f1", its level), split
     ("train", "held-out", "permuted", or "" for a value of all cells), value, sd and n_seeds (over refits), family,
     label_circular (rises with how hard labels were used, so no evidence), null (how it was made).
     ``attrs["summary"]`` says in words what they show.
+
+    With types on several levels, "level_f1" is the 15-NN macro-F1 on each of them, over the cells that are known there.
+    "hierarchical_f1" counts a name for all names above it. Their null permutes the names of the scored cells among
+    those of the same parent, so a fine level has a score above it only if more is found than the level above.
 
     The null of a map that `fit` wrote is a fit on permuted labels; of any other map, the labels of the scored cells
     are permuted. Nulls of structure shuffle the coordinates of the scored cells. The use of the page (of two
@@ -109,6 +120,11 @@ def evaluate(
     The split is taken as it is. `fit` knows which cells it held out; `transform` and `predict` find the training cells
     of a model by their values, so one whose values have changed since counts as held out. Where `uns` names no model,
     as after `anndata.concat`, nothing says which model the split belongs to, and the summary says so.
+
+    References
+    ----------
+    Hierarchical F1: Kiritchenko, Matwin, Nock & Famili 2006, Learning and evaluation in the presence of class
+    hierarchies.
     """
     import pandas as pd
 
@@ -132,8 +148,8 @@ def evaluate(
     tasks = []
     for one in bases:
         tasks.append(experiment.make_task(
-            adata, label, batch=batch, reads=one.reads(layer, use_rep), unlabelled=unlabelled, fine=fine,
-            pseudotime=pseudotime, unseen=unseen, device=device, reference=structure,
+            adata, label, parents=parents, batch=batch, reads=one.reads(layer, use_rep), unlabelled=unlabelled,
+            fine=fine, pseudotime=pseudotime, unseen=unseen, device=device, reference=structure,
             balanced_by=one.inputs["batch"] if one.inputs["batch"] in adata.obs else None,
         ))  # fmt: skip
     if len(tasks[0].classes) < 2:

@@ -1,4 +1,8 @@
-"""`predict`: labels for new cells, and how reliable they are."""
+"""`predict`: labels for new cells, and how reliable they are.
+
+A model of types on several levels writes names of all levels: the label of a cell is the deepest name that is likely,
+and a label set has the fewest names that stand for its types.
+"""
 
 from __future__ import annotations
 
@@ -81,16 +85,21 @@ def predict(
     replaces "tt" in `obs` and `uns`. The numbers of genes in ``tt_mapping`` of a MuData are sums over both.
 
     ``obs["tt_label"]``
-        The type, or "unassigned", categorical.
+        The type, or "unassigned", categorical. Of a model with levels, it is the deepest name whose probability is at
+        least one half. Where no name has one half, the cell is "unassigned" or, with ``reject=0``, has the best name of
+        the top level.
     ``obs["tt_confidence"]``
-        Probability that the best type is right, also for rejected cells, float in [0, 1].
+        Probability that the best type (of a model with levels, this name) is right, also for rejected cells, float in
+        [0, 1]. The probability of a name is the sum of those of the types below it.
     ``obs["tt_novelty"]``
         About the share of the cells of known types that lie nearer to these types, float in [0, 1].
     ``obs["tt_label_set"]``
-        Types that are credible at the coverage, joined by " | "; empty for a cell that is unlike all of them.
+        Types that are credible at the coverage, joined by " | "; empty for a cell that is unlike all of them. Of a
+        model with levels, the fewest names that stand for these types, or "any" for all types.
     ``obs["tt_agrees"]``
-        Whether the best type is among the types of the 15 nearest reference cells on the map, boolean, also for
-        rejected cells. Where it is False, coordinates and label contradict each other: believe neither.
+        Whether the best type (of a model with levels, a type below the name) is among the types of the 15 nearest
+        reference cells on the map, boolean, also for rejected cells. Where it is False, coordinates and label
+        contradict each other: believe neither.
     ``obs["tt_group_label"]``
         Only with `groups`: the type of the cell's group, categorical, or "unassigned" if more than a third of the
         group's cells are unassigned. Missing for a cell without a group.
@@ -142,6 +151,10 @@ def predict(
     The label of a group is the type with the largest mean probability over its cells. Probabilities are averaged, not
     multiplied, because similar cells have similar errors. A group of one cell has the prediction of its cell.
 
+    Label sets of a model with levels grow along its tree. A set costs its number of types, and each of its names costs
+    as much as 2.6 types. So a set rather takes a whole branch than parts of several. The price of a type is calibrated
+    so that the sets hold the type of the share `coverage` of the cells, as without levels.
+
     The list of novel cells: the p-value of a cell is about the share of the calibration cells that seem as novel as
     this cell (a conformal p-value). What counts is its own novelty and that of its neighbours among new and calibration
     cells. The procedure of Benjamini and Hochberg makes the list from all p-values. The false discovery rate holds if
@@ -150,9 +163,10 @@ def predict(
 
     References
     ----------
-    Label sets: Sadinle, Lei & Wasserman 2019. Mean of probabilities: Stone 1961, *The opinion pool*. Conformal
-    p-values: Bates, Candès, Lei, Romano & Sesia 2023; with scores from new and calibration cells together: Marandon,
-    Lei, Mary & Roquain 2024. False discovery rate: Benjamini & Hochberg 1995.
+    Label sets: Sadinle, Lei & Wasserman 2019; of other nested sets: Gupta, Kuchibhotla & Ramdas 2022. Mean of
+    probabilities: Stone 1961, *The opinion pool*. Conformal p-values: Bates, Candès, Lei, Romano & Sesia 2023; with
+    scores from new and calibration cells together: Marandon, Lei, Mary & Roquain 2024. False discovery rate: Benjamini
+    & Hochberg 1995.
     """
     import numpy as np
     import pandas as pd
@@ -177,15 +191,16 @@ def predict(
     grouped = None if groups is None else _groups(cells, groups)
     found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage, fdr=fdr)
     trained = trained_on(model, cells.x)
-    names = np.array([*model.types, UNASSIGNED], dtype=object)
-    agrees = cast("Reference", model.reference).agrees(m, found.codes, trained)
+    names, tree = np.array([*model.names, UNASSIGNED], dtype=object), model.nodes
+    below = None if tree is None else tree.leaves_below()
+    agrees = cast("Reference", model.reference).agrees(m, found.nodes, trained, below)
     columns = {
-        "label": pd.Categorical(names[np.where(found.unassigned, -1, found.codes)], names),
+        "label": pd.Categorical(names[np.where(found.unassigned, -1, found.nodes)], names),
         "confidence": found.confidence,
         "novelty": found.novelty,
-        "label_set": np.array(_joined(found.sets, names), dtype=object),
+        "label_set": np.array(_joined(found.sets, model), dtype=object),
         "agrees": agrees,
-        **_group_columns(found, grouped, coverage, names),
+        **_group_columns(found, grouped, coverage, model),
         **({} if fdr is None else {"novel": found.novel, "novel_p": found.p}),
         **_value_columns(model, cells, z, coverage),
     }
@@ -300,7 +315,7 @@ def _groups(cells: NewCells, name: str) -> tuple[np.ndarray, int]:
 
 
 def _group_columns(
-    found: Prediction, grouped: tuple[np.ndarray, int] | None, coverage: float, names: np.ndarray
+    found: Prediction, grouped: tuple[np.ndarray, int] | None, coverage: float, model: Model
 ) -> dict[str, np.ndarray | pd.Categorical[str]]:
     """Return the columns about groups of cells, by the end of their names; none without groups."""
     import numpy as np
@@ -310,13 +325,20 @@ def _group_columns(
 
     if grouped is None:
         return {}
-    best, sets, unassigned = grouping.vote(found, *grouped, coverage)
-    codes, none = grouped[0], len(names) - 1
-    labels = np.array([*names[np.where(unassigned, none, best)], None], dtype=object)  # code -1 is the last
-    texts = np.array([*_joined(sets, names), ""], dtype=object)
+    best, sets, unassigned = grouping.vote(found, *grouped, coverage, model.nodes)
+    names, codes = np.array([*model.names, UNASSIGNED], dtype=object), grouped[0]
+    labels = np.array([*names[np.where(unassigned, -1, best)], None], dtype=object)  # code -1 is the last
+    texts = np.array([*_joined(sets, model), ""], dtype=object)
     return {"group_label": pd.Categorical(labels[codes], names), "group_label_set": texts[codes]}
 
 
-def _joined(sets: np.ndarray, names: np.ndarray) -> list[str]:
+def _joined(sets: np.ndarray, model: Model) -> list[str]:
     """Return label sets, boolean (cells, types), as text."""
-    return [" | ".join(names[:-1][credible]) for credible in sets]
+    import numpy as np
+
+    from tripletomics.labels import nodes
+
+    if model.nodes is not None:
+        return nodes.write_sets(sets, model.nodes)
+    names = np.array(model.types, dtype=object)
+    return [" | ".join(names[credible]) for credible in sets]
