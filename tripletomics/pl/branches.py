@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 
 from tripletomics.labels import UNLABELLED, known
-from tripletomics.labels.tree import Tree
+from tripletomics.labels.tree import Tree, read_tree
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,8 +51,8 @@ class Branches:
     levels: list[tuple[dict[int, tuple[str, Any]], np.ndarray]]
 
 
-def tree_in(uns: Mapping[str, Any], names: Iterable[str]) -> tuple[Tree, list[str]] | None:
-    """Return the tree of the first model that has one of these names on it, and the columns that it was read from.
+def tree_in(uns: Mapping[str, Any], names: Sequence[str]) -> tuple[Tree, list[str]] | None:
+    """Return the tree of the first model that has half of these names, and the columns that it was read from.
 
     The names that it lacks, such as that of a new type, stand at its top.
     """
@@ -61,12 +61,15 @@ def tree_in(uns: Mapping[str, Any], names: Iterable[str]) -> tuple[Tree, list[st
         kept = record.get("tree") if isinstance(record, Mapping) else None
         if not isinstance(kept, Mapping) or not {"names", "parents"} <= kept.keys():
             continue
-        known = [str(name) for name in np.atleast_1d(np.asarray(kept["names"], dtype=object))]
-        up = np.atleast_1d(np.asarray(kept["parents"], dtype=int))
-        parents = {name: known[code] if code >= 0 else None for name, code in zip(known, up, strict=True)}
-        if any(name in parents for name in names):
+        try:
+            known = [str(name) for name in np.atleast_1d(np.asarray(kept["names"], dtype=object))]
+            tree = read_tree({"names": known, "parents": np.atleast_1d(kept["parents"]).tolist()})
+        except ValueError:  # someone has changed it
+            continue
+        if 2 * len({*known} & {*names}) >= len(names) > 0:
+            parents = {name: known[up] if up >= 0 else None for name, up in zip(known, tree.parents, strict=True)}
             columns = str(record.get("settings", {}).get("label", "")).split(", ")
-            return Tree.of(parents | {name: None for name in names if name not in parents}), columns
+            return Tree.of(dict.fromkeys(names) | parents), columns
     return None
 
 
@@ -89,8 +92,8 @@ def shades(tree: Tree, names: Sequence[str], given: Mapping[str, Any]) -> dict[s
         own = [code for code in preorder(tree, [top]) if code < tree.n_leaves]
         at = np.linspace(0, 1, len(own)) if len(own) > 1 else np.array([0.5])
         for code, place in zip(own, at, strict=True):
-            hue = FIRST_HUE + step * (i + SPREAD * (place - 0.5))
-            leaves[code] = given_or_shade(given.get(tree.names[code]), DARKEST + place * (LIGHTEST - DARKEST), hue)
+            shade = rgb_of(DARKEST + place * (LIGHTEST - DARKEST), FIRST_HUE + step * (i + SPREAD * (place - 0.5)))
+            leaves[code] = to_rgb(given.get(tree.names[code], shade))
     found = below @ leaves / below.sum(axis=1, keepdims=True)
     drawn = {tree.names.index(name) for name in names}
     for code in {up for one in drawn for up in tree.path(one)[1:]} & drawn:
@@ -98,16 +101,15 @@ def shades(tree: Tree, names: Sequence[str], given: Mapping[str, Any]) -> dict[s
     return dict(zip(tree.names, found, strict=True)) | dict(given)
 
 
-def given_or_shade(given: Any, lightness: float, hue: float) -> np.ndarray:
-    """Return a given colour, or that of an OKLCh lightness and hue with as much chroma as a screen has there."""
-    if given is not None:
-        return np.array(to_rgb(given))
+def rgb_of(lightness: float, hue: float) -> tuple[float, float, float]:
+    """Return an OKLCh colour with as much of a chroma of 0.14 as a screen can show."""
     turn = np.array([np.cos(np.radians(hue)), np.sin(np.radians(hue))])
     for chroma in np.linspace(CHROMA, 0, 29):
         linear = TO_RGB @ (TO_ROOTS @ [lightness, *(chroma * turn)]) ** 3
         if (linear >= 0).all() and (linear <= 1).all():
             break
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055).clip(0, 1)
+    linear = linear.clip(0, 1)
+    return to_rgb(np.where(linear <= 0.0031308, 12.92 * linear, (1.055 * linear ** (1 / 2.4) - 0.055).clip(0, 1)))
 
 
 def first_names(tree: Tree) -> list[int]:
@@ -123,12 +125,11 @@ def top_names(tree: Tree) -> set[str]:
     return {tree.names[node] for top in first_names(tree) for node in tree.path(top)}
 
 
-def preorder(tree: Tree, tops: Iterable[int]) -> list[int]:
-    """Return these names and all below them, each before those below it, siblings in sorted order."""
+def preorder(tree: Tree, nodes: Iterable[int]) -> list[int]:
+    """Return these names in sorted order, each followed by all below it."""
     found = []
-    for top in tops:
-        children = np.flatnonzero(tree.parents == top).tolist()
-        found += [top, *preorder(tree, sorted(children, key=lambda code: tree.names[code]))]
+    for node in sorted(nodes, key=lambda code: tree.names[code]):
+        found += [int(node), *preorder(tree, np.flatnonzero(tree.parents == node))]
     return found
 
 

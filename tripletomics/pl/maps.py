@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_COLOURS = 8  # types that can be told apart by colour alone; more of them are named or numbered on the map
-MARK = 18  # points for the mark of an entry of a legend and the gap to the next one
+ROW, MARK = 1.31 * SMALL, 18  # points of an entry of a legend: its height; its mark and the gap to the next one
 SCORES_GAP = 0.12  # inches above the panels of scores
 
 
@@ -117,9 +117,10 @@ def embedding(
     named = type_names.choose_names(ax, cells, points) if many and not solid else None
     numbered = many and named is None
     if legend:
-        listed = cells.without_names() if named and not named.coarse else cells
-        entries = map_axes.legend_entries(listed, numbered, points)
-        _draw_legend(ax, entries, named is not None and not named.coarse, cells.scale is not None, distortion)
+        wide = figure is None and named is not None and named.coarse and _is_wide(ax, cells)
+        below = named is not None and (wide or not named.coarse)
+        entries = map_axes.legend_entries(cells.without_names() if below else cells, numbered, points)
+        _draw_legend(ax, entries, below, cells.scale is not None, distortion)
         map_axes.number_scale(ax, cells, color)
         if distortion:
             map_axes.distortion_scale(ax)
@@ -136,19 +137,25 @@ def embedding(
     return ax
 
 
-def _draw_legend(ax: Any, entries: list[Any], named: bool, numbers: bool, distortion: bool) -> None:
-    """Draw the legend of a map: below it if the types are `named` on it, else to its right, next to other scales."""
-    if entries and named:
-        foot = -11 / map_axes.map_width(ax)  # below the axis label
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, foot), "borderaxespad": 0}
+def _draw_legend(ax: Any, entries: list[Any], below: bool, numbers: bool, distortion: bool) -> None:
+    """Draw the legend of a map: below it, or to its right, next to the scales of numbers and of distortion."""
+    width = map_axes.map_width(ax)
+    if entries and below:
+        place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -11 / width), "borderaxespad": 0}  # of its label
         widest = 72 * max(text_width(entry.get_label(), SMALL) for entry in entries) + MARK
-        columns = 2 if len(entries) < 4 else min(max(1, int(map_axes.map_width(ax) / widest)), 4)
-        ax.legend(handles=entries, ncols=columns, **(LEGEND | below))
+        columns = 2 if len(entries) < 4 else min(max(1, int(width / widest)), 4)
+        ax.legend(handles=entries, ncols=columns, **(LEGEND | place))
     elif entries:
-        above = 0.3 * distortion  # of its scale
-        place: Any = ("lower left", (1, above)) if numbers else ("upper left", (1, 1))
-        columns = math.ceil(1.31 * SMALL * len(entries) / (map_axes.map_width(ax) * (0.7 if distortion else 1)))
+        place = ("lower left", (1, 0.3 * distortion)) if numbers else ("upper left", (1, 1))  # above its scale
+        columns = math.ceil(ROW * len(entries) / (width * (0.7 if distortion else 1)))
         ax.legend(handles=entries, ncols=columns, loc=place[0], bbox_to_anchor=place[1], **LEGEND)
+
+
+def _is_wide(ax: Any, cells: style.CellStyle) -> bool:
+    """Return whether the types of a map would take more room next to it than half of its width."""
+    width = map_axes.map_width(ax)
+    columns = math.ceil(ROW * len(cells.lines) / width)
+    return columns * (72 * max(text_width(name, SMALL) for name, _, _ in cells.lines) + MARK) > width / 2
 
 
 @literal
