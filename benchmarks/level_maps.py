@@ -92,7 +92,7 @@ def compare(name: str, seeds: int) -> list[dict[str, object]]:
             names = types if kind == "fine" else coarsened(types, parents, FINE, seed)
             for fit, given in (("types alone", None), ("tree", parents)):
                 adata.obs["given"] = names if given else np.where(np.isin(names, [*inner]), None, names)
-                adata.obs["spared"] = coarsened(types, dict.fromkeys(types, ""), 0.3, seed) != ""
+                adata.obs["spared"] = coarsened(types, dict.fromkeys(types, ""), 0.3, 100 + seed) != ""
                 tt.fit(adata, "given", parents=given, hold_out="spared", seed=seed, progress=False)
                 rows.append({"dataset": name, "labels": kind, "fit": fit} | scores(adata, tree, names))
     return rows
@@ -106,7 +106,7 @@ def draw(name: str, path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.1, 4.1), width_ratios=(1.45, 1), layout="constrained")
     pl.embedding(adata, "cell_type", ax=left, title="")
     pl.tree(model, ax=right)
-    pl.save(figure, path)
+    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
