@@ -7,7 +7,9 @@ from scipy.spatial.distance import cosine
 from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 
 from tripletomics.knn import NEIGHBOURS, knn_graph, radius
+from tripletomics.labels.tree import Tree
 from tripletomics.losses import neighbours
+from tripletomics.losses.levels import coarse_to_fine
 from tripletomics.losses.neighbours import ORDER, Neighbours, label_graph
 
 
@@ -173,6 +175,66 @@ def test_label_graph_stays_within_types():
     assert (graph[:76] != np.arange(76)[:, None]).all()
     assert {len(set(row)) for row in graph[:73].tolist()} == {15}
     assert {len(set(row)) for row in graph[73:76].tolist()} == {2}  # a small type: everybody else of it
+
+
+TREE = Tree.of(
+    {
+        "a1": "a",
+        "a2": "a",
+        "a": "top",
+        "b1": "b",
+        "b2": "b",
+        "b": "top",
+        "c": "chain",
+        "chain": None,
+        "d": None,
+        "top": None,
+    }
+)
+
+
+def mixed(n=240, seed=0):
+    """Cells with names of all levels, and how the leaves lie in space."""
+    random = np.random.default_rng(seed)
+    nodes = random.integers(-1, len(TREE.names), size=n)
+    return random.normal(size=(n, 4)).astype(np.float32), nodes, TREE.leaves_below()
+
+
+def test_groups_of_each_level_are_the_names_at_that_depth():
+    _, nodes, below = mixed()
+    levels = coarse_to_fine(nodes, below)
+    named = [[None if code < 0 else TREE.names[code] for code in level] for level in levels]
+    paths = {"top": ["top"], "a": ["top", "a"], "b": ["top", "b"], "chain": ["c"], "c": ["c"], "d": ["d"]}
+    paths |= {leaf: ["top", leaf[0], leaf] for leaf in ("a1", "a2", "b1", "b2")}
+    for i, node in enumerate(nodes):
+        path = [] if node < 0 else paths[TREE.names[node]]
+        whole = path and path[-1] in ("c", "d")
+        expected = [path[k] if k < len(path) else (path[-1] if whole else None) for k in range(3)]
+        assert [level[i] for level in named] == expected
+
+
+def test_a_cell_that_is_known_coarsely_has_the_neighbours_below_its_name():
+    x, nodes, below = mixed()
+    graph = label_graph(x, nodes, below)
+    for i, node in enumerate(nodes):
+        if node < 0:
+            assert (graph[i] == -1).all()
+            continue
+        own = [j for j in range(len(x)) if j != i and nodes[j] >= 0 and not (below[nodes[j]] & ~below[node]).any()]
+        nearest = sorted(own, key=lambda j: np.linalg.norm(x[j] - x[i]))[:NEIGHBOURS]
+        assert set(graph[i]) == set(nearest)
+
+
+def test_levels_share_the_weight_of_the_types_and_one_level_changes_nothing():
+    x, nodes, below = mixed()
+    loss = neighbours.fit(x, nodes, 0.5, 0, below=below)
+    assert loss.importance.tolist() == pytest.approx([ORDER, 0.25 * ORDER, 0.25 * ORDER, 0.5 * ORDER])
+    leaves = TREE.leaf_codes(nodes)
+    plain, flat = (neighbours.fit(x, leaves, 0.5, 0, below=b) for b in (None, np.eye(TREE.n_leaves, dtype=bool)))
+    for name, value in plain.named_buffers():
+        assert torch.equal(value, flat.get_buffer(name))
+    two = np.concatenate([np.eye(4, dtype=bool), [[1, 1, 0, 0], [0, 0, 1, 1]]])  # two groups have no order
+    assert len(neighbours.fit(x, np.arange(240) % 4, 0.5, 0, below=two).importance) == 2
 
 
 @pytest.mark.parametrize("n", [2, 4, 12])

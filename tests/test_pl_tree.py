@@ -12,6 +12,7 @@ from scipy.cluster.hierarchy import linkage
 
 import tripletomics as tt
 from tripletomics import pl
+from tripletomics.labels.tree import Tree
 
 
 def model_of(places, names=None):
@@ -123,12 +124,59 @@ def test_two_types_and_types_in_one_place():
     assert ax.get_xlim() == (0, 1)
 
 
+PARENTS = {"CD4": "T", "CD8": "T", "T": "lymphoid", "B": "lymphoid", "lymphoid": None, "platelet": None}
+
+
+def given(f1):
+    tree = Tree.of(PARENTS)
+    cells = 100 * np.arange(len(tree.names)) + 1000
+    return SimpleNamespace(tree=tree, findings={"node_cells": cells, "node_f1": np.array(f1)}, classes=[], settings={})
+
+
+def test_a_given_tree_has_each_name_below_its_parent_with_cells_and_f1():
+    model = given([0.9, 0.8, 0.7, np.nan, 1.0, 0.0])
+    assert model.tree.names == ["B", "CD4", "CD8", "platelet", "T", "lymphoid"]
+    ax = pl.tree(model)
+    ax.figure.draw_without_rendering()
+    found = {gid: [text for text in ax.texts if text.get_gid() == gid] for gid in ("name", "cells", "F1")}
+    assert [text.get_text() for text in found["name"]] == ["lymphoid", "B", "T", "CD4", "CD8", "platelet"]
+    at = {text.get_text(): text.get_position() for text in found["name"]}
+    assert [at[name][1] for name in at] == [0, 1, 2, 3, 4, 5]
+    assert at["lymphoid"][0] == at["platelet"][0] < at["B"][0] == at["T"][0] < at["CD4"][0] == at["CD8"][0]
+    assert [text.get_text() for text in found["cells"]] == ["1,500", "1,000", "1,400", "1,100", "1,200", "1,300"]
+    assert [text.get_text() for text in found["F1"]] == ["0.00", "0.90", "1.00", "0.80", "0.70", "\u2013"]
+    lengths = [bar.get_width() for bar in ax.patches]
+    np.testing.assert_allclose(lengths, np.max(lengths) * np.array([0, 0.9, 1, 0.8, 0.7, 0]))
+    page = ax.figure.bbox
+    for text in ax.texts:
+        box = text.get_window_extent()
+        assert page.x0 <= box.x0
+        assert box.x1 <= page.x1
+    names, counts = ([text.get_window_extent() for text in found[gid]] for gid in ("name", "cells"))
+    assert max(box.x1 for box in names) < min(box.x0 for box in counts)
+    assert (
+        len(ax.collections[0].get_segments()) == 2 + 4
+    )  # down from each name with others below it, and right to each of these
+
+
+def test_a_given_tree_without_scores_and_on_given_axes():
+    model = given([np.nan] * 6)
+    model.findings = {}
+    ax = plt.subplots()[1]
+    assert pl.tree(model, ax) is ax
+    assert [text.get_text() for text in ax.texts if text.get_gid() == "F1"] == ["\u2013"] * 6
+    assert not [text for text in ax.texts if text.get_gid() == "cells"]
+
+
 def test_errors_draw_nothing(fitted):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         pl.tree(fitted[0])
     assert str(error.value) == (
-        "This model has no class tree: it was trained with loss='softmax'. Fit with loss='hierarchical_triplet'."
+        "This model has no class tree: it was fitted on one level, with loss='softmax'. Give fit several columns, "
+        "label=[coarse, fine], or parents=, or loss='hierarchical_triplet', which learns a tree."
     )
+    with pytest.raises(ValueError, match=r"^This model has no tree of cell types: it was fitted without labels\. Fit"):
+        pl.tree(SimpleNamespace(findings={}, classes=[], settings={"loss": "simclr"}))
     with pytest.raises(TypeError, match=r"^tree needs a fitted tt\.Model, not int\.$"):
         pl.tree(3)
     assert not plt.get_fignums()

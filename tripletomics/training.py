@@ -271,7 +271,7 @@ def train_map(
     adopts = problem.published is not None
     rows = np.flatnonzero(problem.given if adopts else ~problem.held_out)
     if not adopts:
-        rows = rows[subsample_per_type(y[rows] if settings.structure < 1 else np.full(len(rows), -1), seed)]
+        rows = rows[subsample_per_type(problem.nodes[rows] if settings.structure < 1 else np.full(len(rows), -1), seed)]
     watched = np.random.default_rng(seed).permutation(held_out[y[held_out] >= 0])[:CHECK_CELLS]
     used, train_on = np.concatenate([rows, watched]), np.arange(len(rows))
     cells, y, pcs = problem.rows.subset(used), y[used], problem.map_pcs[used]
@@ -309,7 +309,10 @@ def _map_loss(
     """Return the loss of the map of some training cells, and the sampler of its minibatches."""
     if problem.published is not None:
         return adoption.Distance(problem.published[rows]), Shuffled(len(rows), MAP_CELLS, settings.seed)
-    loss = neighbours.fit(problem.pcs[rows], problem.codes[rows], settings.structure, settings.seed, settings.spread)
+    below = None if problem.tree is None else problem.tree.leaves_below()
+    loss = neighbours.fit(
+        problem.pcs[rows], problem.nodes[rows], settings.structure, settings.seed, settings.spread, below
+    )
     return loss, Neighbourhoods(loss.graph.numpy(), MAP_CELLS, settings.seed)
 
 

@@ -52,3 +52,35 @@ class Levels(nn.Module):
             return F.cross_entropy(scores, codes)
         inside = scores.masked_fill(~self.below[codes], -torch.inf)
         return (scores.logsumexp(1) - inside.logsumexp(1)).mean()
+
+
+def contained(below: np.ndarray) -> np.ndarray:
+    """Return whether all classes of one code are among those of another: boolean (codes, codes) for `Levels.below`."""
+    counts = below.astype(np.int64)
+    return counts @ counts.T == counts.sum(axis=1, keepdims=True)
+
+
+def coarse_to_fine(y: np.ndarray, below: np.ndarray) -> list[np.ndarray]:
+    """Return the group of each cell on each level, the coarsest level first: codes (cells,), -1 for none.
+
+    A group is a name and all below it. On a level finer than its own name, a cell of a class stays with its class, and
+    a cell that is known coarsely is in no group. Names above the same classes are one name.
+
+    Parameters
+    ----------
+    y
+        Codes (cells,), -1 for unlabelled.
+    below
+        As for `Levels`.
+    """
+    inside = contained(below)
+    first = (inside & inside.T).argmax(axis=1)
+    names = first == np.arange(len(below))
+    depths = (inside & names).sum(axis=1) - 1
+    levels = []
+    for depth in range(depths.max() + 1):
+        above = inside & names & (depths == depth)
+        rest = np.where(below.sum(axis=1) == 1, first, -1)
+        group = np.where(above.any(axis=1), above.argmax(axis=1), rest)
+        levels.append(np.where(y >= 0, group[y], -1))
+    return levels

@@ -15,9 +15,11 @@ from torch import Tensor
 from tripletomics import area
 from tripletomics.knn import NEIGHBOURS, knn_graph
 from tripletomics.losses.base import Loss
+from tripletomics.losses.levels import coarse_to_fine, contained
 
 CLUSTERS = 30
 ORDER = 6.0  # weight of the order of the clusters; that of the types is twice as much at structure=0
+COARSE = 0.5  # share of the latter that the levels above the types have, if there are any
 EVEN = 12.0  # weight of the even disk at spread=1
 RISE = 3  # it reaches its weight after a third of the steps
 CLUSTERED = 20_000  # cells that the clusters are found on
@@ -208,7 +210,14 @@ def _even(n: int, dim: int) -> Tensor:
     return area.quantiles(n, dim)
 
 
-def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, spread: float = 0.0) -> Neighbours:
+def fit(
+    reference: np.ndarray,
+    y: np.ndarray,
+    structure: float,
+    seed: int,
+    spread: float = 0.0,
+    below: np.ndarray | None = None,
+) -> Neighbours:
     """Return the loss of a map of training cells.
 
     Parameters
@@ -223,6 +232,9 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, sprea
         Seed of the clusters, and of random lines.
     spread
         In [0, 1]: how evenly the cells are to fill the map.
+    below
+        For codes of several levels, as for `levels.Levels`. The levels above the types are groupings too, and share
+        half of the weight of the order of the types.
     """
     data = structure**0.5
     near = knn_graph(reference)
@@ -231,13 +243,16 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, sprea
         graph.append(near)
         weights.append(np.full(near.shape[1], data / near.shape[1]))
     if data < 1:
-        same = label_graph(reference, y)
+        same = label_graph(reference, y, below)
         graph.append(np.where(same >= 0, same, near))
         weights.append(np.full(near.shape[1], (1 - data) / near.shape[1]))
     importance, groups = [ORDER], [clusters(reference, seed)]
     if structure < 1:
-        importance.append(2 * ORDER * (1 - structure))
-        groups.append(y)
+        levels = _levels(y, below)
+        n = len(levels) - 1  # above the types
+        shares = [COARSE / n] * n + [1 - COARSE] if n else [1.0]
+        importance += [2 * ORDER * (1 - structure) * share for share in shares]
+        groups += levels
     apart = [satellites(reference, codes) for codes in groups]
     groupings = [
         (weight, *_grouping(reference, np.where(outside, -1, codes)))
@@ -248,19 +263,30 @@ def fit(reference: np.ndarray, y: np.ndarray, structure: float, seed: int, sprea
     )
 
 
-def label_graph(reference: np.ndarray, y: np.ndarray) -> np.ndarray:
+def label_graph(reference: np.ndarray, y: np.ndarray, below: np.ndarray | None = None) -> np.ndarray:
     """Find the 15 nearest cells of the same type: int64 (cells, k), -1 for an unlabelled cell or one that is alone.
 
-    A cell of a type with fewer members has them all, repeated to fill the row.
+    A cell of a type with fewer members has them all, repeated to fill the row. With names of several levels (`below`,
+    as for `levels.Levels`), a cell that is known coarsely finds all cells with that name or one below it.
     """
     k = min(NEIGHBOURS, len(reference) - 1)
     graph = np.full((len(reference), k), -1)
+    inside = None if below is None else contained(below)
     for code in np.unique(y[y >= 0]):
-        cells = np.flatnonzero(y == code)
+        own = y == code
+        cells = np.flatnonzero(own if inside is None else inside[y, code] & (y >= 0))
         if len(cells) > 1:
-            found = cells[knn_graph(reference[cells])]
-            graph[cells] = found[:, np.arange(k) % found.shape[1]]
+            found = cells[knn_graph(reference[cells])][own[cells]]
+            graph[own] = found[:, np.arange(k) % found.shape[1]]
     return graph
+
+
+def _levels(y: np.ndarray, below: np.ndarray | None) -> list[np.ndarray]:
+    """Return the groups of each level with an order: 3 groups or more, or the classes themselves."""
+    if below is None:
+        return [y]
+    levels = coarse_to_fine(y, below)
+    return [level for level in levels[:-1] if len(np.unique(level[level >= 0])) > 2] + levels[-1:]
 
 
 def clusters(reference: np.ndarray, seed: int) -> np.ndarray:

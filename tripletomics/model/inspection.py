@@ -88,6 +88,9 @@ def check_header(header: Any) -> None:
     _require(all({"map", "metric"} <= {*score} for score in header["scores"].values()), "scores lacks a space")
     _require(len(header["findings"].get("tested", "all")) == 3, "findings['tested'] does not have three numbers")
     _require(len(header["findings"].get("moved", "2 ")) == 2, "findings['moved'] does not have two numbers")
+    nodes = len(header.get("tree", {}).get("names", ()))
+    whole = all(len(header["findings"].get(name, range(nodes))) == nodes for name in ("node_cells", "node_f1"))
+    _require(whole, "findings does not have one number for each name of the tree")
     _require("moved" not in header["findings"] or "init" in header["settings"], "settings lacks 'init'")
     said = [header["checks"], *header["checks_alone"]]
     _require(all(not checks or {*checks} >= CHECKS for checks in said), "checks lacks some of its fields")

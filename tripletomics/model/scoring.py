@@ -10,6 +10,7 @@ import pandas as pd
 
 from tripletomics import adoption, crossfit, metrics
 from tripletomics.knn import NEIGHBOURS
+from tripletomics.losses.levels import contained
 
 if TYPE_CHECKING:
     from tripletomics.model.model import Model
@@ -40,6 +41,10 @@ def score_fit(
         model.scores["permuted"] = score_null(null.coordinates, null.codes, null.held_out, seed)
     if model.p_value:
         model.findings["tested"] = test_of(codes, held_out, seed)
+    if problem.tree is not None:
+        below = problem.tree.leaves_below()
+        model.findings["node_cells"] = counts_below(problem.nodes[~held_out], below)
+        model.findings["node_f1"] = score_nodes(embedding["metric"], problem.nodes, held_out, below, seed)
 
 
 def score_values(
@@ -144,6 +149,31 @@ def score_structure(
                 for space, z in embedding.items()
             }
     return found
+
+
+def counts_below(nodes: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return how many cells each name of a tree stands for, itself or a name below it (nodes,).
+
+    `below` are the leaves below each name, boolean (nodes, leaves).
+    """
+    return contained(below).T @ np.bincount(nodes[nodes >= 0], minlength=len(below))
+
+
+def score_nodes(z: np.ndarray, nodes: np.ndarray, held_out: np.ndarray, below: np.ndarray, seed: int) -> np.ndarray:
+    """Return the F1 of "this name or one below it" for each name of a tree (nodes,), NaN where no held-out cell is.
+
+    A cell takes the leaf of its nearest training cells. A cell that is known coarsely says nothing about names below
+    its own.
+    """
+    order = np.random.default_rng([seed, 4]).permutation(len(nodes))
+    asked, train = _asked(nodes, held_out, order), order[~held_out[order]][:REFERENCES]
+    fine = np.where(nodes < below.shape[1], nodes, -1)
+    votes = metrics.knn_votes(z[train], fine[train], z[asked], below.shape[1])
+    within, found = contained(below), below[:, votes.argmax(axis=1)]  # (nodes, nodes), (nodes, cells)
+    inside = within[nodes[asked]].T
+    known = inside | ~within[:, nodes[asked]]
+    right, wrong = (inside & found).sum(axis=1), (known & (inside != found)).sum(axis=1)
+    return np.where(inside.any(axis=1), 2 * right / np.maximum(2 * right + wrong, 1), np.nan)
 
 
 def _scored(z: np.ndarray, y: np.ndarray, cells: np.ndarray) -> float:

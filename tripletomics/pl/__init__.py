@@ -6,7 +6,7 @@ words "no signal" are written on a map or score without any.
 """
 
 from tripletomics.pl.confusions import confusion
-from tripletomics.pl.curves import history, tree
+from tripletomics.pl.curves import history
 from tripletomics.pl.explanation import genes
 from tripletomics.pl.maps import compare, embedding
 from tripletomics.pl.new_cells import mapping
@@ -15,6 +15,7 @@ from tripletomics.pl.relation import relate
 from tripletomics.pl.score_panel import scores
 from tripletomics.pl.structure_dial import dial
 from tripletomics.pl.text import save
+from tripletomics.pl.type_tree import tree
 
 __all__ = [
     "PALETTE",

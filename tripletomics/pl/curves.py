@@ -1,4 +1,4 @@
-"""The training curves and the class tree of a model."""
+"""The training curves of a model."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from scipy.cluster.hierarchy import dendrogram
 
 from tripletomics.labels import TOO_FEW, verdict
-from tripletomics.names import printable
 from tripletomics.pl.palette import PALETTE
 from tripletomics.pl.style import reachable_by
-from tripletomics.pl.text import ALARM, INK, LEGEND, SMALL, TITLE, as_text, literal
+from tripletomics.pl.text import ALARM, INK, LEGEND, SMALL, TITLE, literal
 
 
 @literal
@@ -85,62 +82,3 @@ def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, null: float, said: str
     if said == "no signal":
         ax.text(0.5, 0.5, "no signal", transform=ax.transAxes, ha="center", fontsize=TITLE, color=ALARM, weight="bold",
                 gid="no signal")  # fmt: skip
-
-
-@literal
-def tree(model: Any, ax: Axes | None = None) -> Axes:
-    """Draw the class tree that ``loss="hierarchical_triplet"`` learned.
-
-    Two branches meet at the mean squared distance between the cells of their two nearest types, in the metric space
-    scaled to length 1, where opposite directions are 4 apart.
-
-    Parameters
-    ----------
-    model
-        A :class:`tripletomics.Model` with a ``"tree"`` among its findings.
-    ax
-        Where to draw. The names are to its left: a figure made with ``layout="constrained"`` makes room for them.
-        Without `ax`, a new figure is made, as tall as the types need.
-
-    Returns
-    -------
-    Axes
-        One line collection, the branches; the tick labels of y are the names of the types, similar ones next to each
-        other.
-
-    Raises
-    ------
-    TypeError
-        If `model` is not a model.
-    ValueError
-        If it was trained with a loss that learns no tree.
-    """
-    findings, classes = getattr(model, "findings", None), getattr(model, "classes", None)
-    if findings is None or classes is None:
-        raise TypeError(f"tree needs a fitted tt.Model, not {type(model).__name__}.")
-    if "tree" not in findings:
-        loss = model.settings["loss"]
-        raise ValueError(
-            f"This model has no class tree: it was trained with loss={loss!r}. Fit with loss='hierarchical_triplet'."
-        )
-    plan = dendrogram(findings["tree"], labels=classes, count_sort="descending", no_plot=True)
-    figure = None
-    if ax is not None:
-        as_text(ax)
-    else:
-        figure = plt.figure(figsize=(4.6, 0.6 + 0.13 * len(classes)), dpi=150, layout="constrained")
-        ax = figure.add_subplot()
-    x, y = np.array(plan["dcoord"]), np.array(plan["icoord"]) / 10 - 0.5  # the i-th leaf of scipy is at 5 + 10 i
-    branches = list(np.stack([x, y], axis=2))
-    ax.add_collection(LineCollection(branches, colors=INK, linewidths=0.8, capstyle="projecting"), autolim=False)
-    ax.set(xlim=(0, 1.03 * x.max() or 1), ylim=(len(classes) - 0.5, -0.5))
-    ax.set_yticks(range(len(classes)), [printable(name) for name in plan["ivl"]])
-    ax.tick_params(labelsize=SMALL, length=2.5)
-    ax.tick_params(axis="y", length=0)
-    ax.spines[["left", "top", "right"]].set_visible(False)
-    ax.set_xlabel("squared distance in the metric space", fontsize=SMALL)
-    ax.set_title("class tree", fontsize=TITLE, loc="left")
-    if figure is not None:
-        names: Any = ax.yaxis.get_tightbbox()
-        figure.set_figwidth(2.8 + names.width / figure.dpi)
-    return ax

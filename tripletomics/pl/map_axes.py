@@ -16,6 +16,8 @@ from tripletomics.pl.score_table import title_of
 from tripletomics.pl.style import CellStyle, Types
 from tripletomics.pl.text import ALARM, INK, LEGEND, SMALL, wrap
 
+INDENT = "\u2003"  # before a name for each name above it
+
 
 def page_limits(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the limits (dim,), (dim,) of a square page for cells, which a few cells far from all others do not widen.
@@ -136,10 +138,11 @@ def legend_mark(color: Any, label: str, size: float = 5.0, edge: str = "none", m
 def legend_entries(style: CellStyle, numbered: bool, *maps: np.ndarray) -> list[Line2D]:
     """Return the types, then what pale, edged, grey and pointed marks are, with the number of cells."""
     digits = len(str(max(style.types, default=0) + 1))
-    handles = [
-        legend_mark(color, f"{code + 1:\u2007>{digits}}  {name}" if numbered else name)
-        for code, (name, color) in style.types.items()
-    ]
+    handles = []
+    for name, depth, code in style.lines:
+        number = f"{code + 1:\u2007>{digits}}  " if numbered and code >= 0 else ""
+        color = style.types[code][1] if code >= 0 else "none"
+        handles.append(legend_mark(color, number + INDENT * depth + name))
     if style.split is not None:
         train, held, neither = ((style.known & (style.split == code)).sum() for code in (0, 1, -1))
         handles.append(legend_mark("#a9a9a9", f"training cells ({train:,})", 3.0))

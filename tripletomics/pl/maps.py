@@ -15,7 +15,7 @@ from tripletomics.parts import did_you_mean
 from tripletomics.pl import map_axes, score_panel, score_table, style, type_names
 from tripletomics.pl.layout import Layout, add_map, caption_of
 from tripletomics.pl.palette import Palette, listed
-from tripletomics.pl.text import LEGEND, SMALL, TITLE, as_text, inches, literal
+from tripletomics.pl.text import LEGEND, SMALL, TITLE, as_text, inches, literal, text_width
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_COLOURS = 8  # types that can be told apart by colour alone; more of them are named or numbered on the map
+ROW, MARK = 1.31 * SMALL, 18  # points of an entry of a legend: its height; its mark and the gap to the next one
 SCORES_GAP = 0.12  # inches above the panels of scores
 
 
@@ -113,19 +114,13 @@ def embedding(
     map_axes.frame_map(ax, points, basis)
     ax.set_title((color or "") if title is None else title, fontsize=TITLE, loc="left", pad=4)
     many = legend and len(cells.types) > MAX_COLOURS
-    names = type_names.break_names(cells.types, map_axes.map_width(ax)) if many and not solid else None
-    numbered = many and names is None
-    entries = map_axes.legend_entries(replace(cells, types={}) if names else cells, numbered, points) if legend else []
-    if entries and names:
-        foot = -11 / map_axes.map_width(ax)  # below the axis label
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, foot), "borderaxespad": 0}
-        ax.legend(handles=entries, ncols=2, **(LEGEND | below))
-    elif entries:
-        above = 0.3 * distortion  # of its scale
-        place: Any = ("upper left", (1, 1)) if cells.scale is None else ("lower left", (1, above))
-        columns = math.ceil(1.31 * SMALL * len(entries) / (map_axes.map_width(ax) * (0.7 if distortion else 1)))
-        ax.legend(handles=entries, ncols=columns, loc=place[0], bbox_to_anchor=place[1], **LEGEND)
+    named = type_names.choose_names(ax, cells, points) if many and not solid else None
+    numbered = many and named is None
     if legend:
+        wide = figure is None and named is not None and named.coarse and _is_wide(ax, cells)
+        below = named is not None and (wide or not named.coarse)
+        entries = map_axes.legend_entries(cells.without_names() if below else cells, numbered, points)
+        _draw_legend(ax, entries, below, cells.scale is not None, distortion)
         map_axes.number_scale(ax, cells, color)
         if distortion:
             map_axes.distortion_scale(ax)
@@ -133,11 +128,34 @@ def embedding(
         box: Any = ax.get_tightbbox()
         figure.set_figwidth(4.6 + (box.width - box.height) / figure.dpi)
     map_axes.draw_cells(ax, points, cells, size, numbered, dark)
-    if names:
-        type_names.write_names(ax, names, points, cells.codes)
+    if named and named.coarse:  # their legend takes room from the map
+        named = type_names.choose_names(ax, cells, points)
+    if named:
+        type_names.write_names(ax, named.types, points, named.codes, named.coarse)
     if words := style.no_signal_remark(adata, basis):
         map_axes.no_signal_banner(ax, words, map_axes.map_width(ax))
     return ax
+
+
+def _draw_legend(ax: Any, entries: list[Any], below: bool, numbers: bool, distortion: bool) -> None:
+    """Draw the legend of a map: below it, or to its right, next to the scales of numbers and of distortion."""
+    width = map_axes.map_width(ax)
+    if entries and below:
+        place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -11 / width), "borderaxespad": 0}  # of its label
+        widest = 72 * max(text_width(entry.get_label(), SMALL) for entry in entries) + MARK
+        columns = 2 if len(entries) < 4 else min(max(1, int(width / widest)), 4)
+        ax.legend(handles=entries, ncols=columns, **(LEGEND | place))
+    elif entries:
+        place = ("lower left", (1, 0.3 * distortion)) if numbers else ("upper left", (1, 1))  # above its scale
+        columns = math.ceil(ROW * len(entries) / (width * (0.7 if distortion else 1)))
+        ax.legend(handles=entries, ncols=columns, loc=place[0], bbox_to_anchor=place[1], **LEGEND)
+
+
+def _is_wide(ax: Any, cells: style.CellStyle) -> bool:
+    """Return whether the types of a map would take more room next to it than half of its width."""
+    width = map_axes.map_width(ax)
+    columns = math.ceil(ROW * len(cells.lines) / width)
+    return columns * (72 * max(text_width(name, SMALL) for name, _, _ in cells.lines) + MARK) > width / 2
 
 
 @literal

@@ -14,6 +14,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, is_c
 from tripletomics.labels import is_missing
 from tripletomics.labels import names as texts
 from tripletomics.parts import did_you_mean
+from tripletomics.pl.branches import shades, tree_in
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,7 +47,7 @@ def colours(
     """Return one colour for each type; it stays when other types have no cells.
 
     By default a name has one colour in all columns of `adata`: that in ``uns["<column>_colors"]``, as scanpy keeps it,
-    or else the one at its rank among the sorted types of the model.
+    else its shade if the model has a tree, or else the one at its rank among the sorted types of the model.
     """
     if isinstance(palette, str):
         raise ValueError(f"color={color!r} holds types: pass a list or a dict of colours as palette, not {palette!r}.")
@@ -66,6 +67,8 @@ def colours(
     free = [i for i in every if i not in taken] or every
     rank |= {name: free[i % len(free)] for i, name in enumerate(sorted(set(names) - set(known)))}
     given = _kept_colours(adata, color, names)
+    if adata is not None and (found := tree_in(adata.uns, names)) is not None:
+        given = shades(found[0], names, given)
     return [to_rgb(given.get(name, PALETTE[rank[name] % len(PALETTE)])) for name in names]
 
 
@@ -85,7 +88,7 @@ def _types_of_model(adata: AnnData | None, names: Sequence[str]) -> list[str]:
     return []
 
 
-def _kept_colours(adata: AnnData | None, color: str, names: Sequence[str]) -> dict[str, str]:
+def _kept_colours(adata: AnnData | None, color: str, names: Sequence[str]) -> dict[str, Any]:
     """Return the colours by name that the dataset keeps for a column, or for another that shares half of the names."""
     if adata is None:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tripletomics import keys, labels, metrics
 from tripletomics.labels import verdict
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
+from tripletomics.pl.branches import Branches, branch_cells, top_names, tree_in
 from tripletomics.pl.palette import GREY, PALETTE, Palette, codes_of, colour_scale, colours, listed
 from tripletomics.pp import stored_matrix
 
@@ -35,6 +36,19 @@ class CellStyle:
     types: Types  # those that have cells
     scale: ScalarMappable | None  # for numbers
     remark: str = ""  # on the held-out cells
+    branches: Branches | None = None  # of types on several levels
+
+    @property
+    def lines(self) -> list[tuple[str, int, Any]]:
+        """Of each line of a legend: the name, how many names stand above it, and its type, -1 for none of its own."""
+        if self.branches is None:
+            return [(name, 0, code) for code, (name, _) in self.types.items()]
+        return self.branches.lines
+
+    def without_names(self) -> CellStyle:
+        """Return the style for the legend of a map on which the types are named: it says what their hues mean."""
+        heads = [] if self.branches is None else self.branches.heads
+        return replace(self, types=dict(enumerate(heads)), branches=None)
 
 
 def map_of(adata: AnnData, basis: str) -> np.ndarray:
@@ -185,7 +199,13 @@ def style_of(
     codes, names = codes_of(values)
     colors = colours(color, names, palette, adata)
     types = {int(code): (names[code], colors[code]) for code in np.unique(codes[codes >= 0])}
-    return CellStyle(np.array([*colors, to_rgb(GREY)])[codes], codes >= 0, split, codes, types, None)
+    style = CellStyle(np.array([*colors, to_rgb(GREY)])[codes], codes >= 0, split, codes, types, None)
+    found = tree_in(adata.uns, names) if color in adata.obs else None
+    if found is None or top_names(found[0]).issuperset(names):
+        return style
+    codes, types, branches = branch_cells(*found, adata.obs, color, dict(zip(names, colors, strict=True)))
+    rgb = np.array([*(rgb for _, rgb in types.values()), to_rgb(GREY)])[codes]
+    return replace(style, rgb=rgb, known=codes >= 0, codes=codes, types=types, branches=branches)
 
 
 def values_of(adata: AnnData, color: str, layer: str | None = None) -> pd.Series:

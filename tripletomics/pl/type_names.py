@@ -14,12 +14,13 @@ from mpl_toolkits.mplot3d import proj3d  # type: ignore[import-untyped]
 from scipy import ndimage
 
 from tripletomics.pl.map_axes import map_width
-from tripletomics.pl.style import Types
+from tripletomics.pl.style import CellStyle, Types
 from tripletomics.pl.text import SMALL, text_width, wrap
 
 MAX_NAMES = 40  # types whose names a map may hold
 MAX_AREA = 0.2  # share of a map that its names may fill
 MAX_WIDTH = 0.3  # share of a map's width that a line of a name may fill; longer names are broken at their spaces
+CROWDED = 0.25  # share of names that may have a line, where names of a coarser level could take their places
 LINE_POINTS = 1.2 * SMALL  # points, height of a line
 FIELD, MAX_FIELDS = 2.0, 200  # points, side of the squares in which cells and names are counted; most of them in a row
 SMOOTH = 2.5  # fields, for the density of a type
@@ -42,13 +43,43 @@ def break_names(types: Types, width: float) -> Types | None:
     return {code: (name, types[code][1]) for code, name in lines.items()} if fit else None
 
 
+@dataclass(frozen=True)
+class Named:
+    """The names to write on a map."""
+
+    types: Types  # as `break_names` returns them
+    codes: np.ndarray  # (n,) which name each cell belongs to, -1 for none
+    coarse: bool  # whether they stand above types, which the legend has to explain
+
+
+def choose_names(ax: Any, style: CellStyle, points: np.ndarray) -> Named | None:
+    """Choose the names of all types or, where there is too little room, of a coarser level; None if no names fit."""
+    width = map_width(ax)
+    if style.branches is None:
+        types = break_names(style.types, width)
+        return None if types is None else Named(types, style.codes, coarse=False)
+    for level in range(len(style.branches.levels) - 1, -1, -1):
+        names, code_of = style.branches.levels[level]
+        types, codes = break_names(names, width), np.append(code_of, -1)[style.codes]
+        if types and (level == 0 or not crowded(ax, types, points, codes)):
+            return Named(types, codes, level < len(style.branches.levels) - 1)
+    return None
+
+
+def crowded(ax: Any, names: Types, points: np.ndarray, codes: np.ndarray) -> bool:
+    """Return whether more than a quarter of the names stand so far from their cells that a line has to join them."""
+    _, spans = _placed(ax, names, points, codes, amid=False)
+    tied = [np.linalg.norm(tip - start) * map_width(ax) > TIED for _, start, tip in spans]
+    return bool(np.mean(tied) > CROWDED)
+
+
 def _size(name: str) -> tuple[float, float]:
     """Return width and height of a name in points."""
     lines = name.split("\n")
     return 72 * max(text_width(line, SMALL) for line in lines) + 2, LINE_POINTS * len(lines) + 1
 
 
-def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray) -> None:
+def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray, amid: bool = False) -> None:
     """Write the names of types on a map, with lines to their cells where these are not next to them.
 
     Parameters
@@ -61,14 +92,11 @@ def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray) ->
         Cells (n, dim). The few outside the limits are taken to be at the edge.
     codes
         Type of each cell (n,). Codes that are not in `types` are of groups without a name, which must stay visible.
+    amid
+        Whether a name may cover cells of its own, as that of many types does.
     """
     width = map_width(ax)
-    there = np.isfinite(points).all(axis=1)
-    spots, codes = on_page(ax, points[there]).clip(0, 1), codes[there]
-    named = [code for code in types if code in codes]
-    groups = [spots[codes == code] for code in [*named, *sorted(set(codes.tolist()) - set(named))]]
-    boxes = np.array([_size(types[code][0]) for code in named]) / width
-    spans = place_boxes(groups, boxes, min(round(width / FIELD), MAX_FIELDS))
+    named, spans = _placed(ax, types, points, codes, amid)
     halo = [withStroke(linewidth=1.8, foreground=WHITE)]
     plate = {"boxstyle": "round,pad=0.1", "facecolor": WHITE, "edgecolor": "none"}  # a halo would draw letters as paths
     for code, (middle, start, tip) in zip(named, spans, strict=True):
@@ -80,6 +108,20 @@ def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray) ->
                                  zorder=3.5, gid="tie"))  # fmt: skip
         ax.annotate(name, middle, xycoords="axes fraction", ha="center", va="center", fontsize=SMALL, color=ink,
                     linespacing=1.1, bbox=plate, zorder=4, gid="type")  # fmt: skip
+
+
+def _placed(
+    ax: Any, types: Types, points: np.ndarray, codes: np.ndarray, amid: bool
+) -> tuple[list[int], list[tuple[np.ndarray, ...]]]:
+    """Return which types have cells on a map, and where their names stand, as `place_boxes` does."""
+    width = map_width(ax)
+    there = np.isfinite(points).all(axis=1)
+    spots, codes = on_page(ax, points[there]).clip(0, 1), codes[there]
+    named = [code for code in types if code in codes]
+    groups = [spots[codes == code] for code in [*named, *sorted(set(codes.tolist()) - set(named))]]
+    boxes = np.array([_size(types[code][0]) for code in named]) / width
+    boxes = boxes.clip(0, 0.8)  # a layout may have made the map smaller since the names were chosen
+    return named, place_boxes(groups, boxes, min(round(width / FIELD), MAX_FIELDS), amid)
 
 
 def on_page(ax: Any, points: np.ndarray) -> np.ndarray:
@@ -108,7 +150,7 @@ class NameCost:
     area: int  # of these fields
 
     @classmethod
-    def of(cls, count: np.ndarray, foreign: np.ndarray, hidden: np.ndarray, half: np.ndarray) -> NameCost:
+    def of(cls, count: np.ndarray, foreign: np.ndarray, hidden: np.ndarray, half: np.ndarray, own: float) -> NameCost:
         """Return the costs by the cells that a name would cover, and by how far it is from its own.
 
         Parameters
@@ -121,6 +163,8 @@ class NameCost:
             How much of a type would be hidden there, summed over types, (f, f).
         half
             Fields on either side of the name's middle, (2,).
+        own
+            What a box full of cells of the type pays.
         """
         size = tuple(2 * half + 1)
         mean = functools.partial(ndimage.uniform_filter, mode="constant")
@@ -133,7 +177,7 @@ class NameCost:
         peak = np.array(np.unravel_index(smooth.argmax(), smooth.shape))[:, None, None]
         cost = (
             OTHERS * mean(foreign.astype(float), tuple(2 * half.ravel() + 3))
-            + OWN * mean((count > 0).astype(float), size)
+            + own * mean((count > 0).astype(float), size)
             + HIDDEN * mean(hidden, size) * np.prod(size)
             + (FAR * apart + np.linalg.norm(at - peak, axis=0)) / len(count)
             + TIE * (apart > 2)
@@ -171,7 +215,9 @@ def _path(start: np.ndarray, tip: np.ndarray, steps: int) -> np.ndarray:
     return np.rint(start[..., None, :] + way * (tip - start)[..., None, :]).astype(int)
 
 
-def place_boxes(groups: list[np.ndarray], boxes: np.ndarray, fields: int) -> list[tuple[np.ndarray, ...]]:
+def place_boxes(
+    groups: list[np.ndarray], boxes: np.ndarray, fields: int, amid: bool = False
+) -> list[tuple[np.ndarray, ...]]:
     """Return for each box a position near its cells where it covers few cells and no other box.
 
     Types with little room choose first; then each chooses again, given where the others stand. All is between 0 and 1.
@@ -184,6 +230,8 @@ def place_boxes(groups: list[np.ndarray], boxes: np.ndarray, fields: int) -> lis
         Width and height of the name of each type, (types, 2).
     fields
         How many squares the page is divided into, across and up.
+    amid
+        Whether a box may cover cells of its own.
 
     Returns
     -------
@@ -191,10 +239,12 @@ def place_boxes(groups: list[np.ndarray], boxes: np.ndarray, fields: int) -> lis
     """
     counts = np.array([np.histogramdd(spots, fields, range=[(0, 1), (0, 1)])[0] for spots in groups])
     there = ndimage.binary_dilation(counts > 0, np.ones((1, 3, 3)))  # a cell is about as wide as a field
-    hidden = (there / np.maximum(there.sum(axis=(1, 2), keepdims=True), 1)).sum(axis=0)
+    shares = there / np.maximum(there.sum(axis=(1, 2), keepdims=True), 1)
+    hidden = [shares.sum(axis=0) - amid * share for share in shares]
     halves = np.ceil((boxes * fields - 1) / 2).astype(int)
     costs = [
-        NameCost.of(counts[k], np.delete(there, k, axis=0).any(axis=0), hidden, half) for k, half in enumerate(halves)
+        NameCost.of(counts[k], np.delete(there, k, axis=0).any(axis=0), hidden[k], half, (1 - amid) * OWN)
+        for k, half in enumerate(halves)
     ]
     taken = np.zeros((len(boxes), fields, fields), dtype=bool)
     found: list[Any] = [None] * len(boxes)

@@ -1,0 +1,79 @@
+"""What a fit on labels of several levels makes of its map, and what it keeps of each name."""
+
+from dataclasses import replace
+
+import anndata as ad
+import numpy as np
+import pytest
+from samples import make_cells
+from sklearn.neighbors import KNeighborsClassifier
+
+import tripletomics as tt
+from tripletomics.labels.tree import Tree
+from tripletomics.losses import neighbours
+from tripletomics.model.scoring import counts_below, score_nodes
+
+PARENTS = {"a": "first", "b": "first", "c": "second", "d": "second"}
+
+
+def test_counts_and_f1_of_each_name_against_a_plain_loop():
+    random = np.random.default_rng(0)
+    tree = Tree.of({"a1": "a", "a2": "a", "a": None, "b1": "b", "b2": "b", "b": None, "c": None, "rare": "a"})
+    nodes = random.choice([node for node, name in enumerate(tree.names) if name != "rare"], size=200)
+    z, held = random.normal(size=(200, 3)) + nodes[:, None], np.arange(200) % 3 == 0
+    nodes[:20] = -1
+    nodes[1] = tree.names.index("rare")  # a training cell
+    below, rare = tree.leaves_below(), tree.names.index("rare")
+    counts, f1 = counts_below(nodes[~held], below), score_nodes(z, nodes, held, below, 0)
+    fine = ~held & (nodes >= 0) & (nodes < tree.n_leaves)
+    asked = held & (nodes >= 0)
+    nearest = KNeighborsClassifier(15).fit(z[fine], nodes[fine]).predict(z[asked])
+    for node in range(len(tree.names)):
+        assert counts[node] == sum(node in tree.path(one) for one in nodes[~held] if one >= 0)
+        right = wrong = 0
+        for true, found in zip(nodes[asked], nearest, strict=True):
+            inside, said = node in tree.path(true), node in tree.path(found)
+            if inside or true not in tree.path(node):
+                right, wrong = right + (inside and said), wrong + (inside != said)
+        if node == rare:
+            assert np.isnan(f1[node])
+        else:
+            assert f1[node] == pytest.approx(2 * right / (2 * right + wrong), abs=0.03)  # votes for two types may tie
+
+
+@pytest.fixture(scope="module")
+def leveled():
+    """A model of four types below two names, and the cells; the finer name of every third cell is not known."""
+    adata = make_cells(160, 1, "abcde")
+    known = adata.obs["kind"].where(np.arange(160) % 3 > 0, adata.obs["kind"].map(PARENTS))
+    adata.obs["kind"] = known.fillna("e")
+    return tt.fit(adata, "kind", parents=PARENTS, steps=20, progress=False), adata
+
+
+def test_the_map_is_trained_on_all_levels(leveled, monkeypatch):
+    _, adata = leveled
+    seen, fit = [], neighbours.fit
+    monkeypatch.setattr(neighbours, "fit", lambda *given: seen.append(given) or fit(*given))
+    tt.fit(adata.copy(), "kind", parents=PARENTS, steps=1, progress=False)
+    (_, nodes, *_, below) = seen[0]
+    tree = Tree.of({**PARENTS, "e": None, "first": None, "second": None})
+    np.testing.assert_array_equal(below, tree.leaves_below())
+    names = adata.obs["kind"].to_numpy()[(adata.obs["tt_split"] == "train").to_numpy()]
+    assert [tree.names[node] for node in nodes] == names.tolist()
+
+
+def test_a_file_keeps_the_scores_of_names_and_one_with_some_missing_is_refused(leveled, tmp_path):
+    model, adata = leveled
+    assert model.tree.names == ["a", "b", "c", "d", "e", "first", "second"]
+    own = (adata.obs["tt_split"] == "train") & adata.obs["kind"].isin(["first", "a", "b"])
+    assert model.findings["node_cells"][5] == own.sum()
+    model.save(tmp_path / "model.tt")
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    kept = ad.read_h5ad(tmp_path / "cells.h5ad").uns["X_tt"]["findings"]
+    for name in ("node_cells", "node_f1"):
+        for found in (tt.load(tmp_path / "model.tt").findings, kept):
+            np.testing.assert_array_equal(found[name], model.findings[name])
+    broken = replace(model, findings=model.findings | {"node_f1": np.array([0.5])})
+    broken.save(tmp_path / "broken.tt")
+    with pytest.raises(ValueError, match="is damaged: findings does not have one number for each name of the tree"):
+        tt.load(tmp_path / "broken.tt")

@@ -1,0 +1,136 @@
+"""The tree of cell types of a model: the one it was given, or the one that its loss learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Rectangle
+from scipy.cluster.hierarchy import dendrogram
+
+from tripletomics.labels.tree import Tree
+from tripletomics.names import printable
+from tripletomics.pl.branches import preorder, shades
+from tripletomics.pl.text import INK, NOTE, SMALL, TITLE, as_text, literal, text_width
+from tripletomics.pl.type_names import dark
+
+ROW, STEP = 0.13, 0.16  # inches: height of a name, and how far it is to the right of the one above it
+COUNT, GAP, SCALE = 0.75, 0.15, 0.9  # inches: the column of counts, from it to the bars, and a bar for an F1 of 1
+
+
+@literal
+def tree(model: Any, ax: Axes | None = None) -> Axes:
+    """Draw the tree of cell types: the one given to :func:`tripletomics.fit`, or the one that its loss learned.
+
+    A given tree shows for each name how many training cells have it or one below it, and its F1: how well held-out
+    cells with this name are told from the others by their nearest training cells in the metric space. Cells that are
+    known coarsely say nothing about the names below theirs.
+
+    In the tree that ``loss="hierarchical_triplet"`` learned, two branches meet at the mean squared distance between the
+    cells of their two nearest types, in the metric space scaled to length 1, where opposite directions are 4 apart.
+
+    Parameters
+    ----------
+    model
+        A :class:`tripletomics.Model` that was given labels on several levels, or with a ``"tree"`` among its findings.
+    ax
+        Where to draw. The names are to its left: a figure made with ``layout="constrained"`` makes room for them.
+        Without `ax`, a new figure is made, as tall as the types need.
+
+    Returns
+    -------
+    Axes
+        One line collection, the branches. Of a learned tree, the tick labels of y are the names of the types, similar
+        ones next to each other. Of a given tree, the names are texts, each below its parent and to the right of it.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not a model.
+    ValueError
+        If it has no tree: it was fitted without labels, or on one level with a loss that learns no tree.
+    """
+    findings, classes = getattr(model, "findings", None), getattr(model, "classes", None)
+    if findings is None or classes is None:
+        raise TypeError(f"tree needs a fitted tt.Model, not {type(model).__name__}.")
+    given: Tree | None = getattr(model, "tree", None)
+    if given is not None:
+        return _draw_given(given, findings, ax)
+    if not classes:
+        raise ValueError("This model has no tree of cell types: it was fitted without labels. Fit with label=.")
+    if "tree" not in findings:
+        loss = model.settings["loss"]
+        raise ValueError(
+            f"This model has no class tree: it was fitted on one level, with loss={loss!r}. Give fit several columns, "
+            "label=[coarse, fine], or parents=, or loss='hierarchical_triplet', which learns a tree."
+        )
+    plan = dendrogram(findings["tree"], labels=classes, count_sort="descending", no_plot=True)
+    figure = None
+    if ax is not None:
+        as_text(ax)
+    else:
+        figure = plt.figure(figsize=(4.6, 0.6 + 0.13 * len(classes)), dpi=150, layout="constrained")
+        ax = figure.add_subplot()
+    x, y = np.array(plan["dcoord"]), np.array(plan["icoord"]) / 10 - 0.5  # the i-th leaf of scipy is at 5 + 10 i
+    branches = list(np.stack([x, y], axis=2))
+    ax.add_collection(LineCollection(branches, colors=INK, linewidths=0.8, capstyle="projecting"), autolim=False)
+    ax.set(xlim=(0, 1.03 * x.max() or 1), ylim=(len(classes) - 0.5, -0.5))
+    ax.set_yticks(range(len(classes)), [printable(name) for name in plan["ivl"]])
+    ax.tick_params(labelsize=SMALL, length=2.5)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["left", "top", "right"]].set_visible(False)
+    ax.set_xlabel("squared distance in the metric space", fontsize=SMALL)
+    ax.set_title("class tree", fontsize=TITLE, loc="left")
+    if figure is not None:
+        names: Any = ax.yaxis.get_tightbbox()
+        figure.set_figwidth(2.8 + names.width / figure.dpi)
+    return ax
+
+
+def _draw_given(tree: Tree, findings: Any, ax: Axes | None) -> Axes:
+    """Draw a given tree as an indented list, with the number of training cells and the F1 of each name."""
+    order, depths = preorder(tree, np.flatnonzero(tree.parents < 0)), tree.depths()
+    names = [printable(tree.names[node]) for node in order]
+    wide = max(STEP * depths[node] + text_width(name, SMALL, "bold") for node, name in zip(order, names, strict=True))
+    cells, scale = wide + COUNT, wide + COUNT + GAP  # inches: where counts end, and where F1 begins
+    if ax is not None:
+        as_text(ax)
+    else:
+        size = scale + SCALE + 0.5, ROW * (len(order) + 1) + 0.5
+        place = 0.1 / size[0], 0.1 / size[1], 1 - 0.45 / size[0], 1 - 0.45 / size[1]
+        ax = plt.figure(figsize=size, dpi=150).add_axes(place)
+    ax.set(xlim=(0, scale + SCALE), ylim=(len(order) - 0.5, -1.5))
+    ax.set_axis_off()
+    ax.set_title("cell types", fontsize=TITLE, loc="left", pad=2)
+    ax.add_collection(LineCollection(_brackets(tree, order), colors=INK, linewidths=0.6), autolim=False)
+    colors = shades(tree, [], {})
+    for row, (node, name) in enumerate(zip(order, names, strict=True)):
+        weight = "normal" if node < tree.n_leaves else "bold"
+        color = dark(colors[tree.names[node]])
+        ax.text(STEP * depths[node], row, name, fontsize=SMALL, va="center", weight=weight, color=color, gid="name")
+        if "node_cells" in findings:
+            words = f"{findings['node_cells'][node]:,}"
+            ax.text(cells, row, words, fontsize=SMALL, ha="right", va="center", color=INK, gid="cells")
+        f1 = findings["node_f1"][node] if "node_f1" in findings else np.nan
+        end = scale + SCALE * np.nan_to_num(f1)
+        ax.add_patch(Rectangle((scale, row - 0.32), end - scale, 0.64, color=colors[tree.names[node]], linewidth=0))
+        words = f"{f1:.2f}" if np.isfinite(f1) else "\u2013"
+        ax.text(end + 0.04, row, words, fontsize=SMALL, va="center", color=INK, gid="F1")
+    for x, words, side in ((cells, "training cells", "right"), (scale, "held-out F1", "left")):
+        ax.text(x, -1, words, fontsize=SMALL, ha=side, va="center", color=NOTE)
+    return ax
+
+
+def _brackets(tree: Tree, order: list[int]) -> list[list[tuple[float, float]]]:
+    """Return the lines from each name to those below it: down from its first letter, then to the right."""
+    rows, depths = {node: row for row, node in enumerate(order)}, tree.depths()
+    lines = []
+    for node in order:
+        x = STEP * (depths[node] + 0.35)
+        below = sorted(rows[child] for child in np.flatnonzero(tree.parents == node).tolist())
+        lines += [[(x, rows[node] + 0.5), (x, last)] for last in below[-1:]]
+        lines += [[(x, row), (x + 0.5 * STEP, row)] for row in below]
+    return lines
