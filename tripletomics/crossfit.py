@@ -20,6 +20,7 @@ from tripletomics.embedding import coordinates, embed_rows
 from tripletomics.folds import batch_folds, label_folds, subsample_for_features
 from tripletomics.labels import reference, values
 from tripletomics.labels.calibration import Calibration, fit_calibration, guess
+from tripletomics.labels.inference import infer_leaves
 from tripletomics.labels.reference import LEADING, Evidence, Reference
 from tripletomics.labels.values import ValuePredictor, fit_predictor
 from tripletomics.monitor import Report, silent
@@ -59,7 +60,7 @@ def self_train(
     ``self_training``, the log loss (2,) of these cells after the first and the second training, NaN where it was not
     measured, and ``self_training_cells`` (classes,), how many cells took each type.
     """
-    if (problem.codes[~problem.held_out] >= 0).all():
+    if (problem.nodes[~problem.held_out] >= 0).all():
         return first
     second = train_again(problem, settings, first, report, checkpoint)
     taken = np.zeros(len(problem.classes), dtype=int)
@@ -69,7 +70,7 @@ def self_train(
             f"{PSEUDO_LABEL_P}), so it is trained once."
         )
         return replace(first, summary=_summary(np.nan, np.nan, taken))
-    taken = np.bincount(second.codes[(second.codes >= 0) & (problem.codes < 0)], minlength=len(problem.classes))
+    taken = np.bincount(second.codes[(second.codes >= 0) & (problem.nodes < 0)], minlength=len(problem.classes))
     answers = _answers(problem, settings, (first, second), report, checkpoint)
     before, after = processes.of_first(np.array([_log_loss(said) for said in answers]))
     kept = int(after <= before)  # not if there were no cells to test on
@@ -111,11 +112,14 @@ def pseudo_labels(z: np.ndarray, pcs: np.ndarray, codes: np.ndarray, rows: np.nd
 def train_again(
     problem: FitProblem, settings: Settings, first: EncoderFit, report: Report, checkpoint: Checkpoint | None
 ) -> EncoderFit | None:
-    """Train an encoder with the pseudo-labels of the first; None if the first is sure of no cell."""
+    """Train an encoder with the pseudo-labels of the first; None if the first is sure of no cell.
+
+    A coarsely known cell keeps its name: `training.train_encoder` infers a leaf below it.
+    """
     rows = np.flatnonzero(problem.train)
     found = pseudo_labels(embed(first.encoder, problem.rows), problem.pcs, problem.codes, rows, settings.seed)
-    codes = processes.of_first(found)
-    if (codes == problem.codes).all():
+    codes = processes.of_first(np.where(problem.nodes >= 0, problem.nodes, found))
+    if (codes == problem.nodes).all():
         return None
 
     def again(stage: str, *rest: Any) -> None:
@@ -298,8 +302,13 @@ def check_values(
 
 
 def reference_of(problem: FitProblem, settings: Settings, z: np.ndarray, m: np.ndarray, cells: np.ndarray) -> Reference:
-    """Return the reference of the labelled ones among `cells`, boolean (cells,), from the coordinates of all cells."""
-    codes = np.where(cells, problem.codes, -1)
+    """Return the reference of the labelled ones among `cells`, boolean (cells,), from the coordinates of all cells.
+
+    A coarsely known cell counts as one of its most probable leaf.
+    """
+    codes, tree = np.where(cells, problem.nodes, -1), problem.tree
+    if tree is not None:
+        codes = tree.leaf_codes(infer_leaves([problem.pcs, z], codes, tree, settings.seed))
     return reference.build_reference(z, m, problem.pcs, codes, len(problem.classes), settings.seed)
 
 

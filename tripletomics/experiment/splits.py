@@ -167,7 +167,8 @@ def make_task(
     if found.tree is not None or found.targets:
         common |= {"label": label, "parents": parents}
     return EvaluationTask(
-        table=table, label=str(roles.finest), codes=codes, classes=classes, is_counts=is_counts, common=common, fine=finer,
+        table=table, label=str(roles.finest), codes=codes, classes=classes, is_counts=is_counts, common=common,
+        fine=finer,
         batch_codes=batch_codes, score_batches=score_batches, pseudotime=pp.numbers(adata, pseudotime), unseen=unseen,
         reference=reference, levels=found.levels(roles.levels),
     )  # fmt: skip

@@ -114,12 +114,9 @@ class Reference:
             Boolean (cells,): cells of the reference, which are compared with all others. None by default.
         """
         d, rows = nearest_landmarks(self.z, z, self.spread, known)
-        # a prototype of n cells is itself off by 1/n of their variance
-        doubt = np.sqrt(1 + 1 / np.maximum(self.sizes, 1))
+        doubt = self._doubt()
         to_prototypes = cdist(z, self.prototypes) / self.spread / doubt
-        white = pcs @ self.whiten
-        to_means = cdist(white, self.means) / doubt
-        to_means[:, self.sizes == 0] = np.inf
+        white, to_means = pcs @ self.whiten, self.distances(pcs)
         prior = np.broadcast_to(self.prior, to_means.shape)
         votes = self._votes(d, rows)
         votes = self._votes_for_enrolled(votes, to_means) if self.n_enrolled else votes
@@ -129,6 +126,16 @@ class Reference:
         near = np.log(np.maximum(d[:, :KERNEL_NEIGHBOUR].mean(axis=1), least))
         typical = np.log(np.maximum(to_means.min(axis=1), least))
         return Evidence(logits, near, typical, z / self.spread, white, pcs[:, :LEADING].astype(np.float32))
+
+    def distances(self, pcs: np.ndarray) -> np.ndarray:
+        """Return the Mahalanobis distance of cells to each type (cells, classes); infinite to one without cells."""
+        found = cdist(pcs @ self.whiten, self.means) / self._doubt()
+        found[:, self.sizes == 0] = np.inf
+        return found
+
+    def _doubt(self) -> np.ndarray:
+        """Return how much too large distances to a type are: a mean of n cells is off by 1/n of their variance."""
+        return np.sqrt(1 + 1 / np.maximum(self.sizes, 1))
 
     def agrees(
         self, m: np.ndarray, codes: np.ndarray, known: np.ndarray | None = None, below: np.ndarray | None = None

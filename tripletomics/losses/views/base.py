@@ -21,7 +21,6 @@ class ViewLoss(Loss):
     """
 
     supervised = False
-    coarse = True  # of codes it asks only whether two are the same
     _spread = torch.tensor(torch.nan)  # before the first minibatch
     views = 2
 
@@ -53,7 +52,7 @@ class ViewLoss(Loss):
             self._spread = z1.new_full((), torch.nan)
             return zero(z1) + zero(z2)
         self._spread = spread(z1.detach())
-        codes = known.pop("codes", torch.stack([y, y]))
+        codes = self.known_codes(known.pop("codes", torch.stack([y, y])))
         cells = known.pop("cells", None)
         cells = torch.full_like(codes, -1) if cells is None else cells
         return self._value(z1, z2, codes, cells, **known).to(z1.dtype)
