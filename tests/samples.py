@@ -31,6 +31,22 @@ def make_cells(n, seed, types=KNOWN, genes=150):
     return adata
 
 
+def make_course(n=260, seed=1, genes=80, days=5):
+    """Poisson counts of two types along a day: genes rise or fall with it, in both types; an hour turns others."""
+    shape, random = np.random.default_rng(3), np.random.default_rng([seed, 4])
+    day, kind, hour = random.integers(days, size=n), random.integers(2, size=n), random.uniform(0, 24, n)
+    log = shape.normal(0.5, 0.5, genes) + np.outer(day / days, shape.normal(0, 1.5, genes))
+    log[:, :20] += np.outer(kind, shape.normal(0, 1, 20))
+    angle = np.pi * hour / 12
+    log[:, 40:] += np.outer(np.cos(angle), shape.normal(size=40)) + np.outer(np.sin(angle), shape.normal(size=40))
+    adata = ad.AnnData(sp.csr_matrix(random.poisson(np.exp(log)).astype(np.float32)))
+    adata.obs["kind"], adata.obs["day"], adata.obs["hour"] = np.array(["a", "b"])[kind], day * 1.0, hour
+    adata.obs["stage"] = pd.Categorical(np.array(list("vwxyz"))[day], list("vwxyz"), ordered=True)
+    adata.obs_names = [f"cell {i} of {seed}" for i in range(n)]
+    adata.var_names = [f"Gene{i}" for i in range(genes)]
+    return adata
+
+
 def make_pair(n=210, seed=1, types=KNOWN):
     """RNA of known types, and twelve proteins of the same cells; three states within every type show in both."""
     shape, random = np.random.default_rng(5), np.random.default_rng([seed, 1])

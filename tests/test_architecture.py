@@ -18,7 +18,7 @@ FLOORS = (  # from top to bottom; imports go down, or to the right on one line
     ("report", "pl", "store", "pp"),
     ("model",),
     ("growth",),
-    ("nulls", "crossfit"),
+    ("nulls", "crossfit", "predictors"),
     ("training", "monitor"),
     ("problem",),
     ("evaluation", "baselines", "labels", "adoption", "metrics", "index", "attribution"),

@@ -7,7 +7,7 @@ trained on. `nulls` has the fit on permuted labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,26 +17,25 @@ from scipy.special import log_expit
 from tripletomics import features, processes
 from tripletomics.checkpoint import Checkpoint
 from tripletomics.embedding import coordinates, embed_rows
-from tripletomics.folds import batch_folds, label_folds, subsample_for_features
-from tripletomics.labels import reference, values
+from tripletomics.folds import batch_folds, label_folds, subsample, subsample_for_features
+from tripletomics.labels import reference
 from tripletomics.labels.calibration import Calibration, fit_calibration, guess
 from tripletomics.labels.inference import infer_leaves
 from tripletomics.labels.reference import LEADING, Evidence, Reference
-from tripletomics.labels.values import ValuePredictor, fit_predictor
+from tripletomics.labels.values import ValuePredictor
 from tripletomics.monitor import Report, silent
 from tripletomics.networks import Encoder, Networks, PairEncoder
 from tripletomics.notices import warn
+from tripletomics.predictors import ValueAnswers, fit_predictors, value_answers
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.seen import network_inputs
 from tripletomics.sources import Memory
 from tripletomics.training import EncoderFit, train_encoder
 
 PSEUDO_LABEL_P = 0.9  # probability above which an unlabelled cell takes the type that the encoder predicts
-ASKED = 5000  # most cells of a fold that predictions are calibrated on
 FOLDS = 4  # at most, of whole batches or, where they are few, of labelled cells
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
 
-ValueAnswers = list[tuple[np.ndarray, np.ndarray]]  # of each ordered column: what regressions say, and the values
 Answers = list[tuple[Evidence, np.ndarray]]  # evidence about cells that an encoder did not see, and their codes
 
 
@@ -268,39 +267,6 @@ def calibrate(
     return Calibrated(found, predictors)
 
 
-def fit_predictors(
-    problem: FitProblem, settings: Settings, z: np.ndarray, cells: np.ndarray, answers: Sequence[ValueAnswers] = ()
-) -> list[ValuePredictor]:
-    """Return a predictor for each target, from some cells, boolean (cells,), weighed by what others answered."""
-    found = [fit_predictor(target, z, problem.pcs, cells, settings.seed) for target in problem.targets]
-    if not answers:
-        return found
-    return [values.calibrate(one, list(said)) for one, said in zip(found, zip(*answers, strict=True), strict=True)]
-
-
-def value_answers(
-    problem: FitProblem, settings: Settings, z: np.ndarray, trained: np.ndarray, asked: np.ndarray
-) -> ValueAnswers:
-    """Return what predictors of the cells in `trained` say about those in `asked`, and the true values, by target."""
-    rows = subsample(asked, settings.seed)
-    predictors = fit_predictors(problem, settings, z, trained)
-    return [
-        (one.parts(z[rows], problem.pcs[rows]), target.values[rows])
-        for one, target in zip(predictors, problem.targets, strict=True)
-    ]
-
-
-def check_values(
-    problem: FitProblem, predictors: Sequence[ValuePredictor], z: np.ndarray
-) -> dict[str, dict[str, float]]:
-    """Return by ordered column how predictions of held-out cells do: see `labels.values.check`."""
-    held = np.flatnonzero(problem.held_out)
-    return {
-        one.name: values.check(one.predict(z[held], problem.pcs[held]), target.subset(held), problem.codes[held])
-        for one, target in zip(predictors, problem.targets, strict=True)
-    }
-
-
 def reference_of(problem: FitProblem, settings: Settings, z: np.ndarray, m: np.ndarray, cells: np.ndarray) -> Reference:
     """Return the reference of the labelled ones among `cells`, boolean (cells,), from the coordinates of all cells.
 
@@ -342,11 +308,6 @@ def evidence_for(
     if pcs_of_model is not None:
         found = replace(found, pcs=pcs_of_model[rows, :LEADING])
     return found, problem.codes[rows]
-
-
-def subsample(cells: np.ndarray, seed: int, most: int = ASKED) -> np.ndarray:
-    """Return the numbers of at most `most` of some cells, boolean (cells,), in random order."""
-    return np.random.default_rng(seed).permutation(np.flatnonzero(cells))[:most]
 
 
 def embed(encoder: Encoder | PairEncoder, rows: Memory) -> np.ndarray:

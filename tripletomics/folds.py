@@ -6,6 +6,7 @@ import numpy as np
 
 SHARE, MOST = 0.1, 5000  # of each type, and cells in all, that predictions are calibrated on
 TRAINED, LEAST = 5, 10  # cells of a type that are always trained on; fewest calibration cells that are enough
+ASKED = 5000  # most cells of a fold that predictions are calibrated on
 FEATURE_CELLS = 20_000  # that genes are chosen by and components fitted to; more take seconds and change little
 
 
@@ -71,3 +72,8 @@ def _suffice(codes: np.ndarray, measured: np.ndarray) -> bool:
     """Return whether an encoder can be trained on these cells."""
     sizes = np.bincount(codes[codes >= 0], minlength=2)
     return (sizes > 0).sum() > 1 and sizes.max() > 1 and measured.sum() > 1
+
+
+def subsample(cells: np.ndarray, seed: int, most: int = ASKED) -> np.ndarray:
+    """Return the numbers of at most `most` of some cells, boolean (cells,), in random order."""
+    return np.random.default_rng(seed).permutation(np.flatnonzero(cells))[:most]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tripletomics import crossfit, folds, labels
+from tripletomics import crossfit, folds, labels, predictors
 from tripletomics.checkpoint import Checkpoint
 from tripletomics.embedding import coordinates
 from tripletomics.labels import ordering
@@ -92,9 +92,9 @@ def permuted_values(
     null = replace(null, targets=targets, calibration=asked, train=~null.held_out & ~asked)
     other = train_encoder(null, replace(settings, steps=max(settings.steps // NULL_SHARE, 1)), checkpoint=checkpoint)
     z = crossfit.embed(other.encoder, null.rows)
-    said = [crossfit.value_answers(null, settings, z, null.train, asked)] if asked.any() else []
-    predictors = crossfit.fit_predictors(null, settings, z, ~null.held_out, said)
-    scores = crossfit.check_values(null, predictors, z)
+    said = [predictors.value_answers(null, settings, z, null.train, asked)] if asked.any() else []
+    fitted = predictors.fit_predictors(null, settings, z, ~null.held_out, said)
+    scores = predictors.check_values(null, fitted, z)
     return {name: found for name, found in scores.items() if name in tested}
 
 

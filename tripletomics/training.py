@@ -227,7 +227,9 @@ def train_encoder(
         loss = _with_targets(loss, problem.targets, rows, settings.metric_dim)
     batch_codes, size = problem.batch_codes[rows] if problem.batch_codes is not None else None, settings.batch_size
     sampler: Sampler
-    if loss.views == 1:
+    if settings.loss.ordered:
+        sampler = Shuffled(len(rows), size or BATCH_SIZE, seed)
+    elif loss.views == 1:
         sampler = Balanced(y_train, size or BATCH_SIZE, seed, batch_codes)
     else:
         graph = knn.knn_graph(problem.pcs[rows])[:, : loss.neighbours] if loss.neighbours else None

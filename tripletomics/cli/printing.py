@@ -23,7 +23,41 @@ def print_groups(adata: AnnData | MuData, prefix: str, groups: str) -> None:
 
 
 def print_mapping(adata: AnnData | MuData, prefix: str, groups: str) -> None:
-    """Print the predicted types, and how the genes were matched."""
+    """Print the predicted types and values, and how the genes were matched."""
+    record = adata.uns[f"{prefix}_mapping"]
+    if "rejected" in record:
+        _print_types(adata, prefix)
+    for name in record.get("ordered", ()):
+        print(printable(f"Predicted {name}: obs column {prefix}_{name}."))
+    genes = record["matched"] + record["missing"]
+    if "use_rep" in record:
+        print(printable(f"The {genes:,} dimensions of {record['use_rep']} were read."))
+    else:
+        print(
+            f"{record['matched']:,} of the model's {genes:,} genes were found ({record['weight']:.0%} of their weight)."
+        )
+    if record["missing"]:
+        print(printable("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + "."))
+    if "rejected" in record:
+        print(f"{record['rejected']:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")
+        print(
+            f"{record['agrees']:.1%} of the cells have their best type among their 15 nearest reference cells on the "
+            "map."
+        )
+    if "fdr" in record:
+        print(
+            f"{record['novel']:,} of {adata.n_obs:,} cells are on the list of novel cells (false discovery rate "
+            f"{record['fdr']:g}). With {record['calibration_cells']:,} calibration cells, fewer than "
+            f"{record['shortest_list']:,} novel cells cannot be found."
+        )
+    if f"{prefix}_group_label" in adata.obs and groups in adata.obs:
+        print_groups(adata, prefix, groups)
+    if record.get("seen"):
+        print(f"{record['seen']:,} of {adata.n_obs:,} cells were part of the fit and say nothing about new cells.")
+
+
+def _print_types(adata: AnnData | MuData, prefix: str) -> None:
+    """Print a table of the predicted types."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -35,30 +69,6 @@ def print_mapping(adata: AnnData | MuData, prefix: str, groups: str) -> None:
     for name, (size, confidence) in cells.sort_values("size", ascending=False, kind="stable").iterrows():
         shown.add_row(printable(name), f"{size:,.0f}", f"{size / adata.n_obs:.1%}", f"{confidence:.2f}")
     Console(markup=False, emoji=False, highlight=False).print(shown)
-    record = adata.uns[f"{prefix}_mapping"]
-    genes = record["matched"] + record["missing"]
-    if "use_rep" in record:
-        print(printable(f"The {genes:,} dimensions of {record['use_rep']} were read."))
-    else:
-        print(
-            f"{record['matched']:,} of the model's {genes:,} genes were found ({record['weight']:.0%} of their weight)."
-        )
-    if record["missing"]:
-        print(printable("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + "."))
-    print(f"{record['rejected']:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")
-    print(
-        f"{record['agrees']:.1%} of the cells have their best type among their 15 nearest reference cells on the map."
-    )
-    if "fdr" in record:
-        print(
-            f"{record['novel']:,} of {adata.n_obs:,} cells are on the list of novel cells (false discovery rate "
-            f"{record['fdr']:g}). With {record['calibration_cells']:,} calibration cells, fewer than "
-            f"{record['shortest_list']:,} novel cells cannot be found."
-        )
-    if f"{prefix}_group_label" in adata.obs and groups in adata.obs:
-        print_groups(adata, prefix, groups)
-    if record.get("seen"):
-        print(f"{record['seen']:,} of {adata.n_obs:,} cells were part of the fit and say nothing about new cells.")
 
 
 def print_table(table: pd.DataFrame, by: list[str]) -> None:

@@ -190,8 +190,8 @@ def check(found: Estimate, target: Target, codes: np.ndarray) -> dict[str, float
     Returns
     -------
     ``cells``, their number; ``correlation`` (Spearman, or that around a circle), and ``correlation_within_types``, its
-    mean over types; the mean absolute ``error``; ``coverage``, the share of the true values inside the intervals, and
-    the mean ``half_width`` of these. Empty for fewer than three cells.
+    mean over types, if there are any; the mean absolute ``error``; ``coverage``, the share of the true values inside
+    the intervals, and the mean ``half_width`` of these. Empty for fewer than three cells.
     """
     known = ~np.isnan(target.values)
     if known.sum() < FEWEST:
@@ -199,10 +199,11 @@ def check(found: Estimate, target: Target, codes: np.ndarray) -> dict[str, float
     truth, period = target.values[known], target.period
     center, low, high = (x[known] for x in (found.center, found.low, found.high))
     middle, half = (low + high) / 2, (high - low) / 2
+    within = correlation_within(center, truth, codes[known], period)
     return {
         "cells": float(known.sum()),
         "correlation": correlation(center, truth, period),
-        "correlation_within_types": correlation_within(center, truth, codes[known], period),
+        **({} if np.isnan(within) else {"correlation_within_types": within}),
         "error": float(distance(center, truth, period).mean()),
         "coverage": float((distance(middle, truth, period) <= half + ROUNDING * np.abs(half)).mean()),
         "half_width": float(half.mean()),

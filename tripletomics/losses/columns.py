@@ -15,7 +15,7 @@ class Columns(Sum):
     Parameters
     ----------
     loss
-        The loss of the cell types, or of views; built.
+        The loss of the cell types, or of views; built. One of values is left out: it is among the others.
     others, weights
         The loss of each further column, built, and its weight.
     values
@@ -25,7 +25,8 @@ class Columns(Sum):
     of_cells = True
 
     def __init__(self, loss: Loss, others: Sequence[Loss], weights: Sequence[float], values: Sequence[Tensor]) -> None:
-        super().__init__([loss, *others], [1.0, *weights])
+        own = [] if loss.ordered else [loss]
+        super().__init__([*own, *others], [*(1.0 for _ in own), *weights])
         self.values = dict(zip(others, values, strict=True))
 
     def forward(self, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:

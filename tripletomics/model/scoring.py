@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tripletomics import adoption, crossfit, metrics
+from tripletomics import adoption, metrics, predictors
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.losses.levels import contained
 
@@ -51,10 +51,10 @@ def score_values(
     model: Model, problem: FitProblem, z: np.ndarray, permuted: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
     """Return the `Model.ordered` of held-out cells; `permuted` are the scores of the null, by column."""
-    scores = crossfit.check_values(problem, model.targets, z)
-    kept = ("correlation", "correlation_within_types", "error")
+    scores = predictors.check_values(problem, model.targets, z)
+    kept = {"correlation", "correlation_within_types", "error"}
     return {
-        name: found | {f"null_{key}": permuted[name][key] for key in kept if permuted.get(name)}
+        name: found | {f"null_{key}": value for key, value in permuted.get(name, {}).items() if key in kept}
         for name, found in scores.items()
     }
 

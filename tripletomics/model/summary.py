@@ -16,6 +16,7 @@ from tripletomics.model.state import State
 
 BLIND = "made from training cells"  # the setting "embedding" of a fit, if the embedding is known to be so
 
+WITHIN = "correlation_within_types"
 ENOUGH = 10  # held-out cells of a type, of which a share says something
 
 
@@ -148,10 +149,9 @@ def _ordered(model: State) -> list[str]:
             continue
         target = next(target for target in model.targets if target.name == name)
         measure = "Spearman" if target.period is None else "circular correlation"
-        within = scores["correlation_within_types"]
         lines.append(
             f"{name}: {measure} {scores['correlation']:.3f} on {scores['cells']:.0f} held-out cells"
-            + f" (within types {within:.3f})" * bool(model.classes and np.isfinite(within))
+            + (f" (within types {scores[WITHIN]:.3f})" if WITHIN in scores else "")
             + f", mean error {scores['error']:.3g}; 90 % intervals, {scores['half_width']:.3g} to each side, hold "
             f"{scores['coverage']:.0%} of the values."
         )

@@ -41,6 +41,11 @@ def check_start(model: object) -> Model:
         )
     if model.reference is None:
         raise ValueError("init= is a model without labels, which keeps no landmarks: fit it again with label=.")
+    if model.targets:
+        raise ValueError(
+            f"init= is a model that predicts {model.targets[0].name!r}, for which it keeps no old cells: fit old and "
+            "new cells together."
+        )
     if model.seen is None:
         raise ValueError(
             "init= comes from a file of an older version, which does not say which cells it has seen: fit it again."
@@ -56,11 +61,16 @@ def check_growth(settings: Settings, model: Model) -> Settings:
     ValueError
         If a setting differs from that of the model, or cannot be used when a map grows.
     """
+    if settings.order is not None:
+        raise ValueError(
+            f"order={settings.order!r} cannot be used with init=: old cells, of which only coordinates are kept, have "
+            "no value. Fit old and new cells together."
+        )
     if settings.label is None:
         raise ValueError("init= needs label=, the column of the types of the new cells: without types no map can grow.")
     if not isinstance(settings.label, str):
         raise ValueError(f"label={as_text(settings.label)!r} cannot be used with init=: name one column of types.")
-    for name in ("batch", "self_training", "map", "parents", "order"):
+    for name in ("batch", "self_training", "map", "parents"):
         value = getattr(settings, name)
         if value is not None and value is not False:
             given = repr(value) if isinstance(value, (str, bool)) else type(value).__name__

@@ -16,6 +16,7 @@ from tripletomics.features import AnyFeatures, PairFeatures, add_plain, matrices
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
 from tripletomics.keys import check_key
 from tripletomics.labels.roles import Roles
+from tripletomics.labels.targets import Target
 from tripletomics.labels.tree import Tree
 from tripletomics.losses import Loss
 from tripletomics.losses.defaults import default_loss
@@ -30,6 +31,8 @@ from tripletomics.pp.tables import Table, choose, columns_of, open_table
 from tripletomics.problem import FitProblem, Settings, as_text, fit_features
 from tripletomics.seen import SeenCells, hash_rows, network_inputs
 from tripletomics.sources import Matrix
+
+MISSING = 0.1  # share of the training cells that may lack a value where only values are learned from
 
 
 def prepare(
@@ -73,10 +76,9 @@ def prepare(
         check_training(published, held_out, name_of(settings.map))
     tree, nodes, codes, order, classes = _known_types(found, held_out, columns.finest)
     targets = label_columns.known_targets(found.targets, held_out, columns)
-    settings = _with_loss(table, settings, codes[~held_out], labelled=bool(classes))
+    settings = _with_loss(table, settings, codes[~held_out], targets, labelled=bool(classes))
     batch_codes = splits.batch_codes(table.obs, settings.batch, held_out)
-    strata = codes if classes else found.strata
-    calibration = _calibration_split(table, strata, held_out, batch_codes, settings.seed)
+    calibration = _calibration_split(table, codes if classes else found.strata, held_out, batch_codes, settings.seed)
     train = ~held_out & ~calibration
     _check_batches(settings, tree, nodes, held_out, train)
     fitted = subsample_for_features(~held_out, settings.seed)
@@ -154,13 +156,19 @@ def _known_types(
     return None, codes, codes, order, [names[code] for code in order[:n_known]]
 
 
-def _with_loss(table: Table, settings: Settings, codes: np.ndarray, *, labelled: bool) -> Settings:
+def _with_loss(
+    table: Table, settings: Settings, codes: np.ndarray, targets: Sequence[Target], *, labelled: bool
+) -> Settings:
     """Return the settings with a loss (a copy), after checking that the augmentation suits it.
 
-    `codes` are those of the training cells; `labelled` says whether there are cell types.
+    `codes` are those of the training cells; `labelled` says whether there are cell types. Values alone need no view of
+    the cells, if nearly all have one.
     """
     paired, views = len(table.sides) > 1, settings.augment
-    loss = copy.deepcopy(settings.loss) or losses.make(default_loss(codes, paired))
+    alone = [one for one in targets if one.loss.ordered and not labelled and not paired]
+    known = alone and np.isnan(alone[0].values).mean() <= MISSING
+    usual = alone[0].loss if known else losses.make(default_loss(codes, paired))
+    loss = copy.deepcopy(settings.loss or usual)
     losses.check(loss, settings.metric_dim)
     if paired and views.of_genes:
         raise ValueError(
@@ -203,6 +211,8 @@ def _check_batches(
     loss = settings.loss
     checks.check_batch_size(settings.batch_size, nodes[~held_out], of_labelled=loss.views == 1)
     loss.set_n_cells(int(train.sum()))
+    if loss.ordered:
+        return
     if tree is not None:
         loss.set_levels(Levels(tree.leaves_below()))
     training.check_terms(loss, nodes[train], settings.batch_size, settings.seed)

@@ -121,7 +121,7 @@ def predict(
         new. (An older model file gives no ``seen``.) ``notes`` are sentences about unusual values. With `fdr` also
         ``fdr``, how many cells are on the list (``novel``), the number of ``calibration_cells``, and ``shortest_list``,
         the length of the shortest list that is possible with so many cells. If an embedding was read, ``use_rep`` is
-        its key, and its dimensions count as genes.
+        its key, and its dimensions count as genes. ``ordered`` are the names of ordered columns, if there are any.
 
     ``obs["tt_<column>"]``, ``obs["tt_<column>_low"]``, ``obs["tt_<column>_high"]``
         Of a model that was fitted with `order`, for each ordered column such as "day": the predicted value, and an
@@ -185,7 +185,7 @@ def predict(
         z, m = model.place(cells.x, cells.present)
         _write(cells, prefix, _value_columns(model, cells, z, coverage), [*OF_TYPES, *OPTIONAL])
         for target, _, queries in cells.targets:
-            target.uns[f"{prefix}_mapping"] = {"model": model.id, **_matched(queries)}
+            target.uns[f"{prefix}_mapping"] = _record(model, queries)
         write_coordinates(cells, key_added, model, z, m, trained_on(model, cells.x))
         return
     grouped = None if groups is None else _groups(cells, groups)
@@ -208,7 +208,7 @@ def predict(
     _doubt_embedding(use_rep, found.unassigned)
     _write(cells, prefix, columns, OPTIONAL)
     for target, rows, queries in cells.targets:
-        record = {"model": model.id, **_matched(queries), "rejected": int(found.unassigned[rows].sum())}
+        record = _record(model, queries) | {"rejected": int(found.unassigned[rows].sum())}
         record |= {"agrees": float(agrees[rows].mean())} | ({} if use_rep is None else {"use_rep": use_rep})
         record |= {} if trained is None else {"seen": int(trained[rows].sum())}
         record |= {} if fdr is None else about_list | {"novel": int(found.novel[rows].sum())}
@@ -266,18 +266,21 @@ def _doubt_embedding(use_rep: str | None, unassigned: np.ndarray) -> None:
         )
 
 
-def _matched(queries: Sequence[Query]) -> dict[str, Any]:
-    """Return how the genes of one or two modalities were matched, as `uns` keeps it."""
+def _record(model: Model, queries: Sequence[Query]) -> dict[str, Any]:
+    """Return what `uns` keeps of a model that predicts, and how the genes of one or two modalities were matched."""
     import numpy as np
 
     matches = [query.match for query in queries]
+    ordered = {"ordered": np.array([one.name for one in model.targets], dtype=object)} if model.targets else {}
     return {
+        "model": model.id,
         "matched": sum(match.matched for match in matches),
         "missing": sum(match.missing for match in matches),
         "extra": sum(match.extra for match in matches),
         "weight": float(np.mean([match.weight for match in matches])),
         "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
         "notes": np.array([note for query in queries for note in query.notes], dtype=object),
+        **ordered,
     }
 
 

@@ -1,0 +1,208 @@
+"""`order=`, from the column to predicted values: fits, model files, predictions, nulls, and what is refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from samples import FAST, held_out, make_course, refusal
+
+import tripletomics as tt
+from tripletomics.labels import ordering
+from tripletomics.metrics import order
+
+KINDS = {"day": "day", "hour": "hour:period=24", "stage": "stage"}
+
+
+@pytest.fixture(scope="module")
+def fits():
+    """One fit of each kind: numbers with types, a circle with types, ordered categories alone."""
+    found = {}
+    for name, text in KINDS.items():
+        adata = make_course()
+        model = tt.fit(adata, None if name == "stage" else "kind", order=text, **FAST)
+        tt.predict(adata, model)
+        found[name] = adata, model
+    return found
+
+
+def truth(adata, name):
+    values = adata.obs[name]
+    return (values.cat.codes if name == "stage" else values).to_numpy(dtype=float)
+
+
+@pytest.mark.parametrize(("name", "period", "least"), [("day", None, 0.85), ("hour", 24, 0.8), ("stage", None, 0.8)])
+def test_values_of_held_out_cells_are_found(fits, name, period, least):
+    adata, model = fits[name]
+    held, guess = held_out(adata), adata.obs[f"tt_{name}"]
+    guess = (guess.cat.codes if name == "stage" else guess).to_numpy(dtype=float)[held]
+    assert order.correlation(guess, truth(adata, name)[held], period) > least
+    scores = model.ordered[name]
+    assert scores["correlation"] == pytest.approx(order.correlation(guess, truth(adata, name)[held], period), abs=0.01)
+    assert scores["error"] == pytest.approx(order.distance(guess, truth(adata, name)[held], period).mean(), rel=1e-4)
+    assert scores["correlation"] > scores["null_correlation"] + 0.5
+    assert scores["error"] < scores["null_error"]
+    assert f"{name}: " in model.summary()
+    assert f"{name}, permuted order: " in model.summary()
+
+
+def test_columns_of_numbers(fits):
+    obs = fits["day"][0].obs
+    columns = obs[["tt_day", "tt_day_low", "tt_day_high"]]
+    assert {*columns.dtypes} == {np.dtype("float32")}
+    assert np.isfinite(columns).all(axis=None)
+    assert (columns.diff(axis=1).iloc[:, 2] > 0).all()
+    assert "tt_label" in obs
+
+
+def test_columns_of_a_circle(fits):
+    obs = fits["hour"][0].obs
+    assert obs["tt_hour"].between(0, 24, inclusive="left").all()
+    assert obs["tt_hour_half_width"].between(0, 12).all()
+    assert obs["tt_hour"].dtype == obs["tt_hour_half_width"].dtype == np.float32
+
+
+def test_columns_of_ordered_categories(fits):
+    adata, _ = fits["stage"]
+    for end in ("", "_low", "_high"):
+        assert adata.obs[f"tt_stage{end}"].dtype == adata.obs["stage"].dtype
+        assert adata.obs[f"tt_stage{end}"].notna().all()
+    assert (adata.obs["tt_stage_low"] <= adata.obs["tt_stage"]).all()
+    assert (adata.obs["tt_stage"] <= adata.obs["tt_stage_high"]).all()
+
+
+def test_order_alone_knows_no_types(fits):
+    adata, model = fits["stage"]
+    assert not model.classes
+    assert sorted(column for column in adata.obs if column.startswith("tt_")) == [
+        "tt_split", "tt_stage", "tt_stage_high", "tt_stage_low",
+    ]  # fmt: skip
+    assert adata.uns["tt_mapping"]["ordered"].tolist() == ["stage"]
+    said = refusal(tt.predict, adata.copy(), model, fdr=0.1)
+    assert said.startswith("ValueError: fdr=0.1 is about types, and the model was fitted with order= alone")
+    assert "groups='kind' is about types" in refusal(tt.predict, adata.copy(), model, groups="kind")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_model_file_predicts_the_same(fits, name, tmp_path):
+    adata, model = fits[name]
+    model.save(tmp_path / "m.tt")
+    again, other = tt.load(tmp_path / "m.tt"), make_course()
+    tt.predict(other, again)
+    for column in adata.obs.filter(like="tt_"):
+        assert other.obs[column].tolist() == adata.obs[column].tolist()
+    assert again.ordered == model.ordered
+    assert again.summary() == model.summary()
+    adata.write_h5ad(tmp_path / "a.h5ad")
+
+
+def test_new_cells_and_coverage(fits):
+    _, model = fits["day"]
+    query = make_course(120, seed=7)
+    tt.predict(query, model, coverage=0.5)
+    narrow = (query.obs["tt_day_high"] - query.obs["tt_day_low"]).mean()
+    tt.predict(query, model, coverage=0.95)
+    assert (query.obs["tt_day_high"] - query.obs["tt_day_low"]).mean() > 1.5 * narrow
+    assert order.spearman(query.obs["tt_day"], query.obs["day"]) > 0.85
+    found = model.predict_values(query.X)["day"]
+    np.testing.assert_allclose(found.center, query.obs["tt_day"], rtol=1e-4)
+
+
+def test_held_out_values_change_nothing(fits):
+    adata, model = fits["day"]
+    other = make_course()
+    hidden = other.obs["day"].where(~held_out(adata), 0)
+    other.obs["day"] = hidden
+    found = tt.fit(other, "kind", order="day", **FAST)
+    np.testing.assert_array_equal(other.obsm["X_tt"], adata.obsm["X_tt"])
+    np.testing.assert_array_equal(found.targets[0].errors, model.targets[0].errors)
+
+
+def test_missing_values_and_whole_batches():
+    adata = make_course()
+    adata.obs["donor"] = [f"d{i % 4}" for i in range(adata.n_obs)]
+    adata.obs.loc[adata.obs_names[::3], "day"] = np.nan
+    model = tt.fit(adata, "kind", order="day", batch="donor", **FAST)
+    tt.predict(adata, model)
+    assert adata.obs["tt_day"].notna().all()
+    known = held_out(adata) & adata.obs["day"].notna().to_numpy()
+    assert model.ordered["day"]["cells"] == known.sum()
+    assert order.spearman(adata.obs["tt_day"][known], adata.obs["day"][known]) > 0.7
+    assert len(model.targets[0].errors) > 100  # each batch was left out in turn
+
+
+def test_days_of_donors():
+    """Four donors of one day each cannot be told apart from the days."""
+    adata = make_course(120, days=4)
+    adata.obs["donor"] = adata.obs["day"].map("donor of day {:.0f}".format)
+    model = tt.fit(adata, order="day", batch="donor", **FAST)
+    assert "null_correlation" not in model.ordered["day"]
+    assert "No null is possible for day" in model.summary()
+    assert "day and batch cannot be told apart" in model.summary()
+
+
+def test_values_are_permuted_within_types_and_donors():
+    random = np.random.default_rng(0)
+    codes, donors = np.arange(400) % 3, np.arange(400) // 3 % 2
+    values = 10.0 * codes + 100 * donors + random.integers(5, size=400)
+    values[::7] = np.nan
+    found = ordering.permute(values, codes, donors, random)
+    assert (np.isnan(found) == np.isnan(values)).all()
+    assert (found[~np.isnan(values)] != values[~np.isnan(values)]).mean() > 0.5
+    for code in range(3):
+        for donor in range(2):
+            own = (codes == code) & (donors == donor)
+            np.testing.assert_array_equal(np.sort(found[own]), np.sort(values[own]))
+    assert {*(ordering.permute(values, codes, None, random)[codes == 1] // 100)} >= {0, 1}
+
+
+@pytest.mark.parametrize("n", [5, 6, 8])
+def test_donors_of_one_day_each(n):
+    random = np.random.default_rng(0)
+    donors = np.arange(400) % n
+    values = (donors // 2).astype(float)
+    found = ordering.permute(values, np.zeros(400, dtype=int), donors, random)
+    if n < ordering.LEAST_BATCHES:
+        assert found is None
+        return
+    days = [np.unique(found[donors == donor]) for donor in range(n)]
+    assert all(len(day) == 1 for day in days)
+    assert sorted(day[0] for day in days) == sorted(np.arange(n) // 2)
+
+
+def test_strata_are_tenths():
+    values = np.append(np.random.default_rng(0).permutation(np.arange(100.0)), [np.nan] * 3)
+    found = ordering.strata(values)
+    assert np.bincount(found[:100]).tolist() == [10] * 10
+    assert (found[100:] == -1).all()
+    assert np.bincount(ordering.strata(np.repeat([1.0, 2, 5], 20))).tolist() == [20] * 3
+    assert (ordering.strata(np.full(4, np.nan)) == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "given", "said"),
+    [
+        ({}, {"order": "dya"}, "KeyError: order='dya' is not a column of adata.obs. Did you mean 'day'?"),
+        ({}, {"order": "kind"}, "ValueError: 'kind' is both label and order"),
+        ({}, {"order": "hour:period=0"}, "ValueError: order='hour:period=0': period=0 is not a number above 0"),
+        ({}, {"order": 3}, "TypeError: order=3 is not the name of a column"),
+        ({"day": np.nan}, {"order": "day"}, "ValueError: order='day' has a value for 0 of"),
+        ({"day": 3.0}, {"order": "day"}, "ValueError: order='day' has 1 distinct value in the training cells"),
+        ({"day": np.inf}, {"order": "day"}, "ValueError: order='day' has 260 infinite values"),
+        ({"day": "early"}, {"order": "day"}, "TypeError: order='day' holds"),
+        ({"day": pd.Timestamp("2024-01-01")}, {"order": "day"}, "TypeError: order='day' holds datetime64"),
+        ({}, {"loss": "rnc"}, "ValueError: loss='rnc' learns values that have an order, and loss= is for cell types"),
+        ({}, {"loss": "softmax + 0.1*rnc", "order": "day"}, "ValueError: loss='softmax + 0.1*rnc' learns values"),
+    ],
+)
+def test_what_is_refused(change, given, said):
+    adata = make_course()
+    for name, value in change.items():
+        adata.obs[name] = value
+    before = sorted(adata.obs), sorted(adata.obsm)
+    assert refusal(tt.fit, adata, "kind", **given, **FAST).startswith(said)
+    assert (sorted(adata.obs), sorted(adata.obsm)) == before
+
+
+def test_a_map_does_not_grow_with_an_order(fits):
+    _, model = fits["day"]
+    new = make_course(seed=5)
+    assert "predicts 'day', for which it keeps no old cells" in refusal(tt.fit, new, "kind", init=model, **FAST)
