@@ -93,9 +93,10 @@ def course(kind: str, seed: int) -> ad.AnnData:
 def permuted(adata: ad.AnnData, kind: str, seed: int) -> ad.AnnData:
     """Return cells whose values are permuted within types, or whose donors have each other's day."""
     adata, random = adata.copy(), np.random.default_rng([seed, 2])
-    if kind == "nested":
-        days = adata.obs.groupby("donor")["time"].first()
-        adata.obs["time"] = adata.obs["donor"].map(dict(zip(days.index, random.permutation(days), strict=True)))
+    if kind == "nested":  # among the training donors, and among those that are held out
+        days = adata.obs.groupby("donor")[["outside", "time"]].first()
+        days["time"] = days.groupby("outside")["time"].transform(random.permutation)
+        adata.obs["time"] = adata.obs["donor"].map(days["time"]).astype(float)
         return adata
     adata.obs["time"] = adata.obs.groupby("kind")["time"].transform(random.permutation)
     return adata

@@ -1,14 +1,17 @@
 """`order=`, from the column to predicted values: fits, model files, predictions, nulls, and what is refused."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
-from samples import FAST, held_out, make_course, refusal
+from samples import held_out, make_course, refusal
 
 import tripletomics as tt
 from tripletomics.labels import ordering
 from tripletomics.metrics import order
 
+FAST = {"steps": 20, "spread": 0.0, "progress": False}
 KINDS = {"day": "day", "hour": "hour:period=24", "stage": "stage"}
 
 
@@ -129,14 +132,17 @@ def test_missing_values_and_whole_batches():
     assert len(model.targets[0].errors) > 100  # each batch was left out in turn
 
 
-def test_days_of_donors():
-    """Four donors of one day each cannot be told apart from the days."""
-    adata = make_course(120, days=4)
-    adata.obs["donor"] = adata.obs["day"].map("donor of day {:.0f}".format)
-    model = tt.fit(adata, order="day", batch="donor", **FAST)
-    assert "null_correlation" not in model.ordered["day"]
-    assert "No null is possible for day" in model.summary()
+def test_what_the_summary_says_without_a_null_or_a_signal(fits):
+    """Four donors of one day each cannot be told apart from the days: `ordering.permute` returns None."""
+    model = copy.copy(fits["day"][1])
+    scores = model.ordered["day"]
+    model.ordered = {"day": {name: value for name, value in scores.items() if not name.startswith("null")}}
+    assert "No null is possible for day: each batch has one value" in model.summary()
     assert "day and batch cannot be told apart" in model.summary()
+    model.ordered = {"day": scores | {"null_correlation": scores["correlation"]}}
+    assert "No signal in day: it is predicted no better than with a permuted order." in model.summary()
+    model.ordered = {"day": {}}
+    assert "day: no held-out cell has a value." in model.summary()
 
 
 def test_values_are_permuted_within_types_and_donors():
@@ -206,3 +212,26 @@ def test_a_map_does_not_grow_with_an_order(fits):
     _, model = fits["day"]
     new = make_course(seed=5)
     assert "predicts 'day', for which it keeps no old cells" in refusal(tt.fit, new, "kind", init=model, **FAST)
+
+
+def test_evaluate_scores_the_order_that_was_learned(fits):
+    adata, _ = fits["day"]
+    table = tt.evaluate(adata, "kind", progress=False)
+    rows = table[(table["metric"] == "order_correlation") & (table["space"] == "X_tt_metric")].set_index("split")
+    z, held, values = adata.obsm["X_tt_metric"], held_out(adata), truth(adata, "day")
+    guess = order.mean_of_neighbours(z[~held], values[~held], z[held])
+    assert rows.loc["held-out", "value"] == pytest.approx(order.spearman(guess, values[held]))
+    assert rows.loc["held-out", "value"] > rows.loc["permuted", "value"] + 0.3
+    assert rows.loc["train", "label_circular"]
+    other = tt.evaluate(adata, "kind", order="hour:period=24", progress=False)
+    found = other[(other["metric"] == "order_error") & (other["split"] == "held-out")]
+    assert found["value"].between(0, 12).all()
+    assert "'kind' is both label and order" in refusal(tt.evaluate, adata, "kind", order="kind")
+
+
+def test_compare_scores_the_order():
+    result = tt.compare(make_course(120), "kind", ("pca2",), order="day", seeds=1, progress=False)
+    rows = result.table[result.table["metric"].str.startswith("order_")]
+    assert {*rows["split"]} == {"train", "held-out", "permuted"}
+    assert np.isfinite(rows["value"]).all()
+    assert result.settings["order"] == "day"

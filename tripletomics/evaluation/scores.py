@@ -11,6 +11,7 @@ from scipy.spatial.distance import cdist
 
 from tripletomics import labels, metrics
 from tripletomics.labels.nodes import NodeLabels, lineage
+from tripletomics.labels.targets import Target
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ METRICS = {
     "within_between": Metric("variance within / between types", "collapse", circular=True),
     "fine_knn_macro_f1": Metric("15-NN macro-F1 of finer labels", "collapse"),
     "pseudotime_spearman": Metric("Spearman of pseudotime", "collapse"),
+    "order_correlation": Metric("correlation of the ordered column (Spearman or circular)", "order"),
+    "order_correlation_within_types": Metric("correlation of the ordered column within types", "order"),
+    "order_error": Metric("mean error of the ordered column", "order", higher=False),
     "ilisi": Metric("iLISI", "batches"),
     "clisi": Metric("cLISI", "batches", circular=True),
     "kbet": Metric("kBET", "batches"),
@@ -115,6 +119,8 @@ class GroundTruth:
         Codes of finer labels that no method was given, and of batches, which are scored if `score_batches`.
     pseudotime
         Numbers, NaN where there is none.
+    order
+        The ordered column.
     at_random
         Whether the held-out cells were drawn at random within types, so that they should lie as training cells do.
     """
@@ -126,6 +132,7 @@ class GroundTruth:
     fine: np.ndarray | None = None
     batch_codes: np.ndarray | None = None
     pseudotime: np.ndarray | None = None
+    order: Target | None = None
     score_batches: bool = True
     at_random: bool = False
     usual: np.ndarray | None = None
@@ -135,7 +142,9 @@ class GroundTruth:
         """Return the truth of some cells, with other codes."""
         names = ("held_out", "reference", "usual", "fine", "batch_codes", "pseudotime")
         parts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(self, codes=codes, levels=None, **{name: part[rows] for name, part in parts.items()})
+        order = None if self.order is None else self.order.subset(rows)
+        cut = {name: part[rows] for name, part in parts.items()}
+        return replace(self, codes=codes, levels=None, order=order, **cut)
 
     def permuted(self, seed: int, among: np.ndarray) -> GroundTruth:
         """Return the truth with the labels of some cells permuted among them."""
@@ -193,7 +202,8 @@ def score_shuffled(z: np.ndarray, truth: GroundTruth, seed: int) -> pd.DataFrame
         within[cells] = random.permutation(z[cells])
     scores = _by_structure(shuffled, truth, "held-out", seed)
     del scores["knn_recall_within_types"]
-    return _table(scores | _within_types(within, truth, "held-out", seed), "permuted", SHUFFLED)
+    scores |= _within_types(within, truth, "held-out", seed) | _by_order(within, truth, "held-out")
+    return _table(scores, "permuted", SHUFFLED)
 
 
 def confusion(z: np.ndarray, truth: GroundTruth) -> np.ndarray:
@@ -358,7 +368,24 @@ def _by_structure(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> S
         scores["fine_knn_macro_f1"] = metrics.knn_macro_f1(*_sides(z, truth.fine, truth, split))
     if truth.pseudotime is not None:
         scores["pseudotime_spearman"] = metrics.pseudotime_spearman(*_sides(z, truth.pseudotime, truth, split))
-    return scores
+    return scores | _by_order(z, truth, split)
+
+
+def _by_order(z: np.ndarray, truth: GroundTruth, split: str) -> Scores:
+    """Score how well the neighbours of a cell tell its value in the ordered column; nothing without one."""
+    if truth.order is None:
+        return {}
+    values, period, known = truth.order.values, truth.order.period, ~np.isnan(truth.order.values)
+    train, asked = known & ~truth.held_out, known & truth.cells(split)
+    if train.sum() < 2 or not asked.any():
+        return {}
+    query = z[asked] if split == "held-out" else None
+    guess = metrics.mean_of_neighbours(z[train], values[train], query, period)
+    return {
+        "order_correlation": metrics.correlation(guess, values[asked], period),
+        "order_correlation_within_types": metrics.correlation_within(guess, values[asked], truth.codes[asked], period),
+        "order_error": float(metrics.distance(guess, values[asked], period).mean()),
+    }
 
 
 def _within_types(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> Scores:

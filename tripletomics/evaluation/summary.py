@@ -32,7 +32,8 @@ def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     table.loc[tests, "value"] = np.minimum(1, 2 * groups["value"].median().to_numpy()[tests])
     known = table["metric"].map(METRICS)
     table["family"] = [metric.family for metric in known]
-    learned = (table["split"] == "train") & table["family"].isin(["labels", "retrieval", "verification", "prediction"])
+    of_labels = ["labels", "retrieval", "verification", "prediction", "order"]
+    learned = (table["split"] == "train") & table["family"].isin(of_labels)
     table["label_circular"] = [metric.circular for metric in known] | learned.to_numpy()
     table["null"] = groups["null"].first().to_numpy()
     return table

@@ -18,6 +18,7 @@ from tripletomics.experiment.results import run_all, tidy
 from tripletomics.experiment.settings import AN_ARRAY, INPUTS, read_inputs, read_settings
 from tripletomics.experiment.splits import EvaluationTask, Split, embedding_words, make_splits
 from tripletomics.labels import TOO_FEW
+from tripletomics.labels.ordering import split_order
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.problem import as_text
@@ -51,6 +52,12 @@ class Basis:
     def is_named(self) -> bool:
         """Whether `uns` says which model wrote this basis."""
         return self.record is not None or keys.seen_by(self.adata.uns, self.name) is not None
+
+    @property
+    def order(self) -> str | None:
+        """What `fit` was given as ``order``, if the dataset still has the column."""
+        text = self.inputs["order"]
+        return text if text and split_order(text, self.adata.obs)[0] in self.adata.obs else None
 
     def reads(self, layer: str | None, use_rep: str | None) -> dict[str, Any]:
         """Return what a fit of this basis reads, as `make_task` takes it, unless a layer or an embedding is named."""

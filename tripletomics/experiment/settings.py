@@ -17,7 +17,7 @@ OWN = (
     "batch_size", "lr", "precision",
 )  # fmt: skip
 INPUTS = ("label", "hold_out", "layer", "counts", "batch")
-NEWER = ("use_rep",)  # inputs that older fits did not have
+NEWER = ("use_rep", "order")  # inputs that older fits did not have
 
 
 def parse_method(method: str) -> dict[str, Any] | None:
@@ -60,7 +60,7 @@ def read_settings(written: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read_inputs(written: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return what a fit read: label, hold_out, layer, counts, batch, use_rep; the defaults if it wrote nothing."""
+    """Return what a fit read, by the names in `INPUTS` and `NEWER`; the defaults if it wrote nothing."""
     found: dict[str, Any] = dict.fromkeys(INPUTS + NEWER)
     found |= {key: str(value) for key, value in (written or {}).items() if key in found and str(value) != "None"}
     with suppress(TypeError, ValueError):

@@ -19,6 +19,7 @@ from tripletomics import baselines, evaluation, labels, pp
 from tripletomics.evaluation import GroundTruth
 from tripletomics.features import Features
 from tripletomics.labels.nodes import NodeLabels
+from tripletomics.labels.targets import Target
 from tripletomics.notices import warn
 from tripletomics.problem import Settings, fit_features
 
@@ -68,6 +69,7 @@ class EvaluationTask:
     unseen: bool
     reference: np.ndarray | None
     levels: NodeLabels | None = None
+    order: Target | None = None
 
     @property
     def adata(self) -> AnnData:
@@ -102,6 +104,7 @@ class EvaluationTask:
             self.batch_codes,
             self.pseudotime,
             self.reference,
+            None if self.order is None else self.order.values,
         ):
             content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         var = self.table.sides[""].var
@@ -123,6 +126,7 @@ def make_task(
     unlabelled: Sequence[str],
     fine: str | None,
     pseudotime: str | None,
+    order: str | None,
     unseen: bool,
     device: str,
     reference: np.ndarray | None = None,
@@ -132,7 +136,7 @@ def make_task(
 
     Parameters
     ----------
-    adata, label, parents, batch, unlabelled, fine, pseudotime, unseen, device
+    adata, label, parents, batch, unlabelled, fine, pseudotime, order, unseen, device
         As for `compare`.
     reads
         Its `layer`, `use_rep` and `counts`: what is read of the dataset.
@@ -146,7 +150,7 @@ def make_task(
     pp.check_inputs(**reads)
     pp.check_anndata(adata)
     table = pp.open_table(adata, reads["layer"], (), (), (), use_rep=reads["use_rep"])
-    given = Settings(label=label, parents=parents, unlabelled=unlabelled)
+    given = Settings(label=label, parents=parents, order=order, unlabelled=unlabelled)
     roles = pp.roles_of(adata.obs.columns, given)
     if not roles.levels:
         pp.column(adata, None, "label")
@@ -165,12 +169,13 @@ def make_task(
     balanced_by = balanced_by if batch is None else batch
     common = {"batch": balanced_by, **reads, "unlabelled": names, "device": device}
     if found.tree is not None or found.targets:
-        common |= {"label": label, "parents": parents}
+        common |= {"label": label, "parents": parents, "order": order}
     return EvaluationTask(
         table=table, label=str(roles.finest), codes=codes, classes=classes, is_counts=is_counts, common=common,
         fine=finer,
         batch_codes=batch_codes, score_batches=score_batches, pseudotime=pp.numbers(adata, pseudotime), unseen=unseen,
         reference=reference, levels=found.levels(roles.levels),
+        order=next((target for target in found.targets if target.classes is None), None),
     )  # fmt: skip
 
 
@@ -208,7 +213,7 @@ class Split:
         return GroundTruth(
             codes=task.codes, classes=task.classes, held_out=self.held_out, reference=reference, usual=usual,
             fine=task.fine, batch_codes=task.batch_codes, score_batches=task.score_batches, pseudotime=task.pseudotime,
-            at_random=self.at_random, levels=task.levels,
+            at_random=self.at_random, levels=task.levels, order=task.order,
         )  # fmt: skip
 
     def merge(self, train: np.ndarray, held_out: np.ndarray) -> np.ndarray:

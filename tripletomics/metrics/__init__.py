@@ -18,6 +18,8 @@ says nothing about a map that was trained with its labels. Distances are Euclide
 - Whether to trust a prediction: `ece`, `brier`, `risk_coverage`, `aurc`; `novelty`, `auroc`, `fpr_at_95`.
 - What a reader of a map sees: `page_use`, how much of the page is filled; `exchangeability`, whether held-out cells can
   be told from training cells of their type.
+- Values that have an order: `correlation` and `correlation_within` types, on a line or around a circle; `distance`, and
+  `mean_of_neighbours` to predict them.
 - Batches: `batch_scores`, with the extra ``tripletomics[batch]``.
 
 Ties are counted pessimistically: of cells at the same distance, those that would lower the score come first. A map that
@@ -52,6 +54,7 @@ from tripletomics.metrics.levels import (
     permute_within_parents,
     permuted_hierarchical_f1,
 )
+from tripletomics.metrics.order import correlation, correlation_within, distance, mean_of_neighbours
 from tripletomics.metrics.page import exchangeability, page_use
 from tripletomics.metrics.prediction import aurc, auroc, brier, ece, fpr_at_95, novelty, risk_coverage
 from tripletomics.metrics.ranking import map_at_r, r_precision, recall_at_k, retrieval, verification
@@ -75,6 +78,9 @@ __all__ = [
     "brier",
     "centroid_spearman",
     "continuity",
+    "correlation",
+    "correlation_within",
+    "distance",
     "distortion",
     "ece",
     "exchangeability",
@@ -88,6 +94,7 @@ __all__ = [
     "level_f1",
     "macro_f1",
     "map_at_r",
+    "mean_of_neighbours",
     "neighbourhoods",
     "nmi",
     "novelty",

@@ -18,8 +18,8 @@ SPACES = {"map": "maps", "metric": "spaces of more dimensions"}
 FAMILIES = {
     "labels": "Labels", "retrieval": "Retrieval", "verification": "Verification", "prediction": "Prediction",
     "unseen": "Types that were never seen", "structure": "Structure of the data", "page": "Use of the page",
-    "exchangeability": "Held-out and training cells of a type", "collapse": "Collapse", "batches": "Batches",
-    "cost": "Cost",
+    "exchangeability": "Held-out and training cells of a type", "collapse": "Collapse",
+    "order": "Ordered column", "batches": "Batches", "cost": "Cost",
 }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ def compare(
     unlabelled: Sequence[str] = UNLABELLED,
     fine: str | None = None,
     pseudotime: str | None = None,
+    order: str | None = None,
     unseen: bool = False,
     device: str = "auto",
     cache: str | None = "auto",
@@ -84,6 +85,9 @@ def compare(
         Column of `obs` with finer types, which no method is given: do the maps keep them?
     pseudotime
         Column of `obs` with a number along a continuous process: do the maps keep its order?
+    order
+        Column of `obs` with an order, such as "day" or "phase:period=24", as in `fit`: do neighbours tell its values?
+        Of the methods only "tt" learns from it.
     unseen
         Leave half of the types out of training and score their retrieval; leave out a type with a sibling and a
         distant type, and score how well these are distinguished from known types. It takes three times as long.
@@ -123,7 +127,7 @@ def compare(
     reads = {"layer": layer, "use_rep": use_rep, "counts": counts}
     task = experiment.make_task(
         adata, label, parents=parents, batch=batch, reads=reads, unlabelled=unlabelled, fine=fine,
-        pseudotime=pseudotime, unseen=unseen, device=device,
+        pseudotime=pseudotime, order=order, unseen=unseen, device=device,
     )  # fmt: skip
     if "scanvi" in plan and not task.is_counts:
         held = "the matrix holds no counts: name a layer with counts."

@@ -34,6 +34,7 @@ def evaluate(
     unlabelled: Sequence[str] = UNLABELLED,
     fine: str | None = None,
     pseudotime: str | None = None,
+    order: str | None = None,
     unseen: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -77,6 +78,9 @@ def evaluate(
         Column of `obs` with finer types, which no map was given.
     pseudotime
         Column of `obs` with a number along a continuous process.
+    order
+        Column of `obs` with an order, as in `fit`: do neighbours tell its values? By default the one of the fit that
+        wrote the basis, if `label` is one column. Refits learn it.
     unseen
         With `refits`: leave half of the types out of training and score their retrieval; leave out a type with a
         sibling and a distant type, and score how well these are distinguished from known types.
@@ -149,7 +153,8 @@ def evaluate(
     for one in bases:
         tasks.append(experiment.make_task(
             adata, label, parents=parents, batch=batch, reads=one.reads(layer, use_rep), unlabelled=unlabelled,
-            fine=fine, pseudotime=pseudotime, unseen=unseen, device=device, reference=structure,
+            fine=fine, pseudotime=pseudotime, order=order or (one.order if isinstance(label, str) else None),
+            unseen=unseen, device=device, reference=structure,
             balanced_by=one.inputs["batch"] if one.inputs["batch"] in adata.obs else None,
         ))  # fmt: skip
     if len(tasks[0].classes) < 2:
