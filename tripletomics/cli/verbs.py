@@ -20,6 +20,8 @@ from tripletomics.names import harmless, printable
 if TYPE_CHECKING:
     from tripletomics.model import Model
 
+MANY = Parameter(consume_multiple=True, negative=())  # one or more words after the option
+
 
 @options_of(tl.fit)
 def fit(  # noqa: D103
@@ -27,7 +29,7 @@ def fit(  # noqa: D103
     /,
     *,
     out: Annotated[Path | None, Parameter(help=f"{OUT} Not of a .zarr store, which is written to.")] = None,
-    label: str | None = None,
+    label: Annotated[list[str] | None, MANY] = None,
     protein: Annotated[
         Path | None, Parameter(help="A second modality of the same cells, such as proteins, .h5ad.")
     ] = None,
@@ -291,7 +293,7 @@ def evaluate(  # noqa: D103
     input: Input,
     /,
     *,
-    label: str,
+    label: Annotated[list[str], MANY],
     out: Annotated[Path | None, Parameter(help="File to write the whole table to, .csv.")] = None,
     **settings: Any,
 ) -> None:
@@ -312,7 +314,7 @@ def compare(  # noqa: D103
     input: Input,
     /,
     *,
-    label: str,
+    label: Annotated[list[str], MANY],
     out: Annotated[
         Path,
         Parameter(help="Page to write, .html; or a folder for the page, the figures, the tables and the methods text."),

@@ -141,7 +141,7 @@ def score_as_it_is(
     written = None if column is None else adata.obs[column].astype(str).to_numpy()
     if wanted is None and written is not None:
         _check_split(basis.name, str(column), written, basis.record)
-    held_out = pp.split(adata, hold_out, task.codes, seed)
+    held_out = pp.split(adata, hold_out, task.nodes, seed)
     if not held_out.any():
         raise ValueError(f"splits={hold_out!r} holds no cell out, and without held-out cells there is no evidence.")
     pp.check_labels(task.codes, task.classes, held_out, task.label)

@@ -72,6 +72,11 @@ class EvaluationTask:
     order: Target | None = None
 
     @property
+    def nodes(self) -> np.ndarray:
+        """The deepest known name of each cell (cells,), -1 for none: groups of which equal shares are held out."""
+        return self.codes if self.levels is None else self.levels.nodes
+
+    @property
     def adata(self) -> AnnData:
         """The dataset as it was given."""
         return self.table.obs
@@ -155,6 +160,11 @@ def make_task(
     if not roles.levels:
         pp.column(adata, None, "label")
     found = pp.read_columns(adata, given, roles)
+    if found.tree is not None and unseen:
+        raise ValueError(
+            "unseen=True leaves types out of training, and cells that are known coarsely may be of these types: name "
+            f"one column without parents, as in label={roles.finest!r}."
+        )
     codes = found.nodes if found.tree is None else found.tree.leaf_codes(found.nodes)
     classes = found.names if found.tree is None else found.names[: found.tree.n_leaves]
     batch_codes = None if batch is None else labels.encode(pp.column(adata, batch, "batch"), ())[0]
@@ -233,7 +243,7 @@ def make_splits(task: EvaluationTask, hold_out: float | str, seeds: int) -> list
     """Return a split for each of the seeds 0, 1, ..., after checking that all can be scored."""
     splits = []
     for seed in range(seeds):
-        held_out = pp.split(task.adata, hold_out, task.codes, seed)
+        held_out = pp.split(task.adata, hold_out, task.nodes, seed)
         if not held_out.any():
             raise ValueError(f"hold_out={hold_out!r} holds no cell out, but only held-out cells are evidence.")
         pp.check_labels(task.codes, task.classes, held_out, task.label)

@@ -88,7 +88,7 @@ def read_ontology(text: str, names: Iterable[str], path: str = "") -> dict[str, 
     -------
     The parent of each name that has one. Kept are the names of the cells and terms above two or more of them; a term
     above all of them is left out. A term may have several `is_a`. The one counts that is a name of the cells or lies
-    below one; among others, the first.
+    below one. Among others, it is the one with the fewest other names below it, but at least one.
 
     Raises
     ------
@@ -111,9 +111,11 @@ def read_ontology(text: str, names: Iterable[str], path: str = "") -> dict[str, 
             f"parents={path!r}: {len(odd)} names are no terms of the ontology (first: {', '.join(odd[:3])}), so they "
             "have no parent."
         )
-    up: dict[str, str] = {}
+    below: dict[str, set[str]] = {}  # of each term, the terms of cells that it is or stands above
     for one in known:
-        _climb(one, terms, known, up, path)
+        for term in _above(one, terms):
+            below.setdefault(term, set()).add(one)
+    up = _parents(terms, known, below, path)
     by_id = sum(name in terms for name in known.values()) * 2 > len(known)
     called = {one: one if by_id else terms[one][0] for one in up.keys() | {*up.values()}} | known
     return {called[one]: called[parent] for one, parent in _grouping(up, known).items()}
@@ -134,28 +136,27 @@ def _terms(text: str) -> Iterator[tuple[str, tuple[str, list[str]]]]:
             yield one, (fields.get("name", [one])[0], [parent for parent in fields.get("is_a", []) if parent != one])
 
 
-def _climb(
-    one: str, terms: Mapping[str, tuple[str, list[str]]], known: Mapping[str, str], up: dict[str, str], path: str
-) -> None:
-    """Choose the parent of a term and of all terms above it."""
-    while one in terms and one not in up:
+def _parents(
+    terms: Mapping[str, tuple[str, list[str]]], known: Mapping[str, str], below: Mapping[str, set[str]], path: str
+) -> dict[str, str]:
+    """Return one parent of each term that is above terms of cells; raise if two of these claim it."""
+    up = {}
+    for one in below:
         parents = [parent for parent in terms[one][1] if parent in terms]
-        if not parents:
-            return
-        up[one] = parents[0]
-        if len(parents) > 1:
-            above = [{*_above(parent, terms)} & known.keys() for parent in parents]
-            most = max(above, key=len)
-            for those in above:
-                if odd := sorted(those - most):
-                    other = sorted(most - those)
-                    raise ValueError(
-                        f"parents={path!r}: {terms[one][0]!r} lies below {known[odd[0]]!r} and below "
-                        f"{known[other[0]]!r}, both names of cells, and a name has one parent. Say which one in a "
-                        f"table of {EXAMPLE}, or rename one of the two in the column."
-                    )
-            up[one] = parents[above.index(most)]
-        one = up[one]
+        above = [{*_above(parent, terms)} & known.keys() for parent in parents]
+        most = max(above, key=len, default=set())
+        for those in above:
+            if odd := sorted(those - most):
+                other = sorted(most - those)
+                raise ValueError(
+                    f"parents={path!r}: {terms[one][0]!r} lies below {known[odd[0]]!r} and below "
+                    f"{known[other[0]]!r}, both names of cells, and a name has one parent. Say which one in a "
+                    f"table of {EXAMPLE}, or rename one of the two in the column."
+                )
+        others = {parent: len(below[parent] - below[one]) for parent in parents if _above(parent, terms) >= most}
+        if others:
+            up[one] = min(others, key=lambda parent: (not others[parent], others[parent]))
+    return up
 
 
 def _above(one: str, terms: Mapping[str, tuple[str, list[str]]]) -> set[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tripletomics import losses
-from tripletomics.labels.ordering import split_order
+from tripletomics.labels.ordering import read_loss, split_order
 from tripletomics.losses import Loss, RankNContrast
 
 DEFAULT = "softmax"  # of a further column of types
@@ -86,7 +86,7 @@ def read_roles(label: object, order: str | None, loss: Loss | None, columns: Ite
     for column, text in found.items():
         made = None if text is None else _read_loss(text, column)
         if made is not None and made.ordered:
-            further[column] = _single(made, column)
+            further[column] = read_loss(losses.spec(made), column)
         elif not levels:
             levels, own = [column], made
         else:
@@ -171,12 +171,6 @@ def _read_loss(given: object, column: str) -> Loss:
         made = losses.make(given)
     except ValueError as error:
         raise ValueError(f"label: the loss of {column!r} cannot be read. {error}") from None
-    terms = made.terms() if isinstance(made, losses.Sum) else [(1.0, made)]
-    if len(terms) > 1 and any(one.ordered for _, one in terms):
-        raise ValueError(
-            f"label: the loss of {column!r} is a sum of losses of types and of values that have an order: give each "
-            "column one loss."
-        )
     return made
 
 

@@ -54,7 +54,7 @@ def types(adata: AnnData, name: str | None, unlabelled: Sequence[str], argument:
     if not pd.api.types.is_numeric_dtype(plain) or pd.api.types.is_bool_dtype(plain) or plain.dtype.kind == "c":
         return values
     known = known_values(plain, unlabelled)
-    odd = known[known % 1 != 0]  # also infinite ones
+    odd = known[(known != np.floor(known)) | np.isinf(known)]
     if not len(odd) and len(known) <= MOST_NUMBERS:
         return values
     held = f"numbers that are not whole, such as {odd[0]:g}" if len(odd) else f"{len(known):,} different numbers"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tripletomics.tl.fitting import Labels, Parents
 else:  # the command line reads these annotations
     AnnData = Comparison = object
-    Labels = Parents = str
+    Labels, Parents = Sequence[str], str
 
 METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "umap_crossfit", "tsne", "tsne_crossfit", "pacmap", "pca2",
            "pca50")  # fmt: skip
@@ -56,7 +56,8 @@ def compare(
     adata
         Annotated cells in memory, as for `fit`.
     label
-        Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`.
+        Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`. Other methods than
+        tripletomics are given the finest ones; cells that are known coarsely are unlabelled for them.
     parents
         The parent of each name in `label` that has one, as in `fit`.
     methods

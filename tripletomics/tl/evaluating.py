@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tripletomics.tl.fitting import Labels, Parents
 else:  # the command line reads these annotations
     AnnData = DataFrame = object
-    Labels = Parents = str
+    Labels, Parents = Sequence[str], str
 
 
 def evaluate(

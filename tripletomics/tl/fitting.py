@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     Cells: TypeAlias = AnnData | Sequence[AnnData] | Mapping[str, AnnData] | MuData
 else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = Cells = object
-    Module = Augmentation = MLP = Checkpoint = DataFrame = Start = Labels = Parents = str
+    Module = Augmentation = MLP = Checkpoint = DataFrame = Start = Parents = str
+    Labels = Sequence[str]
 
 
 def fit(
