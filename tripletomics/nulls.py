@@ -85,7 +85,9 @@ def permuted_values(
     for target in null.targets:
         values = ordering.permute(target.values, null.codes, null.batch_codes, random)
         tested += [] if values is None else [target.name]
-        targets.append(target if values is None else replace(target, values=values))
+        targets.append(
+            target if values is None else replace(target, values=values if target.classes is None else np.floor(values))
+        )
     if not tested:
         return {}
     asked = folds.calibration_split(null.strata, ~null.held_out, settings.seed)

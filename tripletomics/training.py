@@ -255,7 +255,7 @@ def _with_targets(loss: Loss, targets: Sequence[Target], rows: np.ndarray, dim: 
     others = [copy.deepcopy(target.loss) for target in targets]
     for other, target in zip(others, targets, strict=True):
         other.build(dim, len(target.classes or ()))
-    values = [torch.from_numpy(target.values[rows]) for target in targets]
+    values = [torch.from_numpy(target.y[rows]) for target in targets]
     return Columns(loss, others, [target.weight for target in targets], values)
 
 

@@ -20,7 +20,7 @@ class Target:
         The column.
     values
         Its value in each cell, float64 (cells,), NaN where it is missing. Of ordered categories, their ranks from 0. Of
-        types, codes int64 (cells,), -1 where they are missing, and beyond the classes if only held-out cells have them.
+        types, their codes, beyond the classes if only held-out cells have them.
     loss, weight
         What learns it, and the weight of this loss.
     period
@@ -40,9 +40,9 @@ class Target:
     classes: list[str] | None = None
 
     @property
-    def known(self) -> np.ndarray:
-        """Cells with a value, boolean (cells,)."""
-        return ~np.isnan(self.values) if self.classes is None else self.values >= 0
+    def y(self) -> np.ndarray:
+        """What the loss takes: values, or codes int64 with -1 for missing (cells,)."""
+        return self.values if self.classes is None else np.nan_to_num(self.values, nan=-1).astype(np.int64)
 
     def subset(self, cells: np.ndarray) -> Self:
         """Return the target of some cells."""

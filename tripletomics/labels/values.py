@@ -1,4 +1,4 @@
-"""Predicting a value that has an order, such as a day, for new cells, with an interval that holds on new cells.
+"""Predicting the value of a further column, such as a day, for new cells, with an interval that holds on new cells.
 
 The main prediction is the mean of a cell's neighbours in the metric space. Two lines stand by, in the principal
 components and in the metric space. The first knows nothing of the encoder, so it does not fail where the encoder has
@@ -15,6 +15,7 @@ from sklearn.linear_model import RidgeCV
 
 from tripletomics.labels.reference import MAX_FITTED, kernel, nearest_landmarks
 from tripletomics.labels.targets import Target
+from tripletomics.metrics.labels import macro_f1
 from tripletomics.metrics.order import correlation, correlation_within, distance
 
 FEWEST, ROUNDING = 3, 1e-6  # cells that can be scored, and share of a half-width that is no difference
@@ -34,23 +35,27 @@ class Estimate:
     center
         The most likely value (cells,). On a circle in [0, period); of ordered categories a rank, a whole number.
     low, high
-        The interval (cells,). On a circle `low` may lie below 0 and `high` above the period.
+        The interval (cells,). On a circle `low` may lie below 0 and `high` above the period. Of types, it is the code.
+    confidence
+        Of types, the probability that the code is right (cells,), in [0, 1]; None for others.
     """
 
     center: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    confidence: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class ValuePredictor:
-    """How the values of an ordered column follow from the coordinates of a cell.
+    """How the values of a further column follow from the coordinates of a cell.
 
-    On a circle, the regressions predict the cosine and the sine, two directions; otherwise there is one.
+    On a circle, the regressions predict the cosine and the sine, two directions. Of types they predict for each one
+    whether a cell is of it, as many directions. Otherwise there is one.
 
     Attributes
     ----------
-    name, period, categories
+    name, period, categories, classes
         As of `targets.Target`.
     z, values
         Landmarks: training cells in the metric space, float32 (landmarks, metric_dim), and their values (landmarks,).
@@ -63,7 +68,7 @@ class ValuePredictor:
         Weights (3,) of what the two regressions and the neighbours say above the middle; all 0 where none of them knows
         anything.
     errors
-        How far the predictions of cells that the encoder was not trained on are off (cells,), ascending.
+        How far the predictions of cells that the encoder was not trained on are off (cells,), ascending. None of types.
 
     References
     ----------
@@ -81,6 +86,12 @@ class ValuePredictor:
     middle: np.ndarray
     weights: np.ndarray
     errors: np.ndarray
+    classes: list[str] | None = None
+
+    @property
+    def n_classes(self) -> int:
+        """Number of types; 0 for values that have an order."""
+        return len(self.classes or ())
 
     def parts(self, z: np.ndarray, pcs: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """Return what each regression says above the middle (cells, 3, directions).
@@ -95,22 +106,32 @@ class ValuePredictor:
         d, rows = nearest_landmarks(self.z, z, float(self.z.std()) or 1.0, known)
         share = kernel(d)
         share /= share.sum(axis=1, keepdims=True)
-        mean = (share[:, :, None] * directions(self.values, self.period)[rows]).sum(axis=1)
+        mean = (share[:, :, None] * directions(self.values, self.period, self.n_classes)[rows]).sum(axis=1)
         lines = [coefficients[0] + x @ coefficients[1:] for x, coefficients in ((pcs, self.from_pcs), (z, self.from_z))]
         return np.stack([*lines, mean], axis=1) - self.middle
 
     def centers(self, parts: np.ndarray) -> np.ndarray:
         """Return the value of each cell (cells,) from what the regressions say."""
-        found = self.middle + np.einsum("nkd,k->nd", parts, self.weights)
+        found = self.sums(parts)
+        if self.classes is not None:
+            return found.argmax(axis=1).astype(float)
         if self.period is None:
             return found[:, 0]
         return np.arctan2(found[:, 1], found[:, 0]) / (2 * np.pi) * self.period % self.period
+
+    def sums(self, parts: np.ndarray) -> np.ndarray:
+        """Return the weighed sum of what the regressions say (cells, directions)."""
+        return self.middle + np.einsum("nkd,k->nd", parts, self.weights)
 
     def predict(
         self, z: np.ndarray, pcs: np.ndarray, known: np.ndarray | None = None, coverage: float = 0.9
     ) -> Estimate:
         """Return values with intervals that hold the true value of a share `coverage` of the cells; see `parts`."""
-        center, half = self.centers(self.parts(z, pcs, known)), self.half_width(coverage)
+        parts = self.parts(z, pcs, known)
+        if self.classes is not None:
+            best = self.centers(parts)
+            return Estimate(best, best, best, np.clip(self.sums(parts).max(axis=1), 0, 1))
+        center, half = self.centers(parts), self.half_width(coverage)
         if self.categories is None:
             return Estimate(center, center - half, center + half)
         last = len(self.categories) - 1
@@ -133,8 +154,9 @@ class ValuePredictor:
 def fit_predictor(target: Target, z: np.ndarray, pcs: np.ndarray, cells: np.ndarray, seed: int) -> ValuePredictor:
     """Return the predictor of the cells with a value among `cells`, boolean (cells,), before its calibration."""
     random = np.random.default_rng([seed, 12])
-    rows = random.permutation(np.flatnonzero(cells & ~np.isnan(target.values)))[:MAX_FITTED]
-    y = directions(target.values[rows], target.period)
+    known = ~np.isnan(target.values) & (target.classes is None or target.values < len(target.classes or ()))
+    rows = random.permutation(np.flatnonzero(cells & known))[:MAX_FITTED]
+    y = directions(target.values[rows], target.period, len(target.classes or ()))
     landmarks = np.sort(rows[:MAX_LANDMARKS])
     return ValuePredictor(
         name=target.name,
@@ -147,6 +169,7 @@ def fit_predictor(target: Target, z: np.ndarray, pcs: np.ndarray, cells: np.ndar
         middle=y.mean(axis=0),
         weights=NEIGHBOURS_ALONE,
         errors=np.zeros(0),
+        classes=target.classes,
     )
 
 
@@ -163,6 +186,8 @@ def calibrate(predictor: ValuePredictor, answers: Answers) -> ValuePredictor:
     parts, values = parts[known], values[known]
     if not len(values):
         return predictor
+    if predictor.classes is not None:
+        return _weighed(predictor, parts, values)
     folds, others = np.arange(len(values)) % FOLDS, np.zeros(len(values))
     for fold in range(min(FOLDS, len(values))):  # errors of cells that the weights were not fitted to
         rest = folds != fold
@@ -191,12 +216,21 @@ def check(found: Estimate, target: Target, codes: np.ndarray) -> dict[str, float
     -------
     ``cells``, their number; ``correlation`` (Spearman, or that around a circle), and ``correlation_within_types``, its
     mean over types, if there are any; the mean absolute ``error``; ``coverage``, the share of the true values inside
-    the intervals, and the mean ``half_width`` of these. Empty for fewer than three cells.
+    the intervals, and the mean ``half_width`` of these. Of types ``cells``, ``macro_f1``, ``accuracy``
+    and the mean ``confidence``. Empty for fewer than three cells.
     """
     known = ~np.isnan(target.values)
     if known.sum() < FEWEST:
         return {}
     truth, period = target.values[known], target.period
+    if found.confidence is not None:
+        right = found.center[known] == truth
+        return {
+            "cells": float(known.sum()),
+            "macro_f1": macro_f1(truth.astype(int), found.center[known].astype(int)),
+            "accuracy": float(right.mean()),
+            "confidence": float(found.confidence[known].mean()),
+        }
     center, low, high = (x[known] for x in (found.center, found.low, found.high))
     middle, half = (low + high) / 2, (high - low) / 2
     within = correlation_within(center, truth, codes[known], period)
@@ -210,8 +244,10 @@ def check(found: Estimate, target: Target, codes: np.ndarray) -> dict[str, float
     }
 
 
-def directions(values: np.ndarray, period: float | None) -> np.ndarray:
-    """Return values as columns that a regression can predict: themselves, or cosine and sine of the angle."""
+def directions(values: np.ndarray, period: float | None, n_classes: int = 0) -> np.ndarray:
+    """Return values as columns that a regression can predict: themselves, cosine and sine of the angle, or 0 and 1."""
+    if n_classes:
+        return (values[:, None] == np.arange(n_classes)).astype(float)
     if period is None:
         return values[:, None]
     angle = 2 * np.pi * values / period
@@ -220,7 +256,7 @@ def directions(values: np.ndarray, period: float | None) -> np.ndarray:
 
 def _weighed(predictor: ValuePredictor, parts: np.ndarray, values: np.ndarray) -> ValuePredictor:
     """Return the predictor with the weights that fit the values of some cells best, none of them negative."""
-    above = directions(values, predictor.period) - predictor.middle
+    above = directions(values, predictor.period, predictor.n_classes) - predictor.middle
     weights, _ = nnls(parts.transpose(0, 2, 1).reshape(-1, parts.shape[1]), above.ravel())
     return replace(predictor, weights=weights)
 

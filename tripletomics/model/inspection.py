@@ -34,6 +34,7 @@ OPTIONAL: dict[str, Any] = {  # of an adopted map, and of ordered columns
 SETTINGS = ("loss", "encoder", "metric_dim", "dim")  # without which no model can be built
 CHECKS = {"macro_f1", "ece", "coverage", "unassigned"}  # that the summary shows
 ORDERED = {"cells", "correlation", "error", "coverage", "half_width"}
+OF_TYPES = {"cells", "macro_f1", "accuracy", "confidence"}
 MATCHES = {"cells", "recall_10", "null_10"}
 MAP_ERRORS = {"method", "cell_type", "median_percent", "p90_percent", "right_type", "right_type_true", "macro_f1",
               "macro_f1_true", "p_value"}  # fmt: skip
@@ -201,14 +202,18 @@ def _check_targets(
 ) -> None:
     names = [target.name for target in targets]
     _require(len({*names}) == len(names) and {*ordered} <= {*names}, "an ordered column is there twice, or is lacking")
-    _require(all(not scores or {*scores} >= ORDERED for scores in ordered.values()), "ordered lacks some of its fields")
     for i, target in enumerate(targets):
         end = np.inf if target.period is None else target.period
         extra = {f"{axis} and 1": lengths[axis] + 1 for axis in ("components", "metric_dim")}
-        one_way = {"directions": 1 if target.period is None else 2}
+        one_way = {"directions": target.n_classes or (1 if target.period is None else 2)}
+        scores, wanted = ordered.get(target.name), ORDERED if target.classes is None else OF_TYPES
+        _require(not scores or {*scores} >= wanted, f"the scores of target_{i} lack some fields")
         _check_arrays(f"target_{i}", target, dict(lengths) | extra | one_way)
         _require(end > 0 and len(target.values) > 0, f"target_{i} has no landmark, or a period that is not above 0")
         _require(bool((np.diff(target.errors) >= 0).all()), f"target_{i}.errors do not ascend")
+        if target.classes is not None:
+            _require(target.period is None and target.categories is None, f"target_{i} has types and an order")
+            _check_codes(f"target_{i}.values", target.values, 0, target.n_classes)
         if target.categories is not None:
             _require(target.period is None, f"target_{i} has categories and a period")
             _check_codes(f"target_{i}.values", target.values, 0, len(target.categories))

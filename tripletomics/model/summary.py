@@ -148,6 +148,9 @@ def _ordered(model: State) -> list[str]:
             lines.append(f"{name}: no held-out cell has a value.")
             continue
         target = next(target for target in model.targets if target.name == name)
+        if target.classes is not None:
+            lines += _further_types(name, scores)
+            continue
         measure = "Spearman" if target.period is None else "circular correlation"
         lines.append(
             f"{name}: {measure} {scores['correlation']:.3f} on {scores['cells']:.0f} held-out cells"
@@ -166,6 +169,19 @@ def _ordered(model: State) -> list[str]:
         if scores["correlation"] - null < 2 / scores["cells"] ** 0.5:
             lines.append(f"No signal in {name}: it is predicted no better than with a permuted order.")
     return lines
+
+
+def _further_types(name: str, scores: Mapping[str, float]) -> list[str]:
+    """Return a line on how a further column of types is predicted on held-out cells."""
+    null = "no null is possible, because each batch has one of them, and there are few batches"
+    if "null_macro_f1" in scores:
+        null = f"permuted: macro-F1 {scores['null_macro_f1']:.3f}, {scores['null_accuracy']:.0%} right"
+    return [
+        f"{name}: macro-F1 {scores['macro_f1']:.3f}, {scores['accuracy']:.0%} of {scores['cells']:.0f} held-out cells "
+        f"right (mean confidence {scores['confidence']:.0%}); {null}.",
+        *[f"No signal in {name}: it is predicted no better than with names permuted within types."]
+        * (scores["macro_f1"] - scores.get("null_macro_f1", -1) < 2 / scores["cells"] ** 0.5),
+    ]
 
 
 def _adopted(model: State) -> list[str]:

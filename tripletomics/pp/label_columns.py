@@ -137,9 +137,10 @@ def known_targets(targets: Iterable[Target], held_out: np.ndarray, roles: Roles)
             check_target(target, ~held_out, roles.arguments[target.name])
             found.append(target)
             continue
-        checks.check_labels(target.values, target.classes, held_out, target.name)
-        codes, order, n_known = labels.known_first(target.values, ~held_out)
-        found.append(replace(target, values=codes, classes=[target.classes[code] for code in order[:n_known]]))
+        checks.check_labels(target.y, target.classes, held_out, target.name)
+        codes, order, n_known = labels.known_first(target.y, ~held_out)
+        values = np.where(codes >= 0, codes, np.nan)
+        found.append(replace(target, values=values, classes=[target.classes[code] for code in order[:n_known]]))
     return found
 
 
@@ -152,7 +153,7 @@ def _target(adata: AnnData, column: str, settings: Settings, roles: Roles) -> Ta
             values = known.astype(known.dtype if known.dtype == bool else float).reindex(values.index)
         return read_target(values, loss, weight, settings.unlabelled, argument)
     codes, names = labels.encode(checks.types(adata, column, settings.unlabelled), settings.unlabelled)
-    return Target(column, codes, loss, weight, classes=names)
+    return Target(column, np.where(codes >= 0, codes, np.nan), loss, weight, classes=names)
 
 
 def _parents(values: pd.Series, settings: Settings) -> Mapping[str, str]:

@@ -129,6 +129,10 @@ def predict(
         three are ordered categoricals of the same categories. With a period there are ``tt_<column>``, in [0, period),
         and ``tt_<column>_half_width``: the interval goes so far to both sides, and may wrap around.
 
+    ``obs["tt_<column>"]``, ``obs["tt_<column>_confidence"]``
+        Of each further column of types that was named in `label`: the type, categorical, and the probability that it is
+        right, float in [0, 1].
+
     Columns that an earlier call with `groups` or `fdr` wrote are removed. A model that was fitted with `order` alone
     knows no types: of the columns above, only those of ordered columns are written.
 
@@ -245,6 +249,11 @@ def _value_columns(
     found = model.predict_values(cells.x, cells.present, coverage=coverage, z=z) if model.targets else {}
     for target in model.targets:
         one = found[target.name]
+        if target.classes is not None:
+            names = pd.Index(target.classes)
+            columns[target.name] = pd.Categorical.from_codes(one.center.astype(int), names)
+            columns[f"{target.name}_confidence"] = np.asarray(one.confidence)
+            continue
         values = {"": one.center, "_low": one.low, "_high": one.high}
         if target.period is not None:
             values = {"": one.center, "_half_width": (one.high - one.low) / 2}
