@@ -147,7 +147,7 @@ def assert_same_split(one, other):
 
 # of every option of `fit` its text and its value
 EVERY_OPTION = {
-    "label": ("cell_type", "cell_type"),
+    "label": (("class", "cell_type"), ["class", "cell_type"]),
     "parents": ("parents.csv", "parents.csv"),
     "order": ("day", "day"),
     "loss": ("triplet:margin=0.3", "triplet:margin=0.3"),

@@ -434,6 +434,7 @@ def test_losses_lists_the_family(run, monkeypatch):
         "Losses that compare a cell with learned points, one for each class: its proxies.",
         "Losses that compare each cell with its whole minibatch at once, by a softmax",
         "Losses with several learned points for each class, so that a type may keep its",
+        "Losses of values that have an order, such as a day, a dose or an age.",
         "Losses that compare the cells of a minibatch in pairs and triplets.",
         "Losses that compare two views of the same cells, and need no label.",
     ]

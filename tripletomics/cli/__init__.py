@@ -93,6 +93,15 @@ def _meet(verb: str) -> None:
         )
 
 
+def _input_first(given: Sequence[str]) -> list[str]:
+    """Return the arguments with the cells first, where an option that takes several words would take them, too."""
+    found = list(given)
+    for i in range(2, len(found) if found[1:] and found[1].startswith("-") else 0):
+        if found[i].endswith((".h5ad", ".h5mu", ".zarr")) and not found[i - 1].startswith("-"):
+            return [found[0], found[i], *found[1:i], *found[i + 1 :]]
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a refusal is one line on stderr and exit status 1, a wrong option 2, an interruption 130.
 
@@ -114,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             _meet(given[0] if given else "")
-            app(given, exit_on_error=False, print_error=False)
+            app(_input_first(given), exit_on_error=False, print_error=False)
             sys.stdout.flush()
             return
         except BrokenPipeError:  # the reader has closed the pipe, and all files are written

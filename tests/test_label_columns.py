@@ -1,0 +1,135 @@
+"""Fits on several columns: in memory, from disk, of two modalities, and from the command line."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from samples import BRIEF, make_cells, make_pair, predicted
+
+import tripletomics as tt
+from tripletomics import crossfit, pp
+from tripletomics.problem import Settings
+from tripletomics.training import train_encoder
+
+COARSE = dict.fromkeys("abc", "low") | dict.fromkeys("defg", "high")
+
+
+def with_columns(adata, seed=0):
+    """Cells of a type, a class above it, a state that is missing for some cells, and a day."""
+    random, kind = np.random.default_rng(seed), adata.obs["kind"].astype(str)
+    adata.obs["class"] = kind.map(COARSE)
+    adata.obs["fine"] = kind.where(random.random(len(kind)) < 0.5, "Unknown")
+    adata.obs["state"] = pd.Categorical(np.where(kind.isin(["a", "d", "g"]), "on", "off"))
+    adata.obs.loc[adata.obs_names[::5], "state"] = np.nan
+    days = kind.map({name: i for i, name in enumerate("abcdefg")}) + random.normal(0, 0.1, len(kind))
+    adata.obs["day"] = days.where(random.random(len(kind)) < 0.8)
+    return adata
+
+
+SEVERAL = {"kind": "softmax", "state": "proxynca", "day": "0.5*rnc"}
+
+
+@pytest.fixture(scope="module")
+def several():
+    adata = with_columns(make_cells(210, 1))
+    return adata, tt.fit(adata, SEVERAL, steps=60, progress=False)
+
+
+def test_each_column_is_predicted(several, tmp_path):
+    model = several[1]
+    new = predicted(make_cells(70, 2), model)
+    kind = new.obs["kind"].astype(str)
+    assert (new.obs["tt_label"].astype(str) == kind).mean() > 0.9
+    assert (new.obs["tt_state"].astype(str) == np.where(kind.isin(["a", "d", "g"]), "on", "off")).mean() > 0.9
+    assert new.obs["tt_state"].cat.categories.tolist() == ["off", "on"]
+    assert new.obs["tt_state_confidence"].between(0, 1).all()
+    assert new.obs["tt_state_confidence"].mean() > 0.8
+    assert np.corrcoef(new.obs["tt_day"], kind.map(ord))[0, 1] > 0.9
+    model.save(tmp_path / "model.tt")
+    again = predicted(make_cells(70, 2), tt.load(tmp_path / "model.tt"))
+    pd.testing.assert_frame_equal(again.obs, new.obs)
+    assert tt.load(tmp_path / "model.tt").summary() == model.summary()
+
+
+def test_scores_of_each_column(several):
+    adata, model = several
+    held = (adata.obs["tt_split"] == "held-out").to_numpy()
+    found = predicted(adata[held].copy(), model).obs["tt_state"].astype(str)
+    truth = adata.obs["state"][held]
+    scores = model.ordered["state"]
+    assert scores["cells"] == truth.notna().sum()
+    assert scores["accuracy"] == pytest.approx((found == truth.astype(str))[truth.notna()].mean())
+    assert 0 <= scores["null_macro_f1"] <= 1
+    assert f"of {scores['cells']:.0f} held-out cells right" in model.summary()
+    assert dict(adata.uns["X_tt"]["settings"])["label"] == "kind=softmax, state=proxynca, day=0.5*rnc"
+
+
+def prepared(adata, label, **given):
+    return pp.prepare(adata, Settings(label=label, **given))[1:]
+
+
+def test_a_further_column_moves_the_metric_space():
+    adata, spaces = with_columns(make_cells(140, 1)), []
+    for label in ("kind", {"kind": None, "state": "softmax"}, {"kind": None, "state": "1e-3*softmax"}):
+        settings, problem = prepared(adata, label, steps=5)
+        spaces.append(crossfit.embed(train_encoder(problem, settings).encoder, problem.rows))
+    far, near = (np.abs(space - spaces[0]).mean() for space in spaces[1:])
+    assert far > 2 * near > 0
+
+
+def test_several_columns_from_disk_and_from_the_command_line(tmp_path, run):
+    adata = with_columns(make_cells(140, 1))
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    (tmp_path / "parents.csv").write_text("name,parent\n" + "".join(f"{a},{b}\n" for a, b in COARSE.items()))
+    options = ["--label", "fine=softmax", "day=0.5*rnc", "--parents", tmp_path / "parents.csv"]
+    words = ["fit", *options, tmp_path / "cells.h5ad", "--out", tmp_path / "out.h5ad", "--steps", 5]
+    status, said, _ = run(*words)
+    assert status == 0, said
+    label = {"fine": "softmax", "day": "0.5*rnc"}
+    tt.fit(adata, label, parents=tmp_path / "parents.csv", **BRIEF)
+    written = ad.read_h5ad(tmp_path / "out.h5ad")
+    tt.fit(tmp_path / "cells.h5ad", label, parents=str(tmp_path / "parents.csv"), **BRIEF)
+    for found in (written, ad.read_h5ad(tmp_path / "cells.h5ad")):
+        np.testing.assert_array_equal(found.obsm["X_tt"], adata.obsm["X_tt"])
+        assert dict(found.uns["X_tt"]["settings"]) == dict(adata.uns["X_tt"]["settings"])
+    for verb in ("evaluate", "compare"):
+        more = [] if verb == "evaluate" else ["--out", tmp_path / "page.html"]
+        status, _, error = run(verb, tmp_path / "out.h5ad", "--label", "day", *more)
+        assert (status, "label='day' holds numbers that are not whole" in error) == (1, True)
+
+
+def test_parents_given_in_any_way_are_the_same(tmp_path):
+    (tmp_path / "parents.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in COARSE.items()))
+    terms = [f"[Term]\nid: {a}\nname: {a}\nis_a: {b} ! {b}\n" for a, b in COARSE.items()]
+    terms += [f"[Term]\nid: {b}\nname: {b}\nis_a: cell\n" for b in ("low", "high")] + ["[Term]\nid: cell\n"]
+    (tmp_path / "cells.obo").write_text("format-version: 1.2\n\n" + "\n".join(terms))
+    adata = with_columns(make_cells(140, 1))
+    problems = [
+        prepared(adata, "fine", parents=parents)[1]
+        for parents in (COARSE, tmp_path / "parents.tsv", str(tmp_path / "cells.obo"))
+    ]
+    for problem in problems:
+        assert problem.tree.names == [*"abcdefg", "high", "low"]
+        np.testing.assert_array_equal(problem.nodes, problems[0].nodes)
+
+
+def test_columns_of_two_modalities():
+    rna, protein = make_pair(140, 1)
+    whole = with_columns(rna.copy())
+    rna.obs["class"], protein.obs["fine"] = whole.obs["class"].to_numpy(), whole.obs["fine"].to_numpy()
+    protein.obs["day"] = whole.obs["day"].to_numpy()
+    protein.obs["stage"] = pd.Categorical(whole.obs["kind"], list("gfedcba"), ordered=True)
+    protein.obs["state"] = whole.obs["state"].to_numpy()
+    label = {"class": None, "state": "softmax", "day": "rnc", "stage": "coral"}
+    _, problem = prepared((rna[:100].copy(), protein), label)
+    names = problem.tree, [target.name for target in problem.targets]
+    assert names == (None, ["state", "day", "stage"])
+    assert problem.targets[2].categories == list("gfedcba")
+    alone = prepared(whole, {"class": None, "state": "softmax", "day": "rnc"})[1].targets
+    for target, other in zip(problem.targets, alone, strict=False):
+        np.testing.assert_allclose(target.values, other.values)
+    _, problem = prepared((rna, protein), ["class", "fine"])
+    assert problem.tree.names[-2:] == ["high", "low"]
+    protein.obs["class"] = "low"
+    with pytest.warns(UserWarning, match="'class': .* have another value in protein"):
+        prepared((rna, protein), ["class", "fine"])
