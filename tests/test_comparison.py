@@ -215,11 +215,10 @@ def test_a_cache_that_cannot_be_written(remembering, tmp_path, monkeypatch):
 
 def test_what_balances_the_batches_is_part_of_the_key(counts):
     reads = {"layer": None, "use_rep": None, "counts": "auto"}
-    given = {"batch": None, "reads": reads, "unlabelled": (), "fine": None, "pseudotime": None,
-             "unseen": False, "device": "cpu"}  # fmt: skip
+    given = {"batch": None, "reads": reads, "fine": None, "pseudotime": None, "unseen": False, "device": "cpu"}
 
     def key(**changed):
-        return experiment.make_task(counts, "kind", **(given | changed)).digest
+        return experiment.make_task(counts, {"label": "kind", "unlabelled": ()}, **(given | changed)).digest
 
     without, before = key(), key(batch="donor")
     counts.obs["donor"] = np.random.default_rng(1).permutation(counts.obs["donor"])

@@ -83,7 +83,8 @@ def permuted_values(
     cells = np.concatenate(list(sides))
     null, targets, tested = problem.subset(cells, problem.nodes), [], []
     for target in null.targets:
-        values = ordering.permute(target.values, null.codes, null.batch_codes, random)
+        types = target.classes is not None
+        values = None if types else ordering.permute(target.values, null.codes, null.batch_codes, random)
         tested += [] if values is None else [target.name]
         targets.append(
             target if values is None else replace(target, values=values if target.classes is None else np.floor(values))
@@ -129,5 +130,5 @@ def fit_nulls(
     return Nulls(
         permuted_null(problem, settings, encoder.rounds, checkpoint) if problem.classes else None,
         permuted_map(problem, settings, encoder, checkpoint) if problem.published is not None else None,
-        permuted_values(problem, settings, checkpoint) if problem.targets else {},
+        permuted_values(problem, settings, checkpoint) if problem.ordered else {},
     )

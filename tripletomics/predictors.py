@@ -18,7 +18,7 @@ def fit_predictors(
     problem: FitProblem, settings: Settings, z: np.ndarray, cells: np.ndarray, answers: Sequence[ValueAnswers] = ()
 ) -> list[ValuePredictor]:
     """Return a predictor for each target, from some cells, boolean (cells,), weighed by what others answered."""
-    found = [values.fit_predictor(target, z, problem.pcs, cells, settings.seed) for target in problem.targets]
+    found = [values.fit_predictor(target, z, problem.pcs, cells, settings.seed) for target in problem.ordered]
     if not answers:
         return found
     return [values.calibrate(one, list(said)) for one, said in zip(found, zip(*answers, strict=True), strict=True)]
@@ -32,7 +32,7 @@ def value_answers(
     predictors = fit_predictors(problem, settings, z, trained)
     return [
         (one.parts(z[rows], problem.pcs[rows]), target.values[rows])
-        for one, target in zip(predictors, problem.targets, strict=True)
+        for one, target in zip(predictors, problem.ordered, strict=True)
     ]
 
 
@@ -43,5 +43,5 @@ def check_values(
     held = np.flatnonzero(problem.held_out)
     return {
         one.name: values.check(one.predict(z[held], problem.pcs[held]), target.subset(held), problem.codes[held])
-        for one, target in zip(predictors, problem.targets, strict=True)
+        for one, target in zip(predictors, problem.ordered, strict=True)
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from numbers import Integral
 from typing import Any
@@ -54,10 +54,15 @@ class Basis:
         return self.record is not None or keys.seen_by(self.adata.uns, self.name) is not None
 
     @property
-    def order(self) -> str | None:
-        """What `fit` was given as ``order``, if the dataset still has the column."""
+    def batch(self) -> str | None:
+        """What `fit` was given as ``batch``, if the dataset still has the column."""
+        return self.inputs["batch"] if self.inputs["batch"] in self.adata.obs else None
+
+    def with_order(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """Return named columns, with the ``order`` that `fit` was given where none is named next to one label."""
         text = self.inputs["order"]
-        return text if text and split_order(text, self.adata.obs)[0] in self.adata.obs else None
+        usual = text and isinstance(named["label"], str) and split_order(text, self.adata.obs)[0] in self.adata.obs
+        return dict(named) | ({"order": text} if usual and named["order"] is None else {})
 
     def reads(self, layer: str | None, use_rep: str | None) -> dict[str, Any]:
         """Return what a fit of this basis reads, as `make_task` takes it, unless a layer or an embedding is named."""

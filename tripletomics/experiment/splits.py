@@ -123,15 +123,12 @@ class EvaluationTask:
 
 def make_task(
     adata: AnnData,
-    label: str | Sequence[str] | Mapping[str, str],
+    named: Mapping[str, Any],
     *,
-    parents: str | Mapping[str, str] | None = None,
     batch: str | None,
     reads: Mapping[str, Any],
-    unlabelled: Sequence[str],
     fine: str | None,
     pseudotime: str | None,
-    order: str | None,
     unseen: bool,
     device: str,
     reference: np.ndarray | None = None,
@@ -141,8 +138,10 @@ def make_task(
 
     Parameters
     ----------
-    adata, label, parents, batch, unlabelled, fine, pseudotime, order, unseen, device
+    adata, batch, fine, pseudotime, unseen, device
         As for `compare`.
+    named
+        Its `label`, `parents`, `order` and `unlabelled`: the columns that a fit learns.
     reads
         Its `layer`, `use_rep` and `counts`: what is read of the dataset.
     reference
@@ -155,7 +154,7 @@ def make_task(
     pp.check_inputs(**reads)
     pp.check_anndata(adata)
     table = pp.open_table(adata, reads["layer"], (), (), (), use_rep=reads["use_rep"])
-    given = Settings(label=label, parents=parents, order=order, unlabelled=unlabelled)
+    given = Settings(**named)
     roles = pp.roles_of(adata.obs.columns, given)
     if not roles.levels:
         pp.column(adata, None, "label")
@@ -173,13 +172,13 @@ def make_task(
     score_batches = batch_codes is not None and importlib.util.find_spec("scib_metrics") is not None
     if batch_codes is not None and not score_batches:
         warn('Batches are not scored without scib-metrics: pip install "tripletomics[batch]".')
-    finer = None if fine is None else labels.encode(pp.column(adata, fine, "fine"), unlabelled)[0]
+    finer = None if fine is None else labels.encode(pp.column(adata, fine, "fine"), given.unlabelled)[0]
     is_counts = not table.use_rep and pp.decide_counts(table.x, reads["counts"])
-    names = tuple(labels.several(unlabelled, "unlabelled"))
+    names = tuple(labels.several(given.unlabelled, "unlabelled"))
     balanced_by = balanced_by if batch is None else batch
     common = {"batch": balanced_by, **reads, "unlabelled": names, "device": device}
     if found.tree is not None or found.targets:
-        common |= {"label": label, "parents": parents, "order": order}
+        common |= {name: getattr(given, name) for name in ("label", "parents", "order")}
     return EvaluationTask(
         table=table, label=str(roles.finest), codes=codes, classes=classes, is_counts=is_counts, common=common,
         fine=finer,

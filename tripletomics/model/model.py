@@ -88,10 +88,8 @@ class Model(State):
         returns it, for "tt", the "mean of 15 nearest" training cells, and "permuted coordinates"; empty otherwise.
     colors
         Of an adopted map: colours of types, as the dataset kept them in ``uns["<label>_colors"]``.
-    targets
-        What predicts the values of each ordered column.
-    ordered
-        How they do on held-out cells, by column: as `labels.values.check` returns it; ``null_...`` on permuted values.
+    targets, ordered
+        What predicts the values of each ordered column, and how it does on held-out cells (`labels.values.check`).
     seen
         Hashes of the cells of the fit (of the sample, if it is a large dataset on disk), and which were held out; None
         in a model of an older file. `enroll` adds nothing: no weight was trained on its cells.
@@ -239,14 +237,11 @@ class Model(State):
         self, x: Matrix = None, present: Present = None, *, coverage: float = COVERAGE, z: np.ndarray | None = None,
         **modalities: Matrix,
     ) -> dict[str, Estimate]:  # fmt: skip
-        """Return the values of ordered columns by name, with intervals; as `embed` and `tripletomics.predict`.
-
-        `z` is the metric space of the cells, if it is known already.
-        """
+        """Return the values of ordered columns by name, with intervals; `z` is the metric space, if it is known."""
         check_shares(REJECT, coverage)
-        x, known = self._given(x, modalities), cast(Any, present)
+        x = self._given(x, modalities)
         z, (role, fitted) = self._embed(x, present)[0] if z is None else z, self._roles(x)
-        pcs = self.features.pcs(x, known, fitted)
+        pcs = self.features.pcs(x, cast(Any, present), fitted)
         return {one.name: one.predict(z, pcs, role > HELD_OUT, coverage) for one in self.targets}
 
     def _measured(self, x: Matrix) -> np.ndarray:

@@ -72,8 +72,7 @@ def prepare(
     found = _read_labels(table, settings, columns)
     published = published_map(table, settings)
     held_out = splits.split(table.obs, settings.hold_out, found.strata, settings.seed)
-    if published is not None:
-        check_training(published, held_out, name_of(settings.map))
+    check_training(published, held_out, name_of(settings.map))
     tree, nodes, codes, order, classes = _known_types(found, held_out, columns.finest)
     targets = label_columns.known_targets(found.targets, held_out, columns)
     settings = _with_loss(table, settings, codes[~held_out], targets, labelled=bool(classes))
@@ -85,7 +84,7 @@ def prepare(
     if checkpoint:
         facts = _facts(table, nodes, classes, tree, held_out=held_out, calibration=calibration, batch_codes=batch_codes)
         facts |= {f"column {target.name!r}": digest(target.values) for target in found.targets}
-        facts |= {"published map": digest(published)} if published is not None else {}
+        facts |= {} if published is None else {"published map": digest(published)}
         checkpoint.expect(facts | {"device in use": str(device), "threads": str(torch.get_num_threads())})
 
     x, genes = choose(table, fitted, settings.counts)

@@ -184,8 +184,10 @@ def read_table(path: str | os.PathLike[str], keys: Sequence[str]) -> pd.DataFram
     return table
 
 
-def check_training(given: np.ndarray, held_out: np.ndarray, what: str) -> None:
-    """Raise unless enough training cells have coordinates, and these differ."""
+def check_training(given: np.ndarray | None, held_out: np.ndarray, what: str) -> None:
+    """Raise unless enough training cells have coordinates, and these differ; None is no map."""
+    if given is None:
+        return
     known = np.isfinite(given).all(axis=1) & ~held_out
     if known.sum() < adoption.LEAST:
         raise ValueError(

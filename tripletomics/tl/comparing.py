@@ -126,10 +126,9 @@ def compare(
     plan = {method: parse_method(method) for method in check_methods(methods)}
     pp.check_whole("seeds", seeds, 1)
     reads = {"layer": layer, "use_rep": use_rep, "counts": counts}
-    task = experiment.make_task(
-        adata, label, parents=parents, batch=batch, reads=reads, unlabelled=unlabelled, fine=fine,
-        pseudotime=pseudotime, order=order, unseen=unseen, device=device,
-    )  # fmt: skip
+    named = {name: given[name] for name in ("label", "parents", "order", "unlabelled")}
+    others = {name: given[name] for name in ("batch", "fine", "pseudotime", "unseen", "device")}
+    task = experiment.make_task(adata, named, reads=reads, **others)
     if "scanvi" in plan and not task.is_counts:
         held = "the matrix holds no counts: name a layer with counts."
         if use_rep is not None:

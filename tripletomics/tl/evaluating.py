@@ -149,14 +149,11 @@ def evaluate(
     structure = None if reference is None else coordinates_of(adata, reference, "reference")
     if unseen and not refits:
         raise ValueError("unseen=True leaves types out of training, which needs a fit: pass refits=1 or more.")
-    tasks = []
-    for one in bases:
-        tasks.append(experiment.make_task(
-            adata, label, parents=parents, batch=batch, reads=one.reads(layer, use_rep), unlabelled=unlabelled,
-            fine=fine, pseudotime=pseudotime, order=order or (one.order if isinstance(label, str) else None),
-            unseen=unseen, device=device, reference=structure,
-            balanced_by=one.inputs["batch"] if one.inputs["batch"] in adata.obs else None,
-        ))  # fmt: skip
+    named = {"label": label, "parents": parents, "order": order, "unlabelled": unlabelled}
+    tasks = [experiment.make_task(
+        adata, one.with_order(named), batch=batch, reads=one.reads(layer, use_rep), fine=fine, pseudotime=pseudotime,
+        unseen=unseen, device=device, reference=structure, balanced_by=one.batch,
+    ) for one in bases]  # fmt: skip
     if len(tasks[0].classes) < 2:
         raise ValueError(f"label={label!r} has {len(tasks[0].classes)} types: there is nothing to compare.")
     tables, words = [], []
