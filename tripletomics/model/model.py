@@ -75,7 +75,8 @@ class Model(State):
         All training cells, for `search`; None in a model that was read from a file without them.
     checks
         What `predict` does on held-out cells: ``cells``, ``macro_f1``, ``ece``, ``coverage`` and ``set_size`` of the
-        label sets at 90 %, share ``unassigned`` at a rejection of 5 %. Empty if no cell was held out.
+        label sets at 90 %, share ``unassigned`` at a rejection of 5 %. Empty if no cell was held out. With types on
+        several levels also those of `labels.prediction.check_levels`.
     enrolled
         Names of the types that were added by `enroll`; their codes follow those of `classes`.
     alone
@@ -92,6 +93,8 @@ class Model(State):
         What predicts the values of each ordered column.
     ordered
         How they do on held-out cells, by column: as `labels.values.check` returns it; ``null_...`` on permuted values.
+    tree
+        Names above the types; None if there is one level. `nodes` is the same with enrolled types.
     seen
         Hashes of the cells of the fit (of the sample, if it is a large dataset on disk), and which were held out; None
         in a model of an older file. `enroll` adds nothing: no weight was trained on its cells.

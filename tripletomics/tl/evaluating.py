@@ -150,8 +150,7 @@ def evaluate(
         tasks.append(experiment.make_task(
             adata, label, parents=parents, batch=batch, reads=one.reads(layer, use_rep), unlabelled=unlabelled,
             fine=fine, pseudotime=pseudotime, unseen=unseen, device=device, reference=structure,
-            balanced_by=one.inputs["batch"] if one.inputs["batch"] in adata.obs else None,
-        ))  # fmt: skip
+            balanced_by=one.inputs["batch"] if one.inputs["batch"] in adata.obs else None))  # fmt: skip
     if len(tasks[0].classes) < 2:
         raise ValueError(f"label={label!r} has {len(tasks[0].classes)} types: there is nothing to compare.")
     tables, words = [], []

@@ -118,10 +118,11 @@ def predict(
         the encoder's ``weight`` that was matched, and ``missing_genes`` (heaviest first). Cells: the number
         ``rejected``, the share whose coordinates and label agree (``agrees``), and the number that the model was
         trained on (``seen``). These are found by their values: a cell with a changed value or a missing gene counts as
-        new. (An older model file gives no ``seen``.) ``notes`` are sentences about unusual values. With `fdr` also
-        ``fdr``, how many cells are on the list (``novel``), the number of ``calibration_cells``, and ``shortest_list``,
-        the length of the shortest list that is possible with so many cells. If an embedding was read, ``use_rep`` is
-        its key, and its dimensions count as genes.
+        new. (An older model file gives no ``seen``.) Of a model with levels, ``unlikely`` is the number of unassigned
+        cells for which no name has a probability of one half. ``notes`` are sentences about unusual values. With `fdr`
+        also ``fdr``, how many cells are on the list (``novel``), the number of ``calibration_cells``, and
+        ``shortest_list``, the length of the shortest list that is possible with so many cells. If an embedding was
+        read, ``use_rep`` is its key, and its dimensions count as genes.
 
     ``obs["tt_<column>"]``, ``obs["tt_<column>_low"]``, ``obs["tt_<column>_high"]``
         Of a model that was fitted with `order`, for each ordered column such as "day": the predicted value, and an
@@ -172,6 +173,7 @@ def predict(
     import pandas as pd
 
     from tripletomics import pp
+    from tripletomics.labels.nodes import LIKELY
     from tripletomics.tl.origins import trained_on
     from tripletomics.tl.results import write_coordinates
 
@@ -210,6 +212,9 @@ def predict(
     for target, rows, queries in cells.targets:
         record = {"model": model.id, **_matched(queries), "rejected": int(found.unassigned[rows].sum())}
         record |= {"agrees": float(agrees[rows].mean())} | ({} if use_rep is None else {"use_rep": use_rep})
+        record |= (
+            {} if tree is None else {"unlikely": int((found.unassigned & (found.confidence < LIKELY))[rows].sum())}
+        )
         record |= {} if trained is None else {"seen": int(trained[rows].sum())}
         record |= {} if fdr is None else about_list | {"novel": int(found.novel[rows].sum())}
         target.uns[f"{prefix}_mapping"] = record
