@@ -261,25 +261,6 @@ class Model(State):
         """Return the calibrations that hold for some cells, by what was measured of them ("" for all of it)."""
         return {str(name): self._calibrated(str(name)) for name in np.unique(self._measured(x))}
 
-    def _reference(self) -> Reference:
-        if self.reference is None:
-            raise ValueError(
-                "The model was fitted without labels, so it knows no type: fit it with label=, for which a few "
-                "labelled cells of each type are enough. embed(), map() and search() work without."
-            )
-        return self.reference
-
-    def _calibrated(self, name: str = "") -> Calibration:
-        calibration = self.alone[name].calibration if name else self.calibration
-        if calibration is None:
-            whose = f"Predictions from {name} alone" if name else "The model"
-            raise ValueError(
-                f"{whose} could not be calibrated, because no two cells of a type could be compared: this needs "
-                "types of two cells or more or, with batch=, types in two batches. Fit it on more cells; search() and "
-                "embed() work without."
-            )
-        return calibration
-
     def search(self, x: Matrix = None, k: int = 10, present: Present = None, **modalities: Matrix) -> Hits:
         """Return the k nearest training cells in the metric space, where each lies by all that was measured of it.
 

@@ -169,9 +169,6 @@ def predict(
     scores from new and calibration cells together: Marandon, Lei, Mary & Roquain 2024. False discovery rate: Benjamini
     & Hochberg 1995.
     """
-    import numpy as np
-    import pandas as pd
-
     from tripletomics import pp
     from tripletomics.labels.nodes import LIKELY
     from tripletomics.tl.origins import trained_on
@@ -193,28 +190,23 @@ def predict(
     grouped = None if groups is None else _groups(cells, groups)
     found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage, fdr=fdr)
     trained = trained_on(model, cells.x)
-    names, tree = np.array([*model.names, UNASSIGNED], dtype=object), model.nodes
-    below = None if tree is None else tree.leaves_below()
+    below = None if model.nodes is None else model.nodes.leaves_below()
     agrees = cast("Reference", model.reference).agrees(m, found.nodes, trained, below)
     columns = {
-        "label": pd.Categorical(names[np.where(found.unassigned, -1, found.nodes)], names),
-        "confidence": found.confidence,
-        "novelty": found.novelty,
-        "label_set": np.array(_joined(found.sets, model), dtype=object),
+        **_type_columns(found, model),
         "agrees": agrees,
         **_group_columns(found, grouped, coverage, model),
         **({} if fdr is None else {"novel": found.novel, "novel_p": found.p}),
         **_value_columns(model, cells, z, coverage),
     }
     use_rep, about_list = options.embedding(model), {} if fdr is None else _about_list(model, cells.x, trained, fdr)
+    unlikely = found.unassigned & (found.confidence < LIKELY)
     _doubt_embedding(use_rep, found.unassigned)
     _write(cells, prefix, columns, OPTIONAL)
     for target, rows, queries in cells.targets:
         record = {"model": model.id, **_matched(queries), "rejected": int(found.unassigned[rows].sum())}
         record |= {"agrees": float(agrees[rows].mean())} | ({} if use_rep is None else {"use_rep": use_rep})
-        record |= (
-            {} if tree is None else {"unlikely": int((found.unassigned & (found.confidence < LIKELY))[rows].sum())}
-        )
+        record |= {} if below is None else {"unlikely": int(unlikely[rows].sum())}
         record |= {} if trained is None else {"seen": int(trained[rows].sum())}
         record |= {} if fdr is None else about_list | {"novel": int(found.novel[rows].sum())}
         target.uns[f"{prefix}_mapping"] = record
@@ -335,6 +327,20 @@ def _group_columns(
     labels = np.array([*names[np.where(unassigned, -1, best)], None], dtype=object)  # code -1 is the last
     texts = np.array([*_joined(sets, model), ""], dtype=object)
     return {"group_label": pd.Categorical(labels[codes], names), "group_label_set": texts[codes]}
+
+
+def _type_columns(found: Prediction, model: Model) -> dict[str, np.ndarray | pd.Categorical[str]]:
+    """Return the columns about the type of each cell, by the end of their names."""
+    import numpy as np
+    import pandas as pd
+
+    names = np.array([*model.names, UNASSIGNED], dtype=object)
+    return {
+        "label": pd.Categorical(names[np.where(found.unassigned, -1, found.nodes)], names),
+        "confidence": found.confidence,
+        "novelty": found.novelty,
+        "label_set": np.array(_joined(found.sets, model), dtype=object),
+    }
 
 
 def _joined(sets: np.ndarray, model: Model) -> list[str]:
