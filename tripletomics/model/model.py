@@ -18,7 +18,6 @@ from tripletomics.index import Hits
 from tripletomics.labels import COVERAGE, REJECT, check_new_types
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.prediction import Prediction, check_shares, list_novel, predict
-from tripletomics.labels.reference import Reference
 from tripletomics.labels.values import Estimate
 from tripletomics.model import storage, summary
 from tripletomics.model.assembly import assemble, disassemble
