@@ -93,7 +93,22 @@ def lineage(tree: Tree) -> np.ndarray:
 
 def sum_below(p: np.ndarray, tree: Tree) -> np.ndarray:
     """Return the probabilities of all nodes (cells, nodes) from those of the types (cells, leaves)."""
-    return np.minimum(p @ tree.leaves_below().T.astype(p.dtype), 1)
+    return np.minimum(_add_up(p, tree), 1)
+
+
+def _add_up(values: np.ndarray, tree: Tree) -> np.ndarray:
+    """Return the sums over the leaves below each node (cells, nodes) of values of leaves (cells, leaves)."""
+    sums = np.zeros((len(values), len(tree.names)), dtype=values.dtype, order="F")
+    sums[:, : tree.n_leaves] = values
+    for node in _upwards(tree):
+        if (parent := tree.parents[node]) >= 0:
+            sums[:, parent] += sums[:, node]
+    return sums
+
+
+def _upwards(tree: Tree) -> np.ndarray:
+    """Return the nodes in an order in which each comes before its parent."""
+    return np.argsort(-tree.depths(), kind="stable")
 
 
 def deepest_likely(p: np.ndarray, tree: Tree) -> tuple[np.ndarray, np.ndarray]:
@@ -135,15 +150,17 @@ def grow(p: np.ndarray, tree: Tree, price: np.ndarray | float) -> np.ndarray:
     children. The cost of a set is submodular: a further type costs less where more types are in the set. So the best
     sets at falling prices are nested (Topkis 1978; Fujishige 2005, chapter on principal partitions).
     """
-    below = tree.leaves_below().astype(float)
-    price = np.broadcast_to(price, len(p))
-    gain = p @ below.T - price[:, None] * (below.sum(axis=1) + NAME)
-    parts, whole = np.zeros_like(gain), np.zeros(gain.shape, dtype=bool)
-    for node in np.argsort(-tree.depths(), kind="stable"):
+    price, size = np.broadcast_to(price, len(p)), tree.leaves_below().sum(axis=1)
+    gain = _add_up(p, tree) - price[:, None] * (size + NAME)
+    parts, whole, upwards = np.zeros_like(gain), np.zeros_like(gain, dtype=bool), _upwards(tree)
+    for node in upwards:
         whole[:, node] = gain[:, node] >= parts[:, node]
         if (parent := tree.parents[node]) >= 0:
             parts[:, parent] += np.maximum(gain[:, node], parts[:, node])
-    found = whole.astype(float) @ below > 0
+    for node in upwards[::-1]:  # what is taken as a whole is taken with all below it
+        if (parent := tree.parents[node]) >= 0:
+            whole[:, node] |= whole[:, parent]
+    found = np.ascontiguousarray(whole[:, : tree.n_leaves])
     cells, best = np.arange(len(p)), p.argmax(axis=1)
     found[cells, best] |= p[cells, best] >= price
     return found
@@ -175,12 +192,11 @@ def cover(sets: np.ndarray, tree: Tree) -> np.ndarray:
 
     Of a node and its only child, which stand for the same types, it is the child.
     """
-    below = tree.leaves_below()
-    full = (~sets).astype(float) @ below.T.astype(float) == 0
+    full = _add_up(sets.astype(np.int32), tree) == tree.leaves_below().sum(axis=1)
     has_parent = tree.parents >= 0
     top = full.copy()
     top[:, has_parent] &= ~full[:, tree.parents[has_parent]]
-    for node in np.argsort(tree.depths(), kind="stable"):  # from the top, so that a name moves down a whole chain
+    for node in _upwards(tree)[::-1]:  # from the top, so that a name moves down a whole chain
         children = np.flatnonzero(tree.parents == node)
         if len(children) == 1:
             top[:, children[0]] |= top[:, node]

@@ -18,7 +18,6 @@ from tripletomics.index import Hits
 from tripletomics.labels import COVERAGE, REJECT, check_new_types
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.prediction import Prediction, check_shares, list_novel, predict
-from tripletomics.labels.reference import Reference
 from tripletomics.labels.values import Estimate
 from tripletomics.model import storage, summary
 from tripletomics.model.assembly import assemble, disassemble
@@ -75,7 +74,8 @@ class Model(State):
         All training cells, for `search`; None in a model that was read from a file without them.
     checks
         What `predict` does on held-out cells: ``cells``, ``macro_f1``, ``ece``, ``coverage`` and ``set_size`` of the
-        label sets at 90 %, share ``unassigned`` at a rejection of 5 %. Empty if no cell was held out.
+        label sets at 90 %, share ``unassigned`` at a rejection of 5 %. Empty if no cell was held out. With types on
+        several levels also those of `labels.prediction.check_levels`.
     enrolled
         Names of the types that were added by `enroll`; their codes follow those of `classes`.
     alone
@@ -90,6 +90,8 @@ class Model(State):
         Of an adopted map: colours of types, as the dataset kept them in ``uns["<label>_colors"]``.
     targets, ordered
         What predicts the values of each ordered column, and how it does on held-out cells (`labels.values.check`).
+    tree
+        Names above the types; None if there is one level. `nodes` is the same with enrolled types.
     seen
         Hashes of the cells of the fit (of the sample, if it is a large dataset on disk), and which were held out; None
         in a model of an older file. `enroll` adds nothing: no weight was trained on its cells.
@@ -252,25 +254,6 @@ class Model(State):
     def calibrations_for(self, x: Matrix) -> dict[str, Calibration]:
         """Return the calibrations that hold for some cells, by what was measured of them ("" for all of it)."""
         return {str(name): self._calibrated(str(name)) for name in np.unique(self._measured(x))}
-
-    def _reference(self) -> Reference:
-        if self.reference is None:
-            raise ValueError(
-                "The model was fitted without labels, so it knows no type: fit it with label=, for which a few "
-                "labelled cells of each type are enough. embed(), map() and search() work without."
-            )
-        return self.reference
-
-    def _calibrated(self, name: str = "") -> Calibration:
-        calibration = self.alone[name].calibration if name else self.calibration
-        if calibration is None:
-            whose = f"Predictions from {name} alone" if name else "The model"
-            raise ValueError(
-                f"{whose} could not be calibrated, because no two cells of a type could be compared: this needs "
-                "types of two cells or more or, with batch=, types in two batches. Fit it on more cells; search() and "
-                "embed() work without."
-            )
-        return calibration
 
     def search(self, x: Matrix = None, k: int = 10, present: Present = None, **modalities: Matrix) -> Hits:
         """Return the k nearest training cells in the metric space, where each lies by all that was measured of it.

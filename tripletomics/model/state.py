@@ -89,6 +89,27 @@ class State:
         """Names of the two modalities; none in a model of one."""
         return self.features.modalities
 
+    def _reference(self) -> Reference:
+        """Return the reference, or raise if there are no types."""
+        if self.reference is None:
+            raise ValueError(
+                "The model was fitted without labels, so it knows no type: fit it with label=, for which a few "
+                "labelled cells of each type are enough. embed(), map() and search() work without."
+            )
+        return self.reference
+
+    def _calibrated(self, name: str = "") -> Calibration:
+        """Return the calibration of what was measured, or raise if there is none."""
+        calibration = self.alone[name].calibration if name else self.calibration
+        if calibration is None:
+            whose = f"Predictions from {name} alone" if name else "The model"
+            raise ValueError(
+                f"{whose} could not be calibrated, because no two cells of a type could be compared: this needs "
+                "types of two cells or more or, with batch=, types in two batches. Fit it on more cells; search() and "
+                "embed() work without."
+            )
+        return calibration
+
     def part(self, modality: str | None = None) -> Features:
         """Return the genes of a model, or of one of its two modalities."""
         parts = dict(zip(self.features.names, self.features.parts, strict=True))

@@ -118,10 +118,12 @@ def predict(
         the encoder's ``weight`` that was matched, and ``missing_genes`` (heaviest first). Cells: the number
         ``rejected``, the share whose coordinates and label agree (``agrees``), and the number that the model was
         trained on (``seen``). These are found by their values: a cell with a changed value or a missing gene counts as
-        new. (An older model file gives no ``seen``.) ``notes`` are sentences about unusual values. With `fdr` also
-        ``fdr``, how many cells are on the list (``novel``), the number of ``calibration_cells``, and ``shortest_list``,
-        the length of the shortest list that is possible with so many cells. If an embedding was read, ``use_rep`` is
-        its key, and its dimensions count as genes. ``ordered`` are the names of ordered columns, if there are any.
+        new. (An older model file gives no ``seen``.) Of a model with levels, ``unlikely`` is the number of unassigned
+        cells for which no name has a probability of one half. ``notes`` are sentences about unusual values. With `fdr`
+        also ``fdr``, how many cells are on the list (``novel``), the number of ``calibration_cells``, and
+        ``shortest_list``, the length of the shortest list that is possible with so many cells. If an embedding was
+        read, ``use_rep`` is its key, and its dimensions count as genes. ``ordered`` are the names of ordered columns,
+        if there are any.
 
     ``obs["tt_<column>"]``, ``obs["tt_<column>_low"]``, ``obs["tt_<column>_high"]``
         Of a model that was fitted with `order`, for each ordered column such as "day": the predicted value, and an
@@ -172,10 +174,8 @@ def predict(
     scores from new and calibration cells together: Marandon, Lei, Mary & Roquain 2024. False discovery rate: Benjamini
     & Hochberg 1995.
     """
-    import numpy as np
-    import pandas as pd
-
     from tripletomics import pp
+    from tripletomics.labels.nodes import LIKELY
     from tripletomics.tl.origins import trained_on
     from tripletomics.tl.results import write_coordinates
 
@@ -195,25 +195,23 @@ def predict(
     grouped = None if groups is None else _groups(cells, groups)
     found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage, fdr=fdr)
     trained = trained_on(model, cells.x)
-    names, tree = np.array([*model.names, UNASSIGNED], dtype=object), model.nodes
-    below = None if tree is None else tree.leaves_below()
+    below = None if model.nodes is None else model.nodes.leaves_below()
     agrees = cast("Reference", model.reference).agrees(m, found.nodes, trained, below)
     columns = {
-        "label": pd.Categorical(names[np.where(found.unassigned, -1, found.nodes)], names),
-        "confidence": found.confidence,
-        "novelty": found.novelty,
-        "label_set": np.array(_joined(found.sets, model), dtype=object),
+        **_type_columns(found, model),
         "agrees": agrees,
         **_group_columns(found, grouped, coverage, model),
         **({} if fdr is None else {"novel": found.novel, "novel_p": found.p}),
         **_value_columns(model, cells, z, coverage),
     }
     use_rep, about_list = options.embedding(model), {} if fdr is None else _about_list(model, cells.x, trained, fdr)
+    unlikely = found.unassigned & (found.confidence < LIKELY)
     _doubt_embedding(use_rep, found.unassigned)
     _write(cells, prefix, columns, OPTIONAL)
     for target, rows, queries in cells.targets:
         record = _record(model, queries) | {"rejected": int(found.unassigned[rows].sum())}
         record |= {"agrees": float(agrees[rows].mean())} | ({} if use_rep is None else {"use_rep": use_rep})
+        record |= {} if below is None else {"unlikely": int(unlikely[rows].sum())}
         record |= {} if trained is None else {"seen": int(trained[rows].sum())}
         record |= {} if fdr is None else about_list | {"novel": int(found.novel[rows].sum())}
         target.uns[f"{prefix}_mapping"] = record
@@ -342,6 +340,20 @@ def _group_columns(
     labels = np.array([*names[np.where(unassigned, -1, best)], None], dtype=object)  # code -1 is the last
     texts = np.array([*_joined(sets, model), ""], dtype=object)
     return {"group_label": pd.Categorical(labels[codes], names), "group_label_set": texts[codes]}
+
+
+def _type_columns(found: Prediction, model: Model) -> dict[str, np.ndarray | pd.Categorical[str]]:
+    """Return the columns about the type of each cell, by the end of their names."""
+    import numpy as np
+    import pandas as pd
+
+    names = np.array([*model.names, UNASSIGNED], dtype=object)
+    return {
+        "label": pd.Categorical(names[np.where(found.unassigned, -1, found.nodes)], names),
+        "confidence": found.confidence,
+        "novelty": found.novelty,
+        "label_set": np.array(_joined(found.sets, model), dtype=object),
+    }
 
 
 def _joined(sets: np.ndarray, model: Model) -> list[str]:
