@@ -1,6 +1,7 @@
 """Maps of types on several levels: shades, names of the level that fits, and a legend below parents."""
 
 import colorsys
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.colors import to_rgb
 
 from tripletomics import pl
 from tripletomics.labels.tree import Tree
-from tripletomics.pl.branches import shades
+from tripletomics.pl.branches import shades, tree_in
 from tripletomics.pl.palette import PALETTE
 from tripletomics.pl.style import style_of
 
@@ -196,3 +197,18 @@ def test_compare_and_three_dimensions_number_the_types_in_the_order_of_the_legen
 
 def test_a_tiny_map_is_drawn_without_names_that_do_not_fit():
     assert named(column(cells(leaves=6, coarse=100), width=1.5)) <= set(FAMILIES)
+
+
+def test_new_cells_with_names_of_all_levels_are_drawn_on_the_map_of_the_reference():
+    adata = cells(n=60)
+    tree, _ = tree_in(adata.uns, ["blood 0"])
+    adata.obs["tt_label"] = ["unassigned"] * 5 + ["brain"] * 10 + ["skin 0"] * 45
+    adata.uns["tt_mapping"] = {"matched": 1, "missing": 0, "weight": 1.0, "notes": []}
+    reference = SimpleNamespace(map=adata.obsm["X_tt"], codes=np.arange(60) % 12)
+    model = SimpleNamespace(types=tree.names[:12], tree=tree, reference=reference, findings={}, p_value={})
+    figure = pl.mapping(adata, model)
+    bars = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert bars == ["skin 0", "brain", "unassigned"]
+    colors = shades(tree, [*tree.names], {})
+    for bar, name in zip(figure.axes[1].patches, bars[:2], strict=False):
+        np.testing.assert_allclose(bar.get_facecolor()[:3], colors[name])

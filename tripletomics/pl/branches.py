@@ -52,10 +52,7 @@ class Branches:
 
 
 def tree_in(uns: Mapping[str, Any], names: Sequence[str]) -> tuple[Tree, list[str]] | None:
-    """Return the tree of the first model that has half of these names, and the columns that it was read from.
-
-    The names that it lacks, such as that of a new type, stand at its top.
-    """
+    """Return the tree of the first model that has half of these names, and the columns that it was read from."""
     for key in sorted(uns, key=lambda key: key != "X_tt"):
         record = uns[key]
         kept = record.get("tree") if isinstance(record, Mapping) else None
@@ -67,10 +64,14 @@ def tree_in(uns: Mapping[str, Any], names: Sequence[str]) -> tuple[Tree, list[st
         except ValueError:  # someone has changed it
             continue
         if 2 * len({*known} & {*names}) >= len(names) > 0:
-            parents = {name: known[up] if up >= 0 else None for name, up in zip(known, tree.parents, strict=True)}
-            columns = str(record.get("settings", {}).get("label", "")).split(", ")
-            return Tree.of(dict.fromkeys(names) | parents), columns
+            return with_names(tree, names), str(record.get("settings", {}).get("label", "")).split(", ")
     return None
+
+
+def with_names(tree: Tree, names: Sequence[str]) -> Tree:
+    """Return a tree in which the names that it lacks, such as that of a new type, stand at the top."""
+    above = {name: tree.names[up] if up >= 0 else None for name, up in zip(tree.names, tree.parents, strict=True)}
+    return Tree.of(dict.fromkeys(names) | above)
 
 
 def shades(tree: Tree, names: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,12 +80,13 @@ def shades(tree: Tree, names: Sequence[str], given: Mapping[str, Any]) -> dict[s
     Parameters
     ----------
     tree
-        The tree.
+        The tree. Names that it lacks have hues of their own.
     names
         The names of a column. One that has another of them below it, for cells of which no more is known, is paler.
     given
         Colours that some names have already.
     """
+    tree = with_names(tree, names)
     tops = first_names(tree)
     below, step = tree.leaves_below(), 360 / len(tops)
     leaves = np.zeros((tree.n_leaves, 3))
