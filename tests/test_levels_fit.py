@@ -12,6 +12,7 @@ from tripletomics.labels.tree import Tree
 from tripletomics.losses import neighbours
 from tripletomics.losses.levels import contained
 from tripletomics.model.scoring import f1_of_names
+from tripletomics.pl.style import style_of
 
 PARENTS = {"a": "first", "b": "first", "c": "second", "d": "second"}
 
@@ -69,3 +70,19 @@ def test_a_file_keeps_the_scores_of_names_and_one_with_some_missing_is_refused(l
     broken.save(tmp_path / "broken.tt")
     with pytest.raises(ValueError, match="is damaged: findings does not have one number for each name of the tree"):
         tt.load(tmp_path / "broken.tt")
+
+
+def test_new_cells_keep_the_tree_of_the_model_and_have_the_colours_of_the_fit(leveled, tmp_path):
+    model, adata = leveled
+    query = make_cells(30, 2, "abcde")
+    query.write_h5ad(tmp_path / "new.h5ad")
+    tt.predict(query, model)
+    tt.transform(tmp_path / "new.h5ad", model)
+    for new in (query, ad.read_h5ad(tmp_path / "new.h5ad")):
+        assert new.uns["X_tt"]["seen"] == model.id
+        assert list(new.uns["X_tt"]["tree"]["names"]) == model.tree.names
+    own, new = (dict(style_of(cells, color, None, None).types.values()) for cells, color in
+                ((adata, "kind"), (query, "tt_label")))  # fmt: skip
+    assert {"a", "b"} <= own.keys() & new.keys()
+    for name in own.keys() & new.keys():
+        np.testing.assert_allclose(own[name], new[name])
