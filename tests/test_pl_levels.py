@@ -134,6 +134,29 @@ def test_cells_that_are_known_coarsely_have_a_paler_colour_of_their_family_and_a
     np.testing.assert_allclose(again.rgb, style.rgb)
 
 
+def test_a_column_between_the_top_and_the_types_has_names_of_its_own_level():
+    adata = cells(leaves=3)
+    types, families = adata.obs["cell_type"], adata.obs["family"]
+    adata.obs["middle"] = families + np.where(types.str.endswith("0"), " early", " late")
+    parents = dict(zip(types, adata.obs["middle"], strict=True)) | dict(zip(adata.obs["middle"], families, strict=True))
+    tree = Tree.of(parents | dict.fromkeys(FAMILIES))
+    adata.uns["X_tt"]["tree"] = {"names": np.array(tree.names, dtype=object), "parents": tree.parents}
+    adata.uns["X_tt"]["settings"]["label"] = "family, middle, cell_type"
+    adata.obs["middle"] = adata.obs["middle"].astype("category")
+    adata.obs.loc[adata.obs_names[:5], "middle"] = None
+    style = style_of(adata, "middle", None, None)
+    blood, brain, skin = ([f"{name} early", f"{name} late"] for name in FAMILIES)
+    coarse = " (no finer label)"
+    expected = ["blood" + coarse, *blood, "brain" + coarse, *brain, "skin", *skin]
+    assert [name for name, _, _ in style.lines] == expected
+    adata.obs["middle"] = None
+    adata.obs["middle"] = adata.obs["middle"].astype("category").cat.set_categories(["blood early", "blood late"])
+    adata.obs["family"] = "liver"  # a name that is not in the tree
+    assert dict(style_of(adata, "middle", None, None).types.values()).keys() == {"liver"}
+    adata.obs["family"] = None
+    assert not style_of(adata, "middle", None, None).known.any()
+
+
 def test_a_coarse_column_a_gene_and_a_column_of_other_names_are_drawn_as_without_a_tree():
     adata = cells()
     adata.obs["donor"] = pd.Categorical(np.arange(900) % 2).rename_categories(["d0", "d1"])
