@@ -1,6 +1,7 @@
 """Maps of types on several levels: shades, names of the level that fits, and a legend below parents."""
 
 import colorsys
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.colors import to_rgb
 
 from tripletomics import pl
 from tripletomics.labels.tree import Tree
-from tripletomics.pl.branches import shades
+from tripletomics.pl.branches import shades, tree_in
 from tripletomics.pl.palette import PALETTE
 from tripletomics.pl.style import style_of
 
@@ -133,6 +134,29 @@ def test_cells_that_are_known_coarsely_have_a_paler_colour_of_their_family_and_a
     np.testing.assert_allclose(again.rgb, style.rgb)
 
 
+def test_a_column_between_the_top_and_the_types_has_names_of_its_own_level():
+    adata = cells(leaves=3)
+    types, families = adata.obs["cell_type"], adata.obs["family"]
+    adata.obs["middle"] = families + np.where(types.str.endswith("0"), " early", " late")
+    parents = dict(zip(types, adata.obs["middle"], strict=True)) | dict(zip(adata.obs["middle"], families, strict=True))
+    tree = Tree.of(parents | dict.fromkeys(FAMILIES))
+    adata.uns["X_tt"]["tree"] = {"names": np.array(tree.names, dtype=object), "parents": tree.parents}
+    adata.uns["X_tt"]["settings"]["label"] = "family, middle, cell_type"
+    adata.obs["middle"] = adata.obs["middle"].astype("category")
+    adata.obs.loc[adata.obs_names[:5], "middle"] = None
+    style = style_of(adata, "middle", None, None)
+    blood, brain, skin = ([f"{name} early", f"{name} late"] for name in FAMILIES)
+    coarse = " (no finer label)"
+    expected = ["blood" + coarse, *blood, "brain" + coarse, *brain, "skin", *skin]
+    assert [name for name, _, _ in style.lines] == expected
+    adata.obs["middle"] = None
+    adata.obs["middle"] = adata.obs["middle"].astype("category").cat.set_categories(["blood early", "blood late"])
+    adata.obs["family"] = "liver"  # a name that is not in the tree
+    assert dict(style_of(adata, "middle", None, None).types.values()).keys() == {"liver"}
+    adata.obs["family"] = None
+    assert not style_of(adata, "middle", None, None).known.any()
+
+
 def test_a_coarse_column_a_gene_and_a_column_of_other_names_are_drawn_as_without_a_tree():
     adata = cells()
     adata.obs["donor"] = pd.Categorical(np.arange(900) % 2).rename_categories(["d0", "d1"])
@@ -196,3 +220,18 @@ def test_compare_and_three_dimensions_number_the_types_in_the_order_of_the_legen
 
 def test_a_tiny_map_is_drawn_without_names_that_do_not_fit():
     assert named(column(cells(leaves=6, coarse=100), width=1.5)) <= set(FAMILIES)
+
+
+def test_new_cells_with_names_of_all_levels_are_drawn_on_the_map_of_the_reference():
+    adata = cells(n=60)
+    tree, _ = tree_in(adata.uns, ["blood 0"])
+    adata.obs["tt_label"] = ["unassigned"] * 5 + ["brain"] * 10 + ["skin 0"] * 45
+    adata.uns["tt_mapping"] = {"matched": 1, "missing": 0, "weight": 1.0, "notes": []}
+    reference = SimpleNamespace(map=adata.obsm["X_tt"], codes=np.arange(60) % 12)
+    model = SimpleNamespace(types=tree.names[:12], tree=tree, reference=reference, findings={}, p_value={})
+    figure = pl.mapping(adata, model)
+    bars = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert bars == ["skin 0", "brain", "unassigned"]
+    colors = shades(tree, [*tree.names], {})
+    for bar, name in zip(figure.axes[1].patches, bars[:2], strict=False):
+        np.testing.assert_allclose(bar.get_facecolor()[:3], colors[name])

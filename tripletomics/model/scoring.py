@@ -10,9 +10,11 @@ import pandas as pd
 
 from tripletomics import adoption, metrics, predictors
 from tripletomics.knn import NEIGHBOURS
+from tripletomics.labels import prediction
 from tripletomics.losses.levels import contained
 
 if TYPE_CHECKING:
+    from tripletomics.labels.tree import Tree
     from tripletomics.model.model import Model
     from tripletomics.nulls import Nulls
     from tripletomics.problem import FitProblem, Settings
@@ -42,9 +44,7 @@ def score_fit(
     if model.p_value:
         model.findings["tested"] = test_of(codes, held_out, seed)
     if problem.tree is not None:
-        below = problem.tree.leaves_below()
-        model.findings["node_cells"] = counts_below(problem.nodes[~held_out], below)
-        model.findings["node_f1"] = score_nodes(embedding["metric"], problem.nodes, held_out, below, seed)
+        model.findings |= score_names(model, problem, problem.tree, embedding["metric"])
 
 
 def score_values(
@@ -151,27 +151,33 @@ def score_structure(
     return found
 
 
-def counts_below(nodes: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return how many cells each name of a tree stands for, itself or a name below it (nodes,).
+def score_names(model: Model, problem: FitProblem, tree: Tree, z: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the training cells of each name of a tree, and the F1 of what `predict` calls held-out cells."""
+    nodes, within = problem.nodes, contained(tree.leaves_below())
+    cells = within.T @ np.bincount(nodes[~problem.held_out & (nodes >= 0)], minlength=len(within))
+    held = crossfit.subsample(problem.held_out & problem.fully_measured & (nodes >= 0), seed=0)
+    if model.reference is None or model.calibration is None or not len(held):
+        return {"node_cells": cells}
+    found = prediction.predict(model.reference.evidence(z[held], problem.pcs[held]), model.calibration, tree=tree)
+    said = np.where(found.unassigned, -1, found.nodes)
+    return {"node_cells": cells, "node_f1": f1_of_names(nodes[held], said, within)}
 
-    `below` are the leaves below each name, boolean (nodes, leaves).
+
+def f1_of_names(truth: np.ndarray, said: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """Return the F1 of "this name or one below it" for each name of a tree (nodes,), NaN where no cell has it.
+
+    A cell that is known coarsely says nothing about names below its own.
+
+    Parameters
+    ----------
+    truth, said
+        Known and predicted name of each cell (cells,); -1 for none in the latter.
+    within
+        Whether a name is another one or lies below it, boolean (nodes, nodes).
     """
-    return contained(below).T @ np.bincount(nodes[nodes >= 0], minlength=len(below))
-
-
-def score_nodes(z: np.ndarray, nodes: np.ndarray, held_out: np.ndarray, below: np.ndarray, seed: int) -> np.ndarray:
-    """Return the F1 of "this name or one below it" for each name of a tree (nodes,), NaN where no held-out cell is.
-
-    A cell takes the leaf of its nearest training cells. A cell that is known coarsely says nothing about names below
-    its own.
-    """
-    order = np.random.default_rng([seed, 4]).permutation(len(nodes))
-    asked, train = _asked(nodes, held_out, order), order[~held_out[order]][:REFERENCES]
-    fine = np.where(nodes < below.shape[1], nodes, -1)
-    votes = metrics.knn_votes(z[train], fine[train], z[asked], below.shape[1])
-    within, found = contained(below), below[:, votes.argmax(axis=1)]  # (nodes, nodes), (nodes, cells)
-    inside = within[nodes[asked]].T
-    known = inside | ~within[:, nodes[asked]]
+    inside = within[truth].T  # (nodes, cells)
+    found = within[said].T & (said >= 0)
+    known = inside | ~within[:, truth]
     right, wrong = (inside & found).sum(axis=1), (known & (inside != found)).sum(axis=1)
     return np.where(inside.any(axis=1), 2 * right / np.maximum(2 * right + wrong, 1), np.nan)
 

@@ -231,11 +231,9 @@ def record(model: State) -> dict[str, object]:
     """Return what `uns` keeps of a model."""
     names = ("settings", "versions", "history", "findings", "seconds", "scores", "p_value", "checks")
     kept: dict[str, object] = copy.deepcopy({name: getattr(model, name) for name in names})
-    kept |= {"classes": np.array(model.classes, dtype=object), "seen": model.id}
+    kept |= {"classes": np.array(model.classes, dtype=object)} | origin(model)
     if len(model.map_errors):
         kept["map_errors"] = {str(name): column.to_numpy() for name, column in model.map_errors.items()}
-    if model.tree is not None:
-        kept["tree"] = {"names": np.array(model.tree.names, dtype=object), "parents": model.tree.parents}
     if model.ordered:
         kept["ordered"] = copy.deepcopy(model.ordered)
     if model.catalog is not None:
@@ -244,3 +242,11 @@ def record(model: State) -> dict[str, object]:
         kept["alone"] = {name: dict(side.checks) for name, side in model.alone.items()}
         kept["matches"] = dict(model.matches)
     return kept
+
+
+def origin(model: State) -> dict[str, object]:
+    """Return what `uns` says of the model that wrote coordinates: its id, and the tree of its types if it has one."""
+    if model.tree is None:
+        return {"seen": model.id}
+    tree = {"names": np.array(model.tree.names, dtype=object), "parents": model.tree.parents}
+    return {"seen": model.id, "tree": tree}

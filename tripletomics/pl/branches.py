@@ -52,10 +52,7 @@ class Branches:
 
 
 def tree_in(uns: Mapping[str, Any], names: Sequence[str]) -> tuple[Tree, list[str]] | None:
-    """Return the tree of the first model that has half of these names, and the columns that it was read from.
-
-    The names that it lacks, such as that of a new type, stand at its top.
-    """
+    """Return the tree of the first model that has half of these names, and the columns that it was read from."""
     for key in sorted(uns, key=lambda key: key != "X_tt"):
         record = uns[key]
         kept = record.get("tree") if isinstance(record, Mapping) else None
@@ -67,10 +64,14 @@ def tree_in(uns: Mapping[str, Any], names: Sequence[str]) -> tuple[Tree, list[st
         except ValueError:  # someone has changed it
             continue
         if 2 * len({*known} & {*names}) >= len(names) > 0:
-            parents = {name: known[up] if up >= 0 else None for name, up in zip(known, tree.parents, strict=True)}
-            columns = str(record.get("settings", {}).get("label", "")).split(", ")
-            return Tree.of(dict.fromkeys(names) | parents), columns
+            return with_names(tree, names), str(record.get("settings", {}).get("label", "")).split(", ")
     return None
+
+
+def with_names(tree: Tree, names: Sequence[str]) -> Tree:
+    """Return a tree in which the names that it lacks, such as that of a new type, stand at the top."""
+    above = {name: tree.names[up] if up >= 0 else None for name, up in zip(tree.names, tree.parents, strict=True)}
+    return Tree.of(dict.fromkeys(names) | above)
 
 
 def shades(tree: Tree, names: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,12 +80,13 @@ def shades(tree: Tree, names: Sequence[str], given: Mapping[str, Any]) -> dict[s
     Parameters
     ----------
     tree
-        The tree.
+        The tree. Names that it lacks have hues of their own.
     names
         The names of a column. One that has another of them below it, for cells of which no more is known, is paler.
     given
         Colours that some names have already.
     """
+    tree = with_names(tree, names)
     tops = first_names(tree)
     below, step = tree.leaves_below(), 360 / len(tops)
     leaves = np.zeros((tree.n_leaves, 3))
@@ -134,12 +136,11 @@ def preorder(tree: Tree, nodes: Iterable[int]) -> list[int]:
 
 
 def finest_known(obs: pd.DataFrame, color: str, columns: Sequence[str]) -> pd.Series:
-    """Return a column; of the `columns` of a tree, with the name in the nearest coarser one where a name is missing."""
-    if color not in columns or any(column not in obs for column in columns):
-        return obs[color]
+    """Return the names in a column; of the `columns` of a tree, the next coarser one where a name is missing."""
     values = known(obs[color], UNLABELLED)
-    for column in reversed(columns[: columns.index(color)]):
-        values = values.where(values.notna(), known(obs[column], UNLABELLED))
+    if color in columns and all(column in obs for column in columns):
+        for column in reversed(columns[: columns.index(color)]):
+            values = values.where(values.notna(), known(obs[column], UNLABELLED))
     return values
 
 
@@ -158,28 +159,26 @@ def branch_cells(
         Colours of its names.
     """
     values = finest_known(obs, color, columns)
-    own = {tree.names.index(name) for name in values.unique() if name in tree.names}
-    colors = list(shades(tree, [tree.names[node] for node in own], given).values())
-    there = {up for node in own for up in tree.path(node)}
-    order = [node for node in preorder(tree, np.flatnonzero(tree.parents < 0)) if node in there]
+    names = values.dropna().unique().tolist()
+    tree = with_names(tree, names)
+    own = {tree.names.index(name) for name in names}
+    colors = list(shades(tree, names, given).values())
+    divided = {up for node in own for up in tree.path(node)[1:]}  # names with others below them
+    coarse = own & divided
+    order = [node for node in preorder(tree, np.flatnonzero(tree.parents < 0)) if node in own | divided]
     code_of = {node: code for code, node in enumerate(node for node in order if node in own)}
     above = len(tree.path(first_names(tree)[0])) - 1  # names above all others are on no level
     paths = {node: tree.path(node)[::-1][above:] for node in order}
-    coarse = {node for node in own if node >= tree.n_leaves}
     said = {node: tree.names[node] + (NO_FINER if node in coarse else "") for node in order}
-    lines = [
-        (said[node], max(len(paths[node]) - 1, 0), code_of.get(node, -1))
-        for node in order
-        if paths[node] or node in own
-    ]
+    shown = [node for node in order if paths[node] or node in own]
+    lines = [(said[node], max(len(paths[node]) - 1, 0), code_of.get(node, -1)) for node in shown]
     heads = [
-        (said[node], colors[node]) for node in order
-        if node in coarse or (node >= tree.n_leaves and len(paths[node]) == 1)
-    ]  # fmt: skip
+        (said[node], colors[node]) for node in shown if node in coarse or (node in divided and len(paths[node]) == 1)
+    ]
     levels = []
-    for level in range(max(map(len, paths.values()))):
-        deep = [len(paths[node]) > level or node < tree.n_leaves for node in code_of]
-        nodes = [paths[node][: level + 1][-1] if there else -1 for node, there in zip(code_of, deep, strict=True)]
+    for level in range(max(map(len, paths.values()), default=0)):
+        there = [len(paths[node]) > level or node not in coarse for node in code_of]
+        nodes = [paths[node][: level + 1][-1] if deep else -1 for node, deep in zip(code_of, there, strict=True)]
         levels.append(({node: (tree.names[node], colors[node]) for node in nodes if node >= 0}, np.array(nodes)))
     types = {code: (said[node], colors[node]) for node, code in code_of.items()}
     codes = values.map({tree.names[node]: code for node, code in code_of.items()}).fillna(-1)

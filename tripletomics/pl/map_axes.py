@@ -140,7 +140,7 @@ def legend_entries(style: CellStyle, numbered: bool, *maps: np.ndarray) -> list[
     digits = len(str(max(style.types, default=0) + 1))
     handles = []
     for name, depth, code in style.lines:
-        number = f"{code + 1:\u2007>{digits}}  " if numbered and code >= 0 else ""
+        number = f"{code + 1 if code >= 0 else '':\u2007>{digits}}  " if numbered else ""
         color = style.types[code][1] if code >= 0 else "none"
         handles.append(legend_mark(color, number + INDENT * depth + name))
     if style.split is not None:

@@ -51,7 +51,8 @@ def embedding(
         Cells with coordinates in ``obsm[basis]``. It is not changed.
     color
         A column of ``obs`` or a gene. Unlabelled cells (as in :func:`tripletomics.fit`) are light grey, below the
-        others. Numbers keep their colour in training cells, so that it can be read off the scale.
+        others. Numbers keep their colour in training cells, so that it can be read off the scale. Of labels on several
+        levels, a cell without a name in this column has that of the next coarser one.
     basis
         A key of ``obsm`` with 2 or 3 columns; of an ordered basis such as ``"X_pca"`` the first two are drawn.
     split
@@ -70,13 +71,15 @@ def embedding(
     legend
         Whether to explain what is drawn. Up to 8 types are named next to the map. More types are named on it, next to
         their cells or joined to them by a line. Where names do not fit, with more than 40 types, and in 3-D, types are
-        numbered on the map and named next to it.
+        numbered on the map and named next to it. Types on several levels give way to the names of a coarser level, if
+        more than a quarter of their names would need a line, or if they do not fit; then they are listed below these.
     title
         The text above the map; by default ``color``.
     palette
         Colours of the types, a list or a dict; for numbers the name of a matplotlib colormap. By default a type has the
         same colour in all columns: that in ``uns["<color>_colors"]``, where scanpy keeps it, or else the one at
-        its rank among the types of the model.
+        its rank among the types of the model. Of types on several levels, each name at the top has a hue, and its types
+        are shades of it. Cells that are known less finely than others have a paler mean of their types' colours.
     layer
         Layer to take a gene from in place of `.X`.
 

@@ -16,6 +16,7 @@ from tripletomics import keys
 from tripletomics.labels import UNASSIGNED, is_missing, verdict
 from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
+from tripletomics.pl.branches import shades
 from tripletomics.pl.map_axes import (
     draw_outside,
     frame_map,
@@ -52,7 +53,8 @@ class Query:
 
     points: np.ndarray  # (cells, dim)
     codes: np.ndarray  # (cells,) -1 for unassigned
-    types: list[str]
+    types: list[str]  # and then the names above them, if there are any
+    n_types: int
     colors: list[Any]  # of the types
     reference: np.ndarray  # (landmarks, dim)
     reference_codes: np.ndarray  # (landmarks,)
@@ -79,7 +81,7 @@ class Query:
 
     def not_found(self) -> str:
         """Return which types were predicted for no cell; an empty text if there is none."""
-        names = (self.name(code) for code in range(len(self.types)) if code not in self.codes)
+        names = (self.name(code) for code in range(self.n_types) if code not in self.codes)
         absent = "; ".join(name.replace(" ", "\u00a0") for name in names)
         return f"Not found: {absent}." if absent else ""
 
@@ -190,9 +192,10 @@ def mapping(
 
 def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width: float) -> Query:
     """Return the cells with what the model says about them; raise if cells and model do not belong together."""
-    types = getattr(model, "types", None)
-    if types is None:
+    if getattr(model, "types", None) is None:
         raise TypeError(f"mapping needs a fitted tt.Model, not {type(model).__name__}.")
+    tree = getattr(model, "tree", None)
+    types = [*model.types, *([] if tree is None else tree.names[tree.n_leaves :])]
     reference = model.reference
     if reference is None:
         raise ValueError("The model was fitted without labels, so it names no cell: tt.pl.embedding draws its map.")
@@ -220,14 +223,17 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
             f"obs[{key + '_label'!r}] holds {unknown[0]!r}, which is not a type of this model."
             f"{did_you_mean(unknown[0], types)} Run {call}. Types: {listed(types)}."
         )
-    colors = colours(f"{key}_label", list(types), palette, adata)
+    colors = colours(f"{key}_label", model.types, palette, adata, tree)
+    if tree is not None:  # names above types have the colours that `embedding` gives them
+        found = shades(tree, types, dict(zip(model.types, colors, strict=True)))
+        colors = [to_rgb(found[name]) for name in types]
     if palette is None:  # those of the published figure
         kept = {name: color for name, color in getattr(model, "colors", {}).items() if is_color_like(color)}
         colors = [to_rgb(kept.get(name, color)) for name, color in zip(types, colors, strict=True)]
     mapped = np.unique(reference.codes[reference.codes >= 0])
     names = break_names({code: (types[code], colors[code]) for code in mapped.tolist()}, 72 * MIN_MAP * width)
     return Query(
-        points=points, codes=codes, types=list(types), colors=colors, reference=landmarks,
+        points=points, codes=codes, types=types, n_types=len(model.types), colors=colors, reference=landmarks,
         reference_codes=np.asarray(reference.codes), record=record, names=names,
         published=_published(model),
     )  # fmt: skip

@@ -19,6 +19,8 @@ from tripletomics.pl.branches import shades, tree_in
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from tripletomics.labels.tree import Tree
+
 # Farthest points in OKLab under normal, deuteranope and protanope vision at once; the first ten lie furthest apart.
 # fmt: off
 PALETTE = (
@@ -42,12 +44,13 @@ def codes_of(values: pd.Series) -> tuple[np.ndarray, list[str]]:
 
 
 def colours(
-    color: str, names: Sequence[str], palette: Palette | None, adata: AnnData | None = None
+    color: str, names: Sequence[str], palette: Palette | None, adata: AnnData | None = None, tree: Tree | None = None
 ) -> list[tuple[float, float, float]]:
     """Return one colour for each type; it stays when other types have no cells.
 
     By default a name has one colour in all columns of `adata`: that in ``uns["<column>_colors"]``, as scanpy keeps it,
-    else its shade if the model has a tree, or else the one at its rank among the sorted types of the model.
+    else its shade in the tree of a model (`tree`, or the one in ``uns``), or else the one at its rank among the sorted
+    types of the model.
     """
     if isinstance(palette, str):
         raise ValueError(f"color={color!r} holds types: pass a list or a dict of colours as palette, not {palette!r}.")
@@ -67,8 +70,10 @@ def colours(
     free = [i for i in every if i not in taken] or every
     rank |= {name: free[i % len(free)] for i, name in enumerate(sorted(set(names) - set(known)))}
     given = _kept_colours(adata, color, names)
-    if adata is not None and (found := tree_in(adata.uns, names)) is not None:
-        given = shades(found[0], names, given)
+    if tree is None and adata is not None:
+        tree, _ = tree_in(adata.uns, names) or (None, [])
+    if tree is not None:
+        given = shades(tree, names, given)
     return [to_rgb(given.get(name, PALETTE[rank[name] % len(PALETTE)])) for name in names]
 
 

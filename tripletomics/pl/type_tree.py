@@ -25,9 +25,9 @@ COUNT, GAP, SCALE = 0.75, 0.15, 0.9  # inches: the column of counts, from it to 
 def tree(model: Any, ax: Axes | None = None) -> Axes:
     """Draw the tree of cell types: the one given to :func:`tripletomics.fit`, or the one that its loss learned.
 
-    A given tree shows for each name how many training cells have it or one below it, and its F1: how well held-out
-    cells with this name are told from the others by their nearest training cells in the metric space. Cells that are
-    known coarsely say nothing about the names below theirs.
+    A given tree shows for each name how many training cells have it or one below it, and the F1 of this on held-out
+    cells: a cell is found if :func:`tripletomics.predict` gives it the name or one below it. A dash stands where no
+    held-out cell has the name. Cells that are known coarsely do not count below their names.
 
     In the tree that ``loss="hierarchical_triplet"`` learned, two branches meet at the mean squared distance between the
     cells of their two nearest types, in the metric space scaled to length 1, where opposite directions are 4 apart.

@@ -296,7 +296,8 @@ def transform(
     ``obsm["X_tt_pca"]``
         Only if it is there: their principal components, in place of those of an earlier fit.
     ``uns["X_tt"]``
-        ``{"seen": model.id}`` in place of what another model wrote there. What this model wrote stays.
+        ``{"seen": model.id}``, with the ``tree`` of types on several levels, in place of what another model wrote
+        there. What this model wrote stays.
     ``obs["tt_split"]``
         Categorical (``obs["<key_added>_split"]`` with another `key_added`): "train" for cells that this model was
         trained or calibrated on, "held-out" for all others. It is not written if all cells are new, or if the model

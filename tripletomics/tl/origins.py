@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tripletomics import keys, pp
+from tripletomics.model.summary import origin
 from tripletomics.notices import warn
 from tripletomics.seen import HELD_OUT
 
@@ -59,7 +60,7 @@ def name_model(target: Any, key: str, model: Model, trained: np.ndarray | None) 
     old = target.obs.get(column)
     same = is_own(keys.seen_by(target.uns, key), model, old)
     if not same:
-        target.uns[key] = {"seen": model.id}
+        target.uns[key] = origin(model)
     if trained is None and (same or old is None):
         return 0
     target.obs[column] = split_of(trained, target.n_obs, old if same else None)

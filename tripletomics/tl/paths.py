@@ -196,6 +196,7 @@ def transform(
     import numpy as np
 
     from tripletomics import keys, pp
+    from tripletomics.model.summary import origin
     from tripletomics.store.frames import Obs, read_seen
     from tripletomics.store.placing import blocks_of, embed_blocks, match_rows
     from tripletomics.store.reading import open_rows, open_to_read, upgraded
@@ -240,7 +241,7 @@ def transform(
             if trained is not None or (before is not None and not own):
                 columns[split] = split_of(trained, rows.n_obs, before if own else None)
 
-        records = {} if own else {key_added: {"seen": model.id}}
+        records = {} if own else {key_added: origin(model)}
         write(source, out or path, Results(rows.n_obs, widths, embedded(), columns, records), needed)
     note_on_training(trained)
 
