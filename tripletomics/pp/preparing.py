@@ -70,7 +70,7 @@ def prepare(
     if published is not None:
         check_training(published, held_out, name_of(settings.map))
     tree, nodes, codes, order, classes = _known_types(found, held_out, label_columns.finest_column(settings))
-    settings = _with_loss(table, settings, codes[~held_out])
+    settings = _with_loss(table, settings, nodes[~held_out])
     batch_codes = splits.batch_codes(table.obs, settings.batch, held_out)
     calibration = _calibration_split(table, codes, held_out, batch_codes, settings.seed)
     train = ~held_out & ~calibration
