@@ -270,11 +270,11 @@ def calibrate(
 def reference_of(problem: FitProblem, settings: Settings, z: np.ndarray, m: np.ndarray, cells: np.ndarray) -> Reference:
     """Return the reference of the labelled ones among `cells`, boolean (cells,), from the coordinates of all cells.
 
-    A coarsely known cell counts as one of its most probable leaf.
+    A coarsely known cell counts as one of its most probable leaf, if that is sure enough.
     """
     codes, tree = np.where(cells, problem.nodes, -1), problem.tree
     if tree is not None:
-        codes = tree.leaf_codes(infer_leaves([problem.pcs, z], codes, tree, settings.seed))
+        codes = tree.leaf_codes(infer_leaves(problem.pcs, codes, tree, settings.seed))
     return reference.build_reference(z, m, problem.pcs, codes, len(problem.classes), settings.seed)
 
 

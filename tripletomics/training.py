@@ -47,7 +47,6 @@ MAP_MOST = 480  # steps of the map head from 800 cells on
 MAP_LR = 30.0
 ADOPTED_STEPS, ADOPTED_BLUR = 2, 1.75  # steps and blur for an adopted map, in units of those for a new one
 MAP_CELLS = 1024
-SURE = 0.5  # probability above which a coarsely known cell is trained on as one of its most probable type
 COLLAPSED = 0.2  # spread of the directions of z below which distances mean little
 EXPLODED = 1.05  # times its first value: above this, the loss of a map shows that steps were too large
 SHARE = 0.6  # of the way to a map of even density that spread=1 moves the cells after training
@@ -216,7 +215,7 @@ def train_encoder(
     cells = problem.rows.on(fabric.device)
     source, y_train, tree = cells.subset(rows), codes[rows], problem.tree
     if tree is not None:  # the encoder learns from the leaf of a coarsely known cell where it is probable
-        y_train = infer_leaves([problem.pcs[rows]], y_train, tree, seed, SURE)
+        y_train = infer_leaves(problem.pcs[rows], y_train, tree, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = networks.build(settings.encoder, problem.features.widths, settings.metric_dim).to(fabric.device)
@@ -289,10 +288,7 @@ def train_map(
     radius = knn.radius(pcs[train_on], seed) * problem.features.unsure * (ADOPTED_BLUR if adopts else 1)
     head.fit_inputs(known[train_on], z[train_on], settings.structure, radius)
     inputs = Memory(head.inputs(known, z).cpu().numpy()).on(fabric.device)
-    groups = problem.nodes[rows]
-    if problem.tree is not None:
-        groups = infer_leaves([problem.pcs[rows], z[train_on].cpu().numpy()], groups, problem.tree, seed)
-    map_loss, sampler = _map_loss(problem, settings, rows, groups)
+    map_loss, sampler = _map_loss(problem, settings, rows)
     steps = min(MAP_STEPS * settings.steps, max(MAP_MOST, settings.steps)) * (ADOPTED_STEPS if adopts else 1)
     watch = Monitor(
         "map", steps, report, head, cells=inputs, y=y, train_rows=train_on,
@@ -314,12 +310,15 @@ def train_map(
 
 
 def _map_loss(
-    problem: FitProblem, settings: Settings, rows: np.ndarray, codes: np.ndarray
+    problem: FitProblem, settings: Settings, rows: np.ndarray
 ) -> tuple[neighbours.Neighbours | adoption.Distance, Sampler]:
-    """Return the loss of the map of some training cells with these codes, and the sampler of its minibatches."""
+    """Return the loss of the map of some training cells, and the sampler of its minibatches."""
     if problem.published is not None:
         return adoption.Distance(problem.published[rows]), Shuffled(len(rows), MAP_CELLS, settings.seed)
-    below = None if problem.tree is None else problem.tree.leaves_below()
+    codes, tree = problem.nodes[rows], problem.tree
+    below = None if tree is None else tree.leaves_below()
+    if tree is not None:
+        codes = infer_leaves(problem.pcs[rows], codes, tree, settings.seed)
     loss = neighbours.fit(problem.pcs[rows], codes, settings.structure, settings.seed, settings.spread, below)
     return loss, Neighbourhoods(loss.graph.numpy(), MAP_CELLS, settings.seed)
 

@@ -1,13 +1,10 @@
 """The probable type of a cell that is known only coarsely, from the finer names of the cells around it.
 
-The coarse name does most of the work: it leaves a few types to choose from. So a few finely labelled cells are enough,
-and a batch that is labelled coarsely borrows the finer names of another one. What is inferred serves the training, the
+The coarse name does most of the work: it leaves a few types to choose from. What is inferred serves the training, the
 map and the reference. It is never a label that a score or a calibration is measured on.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,54 +17,49 @@ from tripletomics.samplers import subsample_per_type
 
 ROUNDS = 5  # that labels travel along the graph: the same from 2 to 10, and worse at 20
 UNSEEN = 0.01  # probability of a type that no label of the neighbourhood speaks for
+SURE = 0.8  # probability of a leaf that is enough: at 0.5, wrong ones mislead where another batch has the fine names
 
 
-def infer_leaves(
-    spaces: Sequence[np.ndarray], nodes: np.ndarray, tree: Tree, seed: int, sure: float = 0.0
-) -> np.ndarray:
-    """Return nodes (cells,) in which coarsely known cells have the most probable leaf below their node.
+def infer_leaves(pcs: np.ndarray, nodes: np.ndarray, tree: Tree, seed: int) -> np.ndarray:
+    """Return nodes (cells,) in which coarsely known cells have the leaf below their node that is most probably theirs.
 
-    A leaf is as probable as labels that travel along the neighbour graph make it, times a Gaussian of the distance
-    between the cell and the mean of the leaf in principal components. Only leaves below the cell's node can be.
+    A leaf is as probable as labels that travel along the neighbour graph make it, times a falling exponential of the
+    Mahalanobis distance between the cell and the mean of the leaf. A cell that is not sure enough stays as it is.
 
     Parameters
     ----------
-    spaces
-        Coordinates of the cells, (cells, columns) each: the principal components first. The graph is the mean of the
-        graphs of these spaces.
+    pcs
+        Principal components (cells, components).
     nodes
         Deepest known node of each cell (cells,), -1 for unlabelled cells, which stay as they are.
     tree
         The tree of the nodes.
     seed
         Seed of the draw of cells in a large dataset; those that are not drawn stay as they are.
-    sure
-        Probability above which a cell gets its leaf; the others stay as they are.
+
+    Notes
+    -----
+    A name above a single leaf is that leaf. A leaf that no cell is known by cannot be inferred in any other way.
 
     References
     ----------
-    Zhu & Ghahramani 2002, Learning from labeled and unlabeled data with label propagation. Here, each cell's labels are
-    cut to the leaves below its node after every round.
+    Zhu & Ghahramani 2002, Learning from labeled and unlabeled data with label propagation. Here, the leaves of a cell
+    are cut to those below its node after every round.
     """
     rows = np.flatnonzero(nodes >= 0)
     rows = rows[subsample_per_type(nodes[rows], seed)]
-    known, below = nodes[rows], tree.leaves_below()
+    known, below, x = nodes[rows], tree.leaves_below(), pcs[rows]
     fine = known < tree.n_leaves
     if fine.all() or fine.sum() < 2:
         return nodes
     labelled = np.isin(np.arange(tree.n_leaves), known)
-    only = below.sum(axis=1, keepdims=True) == 1
-    possible = (below & (labelled | only))[known]  # (cells, leaves)
-    graph = sum(_transitions(space[rows]) for space in spaces) / len(spaces)
-    log_p = np.log(_propagate(graph, possible, fine) + UNSEEN)
-    pcs = spaces[0][rows]
-    typical = build_reference(pcs, pcs, pcs, tree.leaf_codes(known), tree.n_leaves, seed).distances(pcs)
-    log_p = np.where(possible, log_p - np.where(labelled, typical, 0), -np.inf)
-    taken = np.flatnonzero(~fine & possible.any(axis=1))
-    p = softmax(log_p[taken], axis=1)
-    taken, leaves = taken[p.max(axis=1) > sure], p.argmax(axis=1)[p.max(axis=1) > sure]
-    found = nodes.copy()
-    found[rows[taken]] = leaves
+    possible = (below & (labelled | (below.sum(axis=1, keepdims=True) == 1)))[known]  # (cells, leaves)
+    away = build_reference(x, x, x, tree.leaf_codes(known), tree.n_leaves, seed).distances(x)
+    log_p = np.log(_propagate(_transitions(x), possible, fine) + UNSEEN) - np.where(labelled, away, 0)
+    coarse = np.flatnonzero(~fine & possible.any(axis=1))
+    p = softmax(np.where(possible, log_p, -np.inf)[coarse], axis=1)
+    sure, found = p.max(axis=1) > SURE, nodes.copy()
+    found[rows[coarse[sure]]] = p[sure].argmax(axis=1)
     return found
 
 

@@ -134,7 +134,7 @@ class Reference:
         return found
 
     def _doubt(self) -> np.ndarray:
-        """Return how much too large distances to a type are: a mean of n cells is off by 1/n of their variance."""
+        """Return how far off distances to each type are: a mean of n cells is off by 1/n of their variance."""
         return np.sqrt(1 + 1 / np.maximum(self.sizes, 1))
 
     def agrees(

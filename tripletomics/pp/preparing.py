@@ -75,7 +75,7 @@ def prepare(
     check_training(published, held_out, name_of(settings.map))
     tree, nodes, codes, order, classes = _known_types(found, held_out, columns.finest)
     targets = label_columns.known_targets(found.targets, held_out, columns)
-    settings = _with_loss(table, settings, codes[~held_out], targets, labelled=bool(classes))
+    settings = _with_loss(table, settings, nodes[~held_out], targets, labelled=bool(classes))
     batch_codes = splits.batch_codes(table.obs, settings.batch, held_out)
     calibration = _calibration_split(table, codes if classes else found.strata, held_out, batch_codes, settings.seed)
     train = ~held_out & ~calibration
