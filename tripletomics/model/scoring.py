@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tripletomics import adoption, metrics, predictors
+from tripletomics.folds import subsample
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import prediction
 from tripletomics.losses.levels import contained
@@ -155,7 +156,7 @@ def score_names(model: Model, problem: FitProblem, tree: Tree, z: np.ndarray) ->
     """Return the training cells of each name of a tree, and the F1 of what `predict` calls held-out cells."""
     nodes, within = problem.nodes, contained(tree.leaves_below())
     cells = within.T @ np.bincount(nodes[~problem.held_out & (nodes >= 0)], minlength=len(within))
-    held = crossfit.subsample(problem.held_out & problem.fully_measured & (nodes >= 0), seed=0)
+    held = subsample(problem.held_out & problem.fully_measured & (nodes >= 0), seed=0)
     if model.reference is None or model.calibration is None or not len(held):
         return {"node_cells": cells}
     found = prediction.predict(model.reference.evidence(z[held], problem.pcs[held]), model.calibration, tree=tree)

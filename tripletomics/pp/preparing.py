@@ -61,8 +61,7 @@ def prepare(
     check_key(settings.key_added, adata)
     device = devices.start(settings.device, settings.precision).device
     if checkpoint:
-        packages = {f"version of {package}": number for package, number in versions().items()}
-        checkpoint.expect(settings.as_text() | packages)
+        checkpoint.expect(settings.as_text() | {f"version of {name}": number for name, number in versions().items()})
     held_out_by = settings.hold_out.partition("=")[0] if isinstance(settings.hold_out, str) else None
     check_kept(settings.use_rep, settings.key_added)
     columns = label_columns.roles_of(columns_of(adata), settings)
