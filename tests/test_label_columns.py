@@ -133,3 +133,13 @@ def test_columns_of_two_modalities():
     protein.obs["class"] = "low"
     with pytest.warns(UserWarning, match="'class': .* have another value in protein"):
         prepared((rna, protein), ["class", "fine"])
+
+
+def test_evaluate_reads_the_columns_of_the_fit(tmp_path):
+    adata = with_columns(make_cells(140, 1))
+    tt.fit(adata, "fine", parents=COARSE, order="day", hold_out=0.3, **BRIEF)
+    adata.write_h5ad(tmp_path / "out.h5ad")
+    for label in ("fine", ["fine"]):
+        found = tt.evaluate(ad.read_h5ad(tmp_path / "out.h5ad"), label, progress=False)
+        assert {"order_error", "hierarchical_f1"} < {*found["metric"]}
+        assert (found.loc[found["metric"] == "knn_macro_f1", "null"] == "fit on permuted labels").any()

@@ -10,14 +10,14 @@ from tripletomics.losses import Triplet
 
 BASE = {"label": "kind", "steps": 3, "progress": False}
 CHANGES = {
-    "label": "other", "loss": "triplet", "structure": 0.1, "spread": 0.9, "dim": 3, "metric_dim": 5, "batch": "donor",
+    "label": "other", "parents": {"b": "a"}, "order": "day", "loss": "triplet", "structure": 0.1, "spread": 0.9, "dim": 3, "metric_dim": 5, "batch": "donor",
     "layer": "doubled", "use_rep": "X_mine", "counts": False, "unlabelled": ("a",), "hold_out": 0.4,
     "encoder": "mlp:hidden=16", "augment": "mask:p=0.1", "map": "X_umap", "steps": 5, "batch_size": 32, "lr": 0.01,
     "seed": 7,
     "precision": "bf16-mixed",
 }  # fmt: skip
 ELSEWHERE = {
-    "adata", "parents", "order", "checkpoint", "init", "device", "key_added", "progress", "self_training",
+    "adata", "checkpoint", "init", "device", "key_added", "progress", "self_training",
 }  # tested by name below or in their files  # fmt: skip
 
 
@@ -33,6 +33,7 @@ def cells(made):
     cells.obs["other"] = np.roll(cells.obs["kind"].to_numpy(), 1)
     cells.obs.loc[cells.obs_names[::4], "other"] = "b"
     cells.obsm["X_umap"] = np.random.default_rng(0).normal(size=(cells.n_obs, 2))
+    cells.obs["day"] = np.arange(cells.n_obs) % 9
     cells.layers["doubled"] = (cells.X.power(2)).tocsr()
     cells.obsm["X_mine"] = cells.X[:, :20].toarray()
     return cells

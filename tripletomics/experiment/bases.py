@@ -58,11 +58,18 @@ class Basis:
         """What `fit` was given as ``batch``, if the dataset still has the column."""
         return self.inputs["batch"] if self.inputs["batch"] in self.adata.obs else None
 
-    def with_order(self, named: Mapping[str, Any]) -> dict[str, Any]:
-        """Return named columns, with the ``order`` that `fit` was given where none is named next to one label."""
-        text = self.inputs["order"]
-        usual = text and isinstance(named["label"], str) and split_order(text, self.adata.obs)[0] in self.adata.obs
-        return dict(named) | ({"order": text} if usual and named["order"] is None else {})
+    def with_columns(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """Return named columns, with the ``parents`` and ``order`` that `fit` was given for this label as defaults."""
+        found, text, label = dict(named), self.inputs["order"], as_text(named["label"])
+        there = text and split_order(text, self.adata.obs)[0] in self.adata.obs
+        if there and isinstance(named["label"], str) and named["order"] is None:
+            found["order"] = text
+        tree = (self.record or {}).get("tree")
+        had_parents = (self.written or {}).get("parents", "None") != "None"
+        if named["parents"] is None and had_parents and tree is not None and label == self.inputs["label"]:
+            names = [str(name) for name in tree["names"]]
+            found["parents"] = {name: names[up] for name, up in zip(names, tree["parents"], strict=True) if up >= 0}
+        return found
 
     def reads(self, layer: str | None, use_rep: str | None) -> dict[str, Any]:
         """Return what a fit of this basis reads, as `make_task` takes it, unless a layer or an embedding is named."""
@@ -255,8 +262,10 @@ def _drawn(adata: AnnData, column: str) -> str:
 
 def _fit_permuted(basis: Basis, split: Split) -> Any:
     """Fit a basis again on permuted labels, if it was fitted on these labels and the dataset still allows it."""
-    written = basis.written
+    written, common = basis.written, split.task.common
     if written is None or basis.inputs["label"] != as_text(split.task.given_label) or "modalities" in written:
+        return None
+    if (written.get("parents", "None") == "None") != (common.get("parents") is None):
         return None
     try:
         return Fit(split, read_settings(written)).permuted()

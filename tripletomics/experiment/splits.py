@@ -54,6 +54,8 @@ class EvaluationTask:
         Whether types are left out of training, too.
     reference
         The user's own reference, in place of the principal components.
+    further
+        Further columns, which fits of tripletomics learn.
     """
 
     table: pp.Table
@@ -69,7 +71,12 @@ class EvaluationTask:
     unseen: bool
     reference: np.ndarray | None
     levels: NodeLabels | None = None
-    order: Target | None = None
+    further: list[Target] = dataclasses.field(default_factory=list)
+
+    @property
+    def order(self) -> Target | None:
+        """The first further column that has an order, if there is one."""
+        return next((target for target in self.further if target.classes is None), None)
 
     @property
     def nodes(self) -> np.ndarray:
@@ -109,7 +116,8 @@ class EvaluationTask:
             self.batch_codes,
             self.pseudotime,
             self.reference,
-            None if self.order is None else self.order.values,
+            None if self.levels is None else self.levels.tree.parents,
+            *(target.values for target in self.further),
         ):
             content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         var = self.table.sides[""].var
@@ -184,7 +192,7 @@ def make_task(
         fine=finer,
         batch_codes=batch_codes, score_batches=score_batches, pseudotime=pp.numbers(adata, pseudotime), unseen=unseen,
         reference=reference, levels=found.levels(roles.levels),
-        order=next((target for target in found.targets if target.classes is None), None),
+        further=found.targets,
     )  # fmt: skip
 
 

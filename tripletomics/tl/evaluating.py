@@ -50,7 +50,7 @@ def evaluate(
     label
         Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`.
     parents
-        The parent of each name in `label` that has one, as in `fit`.
+        The parent of each name in `label` that has one, as in `fit`; by default that which the basis was fitted with.
     basis
         One or more keys of `obsm`, of any dimension. "X_tt" stands for the map and its metric space.
     reference
@@ -134,8 +134,10 @@ def evaluate(
 
     from tripletomics import evaluation, experiment, keys, pp
     from tripletomics.experiment.bases import Basis, coordinates_of, score_as_it_is, score_refits
+    from tripletomics.problem import Settings
 
     pp.check_anndata(adata)
+    label = Settings(label=label).label  # type: ignore[assignment]  # one column is a list on the command line
     pp.check_whole("refits", refits, 0)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
     names = [basis] if isinstance(basis, str) else list(dict.fromkeys(basis))
@@ -151,7 +153,7 @@ def evaluate(
         raise ValueError("unseen=True leaves types out of training, which needs a fit: pass refits=1 or more.")
     named = {"label": label, "parents": parents, "order": order, "unlabelled": unlabelled}
     tasks = [experiment.make_task(
-        adata, one.with_order(named), batch=batch, reads=one.reads(layer, use_rep), fine=fine, pseudotime=pseudotime,
+        adata, one.with_columns(named), batch=batch, reads=one.reads(layer, use_rep), fine=fine, pseudotime=pseudotime,
         unseen=unseen, device=device, reference=structure, balanced_by=one.batch,
     ) for one in bases]  # fmt: skip
     if len(tasks[0].classes) < 2:

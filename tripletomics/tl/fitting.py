@@ -84,13 +84,21 @@ def fit(
         Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled. In two
         modalities, the first that has a value counts (columns of a MuData come before both), and a warning says how
         often they disagree. Without a column the model learns from the cells alone, and the map is that of
-        ``structure=1``.
+        ``structure=1``. A column of numbers that are not whole, or of more than 12 different numbers, is refused.
+        Several columns in a list are levels, from coarse to fine, such as ``["class", "subclass", "type"]``. A cell
+        without a fine name is of some type below its coarser name. A dict gives each column its loss, such as
+        ``{"cell_type": "softmax", "day": "0.5*rnc:period=24", "sex": None}``. The first column of types has the cell
+        types. A column with the loss "rnc" or "coral" is learned as with `order`. Any other further column of types is
+        learned by a loss of one view (by default "softmax") and predicted as ``obs["tt_<column>"]``. On the command
+        line, write "cell_type=softmax day=rnc".
     parents
-        The parent of each name in `label` that has one.
+        The parent of each name in `label` that has one: a dict such as ``{"CD4 naive": "CD4 T", "CD4 T": "T cell"}``;
+        a .csv, .tsv or .txt file of two columns, a name and its parent; or an ontology (.obo), of which the terms are
+        used that group the names. The column may hold names of any level.
     order
         Column of `obs` with an order.
     loss
-        Training loss of the metric space: a name, a name with settings ("triplet:margin=0.3"), a sum ("softmax +
+        Training loss of the metric space, or of its column of cell types if `label` is a dict: a name, a name with settings ("triplet:margin=0.3"), a sum ("softmax +
         0.003*center"), or (in Python) an object. The default is "softmax". If more than a tenth of the training cells
         are unlabelled, it is "softmax + simclr:temperature=0.2,neighbours=5", and without labels only the second part.
         For two modalities it is "softmax + clip", and without labels "clip". `tripletomics losses` explains them all.

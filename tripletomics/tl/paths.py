@@ -157,7 +157,7 @@ def settings_of_sample(drawn: Drawn, settings: Settings) -> dict[str, Any]:
     changed: dict[str, Any] = {"hold_out": drawn.held_out[drawn.rows]}
     if settings.steps is None:
         changed["steps"] = training.default_steps(int((~drawn.held_out).sum()))
-    if settings.loss is None and not drawn.has_loss:
+    if settings.loss is None and not drawn.has_loss and (drawn.codes >= 0).any():
         changed["loss"] = default_loss(drawn.codes[~drawn.held_out])
     return changed
 
