@@ -247,7 +247,7 @@ def calibrate(
             for name, one in embeddings.items()
             if problem.classes and not encoder.answers
         }
-    elif problem.ordered or not encoder.answers:
+    elif problem.targets or not encoder.answers:
         pcs_of_model = {name: one.pcs for name, one in embeddings.items()}
         folds = [
             _ask_fold(problem, settings, part, encoder.rounds, report, checkpoint, pcs_of_model=pcs_of_model)[-1]

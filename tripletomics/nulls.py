@@ -74,7 +74,7 @@ def permuted_map(
 def permuted_values(
     problem: FitProblem, settings: Settings, checkpoint: Checkpoint | None = None
 ) -> dict[str, dict[str, float]]:
-    """Return by ordered column how predictions of held-out cells do after a fit on permuted values.
+    """Return by further column how predictions of held-out cells do after a fit on permuted values.
 
     The types keep their labels. A column is left out where `ordering.permute` finds no order that means nothing.
     """
@@ -83,12 +83,10 @@ def permuted_values(
     cells = np.concatenate(list(sides))
     null, targets, tested = problem.subset(cells, problem.nodes), [], []
     for target in null.targets:
-        types = target.classes is not None
-        values = None if types else ordering.permute(target.values, null.codes, null.batch_codes, random)
+        values = ordering.permute(target.values, null.codes, null.batch_codes, random)
         tested += [] if values is None else [target.name]
-        targets.append(
-            target if values is None else replace(target, values=values if target.classes is None else np.floor(values))
-        )
+        values = target.values if values is None else values
+        targets.append(replace(target, values=values if target.classes is None else np.floor(values)))
     if not tested:
         return {}
     asked = folds.calibration_split(null.strata, ~null.held_out, settings.seed)
@@ -130,5 +128,5 @@ def fit_nulls(
     return Nulls(
         permuted_null(problem, settings, encoder.rounds, checkpoint) if problem.classes else None,
         permuted_map(problem, settings, encoder, checkpoint) if problem.published is not None else None,
-        permuted_values(problem, settings, checkpoint) if problem.ordered else {},
+        permuted_values(problem, settings, checkpoint) if problem.targets else {},
     )

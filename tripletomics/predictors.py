@@ -1,4 +1,4 @@
-"""What predicts the values of ordered columns: fitted to some cells of a fit, weighed and tested by others."""
+"""What predicts the values of further columns: fitted to some cells of a fit, weighed and tested by others."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tripletomics.labels import values
 from tripletomics.labels.values import ValuePredictor
 from tripletomics.problem import FitProblem, Settings
 
-ValueAnswers = list[tuple[np.ndarray, np.ndarray]]  # of each ordered column: what regressions say, and the values
+ValueAnswers = list[tuple[np.ndarray, np.ndarray]]  # of each further column: what regressions say, and the values
 
 
 def fit_predictors(
     problem: FitProblem, settings: Settings, z: np.ndarray, cells: np.ndarray, answers: Sequence[ValueAnswers] = ()
 ) -> list[ValuePredictor]:
     """Return a predictor for each target, from some cells, boolean (cells,), weighed by what others answered."""
-    found = [values.fit_predictor(target, z, problem.pcs, cells, settings.seed) for target in problem.ordered]
+    found = [values.fit_predictor(target, z, problem.pcs, cells, settings.seed) for target in problem.targets]
     if not answers:
         return found
     return [values.calibrate(one, list(said)) for one, said in zip(found, zip(*answers, strict=True), strict=True)]
@@ -32,16 +32,16 @@ def value_answers(
     predictors = fit_predictors(problem, settings, z, trained)
     return [
         (one.parts(z[rows], problem.pcs[rows]), target.values[rows])
-        for one, target in zip(predictors, problem.ordered, strict=True)
+        for one, target in zip(predictors, problem.targets, strict=True)
     ]
 
 
 def check_values(
     problem: FitProblem, predictors: Sequence[ValuePredictor], z: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """Return by ordered column how predictions of held-out cells do: see `labels.values.check`."""
+    """Return by further column how predictions of held-out cells do: see `labels.values.check`."""
     held = np.flatnonzero(problem.held_out)
     return {
         one.name: values.check(one.predict(z[held], problem.pcs[held]), target.subset(held), problem.codes[held])
-        for one, target in zip(predictors, problem.ordered, strict=True)
+        for one, target in zip(predictors, problem.targets, strict=True)
     }

@@ -263,14 +263,9 @@ class FitProblem:
         return features.fully_measured(self.x)
 
     @property
-    def ordered(self) -> list[Target]:
-        """Further columns of values that have an order."""
-        return [target for target in self.targets if target.classes is None]
-
-    @property
     def strata(self) -> np.ndarray:
         """Codes of the types (cells,) or, without types, of tenths of the first ordered column; -1 where unknown."""
-        return self.codes if self.classes or not self.ordered else ordering.strata(self.ordered[0].values)
+        return self.codes if self.classes or not self.targets else ordering.strata(self.targets[0].values)
 
     def subset(self, cells: np.ndarray, nodes: np.ndarray) -> FitProblem:
         """Return the problem of some cells (their numbers), with other nodes, which are given for all cells.

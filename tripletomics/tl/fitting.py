@@ -98,9 +98,10 @@ def fit(
     order
         Column of `obs` with an order.
     loss
-        Training loss of the metric space, or of its column of cell types if `label` is a dict: a name, a name with settings ("triplet:margin=0.3"), a sum ("softmax +
-        0.003*center"), or (in Python) an object. The default is "softmax". If more than a tenth of the training cells
-        are unlabelled, it is "softmax + simclr:temperature=0.2,neighbours=5", and without labels only the second part.
+        Training loss of the metric space for the cell types: a name, a name with settings ("triplet:margin=0.3"), a sum
+        ("softmax + 0.003*center"), or (in Python) an object. The default is "softmax". If more than a tenth of the
+        training cells are unlabelled, it is "softmax + simclr:temperature=0.2,neighbours=5", and without labels only
+        the second part.
         For two modalities it is "softmax + clip", and without labels "clip". `tripletomics losses` explains them all.
     structure
         What the map follows, in [0, 1]: the labels (0), the data (1), or both. At 1 it uses no label.
