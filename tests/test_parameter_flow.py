@@ -10,7 +10,8 @@ from tripletomics.losses import Triplet
 
 BASE = {"label": "kind", "steps": 3, "progress": False}
 CHANGES = {
-    "label": "other", "parents": {"b": "a"}, "order": "day", "loss": "triplet", "structure": 0.1, "spread": 0.9, "dim": 3, "metric_dim": 5, "batch": "donor",
+    "label": "other", "parents": {"b": "a"}, "order": "day",
+    "loss": "triplet", "structure": 0.1, "spread": 0.9, "dim": 3, "metric_dim": 5, "batch": "donor",
     "layer": "doubled", "use_rep": "X_mine", "counts": False, "unlabelled": ("a",), "hold_out": 0.4,
     "encoder": "mlp:hidden=16", "augment": "mask:p=0.1", "map": "X_umap", "steps": 5, "batch_size": 32, "lr": 0.01,
     "seed": 7,

@@ -21,7 +21,7 @@ from tripletomics.labels import TOO_FEW
 from tripletomics.labels.ordering import split_order
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
-from tripletomics.problem import as_text
+from tripletomics.problem import Settings, as_text
 
 Bar = AbstractContextManager[Callable[[str], None]]
 
@@ -60,13 +60,14 @@ class Basis:
 
     def with_columns(self, named: Mapping[str, Any]) -> dict[str, Any]:
         """Return named columns, with the ``parents`` and ``order`` that `fit` was given for this label as defaults."""
-        found, text, label = dict(named), self.inputs["order"], as_text(named["label"])
+        found, text = dict(named), self.inputs["order"]
+        label = Settings(label=named["label"]).label  # of one column that is in a list, as on the command line
         there = text and split_order(text, self.adata.obs)[0] in self.adata.obs
-        if there and isinstance(named["label"], str) and named["order"] is None:
+        if there and isinstance(label, str) and named["order"] is None:
             found["order"] = text
         tree = (self.record or {}).get("tree")
         had_parents = (self.written or {}).get("parents", "None") != "None"
-        if named["parents"] is None and had_parents and tree is not None and label == self.inputs["label"]:
+        if named["parents"] is None and had_parents and tree is not None and as_text(label) == self.inputs["label"]:
             names = [str(name) for name in tree["names"]]
             found["parents"] = {name: names[up] for name, up in zip(names, tree["parents"], strict=True) if up >= 0}
         return found

@@ -134,10 +134,8 @@ def evaluate(
 
     from tripletomics import evaluation, experiment, keys, pp
     from tripletomics.experiment.bases import Basis, coordinates_of, score_as_it_is, score_refits
-    from tripletomics.problem import Settings
 
     pp.check_anndata(adata)
-    label = Settings(label=label).label  # type: ignore[assignment]  # one column is a list on the command line
     pp.check_whole("refits", refits, 0)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
     names = [basis] if isinstance(basis, str) else list(dict.fromkeys(basis))
