@@ -1,6 +1,6 @@
 """Ordered columns: predicted values of held-out cells, next to regressions on principal components.
 
-    python benchmarks/order.py [set ...] [--seeds 3]
+    python benchmarks/order.py [set ...] [--seeds 3] [--figure docs/ordered-labels.png]
 
 Sets are paul15 (ranks of its clusters along the erythroid and the myeloid arm) and simulated time courses, of which the
 truth is known: `linear` (six days, three types that all change), `branching` (a trunk and two branches), `circular` (24
@@ -16,12 +16,14 @@ neighbours in the components.
 The first table has the correlation (Spearman; on a circle that of Jammalamadaka & SenGupta) with its sd over seeds, the
 same within types, the mean absolute error, the share of true values inside the intervals (90 % are asked for) with
 their mean half-width, and the null: the correlation of the fit on permuted values. The second has the recall of 30
-neighbours within types on the map, minus chance, with and without the order.
+neighbours within types on the map, minus chance, with and without the order. With --figure, no table is printed: it
+draws held-out cells of the branching course on the map, and their predicted against their true day.
 """
 
 from __future__ import annotations
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -202,10 +204,40 @@ def measure(kind: str, seed: int) -> tuple[list[dict[str, object]], dict[str, ob
     return [note(row) for row in rows], note(kept)
 
 
+def draw(path: str) -> None:
+    """Draw the branching course: the map by true and by predicted day, and predicted days with their intervals."""
+    cells, _ = fitted(course("branching", 0), "branching", 0, None)
+    held = cells[cells.obs["tt_split"] == "held-out"]
+    true, guess, m = (np.asarray(x, dtype=float) for x in (held.obs["time"], held.obs["tt_time"], held.obsm["X_tt"]))
+    low, high = (np.asarray(held.obs[f"tt_time_{end}"], dtype=float) for end in ("low", "high"))
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    for axis, values, title in zip(axes, (true, guess), ("true day", "predicted day"), strict=False):
+        axis.scatter(*cells.obsm["X_tt"].T, s=3, color="0.9", linewidths=0)
+        shown = axis.scatter(*m.T, c=values, s=12, cmap="viridis", vmin=0, vmax=5, linewidths=0)
+        axis.set(title=f"held-out cells by {title}", xticks=[], yticks=[], aspect="equal")
+    figure.colorbar(shown, ax=axes[:2], label="day", shrink=0.8)
+    kinds, random = sorted(held.obs["kind"].unique()), np.random.default_rng(0)
+    x = true + random.uniform(-0.3, 0.3, len(true))
+    for kind in kinds:
+        own = (held.obs["kind"] == kind).to_numpy()
+        name = {"a": "trunk", "b": "branch 1", "c": "branch 2"}[kind]
+        reach = [(guess - low)[own], (high - guess)[own]]
+        axes[2].errorbar(x[own], guess[own], reach, fmt="o", ms=3, lw=0.4, alpha=0.7, label=name)
+    axes[2].plot([0, 5], [0, 5], color="0.3", lw=1, zorder=0)
+    axes[2].set(title="90 % intervals", xlabel="true day (points are spread sideways)", ylabel="predicted day")
+    axes[2].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
-    """Print the tables."""
-    asked = options(SETS).parse_args()
+    """Print the tables, or draw the figure."""
+    parser = options(SETS)
+    parser.add_argument("--figure")
+    asked = parser.parse_args()
     start()
+    if asked.figure:
+        draw(asked.figure)
+        return
     found = [measure(kind, seed) for kind in asked.datasets for seed in range(asked.seeds)]
     table = pd.DataFrame([row for rows, _ in found for row in rows])
     groups = table.groupby(["set", "method"], sort=False)

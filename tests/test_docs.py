@@ -45,6 +45,9 @@ def scene(tmp_path, monkeypatch, few_steps, trained):
     for table in (adata, rna):
         table.obs["cell_type"] = table.obs["kind"]
     adata.obs["donor"] = [f"d{i % 4}" for i in range(150)]
+    adata.obs["day"], adata.obs["phase"] = np.arange(150) % 6, np.arange(150) % 24
+    adata.obs["stage"] = np.array(list("xyz"))[np.arange(150) % 3]
+    adata.obs["stage"] = adata.obs["stage"].astype("category")
     adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(150, 2)).astype(np.float32)
     adata.obsm["X_scVI"] = np.log1p(adata.X[:, :30].toarray())
     for name in ("atlas", "new"):

@@ -1,15 +1,20 @@
 """`order=`, from the column to predicted values: fits, model files, predictions, nulls, and what is refused."""
 
 import copy
+import json
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from samples import held_out, make_course, refusal
 
 import tripletomics as tt
+from tripletomics.cli.printing import print_mapping
 from tripletomics.labels import ordering
 from tripletomics.metrics import order
+from tripletomics.model import Model
+from tripletomics.model.assembly import assemble, disassemble
 
 FAST = {"steps": 20, "spread": 0.0, "progress": False}
 KINDS = {"day": "day", "hour": "hour:period=24", "stage": "stage"}
@@ -235,3 +240,45 @@ def test_compare_scores_the_order():
     assert {*rows["split"]} == {"train", "held-out", "permuted"}
     assert np.isfinite(rows["value"]).all()
     assert result.settings["order"] == "day"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"period": 0.0}, "a period that is not above 0"),
+        ({"period": "x"}, "target_0.period='x' is not"),
+        ({"categories": ["a", "b"]}, "target_0.values has values out of range"),
+        ({"errors": [2.0, 1.0]}, "target_0.errors do not ascend"),
+        ({"values": [np.nan] * 3}, "target_0.values is float64 of shape|target_0.values has values that are NaN"),
+        ({"from_z": [[1.0]]}, "target_0.from_z is float64 of shape"),
+        ({"weights": [1.0]}, "target_0.weights is float64 of shape"),
+        ({"other": 1}, "target_0 has 'other', which is not known"),
+    ],
+)
+def test_damaged_files(fits, change, message):
+    header, tensors = disassemble(fits["day"][1], index=False)
+    header = json.loads(json.dumps(header, default=np.ndarray.tolist))
+    for name, value in change.items():
+        if f"target_0.{name}" in tensors:
+            tensors[f"target_0.{name}"] = torch.tensor(value, dtype=torch.float64)
+        else:
+            header["target_0"][name] = value
+    with pytest.raises(ValueError, match=message):
+        assemble(Model, header, tensors)
+
+
+def test_scores_of_a_file_belong_to_its_columns(fits):
+    header, tensors = disassemble(fits["day"][1], index=False)
+    header = json.loads(json.dumps(header, default=np.ndarray.tolist))
+    with pytest.raises(ValueError, match="an ordered column is there twice, or is lacking"):
+        assemble(Model, header | {"ordered": {"week": header["ordered"]["day"]}}, dict(tensors))
+    with pytest.raises(ValueError, match="ordered lacks some of its fields"):
+        assemble(Model, header | {"ordered": {"day": {"cells": 3.0}}}, dict(tensors))
+
+
+def test_what_the_command_line_prints(fits, capsys):
+    adata, _ = fits["stage"]
+    print_mapping(adata, "tt", "")
+    said = capsys.readouterr().out
+    assert said.startswith("Predicted stage: obs column tt_stage.\n80 of the model's 80 genes were found")
+    assert "unassigned" not in said

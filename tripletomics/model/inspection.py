@@ -204,12 +204,13 @@ def _check_targets(
     _require(len({*names}) == len(names) and {*ordered} <= {*names}, "an ordered column is there twice, or is lacking")
     for i, target in enumerate(targets):
         end = np.inf if target.period is None else target.period
+        _require(end > 0, f"target_{i} has a period that is not above 0")
         extra = {f"{axis} and 1": lengths[axis] + 1 for axis in ("components", "metric_dim")}
         one_way = {"directions": target.n_classes or (1 if target.period is None else 2)}
         scores, wanted = ordered.get(target.name), ORDERED if target.classes is None else OF_TYPES
         _require(not scores or {*scores} >= wanted, f"the scores of target_{i} lack some fields")
         _check_arrays(f"target_{i}", target, dict(lengths) | extra | one_way)
-        _require(end > 0 and len(target.values) > 0, f"target_{i} has no landmark, or a period that is not above 0")
+        _require(len(target.values) > 0, f"target_{i} has no landmark")
         _require(bool((np.diff(target.errors) >= 0).all()), f"target_{i}.errors do not ascend")
         if target.classes is not None:
             _require(target.period is None and target.categories is None, f"target_{i} has types and an order")

@@ -68,8 +68,7 @@ def prepare(
     settings = replace(settings, loss=columns.loss or settings.loss)
     others = settings.batch, held_out_by, *columns.further
     table = open_table(adata, settings.layer, columns.types, settings.unlabelled, others, use_rep=settings.use_rep)
-    found = _read_labels(table, settings, columns)
-    published = published_map(table, settings)
+    found, published = _read_labels(table, settings, columns), published_map(table, settings)
     held_out = splits.split(table.obs, settings.hold_out, found.strata, settings.seed)
     check_training(published, held_out, name_of(settings.map))
     tree, nodes, codes, order, classes = _known_types(found, held_out, columns.finest)

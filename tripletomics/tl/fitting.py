@@ -96,7 +96,10 @@ def fit(
         a .csv, .tsv or .txt file of two columns, a name and its parent; or an ontology (.obo), of which the terms are
         used that group the names. The column may hold names of any level.
     order
-        Column of `obs` with an order.
+        Column of `obs` with values that have an order, such as a day, a dose or a stage: numbers or ordered categories,
+        NaN where missing. "phase:period=24" is for numbers that run around a circle. The metric space follows the
+        order by the loss "rnc", next to that of the cell types if there are any, and `predict` tells values. Without
+        `label` no types are learned, and the map is the one without labels.
     loss
         Training loss of the metric space for the cell types: a name, a name with settings ("triplet:margin=0.3"), a sum
         ("softmax + 0.003*center"), or (in Python) an object. The default is "softmax". If more than a tenth of the
@@ -210,7 +213,8 @@ def fit(
         they are the recall of the neighbours by principal components, compared with permuted cells. For two
         modalities also how good predictions from each alone are (``alone``), and how often a held-out cell is found by
         the other modality (``matches``). ``seen`` is the id of the model that wrote the coordinates, `Model.id`, and
-        ``n_train`` the number of its training cells. ``map_errors`` is `Model.map_errors`.
+        ``n_train`` the number of its training cells. ``map_errors`` is `Model.map_errors`, and ``ordered`` is
+        `Model.ordered`: how values of ordered columns are predicted on held-out cells.
 
     Raises
     ------
