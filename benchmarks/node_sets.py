@@ -4,8 +4,8 @@
 
 prints the table of docs/levels.md. 30 % of the cells are held out. Trees are those of `trees.py`. Both kinds of sets
 come from the same fit. "several" are the cells whose flat set has two types or more; of these, "names" and "types" are
-numbers in node sets for each type in flat sets. "coarse" is a fit in which half of the cells are known only to the
-name above their type, and the share of such held-out cells whose set has their name or one above it.
+numbers in node sets for each type in flat sets. "coarse" is of a fit in which half of the cells are known only to the
+name above their type: the share of such held-out cells whose set has their name or one above it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from common import note, print_table
 from trees import tree_of
 
 import tripletomics as tt
-from tripletomics import metrics, pp
+from tripletomics import pp
 from tripletomics.labels import nodes
 from tripletomics.labels.tree import Tree
 
@@ -59,14 +59,12 @@ def measure(name: str, seed: int) -> list[dict[str, object]]:
         names = nodes.cover(found.sets[rows], tree).sum(axis=1)
         size, flat_size = found.sets[rows].sum(axis=1), flat.sets[rows].sum(axis=1)
         many = flat_size > 1
-        right = tree.leaves_below()[found.nodes[rows], which]
         table.append({
             "set": name, "coverage": coverage, "seed": seed, "of node sets": found.sets[rows, which].mean(),
-            "of flat sets": flat.sets[rows, which].mean(), "names ": names.mean(), "types below": size.mean(),
+            "of flat sets": flat.sets[rows, which].mean(), "names": names.mean(), "types below": size.mean(),
             "flat types": flat_size.mean(), "several": many.mean(),
             "names of several": names[many].sum(), "types of several": size[many].sum(),
-            "flat of several": flat_size[many].sum(), "label right": right.mean(),
-            "ECE": metrics.ece(found.confidence[rows], right), "coarse": coarse.get("coarse_coverage", np.nan),
+            "flat of several": flat_size[many].sum(), "coarse": coarse.get("coarse_coverage", np.nan),
         })  # fmt: skip
         note(table[-1])
     return table

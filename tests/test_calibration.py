@@ -511,6 +511,8 @@ def test_the_checks_on_levels():
     assert checks["coarse_cells"] == coarse.sum()
     whole = [found.sets[i, [0, 1] if truth[i] == 4 else [2, 3]].all() for i in np.flatnonzero(coarse)]
     assert checks["coarse_coverage"] == pytest.approx(np.mean(whole))
+    some = [found.sets[i, [0, 1] if truth[i] == 4 else [2, 3]].any() for i in np.flatnonzero(coarse)]
+    assert checks["coarse_agrees"] == pytest.approx(np.mean(some))
     assert "coarse_coverage" not in check_levels(found, on_levels(np.where(coarse, -1, truth)), 0)
 
 

@@ -16,7 +16,7 @@ from tripletomics.labels.tree import Tree
 
 LIKELY = 0.5  # probability from which a name is written
 ANY = "any"  # a label set of all types
-NAME = 2.6  # what each name of a label set costs, in types: 2 gives more names, 3 more types
+NAME = 2.7  # what each name of a label set costs, in types: 2 gives more names, 3 more types
 LEAST, HALVINGS = -745.0, 60  # log of the smallest number, and steps from there to 0 that find a price to 1e-15
 
 
@@ -133,7 +133,7 @@ def grow(p: np.ndarray, tree: Tree, price: np.ndarray | float) -> np.ndarray:
 
     The best type belongs to a set if its probability is at least the price. Besides, it is the set S with the largest
 
-    .. math:: \sum_{k \in S} p_k - \text{price} \cdot (\text{types}(S) + 2.6 \, \text{names}(S))
+    .. math:: \sum_{k \in S} p_k - \text{price} \cdot (\text{types}(S) + 2.7 \, \text{names}(S))
 
     where names(S) is the smallest number of nodes that stand for exactly S. Sets at a lower price contain those at a
     higher price, so the price can be fitted as the threshold of split conformal prediction is. With a price for types

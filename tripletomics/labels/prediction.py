@@ -173,7 +173,8 @@ def check_levels(found: Prediction, known: nodes.NodeLabels, seed: int) -> dict[
     ``hierarchical_f1`` of the names that are written; an unassigned cell has none. Each with a ``..._null``: the mean
     over random orders of the true names among the cells of the same parent. ``set_names``, the mean number of names in
     a label set, and ``coarse_cells``, the number of cells that are known only to a name above the types. If there are
-    any, ``coarse_coverage`` is the share of them whose set has this name or one above it.
+    any, ``coarse_agrees`` is the share of them whose set has a type below this name, and ``coarse_coverage`` the share
+    whose set has all of them, that is, this name or one above it.
     """
     tree, truth, checks = known.tree, known.nodes, {}
     best = known.best_on_levels(nodes.sum_below(found.probabilities.astype(np.float64), tree))
@@ -181,11 +182,12 @@ def check_levels(found: Prediction, known: nodes.NodeLabels, seed: int) -> dict[
         checks[f"f1_{name}"], checks[f"f1_{name}_null"] = metrics.level_f1(codes, best[name], tree.parents, seed)
     given = truth, np.where(found.unassigned, -1, found.nodes), nodes.lineage(tree)
     coarse = truth >= tree.n_leaves
-    inside = ~(tree.leaves_below()[truth[coarse]] & ~found.sets[coarse]).any(axis=1)
+    below, sets = tree.leaves_below()[truth[coarse]], found.sets[coarse]
+    shares = {"coarse_agrees": (below & sets).any(axis=1), "coarse_coverage": ~(below & ~sets).any(axis=1)}
     return checks | {
         "hierarchical_f1": metrics.hierarchical_f1(*given),
         "hierarchical_f1_null": metrics.permuted_hierarchical_f1(*given, tree.parents, seed),
         "set_names": float(nodes.cover(found.sets, tree).sum(axis=1).mean()),
         "coarse_cells": float(coarse.sum()),
-        **({"coarse_coverage": float(inside.mean())} if len(inside) else {}),
+        **({name: float(cells.mean()) for name, cells in shares.items()} if coarse.any() else {}),
     }

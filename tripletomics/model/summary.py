@@ -93,7 +93,8 @@ def _on_levels(checks: Mapping[str, float]) -> list[str]:
     if "coarse_coverage" in checks:
         lines.append(
             f"{checks['coarse_cells']:.0f} held-out cells are known only to a name above the types: the sets of "
-            f"{checks['coarse_coverage']:.0%} of them have this name or one above it."
+            f"{checks['coarse_agrees']:.0%} of them have a type below this name, and of "
+            f"{checks['coarse_coverage']:.0%} all of these types."
         )
     return lines
 

@@ -158,7 +158,7 @@ def predict(
     multiplied, because similar cells have similar errors. A group of one cell has the prediction of its cell.
 
     Label sets of a model with levels grow along its tree. A set costs its number of types, and each of its names costs
-    as much as 2.6 types. So a set rather takes a whole branch than parts of several. The price of a type is calibrated
+    as much as 2.7 types. So a set rather takes a whole branch than parts of several. The price of a type is calibrated
     so that the sets hold the type of the share `coverage` of the cells, as without levels.
 
     The list of novel cells: the p-value of a cell is about the share of the calibration cells that seem as novel as
