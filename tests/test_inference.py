@@ -166,3 +166,12 @@ def test_a_view_loss_separates_cells_of_one_coarse_name():
     fine = torch.where(y < TREE.n_leaves, y, -1)
     assert loss(z1, z2, y, codes=torch.stack([y, y])) == losses.make("simclr")(z1, z2, fine)
     assert loss(z1, z2, y) != losses.make("simclr")(z1, z2, y)
+
+
+@pytest.mark.parametrize(
+    "loss", ["hierarchical_triplet:given=true", "softmax + 0.1*hierarchical_triplet", "triplet:mining=offline"]
+)
+def test_losses_that_look_at_all_cells_get_codes_that_they_know(fitted, loss):
+    settings, problem, _ = fitted
+    found = training.train_encoder(problem, replace(settings, loss=losses.make(loss)))
+    assert np.isfinite(found.history["metric"]["loss"]).all()

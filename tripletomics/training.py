@@ -104,7 +104,8 @@ def train(
     for step in range(checkpoint.begin(loop) if checkpoint else 0, steps):
         loss.set_progress(step, steps)
         if loss.epochs and loop.seen >= loop.due:  # the loss looks at all cells, and guides the next minibatches
-            sampler.batch_guide = loss.refresh(embed_rows(encoder, source, fabric.device), fabric.to_device(targets))
+            codes = fabric.to_device(loss.known_codes(targets))
+            sampler.batch_guide = loss.refresh(embed_rows(encoder, source, fabric.device), codes)
             loop.due += loss.epochs * len(source)
 
         rows = fabric.broadcast(torch.from_numpy(np.stack(next(minibatches))))  # (views, n), of the first process

@@ -225,7 +225,9 @@ class Sum(Loss):
 
     def refresh(self, z: Tensor, y: Tensor) -> BatchGuide:
         """Refresh the members that need it; the first that asks for certain minibatches gets them."""
-        mined, distances = zip(*(member.refresh(z, y) for _, member in self.terms() if member.epochs), strict=True)
+        mined, distances = zip(
+            *(member.refresh(z, member.known_codes(y)) for _, member in self.terms() if member.epochs), strict=True
+        )
         first = [next((asked for asked in found if asked is not None), None) for found in (mined, distances)]
         # two views leave no room for mined rows: offline triplets are then chosen within the minibatch
         return BatchGuide(first[0] if self.views == 1 else None, first[1])
