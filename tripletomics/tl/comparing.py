@@ -120,7 +120,7 @@ def compare(
     from tripletomics import evaluation, experiment, pp
     from tripletomics.experiment.comparison import Comparison, check_methods, copy_cells, title_of
     from tripletomics.experiment.settings import parse_method
-    from tripletomics.problem import as_text
+    from tripletomics.problem import Settings, as_text
 
     given = {name: value for name, value in locals().items() if name in inspect.signature(compare).parameters}
     plan = {method: parse_method(method) for method in check_methods(methods)}
@@ -138,6 +138,7 @@ def compare(
     splits = experiment.make_splits(task, hold_out, seeds)
     runs = experiment.run_all(splits, plan, results, steps_bar(len(splits) * len(plan), progress))
     settings = {name: as_text(value) for name, value in given.items() if name not in ("adata", "progress", "cache")}
+    settings["parents"] = Settings(parents=parents).as_text()["parents"]
     settings["seeds"] = ", ".join(map(str, range(seeds)))
     held_out = [split.held_out for split in splits]
     words = [evaluation.split_sentence(settings["hold_out"], held_out), *experiment.embedding_words(task, held_out)]
