@@ -112,7 +112,6 @@ def fitted(
     turned = "" if period is None else f":period={period:g}"
     held = {"hold_out": "outside" if kind == "nested" else 0.25, "batch": "donor" if kind == "nested" else None}
     asked = {"label": "kind", "order": f"time{turned}"} | given
-    held["batch"] = held["batch"] if asked["label"] else None
     model = tt.fit(cells, **asked, **held, seed=seed, progress=False)
     if model.targets:
         tt.predict(cells, model)
