@@ -10,12 +10,15 @@ import torch
 from samples import held_out, make_course, refusal
 
 import tripletomics as tt
+from tripletomics import pp
 from tripletomics.cli.printing import print_mapping
 from tripletomics.labels import ordering
 from tripletomics.metrics import order
 from tripletomics.model import Model
 from tripletomics.model.assembly import assemble, disassemble
+from tripletomics.problem import Settings
 
+TWICE = pd.Categorical([1, "1"] * 130, [1, "1", 2], ordered=True)
 FAST = {"steps": 20, "spread": 0.0, "progress": False}
 KINDS = {"day": "day", "hour": "hour:period=24", "stage": "stage"}
 
@@ -55,7 +58,7 @@ def test_values_of_held_out_cells_are_found(fits, name, period, least):
 def test_columns_of_numbers(fits):
     obs = fits["day"][0].obs
     columns = obs[["tt_day", "tt_day_low", "tt_day_high"]]
-    assert {*columns.dtypes} == {np.dtype("float32")}
+    assert {*columns.dtypes} == {np.dtype("float64")}
     assert np.isfinite(columns).all(axis=None)
     assert (columns.diff(axis=1).iloc[:, 2] > 0).all()
     assert "tt_label" in obs
@@ -65,7 +68,7 @@ def test_columns_of_a_circle(fits):
     obs = fits["hour"][0].obs
     assert obs["tt_hour"].between(0, 24, inclusive="left").all()
     assert obs["tt_hour_half_width"].between(0, 12).all()
-    assert obs["tt_hour"].dtype == obs["tt_hour_half_width"].dtype == np.float32
+    assert obs["tt_hour"].dtype == obs["tt_hour_half_width"].dtype == np.float64
 
 
 def test_columns_of_ordered_categories(fits):
@@ -186,6 +189,32 @@ def test_strata_are_tenths():
     assert (found[100:] == -1).all()
     assert np.bincount(ordering.strata(np.repeat([1.0, 2, 5], 20))).tolist() == [20] * 3
     assert (ordering.strata(np.full(4, np.nan)) == -1).all()
+    among = np.arange(103) % 2 == 0
+    values[~among] = 1e6  # those of held-out cells decide nothing
+    assert (ordering.strata(values, among)[~among] == -1).all()
+    np.testing.assert_array_equal(ordering.strata(values, among)[among], ordering.strata(values[among]))
+
+
+def test_ranks_are_those_of_all_declared_categories():
+    stages = pd.Categorical(["lo", "hi", None, "hi"], ["lo", "mid", "hi", "Unknown"], ordered=True)
+    target = ordering.read_target(pd.Series(stages, name="stage"))
+    np.testing.assert_array_equal(target.values, [0, 2, np.nan, 2])
+    assert target.categories == ["lo", "mid", "hi"]
+
+
+def test_held_out_values_choose_no_calibration_cells():
+    adata = make_course()
+    adata.obs["part"] = np.where(np.arange(adata.n_obs) % 5 == 0, "test", "train")
+    problems = []
+    for change in (0, 100):
+        other = adata.copy()
+        other.obs.loc[other.obs["part"] == "test", "day"] += change
+        problems.append(pp.prepare(other, Settings(order="day", hold_out="part", steps=2))[2])
+    np.testing.assert_array_equal(problems[0].calibration, problems[1].calibration)
+    held = problems[0].held_out
+    np.testing.assert_array_equal(problems[0].strata[~held], problems[1].strata[~held])
+    other.obs.loc[other.obs["part"] == "test", "day"] = np.nan  # a fifth of all cells, and of no training cell
+    assert pp.prepare(other, Settings(order="day", hold_out="part", steps=2))[1].loss.ordered
 
 
 @pytest.mark.parametrize(
@@ -195,6 +224,9 @@ def test_strata_are_tenths():
         ({}, {"order": "kind"}, "ValueError: 'kind' is both label and order"),
         ({}, {"order": "hour:period=0"}, "ValueError: order='hour:period=0': period=0 is not a number above 0"),
         ({}, {"order": 3}, "TypeError: order=3 is not the name of a column"),
+        ({}, {"order": {"day"}}, "TypeError: order={'day'} is not the name of a column"),
+        ({}, {"order": ["day", "hour"]}, "TypeError: order=['day', 'hour'] is not the name of a column"),
+        ({"day": TWICE}, {"order": "day"}, "ValueError: order='day' has two categories that read '1', such as a number"),
         ({"day": np.nan}, {"order": "day"}, "ValueError: order='day' has a value for 0 of"),
         ({"day": 3.0}, {"order": "day"}, "ValueError: order='day' has 1 distinct value in the training cells"),
         ({"day": np.inf}, {"order": "day"}, "ValueError: order='day' has 260 infinite values"),

@@ -69,13 +69,15 @@ def prepare(
     others = settings.batch, held_out_by, *columns.further
     table = open_table(adata, settings.layer, columns.types, settings.unlabelled, others, use_rep=settings.use_rep)
     found, published = _read_labels(table, settings, columns), published_map(table, settings)
-    held_out = splits.split(table.obs, settings.hold_out, found.strata, settings.seed)
+    held_out = splits.split(table.obs, settings.hold_out, found.strata(), settings.seed)
     check_training(published, held_out, name_of(settings.map))
     tree, nodes, codes, order, classes = _known_types(found, held_out, columns.finest)
     targets = label_columns.known_targets(found.targets, held_out, columns)
-    settings = _with_loss(table, settings, nodes[~held_out], targets, labelled=bool(classes))
+    trained = [target.subset(~held_out) for target in targets]
+    settings = _with_loss(table, settings, nodes[~held_out], trained, labelled=bool(classes))
     batch_codes = splits.batch_codes(table.obs, settings.batch, held_out)
-    calibration = _calibration_split(table, codes if classes else found.strata, held_out, batch_codes, settings.seed)
+    groups = codes if classes else found.strata(~held_out)
+    calibration = _calibration_split(table, groups, held_out, batch_codes, settings.seed)
     train = ~held_out & ~calibration
     _check_batches(settings, tree, nodes, held_out, train)
     fitted = subsample_for_features(~held_out, settings.seed)
@@ -158,8 +160,8 @@ def _with_loss(
 ) -> Settings:
     """Return the settings with a loss (a copy), after checking that the augmentation suits it.
 
-    `codes` are those of the training cells; `labelled` says whether there are cell types. Values alone need no view of
-    the cells, if nearly all have one.
+    `codes` and `targets` are those of the training cells; `labelled` says whether there are cell types. Values alone
+    need no view of the cells, if nearly all have one.
     """
     paired, views = len(table.sides) > 1, settings.augment
     alone = [one for one in targets if one.loss.ordered and not labelled and not paired]
