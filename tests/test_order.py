@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,13 @@ import tripletomics as tt
 from tripletomics import pp
 from tripletomics.cli.printing import print_mapping
 from tripletomics.labels import ordering
+from tripletomics.labels.targets import Target
+from tripletomics.losses import RankNContrast
 from tripletomics.metrics import order
 from tripletomics.model import Model
 from tripletomics.model.assembly import assemble, disassemble
 from tripletomics.problem import Settings
+from tripletomics.report.score_tables import ScoreTables
 
 TWICE = pd.Categorical([1, "1"] * 130, [1, "1", 2], ordered=True)
 FAST = {"steps": 20, "spread": 0.0, "progress": False}
@@ -226,7 +230,11 @@ def test_held_out_values_choose_no_calibration_cells():
         ({}, {"order": 3}, "TypeError: order=3 is not the name of a column"),
         ({}, {"order": {"day"}}, "TypeError: order={'day'} is not the name of a column"),
         ({}, {"order": ["day", "hour"]}, "TypeError: order=['day', 'hour'] is not the name of a column"),
-        ({"day": TWICE}, {"order": "day"}, "ValueError: order='day' has two categories that read '1', such as a number"),
+        (
+            {"day": TWICE},
+            {"order": "day"},
+            "ValueError: order='day' has two categories that read '1', such as",
+        ),
         ({"day": np.nan}, {"order": "day"}, "ValueError: order='day' has a value for 0 of"),
         ({"day": 3.0}, {"order": "day"}, "ValueError: order='day' has 1 distinct value in the training cells"),
         ({"day": np.inf}, {"order": "day"}, "ValueError: order='day' has 260 infinite values"),
@@ -266,12 +274,68 @@ def test_evaluate_scores_the_order_that_was_learned(fits):
     assert "'kind' is both label and order" in refusal(tt.evaluate, adata, "kind", order="kind")
 
 
-def test_compare_scores_the_order():
-    result = tt.compare(make_course(120), "kind", ("pca2",), order="day", seeds=1, progress=False)
-    rows = result.table[result.table["metric"].str.startswith("order_")]
+def test_compare_scores_each_further_column():
+    adata = make_course(120)
+    adata.obs["late"] = np.where(adata.obs["day"] > 2, "yes", "no")
+    label = {"kind": None, "day": "rnc", "late": "softmax", "hour": "rnc:period=24"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        result = tt.compare(adata, label, ("pca2",), seeds=1, progress=False)
+    rows = result.table[result.table["family"] == "order"]
     assert {*rows["split"]} == {"train", "held-out", "permuted"}
     assert np.isfinite(rows["value"]).all()
-    assert result.settings["order"] == "day"
+    assert {*rows["type"]} == {"day", "late", "hour"}
+    assert {*rows.loc[rows["type"] == "late", "metric"]} == {"column_f1"}
+    titles = [one.title for one in ScoreTables(result.table, result.titles, result.methods).families("held-out")]
+    assert titles.count("Column 'day'") == titles.count("Column 'late'") == titles.count("Column 'hour'") == 1
+    assert refusal(tt.compare, adata, {"day": "rnc"}, ("pca2",), seeds=1).startswith("ValueError: label=None: name")
+
+
+def test_evaluate_of_an_order_alone(fits):
+    adata, _ = fits["stage"]
+    table = tt.evaluate(adata, progress=False)
+    rows = table[table["family"] == "order"]
+    assert {*rows["type"]} == {"stage"}
+    assert {*rows["metric"]} == {"order_correlation", "order_error"}
+    best = rows[(rows["metric"] == "order_correlation") & (rows["space"] == "X_tt_metric")].set_index("split")["value"]
+    assert best["held-out"] > 0.7
+    assert abs(best["permuted"]) < 0.5
+    assert "knn_recall_30" in {*table["metric"]}
+    assert "knn_macro_f1" not in {*table["metric"]}
+    assert "X_tt_metric, stage: held-out correlation" in table.attrs["summary"]
+    assert tt.evaluate(adata, order="stage", progress=False)["value"].equals(table["value"])
+    assert "label='hour' holds numbers that are not whole" in refusal(tt.evaluate, adata, "hour")
+    assert tt.evaluate(adata, "stage", progress=False)["metric"].eq("knn_macro_f1").any()
+    assert refusal(tt.evaluate, make_course(60), None, basis="X").startswith("KeyError: basis='X'")
+
+
+def test_a_day_that_follows_from_the_type():
+    """Then a null that permutes days within types changes nothing."""
+    adata = make_course(120)
+    adata.obs["kind"] = adata.obs["stage"].astype(str)
+    model = tt.fit(adata, "kind", order="day", hold_out=0.3, **FAST)
+    said = "Within types day does not vary, or hardly: a null that permutes it there can say nothing."
+    assert model.ordered["day"]["null_freedom"] == 0
+    assert said in model.summary()
+    assert "No signal in day" not in model.summary()
+    assert "day: no score within types, because no type has five held-out cells" in model.summary()
+    summary = tt.evaluate(adata, "kind", progress=False).attrs["summary"]
+    assert said in summary
+    assert "day: no score within types" in summary
+
+
+def test_how_far_values_can_be_permuted():
+    random = np.random.default_rng(0)
+    codes = np.arange(300) % 3
+    for values, period, least, most in (
+        (codes * 1.0, None, 0, 0), (codes + random.normal(0, 0.01, 300), None, 0.001, 0.05),
+        (random.normal(size=300), None, 0.9, 1.1), (codes * 10.0, 30, 0, 0), (np.full(300, np.nan), None, 0, 0),
+    ):  # fmt: skip
+        target = Target("day", values, RankNContrast(), 1.0, period)
+        permuted = values if np.isnan(values).all() else ordering.permute(values, codes, None, random)
+        assert least <= ordering.freedom(permuted, target, random) <= most
+    types = Target("late", codes % 2 * 1.0, RankNContrast(), classes=["no", "yes"])
+    assert ordering.freedom(ordering.permute(types.values, codes, None, random), types, random) == 0
 
 
 @pytest.mark.parametrize(

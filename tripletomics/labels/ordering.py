@@ -12,6 +12,7 @@ from tripletomics import losses
 from tripletomics.labels.columns import UNLABELLED, is_missing
 from tripletomics.labels.targets import Target
 from tripletomics.losses import Loss, RankNContrast
+from tripletomics.metrics.order import distance
 from tripletomics.parts import did_you_mean
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ LEAST_VALUES = 3  # distinct ones: two have no order that differs from being two
 LEAST_CELLS = 10  # training cells with a value: fewer cannot show how far a prediction is off
 LEAST_BATCHES = 6  # of one value each: fewer have too few orders to tell a true one from chance
 MOST = 0.5  # share of the cells
+ORDERS = 20  # free permutations
+HARDLY = 0.1  # `freedom` below which a null says nothing
 LARGEST = float(np.finfo(np.float32).max)  # squares of larger values may overflow
 
 
@@ -122,8 +125,8 @@ def read_target(
         if twice := [one for one in names if names.count(one) > 1]:
             x = f"adata.obs[{name!r}]"
             raise ValueError(
-                f"{what} has two categories that read {twice[0]!r}, such as a number and its text: make them one, as in "
-                f"{x} = pd.Categorical({x}.astype(str), {list(dict.fromkeys(names))[:3]}, ordered=True)."
+                f"{what} has two categories that read {twice[0]!r}, such as a number and its text: make them one, "
+                f"as in {x} = pd.Categorical({x}.astype(str), {list(dict.fromkeys(names))[:3]}, ordered=True)."
             )
         ranks = pd.Categorical(values, known).codes
         return Target(name, np.where(ranks >= 0, ranks, np.nan), loss, weight, None, names)
@@ -196,6 +199,22 @@ def permute(
         rows = known[groups == group]
         shuffled[rows] = random.permutation(values[rows])
     return shuffled
+
+
+def freedom(permuted: np.ndarray, target: Target, random: np.random.Generator) -> float:
+    """Return how far values are from what `permute` made of them, as a share of what a free permutation would give.
+
+    It is 0 where every group has one value: permuting then changes nothing, and a score of the permuted values says
+    nothing.
+    """
+    known = np.flatnonzero(~np.isnan(target.values))
+    values = target.values[known]
+
+    def moved(others: np.ndarray) -> float:
+        return float((values != others if target.classes else distance(values, others, target.period)).mean())
+
+    free = np.mean([moved(random.permutation(values)) for _ in range(ORDERS)]) if len(known) else 0.0
+    return float(moved(permuted[known]) / free) if free > 0 else 0.0
 
 
 def strata(values: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
