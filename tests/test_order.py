@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from samples import held_out, make_course, refusal
 
 import tripletomics as tt
@@ -19,6 +20,8 @@ from tripletomics.losses import RankNContrast
 from tripletomics.metrics import order
 from tripletomics.model import Model
 from tripletomics.model.assembly import assemble, disassemble
+from tripletomics.pl.palette import colours
+from tripletomics.pl.style import style_of
 from tripletomics.problem import Settings
 from tripletomics.report.score_tables import ScoreTables
 
@@ -272,6 +275,35 @@ def test_evaluate_scores_the_order_that_was_learned(fits):
     found = other[(other["metric"] == "order_error") & (other["split"] == "held-out")]
     assert found["value"].between(0, 12).all()
     assert "'kind' is both label and order" in refusal(tt.evaluate, adata, "kind", order="kind")
+
+
+def test_figures_of_columns_with_an_order(fits):
+    adata, model = fits["stage"]
+    for draw, said in (
+        (tt.pl.tree, "it was fitted with an order alone"),
+        (lambda model: tt.pl.mapping(adata, model), "fitted with an order alone, so it names no cell: .*'tt_stage'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            draw(model)
+    panels = tt.pl.history(model).child_axes
+    assert [panel.get_ylabel() for panel in panels] == ["loss", ""]
+    assert [panel.get_xlabel() for panel in panels] == ["step", "step"]
+    light = [sum(rgb) for rgb in colours("stage", list("vwxyz"), None, adata)]
+    assert light == sorted(light, reverse=True)
+    adata = fits["hour"][0].copy()
+    adata.obs.loc[adata.obs_names[:9], "hour"] = np.nan
+    for column in ("hour", "tt_hour"):
+        scale = style_of(adata, column, None, None).scale
+        assert (scale.norm.vmin, scale.norm.vmax) == (0, 24)
+        np.testing.assert_allclose(scale.to_rgba(0), scale.to_rgba(24))
+        assert not np.allclose(scale.to_rgba(0), scale.to_rgba(12), atol=0.2)
+    assert style_of(adata, "day", None, None).scale.norm.vmax == 4
+    legend = tt.pl.embedding(adata, "hour").get_legend().get_texts()
+    assert "no value (9)" in [text.get_text() for text in legend]
+    plt.close("all")
+    kept = fits["day"][0].copy()
+    kept.uns["stage_colors"] = ["#ff0000"] * 5
+    assert colours("stage", list("vwxyz"), None, kept)[0] == (1, 0, 0)
 
 
 def test_compare_scores_each_further_column():

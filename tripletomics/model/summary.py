@@ -263,8 +263,14 @@ def record(model: State) -> dict[str, object]:
 
 
 def origin(model: State) -> dict[str, object]:
-    """Return what `uns` says of the model that wrote coordinates: its id, and the tree of its types if it has one."""
-    if model.tree is None:
-        return {"seen": model.id}
-    tree = {"names": np.array(model.tree.names, dtype=object), "parents": model.tree.parents}
-    return {"seen": model.id, "tree": tree}
+    """Return what `uns` says of the model that wrote coordinates.
+
+    That is its id, and if it has them the tree of its types, and which columns run around a circle.
+    """
+    said: dict[str, object] = {"seen": model.id}
+    if model.tree is not None:
+        said["tree"] = {"names": np.array(model.tree.names, dtype=object), "parents": model.tree.parents}
+    if circles := {one.name: one.period for one in model.targets if one.period is not None}:
+        names = np.array(list(circles), dtype=object)
+        said["circular"] = {"columns": names, "periods": np.array(list(circles.values()))}
+    return said

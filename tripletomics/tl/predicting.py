@@ -129,7 +129,9 @@ def predict(
         Of a model that was fitted with `order`, for each ordered column such as "day": the predicted value, and an
         interval that should hold the true one in the share `coverage` of the cells; float64. Of ordered categories all
         three are ordered categoricals of the same categories. With a period there are ``tt_<column>``, in [0, period),
-        and ``tt_<column>_half_width``: the interval goes so far to both sides, and may wrap around.
+        and ``tt_<column>_half_width``: the interval goes so far to both sides, and may wrap around. All intervals of a
+        column have one width, and may leave the range of the training values. A cell to which the order does not apply,
+        such as one of another type, gets a value, too.
 
     ``obs["tt_<column>"]``, ``obs["tt_<column>_confidence"]``
         Of each further column of types that was named in `label`: the type, categorical, and the probability that it is
