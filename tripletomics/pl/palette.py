@@ -76,7 +76,8 @@ def colours(
     rank |= {name: free[i % len(free)] for i, name in enumerate(sorted(set(names) - set(known)))}
     given = _kept_colours(adata, color, names)
     if not given and adata is not None and color in adata.obs and is_ordered(adata.obs[color]):
-        return [to_rgb(tone) for tone in RAMP(np.linspace(0.15, 1, len(names)))  # training cells are paler still]
+        # not from the lightest tone: training cells are paler still
+        return [to_rgb(tone) for tone in RAMP(np.linspace(0.15, 1, len(names)))]
     if tree is None and adata is not None:
         tree, _ = tree_in(adata.uns, names) or (None, [])
     if tree is not None:
