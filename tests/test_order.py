@@ -400,7 +400,7 @@ def test_scores_of_a_file_belong_to_its_columns(fits):
     header = json.loads(json.dumps(header, default=np.ndarray.tolist))
     with pytest.raises(ValueError, match="an ordered column is there twice, or is lacking"):
         assemble(Model, header | {"ordered": {"week": header["ordered"]["day"]}}, dict(tensors))
-    with pytest.raises(ValueError, match="ordered lacks some of its fields"):
+    with pytest.raises(ValueError, match="the scores of target_0 lack some fields"):
         assemble(Model, header | {"ordered": {"day": {"cells": 3.0}}}, dict(tensors))
 
 

@@ -120,7 +120,7 @@ def _kept_colours(adata: AnnData | None, color: str, names: Sequence[str]) -> di
 
 def is_ordered(values: Any) -> bool:
     """Return whether a column holds ordered categories."""
-    return isinstance(values, pd.Series) and isinstance(values.dtype, pd.CategoricalDtype) and values.cat.ordered
+    return isinstance(values, pd.Series) and isinstance(values.dtype, pd.CategoricalDtype) and bool(values.cat.ordered)
 
 
 def colour_scale(
