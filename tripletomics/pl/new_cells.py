@@ -199,7 +199,7 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
     reference = model.reference
     if reference is None:
         how, column = "without labels", ""
-        if model.targets:
+        if getattr(model, "targets", None):
             how, column = "with an order alone", f"; pass color='tt_{model.targets[0].name}' for predicted values"
         raise ValueError(f"The model was fitted {how}, so it names no cell: tt.pl.embedding draws its map{column}.")
     key = "tt" if basis == "X_tt" else basis
