@@ -2,20 +2,30 @@
 
 import copy
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from samples import held_out, make_course, refusal
 
 import tripletomics as tt
+from tripletomics import pp
 from tripletomics.cli.printing import print_mapping
 from tripletomics.labels import ordering
+from tripletomics.labels.targets import Target
+from tripletomics.losses import RankNContrast
 from tripletomics.metrics import order
 from tripletomics.model import Model
 from tripletomics.model.assembly import assemble, disassemble
+from tripletomics.pl.palette import colours
+from tripletomics.pl.style import style_of
+from tripletomics.problem import Settings
+from tripletomics.report.score_tables import ScoreTables
 
+TWICE = pd.Categorical([1, "1"] * 130, [1, "1", 2], ordered=True)
 FAST = {"steps": 20, "spread": 0.0, "progress": False}
 KINDS = {"day": "day", "hour": "hour:period=24", "stage": "stage"}
 
@@ -55,7 +65,7 @@ def test_values_of_held_out_cells_are_found(fits, name, period, least):
 def test_columns_of_numbers(fits):
     obs = fits["day"][0].obs
     columns = obs[["tt_day", "tt_day_low", "tt_day_high"]]
-    assert {*columns.dtypes} == {np.dtype("float32")}
+    assert {*columns.dtypes} == {np.dtype("float64")}
     assert np.isfinite(columns).all(axis=None)
     assert (columns.diff(axis=1).iloc[:, 2] > 0).all()
     assert "tt_label" in obs
@@ -65,7 +75,7 @@ def test_columns_of_a_circle(fits):
     obs = fits["hour"][0].obs
     assert obs["tt_hour"].between(0, 24, inclusive="left").all()
     assert obs["tt_hour_half_width"].between(0, 12).all()
-    assert obs["tt_hour"].dtype == obs["tt_hour_half_width"].dtype == np.float32
+    assert obs["tt_hour"].dtype == obs["tt_hour_half_width"].dtype == np.float64
 
 
 def test_columns_of_ordered_categories(fits):
@@ -186,6 +196,32 @@ def test_strata_are_tenths():
     assert (found[100:] == -1).all()
     assert np.bincount(ordering.strata(np.repeat([1.0, 2, 5], 20))).tolist() == [20] * 3
     assert (ordering.strata(np.full(4, np.nan)) == -1).all()
+    among = np.arange(103) % 2 == 0
+    values[~among] = 1e6  # those of held-out cells decide nothing
+    assert (ordering.strata(values, among)[~among] == -1).all()
+    np.testing.assert_array_equal(ordering.strata(values, among)[among], ordering.strata(values[among]))
+
+
+def test_ranks_are_those_of_all_declared_categories():
+    stages = pd.Categorical(["lo", "hi", None, "hi"], ["lo", "mid", "hi", "Unknown"], ordered=True)
+    target = ordering.read_target(pd.Series(stages, name="stage"))
+    np.testing.assert_array_equal(target.values, [0, 2, np.nan, 2])
+    assert target.categories == ["lo", "mid", "hi"]
+
+
+def test_held_out_values_choose_no_calibration_cells():
+    adata = make_course()
+    adata.obs["part"] = np.where(np.arange(adata.n_obs) % 5 == 0, "test", "train")
+    problems = []
+    for change in (0, 100):
+        other = adata.copy()
+        other.obs.loc[other.obs["part"] == "test", "day"] += change
+        problems.append(pp.prepare(other, Settings(order="day", hold_out="part", steps=2))[2])
+    np.testing.assert_array_equal(problems[0].calibration, problems[1].calibration)
+    held = problems[0].held_out
+    np.testing.assert_array_equal(problems[0].strata[~held], problems[1].strata[~held])
+    other.obs.loc[other.obs["part"] == "test", "day"] = np.nan  # a fifth of all cells, and of no training cell
+    assert pp.prepare(other, Settings(order="day", hold_out="part", steps=2))[1].loss.ordered
 
 
 @pytest.mark.parametrize(
@@ -195,6 +231,13 @@ def test_strata_are_tenths():
         ({}, {"order": "kind"}, "ValueError: 'kind' is both label and order"),
         ({}, {"order": "hour:period=0"}, "ValueError: order='hour:period=0': period=0 is not a number above 0"),
         ({}, {"order": 3}, "TypeError: order=3 is not the name of a column"),
+        ({}, {"order": {"day"}}, "TypeError: order={'day'} is not the name of a column"),
+        ({}, {"order": ["day", "hour"]}, "TypeError: order=['day', 'hour'] is not the name of a column"),
+        (
+            {"day": TWICE},
+            {"order": "day"},
+            "ValueError: order='day' has two categories that read '1', such as",
+        ),
         ({"day": np.nan}, {"order": "day"}, "ValueError: order='day' has a value for 0 of"),
         ({"day": 3.0}, {"order": "day"}, "ValueError: order='day' has 1 distinct value in the training cells"),
         ({"day": np.inf}, {"order": "day"}, "ValueError: order='day' has 260 infinite values"),
@@ -234,12 +277,97 @@ def test_evaluate_scores_the_order_that_was_learned(fits):
     assert "'kind' is both label and order" in refusal(tt.evaluate, adata, "kind", order="kind")
 
 
-def test_compare_scores_the_order():
-    result = tt.compare(make_course(120), "kind", ("pca2",), order="day", seeds=1, progress=False)
-    rows = result.table[result.table["metric"].str.startswith("order_")]
+def test_figures_of_columns_with_an_order(fits):
+    adata, model = fits["stage"]
+    for draw, said in (
+        (tt.pl.tree, "it was fitted with an order alone"),
+        (lambda model: tt.pl.mapping(adata, model), "fitted with an order alone, so it names no cell: .*'tt_stage'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            draw(model)
+    panels = tt.pl.history(model).child_axes
+    assert [panel.get_ylabel() for panel in panels] == ["loss", ""]
+    assert [panel.get_xlabel() for panel in panels] == ["step", "step"]
+    light = [sum(rgb) for rgb in colours("stage", list("vwxyz"), None, adata)]
+    assert light == sorted(light, reverse=True)
+    adata = fits["hour"][0].copy()
+    adata.obs.loc[adata.obs_names[:9], "hour"] = np.nan
+    for column in ("hour", "tt_hour"):
+        scale = style_of(adata, column, None, None).scale
+        assert (scale.norm.vmin, scale.norm.vmax) == (0, 24)
+        np.testing.assert_allclose(scale.to_rgba(0), scale.to_rgba(24))
+        assert not np.allclose(scale.to_rgba(0), scale.to_rgba(12), atol=0.2)
+    assert style_of(adata, "day", None, None).scale.norm.vmax == 4
+    legend = tt.pl.embedding(adata, "hour").get_legend().get_texts()
+    assert "no value (9)" in [text.get_text() for text in legend]
+    plt.close("all")
+    kept = fits["day"][0].copy()
+    kept.uns["stage_colors"] = ["#ff0000"] * 5
+    assert colours("stage", list("vwxyz"), None, kept)[0] == (1, 0, 0)
+
+
+def test_compare_scores_each_further_column():
+    adata = make_course(120)
+    adata.obs["late"] = np.where(adata.obs["day"] > 2, "yes", "no")
+    label = {"kind": None, "day": "rnc", "late": "softmax", "hour": "rnc:period=24"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        result = tt.compare(adata, label, ("pca2",), seeds=1, progress=False)
+    rows = result.table[result.table["family"] == "order"]
     assert {*rows["split"]} == {"train", "held-out", "permuted"}
     assert np.isfinite(rows["value"]).all()
-    assert result.settings["order"] == "day"
+    assert {*rows["type"]} == {"day", "late", "hour"}
+    assert {*rows.loc[rows["type"] == "late", "metric"]} == {"column_f1"}
+    titles = [one.title for one in ScoreTables(result.table, result.titles, result.methods).families("held-out")]
+    assert titles.count("Column 'day'") == titles.count("Column 'late'") == titles.count("Column 'hour'") == 1
+    assert refusal(tt.compare, adata, {"day": "rnc"}, ("pca2",), seeds=1).startswith("ValueError: label=None: name")
+
+
+def test_evaluate_of_an_order_alone(fits):
+    adata, _ = fits["stage"]
+    table = tt.evaluate(adata, progress=False)
+    rows = table[table["family"] == "order"]
+    assert {*rows["type"]} == {"stage"}
+    assert {*rows["metric"]} == {"order_correlation", "order_error"}
+    best = rows[(rows["metric"] == "order_correlation") & (rows["space"] == "X_tt_metric")].set_index("split")["value"]
+    assert best["held-out"] > 0.7
+    assert abs(best["permuted"]) < 0.5
+    assert "knn_recall_30" in {*table["metric"]}
+    assert "knn_macro_f1" not in {*table["metric"]}
+    assert "X_tt_metric, stage: held-out correlation" in table.attrs["summary"]
+    assert tt.evaluate(adata, order="stage", progress=False)["value"].equals(table["value"])
+    assert "label='hour' holds numbers that are not whole" in refusal(tt.evaluate, adata, "hour")
+    assert tt.evaluate(adata, "stage", progress=False)["metric"].eq("knn_macro_f1").any()
+    assert refusal(tt.evaluate, make_course(60), None, basis="X").startswith("KeyError: basis='X'")
+
+
+def test_a_day_that_follows_from_the_type():
+    """Then a null that permutes days within types changes nothing."""
+    adata = make_course(120)
+    adata.obs["kind"] = adata.obs["stage"].astype(str)
+    model = tt.fit(adata, "kind", order="day", hold_out=0.3, **FAST)
+    said = "Within types day does not vary, or hardly: a null that permutes it there can say nothing."
+    assert model.ordered["day"]["null_freedom"] == 0
+    assert said in model.summary()
+    assert "No signal in day" not in model.summary()
+    assert "day: no score within types, because no type has five held-out cells" in model.summary()
+    summary = tt.evaluate(adata, "kind", progress=False).attrs["summary"]
+    assert said in summary
+    assert "day: no score within types" in summary
+
+
+def test_how_far_values_can_be_permuted():
+    random = np.random.default_rng(0)
+    codes = np.arange(300) % 3
+    for values, period, least, most in (
+        (codes * 1.0, None, 0, 0), (codes + random.normal(0, 0.01, 300), None, 0.001, 0.05),
+        (random.normal(size=300), None, 0.9, 1.1), (codes * 10.0, 30, 0, 0), (np.full(300, np.nan), None, 0, 0),
+    ):  # fmt: skip
+        target = Target("day", values, RankNContrast(), 1.0, period)
+        permuted = values if np.isnan(values).all() else ordering.permute(values, codes, None, random)
+        assert least <= ordering.freedom(permuted, target, random) <= most
+    types = Target("late", codes % 2 * 1.0, RankNContrast(), classes=["no", "yes"])
+    assert ordering.freedom(ordering.permute(types.values, codes, None, random), types, random) == 0
 
 
 @pytest.mark.parametrize(

@@ -132,3 +132,33 @@ def test_without_enough_cells_to_calibrate_an_interval_holds_everything():
     assert regression.calibrate(base, [(np.zeros((0, 3, 1)), np.zeros(0))]) is base
     circle = regression.fit_predictor(*cells(24), train, 0)
     assert circle.half_width(0.9) == 12
+
+
+def test_a_regression_that_found_next_to_nothing_is_not_blown_up():
+    target, z, pcs = cells()
+    base = regression.fit_predictor(target, z, pcs, np.arange(N) < TRAIN, 0)
+    above, random = target.values[TRAIN:, None] - base.middle, np.random.default_rng(1)
+    for parts in (above / 30, random.normal(0, 0.01, above.shape), random.normal(0, 50, above.shape)):
+        parts = np.stack([parts, parts[::-1], 0.01 * parts], axis=1)
+        found = regression._weighed(base, parts, target.values[TRAIN:])
+        assert (found.weights >= 0).all()
+        assert found.weights.sum() < 1 + 1e-6
+        error = ((found.centers(parts) - target.values[TRAIN:]) ** 2).mean()
+        grid = [np.array([a, b, c]) / 20 for a in range(21) for b in range(21 - a) for c in range(21 - a - b)]
+        best = min(((parts[:, :, 0] @ w - above[:, 0]) ** 2).mean() for w in grid)
+        assert error < 1.001 * best
+
+
+@pytest.mark.parametrize(("scale", "start"), [(1e-300, 0), (1e-3, 1.7e9), (1e30, 0)])
+def test_units_of_the_values_do_not_matter(scale, start):
+    target, z, pcs = cells()
+    other = Target("day", start + scale * target.values, RankNContrast())
+    found, moved = (fitted(one, z, pcs).predict(z, pcs) for one in (target, other))
+    np.testing.assert_allclose((moved.center - start) / scale, found.center, atol=2e-3)
+    assert len(np.unique(moved.center)) > 0.9 * len(np.unique(found.center))
+
+
+def test_predictors_share_no_array():
+    target, z, pcs = cells()
+    one, other = (regression.fit_predictor(target, z, pcs, np.arange(N) < TRAIN, 0) for _ in range(2))
+    assert not np.shares_memory(one.weights, other.weights)

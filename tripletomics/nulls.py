@@ -77,15 +77,18 @@ def permuted_values(
     """Return by further column how predictions of held-out cells do after a fit on permuted values.
 
     The types keep their labels. A column is left out where `ordering.permute` finds no order that means nothing.
+    ``freedom`` is that of `ordering.freedom`.
     """
     random = np.random.default_rng([settings.seed, 13])
     sides = (random.permutation(np.flatnonzero(rows))[:NULL_CELLS] for rows in (~problem.held_out, problem.held_out))
     cells = np.concatenate(list(sides))
-    null, targets, tested = problem.subset(cells, problem.nodes), [], []
+    null, targets, tested = problem.subset(cells, problem.nodes), [], {}
     for target in null.targets:
         values = ordering.permute(target.values, null.codes, null.batch_codes, random)
-        tested += [] if values is None else [target.name]
-        values = target.values if values is None else values
+        if values is None:
+            values = target.values
+        else:
+            tested[target.name] = ordering.freedom(values, target, random)
         targets.append(replace(target, values=values if target.classes is None else np.floor(values)))
     if not tested:
         return {}
@@ -96,7 +99,7 @@ def permuted_values(
     said = [predictors.value_answers(null, settings, z, null.train, asked)] if asked.any() else []
     fitted = predictors.fit_predictors(null, settings, z, ~null.held_out, said)
     scores = predictors.check_values(null, fitted, z)
-    return {name: found for name, found in scores.items() if name in tested}
+    return {name: scores[name] | {"freedom": freedom} for name, freedom in tested.items()}
 
 
 @dataclass(frozen=True)

@@ -264,8 +264,13 @@ class FitProblem:
 
     @property
     def strata(self) -> np.ndarray:
-        """Codes of the types (cells,) or, without types, of tenths of the first ordered column; -1 where unknown."""
-        return self.codes if self.classes or not self.targets else ordering.strata(self.targets[0].values)
+        """Codes of the types (cells,) or, without types, of tenths of the first ordered column; -1 where unknown.
+
+        Tenths are those of training cells, and held-out cells have none.
+        """
+        if self.classes or not self.targets:
+            return self.codes
+        return ordering.strata(self.targets[0].values, ~self.held_out)
 
     def subset(self, cells: np.ndarray, nodes: np.ndarray) -> FitProblem:
         """Return the problem of some cells (their numbers), with other nodes, which are given for all cells.

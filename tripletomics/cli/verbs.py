@@ -293,7 +293,7 @@ def evaluate(  # noqa: D103
     input: Input,
     /,
     *,
-    label: Annotated[list[str], MANY],
+    label: Annotated[list[str] | None, MANY] = None,
     out: Annotated[Path | None, Parameter(help="File to write the whole table to, .csv.")] = None,
     **settings: Any,
 ) -> None:

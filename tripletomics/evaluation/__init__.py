@@ -5,6 +5,7 @@ labels and by a label-free reference; the null says what the same score is when 
 makes the numbers, and `summary` takes their means over runs and says in words what they show.
 """
 
+from tripletomics.evaluation.further import NONE_WITHIN, column_sentences, no_freedom_sentence
 from tripletomics.evaluation.scores import (
     COLUMNS,
     MAIN,
@@ -39,6 +40,7 @@ __all__ = [
     "COLUMNS",
     "MAIN",
     "METRICS",
+    "NONE_WITHIN",
     "PERMUTED",
     "REFITTED",
     "SHUFFLED",
@@ -47,11 +49,13 @@ __all__ = [
     "Metric",
     "check_unseen",
     "collect",
+    "column_sentences",
     "confusion",
     "drawn_at_random",
     "embedding_sentence",
     "found_in",
     "headline",
+    "no_freedom_sentence",
     "overview",
     "score",
     "score_novel",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 from tripletomics import labels, metrics
+from tripletomics.evaluation.further import score_columns
 from tripletomics.labels.nodes import NodeLabels, lineage
 from tripletomics.labels.targets import Target
 
@@ -73,9 +75,10 @@ METRICS = {
     "within_between": Metric("variance within / between types", "collapse", circular=True),
     "fine_knn_macro_f1": Metric("15-NN macro-F1 of finer labels", "collapse"),
     "pseudotime_spearman": Metric("Spearman of pseudotime", "collapse"),
-    "order_correlation": Metric("correlation of the ordered column (Spearman or circular)", "order"),
-    "order_correlation_within_types": Metric("correlation of the ordered column within types", "order"),
-    "order_error": Metric("mean error of the ordered column", "order", higher=False),
+    "order_correlation": Metric("correlation of an ordered column (Spearman or circular)", "order"),
+    "order_correlation_within_types": Metric("correlation of an ordered column within types", "order"),
+    "order_error": Metric("mean error of an ordered column", "order", higher=False),
+    "column_f1": Metric("15-NN macro-F1 of a further column of types", "order"),
     "ilisi": Metric("iLISI", "batches"),
     "clisi": Metric("cLISI", "batches", circular=True),
     "kbet": Metric("kBET", "batches"),
@@ -119,8 +122,8 @@ class GroundTruth:
         Codes of finer labels that no method was given, and of batches, which are scored if `score_batches`.
     pseudotime
         Numbers, NaN where there is none.
-    order
-        The ordered column.
+    further
+        Further columns.
     at_random
         Whether the held-out cells were drawn at random within types, so that they should lie as training cells do.
     """
@@ -132,7 +135,7 @@ class GroundTruth:
     fine: np.ndarray | None = None
     batch_codes: np.ndarray | None = None
     pseudotime: np.ndarray | None = None
-    order: Target | None = None
+    further: Sequence[Target] = ()
     score_batches: bool = True
     at_random: bool = False
     usual: np.ndarray | None = None
@@ -142,9 +145,9 @@ class GroundTruth:
         """Return the truth of some cells, with other codes."""
         names = ("held_out", "reference", "usual", "fine", "batch_codes", "pseudotime")
         parts = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        order = None if self.order is None else self.order.subset(rows)
+        further = [target.subset(rows) for target in self.further]
         cut = {name: part[rows] for name, part in parts.items()}
-        return replace(self, codes=codes, levels=None, order=order, **cut)
+        return replace(self, codes=codes, levels=None, further=further, **cut)
 
     def permuted(self, seed: int, among: np.ndarray) -> GroundTruth:
         """Return the truth with the labels of some cells permuted among them."""
@@ -167,15 +170,16 @@ def score(z: np.ndarray, truth: GroundTruth, seed: int) -> pd.DataFrame:
     """
     tables = []
     for split in ("train", "held-out") if truth.held_out.any() else ("train",):
-        scores = _by_labels(z, truth, split, seed) | _by_structure(z, truth, split, seed)
-        if truth.score_batches and truth.batch_codes is not None and split == "held-out":
+        typed = bool(truth.classes)
+        scores = (_by_labels(z, truth, split, seed) if typed else {}) | _by_structure(z, truth, split, seed)
+        if typed and truth.score_batches and truth.batch_codes is not None and split == "held-out":
             held = truth.held_out
             scores |= metrics.batch_scores(z[held], truth.codes[held], truth.batch_codes[held], seed)
-        if truth.at_random and split == "held-out":
+        if typed and truth.at_random and split == "held-out":
             scores |= metrics.exchangeability(z, truth.codes, truth.held_out, seed)
         levels, chance = _by_levels(z, truth, split, seed)
         tables.append(_table(scores | levels, split))
-        if split == "held-out":
+        if chance and split == "held-out":
             tables.append(_table(chance, "permuted", WITHIN_PARENTS))
     if z.shape[1] == 2:
         tables.append(_table(metrics.page_use(z), ""))
@@ -201,8 +205,9 @@ def score_shuffled(z: np.ndarray, truth: GroundTruth, seed: int) -> pd.DataFrame
         cells = held & (truth.codes == code)
         within[cells] = random.permutation(z[cells])
     scores = _by_structure(shuffled, truth, "held-out", seed)
-    del scores["knn_recall_within_types"]
-    scores |= _within_types(within, truth, "held-out", seed) | _by_order(within, truth, "held-out")
+    if truth.classes:
+        scores |= _within_types(within, truth, "held-out", seed)
+    scores |= score_columns(within, truth.further, truth.codes, held, "held-out")
     return _table(scores, "permuted", SHUFFLED)
 
 
@@ -357,10 +362,11 @@ def _by_structure(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> S
     batch = None if truth.batch_codes is None else truth.batch_codes[here]
     z_train, r_train, z_query, r_query = _sides(z, r, truth, split)
     scores: Scores = metrics.neighbourhoods(z_train, r_train, z_query, r_query, seed=seed)
-    scores |= _within_types(z, truth, split, seed)
-    scores["centroid_spearman"] = metrics.centroid_spearman(z[here], r[here], y[here])
     scores["triplet_accuracy"] = metrics.triplet_accuracy(z_train, r_train, z_query, r_query, seed=seed)
-    scores["scgraph"] = metrics.scgraph(z[here], r[here], y[here], batch)
+    if truth.classes:
+        scores |= _within_types(z, truth, split, seed)
+        scores["centroid_spearman"] = metrics.centroid_spearman(z[here], r[here], y[here])
+        scores["scgraph"] = metrics.scgraph(z[here], r[here], y[here], batch)
     if truth.usual is not None:
         found = metrics.knn_recall(*_sides(z, truth.usual, truth, split), k=(30,), seed=seed)
         scores["knn_recall_30_usual"] = float(found[0])
@@ -368,24 +374,7 @@ def _by_structure(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> S
         scores["fine_knn_macro_f1"] = metrics.knn_macro_f1(*_sides(z, truth.fine, truth, split))
     if truth.pseudotime is not None:
         scores["pseudotime_spearman"] = metrics.pseudotime_spearman(*_sides(z, truth.pseudotime, truth, split))
-    return scores | _by_order(z, truth, split)
-
-
-def _by_order(z: np.ndarray, truth: GroundTruth, split: str) -> Scores:
-    """Score how well the neighbours of a cell tell its value in the ordered column; nothing without one."""
-    if truth.order is None:
-        return {}
-    values, period, known = truth.order.values, truth.order.period, ~np.isnan(truth.order.values)
-    train, asked = known & ~truth.held_out, known & truth.cells(split)
-    if train.sum() < 2 or not asked.any():
-        return {}
-    query = z[asked] if split == "held-out" else None
-    guess = metrics.mean_of_neighbours(z[train], values[train], query, period)
-    return {
-        "order_correlation": metrics.correlation(guess, values[asked], period),
-        "order_correlation_within_types": metrics.correlation_within(guess, values[asked], truth.codes[asked], period),
-        "order_error": float(metrics.distance(guess, values[asked], period).mean()),
-    }
+    return scores | score_columns(z, truth.further, truth.codes, truth.held_out, split)
 
 
 def _within_types(z: np.ndarray, truth: GroundTruth, split: str, seed: int) -> Scores:

@@ -62,8 +62,10 @@ class Basis:
         """Return named columns, with the ``parents`` and ``order`` that `fit` was given for this label as defaults."""
         found, text = dict(named), self.inputs["order"]
         label = Settings(label=named["label"]).label  # of one column that is in a list, as on the command line
-        there = text and split_order(text, self.adata.obs)[0] in self.adata.obs
-        if there and isinstance(label, str) and named["order"] is None:
+        there = None if text is None else split_order(text, self.adata.obs)[0]
+        there = there if there in self.adata.obs else None
+        alone = label is None and self.inputs["label"] is None
+        if there and (alone or isinstance(label, str)) and named["order"] is None and there != label:
             found["order"] = text
         tree = (self.record or {}).get("tree")
         had_parents = (self.written or {}).get("parents", "None") != "None"
@@ -157,7 +159,8 @@ def score_as_it_is(
     held_out = pp.split(adata, hold_out, task.nodes, seed)
     if not held_out.any():
         raise ValueError(f"splits={hold_out!r} holds no cell out, and without held-out cells there is no evidence.")
-    pp.check_labels(task.codes, task.classes, held_out, task.label)
+    if task.classes:
+        pp.check_labels(task.codes, task.classes, held_out, task.label)
     drawn = _drawn(adata, str(hold_out))
     split = Split(task, held_out, seed, evaluation.drawn_at_random(drawn))
     clean = written is not None and not (held_out & (written != "held-out")).any()
@@ -168,21 +171,21 @@ def score_as_it_is(
             f"{basis.name} {how} fitted on cells that splits={hold_out!r} holds out, so their scores are no evidence. "
             f"{cure} on the others."
         )
-    null = _fit_permuted(basis, split) if basis.is_named and clean else None
+    null = _fit_permuted(basis, split) if task.classes and basis.is_named and clean else None
     tables = []
     for key, z in basis.spaces.items():
         permuted, other, how = split.truth.permuted(seed, held_out), z, evaluation.PERMUTED
         if null is not None:
             other, how = null.coordinates[keys.space_of(key)], evaluation.REFITTED
             permuted = split.truth.of(null.cells, null.codes)
-        for rows in (
-            evaluation.score(z, split.truth, seed),
-            evaluation.score_permuted(other, permuted, seed, how),
-            evaluation.score_shuffled(z, split.truth, seed),
-        ):
-            tables.append(rows.assign(space=key))
-    words = [evaluation.split_sentence(drawn, [held_out]), *_on_embedding(basis, task, [held_out])]
-    return str(hold_out), pd.concat(tables, ignore_index=True), "\n".join(words)
+        scored = [evaluation.score(z, split.truth, seed), evaluation.score_shuffled(z, split.truth, seed)]
+        if task.classes:
+            scored.insert(1, evaluation.score_permuted(other, permuted, seed, how))
+        tables += [rows.assign(space=key) for rows in scored]
+    table = pd.concat(tables, ignore_index=True)
+    words = evaluation.column_sentences(table, task.further, task.codes, held_out, seed)
+    words += [evaluation.split_sentence(drawn, [held_out]), *_on_embedding(basis, task, [held_out])]
+    return str(hold_out), table, "\n".join(words)
 
 
 def _check_split(basis: str, column: str, written: np.ndarray, record: dict[str, Any] | None) -> None:
@@ -235,6 +238,8 @@ def score_refits(
         raise ValueError(f"basis={name!r} {why}: {what}.")
     if inputs["label"] is None:
         raise ValueError(f"{name} was fitted without labels, and a refit would learn from them: pass refits=0.")
+    if not task.classes:
+        raise ValueError(f"A refit of {name} learns cell types: name their column with label=, or pass refits=0.")
     if both := written.get("modalities"):
         raise ValueError(f"{name} was fitted to two modalities ({both}), and this is one of them: pass refits=0.")
     hold_out = inputs["hold_out"] if wanted is None else wanted

@@ -74,11 +74,6 @@ class EvaluationTask:
     further: list[Target] = dataclasses.field(default_factory=list)
 
     @property
-    def order(self) -> Target | None:
-        """The first further column that has an order, if there is one."""
-        return next((target for target in self.further if target.classes is None), None)
-
-    @property
     def nodes(self) -> np.ndarray:
         """The deepest known name of each cell (cells,), -1 for none: groups of which equal shares are held out."""
         return self.codes if self.levels is None else self.levels.nodes
@@ -164,7 +159,7 @@ def make_task(
     table = pp.open_table(adata, reads["layer"], (), (), (), use_rep=reads["use_rep"])
     given = Settings(**named)
     roles = pp.roles_of(adata.obs.columns, given)
-    if not roles.levels:
+    if not roles.levels and (given.label is not None or not roles.further):
         pp.column(adata, None, "label")
     found = pp.read_columns(adata, given, roles)
     if found.tree is not None and unseen:
@@ -230,7 +225,7 @@ class Split:
         return GroundTruth(
             codes=task.codes, classes=task.classes, held_out=self.held_out, reference=reference, usual=usual,
             fine=task.fine, batch_codes=task.batch_codes, score_batches=task.score_batches, pseudotime=task.pseudotime,
-            at_random=self.at_random, levels=task.levels, order=task.order,
+            at_random=self.at_random, levels=task.levels, further=task.further,
         )  # fmt: skip
 
     def merge(self, train: np.ndarray, held_out: np.ndarray) -> np.ndarray:
@@ -248,6 +243,8 @@ class Split:
 
 def make_splits(task: EvaluationTask, hold_out: float | str, seeds: int) -> list[Split]:
     """Return a split for each of the seeds 0, 1, ..., after checking that all can be scored."""
+    if not task.classes:  # further columns alone
+        pp.column(task.adata, None, "label")
     splits = []
     for seed in range(seeds):
         held_out = pp.split(task.adata, hold_out, task.nodes, seed)

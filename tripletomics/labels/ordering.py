@@ -12,6 +12,7 @@ from tripletomics import losses
 from tripletomics.labels.columns import UNLABELLED, is_missing
 from tripletomics.labels.targets import Target
 from tripletomics.losses import Loss, RankNContrast
+from tripletomics.metrics.order import distance
 from tripletomics.parts import did_you_mean
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ LEAST_VALUES = 3  # distinct ones: two have no order that differs from being two
 LEAST_CELLS = 10  # training cells with a value: fewer cannot show how far a prediction is off
 LEAST_BATCHES = 6  # of one value each: fewer have too few orders to tell a true one from chance
 MOST = 0.5  # share of the cells
-LARGEST = float(np.finfo(np.float32).max)  # predictions are written as float32
+ORDERS = 20  # free permutations
+HARDLY = 0.1  # `freedom` below which a null says nothing
+LARGEST = float(np.finfo(np.float32).max)  # squares of larger values may overflow
 
 
 def split_order(order: str, columns: Iterable[object], argument: str = "order") -> tuple[str, float | None]:
@@ -35,7 +38,10 @@ def split_order(order: str, columns: Iterable[object], argument: str = "order") 
         If it is not text, or its period is not a number above 0.
     """
     if not isinstance(order, str):
-        raise TypeError(f"{argument}={order!r} is not the name of a column of adata.obs, such as 'day'.")
+        raise TypeError(
+            f"{argument}={order!r} is not the name of a column of adata.obs, such as 'day'. Several columns stand in "
+            "label=, as in label={'cell_type': None, 'day': 'rnc', 'dose': 'rnc'}."
+        )
     name, colon, setting = order.rpartition(":")
     if order in {*map(str, columns)} or not colon:
         return order, None
@@ -113,10 +119,17 @@ def read_target(
                 f"{what} holds ordered categories, and a period of {period:g} is for numbers: give the column as "
                 "numbers, or leave the period out."
             )
-        used = values.cat.remove_unused_categories().cat
-        known = [one for one in used.categories if not is_missing(one, unlabelled)]
+        # all that are declared: those of some cells would give ranks that other cells decide
+        known = [one for one in values.cat.categories if not is_missing(one, unlabelled)]
+        names = [str(one) for one in known]
+        if twice := [one for one in names if names.count(one) > 1]:
+            x = f"adata.obs[{name!r}]"
+            raise ValueError(
+                f"{what} has two categories that read {twice[0]!r}, such as a number and its text: make them one, "
+                f"as in {x} = pd.Categorical({x}.astype(str), {list(dict.fromkeys(names))[:3]}, ordered=True)."
+            )
         ranks = pd.Categorical(values, known).codes
-        return Target(name, np.where(ranks >= 0, ranks, np.nan), loss, weight, None, [str(one) for one in known])
+        return Target(name, np.where(ranks >= 0, ranks, np.nan), loss, weight, None, names)
     if pd.api.types.is_bool_dtype(values.dtype):
         raise TypeError(f"{what} holds True and False, which are two types without an order: take it as label.")
     if values.dtype.kind in "mM" or isinstance(values.dtype, (pd.DatetimeTZDtype, pd.PeriodDtype)):
@@ -188,9 +201,25 @@ def permute(
     return shuffled
 
 
-def strata(values: np.ndarray) -> np.ndarray:
-    """Return which tenth of the values each one is in (cells,), from 0; -1 where missing."""
-    known, found = ~np.isnan(values), np.full(len(values), -1)
+def freedom(permuted: np.ndarray, target: Target, random: np.random.Generator) -> float:
+    """Return how far values are from what `permute` made of them, as a share of what a free permutation would give.
+
+    It is 0 where every group has one value: permuting then changes nothing, and a score of the permuted values says
+    nothing.
+    """
+    known = np.flatnonzero(~np.isnan(target.values))
+    values = target.values[known]
+
+    def moved(others: np.ndarray) -> float:
+        return float((values != others if target.classes else distance(values, others, target.period)).mean())
+
+    free = np.mean([moved(random.permutation(values)) for _ in range(ORDERS)]) if len(known) else 0.0
+    return float(moved(permuted[known]) / free) if free > 0 else 0.0
+
+
+def strata(values: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+    """Return which tenth of the values each one is in (cells,), from 0; -1 where missing, or not `among` these."""
+    known, found = ~np.isnan(values) & (True if among is None else among), np.full(len(values), -1)
     cuts = np.unique(np.quantile(values[known], np.arange(1, 10) / 10)) if known.any() else np.zeros(0)
     found[known] = np.unique(np.searchsorted(cuts, values[known], side="right"), return_inverse=True)[1]
     return found

@@ -21,6 +21,7 @@ from tripletomics.metrics.order import correlation, correlation_within, distance
 FEWEST, ROUNDING = 3, 1e-6  # cells that can be scored, and share of a half-width that is no difference
 MAX_LANDMARKS = 10_000  # cells kept to take a mean over
 PENALTIES = np.logspace(-6, 2, 17)  # of a ridge regression, in units of the cells times their variance
+HEAVY = 1e4  # weight of the row that asks for a sum
 FOLDS = 5  # of calibration cells
 NEIGHBOURS_ALONE = np.array([0.0, 0.0, 1.0])  # weights: unless others are better by more than a standard error
 Answers = list[tuple[np.ndarray, np.ndarray]]  # parts (cells, 3, directions) and values (cells,)
@@ -66,7 +67,7 @@ class ValuePredictor:
         Mean of the training cells (directions,).
     weights
         Weights (3,) of what the two regressions and the neighbours say above the middle; all 0 where none of them knows
-        anything.
+        anything. None is negative, and their sum is at most 1.
     errors
         How far the predictions of cells that the encoder was not trained on are off (cells,), ascending. None of types.
 
@@ -106,9 +107,10 @@ class ValuePredictor:
         d, rows = nearest_landmarks(self.z, z, float(self.z.std()) or 1.0, known)
         share = kernel(d)
         share /= share.sum(axis=1, keepdims=True)
-        mean = (share[:, :, None] * directions(self.values, self.period, self.n_classes)[rows]).sum(axis=1)
-        lines = [coefficients[0] + x @ coefficients[1:] for x, coefficients in ((pcs, self.from_pcs), (z, self.from_z))]
-        return np.stack([*lines, mean], axis=1) - self.middle
+        above = directions(self.values, self.period, self.n_classes) - self.middle  # first: shares are float32
+        mean = (share[:, :, None] * above[rows]).sum(axis=1)
+        lines = [b[0] - self.middle + x @ b[1:] for x, b in ((pcs, self.from_pcs), (z, self.from_z))]
+        return np.stack([*lines, mean], axis=1)
 
     def centers(self, parts: np.ndarray) -> np.ndarray:
         """Return the value of each cell (cells,) from what the regressions say."""
@@ -167,7 +169,7 @@ def fit_predictor(target: Target, z: np.ndarray, pcs: np.ndarray, cells: np.ndar
         from_pcs=_ridge(pcs[rows], y),
         from_z=_ridge(z[rows], y),
         middle=y.mean(axis=0),
-        weights=NEIGHBOURS_ALONE,
+        weights=NEIGHBOURS_ALONE.copy(),
         errors=np.zeros(0),
         classes=target.classes,
     )
@@ -194,7 +196,7 @@ def calibrate(predictor: ValuePredictor, answers: Answers) -> ValuePredictor:
         others[~rest] = _weighed(predictor, parts[rest], values[rest]).centers(parts[~rest])
     simple = distance(predictor.centers(parts), values, predictor.period)
     stacked = distance(others, values, predictor.period)
-    gain = simple - stacked
+    gain = (simple - stacked) / (stacked.max() or 1.0)  # squares of tiny values would be 0
     if gain.mean() > gain.std() / len(gain) ** 0.5:
         return replace(_weighed(predictor, parts, values), errors=np.sort(stacked))
     return replace(predictor, errors=np.sort(simple))
@@ -255,14 +257,27 @@ def directions(values: np.ndarray, period: float | None, n_classes: int = 0) -> 
 
 
 def _weighed(predictor: ValuePredictor, parts: np.ndarray, values: np.ndarray) -> ValuePredictor:
-    """Return the predictor with the weights that fit the values of some cells best, none of them negative."""
+    """Return the predictor with the weights that fit the values of some cells best.
+
+    None is negative, and their sum is at most 1, so that a regression which found next to nothing is not blown up.
+    """
     above = directions(values, predictor.period, predictor.n_classes) - predictor.middle
-    weights, _ = nnls(parts.transpose(0, 2, 1).reshape(-1, parts.shape[1]), above.ravel())
+    scale = float(np.abs(above).max()) or 1.0
+    x, y = parts.transpose(0, 2, 1).reshape(-1, parts.shape[1]) / scale, above.ravel() / scale
+    weights, _ = nnls(x, y)
+    if weights.sum() > 1:  # a heavy row asks for a sum of 1, where the best allowed weights then are
+        heavy = HEAVY * max(float(np.linalg.norm(x)), float(np.linalg.norm(y)))
+        weights, _ = nnls(np.vstack([x, np.full(x.shape[1], heavy)]), np.append(y, heavy))
+        weights /= weights.sum()
     return replace(predictor, weights=weights)
 
 
 def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the intercept and the coefficients (1 + columns, directions) of a ridge regression."""
     x = x.astype(np.float64)
-    fitted = RidgeCV(PENALTIES * max(float(x.var(axis=0).mean()), 1e-12) * len(x)).fit(x, y)
-    return np.concatenate([np.atleast_2d(fitted.intercept_), np.atleast_2d(fitted.coef_).T])
+    middle = y.mean(axis=0)
+    scale = float(np.abs(y - middle).max()) or 1.0
+    fitted = RidgeCV(PENALTIES * max(float(x.var(axis=0).mean()), 1e-12) * len(x)).fit(x, (y - middle) / scale)
+    found = scale * np.concatenate([np.atleast_2d(fitted.intercept_), np.atleast_2d(fitted.coef_).T])
+    found[0] += middle
+    return found

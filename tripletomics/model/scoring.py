@@ -53,7 +53,7 @@ def score_values(
 ) -> dict[str, dict[str, float]]:
     """Return the `Model.ordered` of held-out cells; `permuted` are the scores of the null, by column."""
     scores = predictors.check_values(problem, model.targets, z)
-    kept = {"correlation", "correlation_within_types", "error", "macro_f1", "accuracy"}
+    kept = {"correlation", "correlation_within_types", "error", "macro_f1", "accuracy", "freedom"}
     return {
         name: found | {f"null_{key}": value for key, value in permuted.get(name, {}).items() if key in kept}
         for name, found in scores.items()

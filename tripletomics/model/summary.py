@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from tripletomics.adoption import AVERAGED, EVERY, LEARNED, PERMUTED, SIGNIFICANT
-from tripletomics.evaluation import embedding_sentence
+from tripletomics.evaluation import NONE_WITHIN, embedding_sentence, no_freedom_sentence
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import TOO_FEW, verdict
-from tripletomics.labels.ordering import LEAST_BATCHES
+from tripletomics.labels.ordering import HARDLY, LEAST_BATCHES
 from tripletomics.model.state import State
 
 BLIND = "made from training cells"  # the setting "embedding" of a fit, if the embedding is known to be so
@@ -149,16 +149,21 @@ def _ordered(model: State) -> list[str]:
             lines.append(f"{name}: no held-out cell has a value.")
             continue
         target = next(target for target in model.targets if target.name == name)
+        hollow = scores.get("null_freedom", 1.0) < HARDLY  # an older file has none
         if target.classes is not None:
             lines += _further_types(name, scores)
+            lines += [_no_freedom(model, name)] * hollow
             continue
+        unit = "" if target.categories is None else " categories"
         measure = "Spearman" if target.period is None else "circular correlation"
         lines.append(
             f"{name}: {measure} {scores['correlation']:.3f} on {scores['cells']:.0f} held-out cells"
             + (f" (within types {scores[WITHIN]:.3f})" if WITHIN in scores else "")
-            + f", mean error {scores['error']:.3g}; 90 % intervals, {scores['half_width']:.3g} to each side, hold "
-            f"{scores['coverage']:.0%} of the values."
+            + f", mean error {scores['error']:.3g}{unit}; 90 % intervals, {scores['half_width']:.3g}{unit} to each "
+            f"side, hold {scores['coverage']:.0%} of the values."
         )
+        if WITHIN not in scores and model.classes:
+            lines.append(f"{name}: {NONE_WITHIN}.")
         if "null_correlation" not in scores:
             lines.append(
                 f"No null is possible for {name}: each batch has one value, and there are fewer than "
@@ -166,10 +171,19 @@ def _ordered(model: State) -> list[str]:
             )
             continue
         null = scores["null_correlation"]
-        lines.append(f"{name}, permuted order: {measure} {null:.3f}, mean error {scores['null_error']:.3g}.")
-        if scores["correlation"] - null < 2 / scores["cells"] ** 0.5:
+        lines.append(f"{name}, permuted order: {measure} {null:.3f}, mean error {scores['null_error']:.3g}{unit}.")
+        if hollow:
+            lines.append(_no_freedom(model, name))
+        elif scores["correlation"] - null < 2 / scores["cells"] ** 0.5:
             lines.append(f"No signal in {name}: it is predicted no better than with a permuted order.")
     return lines
+
+
+def _no_freedom(model: State, name: str) -> str:
+    """Return a line where permuting values changes next to nothing."""
+    batch = model.settings["batch"]
+    groups = ["types"] * bool(model.classes) + [batch] * (batch != "None")
+    return no_freedom_sentence(name, " and ".join(groups) or "the groups")
 
 
 def _further_types(name: str, scores: Mapping[str, float]) -> list[str]:
@@ -181,7 +195,10 @@ def _further_types(name: str, scores: Mapping[str, float]) -> list[str]:
         f"{name}: macro-F1 {scores['macro_f1']:.3f}, {scores['accuracy']:.0%} of {scores['cells']:.0f} held-out cells "
         f"right (mean confidence {scores['confidence']:.0%}); {null}.",
         *[f"No signal in {name}: it is predicted no better than with names permuted within types."]
-        * (scores["macro_f1"] - scores.get("null_macro_f1", -1) < 2 / scores["cells"] ** 0.5),
+        * (
+            scores.get("null_freedom", 1.0) >= HARDLY
+            and scores["macro_f1"] - scores.get("null_macro_f1", -1) < 2 / scores["cells"] ** 0.5
+        ),
     ]
 
 
@@ -246,8 +263,14 @@ def record(model: State) -> dict[str, object]:
 
 
 def origin(model: State) -> dict[str, object]:
-    """Return what `uns` says of the model that wrote coordinates: its id, and the tree of its types if it has one."""
-    if model.tree is None:
-        return {"seen": model.id}
-    tree = {"names": np.array(model.tree.names, dtype=object), "parents": model.tree.parents}
-    return {"seen": model.id, "tree": tree}
+    """Return what `uns` says of the model that wrote coordinates.
+
+    That is its id, and if it has them the tree of its types, and which columns run around a circle.
+    """
+    said: dict[str, object] = {"seen": model.id}
+    if model.tree is not None:
+        said["tree"] = {"names": np.array(model.tree.names, dtype=object), "parents": model.tree.parents}
+    if circles := {one.name: one.period for one in model.targets if one.period is not None}:
+        names = np.array(list(circles), dtype=object)
+        said["circular"] = {"columns": names, "periods": np.array(list(circles.values()))}
+    return said

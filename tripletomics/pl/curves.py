@@ -31,7 +31,8 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
     Axes
         The empty frame; ``child_axes`` holds the panels: for each stage its loss and below it the held-out macro-F1.
         The pale line is the loss of each step, the dark line its running mean. The dashed line is the null: what
-        held-out cells score in a fit on permuted labels. A stage without signal (p > 0.01) says so.
+        held-out cells score in a fit on permuted labels. A stage without signal (p > 0.01) says so. A model without
+        cell types has no macro-F1, and so only its loss is drawn.
     """
     stages = getattr(model, "history", None)
     if not stages:
@@ -42,22 +43,27 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
         ax = plt.figure(figsize=(2.5 * len(stages) + 1.0, 3.8), dpi=150).add_axes((0.11, 0.11, 0.87, 0.82))
     ax.set_axis_off()
     wide = 1 / (1.28 * len(stages) - 0.28)
+    typed = bool(getattr(model, "classes", True))
     for i, (name, curves) in enumerate(stages.items()):
-        upper, lower = (ax.inset_axes((1.28 * wide * i, y, wide, 0.46)) for y in (0.54, 0.0))
+        places = ((0.54, 0.46), (0.0, 0.46)) if typed else ((0.0, 1.0),)
+        panels = [ax.inset_axes((1.28 * wide * i, y, wide, height)) for y, height in places]
+        upper, lower = panels[0], panels[-1]
         step, loss, f1 = (np.asarray(curves[key], dtype=float) for key in ("step", "loss", "held_out_f1"))
         mean = pd.Series(loss).rolling(max(1, len(loss) // 40), center=True, min_periods=1).mean()
         upper.plot(step, loss, color=PALETTE[0], alpha=0.25, linewidth=0.6, label="each step")
         upper.plot(step, mean, color=PALETTE[0], linewidth=1.4, label="running mean")
-        lower.sharex(upper)
-        _held_out(lower, step, f1, null.get(name, np.nan), verdict(p_value.get(name, 0.0), reachable))
+        if typed:
+            lower.sharex(upper)
+            _held_out(lower, step, f1, null.get(name, np.nan), verdict(p_value.get(name, 0.0), reachable))
+            upper.tick_params(labelbottom=False)
         upper.set_title("metric space" if name == "metric" else name, fontsize=TITLE, loc="left")
-        upper.tick_params(labelbottom=False)
         lower.set_xlabel("step", fontsize=SMALL)
         if i == 0:
             upper.set_ylabel("loss", fontsize=SMALL)
             upper.legend(loc="upper right", **LEGEND)
-            lower.set_ylabel("held-out macro-F1", fontsize=SMALL)
-        for panel in (upper, lower):
+            if typed:
+                lower.set_ylabel("held-out macro-F1", fontsize=SMALL)
+        for panel in panels:
             panel.spines[["top", "right"]].set_visible(False)
             panel.tick_params(labelsize=SMALL, length=2.5)
     return ax

@@ -150,7 +150,7 @@ def legend_entries(style: CellStyle, numbered: bool, *maps: np.ndarray) -> list[
         if neither:
             handles.append(legend_mark("#6f6f6f", f"cells without a split ({neither:,})", 3.0))
     if grey := (~style.known).sum():
-        handles.append(legend_mark(GREY, f"unlabelled ({grey:,})", 3.0))
+        handles.append(legend_mark(GREY, f"{style.missing} ({grey:,})", 3.0))
     if beyond := sum(int(outside(points, *page_limits(points)).sum()) for points in maps):
         handles.append(legend_mark("#a9a9a9", f"outside the frame ({beyond:,})", 4.0, INK, ">"))
     return handles

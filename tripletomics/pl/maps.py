@@ -50,9 +50,9 @@ def embedding(
     adata
         Cells with coordinates in ``obsm[basis]``. It is not changed.
     color
-        A column of ``obs`` or a gene. Unlabelled cells (as in :func:`tripletomics.fit`) are light grey, below the
-        others. Numbers keep their colour in training cells, so that it can be read off the scale. Of labels on several
-        levels, a cell without a name in this column has that of the next coarser one.
+        A column of ``obs`` or a gene. Unlabelled cells (as in :func:`tripletomics.fit`) and cells without a value are
+        light grey, below the others. Numbers keep their colour in training cells, so that it can be read off the scale.
+        Of labels on several levels, a cell without a name in this column has that of the next coarser one.
     basis
         A key of ``obsm`` with 2 or 3 columns; of an ordered basis such as ``"X_pca"`` the first two are drawn.
     split
@@ -76,7 +76,9 @@ def embedding(
     title
         The text above the map; by default ``color``.
     palette
-        Colours of the types, a list or a dict; for numbers the name of a matplotlib colormap. By default a type has the
+        Colours of the types, a list or a dict; for numbers the name of a matplotlib colormap. By default ordered
+        categories go from light to dark, and a column that the model took as circular ends in the colour in which it
+        begins. By default a type has the
         same colour in all columns: that in ``uns["<color>_colors"]``, where scanpy keeps it, or else the one at
         its rank among the types of the model. Of types on several levels, each name at the top has a hue, and its types
         are shades of it. Cells that are known less finely than others have a paler mean of their types' colours.

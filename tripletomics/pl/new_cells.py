@@ -198,7 +198,10 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
     types = [*model.types, *([] if tree is None else tree.names[tree.n_leaves :])]
     reference = model.reference
     if reference is None:
-        raise ValueError("The model was fitted without labels, so it names no cell: tt.pl.embedding draws its map.")
+        how, column = "without labels", ""
+        if getattr(model, "targets", None):
+            how, column = "with an order alone", f"; pass color='tt_{model.targets[0].name}' for predicted values"
+        raise ValueError(f"The model was fitted {how}, so it names no cell: tt.pl.embedding draws its map{column}.")
     key = "tt" if basis == "X_tt" else basis
     call = "tt.predict(adata, model" + f", key_added={basis!r}" * (basis != "X_tt") + ")"
     present = obsm_keys(adata)

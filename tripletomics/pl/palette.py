@@ -30,6 +30,11 @@ PALETTE = (
 )
 # fmt: on
 GREY = "#d4d4d4"
+RAMP = LinearSegmentedColormap.from_list("tt", mpl.colormaps["magma_r"](np.linspace(0.06, 0.95, 256)))
+# all of middle lightness, so that no hour looks like a minimum, and the last is the first
+CIRCLE = LinearSegmentedColormap.from_list(
+    "tt circle", ["#2f6fd0", "#8a4fc4", "#c9437f", "#d9822b", "#9a9a1f", "#2f9e6b", "#2f6fd0"]
+)
 Palette = str | Sequence[str] | Mapping[str, str]
 
 
@@ -50,7 +55,7 @@ def colours(
 
     By default a name has one colour in all columns of `adata`: that in ``uns["<column>_colors"]``, as scanpy keeps it,
     else its shade in the tree of a model (`tree`, or the one in ``uns``), or else the one at its rank among the sorted
-    types of the model.
+    types of the model. Ordered categories for which the dataset keeps no colours go from light to dark.
     """
     if isinstance(palette, str):
         raise ValueError(f"color={color!r} holds types: pass a list or a dict of colours as palette, not {palette!r}.")
@@ -70,6 +75,9 @@ def colours(
     free = [i for i in every if i not in taken] or every
     rank |= {name: free[i % len(free)] for i, name in enumerate(sorted(set(names) - set(known)))}
     given = _kept_colours(adata, color, names)
+    if not given and adata is not None and color in adata.obs and is_ordered(adata.obs[color]):
+        # not from the lightest tone: training cells are paler still
+        return [to_rgb(tone) for tone in RAMP(np.linspace(0.15, 1, len(names)))]
     if tree is None and adata is not None:
         tree, _ = tree_in(adata.uns, names) or (None, [])
     if tree is not None:
@@ -110,15 +118,26 @@ def _kept_colours(adata: AnnData | None, color: str, names: Sequence[str]) -> di
     return {}
 
 
-def colour_scale(color: str, numbers: np.ndarray, palette: Palette | None) -> ScalarMappable:
-    """Return the scale from the smallest number to the 0.995 quantile: a few extreme cells must not hide the others."""
-    colormap: Colormap = LinearSegmentedColormap.from_list("tt", mpl.colormaps["magma_r"](np.linspace(0.06, 0.95, 256)))
+def is_ordered(values: Any) -> bool:
+    """Return whether a column holds ordered categories."""
+    return isinstance(values, pd.Series) and isinstance(values.dtype, pd.CategoricalDtype) and bool(values.cat.ordered)
+
+
+def colour_scale(
+    color: str, numbers: np.ndarray, palette: Palette | None, period: float | None = None
+) -> ScalarMappable:
+    """Return the scale from the smallest number to the 0.995 quantile: a few extreme cells must not hide the others.
+
+    Around a circle it goes from 0 to the period, and ends in the colour in which it begins.
+    """
+    colormap: Colormap = RAMP if period is None else CIRCLE
     if palette is not None:
         if not isinstance(palette, str) or palette not in mpl.colormaps:
             near = did_you_mean(palette, mpl.colormaps)
             raise ValueError(f"palette={palette!r} is not a matplotlib colormap; color={color!r} holds numbers.{near}")
         colormap = mpl.colormaps[palette]
-    return ScalarMappable(Normalize(*limits(numbers), clip=True), colormap)
+    ends = limits(numbers) if period is None else (0.0, period)
+    return ScalarMappable(Normalize(*ends, clip=True), colormap)
 
 
 def limits(numbers: np.ndarray) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from tripletomics.labels import verdict
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.branches import Branches, branch_cells, top_names, tree_in
-from tripletomics.pl.palette import GREY, PALETTE, Palette, codes_of, colour_scale, colours, listed
+from tripletomics.pl.palette import GREY, PALETTE, Palette, codes_of, colour_scale, colours, is_ordered, listed
 from tripletomics.pp import stored_matrix
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class CellStyle:
     types: Types  # those that have cells
     scale: ScalarMappable | None  # for numbers
     remark: str = ""  # on the held-out cells
+    missing: str = "unlabelled"  # what the legend calls cells that are not known
     branches: Branches | None = None  # of types on several levels
 
     @property
@@ -192,20 +193,37 @@ def style_of(
         return CellStyle(np.tile(to_rgb(PALETTE[0]), (adata.n_obs, 1)), no_type < 0, split, no_type, {}, None)
     values = values_of(adata, color, layer)
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        period = period_of(adata, color)
         numbers = values.to_numpy(dtype=float, na_value=np.nan)
+        numbers = numbers if period is None else np.mod(numbers, period)
         known = np.isfinite(numbers)
-        scale = colour_scale(color, numbers[known], palette)
-        return CellStyle(scale.to_rgba(np.where(known, numbers, 0))[:, :3], known, split, no_type, {}, scale)
+        scale = colour_scale(color, numbers[known], palette, period)
+        rgb = scale.to_rgba(np.where(known, numbers, 0))[:, :3]
+        return CellStyle(rgb, known, split, no_type, {}, scale, missing="no value")
     codes, names = codes_of(values)
     colors = colours(color, names, palette, adata)
     types = {int(code): (names[code], colors[code]) for code in np.unique(codes[codes >= 0])}
     style = CellStyle(np.array([*colors, to_rgb(GREY)])[codes], codes >= 0, split, codes, types, None)
+    if is_ordered(values):
+        style = replace(style, missing="no value")
     found = tree_in(adata.uns, names) if color in adata.obs else None
     if found is None or top_names(found[0]).issuperset(names):
         return style
     codes, types, branches = branch_cells(*found, adata.obs, color, dict(zip(names, colors, strict=True)))
     rgb = np.array([*(rgb for _, rgb in types.values()), to_rgb(GREY)])[codes]
     return replace(style, rgb=rgb, known=codes >= 0, codes=codes, types=types, branches=branches)
+
+
+def period_of(adata: AnnData, color: str) -> float | None:
+    """Return the period of a column that a model took as circular, or of its prediction; None for others."""
+    for key, record in adata.uns.items():
+        said = record.get("circular") if isinstance(record, Mapping) else None
+        if isinstance(said, Mapping) and color in adata.obs:
+            prefix = "tt" if key == keys.DEFAULT_KEY else key
+            for name, period in zip(said["columns"], said["periods"], strict=True):
+                if color in (name, f"{prefix}_{name}"):
+                    return float(period)
+    return None
 
 
 def values_of(adata: AnnData, color: str, layer: str | None = None) -> pd.Series:

@@ -60,7 +60,8 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
     if given is not None:
         return _draw_given(given, findings, ax)
     if not classes:
-        raise ValueError("This model has no tree of cell types: it was fitted without labels. Fit with label=.")
+        how = "with an order alone" if getattr(model, "targets", None) else "without labels"
+        raise ValueError(f"This model has no tree of cell types: it was fitted {how}. Fit with label=.")
     if "tree" not in findings:
         loss = model.settings["loss"]
         raise ValueError(

@@ -58,10 +58,12 @@ class LabelColumns:
         """Return the labels on levels, of these columns; None if there is one level."""
         return None if self.tree is None else NodeLabels.of(self.nodes, self.tree, self.first, columns)
 
-    @property
-    def strata(self) -> np.ndarray:
-        """Groups of cells (cells,) of which equal shares are held out: the names, or tenths of the first values."""
-        return strata(self.targets[0].values) if self.targets and not self.names else self.nodes
+    def strata(self, among: np.ndarray | None = None) -> np.ndarray:
+        """Return groups of cells (cells,) of which equal shares are left out: names, or tenths of the first values.
+
+        `among`, boolean (cells,), are the cells whose values decide; the others have none. By default all.
+        """
+        return strata(self.targets[0].values, among) if self.targets and not self.names else self.nodes
 
 
 def roles_of(columns: Iterable[object], settings: Settings) -> Roles:

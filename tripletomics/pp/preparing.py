@@ -69,13 +69,14 @@ def prepare(
     others = settings.batch, held_out_by, *columns.further
     table = open_table(adata, settings.layer, columns.types, settings.unlabelled, others, use_rep=settings.use_rep)
     found, published = _read_labels(table, settings, columns), published_map(table, settings)
-    held_out = splits.split(table.obs, settings.hold_out, found.strata, settings.seed)
+    held_out = splits.split(table.obs, settings.hold_out, found.strata(), settings.seed)
     check_training(published, held_out, name_of(settings.map))
     tree, nodes, codes, order, classes = _known_types(found, held_out, columns.finest)
     targets = label_columns.known_targets(found.targets, held_out, columns)
-    settings = _with_loss(table, settings, nodes[~held_out], targets, labelled=bool(classes))
+    settings = _with_loss(table, settings, nodes, targets, ~held_out, labelled=bool(classes))
     batch_codes = splits.batch_codes(table.obs, settings.batch, held_out)
-    calibration = _calibration_split(table, codes if classes else found.strata, held_out, batch_codes, settings.seed)
+    groups = codes if classes else found.strata(~held_out)
+    calibration = _calibration_split(table, groups, held_out, batch_codes, settings.seed)
     train = ~held_out & ~calibration
     _check_batches(settings, tree, nodes, held_out, train)
     fitted = subsample_for_features(~held_out, settings.seed)
@@ -154,16 +155,18 @@ def _known_types(
 
 
 def _with_loss(
-    table: Table, settings: Settings, codes: np.ndarray, targets: Sequence[Target], *, labelled: bool
-) -> Settings:
+    table: Table, settings: Settings, nodes: np.ndarray, targets: Sequence[Target], trained: np.ndarray, *,
+    labelled: bool,
+) -> Settings:  # fmt: skip
     """Return the settings with a loss (a copy), after checking that the augmentation suits it.
 
-    `codes` are those of the training cells; `labelled` says whether there are cell types. Values alone need no view of
-    the cells, if nearly all have one.
+    Only the cells in `trained`, boolean (cells,), decide. `labelled` says whether there are cell types. Values alone
+    need no view of the cells, if nearly all have one.
     """
+    codes = nodes[trained]
     paired, views = len(table.sides) > 1, settings.augment
     alone = [one for one in targets if one.loss.ordered and not labelled and not paired]
-    known = alone and np.isnan(alone[0].values).mean() <= MISSING
+    known = alone and np.isnan(alone[0].values[trained]).mean() <= MISSING
     usual = alone[0].loss if known else losses.make(default_loss(codes, paired))
     loss = copy.deepcopy(settings.loss or usual)
     losses.check(loss, settings.metric_dim)

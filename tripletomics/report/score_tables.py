@@ -14,12 +14,13 @@ from tripletomics.evaluation.scores import Metric
 from tripletomics.labels import TOO_FEW, verdict
 
 SHOWN = (*MAIN, "a50", "held_out_auroc", "silhouette", "seconds")
+FURTHER = "order"  # the family of scores of further columns, of which the type is the column
 SPACES = {"map": "maps", "metric": "spaces of more dimensions"}
 FAMILIES = {
     "labels": "Labels", "retrieval": "Retrieval", "verification": "Verification", "prediction": "Prediction",
     "unseen": "Types that were never seen", "structure": "Structure of the data", "page": "Use of the page",
     "exchangeability": "Held-out and training cells of a type", "collapse": "Collapse",
-    "order": "Ordered column", "batches": "Batches", "cost": "Cost",
+    FURTHER: "Column", "batches": "Batches", "cost": "Cost",
 }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ class ScoreTables:
     def __init__(self, table: pd.DataFrame, titles: Mapping[str, str], methods: Sequence[str]) -> None:
         table = table.assign(split=table["split"].replace("null", "permuted"))  # as earlier versions wrote it
         self.table, self.titles = table, titles
-        plain = table[table["type"].fillna("").astype(str) == ""]
+        plain = table[(table["type"].fillna("").astype(str) == "") | (table["family"] == FURTHER)]
         self.numbers: dict[tuple, Any] = {
             (row.method, row.space, row.metric, row.split): row for row in plain.itertuples(index=False)
         }
@@ -169,9 +170,22 @@ class ScoreTables:
     def families(self, split: str) -> Iterator[ScoreTable]:
         """Yield one table for each family of scores."""
         for family, title in FAMILIES.items():
-            names = [m for m in self.metrics if METRICS[m].family == family and m != "recall"]
-            if (family != "cost" or split == "held-out") and (scores := self.scores(title, names, split)):
-                yield scores
+            if family == "cost" and split != "held-out":
+                continue
+            for part, heading in self._by_column(title) if family == FURTHER else [(self, title)]:
+                names = [m for m in part.metrics if METRICS[m].family == family and m != "recall"]
+                if scores := part.scores(heading, names, split):
+                    yield scores
+
+    def _by_column(self, title: str) -> Iterator[tuple[ScoreTables, str]]:
+        """Yield the tables of each further column alone, and their title."""
+        further = self.table["family"] == FURTHER
+        for column in self.table.loc[further, "type"].astype(str).unique():
+            rows = self.table[~further | (self.table["type"] == column)]
+            yield (
+                ScoreTables(rows, self.titles, list(dict.fromkeys(method for method, _ in self.pairs))),
+                (f"{title} {column!r}"),
+            )
 
 
 def recall_entry(score: Any, null: Any, no_signal: bool) -> Entry:

@@ -83,7 +83,7 @@ def read_sample(rows: Rows, obs: Obs, var: pd.DataFrame, settings: Settings) -> 
     rows.check()
     cells = cast(AnnData, SimpleNamespace(obs=columns, n_obs=rows.n_obs))
     found = pp.read_columns(cells, settings, roles)
-    codes, held_out = found.nodes, pp.split(cells, hold_out, found.strata, seed)
+    codes, held_out = found.nodes, pp.split(cells, hold_out, found.strata(), seed)
     sparse = rows.is_smaller_as_csr()
     most = int(min(SAMPLE_CELLS, SAMPLE_BYTES // rows.bytes_of_a_row(sparse)))
     drawn = Drawn(draw(codes, held_out, most, seed), codes, held_out, roles.loss is not None)

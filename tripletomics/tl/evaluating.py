@@ -21,7 +21,7 @@ else:  # the command line reads these annotations
 
 def evaluate(
     adata: AnnData,
-    label: Labels,
+    label: Labels | None = None,
     *,
     parents: Parents | None = None,
     basis: str | Sequence[str] = "X_tt",
@@ -48,7 +48,8 @@ def evaluate(
     adata
         Annotated cells in memory. It is not changed.
     label
-        Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`.
+        Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`. Without it, `order` is scored
+        (by default that of a fit with `order` alone), and the structure of the data.
     parents
         The parent of each name in `label` that has one, as in `fit`; by default that which the basis was fitted with.
     basis
@@ -80,7 +81,7 @@ def evaluate(
         Column of `obs` with a number along a continuous process.
     order
         Column of `obs` with an order, as in `fit`: do neighbours tell its values? By default the one of the fit that
-        wrote the basis, if `label` is one column. Refits learn it.
+        wrote the basis, if `label` is one column or none. Refits learn it.
     unseen
         With `refits`: leave half of the types out of training and score their retrieval; leave out a type with a
         sibling and a distant type, and score how well these are distinguished from known types.
@@ -97,7 +98,7 @@ def evaluate(
     Returns
     -------
     One row per value: hold_out (how cells were held out), space (the `obsm` key), metric, type (of a recall; of a
-    "level_f1", its level), split
+    "level_f1", its level; of a further column, its name), split
     ("train", "held-out", "permuted", or "" for a value of all cells), value, sd and n_seeds (over refits), family,
     label_circular (rises with how hard labels were used, so no evidence), null (how it was made).
     ``attrs["summary"]`` says in words what they show.
@@ -154,7 +155,7 @@ def evaluate(
         adata, one.with_columns(named), batch=batch, reads=one.reads(layer, use_rep), fine=fine, pseudotime=pseudotime,
         unseen=unseen, device=device, reference=structure, balanced_by=one.batch,
     ) for one in bases]  # fmt: skip
-    if len(tasks[0].classes) < 2:
+    if label is not None and len(tasks[0].classes) < 2:
         raise ValueError(f"label={label!r} has {len(tasks[0].classes)} types: there is nothing to compare.")
     tables, words = [], []
     for wanted in given:

@@ -107,7 +107,8 @@ def fit(
         the second part.
         For two modalities it is "softmax + clip", and without labels "clip". `tripletomics losses` explains them all.
     structure
-        What the map follows, in [0, 1]: the labels (0), the data (1), or both. At 1 it uses no label.
+        What the map follows, in [0, 1]: the labels (0), the data (1), or both. At 1 it uses no label. Without cell
+        types (no `label`, or `order` alone) it is 1, whatever is given here.
     spread
         How evenly the cells fill the map, in [0, 1]. At 0 groups are dense and far apart. The higher it is, the more
         room cells have inside their groups, and the less the gaps between groups mean.

@@ -127,9 +127,11 @@ def predict(
 
     ``obs["tt_<column>"]``, ``obs["tt_<column>_low"]``, ``obs["tt_<column>_high"]``
         Of a model that was fitted with `order`, for each ordered column such as "day": the predicted value, and an
-        interval that should hold the true one in the share `coverage` of the cells; float32. Of ordered categories all
+        interval that should hold the true one in the share `coverage` of the cells; float64. Of ordered categories all
         three are ordered categoricals of the same categories. With a period there are ``tt_<column>``, in [0, period),
-        and ``tt_<column>_half_width``: the interval goes so far to both sides, and may wrap around.
+        and ``tt_<column>_half_width``: the interval goes so far to both sides, and may wrap around. All intervals of a
+        column have one width, and may leave the range of the training values. A cell to which the order does not apply,
+        such as one of another type, gets a value, too.
 
     ``obs["tt_<column>"]``, ``obs["tt_<column>_confidence"]``
         Of each further column of types that was named in `label`: the type, categorical, and the probability that it is
@@ -257,7 +259,7 @@ def _value_columns(
             values = {"": one.center, "_half_width": (one.high - one.low) / 2}
         for end, numbers in values.items():
             if target.categories is None:
-                columns[f"{target.name}{end}"] = numbers.astype(np.float32)
+                columns[f"{target.name}{end}"] = numbers
             else:
                 names = pd.Index(target.categories)
                 columns[f"{target.name}{end}"] = pd.Categorical.from_codes(numbers.astype(int), names, ordered=True)
