@@ -95,10 +95,10 @@ class Basis:
         alike = {name: (text == "None") == (had.get(name, "None") == "None") for name, text in learned.items()}
         alike["label"] = learned["label"] == had["label"]
         if odd := [name for name, same in alike.items() if not same]:
-            names = ", ".join(odd)
+            given = ", ".join(f"{name}={had.get(name, 'None')}" for name in odd)
             warn(
-                f"{self.name} was fitted with {', '.join(f'{name}={had.get(name)!r}' for name in odd)}, and the refits "
-                f"learn other columns: they are of another model. Pass the same {names} as in the fit."
+                f"{self.name} was fitted with {given}, and the refits learn other columns: they are of another model. "
+                "To fit the same one again, name what it was fitted with."
             )
 
     def reads(self, layer: str | None, use_rep: str | None) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def evaluate(
     adata
         Annotated cells in memory. It is not changed.
     label
-        Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`.
+        Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`. If `fit` was given a dict,
+        the column of its cell types stands for all of it. Of further columns, only the first with an order is scored.
     parents
         The parent of each name in `label` that has one, as in `fit`; by default that which the basis was fitted with.
     basis
@@ -61,7 +62,7 @@ def evaluate(
         with the basis, `obs["tt_split"]`; never the split of a model other than that in ``uns["X_tt"]["seen"]``.
     refits
         How many times to fit again, with the seeds 0, 1, ..., for means and standard deviations; only for a basis that
-        `fit` wrote. 0 scores what is there.
+        `fit` wrote. 0 scores what is there. A warning says if they learn other columns than `fit` did.
     batch
         Column of `obs` with the batches, such as donors or runs, for the batch scores of scib-metrics (the extra
         "batch").
