@@ -177,6 +177,11 @@ def test_refits_learn_the_columns_of_the_fit_or_say_that_they_do_not(several, re
             basis.warn_of_another(other)
 
 
+def test_finer_types_are_no_measured_values(several):
+    with pytest.raises(ValueError, match="fine='day' holds numbers that are not whole"):
+        tt.evaluate(several[0], "kind", fine="day")
+
+
 def test_columns_of_two_modalities():
     rna, protein = make_pair(140, 1)
     whole = with_columns(rna.copy())
