@@ -8,6 +8,10 @@ from samples import BRIEF, make_cells, make_pair, predicted
 
 import tripletomics as tt
 from tripletomics import crossfit, pp
+from tripletomics.experiment.bases import Basis
+from tripletomics.experiment.fits import Fit
+from tripletomics.experiment.settings import read_settings
+from tripletomics.experiment.splits import make_splits, make_task
 from tripletomics.problem import Settings
 from tripletomics.training import train_encoder
 
@@ -111,6 +115,71 @@ def test_parents_given_in_any_way_are_the_same(tmp_path):
     for problem in problems:
         assert problem.tree.names == [*"abcdefg", "high", "low"]
         np.testing.assert_array_equal(problem.nodes, problems[0].nodes)
+
+
+def test_held_out_cells_do_not_shape_the_tree(tmp_path):
+    adata = with_columns(make_cells(140, 1, "abcd"))
+    held = np.arange(140) < 20
+    kind = adata.obs["kind"].astype(str)
+    adata.obs["class"] = kind.map({"a": "low", "b": "low", "c": "high"})  # of d, only a held-out cell has a class
+    adata.obs["class"] = adata.obs["class"].where(~((kind == "d") & held), "low").where(np.arange(140) != 1, "high")
+    adata.obs["type"] = kind
+    one, two, known = (np.flatnonzero(held & (kind == name))[-1] for name in "abd")
+    adata.obs.iloc[one, adata.obs.columns.get_indexer(["class", "type"])] = "high", "a"  # another branch
+    adata.obs.iloc[two, adata.obs.columns.get_indexer(["class", "type"])] = "low", "new"
+    with pytest.warns(UserWarning, match="Types that only held-out cells have: new"):
+        problem = prepared(adata, ["class", "type"], hold_out=held)[1]
+    alone = prepared(adata[~held].copy(), ["class", "type"], hold_out=0)[1]
+    assert problem.tree.names == alone.tree.names == [*"abcd", "high", "low"]
+    np.testing.assert_array_equal(problem.tree.parents, alone.tree.parents)
+    assert [problem.tree.names[problem.nodes[cell]] for cell in (one, two, known)] == ["a", "low", "d"]
+    terms = {"a": "x", "b": "x", "c": "y", "d": "y", "new": "z", "x": "w", "z": "w", "y": "top", "w": "top"}
+    text = "".join(f"[Term]\nid: {name}\nis_a: {up}\n\n" for name, up in terms.items()) + "[Term]\nid: top\n"
+    (tmp_path / "cells.obo").write_text(text)
+    given = {"parents": tmp_path / "cells.obo", "hold_out": held}
+    with pytest.warns(UserWarning, match="Types that only held-out cells have: new"):
+        problem = prepared(adata, "type", **given)[1]
+    assert problem.tree.names == [*"abcd", "x", "y"]
+
+
+def test_a_name_above_one_type_is_told():
+    adata = with_columns(make_cells(140, 1))
+    adata.obs["kind"] = adata.obs["kind"].astype(str).replace({"d": "high", "e": "high", "f": "high"})
+    with pytest.warns(UserWarning, match="training cells are known only as 'high', and 'g' is the only .*'other high'"):
+        prepared(adata, "kind", parents=COARSE)
+
+
+def test_hierarchical_triplets_take_the_tree_of_coarsely_known_cells():
+    adata = with_columns(make_cells(140, 1))
+    adata.obs["kind"] = adata.obs["fine"].where(adata.obs["fine"] != "Unknown", adata.obs["class"])
+    settings, problem = prepared(adata, "kind", parents=COARSE, loss="hierarchical_triplet:given=true", steps=2)
+    assert (problem.nodes >= problem.tree.n_leaves).any()
+    fit = train_encoder(problem, settings)
+    assert np.isfinite(fit.loss.get_buffer("margins").numpy()).all()
+
+
+def test_refits_learn_the_columns_of_the_fit_or_say_that_they_do_not(several, recwarn):
+    basis = Basis(several[0], "X_tt")
+
+    def task(label, parents=None):
+        named = basis.with_columns({"label": label, "parents": parents, "order": None})
+        given = {"batch": None, "fine": None, "pseudotime": None, "unseen": False, "device": "cpu"}
+        return make_task(several[0], named, reads=basis.reads(None, None), **given)
+
+    for label in ("kind", SEVERAL):
+        whole = task(label)
+        basis.warn_of_another(whole)
+        problem = Fit(make_splits(whole, 0.2, 1)[0], read_settings(basis.written)).problem
+        assert [target.name for target in problem.targets] == ["state", "day"]
+    assert not recwarn
+    for other in (task("state"), task("kind", COARSE)):
+        with pytest.warns(UserWarning, match=r"X_tt was fitted with .*, and the refits learn other columns"):
+            basis.warn_of_another(other)
+
+
+def test_finer_types_are_no_measured_values(several):
+    with pytest.raises(ValueError, match="fine='day' holds numbers that are not whole"):
+        tt.evaluate(several[0], "kind", fine="day")
 
 
 def test_columns_of_two_modalities():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tripletomics.labels import UNLABELLED
 from tripletomics.labels.tree import Tree, read_levels, read_parents, read_tree
+from tripletomics.notices import TripletomicsWarning
 
 PARENTS = {"CD4 naive": "CD4 T", "CD4 memory": "CD4 T", "CD4 T": "T", "CD8 T": "T"}
 
@@ -86,6 +87,29 @@ def test_columns_that_do_not_nest_are_refused(rows, message):
 def test_parents_that_make_no_tree_are_refused(parents, message):
     with pytest.raises(ValueError, match=message):
         read_parents(pd.Series(["a", "c"], name="kind"), parents, UNLABELLED)
+
+
+def test_cells_that_are_not_trained_on_do_not_shape_the_tree():
+    above, types = ["T", "T", "B", None, "B", "T", "T", "X"], ["CD4", "CD8", "naive", "lone", "CD4", "lone", "new", "y"]
+    rows = pd.DataFrame({"class": above, "type": types})
+    train = np.arange(8) < 4
+    tree, codes = read_levels(rows, ["class", "type"], UNLABELLED, train)
+    alone, _ = read_levels(rows[train], ["class", "type"], UNLABELLED)
+    assert tree.names == alone.names == ["CD4", "CD8", "lone", "naive", "B", "T"]
+    np.testing.assert_array_equal(tree.parents, alone.parents)
+    found = [node(tree, code) for code in codes]
+    assert found == ["CD4", "CD8", "naive", "lone", "CD4", "lone", "T", None]
+
+
+def test_misspelled_parents_are_told():
+    values = pd.Series(["a", "b", " c", "d"], name="kind")
+    with pytest.warns(TripletomicsWarning) as told:
+        tree, _ = read_parents(values, {"a ": " T cell", "B": "T cell", " c": "t  cell", "d": "T cell"}, UNLABELLED)
+    assert [node(tree, up) for up in tree.parents[:4]] == ["t  cell", "T cell", None, "T cell"]
+    assert [str(one.message).partition(":")[2][:60] for one in told] == [
+        " 'B' is no name in 'kind', and there is 'b': they count as t",
+        " 't  cell' is no name in 'kind', and there is 'T cell': they"[:60],
+    ]
 
 
 @settings(max_examples=50, deadline=None)

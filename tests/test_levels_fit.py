@@ -1,5 +1,6 @@
 """What a fit on labels of several levels makes of its map, and what it keeps of each name."""
 
+import re
 from dataclasses import replace
 
 import anndata as ad
@@ -86,3 +87,13 @@ def test_new_cells_keep_the_tree_of_the_model_and_have_the_colours_of_the_fit(le
     assert {"a", "b"} <= own.keys() & new.keys()
     for name in own.keys() & new.keys():
         np.testing.assert_allclose(own[name], new[name])
+
+
+def test_what_a_model_of_levels_refuses(leveled):
+    model, adata = leveled
+    for name in ("any", "a | new"):
+        with pytest.raises(ValueError, match=f"{re.escape(repr(name))} cannot be a name, because predict writes"):
+            model.enroll(adata.X[:2], [name] * 2)
+    assert not model.enrolled
+    with pytest.raises(ValueError, match=r"init= is a model of types on several levels, .*: fit old and new cells"):
+        tt.fit(make_cells(30, 2, "ef"), "kind", init=model, progress=False)

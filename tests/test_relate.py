@@ -129,12 +129,16 @@ def test_two_modalities_one_in_each(both):
         ),
         ({"layer": "raw"}, "KeyError: a: layer='raw' is not a layer of adata"),
         ({"missing": "fill"}, "ValueError: a: missing='fill' is not known. Allowed: error, zero, impute"),
+        (
+            {"label_a": "size"},
+            r"ValueError: label_a='size' holds numbers that are not whole.*types\? If each .* a.obs\[",
+        ),
         ({"label_a": None}, "ValueError: label_a=None: name the column of a.obs with the cell types"),
     ],
 )
 def test_what_cannot_be_used_is_refused(trained, two, change, message):
     a, b = two
-    b.obs["empty"] = np.nan
+    b.obs["empty"], a.obs["size"] = np.nan, np.linspace(0, 1, a.n_obs)
     found = refusal(related, trained[0], a, b, **{"label_a": "author", "label_b": "other author"} | change)
     assert re.match(message, found), found
 

@@ -7,7 +7,7 @@ import pytest
 import tripletomics as tt
 from tripletomics import losses
 from tripletomics.labels.parents import read_file, read_ontology
-from tripletomics.labels.roles import as_text, read_roles
+from tripletomics.labels.roles import as_text, read_roles, without_loss
 from tripletomics.notices import TripletomicsWarning
 
 COLUMNS = ["class", "type", "day", "state", "phase", "a=b", "x:period=2"]
@@ -64,6 +64,7 @@ def test_the_text_of_labels_reads_as_the_labels(label):
 @pytest.mark.parametrize(
     ("label", "order", "loss", "message"),
     [
+        ({"type", "class"}, None, None, r"label is a set \(class, type\), and a set has no order: .* coarse to fine"),
         ([], None, None, r"label=\[\] is empty: name the columns"),
         ({}, None, None, "label={} is empty: name the column"),
         (["class", "type", "class"], None, None, "names the column 'class' twice"),
@@ -95,6 +96,19 @@ def test_what_is_refused(label, order, loss, message):
         roles(label, order, loss)
 
 
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ({"day": "rnc", "type": "softmax", "state": "triplet"}, {"day": "rnc", "type": None, "state": "triplet"}),
+        (["type=softmax", "day=rnc"], {"type": None, "day": "rnc"}),
+        ({"day": "rnc"}, {"day": "rnc"}),
+        (["class", "type"], ["class", "type"]),
+    ],
+)
+def test_a_loss_that_is_given_besides_replaces_that_of_the_types(label, expected):
+    assert without_loss(label, COLUMNS) == expected
+
+
 # ---------------------------------------------------------------------------------------------------- columns, no fit
 
 
@@ -116,7 +130,11 @@ def cells(made):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"label": ["bad", "kind"]}, "in 'kind' lies below .* give them two names"),
+        ({"label": ["bad", "kind"]}, r"in 'kind' lies below .* give them two names(?!.*Or are)"),
+        ({"label": ["kind", "class"]}, r"Or are the columns not from coarse to fine\? label=\['class', 'kind'\] would"),
+        ({"label": "kind", "parents": {"a": "any", "b": "any"}}, "'any' cannot be a name, .*: rename it"),
+        ({"label": "kind", "parents": {"a": "x | y"}}, r"'x \| y' cannot be a name"),
+        ({"label": "kind", "parents": {"a": ["x", "y"]}}, r"'a' has the parent \['x', 'y'\], which is not a name"),
         ({"label": ["class", "kinds"]}, "label='kinds' is not a column of adata.obs. Did you mean 'kind'"),
         ({"label": {"kinds": "softmax"}}, "Did you mean 'kind'"),
         ({"label": ["class", "none"]}, "'none' has no name for any cell: leave this level out"),
@@ -173,7 +191,7 @@ NAMES = ["CD4 naive", "CD8", "B cell"]
 
 
 @pytest.mark.parametrize("header", ["", "name,parent\n", "\n"])
-@pytest.mark.parametrize(("ending", "separator"), [(".csv", ","), (".tsv", "\t"), (".txt", "\t")])
+@pytest.mark.parametrize(("ending", "separator"), [(".csv", ","), (".tsv", "\t"), (".TXT", "\t")])
 def test_a_table_of_parents(tmp_path, header, ending, separator):
     path = tmp_path / f"parents{ending}"
     rows = [*TABLE.items(), ("T cell", ""), ("CD8", "T cell")]
@@ -192,6 +210,14 @@ def test_a_table_of_parents(tmp_path, header, ending, separator):
         ("three.tsv", "a\tb\n\na\tb\tc\n", "has 3 columns in row 2"),
         ("two.csv", "a,b\na,c\n", "'a' has the parents 'b' and 'c', and a name has one parent"),
         ("empty.csv", "\n", "is empty: write a name and its parent"),
+        ("long.csv", "a,b\nc," + "x" * 131_073, "cannot be read at line 2: field larger than field limit"),
+        ("nul.csv", "a,b\0\n", "holds the character NUL"),
+        (
+            "top.obo",
+            "[Term]\nid: CD8\nis_a: T\n\n[Term]\nid: B cell\nis_a: T\n\n[Term]\nid: T\n\n[Term]\nid: CD4 naive\n"
+            "is_a: T\n",
+            "groups none of the names: .* Leave parents out",
+        ),
         ("latin.csv", b"a,\xe9\n", "is not text in UTF-8"),
         ("tree.json", "{}", "neither a dict nor a file that can be read: .* Endings: .csv, .tsv, .txt, .obo"),
         ("empty.obo", "format-version: 1.2\n", r"has no \[Term\]"),
@@ -242,6 +268,11 @@ def test_an_ontology(names, expected):
 def test_names_that_are_no_terms_are_told():
     with pytest.warns(TripletomicsWarning, match=r"1 names are no terms of the ontology \(first: mine\)"):
         assert read_ontology(ontology(), ["CD4 naive", "T", "B", "mine"]) == {"CD4 naive": "T"}
+
+
+def test_a_term_above_all_names_but_unknown_ones_stays_if_nothing_else_groups_them():
+    with pytest.warns(TripletomicsWarning, match="1 names are no terms"):
+        assert read_ontology(ontology(), ["CD4", "CD8", "mine"]) == {"CD4": "T", "CD8": "T"}
 
 
 def test_a_term_below_two_names_is_refused():

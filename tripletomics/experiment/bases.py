@@ -19,6 +19,7 @@ from tripletomics.experiment.settings import AN_ARRAY, INPUTS, read_inputs, read
 from tripletomics.experiment.splits import EvaluationTask, Split, embedding_words, make_splits
 from tripletomics.labels import TOO_FEW
 from tripletomics.labels.ordering import split_order
+from tripletomics.labels.roles import read_roles
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.problem import Settings, as_text
@@ -59,7 +60,10 @@ class Basis:
         return self.inputs["batch"] if self.inputs["batch"] in self.adata.obs else None
 
     def with_columns(self, named: Mapping[str, Any]) -> dict[str, Any]:
-        """Return named columns, with the ``parents`` and ``order`` that `fit` was given for this label as defaults."""
+        """Return named columns, with what `fit` was given besides for this label as defaults.
+
+        These are the further columns in a dict, the ``parents`` and the ``order``.
+        """
         found, text = dict(named), self.inputs["order"]
         label = Settings(label=named["label"]).label  # of one column that is in a list, as on the command line
         there = None if text is None else split_order(text, self.adata.obs)[0]
@@ -67,12 +71,37 @@ class Basis:
         alone = label is None and self.inputs["label"] is None
         if there and (alone or isinstance(label, str)) and named["order"] is None and there != label:
             found["order"] = text
+        if isinstance(label, str) and named["order"] is None and (own := self._columns_with(label)):
+            label = found["label"] = own
         tree = (self.record or {}).get("tree")
         had_parents = (self.written or {}).get("parents", "None") != "None"
         if named["parents"] is None and had_parents and tree is not None and as_text(label) == self.inputs["label"]:
             names = [str(name) for name in tree["names"]]
             found["parents"] = {name: names[up] for name, up in zip(names, tree["parents"], strict=True) if up >= 0}
         return found
+
+    def _columns_with(self, label: str) -> list[str] | None:
+        """Return the label of the fit as text, if it is a dict in which this column has the types; else None."""
+        given, there = str(self.inputs["label"]).split(", "), self.adata.obs.columns
+        try:
+            roles = read_roles(given, None, None, there)
+        except (TypeError, ValueError):
+            return None
+        return given if roles.levels == [label] and roles.further and {*roles.further} <= {*there} else None
+
+    def warn_of_another(self, task: EvaluationTask) -> None:
+        """Warn if refits for a task learn other columns than `fit` did."""
+        learned = {name: as_text(task.common.get(name)) for name in ("label", "parents", "order")}
+        learned["label"], had = as_text(task.given_label), self.written or {}
+        # of parents, only whether there are some: a record keeps those of training cells
+        alike = {name: (text == "None") == (had.get(name, "None") == "None") for name, text in learned.items()}
+        alike["label"] = learned["label"] == had["label"]
+        if odd := [name for name, same in alike.items() if not same]:
+            given = ", ".join(f"{name}={had.get(name, 'None')}" for name in odd)
+            warn(
+                f"{self.name} was fitted with {given}, and the refits learn other columns: they are of another model. "
+                "To fit the same one again, name what it was fitted with."
+            )
 
     def reads(self, layer: str | None, use_rep: str | None) -> dict[str, Any]:
         """Return what a fit of this basis reads, as `make_task` takes it, unless a layer or an embedding is named."""
@@ -247,6 +276,7 @@ def score_refits(
         hold_out = keys.split_of(task.adata, name) or hold_out
     if hold_out == 0:
         raise ValueError(f"{name} was fitted on all cells (hold_out=0): pass splits=0.3 or a column.")
+    basis.warn_of_another(task)
     kept, splits = open_cache(cache), make_splits(task, hold_out, refits)
     rows = tidy(run_all(splits, {"tt": read_settings(written)}, kept, bar))
     rows = rows.replace({"space": {"map": name, "metric": keys.metric_key(name), "": name}})

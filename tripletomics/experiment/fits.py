@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tripletomics import crossfit, nulls, pp
 from tripletomics.embedding import coordinates
+from tripletomics.labels.roles import without_loss
 from tripletomics.problem import Settings
 from tripletomics.training import train_encoder, train_map, warn_of_failure
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from tripletomics.experiment.splits import Split
     from tripletomics.training import History
 
+SAID = r"Types (of one|that only)|[\d,]+ training cells are known only as"
+
 
 class Fit:
     """A fit with the settings of `tripletomics.fit`, which are checked at once."""
@@ -23,8 +26,10 @@ class Fit:
     def __init__(self, split: Split, settings: dict[str, Any]) -> None:
         task, self.rounds = split.task, 1
         given = {"label": task.label, "hold_out": split.held_out, "seed": split.seed, **task.common, **settings}
+        if given.get("loss") is not None:
+            given["label"] = without_loss(given["label"], task.adata.obs.columns)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Types (of one|that only)")  # already said once, or intended
+            warnings.filterwarnings("ignore", SAID)  # already said once, or intended
             _, self.settings, self.problem = pp.prepare(task.adata, Settings(**given))
 
     def train(self) -> tuple[dict[str, np.ndarray], History]:

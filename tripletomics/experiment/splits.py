@@ -175,7 +175,9 @@ def make_task(
     score_batches = batch_codes is not None and importlib.util.find_spec("scib_metrics") is not None
     if batch_codes is not None and not score_batches:
         warn('Batches are not scored without scib-metrics: pip install "tripletomics[batch]".')
-    finer = None if fine is None else labels.encode(pp.column(adata, fine, "fine"), given.unlabelled)[0]
+    finer = (
+        None if fine is None else labels.encode(pp.types(adata, fine, given.unlabelled, "fine"), given.unlabelled)[0]
+    )
     is_counts = not table.use_rep and pp.decide_counts(table.x, reads["counts"])
     names = tuple(labels.several(given.unlabelled, "unlabelled"))
     balanced_by = balanced_by if batch is None else batch

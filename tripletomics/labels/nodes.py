@@ -15,7 +15,7 @@ import numpy as np
 from tripletomics.labels.tree import Tree
 
 LIKELY = 0.5  # probability from which a name is written
-ANY = "any"  # a label set of all types
+ANY, BETWEEN = "any", " | "  # a label set of all types, and what stands between the names of others
 NAME = 2.7  # what each name of a label set costs, in types: 2 gives more names, 3 more types
 LEAST, HALVINGS = -745.0, 60  # log of the smallest number, and steps from there to 0 that find a price to 1e-15
 
@@ -204,11 +204,21 @@ def cover(sets: np.ndarray, tree: Tree) -> np.ndarray:
     return top
 
 
+def check_node_names(names: Sequence[str]) -> None:
+    """Raise if a name on levels could be taken for a label set."""
+    for name in names:
+        if name == ANY or BETWEEN in name:
+            raise ValueError(
+                f"With types on several levels, {name!r} cannot be a name, because predict writes a label set of all "
+                f"types as {ANY!r}, and one of several names with {BETWEEN!r} between them: rename it."
+            )
+
+
 def write_sets(sets: np.ndarray, tree: Tree) -> list[str]:
     """Return label sets as text: the names of `cover` joined by " | ", or "any" for all types."""
     names = np.array(tree.names, dtype=object)
     return [
-        ANY if types.all() and len(types) > 1 else " | ".join(names[chosen])
+        ANY if types.all() and len(types) > 1 else BETWEEN.join(names[chosen])
         for types, chosen in zip(sets, cover(sets, tree), strict=True)
     ]
 

@@ -33,7 +33,8 @@ def read_file(path: str, names: Iterable[str]) -> dict[str, str]:
         If it cannot be read, or a name has two parents.
     """
     file = Path(path)
-    if file.suffix not in (*SEPARATORS, ".obo"):
+    ending = file.suffix.lower()
+    if ending not in (*SEPARATORS, ".obo"):
         raise ValueError(
             f"parents={path!r} is neither a dict nor a file that can be read: name a table of {EXAMPLE}, or an "
             f"ontology. Endings: {ENDINGS}."
@@ -44,14 +45,27 @@ def read_file(path: str, names: Iterable[str]) -> dict[str, str]:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"parents={path!r} is not text in UTF-8: save it so.") from None
-    if file.suffix == ".obo":
-        return read_ontology(text, names, path)
-    return _read_table(text, SEPARATORS[file.suffix], path)
+    if "\0" in text:
+        raise ValueError(f"parents={path!r} holds the character NUL, so it is no table of text: save it as text.")
+    if ending != ".obo":
+        return _read_table(text, SEPARATORS[ending], path)
+    if not (parents := read_ontology(text, names, path)):
+        raise ValueError(
+            f"parents={path!r} groups none of the names: each of its terms stands above all of them or above one. "
+            "Leave parents out."
+        )
+    return parents
 
 
 def _read_table(text: str, separator: str, path: str) -> dict[str, str]:
     parents: dict[str, str] = {}
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if any(map(str.strip, row))]
+    lines = csv.reader(text.splitlines(), delimiter=separator)
+    try:
+        rows = [row for row in lines if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise ValueError(
+            f"parents={path!r} cannot be read at line {lines.line_num}: {error}. Write {EXAMPLE}."
+        ) from None
     for number, row in enumerate(rows, 1):
         if len(row) != 2:
             named = {",": "commas", "\t": "tabs"}[separator]
@@ -118,7 +132,7 @@ def read_ontology(text: str, names: Iterable[str], path: str = "") -> dict[str, 
     up = _parents(terms, known, below, path)
     by_id = sum(name in terms for name in known.values()) * 2 > len(known)
     called = {one: one if by_id else terms[one][0] for one in up.keys() | {*up.values()}} | known
-    return {called[one]: called[parent] for one, parent in _grouping(up, known).items()}
+    return {called[one]: called[parent] for one, parent in _grouping(up, known, whole=not odd).items()}
 
 
 def _terms(text: str) -> Iterator[tuple[str, tuple[str, list[str]]]]:
@@ -170,8 +184,12 @@ def _above(one: str, terms: Mapping[str, tuple[str, list[str]]]) -> set[str]:
     return found
 
 
-def _grouping(up: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    """Return the parents of the terms that are names of cells or stand directly above two branches with such names."""
+def _grouping(up: Mapping[str, str], known: Mapping[str, str], *, whole: bool) -> dict[str, str]:
+    """Return the parents of the terms that are names of cells or stand directly above two branches with such names.
+
+    A single top is left out if it stands above all names: `whole` says that all of them are known terms. If they are
+    not, it stays if nothing else groups them.
+    """
     paths = {one: _path(one, up) for one in known}
     below: dict[str, set[str]] = {}  # of each term, the terms right below it on the ways from the names
     for path in paths.values():
@@ -179,12 +197,18 @@ def _grouping(up: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]
             below.setdefault(parent, set()).add(one)
     kept = {*known} | {one for one, children in below.items() if len(children) > 1}
     tops = {next(one for one in reversed(path) if one in kept) for path in paths.values()}
-    if len(tops) == 1 and not tops & known.keys():
-        kept -= tops
+    found = _pairs_among(kept, paths)
+    if len(tops) > 1 or tops & known.keys():
+        return found
+    rest = _pairs_among(kept - tops, paths)
+    return rest if whole or rest else found
+
+
+def _pairs_among(kept: set[str], paths: Mapping[str, list[str]]) -> dict[str, str]:
+    """Return the parent of each term among those that are kept, along paths that go up."""
     found: dict[str, str] = {}
     for path in paths.values():
-        ways = [one for one in path if one in kept]
-        found |= dict(itertools.pairwise(ways))
+        found |= dict(itertools.pairwise(one for one in path if one in kept))
     return found
 
 

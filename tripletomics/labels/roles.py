@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,6 +112,15 @@ def read_roles(label: object, order: str | None, loss: Loss | None, columns: Ite
     return Roles(levels, own, further, arguments)
 
 
+def without_loss(label: Any, columns: Iterable[object]) -> Any:
+    """Return what was given as `label` without a loss of the cell types: another one takes its place."""
+    given = _pairs(label, {*map(str, columns)})
+    if not isinstance(given, dict):
+        return label
+    types = (column for column, text in given.items() if text is None or not _read_loss(text, column).ordered)
+    return given | dict.fromkeys(itertools.islice(types, 1))
+
+
 def as_text(label: object) -> str:
     """Return what was given as `label` as text, as the command line takes it."""
     if isinstance(label, Mapping):
@@ -127,6 +137,11 @@ def _pairs(label: object, columns: set[str]) -> list[Any] | dict[str, Any]:
         if not label:
             raise ValueError("label={} is empty: name the column of the cell types, or leave it out.")
         return {str(column): text for column, text in label.items()}
+    if isinstance(label, (set, frozenset)):
+        raise TypeError(
+            f"label is a set ({', '.join(sorted(map(str, label)))}), and a set has no order: name the columns in a "
+            "list, from coarse to fine."
+        )
     if not isinstance(label, str) and not isinstance(label, Iterable):
         return [label]  # not the name of a column, as the check of columns says
     names = [label] if isinstance(label, str) else list(label)

@@ -7,13 +7,15 @@ one matrix says all that a loss or a prediction needs: which leaves lie below wh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tripletomics import labels
+from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 
 if TYPE_CHECKING:
@@ -128,7 +130,9 @@ def read_tree(record: object) -> Tree:
     return tree
 
 
-def read_levels(obs: pd.DataFrame, columns: Sequence[str], unlabelled: Sequence[str]) -> tuple[Tree, np.ndarray]:
+def read_levels(
+    obs: pd.DataFrame, columns: Sequence[str], unlabelled: Sequence[str], train: np.ndarray | None = None
+) -> tuple[Tree, np.ndarray]:
     """Return the tree of columns that go from coarse to fine, and the deepest known node of each cell.
 
     Parameters
@@ -139,6 +143,9 @@ def read_levels(obs: pd.DataFrame, columns: Sequence[str], unlabelled: Sequence[
         Its columns, the coarsest first. A name that stands on several levels of a cell is one node.
     unlabelled
         Names that mean unlabelled, as for `labels.encode`.
+    train
+        Boolean (cells,): the cells that say which name lies below which, by default all. Every other cell has the
+        deepest of its names that is in the tree, whatever stands above it.
 
     Returns
     -------
@@ -152,7 +159,20 @@ def read_levels(obs: pd.DataFrame, columns: Sequence[str], unlabelled: Sequence[
     import pandas as pd
 
     table = pd.DataFrame({column: labels.known(obs[column], unlabelled) for column in columns})
-    rows = table.drop_duplicates().to_numpy(dtype=object)
+    rows = (table if train is None else table[train]).drop_duplicates().to_numpy(dtype=object)
+    try:
+        parents = _parents_of(rows, columns)
+    except ValueError as error:
+        raise ValueError(f"{error}{_other_order(rows, columns)}") from None
+    names = {node for row in rows for name in row if name is not None for node in _path(name, parents)}
+    tree = Tree.of({name: parents.get(name) for name in names})
+    finest = table.where(table.isin(names), None).ffill(axis=1).iloc[:, -1]
+    position = {name: code for code, name in enumerate(tree.names)}
+    return tree, finest.map(position).fillna(-1).to_numpy(dtype=np.int64)
+
+
+def _parents_of(rows: np.ndarray, columns: Sequence[str]) -> dict[str, str]:
+    """Return the parent of each name that has one, in rows of names from coarse to fine; raise if they do not nest."""
     known = [[(level, name) for level, name in enumerate(row) if name is not None] for row in rows]
     parents: dict[str, str] = {}
     for gap in (1, len(columns)):  # first where the level above is known, then where it is missing
@@ -165,11 +185,22 @@ def read_levels(obs: pd.DataFrame, columns: Sequence[str], unlabelled: Sequence[
                         raise ValueError(_two_parents(name, above, parents[name], columns[low]))
                 elif parents.setdefault(name, above) != above:
                     raise ValueError(_two_parents(name, parents[name], above, columns[low]))
-    names = {node for row in known for _, name in row for node in _path(name, parents)}
-    tree = Tree.of({name: parents.get(name) for name in names})
-    finest = table.ffill(axis=1).iloc[:, -1]
-    position = {name: code for code, name in enumerate(tree.names)}
-    return tree, finest.map(position).fillna(-1).to_numpy(dtype=np.int64)
+    for row in known:
+        for _, name in row:
+            _path(name, parents)
+    return parents
+
+
+def _other_order(rows: np.ndarray, columns: Sequence[str]) -> str:
+    """Return a question on the order of columns that do not nest, if they do with two of them swapped; else nothing."""
+    for one, other in itertools.combinations(range(len(columns)), 2):
+        order = list(range(len(columns)))
+        order[one], order[other] = other, one
+        named = [columns[i] for i in order]
+        with suppress(ValueError):
+            _parents_of(rows[:, order], named)
+            return f" Or are the columns not from coarse to fine? label={named} would make a tree."
+    return ""
 
 
 def read_parents(values: pd.Series, parents: Mapping[str, str], unlabelled: Sequence[str]) -> tuple[Tree, np.ndarray]:
@@ -191,25 +222,50 @@ def read_parents(values: pd.Series, parents: Mapping[str, str], unlabelled: Sequ
     Raises
     ------
     ValueError
-        If no name of the column is in `parents`, a parent is missing, or a name lies below itself.
+        If no name of the column is in `parents`, a parent is missing or no name, or a name lies below itself.
     """
-    up = {str(name): str(parent) for name, parent in parents.items() if not labels.is_missing(parent, unlabelled)}
-    if absent := [name for name in parents if str(name) not in up]:
+    if odd := [name for name, parent in parents.items() if parent is not None and not np.isscalar(parent)]:
+        raise ValueError(
+            f"parents: {odd[0]!r} has the parent {parents[odd[0]]!r}, which is not a name: give each name one parent, "
+            "as in {'CD4 naive': 'CD4 T'}."
+        )
+    codes, names = labels.encode(values, unlabelled)
+    given = {str(name): str(parent) for name, parent in parents.items() if not labels.is_missing(parent, unlabelled)}
+    if absent := [name for name in parents if str(name) not in given]:
         raise ValueError(
             f"parents: {absent[0]!r} has the parent {parents[absent[0]]!r}, which means unlabelled: leave out a name "
             "that has no parent."
         )
-    codes, names = labels.encode(values, unlabelled)
-    if not up.keys() & {*names}:
+    there = {*names}
+    up = {_stripped(name, there): _stripped(parent, there) for name, parent in given.items()}
+    if not up.keys() & there:
         nearest = next((hint for name in up if (hint := did_you_mean(name, names))), "")
         raise ValueError(
             f"parents: none of its names (first: {', '.join(list(up)[:3])}) is a name of {values.name!r} (first: "
             f"{', '.join(names[:3])}).{nearest} It gives the parent of each name, as in {{'CD4 naive': 'CD4 T'}}."
         )
+    _warn_of_spelling(up, there, str(values.name))
     kept = {node for name in names for node in _path(name, up)}
     tree = Tree.of({name: up.get(name) for name in kept})
     position = np.array([*(tree.names.index(name) for name in names), -1])
     return tree, position[codes]
+
+
+def _stripped(name: str, names: Collection[str]) -> str:
+    """Return a name without spaces around it, unless it is one of some names as it is."""
+    return name if name in names else name.strip()
+
+
+def _warn_of_spelling(parents: Mapping[str, str], names: Collection[str], column: str) -> None:
+    """Warn of names in `parents` that differ from a name of the cells, or from each other, only in case or spaces."""
+    alike: dict[str, str] = {}
+    for name in dict.fromkeys([*names, *parents, *parents.values()]):
+        other = alike.setdefault("".join(name.split()).casefold(), name)
+        if other != name and name not in names:
+            warn(
+                f"parents: {name!r} is no name in {column!r}, and there is {other!r}: they count as two names. If "
+                f"they are the same, write {other!r} for both."
+            )
 
 
 def _path(name: str, parents: Mapping[str, str]) -> list[str]:

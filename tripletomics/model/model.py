@@ -17,6 +17,7 @@ from tripletomics.features import Pair, Present, fully_measured, measured
 from tripletomics.index import Hits
 from tripletomics.labels import COVERAGE, REJECT, check_new_types
 from tripletomics.labels.calibration import Calibration
+from tripletomics.labels.nodes import check_node_names
 from tripletomics.labels.prediction import Prediction, check_shares, list_novel, predict
 from tripletomics.labels.values import Estimate
 from tripletomics.model import storage, summary
@@ -295,9 +296,11 @@ class Model(State):
         Raises
         ------
         ValueError
-            If a name is already known or means unlabelled, or there is not one per cell. The model stays as it was.
+            If a name is already known, means unlabelled or looks like a label set of several levels, or there is not
+            one per cell. The model stays as it was.
         """
         names = check_new_types(names, x.shape[0], self.names)
+        check_node_names(names if self.tree is not None else ())
         new = sorted(set(names))
         reference = self._reference()
         z, m, pcs, _ = self._embed(self._given(x), present)

@@ -11,6 +11,7 @@ from tripletomics.pp.checks import (
     matrix,
     numbers,
     stored_matrix,
+    types,
 )
 from tripletomics.pp.embeddings import dimensions, note_training
 from tripletomics.pp.genes import choose_genes

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from tripletomics import scales
 from tripletomics.labels import UNASSIGNED, is_missing
+from tripletomics.labels.tree import Tree
 from tripletomics.model import Model
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
@@ -59,9 +60,10 @@ def types(adata: AnnData, name: str | None, unlabelled: Sequence[str], argument:
         return values
     held = f"numbers that are not whole, such as {odd[0]:g}" if len(odd) else f"{len(known):,} different numbers"
     x = f"adata.obs[{name!r}]"
+    cure = f"If they have an order, as a day or a size has, fit with order={name!r}. " if argument == "label" else ""
     raise ValueError(
-        f"{argument}={name!r} holds {held}: are they values and no types? If they have an order, as a day or a size "
-        f'has, fit with order={name!r}. If each number is a type, say so: {x} = {x}.astype("category").'
+        f"{argument}={name!r} holds {held}: are they values and no types? {cure}If each number is a type, "
+        f'say so: {x} = {x}.astype("category").'
     )
 
 
@@ -202,6 +204,19 @@ def warn_of_unknown_types(names: Sequence[str]) -> None:
             f"Types that only held-out cells have: {first(names)}. The model cannot know them; they count as wrong in "
             "the scores."
         )
+
+
+def warn_of_single_types(tree: Tree, nodes: np.ndarray) -> None:
+    """Warn of names above one type, if some training cells, whose nodes these are, are known only so far."""
+    below = tree.leaves_below()
+    for node in np.unique(nodes[nodes >= tree.n_leaves]):
+        if below[node].sum() == 1:
+            name, only = tree.names[node], tree.names[below[node].argmax()]
+            warn(
+                f"{(nodes == node).sum():,} training cells are known only as {name!r}, and {only!r} is the only type "
+                f"below it, so they count as {only!r}. If some are of another type, give it a name, such as "
+                f"'other {name}', and some cells."
+            )
 
 
 def check_batch_size(batch_size: int | None, codes: np.ndarray, of_labelled: bool) -> None:

@@ -41,6 +41,11 @@ def check_start(model: object) -> Model:
         )
     if model.reference is None:
         raise ValueError("init= is a model without labels, which keeps no landmarks: fit it again with label=.")
+    if model.tree is not None:
+        raise ValueError(
+            "init= is a model of types on several levels, and a map can grow by types of one level only: fit old and "
+            "new cells together."
+        )
     if model.targets:
         raise ValueError(
             f"init= is a model that predicts {model.targets[0].name!r}, for which it keeps no old cells: fit old and "

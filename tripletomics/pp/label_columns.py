@@ -39,7 +39,7 @@ class LabelColumns:
     nodes
         The deepest known name of each cell (cells,), -1 for unlabelled.
     names
-        What each of these codes means.
+        What each of these codes means; then names that only cells have from which no tree is read.
     tree
         Which name lies below which; None if there is one level, and then the names are sorted.
     targets
@@ -98,8 +98,15 @@ def finest_column(settings: Settings, columns: Iterable[object]) -> str | None:
     return read_roles(settings.label, None, None, columns).finest
 
 
-def read_columns(adata: AnnData, settings: Settings, roles: Roles) -> LabelColumns:
+def read_columns(adata: AnnData, settings: Settings, roles: Roles, *, nested: bool = True) -> LabelColumns:
     """Read the columns of labels.
+
+    Parameters
+    ----------
+    adata, settings, roles
+        The dataset, what the user asked for, and what each column is for.
+    nested
+        Whether levels must nest in all cells. If they need not, and do not, there is no tree: see `tree_of_training`.
 
     Raises
     ------
@@ -107,28 +114,68 @@ def read_columns(adata: AnnData, settings: Settings, roles: Roles) -> LabelColum
         If there is no such column, or it cannot be used.
     """
     targets = [_target(adata, column, settings, roles) for column in roles.further]
-    return replace(_read_types(adata, settings, roles), targets=targets)
-
-
-def _read_types(adata: AnnData, settings: Settings, roles: Roles) -> LabelColumns:
-    """Return what the columns of cell types say."""
     if not roles.levels:
-        return LabelColumns(np.full(adata.n_obs, -1), [], None, [])
-    values = [checks.types(adata, column, settings.unlabelled) for column in roles.levels]
-    rows, of_row = _distinct(values)
-    found: tuple[Tree, np.ndarray] | None = None
-    if settings.parents is not None:
-        found = read_parents(rows.iloc[:, 0], _parents(rows.iloc[:, 0], settings), settings.unlabelled)
-    elif len(values) > 1:
-        found = read_levels(rows, roles.levels, settings.unlabelled)
+        return LabelColumns(np.full(adata.n_obs, -1), [], None, targets)
+    rows, of_row = _rows_of_types(adata, settings, roles)
+    if len(roles.levels) > 1:
         _check_levels(rows, of_row, settings)
-    if found is None or found[0].flat:
-        codes, classes = labels.encode(rows[roles.finest], settings.unlabelled)
-        return LabelColumns(codes[of_row], classes, None, [])
+    try:
+        found = _read_types(rows, np.ones(len(rows), dtype=bool), settings)
+    except ValueError:
+        if nested or settings.parents is not None:
+            raise
+        found = LabelColumns(*labels.encode(_finest(rows, settings), settings.unlabelled), None, [])
+    return replace(found, nodes=found.nodes[of_row], targets=targets)
+
+
+def tree_of_training(
+    found: LabelColumns, adata: AnnData, settings: Settings, roles: Roles, train: np.ndarray
+) -> LabelColumns:
+    """Return the same columns with the tree that training cells show, boolean (cells,): others must not shape it.
+
+    Another cell has the deepest of its names that is in this tree, also if it stands below another name there.
+
+    Raises
+    ------
+    ValueError
+        If the columns of the training cells do not nest.
+    """
+    if len(roles.levels) < 2 and not isinstance(settings.parents, str):
+        return found
+    rows, of_row = _rows_of_types(adata, settings, roles)
+    seen = np.bincount(of_row[train], minlength=len(rows)) > 0
+    if settings.parents is not None and seen.all():
+        return found
+    own = _read_types(rows, seen, settings)
+    return replace(own, nodes=own.nodes[of_row], targets=found.targets)
+
+
+def _rows_of_types(adata: AnnData, settings: Settings, roles: Roles) -> tuple[pd.DataFrame, np.ndarray]:
+    return _distinct([checks.types(adata, column, settings.unlabelled) for column in roles.levels])
+
+
+def _read_types(rows: pd.DataFrame, seen: np.ndarray, settings: Settings) -> LabelColumns:
+    """Return what rows of cell types say, in columns from coarse to fine; `seen` (rows,) shape the tree."""
+    words = settings.unlabelled
+    if settings.parents is None and rows.shape[1] == 1:
+        return LabelColumns(*labels.encode(rows.iloc[:, 0], words), None, [])
+    if settings.parents is not None:
+        tree, nodes = read_parents(rows.iloc[:, 0], _parents(rows.iloc[:, 0], seen, settings), words)
+    else:
+        tree, nodes = read_levels(rows, rows.columns.tolist(), words, seen)
+    if tree.flat:
+        return LabelColumns(*labels.encode(rows.iloc[:, -1], words), None, [])
     first: dict[str, int] = {}
     for i, column in enumerate(rows if settings.parents is None else ()):
-        first = dict.fromkeys(labels.known(rows[column], settings.unlabelled).dropna().unique(), i) | first
-    return LabelColumns(found[1][of_row], found[0].names, found[0], [], first)
+        first = dict.fromkeys(labels.known(rows[column][seen], words).dropna().unique(), i) | first
+    unknown = {*_finest(rows, settings).dropna()} - {*tree.names}
+    return LabelColumns(nodes, [*tree.names, *sorted(unknown)], tree, [], first)
+
+
+def _finest(rows: pd.DataFrame, settings: Settings) -> pd.Series:
+    """Return the finest known name of each row of cell types."""
+    known = pd.DataFrame({column: labels.known(rows[column], settings.unlabelled) for column in rows})
+    return known.ffill(axis=1).iloc[:, -1]
 
 
 def known_targets(targets: Iterable[Target], held_out: np.ndarray, roles: Roles) -> list[Target]:
@@ -158,11 +205,17 @@ def _target(adata: AnnData, column: str, settings: Settings, roles: Roles) -> Ta
     return Target(column, np.where(codes >= 0, codes, np.nan), loss, weight, classes=names)
 
 
-def _parents(values: pd.Series, settings: Settings) -> Mapping[str, str]:
-    """Return the parent of each name that has one."""
+def _parents(values: pd.Series, seen: np.ndarray, settings: Settings) -> Mapping[str, str]:
+    """Return the parent of each name that has one; `seen` names (names,) choose the terms of an ontology."""
     if isinstance(settings.parents, Mapping):
         return settings.parents
-    return read_file(str(settings.parents), labels.known(values, settings.unlabelled).dropna().unique())
+    known = labels.known(values, settings.unlabelled)
+    names, path = list(known[seen].dropna()), str(settings.parents)
+    own = read_file(path, names)
+    if seen.all():
+        return own
+    inside = {*names, *own.values()}
+    return {name: up for name, up in read_file(path, known.dropna()).items() if name not in inside} | own
 
 
 def _distinct(columns: list[pd.Series]) -> tuple[pd.DataFrame, np.ndarray]:

@@ -15,6 +15,7 @@ from tripletomics.checkpoint import Checkpoint, digest
 from tripletomics.features import AnyFeatures, PairFeatures, add_plain, matrices
 from tripletomics.folds import LEAST, calibration_split, subsample_for_features
 from tripletomics.keys import check_key
+from tripletomics.labels.nodes import check_node_names
 from tripletomics.labels.roles import Roles
 from tripletomics.labels.targets import Target
 from tripletomics.labels.tree import Tree
@@ -71,6 +72,7 @@ def prepare(
     found, published = _read_labels(table, settings, columns), published_map(table, settings)
     held_out = splits.split(table.obs, settings.hold_out, found.strata(), settings.seed)
     check_training(published, held_out, name_of(settings.map))
+    found = label_columns.tree_of_training(found, table.obs, settings, columns, ~held_out)
     tree, nodes, codes, order, classes = _known_types(found, held_out, columns.finest)
     targets = label_columns.known_targets(found.targets, held_out, columns)
     settings = _with_loss(table, settings, nodes, targets, ~held_out, labelled=bool(classes))
@@ -120,7 +122,7 @@ def prepare(
 
 def _read_labels(table: Table, settings: Settings, columns: Roles) -> LabelColumns:
     """Return what the columns of labels say; raise if there are none of cell types and a setting needs them."""
-    found = label_columns.read_columns(table.obs, settings, columns)
+    found = label_columns.read_columns(table.obs, settings, columns, nested=False)
     if columns.levels:
         return found
     loss: Loss | None = settings.loss
@@ -144,7 +146,9 @@ def _known_types(
         if not tree.flat:
             codes, classes = tree.leaf_codes(known), tree.names[: tree.n_leaves]
             checks.check_labels(codes, classes, held_out, label)
-            checks.warn_of_unknown_types(sorted({*found.tree.names} - {*tree.names}))
+            check_node_names(tree.names)
+            checks.warn_of_unknown_types(sorted({*names} - {*tree.names}))
+            checks.warn_of_single_types(tree, known[~held_out])
             return tree, known, codes, np.arange(len(classes)), classes
         nodes, names = known, tree.names
     if label is None:

@@ -48,8 +48,9 @@ def evaluate(
     adata
         Annotated cells in memory. It is not changed.
     label
-        Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`. Without it, `order` is scored
-        (by default that of a fit with `order` alone), and the structure of the data.
+        Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`. If `fit` was given a dict,
+        the column of its cell types stands for all of it. Without a label, `order` is scored (by default that of a fit
+        with `order` alone), and the structure of the data.
     parents
         The parent of each name in `label` that has one, as in `fit`; by default that which the basis was fitted with.
     basis
@@ -62,7 +63,7 @@ def evaluate(
         with the basis, `obs["tt_split"]`; never the split of a model other than that in ``uns["X_tt"]["seen"]``.
     refits
         How many times to fit again, with the seeds 0, 1, ..., for means and standard deviations; only for a basis that
-        `fit` wrote. 0 scores what is there.
+        `fit` wrote. 0 scores what is there. A warning says if they learn other columns than `fit` did.
     batch
         Column of `obs` with the batches, such as donors or runs, for the batch scores of scib-metrics (the extra
         "batch").

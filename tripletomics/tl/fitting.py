@@ -86,7 +86,8 @@ def fit(
         often they disagree. Without a column the model learns from the cells alone, and the map is that of
         ``structure=1``. A column of numbers that are not whole, or of more than 12 different numbers, is refused.
         Several columns in a list are levels, from coarse to fine, such as ``["class", "subclass", "type"]``. A cell
-        without a fine name is of some type below its coarser name. A dict gives each column its loss, such as
+        without a fine name is of some type below its coarser name. Training cells say which name lies below which. A
+        dict gives each column its loss, such as
         ``{"cell_type": "softmax", "day": "0.5*rnc:period=24", "sex": None}``. The first column of types has the cell
         types. A column with the loss "rnc" or "coral" is learned as with `order`. Any other further column of types is
         learned by a loss of one view (by default "softmax") and predicted as ``obs["tt_<column>"]``. On the command
@@ -153,9 +154,10 @@ def fit(
         Model to start from, or the path of its file (.tt). Its map grows. `adata` then holds only new cells: of new
         types, of known types (such as those of another platform), or of both. It needs the model's genes and labels.
         Old cells stay where they are. Genes, scaling, components, `counts`, `structure`, `spread`, `dim`, `metric_dim`
-        and `encoder` come from the model, which has one modality. `map`, `batch`, `self_training` and `checkpoint` are
-        refused. `loss` is by default "softmax". The result knows old and new cells, and can grow again. Its scores are
-        those of held-out new cells, and `findings` says how far old cells ``moved``.
+        and `encoder` come from the model, which has one modality and one level of types. `map`, `batch`,
+        `self_training` and `checkpoint` are refused. `loss` is by default "softmax". The result knows old and new
+        cells, and can grow again. Its scores are those of held-out new cells, and `findings` says how far old cells
+        ``moved``.
     encoder
         Network from genes to the metric space: "mlp" or "mlp:hidden=512-128".
     augment

@@ -131,7 +131,7 @@ def _labels_of(adata: AnnData, side: str, label: str) -> tuple[np.ndarray, list[
 
     try:
         pp.check_anndata(adata)
-        codes, names = labels.encode(pp.column(adata, label, f"label_{side}"), UNLABELLED)
+        codes, names = labels.encode(pp.types(adata, label, UNLABELLED, f"label_{side}"), UNLABELLED)
     except (TypeError, KeyError, ValueError) as error:  # name the one of the two that it is about
         raise type(error)(str(error.args[0]).replace("adata", side)) from None
     if (codes >= 0).sum() < 2:
