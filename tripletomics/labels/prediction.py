@@ -43,6 +43,8 @@ class Prediction:
     nodes
         What is written (cells,), also for rejected cells: the best type or, with types on several levels, the node of
         `nodes.deepest_likely`.
+    doubtful
+        Boolean (cells,): unassigned for no other reason than that no name has a probability of one half.
     """
 
     codes: np.ndarray
@@ -55,6 +57,7 @@ class Prediction:
     p: np.ndarray
     novel: np.ndarray
     nodes: np.ndarray
+    doubtful: np.ndarray
 
     def __getitem__(self, rows: np.ndarray) -> Prediction:
         return Prediction(*(getattr(self, part.name)[rows] for part in fields(self)))
@@ -91,6 +94,7 @@ def predict(
         p=np.ones(len(novelty)),
         novel=np.zeros(len(novelty), dtype=bool),
         nodes=best,
+        doubtful=np.zeros(len(novelty), dtype=bool),
     )
     return found if tree is None else _at_nodes(found, expit(odds), calibration.price(coverage), tree, reject)
 
@@ -98,10 +102,10 @@ def predict(
 def _at_nodes(found: Prediction, p: np.ndarray, price: float, tree: Tree, reject: float) -> Prediction:
     """Return predictions in which names of all levels take the place of the best types."""
     named, confidence = nodes.deepest_likely(nodes.sum_below(p, tree), tree)
-    doubtful = (confidence < nodes.LIKELY) & (reject > 0)
+    doubtful = ~found.unassigned & (confidence < nodes.LIKELY) & (reject > 0)
     return replace(
-        found, nodes=named, confidence=confidence, sets=nodes.grow(p, tree, price) & (p > 0),
-        unassigned=found.unassigned | doubtful,
+        found, nodes=named, confidence=confidence, sets=nodes.grow_from_half(p, tree, price) & (p > 0),
+        unassigned=found.unassigned | doubtful, doubtful=doubtful,
     )  # fmt: skip
 
 

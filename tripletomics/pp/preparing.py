@@ -142,6 +142,7 @@ def _known_types(
         tree, known = found.tree.known_to(nodes, ~held_out)
         if not tree.flat:
             codes, classes = tree.leaf_codes(known), tree.names[: tree.n_leaves]
+            checks.check_type_names(tree.names, label)
             checks.check_labels(codes, classes, held_out, label)
             checks.warn_of_unknown_types(sorted({*found.tree.names} - {*tree.names}))
             return tree, known, codes, np.arange(len(classes)), classes

@@ -175,7 +175,6 @@ def predict(
     & Hochberg 1995.
     """
     from tripletomics import pp
-    from tripletomics.labels.nodes import LIKELY
     from tripletomics.tl.origins import trained_on
     from tripletomics.tl.results import write_coordinates
 
@@ -200,18 +199,17 @@ def predict(
     columns = {
         **_type_columns(found, model),
         "agrees": agrees,
-        **_group_columns(found, grouped, coverage, model),
+        **_group_columns(found, grouped, (coverage, reject), model),
         **({} if fdr is None else {"novel": found.novel, "novel_p": found.p}),
         **_value_columns(model, cells, z, coverage),
     }
     use_rep, about_list = options.embedding(model), {} if fdr is None else _about_list(model, cells.x, trained, fdr)
-    unlikely = found.unassigned & (found.confidence < LIKELY)
-    _doubt_embedding(use_rep, found.unassigned)
+    _doubt_embedding(use_rep, found.unassigned & ~found.doubtful)
     _write(cells, prefix, columns, OPTIONAL)
     for target, rows, queries in cells.targets:
         record = _record(model, queries) | {"rejected": int(found.unassigned[rows].sum())}
         record |= {"agrees": float(agrees[rows].mean())} | ({} if use_rep is None else {"use_rep": use_rep})
-        record |= {} if below is None else {"unlikely": int(unlikely[rows].sum())}
+        record |= {} if below is None else {"unlikely": int(found.doubtful[rows].sum())}
         record |= {} if trained is None else {"seen": int(trained[rows].sum())}
         record |= {} if fdr is None else about_list | {"novel": int(found.novel[rows].sum())}
         target.uns[f"{prefix}_mapping"] = record
@@ -325,7 +323,7 @@ def _groups(cells: NewCells, name: str) -> tuple[np.ndarray, int]:
 
 
 def _group_columns(
-    found: Prediction, grouped: tuple[np.ndarray, int] | None, coverage: float, model: Model
+    found: Prediction, grouped: tuple[np.ndarray, int] | None, shares: tuple[float, float], model: Model
 ) -> dict[str, np.ndarray | pd.Categorical[str]]:
     """Return the columns about groups of cells, by the end of their names; none without groups."""
     import numpy as np
@@ -335,7 +333,7 @@ def _group_columns(
 
     if grouped is None:
         return {}
-    best, sets, unassigned = grouping.vote(found, *grouped, coverage, model.nodes)
+    best, sets, unassigned = grouping.vote(found, *grouped, *shares, tree=model.nodes)
     names, codes = np.array([*model.names, UNASSIGNED], dtype=object), grouped[0]
     labels = np.array([*names[np.where(unassigned, -1, best)], None], dtype=object)  # code -1 is the last
     texts = np.array([*_joined(sets, model), ""], dtype=object)
