@@ -9,7 +9,7 @@ import pytest
 from samples import BRIEF, FAST, NEW, make_cells, predicted
 
 import tripletomics as tt
-from tripletomics import metrics
+from tripletomics import evaluation, metrics
 from tripletomics.labels import nodes
 from tripletomics.model import inspection
 from tripletomics.model.assembly import assemble, disassemble
@@ -177,8 +177,14 @@ def test_findings_of_names_are_numbers_one_for_each(fitted, name):
     findings = {key: np.asarray(value).tolist() for key, value in fitted[1].findings.items()}
     with pytest.raises(ValueError, match=rf"findings\['{name}'\]=\['x'"):
         assembled(fitted[1], findings=findings | {name: ["x"] * 11})
-    with pytest.raises(ValueError, match="findings has not one number for each name of the tree"):
+    with pytest.raises(ValueError, match="findings does not have one number for each name of the tree"):
         assembled(fitted[1], findings=findings | {name: [1.0] * 10})
+
+
+def test_a_name_above_the_types_is_not_unassigned():
+    adata = make_cells(70, 1)
+    with pytest.raises(ValueError, match="has a type 'unassigned', which is what predict calls"):
+        tt.fit(adata, "kind", parents={"a": "unassigned", "b": "unassigned"}, unlabelled="?", **BRIEF)
 
 
 def test_a_tree_with_a_name_that_predict_gives_to_cells_like_no_type_is_refused(fitted):
@@ -190,9 +196,9 @@ def test_a_tree_with_a_name_that_predict_gives_to_cells_like_no_type_is_refused(
 def test_the_checks_and_the_summary_tell_of_levels(fitted):
     model = fitted[1]
     checks, summary = model.checks, model.summary()
-    for level in ("level 1", "level 2", "level 3"):
+    for level, names in (("level 1", 2), ("level 2", 5), ("level 3", 7)):
         assert checks[f"f1_{level}"] > checks[f"f1_{level}_null"] + 0.1
-        assert f"{level} {checks[f'f1_{level}']:.3f} ({checks[f'f1_{level}_null']:.3f})" in summary
+        assert f"{level} of {names} names {checks[f'f1_{level}']:.3f} ({checks[f'f1_{level}_null']:.3f})" in summary
     assert checks["f1_level 3"] == pytest.approx(checks["macro_f1"])
     assert checks["hierarchical_f1"] > checks["hierarchical_f1_null"]
     assert checks["coarse_cells"] > 20
@@ -205,7 +211,7 @@ def test_levels_of_columns_have_their_names():
     adata.obs["class"] = adata.obs["kind"].replace({"a": "x", "b": "x"}).replace(list("cdef"), "y")
     model = tt.fit(adata, ["class", "kind"], hold_out=0.3, **BRIEF)
     assert {"f1_class", "f1_kind", "f1_class_null"} <= {*model.checks}
-    assert "class 0." in model.summary() or "class 1." in model.summary()
+    assert "class of 3 names " in model.summary()
 
 
 def test_evaluate_and_compare_score_each_level(fitted):
@@ -219,6 +225,11 @@ def test_evaluate_and_compare_score_each_level(fitted):
     assert held.index.tolist() == null.index.tolist()
     assert [level for _, level in held.index] == ["level 1", "level 2", "level 3", ""]
     assert (held > null + 0.05).all()
+    said = [
+        f"{name} {held[key]:.2f} ({null[key]:.2f})" for key in held.index for name in (key[1] or "hierarchical F1",)
+    ]
+    assert f"X_tt_metric: held-out macro-F1 on levels: {', '.join(said)}.\nIn brackets" in table.attrs["summary"]
+    assert "hierarchical_f1" in evaluation.overview(table, ["space"])
     train = (adata.obs["tt_split"] == "train").to_numpy()
     leaf = adata.obs["known"].isin(TYPES).to_numpy()
     code = adata.obs["known"].map(lambda name: TYPES.index(name) if name in TYPES else -1).to_numpy()
@@ -231,6 +242,7 @@ def test_evaluate_and_compare_score_each_level(fitted):
     assert {*found["method"]} == {"tt:steps=5", "lda"}
     assert {*found["split"]} == {"train", "held-out", "permuted"}
     assert result.label == "known"
+    assert "lda, metric: held-out macro-F1 on levels: level 1 " in result.summary()
 
 
 def test_permuted_types_score_as_chance_below_the_right_parents():

@@ -74,8 +74,12 @@ class NodeLabels:
 
     def best_on_levels(self, p: np.ndarray) -> dict[str, np.ndarray]:
         """Return by level the most probable node there (cells,), from the probabilities of all nodes (cells, nodes)."""
-        names = [np.unique(column[column >= 0]) for column in self.names_of_nodes()[: self.tree.n_leaves].T]
-        return {level: known[p[:, known].argmax(axis=1)] for level, known in zip(self.names, names, strict=True)}
+        return {level: there[p[:, there].argmax(axis=1)] for level, there in self.nodes_on_levels().items()}
+
+    def nodes_on_levels(self) -> dict[str, np.ndarray]:
+        """Return by level the nodes that types are called there."""
+        names = self.names_of_nodes()[: self.tree.n_leaves].T
+        return {level: np.unique(column[column >= 0]) for level, column in zip(self.names, names, strict=True)}
 
     def with_nodes(self, nodes: np.ndarray) -> Self:
         """Return the labels of other cells."""

@@ -175,7 +175,8 @@ def check_levels(found: Prediction, known: nodes.NodeLabels, seed: int) -> dict[
     -------
     For each level ``f1_<name>`` of the most probable name of that level, over the cells that are known there.
     ``hierarchical_f1`` of the names that are written; an unassigned cell has none. Each with a ``..._null``: the mean
-    over random orders of the true names among the cells of the same parent. ``set_names``, the mean number of names in
+    over random orders of the true names among the cells of the same parent. ``names_<level>``, how many names the level
+    has, ``set_names``, the mean number of names in
     a label set, and ``coarse_cells``, the number of cells that are known only to a name above the types. If there are
     any, ``coarse_agrees`` is the share of them whose set has a type below this name, and ``coarse_coverage`` the share
     whose set has all of them, that is, this name or one above it.
@@ -184,6 +185,7 @@ def check_levels(found: Prediction, known: nodes.NodeLabels, seed: int) -> dict[
     best = known.best_on_levels(nodes.sum_below(found.probabilities.astype(np.float64), tree))
     for name, codes in known.on_levels().items():
         checks[f"f1_{name}"], checks[f"f1_{name}_null"] = metrics.level_f1(codes, best[name], tree.parents, seed)
+    checks |= {f"names_{name}": float(len(there)) for name, there in known.nodes_on_levels().items()}
     given = truth, np.where(found.unassigned, -1, found.nodes), nodes.lineage(tree)
     coarse = truth >= tree.n_leaves
     below, sets = tree.leaves_below()[truth[coarse]], found.sets[coarse]
