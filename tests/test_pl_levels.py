@@ -181,7 +181,7 @@ def test_colours_of_the_dataset_and_of_the_palette_stay():
     given = {f"{family} {i}": "red" for family in FAMILIES for i in range(4)}
     colors = dict(style_of(adata, "cell_type", None, given).types.values())
     assert to_rgb(colors["brain 1"]) == (1, 0, 0)
-    np.testing.assert_allclose(colors["brain (no finer label)"], (1, 0.4, 0.4))
+    np.testing.assert_allclose(colors["brain (no finer label)"], (1, 0.6, 0.6))
 
 
 def test_a_name_above_all_others_is_no_level_and_a_new_type_has_a_hue_of_its_own():
