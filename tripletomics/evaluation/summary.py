@@ -158,11 +158,11 @@ def _on_levels(table: pd.DataFrame, keys: list[str]) -> list[str]:
     lines = []
     found = table[table["metric"].isin(["level_f1", OF_NAMES])]
     for key, rows in found.groupby(keys, sort=False, observed=True):
-        scores = rows.set_index(["metric", "type", "split"])["value"]
+        by_split = {split: own.set_index("type")["value"] for split, own in rows.groupby("split")}
+        null = by_split.get("permuted", pd.Series(dtype=float))
         words = [
-            f"{level or 'hierarchical F1'} {value:.2f} ({scores.get((metric, level, 'permuted'), np.nan):.2f})"
-            for (metric, level, split), value in scores.items()
-            if split == "held-out"
+            f"{level or 'hierarchical F1'} {value:.2f} ({null.get(level, np.nan):.2f})"
+            for level, value in by_split.get("held-out", null[:0]).items()
         ]
         if words:
             lines.append(f"{', '.join(map(str, key))}: held-out macro-F1 on levels: {', '.join(words)}.")

@@ -153,8 +153,8 @@ def copy_cells(task: EvaluationTask, held_out: np.ndarray, first: Mapping[str, R
         tree = {"names": np.array(names, dtype=object), "parents": task.levels.tree.parents}
         cells.uns["levels"] = {"tree": tree}
     column = pd.Categorical.from_codes(task.nodes, pd.Index(names))
-    unused = [name for name in column.categories.difference(column.unique()) if name not in task.classes]
-    cells.obs[task.label] = column.remove_categories(unused)
+    kept = [name for name in names if name in task.classes or name in column]
+    cells.obs[task.label] = column.set_categories(kept)
     cells.obs["tt_split"] = pp.split_names(held_out)
     cells.uns.update({key: value for key, value in task.adata.uns.items() if key.endswith("_colors")})
     if (own := f"{task.label}_colors") in cells.uns:  # in the order of the names, as the column is now
