@@ -160,8 +160,8 @@ def predict(
 
     Label sets of a model with levels grow along its tree. A set costs its number of types, and each of its names costs
     as much as 2.7 types. So a set rather takes a whole branch than parts of several. The price of a type is calibrated
-    so that the sets hold the type of the share `coverage` of the cells, as without levels. Where a name has a probability
-    of one half, so has each set that is not empty.
+    so that the sets hold the type of the share `coverage` of the cells, as without levels. Where a name has a
+    probability of one half, so has each set that is not empty.
 
     The list of novel cells: the p-value of a cell is about the share of the calibration cells that seem as novel as
     this cell (a conformal p-value). What counts is its own novelty and that of its neighbours among new and calibration
