@@ -13,6 +13,7 @@ from tripletomics import evaluation, metrics
 from tripletomics.labels import nodes
 from tripletomics.model import inspection
 from tripletomics.model.assembly import assemble, disassemble
+from tripletomics.pl import style
 
 PARENTS = {
     "a": "ab",
@@ -243,6 +244,9 @@ def test_evaluate_and_compare_score_each_level(fitted):
     assert {*found["split"]} == {"train", "held-out", "permuted"}
     assert result.label == "known"
     assert "lda, metric: held-out macro-F1 on levels: level 1 " in result.summary()
+    drawn = result.adata.obs["known"]  # cells known coarsely have their coarse name, and colours are those of branches
+    assert drawn.dropna().astype(str).equals(adata.obs["known"][:210].dropna().astype(str))
+    assert style.style_of(result.adata, "known", None, None).branches is not None
 
 
 def test_permuted_types_score_as_chance_below_the_right_parents():
