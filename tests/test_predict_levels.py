@@ -10,6 +10,7 @@ from samples import BRIEF, FAST, NEW, make_cells, predicted
 
 import tripletomics as tt
 from tripletomics import evaluation, metrics
+from tripletomics.cli.printing import print_mapping
 from tripletomics.labels import nodes
 from tripletomics.model import inspection
 from tripletomics.model.assembly import assemble, disassemble
@@ -266,3 +267,11 @@ def test_relate_takes_a_model_with_levels(fitted):
     table = tt.relate(a, b, fitted[1], label_a="kind", label_b="kind")
     best = table.groupby("label_a", observed=True).first()
     assert (best.index.astype(str) == best["label_b"].astype(str)).mean() > 0.7
+
+
+def test_the_two_reasons_of_unassigned_cells_are_printed_apart(query, capsys):
+    found = query.copy()
+    found.uns["tt_mapping"] = dict(found.uns["tt_mapping"]) | {"rejected": 41, "unlikely": 3}
+    print_mapping(found, "tt", "")
+    said = capsys.readouterr().out
+    assert "38 of 300 cells lie too far from all known types and are unassigned.\n3 more are unassigned because" in said
