@@ -409,6 +409,7 @@ def test_the_check_against_plain_sums():
         p=np.ones(6),
         novel=np.zeros(6, dtype=bool),
         nodes=np.array([0, 1, 2, 2, 1, 1]),
+        doubtful=np.zeros(6, dtype=bool),
     )
     kept = codes >= 0
     assert check(found, codes) == {
@@ -522,7 +523,7 @@ def test_predictions_that_know_the_class_alone_score_as_chance_on_the_types():
     p = np.where((truth < 2)[:, None], [0.45, 0.45, 0.02, 0.02], [0.02, 0.02, 0.45, 0.45])
     p = p * (1 + 0.05 * random.random(p.shape))
     named, confidence = nodes.deepest_likely(nodes.sum_below(p, TREE), TREE)
-    rest = {name: np.zeros(4000) for name in ("novelty", "deviation", "p", "novel")}
+    rest = {name: np.zeros(4000) for name in ("novelty", "deviation", "p", "novel", "doubtful")}
     found = Prediction(
         codes=p.argmax(axis=1), confidence=confidence, unassigned=np.zeros(4000, dtype=bool), sets=p > 0.1,
         probabilities=p, nodes=named, **rest,

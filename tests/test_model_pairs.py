@@ -243,7 +243,9 @@ def test_a_model_of_one_modality_takes_one_array(trained, new_cells):
 def test_some_of_the_predictions(rows):
     five = np.arange(5)
     sets = np.arange(10).reshape(5, 2) % 3 == 0
-    found = Prediction(five, five / 10, five / 20, five > 2, sets, sets / 2, five / 30, five / 5, five > 3, five)
+    found = Prediction(
+        five, five / 10, five / 20, five > 2, sets, sets / 2, five / 30, five / 5, five > 3, five, five > 4
+    )
     for field in fields(Prediction):
         expected = [getattr(found, field.name)[i] for i in five[rows]]
         np.testing.assert_array_equal(getattr(found[rows], field.name), expected)

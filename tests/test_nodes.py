@@ -61,8 +61,26 @@ def test_the_price_of_a_cell_is_the_highest_whose_set_holds_its_type():
     p, codes = random.dirichlet(np.full(5, 0.4), size=200), random.integers(5, size=200)
     cost, cells = nodes.costs_of_truth(p, TREE, codes), np.arange(200)
     reached = p[cells, codes] > 1e-12
-    assert nodes.grow(p, TREE, np.exp(-cost - 1e-9))[cells, codes][reached].all()
-    assert not nodes.grow(p, TREE, np.exp(-cost + 1e-9))[cells, codes][reached].any()
+    assert nodes.grow_from_half(p, TREE, np.exp(-cost - 1e-9))[cells, codes][reached].all()
+    assert not nodes.grow_from_half(p, TREE, np.exp(-cost + 1e-9))[cells, codes][reached].any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(trees(), st.integers(0, 10**6))
+def test_a_set_is_not_narrower_than_one_half_where_a_name_is_likely(tree, seed):
+    p = np.random.default_rng(seed).dirichlet(np.full(tree.n_leaves, 0.7), size=6)
+    named, share = nodes.deepest_likely(nodes.sum_below(p, tree), tree)
+    before = np.zeros(p.shape, dtype=bool)
+    for price in np.geomspace(1, 1e-3, 8):
+        found, grown = nodes.grow_from_half(p, tree, price), nodes.grow(p, tree, price)
+        some = grown.any(axis=1)
+        assert not (before & ~found).any()
+        np.testing.assert_array_equal(found.any(axis=1), some)
+        np.testing.assert_array_equal(found[share < 0.5], grown[share < 0.5])
+        likely = some & (share >= 0.5)
+        assert ((p * found).sum(axis=1)[likely] > 0.5 - 1e-9).all()
+        assert (found & tree.leaves_below()[named])[likely].any(axis=1).all()
+        before = found
 
 
 def test_the_price_of_a_type_alone_is_its_threshold():

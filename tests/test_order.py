@@ -381,6 +381,7 @@ def test_how_far_values_can_be_permuted():
         ({"from_z": [[1.0]]}, "target_0.from_z is float64 of shape"),
         ({"weights": [1.0]}, "target_0.weights is float64 of shape"),
         ({"other": 1}, "target_0 has 'other', which is not known"),
+        ({"name": "label"}, r"obs\['tt_label'\] would be written twice"),
     ],
 )
 def test_damaged_files(fits, change, message):
@@ -398,7 +399,7 @@ def test_damaged_files(fits, change, message):
 def test_scores_of_a_file_belong_to_its_columns(fits):
     header, tensors = disassemble(fits["day"][1], index=False)
     header = json.loads(json.dumps(header, default=np.ndarray.tolist))
-    with pytest.raises(ValueError, match="an ordered column is there twice, or is lacking"):
+    with pytest.raises(ValueError, match="an ordered column is lacking"):
         assemble(Model, header | {"ordered": {"week": header["ordered"]["day"]}}, dict(tensors))
     with pytest.raises(ValueError, match="the scores of target_0 lack some fields"):
         assemble(Model, header | {"ordered": {"day": {"cells": 3.0}}}, dict(tensors))

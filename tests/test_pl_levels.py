@@ -15,6 +15,7 @@ from tripletomics.labels.tree import Tree
 from tripletomics.pl.branches import shades, tree_in
 from tripletomics.pl.palette import PALETTE
 from tripletomics.pl.style import style_of
+from tripletomics.pl.type_names import place_boxes
 
 FAMILIES = ("blood", "brain", "skin")
 
@@ -125,7 +126,7 @@ def test_cells_that_are_known_coarsely_have_a_paler_colour_of_their_family_and_a
     colors = dict(style.types.values())
     for family in FAMILIES:
         leaves = np.mean([colors[f"{family} {i}"] for i in range(4)], axis=0)
-        np.testing.assert_allclose(colors[f"{family} (no finer label)"], 0.4 + 0.6 * leaves)
+        np.testing.assert_allclose(colors[f"{family} (no finer label)"], 0.6 + 0.4 * leaves)
     assert {*legend(column(adata))} > {f"{family} (no finer label)" for family in FAMILIES}
     one = adata.obs["cell_type"].where(adata.obs["cell_type"].notna(), adata.obs["family"])  # a column of all levels
     adata.obs["cell_type"], adata.uns["X_tt"]["settings"] = one, {"label": "cell_type"}
@@ -176,11 +177,11 @@ def test_colours_of_the_dataset_and_of_the_palette_stay():
     adata.uns["cell_type_colors"] = [f"#0000{10 + i}" for i in range(12)]
     colors = dict(style_of(adata, "cell_type", None, None).types.values())
     assert to_rgb(colors["brain 1"]) == to_rgb("#000015")
-    np.testing.assert_allclose(colors["brain (no finer label)"], 0.4 + 0.6 * np.array([0, 0, 0x15 + 0.5]) / 255)
+    np.testing.assert_allclose(colors["brain (no finer label)"], 0.6 + 0.4 * np.array([0, 0, 0x15 + 0.5]) / 255)
     given = {f"{family} {i}": "red" for family in FAMILIES for i in range(4)}
     colors = dict(style_of(adata, "cell_type", None, given).types.values())
     assert to_rgb(colors["brain 1"]) == (1, 0, 0)
-    np.testing.assert_allclose(colors["brain (no finer label)"], (1, 0.4, 0.4))
+    np.testing.assert_allclose(colors["brain (no finer label)"], (1, 0.6, 0.6))
 
 
 def test_a_name_above_all_others_is_no_level_and_a_new_type_has_a_hue_of_its_own():
@@ -235,3 +236,12 @@ def test_new_cells_with_names_of_all_levels_are_drawn_on_the_map_of_the_referenc
     colors = shades(tree, [*tree.names], {})
     for bar, name in zip(figure.axes[1].patches, bars[:2], strict=False):
         np.testing.assert_allclose(bar.get_facecolor()[:3], colors[name])
+    narrow = pl.mapping(adata, model, width=2)  # a name that has no place on the map has no number
+    assert [label.get_text() for label in narrow.axes[1].get_yticklabels()] == ["9  skin 0", "brain", "unassigned"]
+
+
+def test_a_name_stands_at_the_largest_piece_of_its_cells_though_a_small_one_is_denser():
+    random = np.random.default_rng(0)
+    cloud, satellite = random.normal([0.7, 0.5], 0.06, (300, 2)), random.normal([0.1, 0.5], 0.002, (200, 2))
+    ((middle, _, _),) = place_boxes([np.concatenate([cloud, satellite])], np.array([[0.1, 0.04]]), 100)
+    assert abs(middle[0] - 0.7) < 0.3

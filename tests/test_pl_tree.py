@@ -159,6 +159,13 @@ def test_a_given_tree_has_each_name_below_its_parent_with_cells_and_f1():
     )  # down from each name with others below it, and right to each of these
 
 
+def test_a_given_tree_says_how_many_held_out_cells_an_f1_is_of_and_leaves_out_that_of_few():
+    model = given([0.9, 0.8, 0.7, 0.0, 1.0, 0.0])
+    model.findings["node_held"] = np.array([40.0, 5, 1200, 1, 9, 4])
+    found = [text.get_text() for text in pl.tree(model).texts if text.get_gid() == "F1"]
+    assert found == ["\u2013 (4)", "0.90 (40)", "1.00 (9)", "0.80 (5)", "0.70 (1,200)", "\u2013 (1)"]
+
+
 def test_a_given_tree_without_scores_and_on_given_axes():
     model = given([np.nan] * 6)
     model.findings = {}

@@ -39,9 +39,11 @@ def print_mapping(adata: AnnData | MuData, prefix: str, groups: str) -> None:
     if record["missing"]:
         print(printable("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + "."))
     if "rejected" in record:
-        print(f"{record['rejected']:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")
-        if record.get("unlikely"):
-            print(f"These include {record['unlikely']:,} cells for which no name has a probability of one half.")
+        unlikely = record.get("unlikely", 0)
+        far = record["rejected"] - unlikely
+        print(f"{far:,} of {adata.n_obs:,} cells lie too far from all known types and are unassigned.")
+        if unlikely:
+            print(f"{unlikely:,} more are unassigned because no name has a probability of one half.")
         print(
             f"{record['agrees']:.1%} of the cells have their best type among their 15 nearest reference cells on the "
             "map."

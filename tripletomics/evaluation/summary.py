@@ -11,6 +11,8 @@ import pandas as pd
 from tripletomics.evaluation.scores import MAIN, METRICS
 from tripletomics.labels import TOO_FEW, verdict
 
+OF_NAMES = "hierarchical_f1"  # of types on several levels alone
+
 
 def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return the mean and the sd over runs; the rows keep their order.
@@ -74,7 +76,8 @@ def embedding_sentence(use_rep: str, blind: bool) -> str:
 
 def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return the main scores as text, "held-out ± sd (permuted)", a row for each method and space."""
-    main = table[(table["type"] == "") & (table["space"] != "") & table["metric"].isin(MAIN)]
+    shown = [MAIN[0], OF_NAMES, *MAIN[1:]]
+    main = table[(table["type"] == "") & (table["space"] != "") & table["metric"].isin(shown)]
 
     def words(rows: pd.DataFrame) -> str:
         values, sds = (dict(zip(rows["split"], rows[column], strict=True)) for column in ("value", "sd"))
@@ -85,7 +88,7 @@ def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     cells = {key: words(rows) for key, rows in main.groupby([*by, "metric"], sort=False)}
     wide = pd.Series(cells).rename_axis([*by, "metric"]).unstack("metric", sort=False)
-    return wide[[metric for metric in MAIN if metric in wide]]
+    return wide[[metric for metric in shown if metric in wide]]
 
 
 def headline(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
@@ -121,7 +124,10 @@ def found_in(table: pd.DataFrame, by: str | list[str]) -> dict[Any, str]:
 
 
 def verdicts(table: pd.DataFrame, by: str) -> list[str]:
-    """Return a sentence for each method and space: whether the labels are found in its held-out cells."""
+    """Return a sentence for each method and space: whether the labels are found in its held-out cells.
+
+    With types on several levels, another sentence has the scores of each level.
+    """
     held = table[(table["type"] == "") & table["metric"].isin(["knn_macro_f1", "permutation_p", "reachable_p"])]
     lines = []
     keys = [by] if by == "space" else [by, "space"]
@@ -144,4 +150,20 @@ def verdicts(table: pd.DataFrame, by: str) -> list[str]:
             lines.append(f"{name}: NO SIGNAL. Held-out macro-F1 {f1:.2f}, permuted labels {null:.2f} (p = {p:.2g}).")
         else:
             lines.append(f"{name}: held-out macro-F1 {f1:.2f}, {f1 - null:.2f} above permuted labels ({null:.2f}).")
-    return lines
+    return lines + _on_levels(table, keys)
+
+
+def _on_levels(table: pd.DataFrame, keys: list[str]) -> list[str]:
+    """Return a sentence for each method and space on the names of each level; none if there is one level."""
+    lines = []
+    found = table[table["metric"].isin(["level_f1", OF_NAMES])]
+    for key, rows in found.groupby(keys, sort=False, observed=True):
+        by_split = {split: own.set_index("type")["value"] for split, own in rows.groupby("split")}
+        null = by_split.get("permuted", pd.Series(dtype=float))
+        words = [
+            f"{level or 'hierarchical F1'} {value:.2f} ({null.get(level, np.nan):.2f})"
+            for level, value in by_split.get("held-out", null[:0]).items()
+        ]
+        if words:
+            lines.append(f"{', '.join(map(str, key))}: held-out macro-F1 on levels: {', '.join(words)}.")
+    return lines + ["In brackets: with names permuted among those of the same parent."] * bool(lines)

@@ -147,14 +147,22 @@ def copy_cells(task: EvaluationTask, held_out: np.ndarray, first: Mapping[str, R
     x = task.x
     x = features.normalise(x, features.DEPTH) if task.is_counts else x.copy()
     cells = AnnData(x, task.adata.obs.copy(), task.table.sides[""].var[[]].copy())
-    cells.obs[task.label] = pd.Categorical.from_codes(task.codes, pd.Index(task.classes))
+    names = task.classes
+    if task.levels is not None:  # cells known coarsely have their coarse name, and figures draw branches
+        names = task.levels.tree.names
+        tree = {"names": np.array(names, dtype=object), "parents": task.levels.tree.parents}
+        cells.uns["levels"] = {"tree": tree}
+    column = pd.Categorical.from_codes(task.nodes, pd.Index(names))
+    kept = [name for name in names if name in task.classes or name in column]
+    cells.obs[task.label] = column.set_categories(kept)
     cells.obs["tt_split"] = pp.split_names(held_out)
     cells.uns.update({key: value for key, value in task.adata.uns.items() if key.endswith("_colors")})
     if (own := f"{task.label}_colors") in cells.uns:  # in the order of the names, as the column is now
         old = labels.names(pd.Series(task.adata.obs[task.label].astype("category").cat.categories))
         known = dict(zip(old, cells.uns.pop(own), strict=False))
-        if set(task.classes) <= set(known):
-            cells.uns[own] = [known[name] for name in task.classes]
+        drawn = cells.obs[task.label].cat.categories
+        if set(drawn) <= set(known):
+            cells.uns[own] = [known[name] for name in drawn]
     for method, run in first.items():
         if "map" in run.coordinates:
             cells.obsm[f"X_{method}"] = run.coordinates["map"]

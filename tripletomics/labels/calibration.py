@@ -117,7 +117,7 @@ class Calibration:
         return self._limit(self.oddities, coverage)
 
     def price(self, coverage: float) -> float:
-        """Return the price in `nodes.grow` of label sets that hold the true type, found in the way of `odds_limit`."""
+        """Return the price in `nodes.grow_from_half` of sets that hold the true type, found as `odds_limit` is."""
         return float(np.exp(self._limit(cast(np.ndarray, self.costs), coverage)))
 
     def _limit(self, oddities: np.ndarray, coverage: float) -> float:

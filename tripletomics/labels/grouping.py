@@ -16,7 +16,7 @@ MOST_REJECTED = 1 / 3  # share of a group's cells; above it, the group is unlike
 
 
 def vote(
-    found: Prediction, codes: np.ndarray, n_groups: int, coverage: float, tree: Tree | None = None
+    found: Prediction, codes: np.ndarray, n_groups: int, coverage: float, reject: float, tree: Tree | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the type of each group, which types are credible for it, and whether it is unlike all types.
 
@@ -35,6 +35,8 @@ def vote(
         Number of groups.
     coverage
         Share of the cells of a group whose type its set is meant to hold.
+    reject
+        As for `tripletomics.predict`.
     tree
         Names above the types, if there are any. Then the name of a group is that of `nodes.deepest_likely`, and its set
         is not the smallest one, but has few names.
@@ -47,7 +49,8 @@ def vote(
         Boolean (groups, types). A group of one cell has the set of its cell. A group that is unlike all types has an
         empty set.
     unassigned
-        Boolean (groups,): more than a third of its cells are unassigned.
+        Boolean (groups,): more than a third of its cells are unlike all types or, with a tree, no name has half of the
+        group (unless `reject` is 0). A group of one cell is unassigned if its cell is.
     """
     cells = np.flatnonzero(codes >= 0)
     sizes = np.bincount(codes[cells], minlength=n_groups)
@@ -59,14 +62,18 @@ def vote(
     before = np.cumsum(descending, axis=1) - descending
     sets = np.zeros(shares.shape, dtype=bool)
     np.put_along_axis(sets, order, before < coverage, axis=1)
-    rejected = np.bincount(codes[cells], found.unassigned[cells], n_groups) / sizes
-    best, unassigned = order[:, 0], rejected > MOST_REJECTED
+    rejected = np.bincount(codes[cells], (found.unassigned & ~found.doubtful)[cells], n_groups) / sizes
+    best, unlike = order[:, 0], rejected > MOST_REJECTED
+    doubtful = np.zeros(n_groups, dtype=bool)
     if tree is not None:
-        best, _ = nodes.deepest_likely(nodes.sum_below(shares, tree), tree)
+        best, share = nodes.deepest_likely(nodes.sum_below(shares, tree), tree)
+        doubtful = (share < nodes.LIKELY) & (reject > 0)
         sets = nodes.grow_to(shares, tree, coverage)
-    sets[unassigned] = False
+    sets[unlike] = False
+    unassigned = unlike | doubtful
     alone = cells[sizes[codes[cells]] == 1]
     best[codes[alone]], sets[codes[alone]] = found.nodes[alone], found.sets[alone]
+    unassigned[codes[alone]] = found.unassigned[alone]
     return best, sets, unassigned
 
 

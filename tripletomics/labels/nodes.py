@@ -74,8 +74,12 @@ class NodeLabels:
 
     def best_on_levels(self, p: np.ndarray) -> dict[str, np.ndarray]:
         """Return by level the most probable node there (cells,), from the probabilities of all nodes (cells, nodes)."""
-        names = [np.unique(column[column >= 0]) for column in self.names_of_nodes()[: self.tree.n_leaves].T]
-        return {level: known[p[:, known].argmax(axis=1)] for level, known in zip(self.names, names, strict=True)}
+        return {level: there[p[:, there].argmax(axis=1)] for level, there in self.nodes_on_levels().items()}
+
+    def nodes_on_levels(self) -> dict[str, np.ndarray]:
+        """Return by level the nodes that types are called there."""
+        names = self.names_of_nodes()[: self.tree.n_leaves].T
+        return {level: np.unique(column[column >= 0]) for level, column in zip(self.names, names, strict=True)}
 
     def with_nodes(self, nodes: np.ndarray) -> Self:
         """Return the labels of other cells."""
@@ -166,10 +170,30 @@ def grow(p: np.ndarray, tree: Tree, price: np.ndarray | float) -> np.ndarray:
     return found
 
 
+def grow_from_half(p: np.ndarray, tree: Tree, price: np.ndarray | float) -> np.ndarray:
+    """Return label sets as `grow` does; one of less than one half grows on to it where a name has that probability.
+
+    So a set and the name that is written, each of one half or more, share a type. A set that is empty stays so.
+    """
+    found = grow(p, tree, price)
+    narrow = found.any(axis=1) & ((p * found).sum(axis=1) < LIKELY)
+    return found | _halves(p, tree, narrow)
+
+
+def _halves(p: np.ndarray, tree: Tree, among: np.ndarray) -> np.ndarray:
+    """Return the sets of `grow_to` one half of some cells in which a name has it; other cells have empty sets."""
+    found = np.zeros(p.shape, dtype=bool)
+    rows = np.flatnonzero(among)
+    rows = rows[sum_below(p[rows], tree).max(axis=1) >= LIKELY]
+    found[rows] = grow_to(p[rows], tree, LIKELY)
+    return found
+
+
 def costs_of_truth(p: np.ndarray, tree: Tree, codes: np.ndarray) -> np.ndarray:
-    """Return minus the log of the highest price at which the set of each cell holds its true type (cells,)."""
+    """Return minus the log of the highest price at which `grow_from_half` takes the true type of each cell (cells,)."""
     cells = np.arange(len(p))
-    return -_highest_price(p, tree, lambda sets: sets[cells, codes])
+    in_half = _halves(p, tree, np.full(len(p), True))[cells, codes]
+    return -_highest_price(p, tree, lambda sets: sets[cells, codes] | (in_half & sets.any(axis=1)))
 
 
 def grow_to(p: np.ndarray, tree: Tree, share: float) -> np.ndarray:

@@ -43,6 +43,8 @@ class Prediction:
     nodes
         What is written (cells,), also for rejected cells: the best type or, with types on several levels, the node of
         `nodes.deepest_likely`.
+    doubtful
+        Boolean (cells,): unassigned for no other reason than that no name has a probability of one half.
     """
 
     codes: np.ndarray
@@ -55,6 +57,7 @@ class Prediction:
     p: np.ndarray
     novel: np.ndarray
     nodes: np.ndarray
+    doubtful: np.ndarray
 
     def __getitem__(self, rows: np.ndarray) -> Prediction:
         return Prediction(*(getattr(self, part.name)[rows] for part in fields(self)))
@@ -91,6 +94,7 @@ def predict(
         p=np.ones(len(novelty)),
         novel=np.zeros(len(novelty), dtype=bool),
         nodes=best,
+        doubtful=np.zeros(len(novelty), dtype=bool),
     )
     return found if tree is None else _at_nodes(found, expit(odds), calibration.price(coverage), tree, reject)
 
@@ -98,10 +102,10 @@ def predict(
 def _at_nodes(found: Prediction, p: np.ndarray, price: float, tree: Tree, reject: float) -> Prediction:
     """Return predictions in which names of all levels take the place of the best types."""
     named, confidence = nodes.deepest_likely(nodes.sum_below(p, tree), tree)
-    doubtful = (confidence < nodes.LIKELY) & (reject > 0)
+    doubtful = ~found.unassigned & (confidence < nodes.LIKELY) & (reject > 0)
     return replace(
-        found, nodes=named, confidence=confidence, sets=nodes.grow(p, tree, price) & (p > 0),
-        unassigned=found.unassigned | doubtful,
+        found, nodes=named, confidence=confidence, sets=nodes.grow_from_half(p, tree, price) & (p > 0),
+        unassigned=found.unassigned | doubtful, doubtful=doubtful,
     )  # fmt: skip
 
 
@@ -171,7 +175,8 @@ def check_levels(found: Prediction, known: nodes.NodeLabels, seed: int) -> dict[
     -------
     For each level ``f1_<name>`` of the most probable name of that level, over the cells that are known there.
     ``hierarchical_f1`` of the names that are written; an unassigned cell has none. Each with a ``..._null``: the mean
-    over random orders of the true names among the cells of the same parent. ``set_names``, the mean number of names in
+    over random orders of the true names among the cells of the same parent. ``names_<level>``, how many names the level
+    has, ``set_names``, the mean number of names in
     a label set, and ``coarse_cells``, the number of cells that are known only to a name above the types. If there are
     any, ``coarse_agrees`` is the share of them whose set has a type below this name, and ``coarse_coverage`` the share
     whose set has all of them, that is, this name or one above it.
@@ -180,6 +185,7 @@ def check_levels(found: Prediction, known: nodes.NodeLabels, seed: int) -> dict[
     best = known.best_on_levels(nodes.sum_below(found.probabilities.astype(np.float64), tree))
     for name, codes in known.on_levels().items():
         checks[f"f1_{name}"], checks[f"f1_{name}_null"] = metrics.level_f1(codes, best[name], tree.parents, seed)
+    checks |= {f"names_{name}": float(len(there)) for name, there in known.nodes_on_levels().items()}
     given = truth, np.where(found.unassigned, -1, found.nodes), nodes.lineage(tree)
     coarse = truth >= tree.n_leaves
     below, sets = tree.leaves_below()[truth[coarse]], found.sets[coarse]

@@ -118,7 +118,8 @@ def read_tree(record: object) -> Tree:
     """
     given: dict[str, Any] = record if isinstance(record, dict) else {}
     names, parents = given.get("names", ()), given.get("parents", ())
-    whole = isinstance(names, list) and isinstance(parents, list) and len(names) == len(parents) == len({*names})
+    whole = isinstance(names, list) and isinstance(parents, list) and all(isinstance(name, str) for name in names)
+    whole = whole and len(names) == len(parents) == len({*names})
     if not whole or not all(isinstance(up, int) and -1 <= up < len(parents) for up in parents):
         raise ValueError("tree does not hold names and the position of each one's parent")
     above = {name: names[up] if up >= 0 else None for name, up in zip(names, parents, strict=True)}

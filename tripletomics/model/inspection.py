@@ -13,8 +13,11 @@ import torch
 
 from tripletomics.features import Features, PairFeatures
 from tripletomics.index import CellIndex
+from tripletomics.labels import UNASSIGNED
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import LEADING, Reference
+from tripletomics.labels.roles import ENDINGS, WRITTEN
+from tripletomics.labels.tree import read_tree
 from tripletomics.labels.values import ValuePredictor
 from tripletomics.model.state import State
 from tripletomics.seen import CALIBRATION, SeenCells
@@ -89,9 +92,13 @@ def check_header(header: Any) -> None:
     _require(all({"map", "metric"} <= {*score} for score in header["scores"].values()), "scores lacks a space")
     _require(len(header["findings"].get("tested", "all")) == 3, "findings['tested'] does not have three numbers")
     _require(len(header["findings"].get("moved", "2 ")) == 2, "findings['moved'] does not have two numbers")
-    nodes = len(header.get("tree", {}).get("names", ()))
-    whole = all(len(header["findings"].get(name, range(nodes))) == nodes for name in ("node_cells", "node_f1"))
-    _require(whole, "findings does not have one number for each name of the tree")
+    names = read_tree(header["tree"]).names if "tree" in header else []
+    _require(UNASSIGNED not in names, f"a name of the tree is {UNASSIGNED!r}, which predict calls cells like no type")
+    for name in {"node_cells", "node_held", "node_f1"} & {*header["findings"]}:
+        _check_type(f"findings[{name!r}]", header["findings"][name], list[float])
+        _require(
+            len(header["findings"][name]) == len(names), "findings does not have one number for each name of the tree"
+        )
     _require("moved" not in header["findings"] or "init" in header["settings"], "settings lacks 'init'")
     said = [header["checks"], *header["checks_alone"]]
     _require(all(not checks or {*checks} >= CHECKS for checks in said), "checks lacks some of its fields")
@@ -201,7 +208,10 @@ def _check_targets(
     targets: Sequence[ValuePredictor], ordered: Mapping[str, Mapping[str, float]], lengths: Mapping[str, int]
 ) -> None:
     names = [target.name for target in targets]
-    _require(len({*names}) == len(names) and {*ordered} <= {*names}, "an ordered column is there twice, or is lacking")
+    written = [f"{target.name}{ending}" for target in targets for ending in ENDINGS[target.classes is None]]
+    taken = sorted({*written} & {*WRITTEN} | {name for name in written if written.count(name) > 1})
+    _require(not taken, f"obs['tt_{(taken or [''])[0]}'] would be written twice: a column has a name that is taken")
+    _require({*ordered} <= {*names}, "an ordered column is lacking")
     for i, target in enumerate(targets):
         end = np.inf if target.period is None else target.period
         _require(end > 0, f"target_{i} has a period that is not above 0")

@@ -58,8 +58,8 @@ class Model(State):
         cells that were left out of both, and ``self_training_cells`` (classes,), how many cells took each type.
         ``moved`` (2,), of a model that grew: how far simulated cells, in place of the old ones, moved on the map, in
         percent of its width: the median and the 90th percentile.
-        ``node_cells`` and ``node_f1`` (names,), for each name of `tree`: training cells with it or a name below it, and
-        the F1 of predicting one of these for held-out cells, NaN where none has it.
+        ``node_cells``, ``node_held`` and ``node_f1`` (names,), for each name of `tree`: training cells and held-out
+        cells with it or a name below it, and the F1 of predicting one of these for the latter, NaN where none has it.
         ``tested`` (3,) says what the test of `p_value` could find: the number of labelled held-out cells, the number of
         their types, and the p if four of five were named right. If it is above 0.01, there are too few cells to tell.
     seconds

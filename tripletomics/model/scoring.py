@@ -153,7 +153,7 @@ def score_structure(
 
 
 def score_names(model: Model, problem: FitProblem, tree: Tree, z: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the training cells of each name of a tree, and the F1 of what `predict` calls held-out cells."""
+    """Return the training cells of each name of a tree, and the F1 of what `predict` says of held-out ones."""
     nodes, within = problem.nodes, contained(tree.leaves_below())
     cells = within.T @ np.bincount(nodes[~problem.held_out & (nodes >= 0)], minlength=len(within))
     held = subsample(problem.held_out & problem.fully_measured & (nodes >= 0), seed=0)
@@ -161,7 +161,8 @@ def score_names(model: Model, problem: FitProblem, tree: Tree, z: np.ndarray) ->
         return {"node_cells": cells}
     found = prediction.predict(model.reference.evidence(z[held], problem.pcs[held]), model.calibration, tree=tree)
     said = np.where(found.unassigned, -1, found.nodes)
-    return {"node_cells": cells, "node_f1": f1_of_names(nodes[held], said, within)}
+    known = within.T @ np.bincount(nodes[held], minlength=len(within))
+    return {"node_cells": cells, "node_held": known, "node_f1": f1_of_names(nodes[held], said, within)}
 
 
 def f1_of_names(truth: np.ndarray, said: np.ndarray, within: np.ndarray) -> np.ndarray:

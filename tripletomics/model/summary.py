@@ -84,17 +84,18 @@ def _on_levels(checks: Mapping[str, float]) -> list[str]:
     if "hierarchical_f1" not in checks:
         return []
     levels = [name.removeprefix("f1_") for name in checks if name.startswith("f1_") and f"{name}_null" in checks]
-    scores = [("hierarchical", "hierarchical_f1"), *((level, f"f1_{level}") for level in levels)]
+    sizes = {level: f" of {checks[key]:.0f} names" if (key := f"names_{level}") in checks else "" for level in levels}
+    scores = [("hierarchical", "hierarchical_f1"), *((level + sizes[level], f"f1_{level}") for level in levels)]
     said = ", ".join(f"{title} {checks[key]:.3f} ({checks[f'{key}_null']:.3f})" for title, key in scores)
     lines = [
         f"F1 of predicted names: {said}. In brackets: with the true names permuted among those of the same parent.",
-        f"90 % sets have {checks['set_names']:.2f} names and {checks['set_size']:.2f} types below them on average.",
+        f"90 % sets have {checks['set_names']:.2f} names on average, which stand for {checks['set_size']:.2f} types.",
     ]
     if "coarse_coverage" in checks:
         lines.append(
-            f"{checks['coarse_cells']:.0f} held-out cells are known only to a name above the types: the sets of "
-            f"{checks['coarse_agrees']:.0%} of them have a type below this name, and of "
-            f"{checks['coarse_coverage']:.0%} all of these types."
+            f"{checks['coarse_cells']:.0f} held-out cells are known only to a name above the types. The sets of "
+            f"{checks['coarse_agrees']:.0%} of them agree with it: they have a type below this name. The sets of "
+            f"{checks['coarse_coverage']:.0%} have all types below it; the others say more than was known."
         )
     return lines
 

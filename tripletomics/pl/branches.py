@@ -19,7 +19,7 @@ FIRST_HUE = 255.0  # degrees in OKLCh, a blue; the others follow at equal steps
 SPREAD = 0.3  # share of such a step that the leaves of one hue are spread over
 DARKEST, LIGHTEST, CHROMA = 0.42, 0.78, 0.14  # in OKLCh, of the first and the last leaf of one hue
 NO_FINER = " (no finer label)"
-PALER = 0.4  # share of white in the colour of cells that are known less finely than others of their branch
+PALER = 0.6  # share of white in the colour of cells that are known less finely than others of their branch
 # From the roots of cone responses to linear sRGB, and from OKLab to these roots (Ottosson 2020)
 # fmt: off
 TO_RGB = np.array([[4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046, 2.6097574011, -0.3413193965],
@@ -163,6 +163,8 @@ def branch_cells(
     tree = with_names(tree, names)
     own = {tree.names.index(name) for name in names}
     colors = list(shades(tree, names, given).values())
+    leaves = {name: color for name, color in given.items() if name in tree.names[: tree.n_leaves]}
+    full = list(shades(tree, [], leaves).values())  # of names on the map: a pale one could not be read
     divided = {up for node in own for up in tree.path(node)[1:]}  # names with others below them
     coarse = own & divided
     order = [node for node in preorder(tree, np.flatnonzero(tree.parents < 0)) if node in own | divided]
@@ -179,7 +181,7 @@ def branch_cells(
     for level in range(max(map(len, paths.values()), default=0)):
         there = [len(paths[node]) > level or node not in coarse for node in code_of]
         nodes = [paths[node][: level + 1][-1] if deep else -1 for node, deep in zip(code_of, there, strict=True)]
-        levels.append(({node: (tree.names[node], colors[node]) for node in nodes if node >= 0}, np.array(nodes)))
+        levels.append(({node: (tree.names[node], full[node]) for node in nodes if node >= 0}, np.array(nodes)))
     types = {code: (said[node], colors[node]) for node, code in code_of.items()}
     codes = values.map({tree.names[node]: code for node, code in code_of.items()}).fillna(-1)
     return codes.to_numpy(dtype=int), types, Branches(lines, heads, levels)

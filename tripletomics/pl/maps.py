@@ -124,7 +124,9 @@ def embedding(
     if legend:
         wide = figure is None and named is not None and named.coarse and _is_wide(ax, cells)
         below = named is not None and (wide or not named.coarse)
-        entries = map_axes.legend_entries(cells.without_names() if below else cells, numbered, points)
+        entries = map_axes.legend_entries(cells, numbered, points)
+        if below and not (wide and _is_low(ax, entries)):  # names on the map, or on top of those, say which types
+            entries = map_axes.legend_entries(cells.without_names(), numbered, points)
         _draw_legend(ax, entries, below, cells.scale is not None, distortion)
         map_axes.number_scale(ax, cells, color)
         if distortion:
@@ -147,13 +149,28 @@ def _draw_legend(ax: Any, entries: list[Any], below: bool, numbers: bool, distor
     width = map_axes.map_width(ax)
     if entries and below:
         place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -11 / width), "borderaxespad": 0}  # of its label
-        widest = 72 * max(text_width(entry.get_label(), SMALL) for entry in entries) + MARK
-        columns = 2 if len(entries) < 4 else min(max(1, int(width / widest)), 4)
+        columns = 2 if len(entries) < 4 else _columns(entries, width)
         ax.legend(handles=entries, ncols=columns, **(LEGEND | place))
     elif entries:
         place = ("lower left", (1, 0.3 * distortion)) if numbers else ("upper left", (1, 1))  # above its scale
         columns = math.ceil(ROW * len(entries) / (width * (0.7 if distortion else 1)))
         ax.legend(handles=entries, ncols=columns, loc=place[0], bbox_to_anchor=place[1], **LEGEND)
+
+
+def _columns(entries: list[Any], width: float) -> int:
+    """Return in how many columns, four at most, the entries of a legend fit a width in points."""
+    wide = [72 * text_width(entry.get_label(), SMALL) + MARK for entry in entries]
+    for columns in range(4, 1, -1):
+        rows = math.ceil(len(wide) / columns)
+        if sum(max(wide[i : i + rows]) for i in range(0, len(wide), rows)) <= width:
+            return columns
+    return 1
+
+
+def _is_low(ax: Any, entries: list[Any]) -> bool:
+    """Return whether a legend below a map takes less than half of its height."""
+    width = map_axes.map_width(ax)
+    return ROW * math.ceil(len(entries) / _columns(entries, width)) < width / 2
 
 
 def _is_wide(ax: Any, cells: style.CellStyle) -> bool:

@@ -68,8 +68,8 @@ class Query:
         return self.names is None
 
     def name(self, code: int) -> str:
-        """Return the name of a type next to the map."""
-        return f"{code + 1}  {self.types[code]}" if self.numbered else self.types[code]
+        """Return the name of a type next to the map; a name above types has no number, as it is not on the map."""
+        return f"{code + 1}  {self.types[code]}" if self.numbered and code < self.n_types else self.types[code]
 
     def rows(self) -> list[tuple[str, int, Any]]:
         """Return name, cells and colour of each type that was found, most cells first; the unassigned ones last."""

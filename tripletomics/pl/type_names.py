@@ -24,6 +24,7 @@ CROWDED = 0.25  # share of names that may have a line, where names of a coarser 
 LINE_POINTS = 1.2 * SMALL  # points, height of a line
 FIELD, MAX_FIELDS = 2.0, 200  # points, side of the squares in which cells and names are counted; most of them in a row
 SMOOTH = 2.5  # fields, for the density of a type
+REACH = 3  # fields around cells; where these meet, cells are of one piece of their type
 TIED = 7.0  # points between a name and its cells from which on a line ties them
 SHORTLIST, ROUNDS = 1000, 3  # positions tried with their lines; times that each name may choose
 DARK = 0.15  # luminance at most, for a contrast of 5:1 with white
@@ -145,7 +146,7 @@ class NameCost:
 
     half: np.ndarray  # (2,) fields on either side of a name's middle
     cost: np.ndarray  # (f, f) of a name whose middle is there; infinite where it would leave the page
-    tip: np.ndarray  # (2, f, f) the nearest field of those that hold the denser half of the type
+    tip: np.ndarray  # (2, f, f) the nearest field of those that hold the denser half of the type's largest piece
     foreign: np.ndarray  # (f, f) whether cells of other types are there
     area: int  # of these fields
 
@@ -168,8 +169,10 @@ class NameCost:
         """
         size = tuple(2 * half + 1)
         mean = functools.partial(ndimage.uniform_filter, mode="constant")
-        smooth = ndimage.gaussian_filter(count.astype(float), SMOOTH)
-        dense = smooth >= np.median(np.repeat(smooth.ravel(), count.ravel().astype(int)))
+        pieces, _ = ndimage.label(ndimage.binary_dilation(count > 0, iterations=REACH))
+        bulk = count * (pieces == np.bincount(pieces.ravel(), count.ravel()).argmax())  # without satellites
+        smooth = ndimage.gaussian_filter(bulk.astype(float), SMOOTH)
+        dense = smooth >= np.median(np.repeat(smooth.ravel(), bulk.ravel().astype(int)))
         at = np.indices(count.shape)
         tip = ndimage.distance_transform_edt(~dense, return_distances=False, return_indices=True)
         half = half[:, None, None]

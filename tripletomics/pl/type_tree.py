@@ -18,7 +18,8 @@ from tripletomics.pl.text import INK, NOTE, SMALL, TITLE, as_text, literal, text
 from tripletomics.pl.type_names import dark
 
 ROW, STEP = 0.13, 0.16  # inches: height of a name, and how far it is to the right of the one above it
-COUNT, GAP, SCALE = 0.75, 0.15, 0.9  # inches: the column of counts, from it to the bars, and a bar for an F1 of 1
+ENOUGH = 5  # held-out cells, of which an F1 says something
+COUNT, GAP, SCALE = 0.45, 0.15, 0.9  # inches: the column of counts, from it to the bars, and a bar for an F1 of 1
 
 
 @literal
@@ -26,8 +27,9 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
     """Draw the tree of cell types: the one given to :func:`tripletomics.fit`, or the one that its loss learned.
 
     A given tree shows for each name how many training cells have it or one below it, and the F1 of this on held-out
-    cells: a cell is found if :func:`tripletomics.predict` gives it the name or one below it. A dash stands where no
-    held-out cell has the name. Cells that are known coarsely do not count below their names.
+    cells, with their number in brackets: a cell is found if :func:`tripletomics.predict` gives it the name or one below
+    it. A dash stands where fewer than five held-out cells have the name. Cells that are known coarsely do not count
+    below their names.
 
     In the tree that ``loss="hierarchical_triplet"`` learned, two branches meet at the mean squared distance between the
     cells of their two nearest types, in the metric space scaled to length 1, where opposite directions are 4 apart.
@@ -100,8 +102,8 @@ def _draw_given(tree: Tree, findings: Any, ax: Axes | None) -> Axes:
     if ax is not None:
         as_text(ax)
     else:
-        size = scale + SCALE + 0.5, ROW * (len(order) + 1) + 0.5
-        place = 0.1 / size[0], 0.1 / size[1], 1 - 0.45 / size[0], 1 - 0.45 / size[1]
+        size = scale + SCALE + 0.75, ROW * (len(order) + 1) + 0.5
+        place = 0.1 / size[0], 0.1 / size[1], 1 - 0.7 / size[0], 1 - 0.45 / size[1]
         ax = plt.figure(figsize=size, dpi=150).add_axes(place)
     ax.set(xlim=(0, scale + SCALE), ylim=(len(order) - 0.5, -1.5))
     ax.set_axis_off()
@@ -115,12 +117,15 @@ def _draw_given(tree: Tree, findings: Any, ax: Axes | None) -> Axes:
         if "node_cells" in findings:
             words = f"{findings['node_cells'][node]:,}"
             ax.text(cells, row, words, fontsize=SMALL, ha="right", va="center", color=INK, gid="cells")
-        f1 = findings["node_f1"][node] if "node_f1" in findings else np.nan
+        held = findings["node_held"][node] if "node_held" in findings else ENOUGH
+        f1 = findings["node_f1"][node] if "node_f1" in findings and held >= ENOUGH else np.nan
         end = scale + SCALE * np.nan_to_num(f1)
         ax.add_patch(Rectangle((scale, row - 0.32), end - scale, 0.64, color=colors[tree.names[node]], linewidth=0))
         words = f"{f1:.2f}" if np.isfinite(f1) else "\u2013"
+        words += f" ({held:,.0f})" if "node_held" in findings else ""
         ax.text(end + 0.04, row, words, fontsize=SMALL, va="center", color=INK, gid="F1")
-    for x, words, side in ((cells, "training cells", "right"), (scale, "held-out F1", "left")):
+    title = "held-out F1" + (" (cells)" if "node_held" in findings else "")
+    for x, words, side in ((cells, "cells", "right"), (scale, title, "left")):
         ax.text(x, -1, words, fontsize=SMALL, ha=side, va="center", color=NOTE)
     return ax
 

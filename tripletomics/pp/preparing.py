@@ -145,6 +145,7 @@ def _known_types(
         tree, known = found.tree.known_to(nodes, ~held_out)
         if not tree.flat:
             codes, classes = tree.leaf_codes(known), tree.names[: tree.n_leaves]
+            checks.check_type_names(tree.names, label)
             checks.check_labels(codes, classes, held_out, label)
             check_node_names(tree.names)
             checks.warn_of_unknown_types(sorted({*names} - {*tree.names}))

@@ -157,11 +157,13 @@ def predict(
     for cells like these: on another platform they are less reliable than stated, unless batches were given.
 
     The label of a group is the type with the largest mean probability over its cells. Probabilities are averaged, not
-    multiplied, because similar cells have similar errors. A group of one cell has the prediction of its cell.
+    multiplied, because similar cells have similar errors. A group of one cell has the prediction of its cell. With
+    levels, it is the deepest name that has half of the group, else "unassigned".
 
     Label sets of a model with levels grow along its tree. A set costs its number of types, and each of its names costs
     as much as 2.7 types. So a set rather takes a whole branch than parts of several. The price of a type is calibrated
-    so that the sets hold the type of the share `coverage` of the cells, as without levels.
+    so that the sets hold the type of the share `coverage` of the cells, as without levels. Where a name has a
+    probability of one half, so has each set that is not empty.
 
     The list of novel cells: the p-value of a cell is about the share of the calibration cells that seem as novel as
     this cell (a conformal p-value). What counts is its own novelty and that of its neighbours among new and calibration
@@ -177,7 +179,6 @@ def predict(
     & Hochberg 1995.
     """
     from tripletomics import pp
-    from tripletomics.labels.nodes import LIKELY
     from tripletomics.tl.origins import trained_on
     from tripletomics.tl.results import write_coordinates
 
@@ -202,18 +203,17 @@ def predict(
     columns = {
         **_type_columns(found, model),
         "agrees": agrees,
-        **_group_columns(found, grouped, coverage, model),
+        **_group_columns(found, grouped, (coverage, reject), model),
         **({} if fdr is None else {"novel": found.novel, "novel_p": found.p}),
         **_value_columns(model, cells, z, coverage),
     }
     use_rep, about_list = options.embedding(model), {} if fdr is None else _about_list(model, cells.x, trained, fdr)
-    unlikely = found.unassigned & (found.confidence < LIKELY)
-    _doubt_embedding(use_rep, found.unassigned)
+    _doubt_embedding(use_rep, found.unassigned & ~found.doubtful)
     _write(cells, prefix, columns, OPTIONAL)
     for target, rows, queries in cells.targets:
         record = _record(model, queries) | {"rejected": int(found.unassigned[rows].sum())}
         record |= {"agrees": float(agrees[rows].mean())} | ({} if use_rep is None else {"use_rep": use_rep})
-        record |= {} if below is None else {"unlikely": int(unlikely[rows].sum())}
+        record |= {} if below is None else {"unlikely": int(found.doubtful[rows].sum())}
         record |= {} if trained is None else {"seen": int(trained[rows].sum())}
         record |= {} if fdr is None else about_list | {"novel": int(found.novel[rows].sum())}
         target.uns[f"{prefix}_mapping"] = record
@@ -327,7 +327,7 @@ def _groups(cells: NewCells, name: str) -> tuple[np.ndarray, int]:
 
 
 def _group_columns(
-    found: Prediction, grouped: tuple[np.ndarray, int] | None, coverage: float, model: Model
+    found: Prediction, grouped: tuple[np.ndarray, int] | None, shares: tuple[float, float], model: Model
 ) -> dict[str, np.ndarray | pd.Categorical[str]]:
     """Return the columns about groups of cells, by the end of their names; none without groups."""
     import numpy as np
@@ -337,7 +337,7 @@ def _group_columns(
 
     if grouped is None:
         return {}
-    best, sets, unassigned = grouping.vote(found, *grouped, coverage, model.nodes)
+    best, sets, unassigned = grouping.vote(found, *grouped, *shares, tree=model.nodes)
     names, codes = np.array([*model.names, UNASSIGNED], dtype=object), grouped[0]
     labels = np.array([*names[np.where(unassigned, -1, best)], None], dtype=object)  # code -1 is the last
     texts = np.array([*_joined(sets, model), ""], dtype=object)
