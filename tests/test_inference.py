@@ -70,7 +70,28 @@ def test_cells_that_could_be_two_leaves_keep_their_name():
     noise = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)  # all leaves look alike
     found = infer_leaves(noise, nodes, TREE, 0)
     of_two = np.isin(nodes, [TREE.names.index("a"), TREE.names.index("b")])
-    assert (found[of_two] == nodes[of_two]).mean() > 0.8
+    assert (found[of_two] == nodes[of_two]).mean() > 0.4
+
+
+def test_a_cell_must_be_surer_where_no_finely_known_cell_is_around(monkeypatch):
+    x, nodes, leaves = cells(800, fine=0.2)
+    x += np.random.default_rng(1).normal(scale=5, size=x.shape).astype(np.float32)  # types overlap
+    other = np.arange(800) % 2 == 1  # another batch, in which all are known coarsely
+    nodes = np.where(other, TREE.parents[leaves], nodes)
+    apart = x + np.where(other, 100, 0)[:, None].astype(np.float32)
+    there = {"together": infer_leaves(x, nodes, TREE, 0), "apart": infer_leaves(apart, nodes, TREE, 0)}
+    monkeypatch.setattr(inference, "LIKELY", inference.SURE)
+    same = {name: (infer_leaves(one, nodes, TREE, 0) == there[name])[other].all() for name, one in
+            (("together", x), ("apart", apart))}  # fmt: skip
+    assert same == {"together": False, "apart": True}
+
+
+def test_the_share_of_finely_known_cells_is_that_of_a_plain_loop():
+    _, nodes, _ = cells()
+    shares = inference._fine_share(TREE.leaves_below(), nodes, nodes < TREE.n_leaves)
+    for node in map(TREE.names.index, ("a", "b", "a1")):
+        inside = np.array([node in TREE.path(other) for other in nodes])
+        assert shares[node] == pytest.approx((nodes[inside] < TREE.n_leaves).mean())
 
 
 def test_labels_travel_as_in_a_plain_loop():

@@ -17,14 +17,17 @@ from tripletomics.samplers import subsample_per_type
 
 ROUNDS = 5  # that labels travel along the graph: the same from 2 to 10, and worse at 20
 UNSEEN = 0.01  # probability of a type that no label of the neighbourhood speaks for
-SURE = 0.8  # probability of a leaf that is enough: at 0.5, wrong ones mislead where another batch has the fine names
+LIKELY, SURE = 0.6, 0.8  # probability of a leaf that is enough, where finely known cells are around and where not
+AROUND = 0.5  # share of finely known cells around a cell, in units of that below its node, that is around
 
 
 def infer_leaves(pcs: np.ndarray, nodes: np.ndarray, tree: Tree, seed: int) -> np.ndarray:
     """Return nodes (cells,) in which coarsely known cells have the leaf below their node that is most probably theirs.
 
     A leaf is as probable as labels that travel along the neighbour graph make it, times a falling exponential of the
-    Mahalanobis distance between the cell and the mean of the leaf. A cell that is not sure enough stays as it is.
+    Mahalanobis distance between the cell and the mean of the leaf. A cell that is not sure enough stays as it is. It
+    must be surer where few finely known cells are around it, as in a batch that is labelled coarsely: there, the
+    probabilities are too high.
 
     Parameters
     ----------
@@ -55,11 +58,13 @@ def infer_leaves(pcs: np.ndarray, nodes: np.ndarray, tree: Tree, seed: int) -> n
     labelled = np.isin(np.arange(tree.n_leaves), known)
     possible = (below & (labelled | (below.sum(axis=1, keepdims=True) == 1)))[known]  # (cells, leaves)
     away = build_reference(x, x, x, tree.leaf_codes(known), tree.n_leaves, seed).distances(x)
-    log_p = np.log(_propagate(_transitions(x), possible, fine) + UNSEEN) - np.where(labelled, away, 0)
+    graph = _transitions(x)
+    log_p = np.log(_propagate(graph, possible, fine) + UNSEEN) - np.where(labelled, away, 0)
     coarse = np.flatnonzero(~fine & possible.any(axis=1))
     p = softmax(np.where(possible, log_p, -np.inf)[coarse], axis=1)
-    sure, found = p.max(axis=1) > SURE, nodes.copy()
-    found[rows[coarse[sure]]] = p[sure].argmax(axis=1)
+    around = (graph @ (graph @ fine))[coarse] >= AROUND * _fine_share(below, known, fine)[known[coarse]]
+    enough, found = p.max(axis=1) > np.where(around, LIKELY, SURE), nodes.copy()
+    found[rows[coarse[enough]]] = p[enough].argmax(axis=1)
     return found
 
 
@@ -70,6 +75,13 @@ def _transitions(x: np.ndarray) -> sp.csr_matrix:
     edges = sp.csr_matrix((np.ones(n * k), (np.repeat(np.arange(n), k), graph.ravel())), (n, n))
     edges = edges + edges.T
     return sp.diags(1 / np.asarray(edges.sum(axis=1)).ravel()) @ edges
+
+
+def _fine_share(below: np.ndarray, known: np.ndarray, fine: np.ndarray) -> np.ndarray:
+    """Return the share of `fine` cells among those at or below each node (nodes,)."""
+    within = below.astype(int) @ ~below.T == 0  # of a node, those that it lies below (nodes, nodes)
+    sizes, finely = (np.bincount(known[cells], minlength=len(below)) @ within for cells in (fine | True, fine))
+    return finely / np.maximum(sizes, 1)
 
 
 def _propagate(graph: sp.csr_matrix, possible: np.ndarray, fine: np.ndarray) -> np.ndarray:

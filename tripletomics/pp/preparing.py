@@ -114,8 +114,7 @@ def prepare(
         x=x, genes=genes, features=features, rows=rows, pcs=pcs, codes=codes, classes=classes, order=order,
         train=train, scored=held_out, held_out=held_out, calibration=calibration, batch_codes=batch_codes, seen=seen,
         blind=table.is_blind(held_out), published=published, map_pcs=map_pcs,
-        tree=tree, nodes=nodes, targets=targets,
-        levels=replace(found, nodes=nodes, tree=tree).levels(columns.levels),
+        tree=tree, nodes=nodes, targets=targets, levels=replace(found, nodes=nodes, tree=tree).levels(columns.levels),
     )  # fmt: skip
     return table, settings, problem
 
