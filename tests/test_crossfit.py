@@ -164,7 +164,7 @@ def test_what_is_said_of_a_batch_knows_nothing_of_its_labels():
     np.testing.assert_array_equal(*parts)
     said = [crossfit._ask_fold(one, settings, parts[0], 2, silent, None) for one in both]
     for first, second in zip(*said, strict=True):
-        np.testing.assert_array_equal(first[""][0].logits, second[""][0].logits)
+        np.testing.assert_array_equal(first.types[""][0].logits, second.types[""][0].logits)
 
 
 def test_labels_that_were_taken_count_nowhere(trained, half):
@@ -247,11 +247,12 @@ def test_few_labels_guard_by_being_left_out_in_turn(monkeypatch, pseudo_labels, 
     odds = [calibration.odds(evidence)[np.arange(len(codes)), codes] for evidence, codes in chosen.answers]
     assert log_losses[kept] == pytest.approx(np.log1p(np.exp(-np.concatenate(odds))).mean())
     assert log_losses[kept] == log_losses.min()
-    again = crossfit.calibrate(problem, settings, chosen, {"": None}).types[""]
+    nowhere = crossfit.Embedding({"metric": problem.pcs}, problem.pcs, problem.train)
+    again = crossfit.calibrate(problem, settings, chosen, {"": nowhere}).types[""]
     np.testing.assert_array_equal(again.weights, calibration.weights)
     part, *_ = crossfit._folds(problem, settings)
     (*_, expected) = crossfit._ask_fold(problem, settings, part, 1 + kept, silent, None)
-    np.testing.assert_array_equal(chosen.answers[0][0].logits, expected[""][0].logits)
+    np.testing.assert_array_equal(chosen.answers[0][0].logits, expected.types[""][0].logits)
 
 
 def test_with_nothing_to_compare_on_the_first_is_kept():

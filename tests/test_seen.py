@@ -18,7 +18,7 @@ from samples import BRIEF, make_cells
 import tripletomics as tt
 from tripletomics import keys, pl, tl
 from tripletomics.features import Pair
-from tripletomics.model.storage import seal
+from tripletomics.model.storage import FORMAT, seal
 from tripletomics.seen import SeenCells, hash_rows
 
 ALL = 2**64 - 1
@@ -259,7 +259,7 @@ def test_a_model_that_knows_no_cells_takes_the_split_away(table, old):
     assert "tt_split" not in fresh.obs
 
 
-@pytest.mark.parametrize("number", [5, 10])
+@pytest.mark.parametrize("number", [5, FORMAT + 1])
 def test_other_formats_are_refused(table, tmp_path, number):
     table[1].save(tmp_path / "m.tt")
     with safe_open(tmp_path / "m.tt", framework="pt") as file:

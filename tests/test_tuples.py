@@ -417,7 +417,7 @@ def test_a_class_without_training_cells_is_far_from_all():
     assert loss(z, y).isfinite()
 
 
-@pytest.mark.parametrize("name", [n for n in losses.names(views=1) if n not in ("center", "softmax")])
+@pytest.mark.parametrize("name", [n for n in losses.names(views=1, ordered=False) if n not in ("center", "softmax")])
 def test_who_needs_what_in_a_batch(name):
     """`fit` asks before it starts: a batch that a loss says it can use has a gradient, and one it cannot has none."""
     torch.manual_seed(0)
