@@ -346,7 +346,7 @@ def test_a_day_that_follows_from_the_type():
     adata = make_course(120)
     adata.obs["kind"] = adata.obs["stage"].astype(str)
     model = tt.fit(adata, "kind", order="day", hold_out=0.3, **FAST)
-    said = "Within types day does not vary, or hardly: a null that permutes it there can say nothing."
+    said = "Within types, day varies little or not at all, so a null that permutes it there says nothing."
     assert model.ordered["day"]["null_freedom"] == 0
     assert said in model.summary()
     assert "No signal in day" not in model.summary()

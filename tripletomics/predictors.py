@@ -17,7 +17,7 @@ ValueAnswers = list[tuple[np.ndarray, np.ndarray]]  # of each further column: wh
 def fit_predictors(
     problem: FitProblem, settings: Settings, z: np.ndarray, cells: np.ndarray, answers: Sequence[ValueAnswers] = ()
 ) -> list[ValuePredictor]:
-    """Return a predictor for each target, from some cells, boolean (cells,), weighed by what others answered."""
+    """Return a predictor for each target, from some cells, boolean (cells,), with weights from answers for others."""
     found = [values.fit_predictor(target, z, problem.pcs, cells, settings.seed) for target in problem.targets]
     if not answers:
         return found
@@ -39,7 +39,7 @@ def value_answers(
 def check_values(
     problem: FitProblem, predictors: Sequence[ValuePredictor], z: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """Return by further column how predictions of held-out cells do: see `labels.values.check`."""
+    """Return the scores of predictions for held-out cells, by further column: see `labels.values.check`."""
     held = np.flatnonzero(problem.held_out)
     return {
         one.name: values.check(one.predict(z[held], problem.pcs[held]), target.subset(held), problem.codes[held])

@@ -1,4 +1,4 @@
-"""Scores of further columns: whether the neighbours of a cell tell its value, or its type in such a column."""
+"""Scores of further columns: how well the neighbours of a cell predict its value, or its type in such a column."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Further = dict[tuple[str, str], float]  # by the name of a metric and the column
 def score_columns(
     z: np.ndarray, columns: Sequence[Target], codes: np.ndarray, held_out: np.ndarray, split: str
 ) -> Further:
-    """Score how well neighbours among the training cells tell further columns; nothing of one that too few cells have.
+    """Return how well neighbours among training cells predict further columns; no score if too few cells have a value.
 
     Parameters
     ----------
@@ -79,6 +79,6 @@ def column_sentences(
 def no_freedom_sentence(column: str, groups: str) -> str:
     """Return in words that a null which permutes within groups says nothing of a column."""
     return (
-        f"Within {groups} {column} does not vary, or hardly: a null that permutes it there can say nothing. The score "
-        f"of {column} is that of {groups}."
+        f"Within {groups}, {column} varies little or not at all, so a null that permutes it there says nothing. The "
+        f"score of {column} may be that of {groups} alone."
     )

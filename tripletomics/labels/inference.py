@@ -15,19 +15,19 @@ from tripletomics.labels.reference import build_reference
 from tripletomics.labels.tree import Tree
 from tripletomics.samplers import subsample_per_type
 
-ROUNDS = 5  # that labels travel along the graph: the same from 2 to 10, and worse at 20
+ROUNDS = 5  # in which labels travel along the graph: about the same from 2 to 10, and worse at 20
 UNSEEN = 0.01  # probability of a type that no label of the neighbourhood speaks for
-LIKELY, SURE = 0.6, 0.8  # probability of a leaf that is enough, where finely known cells are around and where not
-AROUND = 0.5  # share of finely known cells around a cell, in units of that below its node, that is around
+LIKELY, SURE = 0.6, 0.8  # a leaf needs a larger probability, where finely known cells are around and where not
+AROUND = 0.5  # finely known cells are around if their share there is this much of that among cells of the same name
 
 
 def infer_leaves(pcs: np.ndarray, nodes: np.ndarray, tree: Tree, seed: int) -> np.ndarray:
-    """Return nodes (cells,) in which coarsely known cells have the leaf below their node that is most probably theirs.
+    """Return nodes (cells,) in which coarsely known cells have their most probable leaf, if it is probable enough.
 
-    A leaf is as probable as labels that travel along the neighbour graph make it, times a falling exponential of the
-    Mahalanobis distance between the cell and the mean of the leaf. A cell that is not sure enough stays as it is. It
-    must be surer where few finely known cells are around it, as in a batch that is labelled coarsely: there, the
-    probabilities are too high.
+    The probability of a leaf is a product: that of labels which travel along the neighbour graph, times a falling
+    exponential of the Mahalanobis distance between the cell and the mean of the leaf. A leaf is taken if its
+    probability is above 0.6. Where few finely known cells are around, as in a batch that is labelled coarsely, it must
+    be above 0.8, because probabilities are too high there. All other cells stay as they are.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def infer_leaves(pcs: np.ndarray, nodes: np.ndarray, tree: Tree, seed: int) -> n
 
     Notes
     -----
-    A name above a single leaf is that leaf. A leaf that no cell is known by cannot be inferred in any other way.
+    A cell with a name above a single leaf gets that leaf. Otherwise, a leaf is only inferred if some cell has its name.
 
     References
     ----------

@@ -141,7 +141,7 @@ def grow(p: np.ndarray, tree: Tree, price: np.ndarray | float) -> np.ndarray:
 
     where names(S) is the smallest number of nodes that stand for exactly S. Sets at a lower price contain those at a
     higher price, so the price can be fitted as the threshold of split conformal prediction is. With a price for types
-    alone it would be this threshold. Because names have a price too, a set rather takes all types below a node.
+    alone it would be this threshold. Because names have a price, too, a set often takes all types below a node.
 
     Parameters
     ----------
@@ -171,9 +171,9 @@ def grow(p: np.ndarray, tree: Tree, price: np.ndarray | float) -> np.ndarray:
 
 
 def grow_from_half(p: np.ndarray, tree: Tree, price: np.ndarray | float) -> np.ndarray:
-    """Return label sets as `grow` does; one of less than one half grows on to it where a name has that probability.
+    """Return label sets as `grow` does; a set below one half grows until it has one half, if some name has it.
 
-    So a set and the name that is written, each of one half or more, share a type. A set that is empty stays so.
+    So a set and the name that is written both have one half or more, and share a type. An empty set stays empty.
     """
     found = grow(p, tree, price)
     narrow = found.any(axis=1) & ((p * found).sum(axis=1) < LIKELY)

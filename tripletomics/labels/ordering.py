@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 LEAST_VALUES = 3  # distinct ones: two have no order that differs from being two types
 LEAST_CELLS = 10  # training cells with a value: fewer cannot show how far a prediction is off
 LEAST_BATCHES = 6  # of one value each: fewer have too few orders to tell a true one from chance
-MOST = 0.5  # share of the cells
-ORDERS = 20  # free permutations
+MOST = 0.5  # share of cells in batches with several values, below which values are permuted among batches
+ORDERS = 20  # permutations over all cells, for `freedom`
 HARDLY = 0.1  # `freedom` below which a null says nothing
 LARGEST = float(np.finfo(np.float32).max)  # squares of larger values may overflow
 
@@ -169,7 +169,7 @@ def check_target(target: Target, train: np.ndarray, argument: str = "order") -> 
 def permute(
     values: np.ndarray, codes: np.ndarray, batch_codes: np.ndarray | None, random: np.random.Generator
 ) -> np.ndarray | None:
-    """Return values in an order that means nothing; None where nobody can tell such an order from the true one.
+    """Return permuted values; None if values are those of batches, and there are too few batches to permute.
 
     Values are permuted within types. Where most cells lie in a batch with several values, they are permuted within the
     batches of a type. Where batches have one value each, as donors of one day do, each batch gets that of another.
@@ -181,7 +181,7 @@ def permute(
     codes, batch_codes
         Types and batches (cells,), -1 for unknown; None without batches.
     random
-        Where the order comes from.
+        Generator of the permutation.
     """
     known = np.flatnonzero(~np.isnan(values))
     batches = np.full(len(values), -1) if batch_codes is None else batch_codes
@@ -202,10 +202,9 @@ def permute(
 
 
 def freedom(permuted: np.ndarray, target: Target, random: np.random.Generator) -> float:
-    """Return how far values are from what `permute` made of them, as a share of what a free permutation would give.
+    """Return how far `permute` moved the values, as a share of how far a permutation over all cells moves them.
 
-    It is 0 where every group has one value: permuting then changes nothing, and a score of the permuted values says
-    nothing.
+    It is 0 if every group has one value: permuting then changes nothing, so the null says nothing.
     """
     known = np.flatnonzero(~np.isnan(target.values))
     values = target.values[known]
@@ -234,4 +233,4 @@ def _cure(names: Iterable[object], column: object) -> str:
         return f"Its values are numbers as text: {x} = {x}.astype(float)." if ranked else "It is empty."
     except ValueError:
         shown = ", ".join(map(repr, found[:3])) + ", ..." * (len(found) > 3)
-        return f"Say their order: {x} = pd.Categorical({x}, [{shown}], ordered=True), the first one first."
+        return f"Give their order: {x} = pd.Categorical({x}, [{shown}], ordered=True), the first one first."

@@ -44,7 +44,7 @@ def read_file(path: str, names: Iterable[str]) -> dict[str, str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"parents={path!r} is not text in UTF-8: save it so.") from None
+        raise ValueError(f"parents={path!r} is not text in UTF-8: save it as UTF-8.") from None
     if "\0" in text:
         raise ValueError(f"parents={path!r} holds the character NUL, so it is no table of text: save it as text.")
     if ending != ".obo":
@@ -58,6 +58,7 @@ def read_file(path: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def _read_table(text: str, separator: str, path: str) -> dict[str, str]:
+    """Return the parent of each name in a table of two columns."""
     parents: dict[str, str] = {}
     lines = csv.reader(text.splitlines(), delimiter=separator)
     try:
@@ -100,9 +101,9 @@ def read_ontology(text: str, names: Iterable[str], path: str = "") -> dict[str, 
 
     Returns
     -------
-    The parent of each name that has one. Kept are the names of the cells and terms above two or more of them; a term
-    above all of them is left out. A term may have several `is_a`. The one counts that is a name of the cells or lies
-    below one. Among others, it is the one with the fewest other names below it, but at least one.
+    The parent of each name that has one. The names of the cells are kept, and each term above two or more of them; a
+    term above all of them is left out. A term may have several `is_a`. Its parent is the one that is a name of the
+    cells or lies below one. If there is none, it is the one with the fewest other names below it, but at least one.
 
     Raises
     ------
@@ -153,7 +154,7 @@ def _terms(text: str) -> Iterator[tuple[str, tuple[str, list[str]]]]:
 def _parents(
     terms: Mapping[str, tuple[str, list[str]]], known: Mapping[str, str], below: Mapping[str, set[str]], path: str
 ) -> dict[str, str]:
-    """Return one parent of each term that is above terms of cells; raise if two of these claim it."""
+    """Return one parent of each term; raise if it lies below two names of cells of which neither is above the other."""
     up = {}
     for one in below:
         parents = [parent for parent in terms[one][1] if parent in terms]

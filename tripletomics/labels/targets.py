@@ -20,7 +20,7 @@ class Target:
         The column.
     values
         Its value in each cell, float64 (cells,), NaN where it is missing. Of ordered categories, their ranks from 0. Of
-        types, their codes, beyond the classes if only held-out cells have them.
+        types, their codes. A type that only held-out cells have gets a code beyond `classes`.
     loss, weight
         What learns it, and the weight of this loss.
     period

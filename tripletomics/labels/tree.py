@@ -1,7 +1,8 @@
 """Cell types on several levels: a tree of names, and the deepest name that is known of each cell.
 
-A leaf is a type that has no finer one. A cell whose type is known coarsely belongs to *some* leaf below that name. So
-one matrix says all that a loss or a prediction needs: which leaves lie below which name.
+A node is a name, as its position in the tree. A leaf is a type: a name without finer names below it. A cell that is
+known coarsely belongs to *some* leaf below its name. So one matrix says all that a loss or a prediction needs: which
+leaves lie below which node.
 """
 
 from __future__ import annotations
@@ -270,7 +271,7 @@ def _warn_of_spelling(parents: Mapping[str, str], names: Collection[str], column
 
 
 def _path(name: str, parents: Mapping[str, str]) -> list[str]:
-    """Return a name and its ancestors; raise if the way up is a circle."""
+    """Return a name and its ancestors; raise if they form a circle."""
     found = [name]
     while found[-1] in parents:
         found.append(parents[found[-1]])
@@ -281,6 +282,7 @@ def _path(name: str, parents: Mapping[str, str]) -> list[str]:
 
 
 def _two_parents(name: str, one: str, other: str, column: str) -> str:
+    """Return the message about a name below two others."""
     return (
         f"{name!r} in {column!r} lies below {one!r} and below {other!r}, and a name has one parent. If these are two "
         f"types, give them two names: {f'{one}/{name}'!r} and {f'{other}/{name}'!r}. If one is a mistake, correct it."

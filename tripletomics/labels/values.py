@@ -1,8 +1,8 @@
 """Predicting the value of a further column, such as a day, for new cells, with an interval that holds on new cells.
 
-The main prediction is the mean of a cell's neighbours in the metric space. Two lines stand by, in the principal
-components and in the metric space. The first knows nothing of the encoder, so it does not fail where the encoder has
-learned noise. Cells that the encoder was not trained on decide how much each counts.
+The main prediction is the mean of a cell's neighbours in the metric space. There are also two ridge regressions, on the
+principal components and on the metric space. The first one does not use the encoder, so it does not fail where the
+encoder has learned noise. Cells that the encoder was not trained on decide the weight of each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tripletomics.metrics.order import correlation, correlation_within, distance
 FEWEST, ROUNDING = 3, 1e-6  # cells that can be scored, and share of a half-width that is no difference
 MAX_LANDMARKS = 10_000  # cells kept to take a mean over
 PENALTIES = np.logspace(-6, 2, 17)  # of a ridge regression, in units of the cells times their variance
-HEAVY = 1e4  # weight of the row that asks for a sum
+HEAVY = 1e4  # weight of the row that makes the sum of the weights 1
 FOLDS = 5  # of calibration cells
 NEIGHBOURS_ALONE = np.array([0.0, 0.0, 1.0])  # weights: unless others are better by more than a standard error
 Answers = list[tuple[np.ndarray, np.ndarray]]  # parts (cells, 3, directions) and values (cells,)
@@ -34,9 +34,10 @@ class Estimate:
     Attributes
     ----------
     center
-        The most likely value (cells,). On a circle in [0, period); of ordered categories a rank, a whole number.
+        The predicted value (cells,). On a circle in [0, period); of ordered categories a rank, a whole number.
     low, high
-        The interval (cells,). On a circle `low` may lie below 0 and `high` above the period. Of types, it is the code.
+        The interval (cells,). On a circle `low` may lie below 0 and `high` above the period. Of types, both are
+        the code.
     confidence
         Of types, the probability that the code is right (cells,), in [0, 1]; None for others.
     """
@@ -51,8 +52,8 @@ class Estimate:
 class ValuePredictor:
     """How the values of a further column follow from the coordinates of a cell.
 
-    On a circle, the regressions predict the cosine and the sine, two directions. Of types they predict for each one
-    whether a cell is of it, as many directions. Otherwise there is one.
+    On a circle, the regressions predict the cosine and the sine, two directions. Of types
+    there is one direction for each type: whether a cell is of it. Otherwise there is one direction.
 
     Attributes
     ----------
@@ -66,10 +67,10 @@ class ValuePredictor:
     middle
         Mean of the training cells (directions,).
     weights
-        Weights (3,) of what the two regressions and the neighbours say above the middle; all 0 where none of them knows
-        anything. None is negative, and their sum is at most 1.
+        Weights (3,) of the two regressions and of the neighbours, each taken as a difference from the middle; all 0
+        where none of them predicts anything. None is negative, and their sum is at most 1.
     errors
-        How far the predictions of cells that the encoder was not trained on are off (cells,), ascending. None of types.
+        Absolute errors on cells that the encoder was not trained on (cells,), ascending. Empty for types.
 
     References
     ----------
@@ -95,7 +96,7 @@ class ValuePredictor:
         return len(self.classes or ())
 
     def parts(self, z: np.ndarray, pcs: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
-        """Return what each regression says above the middle (cells, 3, directions).
+        """Return the predictions of the two regressions and the neighbours, minus the middle (cells, 3, directions).
 
         Parameters
         ----------
@@ -113,7 +114,7 @@ class ValuePredictor:
         return np.stack([*lines, mean], axis=1)
 
     def centers(self, parts: np.ndarray) -> np.ndarray:
-        """Return the value of each cell (cells,) from what the regressions say."""
+        """Return the value of each cell (cells,) from its `parts`."""
         found = self.sums(parts)
         if self.classes is not None:
             return found.argmax(axis=1).astype(float)
@@ -122,7 +123,7 @@ class ValuePredictor:
         return np.arctan2(found[:, 1], found[:, 0]) / (2 * np.pi) * self.period % self.period
 
     def sums(self, parts: np.ndarray) -> np.ndarray:
-        """Return the weighed sum of what the regressions say (cells, directions)."""
+        """Return the middle plus the weighted sum of the `parts` (cells, directions)."""
         return self.middle + np.einsum("nkd,k->nd", parts, self.weights)
 
     def predict(
@@ -203,7 +204,7 @@ def calibrate(predictor: ValuePredictor, answers: Answers) -> ValuePredictor:
 
 
 def check(found: Estimate, target: Target, codes: np.ndarray) -> dict[str, float]:
-    """Compare predicted values of cells with the true ones.
+    """Return scores of predicted values next to the true ones.
 
     Parameters
     ----------
@@ -259,7 +260,7 @@ def directions(values: np.ndarray, period: float | None, n_classes: int = 0) -> 
 def _weighed(predictor: ValuePredictor, parts: np.ndarray, values: np.ndarray) -> ValuePredictor:
     """Return the predictor with the weights that fit the values of some cells best.
 
-    None is negative, and their sum is at most 1, so that a regression which found next to nothing is not blown up.
+    None is negative, and their sum is at most 1, so that a regression that found almost nothing is not scaled up.
     """
     above = directions(values, predictor.period, predictor.n_classes) - predictor.middle
     scale = float(np.abs(above).max()) or 1.0

@@ -15,7 +15,8 @@ class Columns(Sum):
     Parameters
     ----------
     loss
-        The loss of the cell types, or of views; built. One of values is left out: it is among the others.
+        The loss of the cell types, or of views; built. An ordered loss is left out
+        here, because it is among `others`.
     others, weights
         The loss of each further column, built, and its weight.
     values

@@ -1,4 +1,4 @@
-"""Scores of names on several levels, from coarse to fine, and what chance gives below the right parent."""
+"""Scores of names on several levels, from coarse to fine, and their nulls: names permuted below the same parent."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def permute_within_parents(nodes: np.ndarray, parents: np.ndarray, random: np.ra
 
 
 def level_f1(truth: np.ndarray, predicted: np.ndarray, parents: np.ndarray, seed: int) -> tuple[float, float]:
-    """Score the names on one level: macro-F1 over the cells known there, and what chance gives.
+    """Return the macro-F1 of the names on one level, over the cells that are known there, and its null.
 
     Parameters
     ----------
@@ -60,12 +60,12 @@ def level_f1(truth: np.ndarray, predicted: np.ndarray, parents: np.ndarray, seed
     parents
         The parent of each node (nodes,), -1 at the top.
     seed
-        Seed of the orders.
+        Seed of the random orders.
 
     Returns
     -------
     The macro-F1, and its mean over 100 random orders of the true names among the cells of the same parent (on the top
-    level: among all). So a level has a score above chance only if more is found than the level above.
+    level: among all). So a level scores above this only if the prediction says more than the level above.
     """
     random = np.random.default_rng(seed)
     orders = [macro_f1(permute_within_parents(truth, parents, random), predicted) for _ in range(ORDERS)]

@@ -11,20 +11,20 @@ LEAST = 5  # cells of a type whose values can be correlated
 
 
 def distance(a: np.ndarray, b: np.ndarray, period: float | None = None) -> np.ndarray:
-    """Return how far values are apart; around a circle of length `period` by the shorter way."""
+    """Return how far values are apart, around a circle of length `period` by the shorter way."""
     apart = np.abs(a - b)
     return apart if period is None else np.minimum(apart % period, period - apart % period)
 
 
 def spearman(guess: np.ndarray, truth: np.ndarray) -> float:
-    """Correlate ranks; 0 if all guesses are equal, NaN if all truths are, or for fewer than three."""
+    """Return Spearman's correlation; 0 if all guesses are equal, NaN if all truths are, or for fewer than three."""
     if len(truth) < 3 or np.ptp(truth) == 0:
         return float("nan")
     return 0.0 if np.ptp(guess) == 0 else float(np.corrcoef(rankdata(guess), rankdata(truth))[0, 1])
 
 
 def circular_correlation(guess: np.ndarray, truth: np.ndarray, period: float) -> float:
-    r"""Correlate values around a circle.
+    r"""Return the correlation of values around a circle.
 
     .. math:: r = \frac{\sum_i \sin(a_i - a_0) \sin(b_i - b_0)}
         {\sqrt{\sum_i \sin^2(a_i - a_0) \sum_i \sin^2(b_i - b_0)}}

@@ -89,13 +89,14 @@ def _on_levels(checks: Mapping[str, float]) -> list[str]:
     said = ", ".join(f"{title} {checks[key]:.3f} ({checks[f'{key}_null']:.3f})" for title, key in scores)
     lines = [
         f"F1 of predicted names: {said}. In brackets: with the true names permuted among those of the same parent.",
-        f"90 % sets have {checks['set_names']:.2f} names on average, which stand for {checks['set_size']:.2f} types.",
+        f"The 90 % label sets have {checks['set_names']:.2f} names on average, which stand for "
+        f"{checks['set_size']:.2f} types.",
     ]
     if "coarse_coverage" in checks:
         lines.append(
             f"{checks['coarse_cells']:.0f} held-out cells are known only to a name above the types. The sets of "
             f"{checks['coarse_agrees']:.0%} of them agree with it: they have a type below this name. The sets of "
-            f"{checks['coarse_coverage']:.0%} have all types below it; the others say more than was known."
+            f"{checks['coarse_coverage']:.0%} have all types below it; the others are finer than what is known."
         )
     return lines
 
@@ -143,7 +144,7 @@ def _verdict(model: State) -> list[str]:
 
 
 def _ordered(model: State) -> list[str]:
-    """Return lines on how values of ordered columns are predicted on held-out cells."""
+    """Return lines on how well values of further columns are predicted on held-out cells."""
     lines = []
     for name, scores in model.ordered.items():
         if not scores:

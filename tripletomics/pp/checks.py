@@ -62,8 +62,8 @@ def types(adata: AnnData, name: str | None, unlabelled: Sequence[str], argument:
     x = f"adata.obs[{name!r}]"
     cure = f"If they have an order, as a day or a size has, fit with order={name!r}. " if argument == "label" else ""
     raise ValueError(
-        f"{argument}={name!r} holds {held}: are they values and no types? {cure}If each number is a type, "
-        f'say so: {x} = {x}.astype("category").'
+        f"{argument}={name!r} holds {held}, which seem to be values, not types. {cure}If each number is a type, "
+        f'write {x} = {x}.astype("category").'
     )
 
 

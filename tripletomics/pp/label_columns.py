@@ -39,7 +39,7 @@ class LabelColumns:
     nodes
         The deepest known name of each cell (cells,), -1 for unlabelled.
     names
-        What each of these codes means; then names that only cells have from which no tree is read.
+        The names of these codes; then names that only cells have which do not shape the tree.
     tree
         Which name lies below which; None if there is one level, and then the names are sorted.
     targets
@@ -133,7 +133,8 @@ def tree_of_training(
 ) -> LabelColumns:
     """Return the same columns with the tree that training cells show, boolean (cells,): others must not shape it.
 
-    Another cell has the deepest of its names that is in this tree, also if it stands below another name there.
+    Another cell has the deepest of its names that is in this tree, even if its columns put it below another
+    name.
 
     Raises
     ------
@@ -151,6 +152,7 @@ def tree_of_training(
 
 
 def _rows_of_types(adata: AnnData, settings: Settings, roles: Roles) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the different rows of the columns of cell types, and the row of each cell."""
     return _distinct([checks.types(adata, column, settings.unlabelled) for column in roles.levels])
 
 
@@ -194,6 +196,7 @@ def known_targets(targets: Iterable[Target], held_out: np.ndarray, roles: Roles)
 
 
 def _target(adata: AnnData, column: str, settings: Settings, roles: Roles) -> Target:
+    """Return the target of a further column."""
     (loss, weight), argument = roles.further[column], roles.arguments[column]
     if loss.ordered:
         values = checks.column(adata, column, argument)

@@ -49,7 +49,7 @@ def evaluate(
         Annotated cells in memory. It is not changed.
     label
         Column of `obs` with the cell types; or several, from coarse to fine, as in `fit`. If `fit` was given a dict,
-        the column of its cell types stands for all of it. Without a label, `order` is scored (by default that of a fit
+        name the column of its cell types. Without a label, `order` is scored (by default that of a fit
         with `order` alone), and the structure of the data.
     parents
         The parent of each name in `label` that has one, as in `fit`; by default that which the basis was fitted with.
@@ -81,8 +81,8 @@ def evaluate(
     pseudotime
         Column of `obs` with a number along a continuous process.
     order
-        Column of `obs` with an order, as in `fit`: do neighbours tell its values? By default the one of the fit that
-        wrote the basis, if `label` is one column or none. Refits learn it.
+        Column of `obs` with an order, as in `fit`. It is scored how well the 15 nearest neighbours predict its values.
+        By default it is the one of the fit that wrote the basis, if `label` is one column or none. Refits learn it.
     unseen
         With `refits`: leave half of the types out of training and score their retrieval; leave out a type with a
         sibling and a distant type, and score how well these are distinguished from known types.
@@ -98,15 +98,15 @@ def evaluate(
 
     Returns
     -------
-    One row per value: hold_out (how cells were held out), space (the `obsm` key), metric, type (of a recall; of a
-    "level_f1", its level; of a further column, its name), split
-    ("train", "held-out", "permuted", or "" for a value of all cells), value, sd and n_seeds (over refits), family,
+    One row per value: hold_out (how cells were held out), space (the `obsm` key), metric, type (the cell type of a
+    recall, the level of a "level_f1", or the name of a further column), split ("train", "held-out", "permuted", or ""
+    for a value of all cells), value, sd and n_seeds (over refits), family,
     label_circular (rises with how hard labels were used, so no evidence), null (how it was made).
     ``attrs["summary"]`` says in words what they show.
 
     With types on several levels, "level_f1" is the 15-NN macro-F1 on each of them, over the cells that are known there.
     "hierarchical_f1" counts a name for all names above it. Their null permutes the names of the scored cells among
-    those of the same parent, so a fine level has a score above it only if more is found than the level above.
+    those of the same parent, so a fine level scores above its null only if a map shows more than the level above.
 
     The null of a map that `fit` wrote is a fit on permuted labels; of any other map, the labels of the scored cells
     are permuted. Nulls of structure shuffle the coordinates of the scored cells. The use of the page (of two

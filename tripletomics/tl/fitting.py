@@ -94,12 +94,13 @@ def fit(
         line, write "cell_type=softmax day=rnc".
     parents
         The parent of each name in `label` that has one: a dict such as ``{"CD4 naive": "CD4 T", "CD4 T": "T cell"}``;
-        a .csv, .tsv or .txt file of two columns, a name and its parent; or an ontology (.obo), of which the terms are
-        used that group the names. The column may hold names of any level.
+        a .csv, .tsv or .txt file of two columns, a name and its parent; or an ontology (.obo). Of its terms, only
+        those are used that group the names. The column may hold names of any level.
     order
         Column of `obs` with values that have an order, such as a day, a dose or a stage: numbers or ordered categories,
         NaN where missing. "phase:period=24" is for numbers that run around a circle. The metric space follows the
-        order by the loss "rnc", next to that of the cell types if there are any, and `predict` tells values. Without
+        order by the loss "rnc", next to that of the cell types if there are any, and `predict` gives new cells
+        a value. Without
         `label` no types are learned, and the map is the one without labels.
     loss
         Training loss of the metric space for the cell types: a name, a name with settings ("triplet:margin=0.3"), a sum
@@ -217,7 +218,7 @@ def fit(
         modalities also how good predictions from each alone are (``alone``), and how often a held-out cell is found by
         the other modality (``matches``). ``seen`` is the id of the model that wrote the coordinates, `Model.id`, and
         ``n_train`` the number of its training cells. ``map_errors`` is `Model.map_errors`, and ``ordered`` is
-        `Model.ordered`: how values of ordered columns are predicted on held-out cells.
+        `Model.ordered`: how well values of ordered columns are predicted on held-out cells.
 
     Raises
     ------

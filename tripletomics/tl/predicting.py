@@ -129,9 +129,9 @@ def predict(
         Of a model that was fitted with `order`, for each ordered column such as "day": the predicted value, and an
         interval that should hold the true one in the share `coverage` of the cells; float64. Of ordered categories all
         three are ordered categoricals of the same categories. With a period there are ``tt_<column>``, in [0, period),
-        and ``tt_<column>_half_width``: the interval goes so far to both sides, and may wrap around. All intervals of a
-        column have one width, and may leave the range of the training values. A cell to which the order does not apply,
-        such as one of another type, gets a value, too.
+        and ``tt_<column>_half_width``: the interval goes this far to each side, and may cross 0. All intervals of a
+        column of numbers have one width, and may leave the range of the training values. A cell to which the order does
+        not apply, such as one of another type, gets a value, too.
 
     ``obs["tt_<column>"]``, ``obs["tt_<column>_confidence"]``
         Of each further column of types that was named in `label`: the type, categorical, and the probability that it is
@@ -158,12 +158,12 @@ def predict(
 
     The label of a group is the type with the largest mean probability over its cells. Probabilities are averaged, not
     multiplied, because similar cells have similar errors. A group of one cell has the prediction of its cell. With
-    levels, it is the deepest name that has half of the group, else "unassigned".
+    levels, it is the deepest name whose mean probability is at least one half, else "unassigned".
 
     Label sets of a model with levels grow along its tree. A set costs its number of types, and each of its names costs
-    as much as 2.7 types. So a set rather takes a whole branch than parts of several. The price of a type is calibrated
-    so that the sets hold the type of the share `coverage` of the cells, as without levels. Where a name has a
-    probability of one half, so has each set that is not empty.
+    as much as 2.7 types. So a set often takes a whole branch, and not parts of several. The price of a type is
+    calibrated so that the sets hold the type of the share `coverage` of the cells, as without levels. Where a name has
+    a probability of one half or more, a set that is not empty has one half, too.
 
     The list of novel cells: the p-value of a cell is about the share of the calibration cells that seem as novel as
     this cell (a conformal p-value). What counts is its own novelty and that of its neighbours among new and calibration
