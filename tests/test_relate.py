@@ -131,7 +131,7 @@ def test_two_modalities_one_in_each(both):
         ({"missing": "fill"}, "ValueError: a: missing='fill' is not known. Allowed: error, zero, impute"),
         (
             {"label_a": "size"},
-            r"ValueError: label_a='size' holds numbers that are not whole.*types\? If each .* a.obs\[",
+            r"ValueError: label_a='size' holds numbers that are not whole.*types\. If each .* a.obs\[",
         ),
         ({"label_a": None}, "ValueError: label_a=None: name the column of a.obs with the cell types"),
     ],

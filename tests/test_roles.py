@@ -148,7 +148,7 @@ def cells(made):
         ({"label": "kind", "parents": 3}, "parents is int: pass a dict"),
         ({"label": "kind", "parents": "tree.csv"}, "parents='tree.csv' does not exist"),
         ({"label": "area"}, r"label='area' holds .* not whole, such as 0.12.*order='area'.*astype\(\"category\"\)"),
-        ({"label": "many"}, r"label='many' holds 20 different numbers: .*order='many'.*astype\(\"category\"\)"),
+        ({"label": "many"}, r"label='many' holds 20 different numbers, .*order='many'.*astype\(\"category\"\)"),
         ({"label": "infinite"}, "not whole, such as inf"),
         ({"label": {"kind": None, "area": "softmax"}}, "label='area' holds numbers that are not whole"),
         ({"label": {"kind": None, "class": "rnc"}}, "label='class' holds .*, not numbers"),

@@ -74,7 +74,7 @@ def permuted_map(
 def permuted_values(
     problem: FitProblem, settings: Settings, checkpoint: Checkpoint | None = None
 ) -> dict[str, dict[str, float]]:
-    """Return by further column how predictions of held-out cells do after a fit on permuted values.
+    """Return the scores of predictions for held-out cells after a fit on permuted values, by further column.
 
     The types keep their labels. A column is left out where `ordering.permute` finds no order that means nothing.
     ``freedom`` is that of `ordering.freedom`.
