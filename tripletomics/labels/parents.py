@@ -123,8 +123,8 @@ def read_ontology(text: str, names: Iterable[str], path: str = "") -> dict[str, 
         )
     if odd := sorted({*names} - {*known.values()}):
         warn(
-            f"parents={path!r}: the ontology lacks {len(odd)} of the names (first: {', '.join(odd[:3])}), so these have "
-            "no parent."
+            f"parents={path!r}: the ontology lacks {len(odd)} of the names (first: {', '.join(odd[:3])}), so these "
+            "have no parent."
         )
     below: dict[str, set[str]] = {}  # of each term, the terms of cells that it is or stands above
     for one in known:
