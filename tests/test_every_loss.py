@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from oracles import assert_order_does_not_matter, run
 
 from tripletomics import augment, devices, geometry, losses, training
 from tripletomics.metrics import knn_macro_f1, recall_at_k
@@ -64,18 +65,6 @@ def batch(n=24, dim=2, n_classes=4, dtype=torch.float64):
     return z.requires_grad_(), torch.arange(n) % n_classes
 
 
-def run(loss, z, y):
-    """Return the value and its gradient; a copy computes them, so that no state moves."""
-    leaf = z.detach().clone().requires_grad_()
-    value = copy.deepcopy(loss)(leaf, y)
-    assert value.shape == ()
-    assert value.dtype == z.dtype
-    (gradient,) = torch.autograd.grad(value, leaf)
-    assert value.isfinite()
-    assert gradient.isfinite().all()
-    return value.detach(), gradient
-
-
 @pytest.mark.parametrize("dim", [2, 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_value_and_gradient_are_finite_in_both_precisions(text, dtype, dim):
@@ -94,12 +83,7 @@ def test_double_embeddings_need_no_double_parameters(text):
 
 
 def test_order_does_not_matter(text):
-    loss, (z, y) = build(text), batch()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(2))
-    value, gradient = run(loss, z, y)
-    shuffled, moved = run(loss, z[order], y[order])
-    torch.testing.assert_close(shuffled, value)
-    torch.testing.assert_close(moved, gradient[order])
+    assert_order_does_not_matter(build(text), *batch())
 
 
 def test_gradcheck(text):

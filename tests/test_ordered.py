@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from oracles import assert_order_does_not_matter, run
 
 from tripletomics import losses
 
@@ -29,17 +30,6 @@ def batch(n=18, dim=4, dtype=torch.float64, distinct=5):
     draw = torch.Generator().manual_seed(1)
     z = torch.randn(n, dim, generator=draw, dtype=dtype)
     return z, torch.randint(distinct, (n,), generator=draw).double()
-
-
-def run(loss, z, y):
-    leaf = z.detach().clone().requires_grad_()
-    value = copy.deepcopy(loss)(leaf, y)
-    assert value.shape == ()
-    assert value.dtype == z.dtype
-    (gradient,) = torch.autograd.grad(value, leaf)
-    assert value.isfinite()
-    assert gradient.isfinite().all()
-    return value.detach(), gradient
 
 
 def rank_n_contrast(z, y, temperature=2.0, period=None):
@@ -109,12 +99,7 @@ def test_coral_against_loops():
 
 
 def test_order_of_the_cells_does_not_matter(text):
-    loss, (z, y) = build(text), batch()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(2))
-    value, gradient = run(loss, z, y)
-    shuffled, moved = run(loss, z[order], y[order])
-    torch.testing.assert_close(shuffled, value)
-    torch.testing.assert_close(moved, gradient[order])
+    assert_order_does_not_matter(build(text), *batch())
 
 
 def test_float32_is_near_float64(text):

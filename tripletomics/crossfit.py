@@ -235,7 +235,6 @@ def calibrate(
     The evidence is about the calibration cells. With batches, whole batches are left out in turn, in up to four folds,
     each embedded by an encoder of the others: this shows what is usual in an unseen batch. Labelled cells are left out
     in turn in the same way where they are too few for a calibration split.
-
     """
     z, answers, said = embeddings[""].z, {}, []
     if problem.calibration.any():

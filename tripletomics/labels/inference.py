@@ -13,6 +13,7 @@ from scipy.special import softmax
 from tripletomics.knn import knn_graph
 from tripletomics.labels.reference import build_reference
 from tripletomics.labels.tree import Tree
+from tripletomics.losses.levels import contained
 from tripletomics.samplers import subsample_per_type
 
 ROUNDS = 5  # in which labels travel along the graph: about the same from 2 to 10, and worse at 20
@@ -79,7 +80,7 @@ def _transitions(x: np.ndarray) -> sp.csr_matrix:
 
 def _fine_share(below: np.ndarray, known: np.ndarray, fine: np.ndarray) -> np.ndarray:
     """Return the share of `fine` cells among those at or below each node (nodes,)."""
-    within = below.astype(int) @ ~below.T == 0  # of a node, those that it lies below (nodes, nodes)
+    within = contained(below)
     sizes, finely = (np.bincount(known[cells], minlength=len(below)) @ within for cells in (fine | True, fine))
     return finely / np.maximum(sizes, 1)
 

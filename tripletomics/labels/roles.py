@@ -204,7 +204,7 @@ def _single(loss: Loss, column: str) -> tuple[Loss, float]:
 def _of_types(loss: Loss, column: str) -> tuple[Loss, float]:
     """Return the loss of a further column of types, and its weight; raise if it cannot learn from such a column."""
     one, weight = _single(loss, column)
-    if one.views != 1 or one.epochs or one.momentum or one.collapses or not one.supervised:
+    if not _is_plain(one):
         able = [name for name, kind in losses.family().items() if _is_plain(kind)]
         raise ValueError(
             f"label: the loss {losses.spec(one)!r} cannot learn the further column {column!r}, because it compares "
@@ -213,8 +213,9 @@ def _of_types(loss: Loss, column: str) -> tuple[Loss, float]:
     return one, weight
 
 
-def _is_plain(kind: type[Loss]) -> bool:
-    return kind.views == 1 and not (kind.epochs or kind.momentum or kind.collapses or kind.ordered) and kind.supervised
+def _is_plain(loss: Loss | type[Loss]) -> bool:
+    """Return whether a loss can learn a further column of types: of one view, without mining, and alone."""
+    return loss.views == 1 and not (loss.epochs or loss.momentum or loss.collapses or loss.ordered) and loss.supervised
 
 
 def _check_names(further: Mapping[str, tuple[Loss, float]]) -> None:

@@ -15,8 +15,7 @@ class Columns(Sum):
     Parameters
     ----------
     loss
-        The loss of the cell types, or of views; built. An ordered loss is left out
-        here, because it is among `others`.
+        The loss of the cell types, or of views; built. An ordered one is left out, because it is among `others`.
     others, weights
         The loss of each further column, built, and its weight.
     values
@@ -30,12 +29,7 @@ class Columns(Sum):
         super().__init__([*own, *others], [*(1.0 for _ in own), *weights])
         self.values = dict(zip(others, values, strict=True))
 
-    def forward(self, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
-        """Return the weighted sum for a minibatch of the training cells ``known["cells"]`` (views, n)."""
-        self.shown = known["cells"][0].cpu()
-        return super().forward(z, *others, **known)
-
     def _value_of(self, member: Loss, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
         if member not in self.values:
             return super()._value_of(member, z, *others, **known)
-        return member(z, self.values[member][self.shown])
+        return member(z, self.values[member][known["cells"][0].cpu()])

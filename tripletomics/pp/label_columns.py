@@ -21,8 +21,6 @@ from tripletomics.notices import warn
 from tripletomics.pp import checks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from anndata import AnnData
 
     from tripletomics.problem import Settings
