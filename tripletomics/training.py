@@ -111,7 +111,7 @@ def train(
 
         rows = fabric.broadcast(torch.from_numpy(np.stack(next(minibatches))))  # (views, n), of the first process
         y = targets[rows]  # (views, n); it stays on the CPU, where a loss can look at it without waiting for a GPU
-        x = augmented_rows(fabric, source, rows, y, augment, generator)  # (views * share of n, columns), and of which
+        x = augmented_rows(fabric, source, rows, y, augment, generator)  # (views * share of n, columns)
         z = processes.gather(fabric, encoder(*x).float(), *rows.shape)  # (views * n, metric_dim)
         known = (
             {"cells": fabric.to_device(rows), "codes": fabric.to_device(y)} if loss.views == 2 or loss.of_cells else {}
@@ -140,10 +140,11 @@ def train(
 def augmented_rows(
     fabric: Fabric, source: Memory, rows: Tensor, y: Tensor, augment: Augment, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
-    """Return augmented rows (views, n) of a minibatch, of which each process has its share, and what they show.
+    """Return augmented rows (views, n) of a minibatch, of which each process has its share.
 
-    The latter are the `Augmentation.columns` of a single view, if it has any. Rows that are scaled when they are taken are augmented by the process that encodes them. All others are augmented
-    in every process, with the same draws as in a single process.
+    A single view may show only some columns, which are returned next to its rows: see `Augmentation.columns`. Rows that
+    are scaled when they are taken are augmented by the process that encodes them. All others are augmented in every
+    process, with the same draws as in a single process.
     """
     own, ready = processes.part(rows.shape[1]), source.scaler is None
     if len(rows) == 1 and isinstance(augment, Augmentation):
