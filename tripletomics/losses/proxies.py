@@ -78,6 +78,8 @@ class Softmax(ProxyLoss):
     Zhai & Wu 2019, Classification is a strong baseline for deep metric learning.
     """
 
+    pace = 20
+
     def build(self, dim: int, n_classes: int) -> None:
         """Draw the proxies as torch.nn.Linear draws its weights; the bias starts at 0."""
         super().build(dim, n_classes)

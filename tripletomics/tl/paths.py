@@ -152,13 +152,16 @@ class DiskFit:
 def settings_of_sample(drawn: Drawn, settings: Settings) -> dict[str, Any]:
     """Return the settings that differ for a sample: its held-out cells, and what follows from the whole dataset."""
     from tripletomics import training
+    from tripletomics.losses import Loss, make
     from tripletomics.losses.defaults import default_loss
 
     changed: dict[str, Any] = {"hold_out": drawn.held_out[drawn.rows]}
+    loss: Loss | str | None = settings.loss
+    if loss is None and not drawn.has_loss and (drawn.codes >= 0).any():
+        loss = changed["loss"] = default_loss(drawn.codes[~drawn.held_out])
     if settings.steps is None:
-        changed["steps"] = training.default_steps(int((~drawn.held_out).sum()))
-    if settings.loss is None and not drawn.has_loss and (drawn.codes >= 0).any():
-        changed["loss"] = default_loss(drawn.codes[~drawn.held_out])
+        pace = Loss.pace if loss is None else make(loss).pace
+        changed["steps"] = training.default_steps(int((~drawn.held_out).sum()), pace)
     return changed
 
 
