@@ -52,8 +52,9 @@ def unevenness(a: Tensor, even: Tensor, lines: Tensor) -> Tensor:
     Rabin, Peyré, Delon & Bernot 2012, Wasserstein barycenter and its application to texture mixing, SSVM 2011.
     """
     size = radius(a.detach()).clamp(min=1e-6)
-    along = (lines.T @ (a - a.mean(dim=0)).T).sort(dim=1).values
-    return a.shape[1] * (along / size - even).square().mean()
+    along = lines.T @ (a - a.mean(dim=0)).T
+    wanted = torch.empty_like(along).scatter_(1, along.detach().argsort(dim=1), even.expand_as(along))
+    return a.shape[1] * (along / size - wanted).square().mean()
 
 
 class EqualArea(nn.Module):
@@ -126,6 +127,12 @@ def _scale(cost: Tensor, g: Tensor, blur: float, rounds: int) -> Tensor:
     """Improve the potentials of the columns by rounds of Sinkhorn's algorithm, for rows and columns of equal weight."""
     rows, columns = cost.shape
     for _ in range(rounds):
-        f = -blur * (((g - cost) / blur).logsumexp(dim=1) - math.log(columns))
-        g = -blur * (((f[:, None] - cost) / blur).logsumexp(dim=0) - math.log(rows))
+        f = -blur * (_logsumexp((g - cost) / blur, 1) - math.log(columns))
+        g = -blur * (_logsumexp((f[:, None] - cost) / blur, 0) - math.log(rows))
     return g
+
+
+def _logsumexp(x: Tensor, dim: int) -> Tensor:
+    """Return the same as torch, 10 times as fast where exponentials would be too small for normal numbers."""
+    most = x.amax(dim=dim, keepdim=True)
+    return (x - most).clamp_(min=-80).exp_().sum(dim=dim).log() + most.squeeze(dim)

@@ -73,5 +73,5 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     x = x.T if tall else x
     for _ in range(ROUNDS):
         square = x @ x.T
-        x = A * x + (B * square + C * square @ square) @ x
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=B, alpha=C), x, beta=A)
     return x.T if tall else x
