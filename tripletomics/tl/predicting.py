@@ -349,22 +349,26 @@ def _type_columns(found: Prediction, model: Model) -> dict[str, np.ndarray | pd.
     import numpy as np
     import pandas as pd
 
-    names = np.array([*model.names, UNASSIGNED], dtype=object)
+    names = pd.Index([*model.names, UNASSIGNED], dtype=object)
     return {
-        "label": pd.Categorical(names[np.where(found.unassigned, -1, found.nodes)], names),
+        "label": pd.Categorical.from_codes(np.where(found.unassigned, len(names) - 1, found.nodes), names),
         "confidence": found.confidence,
         "novelty": found.novelty,
-        "label_set": np.array(_joined(found.sets, model), dtype=object),
+        "label_set": _joined(found.sets, model),
     }
 
 
-def _joined(sets: np.ndarray, model: Model) -> list[str]:
-    """Return label sets, boolean (cells, types), as text."""
+def _joined(sets: np.ndarray, model: Model) -> np.ndarray:
+    """Return label sets, boolean (cells, types), as text: each set that occurs is written once."""
     import numpy as np
 
     from tripletomics.labels import nodes
 
+    packed = np.packbits(sets, axis=1)
+    _, first, which = np.unique(packed.view(f"V{packed.shape[1]}")[:, 0], return_index=True, return_inverse=True)
+    names, some = np.array(model.types, dtype=object), sets[first]
     if model.nodes is not None:
-        return nodes.write_sets(sets, model.nodes)
-    names = np.array(model.types, dtype=object)
-    return [" | ".join(names[credible]) for credible in sets]
+        texts = nodes.write_sets(some, model.nodes)
+    else:
+        texts = [" | ".join(names[credible]) for credible in some]
+    return np.array([*texts, ""], dtype=object)[which]
