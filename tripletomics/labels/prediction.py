@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 
@@ -97,6 +97,11 @@ def predict(
         doubtful=np.zeros(len(novelty), dtype=bool),
     )
     return found if tree is None else _at_nodes(found, p, calibration.price(coverage), tree, reject)
+
+
+def join(parts: Sequence[Prediction]) -> Prediction:
+    """Return the predictions of all cells of some parts, in their order."""
+    return Prediction(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Prediction)))
 
 
 def _at_nodes(found: Prediction, p: np.ndarray, price: float, tree: Tree, reject: float) -> Prediction:
