@@ -86,7 +86,7 @@ class _LayerNorm(torch.autograd.Function):
         x, weight, bias, mean, reciprocal = ctx.saved_tensors
         (g,) = gradients
         own = torch.ops.aten.native_layer_norm_backward(
-            g, x, weight.shape, mean, reciprocal, weight, bias, [True, False, False]
+            g, x, weight.shape, mean, reciprocal, weight=weight, bias=bias, output_mask=[True, False, False]
         )
         return own[0], (g * (x - mean) * reciprocal).sum(dim=0), g.sum(dim=0), None
 
