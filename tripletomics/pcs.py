@@ -210,20 +210,29 @@ def _folds(n: int, seed: int) -> np.ndarray:
 
 
 def _by_products(all_of: Products, folds: np.ndarray) -> Iterator[tuple[int, Times]]:
-    """Yield, without each fold in turn, the number of cells and what multiplies by their covariance."""
+    """Yield, without each fold in turn, the number of cells and what multiplies by the covariance of the genes."""
     total, whole = np.sum(all_of.sums, axis=0), functools.reduce(np.add, all_of.products)
     for fold, (own_sum, own) in enumerate(zip(*all_of, strict=True)):
         n = int((folds != fold).sum())  # numpy's integers would make all float64
         middle, others = (total - own_sum) / n, np.subtract(whole, own, out=own)  # its last use
-        yield n, lambda q, n=n, middle=middle, others=others: others @ q / n - np.outer(middle, middle @ q)
+        yield n, functools.partial(_times_products, others, middle, n)
+
+
+def _times_products(products: np.ndarray, middle: np.ndarray, n: int, q: np.ndarray) -> np.ndarray:
+    return products @ q / n - np.outer(middle, middle @ q)
 
 
 def _by_rows(x: Matrix, folds: np.ndarray) -> Iterator[tuple[int, Times]]:
     """Yield the same as `_by_products` from the cells themselves, which are quicker where they are few or sparse."""
     for fold in range(FOLDS):
         rows = x[folds != fold]
-        n, middle = rows.shape[0], np.asarray(rows.mean(axis=0), dtype=np.float32).ravel()
-        yield n, lambda q, n=n, middle=middle, rows=rows: rows.T @ (rows @ q - middle @ q) / n  # these add up to 0
+        middle = np.asarray(rows.mean(axis=0), dtype=np.float32).ravel()
+        yield rows.shape[0], functools.partial(_times_rows, rows, middle)
+
+
+def _times_rows(rows: Matrix, middle: np.ndarray, q: np.ndarray) -> np.ndarray:
+    centred = rows @ q - middle @ q  # each column adds up to 0, so that the rows need not be centred again
+    return np.asarray(rows.T @ centred / rows.shape[0])
 
 
 def _leading(times: Times, width: int, most: int, seed: int) -> np.ndarray:
