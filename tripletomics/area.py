@@ -123,9 +123,15 @@ def even_points(n: int, dim: int) -> np.ndarray:
 
 
 def _scale(cost: Tensor, g: Tensor, blur: float, rounds: int) -> Tensor:
-    """Improve the potentials of the columns by rounds of Sinkhorn's algorithm, for rows and columns of equal weight."""
+    """Improve the potentials of the columns by rounds of Sinkhorn's algorithm, for rows and columns of equal weight.
+
+    The first round counts in logarithms, so that nothing overflows. All others multiply what it left, which is near 1.
+    """
     rows, columns = cost.shape
-    for _ in range(rounds):
-        f = -blur * (((g - cost) / blur).logsumexp(dim=1) - math.log(columns))
-        g = -blur * (((f[:, None] - cost) / blur).logsumexp(dim=0) - math.log(rows))
-    return g
+    f = -blur * (((g - cost) / blur).logsumexp(dim=1, keepdim=True) - math.log(columns))
+    g = -blur * (((f - cost) / blur).logsumexp(dim=0) - math.log(rows))
+    kernel, v = ((f + g - cost) / blur).exp_(), torch.ones_like(g)
+    for _ in range(rounds - 1):
+        u = columns / (kernel @ v)
+        v = rows / (u @ kernel)
+    return g + blur * v.log()
