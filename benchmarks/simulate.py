@@ -22,8 +22,8 @@ DEPTH = 170  # counts of a cell on average, for 5 % of the values not to be 0
 BLOCK = 10_000
 
 
-def blocks(n: int, seed: int = 0) -> Iterator[tuple[sp.csr_matrix, np.ndarray]]:
-    """Yield counts (cells, genes) and codes of types, up to 10,000 cells at a time."""
+def types(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return log rates (types, genes), effects of programs (programs, genes), and the share of each type."""
     random = np.random.default_rng([seed, 0])
     base = random.normal(-1, 1.8, GENES)
     effects = np.zeros((TYPES, GENES))
@@ -35,15 +35,28 @@ def blocks(n: int, seed: int = 0) -> Iterator[tuple[sp.csr_matrix, np.ndarray]]:
         parent //= 3
     programs = np.where(random.random((PROGRAMS, GENES)) < 0.1, random.normal(0, 0.3, (PROGRAMS, GENES)), 0)
     share = np.geomspace(30, 1, TYPES)
+    return base + effects, programs, share / share.sum()
+
+
+def blocks(n: int, seed: int = 0) -> Iterator[tuple[sp.csr_matrix, np.ndarray]]:
+    """Yield counts (cells, genes) and codes of types, up to 10,000 cells at a time."""
+    log, programs, share = types(seed)
     for start in range(0, n, BLOCK):
         random = np.random.default_rng([seed, 1, start])
         size = min(BLOCK, n - start)
-        codes = random.choice(TYPES, BLOCK, p=share / share.sum())[:size]
+        codes = random.choice(TYPES, BLOCK, p=share)[:size]
         states = random.normal(size=(BLOCK, PROGRAMS))[:size]
-        rate = np.exp(base + effects[codes] + states @ programs)
+        rate = np.exp(log[codes] + states @ programs)
         depth = DEPTH * random.lognormal(0, 0.4, BLOCK)[:size]
         rate *= (depth / rate.sum(axis=1))[:, None]
         yield sp.csr_matrix(random.poisson(rate.astype(np.float32)).astype(np.float32)), codes
+
+
+def table(x: sp.csr_matrix, codes: np.ndarray) -> ad.AnnData:
+    """Return counts as an AnnData with `obs["cell_type"]`."""
+    names = pd.Categorical.from_codes(codes, [f"type {i + 1:02}" for i in range(TYPES)])
+    obs = pd.DataFrame({"cell_type": names}, index=[f"cell{i}" for i in range(len(codes))])
+    return ad.AnnData(x, obs=obs, var=pd.DataFrame(index=[f"gene{i}" for i in range(GENES)]))
 
 
 def cells(n: int, seed: int = 0, ordered: bool = False) -> ad.AnnData:
@@ -53,9 +66,7 @@ def cells(n: int, seed: int = 0, ordered: bool = False) -> ad.AnnData:
     if ordered:
         order = np.argsort(kinds, kind="stable")
         x, kinds = x[order], kinds[order]
-    names = pd.Categorical.from_codes(kinds, [f"type {i + 1:02}" for i in range(TYPES)])
-    obs = pd.DataFrame({"cell_type": names}, index=[f"cell{i}" for i in range(n)])
-    return ad.AnnData(x, obs=obs, var=pd.DataFrame(index=[f"gene{i}" for i in range(GENES)]))
+    return table(x, kinds)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def threads():
 @pytest.fixture
 def few_steps(monkeypatch):
     """Short fits where nobody says how long, and how good they are does not count."""
-    monkeypatch.setattr("tripletomics.training.default_steps", lambda n: 20)
+    monkeypatch.setattr("tripletomics.training.default_steps", lambda n, pace=0: 20)
 
 
 @pytest.fixture(autouse=True)

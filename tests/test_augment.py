@@ -18,6 +18,18 @@ def test_a_panel_is_hidden_less(n_features, share):
     assert (hidden == 0).float().mean() == pytest.approx(share, abs=0.02)
 
 
+def test_mask_shows_a_group_of_cells_the_same_genes():
+    columns = augment.Mask().columns(300, seeded(1))
+    assert columns.shape == (8, 90)  # 0.3 of the genes
+    assert all(len(set(shown.tolist())) == 90 for shown in columns)
+    assert torch.equal(columns, augment.Mask().columns(300, seeded(1)))
+    drawn = torch.cat([augment.Mask(p=0.5).columns(300, seeded(seed)) for seed in range(60)]).flatten().bincount()
+    assert drawn.float().div(8 * 60).sub(0.5).abs().max() < 0.12  # every gene equally often
+    for own in (augment.Mask(p=0.4), augment.make("thin + mask"), augment.make(None)):
+        assert own.columns(300, seeded()) is None
+    assert augment.Mask().columns(20, seeded()) is None  # a panel
+
+
 def test_mask_follows_its_generator_alone():
     x = torch.randn(5, 7)
     state = torch.get_rng_state()

@@ -70,6 +70,20 @@ def test_a_cell_does_not_hang_on_the_cells_beside_it(head):
         np.testing.assert_allclose(np.concatenate([one[space] for one in alone]), expected, rtol=1.3e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize("n", [16, 21])
+def test_hidden_genes_are_left_out_of_the_first_product(n):
+    torch.manual_seed(0)
+    encoder, x = Encoder(MLP((6,)), 9, 4).double(), torch.randn(n, 9, dtype=torch.float64)
+    columns = torch.stack([torch.randperm(9)[:4] for _ in range(8)])
+    shown = columns[torch.arange(n) % 8]
+    masked = torch.zeros_like(x).scatter(1, shown, x.gather(1, shown))
+    found, wanted = encoder(x.gather(1, shown), columns), encoder(masked)
+    torch.testing.assert_close(found, wanted)
+    weights = list(encoder.parameters())
+    gradients = (torch.autograd.grad(z.square().sum(), weights) for z in (found, wanted))
+    torch.testing.assert_close(*gradients)
+
+
 def test_rows_go_through_the_network_in_blocks():
     x = np.random.default_rng(0).normal(size=(9000, 3)).astype(np.float32)
     network = torch.nn.Linear(3, 2)
@@ -81,3 +95,18 @@ def test_rows_go_through_the_network_in_blocks():
 @pytest.mark.parametrize("text", ["mlp", "mlp:hidden=64", "mlp:hidden=512-256-128"])
 def test_hidden_layers_of_any_number(text):
     assert Encoder(networks.make(text), 7, 5)(torch.zeros(3, 7)).shape == (3, 5)
+
+
+def test_layer_normalisation_is_that_of_torch():
+    ours, torchs = networks.LayerNorm(20), torch.nn.LayerNorm(20)
+    found = []
+    for layer in (ours, torchs):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(300, 20, generator=generator).requires_grad_()
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(20, generator=generator)), layer.bias.normal_(generator=generator)
+        y = layer(x)
+        gradients = torch.autograd.grad(y, (x, layer.weight, layer.bias), torch.randn(300, 20, generator=generator))
+        found.append((y.detach(), *gradients))
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(found[0][0], ours(x).detach(), rtol=0, atol=0)

@@ -143,7 +143,8 @@ def test_a_fit_by_two_is_that_of_one(table, pair, said, run, tmp_path):
     one, two = ad.read_h5ad(tmp_path / "one.h5ad"), ad.read_h5ad(pair[0] / "out.h5ad")
     assert list(one.obsm) == list(two.obsm)
     for key in one.obsm:
-        np.testing.assert_allclose(two.obsm[key], one.obsm[key], rtol=1e-4, atol=1e-4, err_msg=key)
+        close = 4e-3 if key == "X_tt" else 1e-4
+        np.testing.assert_allclose(two.obsm[key], one.obsm[key], rtol=close, atol=close, err_msg=key)
     assert (one.obs["tt_split"] == two.obs["tt_split"]).all()
 
 
@@ -189,24 +190,27 @@ def test_a_plain_fit_inside_a_job_of_slurm_is_one_process(monkeypatch):
     assert (fabric.world_size, fabric.global_rank) == (1, 0)
 
 
-def test_a_fit_that_calls_numba_keeps_the_threads_of_torch():
+def test_a_fit_keeps_the_threads_of_torch_and_does_not_depend_on_their_number():
     """In a process of its own, where numba has not started yet; and the fit after it is that before it."""
     code = """
 import numpy as np, torch, scipy.sparse as sp, tripletomics as tt
 from samples import make_cells
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 torch.set_num_threads(1)
-wide, small = make_cells(60, 0, types="ab", genes=2100), make_cells(60, 0, types="ab", genes=40)
+wide, small = make_cells(60, 0, types="ab", genes=2100), make_cells(500, 0, genes=120)
 def fitted():
-    tt.fit(small, "kind", steps=2, hold_out=0, progress=False, device="cpu")
-    return small.obsm["X_tt"]
+    tt.fit(small, "kind", steps=4, progress=False, device="cpu")
+    return [small.obsm[key].copy() for key in ("X_tt", "X_tt_metric", "X_tt_pca")]
 blas = lambda: {pool["filepath"]: pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 before, pools = fitted(), blas()
 tt.fit(wide, "kind", steps=2, hold_out=0, progress=False, device="cpu")
-print(torch.get_num_threads(), np.array_equal(before, fitted()), pools.items() <= blas().items())
+print(torch.get_num_threads(), np.array_equal(before[0], fitted()[0]), pools.items() <= blas().items())
+torch.set_num_threads(2)
+with threadpool_limits(2, "blas"):
+    print(*map(np.array_equal, before, fitted()), torch.get_num_threads())
 """
     numba = {"NUMBA_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], env=environment(**numba), capture_output=True, text=True
     )
-    assert run.stdout.split() == ["1", "True", "True"], run.stderr
+    assert run.stdout.split() == ["1", "True", "True", "True", "True", "True", "2"], run.stderr

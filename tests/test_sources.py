@@ -14,7 +14,7 @@ class Shift:
     def normalise(self, x, present=None):
         return x + 100
 
-    def standardise(self, rows, present=None):
+    def standardise(self, rows, present=None, columns=slice(None)):
         return rows * 10
 
 
@@ -65,6 +65,33 @@ def test_rows_on_a_device_are_those_of_memory(kind, present, resident, monkeypat
     assert part.table is there.table
     assert len(part) == 2
     torch.testing.assert_close(part.rows(slice(None)), wanted.rows(slice(None)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("source", ["stored", "logged", "dense", "device"])
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
+def test_columns_take_turns(kind, source, monkeypatch):
+    x, i = counts(), np.array([5, 0, 17, 5, 89])
+    stored = contract_of(x).source(kind(x), np.arange(40) % 3 > 0)
+    monkeypatch.setattr(sources, "KEPT", 5000 if source == "logged" else 1e6)
+    which = {"stored": stored, "device": OnDevice(stored, CPU, pack(stored, CPU))}.get(source, stored.prepared(91))
+    columns = torch.tensor([[3, 0, 39], [7, 9, 8]])
+    wanted = stored.rows(i).gather(1, columns[torch.arange(5) % 2])
+    torch.testing.assert_close(which.rows(i, columns), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
+def test_prepared_rows_are_the_same(kind, monkeypatch):
+    x = counts()
+    source = contract_of(x).source(kind(x)).subset(np.random.default_rng(1).permutation(90)[:80])
+    assert source.prepared(80) is source  # each row is taken once
+    dense = source.prepared(81)
+    assert dense.scaler is None
+    monkeypatch.setattr(sources, "BLOCK", 32)
+    monkeypatch.setattr(sources, "KEPT", 10_000)  # bytes: the dense rows have 12,800
+    stored = source.prepared(81)
+    assert stored.logged == (kind is sp.csr_matrix)
+    for prepared in (dense, stored):
+        assert torch.equal(prepared.rows(np.array([3, 1])), source.rows(np.array([3, 1])))
 
 
 def test_plain_rows_and_pairs_on_a_device():

@@ -168,6 +168,7 @@ def test_learning_rate_warms_up_and_decays():
 
 def test_steps_follow_the_data():
     assert [training.default_steps(n) for n in (1, 50, 100, 800, 1_000_000)] == [100, 100, 100, 120, 429]
+    assert training.default_steps(1_000_000, losses.make("softmax").pace) == 286
 
 
 @pytest.mark.parametrize(

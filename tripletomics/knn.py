@@ -13,6 +13,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array
 
@@ -20,6 +21,9 @@ NEIGHBOURS = 15  # cells: the number that scanpy.pp.neighbors takes, for everyth
 EXACT_CELLS = 100_000  # the most that are searched exactly
 LINKS = 32  # of a cell in the graph, twice as many in its lowest layer: 16 find 0.972 of the 30 nearest, 32 find 0.992
 BUILD_WIDTH = 100  # candidates for the links of a new cell: 200 take 1.5 times as long to build, for 0.995
+WIDE, MANY, QUERIES = 16, 5_000, 2_000  # dimensions, cells and queries from which clusters save time
+CLUSTERS, READ = 64, 2500  # clusters, and how many cells of near ones are read: enough for about 97 of 100 queries
+ROUNDING = 1e-4  # of a distance, by which sums in float32 may be off
 SEARCH_WIDTH = 128  # candidates of a query: 64 find 0.965 in half the time, 256 find 0.999 in twice the time
 
 
@@ -30,7 +34,48 @@ def nearest(z: np.ndarray, query: np.ndarray | None, k: int) -> tuple[np.ndarray
     """
     if query is not None and not len(query):
         return np.zeros((0, k)), np.zeros((0, k), dtype=int)
+    if query is not None and z.dtype == query.dtype == np.float32 and k < READ and z.shape[1] >= WIDE:
+        if len(z) >= MANY and len(query) >= QUERIES:
+            return _nearest_by_clusters(z, query, k)
     return NearestNeighbors(n_neighbors=k).fit(z).kneighbors(query)
+
+
+def _nearest_by_clusters(z: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `nearest` does, several times as fast for many queries.
+
+    Cells are put into clusters by k-means. The queries near one cluster are compared with the cells of the clusters
+    around it, in one matrix product. No cell of a cluster that was not read is nearer than the distance to its centre
+    minus its radius (the triangle inequality). If that is less than the distance of the last neighbour, the query is
+    compared with all cells (branch and bound: Fukunaga & Narendra 1975, IEEE Trans. Computers C-24(7), 750).
+    """
+    import faiss
+
+    means = faiss.Kmeans(z.shape[1], CLUSTERS, niter=8, seed=0, min_points_per_centroid=1)
+    means.train(np.ascontiguousarray(z))
+    centers = means.centroids
+    own = faiss.knn(z, centers, 1)[1][:, 0]
+    radius, sizes = np.zeros(CLUSTERS), np.bincount(own, minlength=CLUSTERS)
+    np.maximum.at(radius, own, np.linalg.norm(z - centers[own], axis=1))
+    around = np.argsort(cdist(centers, centers), axis=1, kind="stable")
+    to_centers = cdist(query, centers)
+    nearest_center = to_centers.argmin(axis=1)
+    d, rows = np.empty((len(query), k)), np.empty((len(query), k), dtype=np.int64)
+    sure = np.zeros(len(query), dtype=bool)
+    for cluster in np.unique(nearest_center):
+        some, order = np.flatnonzero(nearest_center == cluster), around[cluster]
+        read, beyond = np.split(order, [np.searchsorted(sizes[order].cumsum(), READ) + 1])
+        among, asked = np.flatnonzero(np.isin(own, read)), query[some]
+        cells = z[among]
+        found = faiss.knn(asked - centers[cluster], cells - centers[cluster], k)[1]
+        exact = np.linalg.norm(cells[found] - asked[:, None], axis=2)
+        by_distance = np.argsort(exact, axis=1, kind="stable")
+        d[some] = np.take_along_axis(exact, by_distance, axis=1)
+        rows[some] = among[np.take_along_axis(found, by_distance, axis=1)]
+        least = (to_centers[np.ix_(some, beyond)] - radius[beyond]).min(axis=1, initial=np.inf)
+        sure[some] = d[some, -1] < least * (1 - ROUNDING)
+    if not sure.all():
+        d[~sure], rows[~sure] = NearestNeighbors(n_neighbors=k).fit(z).kneighbors(query[~sure])
+    return d, rows
 
 
 def knn_graph(x: np.ndarray, k: int = NEIGHBOURS) -> np.ndarray:

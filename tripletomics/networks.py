@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +53,42 @@ class MLP:
         layers: list[nn.Module] = []
         for width in self.hidden:
             # layer, not batch normalisation: a cell's coordinates must not depend on the other cells of the minibatch
-            layers += [nn.Linear(n_in, width), nn.LayerNorm(width), nn.SiLU()]
+            layers += [nn.Linear(n_in, width), LayerNorm(width), nn.SiLU()]
             n_in = width
         return nn.Sequential(*layers)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation whose gradients are the same with any number of threads.
+
+    In torch each thread of a processor sums the gradients of weight and bias over a part of the rows. So their last
+    bits depend on the number of threads, and the training of a map enlarges that.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return normalised rows."""
+        if torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == torch.float32:
+            return cast(Tensor, _LayerNorm.apply(x, self.weight, self.bias, self.eps))
+        return super().forward(x)
+
+
+class _LayerNorm(torch.autograd.Function):
+    """The values of torch's, with one order for the sums over rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        y, mean, reciprocal = torch.native_layer_norm(x, weight.shape, weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias, mean, reciprocal)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, bias, mean, reciprocal = ctx.saved_tensors
+        (g,) = gradients
+        own = torch.ops.aten.native_layer_norm_backward(
+            g, x, weight.shape, mean, reciprocal, weight, bias, [True, False, False]
+        )
+        return own[0], (g * (x - mean) * reciprocal).sum(dim=0), g.sum(dim=0), None
 
 
 def make(encoder: str | MLP) -> MLP:
@@ -75,9 +108,12 @@ class Encoder(nn.Module):
         self.trunk = mlp.build(n_genes)
         self.metric_head = nn.Linear(mlp.hidden[-1], metric_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return z."""
-        return self.metric_head(self.trunk(x))
+    def forward(self, x: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Return z, of rows (cells, genes); of `columns`, as `Memory.rows` takes them, the rows are (cells, shown)."""
+        if columns is None:
+            return self.metric_head(self.trunk(x))
+        first = cast(nn.Linear, self.trunk[0])
+        return self.metric_head(self.trunk[1:](_Shown.apply(x, first.weight, columns) + first.bias))
 
     def forward_sparse(self, x: csr_matrix, mean: Tensor, scale: Tensor, known: Tensor) -> Tensor:
         """Return z of normalised rows that are never made dense: their scaling goes into the first layer's weights.
@@ -95,6 +131,30 @@ class Encoder(nn.Module):
         weight = first.weight * known / scale
         hidden = torch.from_numpy(x @ weight.T.numpy()) + (first.bias - weight @ mean)
         return self.metric_head(self.trunk[1:](hidden))
+
+
+class _Shown(torch.autograd.Function):
+    """The product of rows that show some columns with the weights of these, and the gradient of the weights.
+
+    Both in closed form: autograd would keep and add a whole matrix of weights for each group.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(x, columns)
+        ctx.shape, groups = weight.shape, len(columns)
+        out = x.new_empty(len(x), len(weight))
+        for group, shown in enumerate(columns):
+            out[group::groups] = x[group::groups] @ weight.index_select(1, shown).T
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        (gradient,), (x, columns) = gradients, ctx.saved_tensors
+        found, groups = gradient.new_zeros(ctx.shape), len(columns)
+        for group, shown in enumerate(columns):
+            found.index_add_(1, shown, gradient[group::groups].T @ x[group::groups])
+        return None, found, None
 
 
 class PairEncoder(nn.Module):

@@ -35,6 +35,9 @@ WIDEST = 5000  # genes or cells, whichever are fewer: with more, their products 
 SWEEPS, SPARE = 6, 20  # of the randomised solver: sweeps, and components beyond those that are wanted
 
 
+@threadpool_limits.wrap(
+    limits=1, user_api="blas"
+)  # small steps of 1 ms; more threads change rounding, and can lose 5 s
 def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> dict[str, Any]:
     """Fit principal components of the dispersed genes with unit variance.
 
@@ -74,10 +77,9 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
     center[columns] = mean * unit
     rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
     usual = 1.0 if scaled else float(total / len(columns))  # variance of a column
-    with threadpool_limits(1, "blas"):  # small steps of 1 ms; two threads can take 200 where others are at work
-        shrink, residual = _unshrunk(len(axes)), 0.0
-        if len(pcs) >= LEAST and (scaled or len(columns) > N_COMPONENTS):
-            shrink, residual = _shrinkage(x, components, mean, pcs, seed, usual)
+    shrink, residual = _unshrunk(len(axes)), 0.0
+    if len(pcs) >= LEAST and (scaled or len(columns) > N_COMPONENTS):
+        shrink, residual = _shrinkage(x, components, mean, pcs, seed, usual)
     return {
         "cap": cap,
         "axes": axes,
@@ -240,7 +242,7 @@ def _leading(symmetric: Tensor, most: int, seed: int) -> Tensor:
     q = torch.randn(len(symmetric), min(most + SPARE, len(symmetric)), generator=generator)
     for _ in range(SWEEPS):
         q = torch.from_numpy(qr((symmetric @ q).numpy(), mode="economic")[0])  # torch's QR keeps threads of its own
-    strength, u = torch.linalg.eigh(q.T @ symmetric @ q)
+    strength, u = map(torch.from_numpy, eigh((q.T @ symmetric @ q).numpy()))  # torch's, too, and its QR
     return (q @ u[:, strength > ROUNDING * strength[-1]])[:, -most:].flip(1)
 
 
@@ -256,10 +258,9 @@ def _by_covariance(x: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         block = x[i : i + SUMMED]
         rows = block.toarray(out=room[: block.shape[0]]) if sp.issparse(x) else block.copy()
         rows -= mean.astype(np.float32)
-        covariance += rows.T @ rows
+        covariance += (torch.from_numpy(rows).T @ torch.from_numpy(rows)).numpy()  # by any number of threads the same
     covariance /= n
-    with threadpool_limits(1, "blas"):  # a second thread gains 0.3 s, and can lose 5 where others are at work
-        variance, axes = eigh(covariance.T, overwrite_a=True, subset_by_index=(width - N_COMPONENTS, width - 1))
+    variance, axes = eigh(covariance.T, overwrite_a=True, subset_by_index=(width - N_COMPONENTS, width - 1))
     return axes.T[::-1], mean, np.maximum(variance[::-1], 0)
 
 

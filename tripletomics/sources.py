@@ -13,7 +13,9 @@ from torch import Tensor
 SPARSE = 0.15  # share of values that are stored: with 0.05, a sparse product takes a third of a dense one's time
 ROOM = 0.5  # share of a device's free memory that a matrix may take
 BLOCK = 8192  # rows that are normalised at once on their way to a device
+KEPT = 200e6  # bytes of a matrix that is normalised once, and not anew in every step
 
+ALL = slice(None)
 Matrix = Any  # a numpy array, a scipy.sparse matrix (scipy has no types), or a `Pair` of them
 
 
@@ -31,8 +33,10 @@ class Scaling(Protocol):
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows; sparse stays sparse."""
 
-    def standardise(self, rows: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
-        """Scale dense normalised rows."""
+    def standardise(
+        self, rows: np.ndarray, present: np.ndarray | None = None, columns: np.ndarray | slice = ALL
+    ) -> np.ndarray:
+        """Scale columns of dense normalised rows."""
 
 
 class Memory:
@@ -48,6 +52,8 @@ class Memory:
         Boolean (genes,), the features that were measured, as the scaler takes it.
     among
         Row numbers of `x` that this source has; all by default.
+    logged
+        Whether the rows of `x` are already normalised, and only scaled when they are taken.
     """
 
     def __init__(
@@ -56,8 +62,9 @@ class Memory:
         scaler: Scaling | None = None,
         present: np.ndarray | None = None,
         among: np.ndarray | None = None,
+        logged: bool = False,
     ) -> None:
-        self.x, self.scaler, self.present = x, scaler, present
+        self.x, self.scaler, self.present, self.logged = x, scaler, present, logged
         self.among = np.arange(x.shape[0]) if among is None else among
         self.tables: dict[torch.device, Packed] = {}  # matrices on devices, which all subsets share
 
@@ -81,9 +88,24 @@ class Memory:
 
     def subset(self, i: np.ndarray) -> Memory:
         """Return a source of the rows `i` of this one."""
-        part = Memory(self.x, self.scaler, self.present, self.among[i])
+        part = Memory(self.x, self.scaler, self.present, self.among[i], self.logged)
         part.tables = self.tables
         return part
+
+    def prepared(self, taken: int) -> Memory:
+        """Return this source for a training that takes `taken` rows.
+
+        A small matrix of which rows are taken again and again is normalised once: dense and scaled if it is small even
+        then, else as it is stored.
+        """
+        if self.scaler is None or taken <= len(self):
+            return self
+        if 4 * len(self) * self.width <= KEPT:
+            return Memory(self.rows(ALL).numpy())
+        if not sp.issparse(self.x) or self.packed_bytes > KEPT:
+            return self
+        parts = [sp.csr_matrix(self.normalised(slice(i, i + BLOCK))) for i in range(0, len(self), BLOCK)]
+        return Memory(sp.vstack(parts, format="csr"), self.scaler, self.present, logged=True)
 
     def on(self, device: torch.device, *, once: bool = False) -> Memory:
         """Return this source with its rows on a device: the whole matrix is sent there, packed, if there is room.
@@ -107,12 +129,27 @@ class Memory:
     def normalised(self, i: np.ndarray | slice) -> Matrix:
         """Return the rows `i` before they are scaled and made dense."""
         rows = self.x[self.among[i]]
-        return rows if self.scaler is None else self.scaler.normalise(rows, self.present)
+        return rows if self.scaler is None or self.logged else self.scaler.normalise(rows, self.present)
 
-    def rows(self, i: np.ndarray | slice) -> Tensor:
-        """Return the rows `i` as a float32 tensor (rows, features)."""
-        rows = dense(self.normalised(i))
-        return torch.from_numpy(rows if self.scaler is None else self.scaler.standardise(rows, self.present))
+    def rows(self, i: np.ndarray | slice, columns: Tensor | None = None) -> Tensor:
+        """Return the rows `i` as a float32 tensor (rows, features).
+
+        Of `columns` (groups, shown), the rows take turns: row j shows columns[j % groups], and the result is
+        (rows, shown).
+        """
+        rows = self.normalised(i)
+        if columns is None:
+            return torch.from_numpy(self._scaled(rows, ALL))
+        groups = len(columns)
+        found = np.empty((rows.shape[0], columns.shape[1]), dtype=np.float32)
+        for group, shown in enumerate(columns.numpy()):
+            own = rows[group::groups]
+            found[group::groups] = self._scaled(own[:, shown] if sp.issparse(own) else own.take(shown, axis=1), shown)
+        return torch.from_numpy(found)
+
+    def _scaled(self, rows: Matrix, columns: np.ndarray | slice) -> np.ndarray:
+        rows = dense(rows)
+        return rows if self.scaler is None else self.scaler.standardise(rows, self.present, columns)
 
 
 @dataclass(frozen=True)
@@ -166,7 +203,7 @@ class OnDevice(Memory):
     """
 
     def __init__(self, source: Memory, device: torch.device, table: Packed | None = None) -> None:
-        super().__init__(source.x, source.scaler, source.present, source.among)
+        super().__init__(source.x, source.scaler, source.present, source.among, source.logged)
         self.tables, self.device, self.table = source.tables, device, table
         self.scaling: tuple[Tensor, Tensor] | None = None
         self.known: Tensor | None = None
@@ -183,8 +220,12 @@ class OnDevice(Memory):
         """Return this source, which is already on a device."""
         return self
 
-    def rows(self, i: np.ndarray | slice) -> Tensor:
-        """Return the rows `i` as a float32 tensor (rows, features) on the device."""
+    def prepared(self, taken: int) -> Memory:
+        """Return this source: a device scales rows quickly."""
+        return self
+
+    def rows(self, i: np.ndarray | slice, columns: Tensor | None = None) -> Tensor:
+        """Return the rows `i` as `Memory.rows` does, on the device."""
         if self.table is not None:
             rows = self.table.dense(self.among[i])
         else:
@@ -196,7 +237,11 @@ class OnDevice(Memory):
         if self.scaling is not None:
             mean, scale = self.scaling
             rows = (rows - mean) / scale
-        return rows if self.known is None else torch.where(self.known, rows, 0)
+        rows = rows if self.known is None else torch.where(self.known, rows, 0)
+        if columns is None:
+            return rows
+        turns = torch.arange(len(rows), device=self.device) % len(columns)
+        return rows.gather(1, columns.to(self.device)[turns])
 
 
 def dense(x: Matrix) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tripletomics import adoption, devices, knn, networks, processes
 from tripletomics.area import EqualArea
+from tripletomics.augment import Augmentation
 from tripletomics.checkpoint import Checkpoint, Loop
 from tripletomics.embedding import embed_rows
 from tripletomics.features import fully_measured
@@ -111,12 +112,12 @@ def train(
         rows = fabric.broadcast(torch.from_numpy(np.stack(next(minibatches))))  # (views, n), of the first process
         y = targets[rows]  # (views, n); it stays on the CPU, where a loss can look at it without waiting for a GPU
         x = augmented_rows(fabric, source, rows, y, augment, generator)  # (views * share of n, columns)
-        z = processes.gather(fabric, encoder(x).float(), *rows.shape)  # (views * n, metric_dim)
+        z = processes.gather(fabric, encoder(*x).float(), *rows.shape)  # (views * n, metric_dim)
         known = (
             {"cells": fabric.to_device(rows), "codes": fabric.to_device(y)} if loss.views == 2 or loss.of_cells else {}
         )
         if momentum_encoder is not None:
-            known["momentum_z"] = processes.gather(fabric, momentum_encoder(x).float(), *rows.shape)
+            known["momentum_z"] = processes.gather(fabric, momentum_encoder(*x).float(), *rows.shape)
         value = loss(*z.chunk(len(rows)), loss.known_codes(y[0]), **known)  # ()
 
         optimizer.zero_grad()
@@ -138,17 +139,22 @@ def train(
 
 def augmented_rows(
     fabric: Fabric, source: Memory, rows: Tensor, y: Tensor, augment: Augment, generator: torch.Generator
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """Return augmented rows (views, n) of a minibatch, of which each process has its share.
 
-    Rows that are scaled when they are taken are augmented by the process that encodes them. All others are augmented
-    in every process, with the same draws as in a single process.
+    A single view may show only some columns, which are returned next to its rows: see `Augmentation.columns`. Rows that
+    are scaled when they are taken are augmented by the process that encodes them. All others are augmented in every
+    process, with the same draws as in a single process.
     """
     own, ready = processes.part(rows.shape[1]), source.scaler is None
+    if len(rows) == 1 and isinstance(augment, Augmentation):
+        columns = augment.columns(source.width, generator)
+        if columns is not None:
+            return fabric.to_device((source.rows(rows[0, own].numpy(), columns.cpu()), columns))
     shown = slice(None) if ready else own
     x = fabric.to_device(source.rows(rows[:, shown].flatten().numpy()))
     x = augment(x, generator, fabric.to_device(y[:, shown].flatten()))
-    return x.unflatten(0, rows.shape)[:, own].flatten(0, 1) if ready else x
+    return (x.unflatten(0, rows.shape)[:, own].flatten(0, 1) if ready else x,)
 
 
 def finish(fabric: Fabric, loop: Loop, steps: int) -> dict[str, np.ndarray]:
@@ -214,7 +220,8 @@ def train_encoder(
     rows = np.flatnonzero(problem.train)
     rows = rows[subsample_per_type(codes[rows], seed)] if loss.neighbours else rows
     cells = problem.rows.on(fabric.device)
-    source, y_train, tree = cells.subset(rows), codes[rows], problem.tree
+    source = cells.subset(rows).prepared(settings.steps * (settings.batch_size or BATCH_SIZE))
+    y_train, tree = codes[rows], problem.tree
     if tree is not None:  # the encoder learns from the leaf of a coarsely known cell where it is probable
         y_train = infer_leaves(problem.pcs[rows], y_train, tree, seed)
     with torch.random.fork_rng(devices=[]):
@@ -361,9 +368,9 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
             )
 
 
-def default_steps(n: int) -> int:
-    """Return the encoder's training steps for `n` training cells: 30 for every doubling beyond 50."""
-    return max(100, round(30 * math.log2(max(n, 1) / 50)))
+def default_steps(n: int, pace: int = Loss.pace) -> int:
+    """Return the encoder's training steps for `n` training cells: `pace`, of its loss, for a doubling beyond 50."""
+    return max(100, round(pace * math.log2(max(n, 1) / 50)))
 
 
 def map_steps(n: int, steps: int) -> int:

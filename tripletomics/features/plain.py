@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from tripletomics.features.single import Features, by_rows
 from tripletomics.knn import radius
@@ -17,6 +18,7 @@ from tripletomics.pcs import LEAST, crossfitted, leading
 from tripletomics.sources import Matrix
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # as in `pcs.fit`
 def add_plain(
     features: Features, x: Matrix, fitted: np.ndarray, pcs: np.ndarray, seed: int
 ) -> tuple[Features, np.ndarray]:

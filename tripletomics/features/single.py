@@ -12,13 +12,14 @@ from typing import ClassVar, NoReturn
 import numpy as np
 import scipy.sparse as sp
 import torch
+from threadpoolctl import threadpool_limits
 
 from tripletomics import pcs
 from tripletomics.augment import Augmentation
 from tripletomics.features.rows import by_rows, float32, median_depth, normalise, norms, spread_of, take
 from tripletomics.pcs import CUT, PANEL, cut, mean_and_variance
 from tripletomics.scales import Scale, looks_like_counts, see, stored
-from tripletomics.sources import Matrix, Memory
+from tripletomics.sources import ALL, Matrix, Memory
 
 DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
 BLOCK = 8192  # cells whose components are computed at once
@@ -194,18 +195,22 @@ class Features:
         """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse."""
         return self.logged(x, self.depth, present)[:, : self.n_seen]
 
-    def standardise(self, rows: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
-        """Scale dense normalised rows."""
-        shift, factor = torch.from_numpy(-self.mean / self.scale), torch.from_numpy(1 / self.scale)
+    def standardise(
+        self, rows: np.ndarray, present: np.ndarray | None = None, columns: np.ndarray | slice = ALL
+    ) -> np.ndarray:
+        """Scale dense normalised rows, which have only some `columns` of those that the encoder sees."""
+        mean, scale = self.mean[columns], self.scale[columns]
+        shift, factor = torch.from_numpy(-mean / scale), torch.from_numpy(1 / scale)
         scaled = torch.addcmul(shift, torch.from_numpy(rows), factor).numpy()  # in one pass
         if present is not None:
-            scaled[:, ~present[: self.n_seen]] = 0
+            scaled[:, ~present[: self.n_seen][columns]] = 0
         return scaled
 
     def augmentation(self, augment: Augmentation, views: int) -> Augmentation:
         """Return an augmentation that knows how the rows are scaled."""
         return augment.fit(self.mean, self.scale)
 
+    @threadpool_limits.wrap(limits=1, user_api="blas")  # the map enlarges rounding, which varies with the threads
     def pcs(self, x: Matrix, present: np.ndarray | None = None, fitted: np.ndarray | None = None) -> np.ndarray:
         """Return principal components, float32 (cells, components); where genes are missing, their expected values.
 

@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
+from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
 from tripletomics.labels import nodes
@@ -71,17 +71,8 @@ class Calibration:
     costs: np.ndarray | None = None
 
     def novelty(self, evidence: Evidence) -> np.ndarray:
-        """Return how far cells are from all known types, in standard deviations of the calibration cells: (cells,).
-
-        The metric space was not trained to gather the cells of an enrolled type: if it is the best one, it is enough
-        that the principal components are typical of it.
-        """
-        novelty = _novelty(evidence.near, evidence.typical, self.center, self.scale, self.trust)
-        best = _sum(evidence.logits, self.weights).argmax(axis=1)
-        enrolled = np.flatnonzero(best >= self.n_types)
-        d = np.maximum(-evidence.logits[enrolled, best[enrolled], 2], np.finfo(np.float32).tiny)
-        novelty[enrolled] = np.minimum(novelty[enrolled], (np.log(d) - self.center[1]) / self.scale[1])
-        return novelty
+        """Return how far cells are from all known types, in standard deviations of the calibration cells: (cells,)."""
+        return self.odds_and_novelty(evidence)[1]
 
     def as_new(self, evidence: Evidence, trained: np.ndarray, near_trained: np.ndarray) -> Evidence:
         """Return evidence in which cells of the encoder's training, boolean (cells,), are no nearer than new cells.
@@ -97,7 +88,20 @@ class Calibration:
 
     def odds(self, evidence: Evidence) -> np.ndarray:
         """Return the log odds of each type (cells, classes) against all others and none of them."""
-        return _odds(_sum(evidence.logits, self.weights), self.novelty(evidence))
+        return self.odds_and_novelty(evidence)[0]
+
+    def odds_and_novelty(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `odds` and `novelty` do.
+
+        The metric space was not trained to gather the cells of an enrolled type: if it is the best one, it is enough
+        that the principal components are typical of it.
+        """
+        logits = _sum(evidence.logits, self.weights)
+        novelty, best = _novelty(evidence.near, evidence.typical, self.center, self.scale, self.trust), logits.argmax(1)
+        enrolled = np.flatnonzero(best >= self.n_types)
+        d = np.maximum(-evidence.logits[enrolled, best[enrolled], 2], np.finfo(np.float32).tiny)
+        novelty[enrolled] = np.minimum(novelty[enrolled], (np.log(d) - self.center[1]) / self.scale[1])
+        return _odds(logits, novelty), novelty
 
     def same(self, a: Evidence, b: Evidence) -> np.ndarray:
         """Return the probability that the cells of a pair are of one type, if half of all pairs were: (pairs,)."""
@@ -198,8 +202,10 @@ def _weigh(logits: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 def _sum(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the weighted sum of the evidence: (cells, classes), -inf for absent types also where a weight is 0."""
-    absent = np.isneginf(logits[:, :, 0])
-    return np.where(absent, -np.inf, np.where(absent[:, :, None], 0, logits) @ weights)
+    with np.errstate(invalid="ignore"):  # -inf * 0
+        found = logits @ weights
+    found[np.isneginf(logits[:, :, 0])] = -np.inf
+    return found
 
 
 def _left_out_auroc(folds: Sequence[tuple[Evidence, np.ndarray]]) -> float:
@@ -257,13 +263,22 @@ def _novelty(near: np.ndarray, typical: np.ndarray, center: np.ndarray, scale: n
 
 def _odds(logits: np.ndarray, novelty: np.ndarray) -> np.ndarray:
     """Return log(p / (1 - p)) of p = softmax * P(known), exact where p is nearly 1."""
-    known, none = (log_expit(side * FARTHEST * (novelty - FARTHEST))[:, None] for side in (-1, 1))
-    log_p = log_softmax(logits, axis=1)
-    best = np.arange(log_p.shape[1]) == log_p.argmax(axis=1)[:, None]
-    with np.errstate(divide="ignore"):
-        rest = np.log1p(-np.where(best, 0, np.exp(log_p)))
-    rest = np.where(best, logsumexp(np.where(best, -np.inf, log_p), axis=1, keepdims=True), rest)
-    return log_p + known - np.logaddexp(rest, log_p + none)
+    known, none = log_expit(-FARTHEST * (novelty - FARTHEST)), expit(FARTHEST * (novelty - FARTHEST))
+    cells, best = np.arange(len(logits)), logits.argmax(axis=1)
+    log_p = logits - logits[cells, best][:, None]
+    p = np.exp(log_p)
+    total = p.sum(axis=1, keepdims=True)
+    log_p -= np.log(total)
+    p /= total
+    others = 1 - p
+    p[cells, best], largest = 0, p[cells, best]
+    others[cells, best] = p.sum(axis=1)  # 1 - p would be 0
+    p[cells, best] = largest
+    others += p * none[:, None]
+    np.maximum(others, np.finfo(float).tiny, out=others)
+    log_p += known[:, None]
+    log_p -= np.log(others, out=others)
+    return log_p
 
 
 def levels(values: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 
@@ -81,22 +81,27 @@ def predict(
     tree
         Names above the types, if there are any.
     """
-    odds, novelty = calibration.odds(evidence), calibration.novelty(evidence)
-    best = odds.argmax(axis=1)
+    odds, novelty = calibration.odds_and_novelty(evidence)
+    best, p = odds.argmax(axis=1), expit(odds)
     found = Prediction(
         codes=best,
-        confidence=expit(odds.max(axis=1)),
+        confidence=p.max(axis=1),
         novelty=expit(1.7 * novelty),  # nearly the normal distribution, with longer tails
         unassigned=novelty > calibration.novelty_limit(reject),
         sets=(odds >= calibration.odds_limit(coverage)) & np.isfinite(odds),
-        probabilities=expit(odds).astype(np.float32),
+        probabilities=p.astype(np.float32),
         deviation=novelty,
         p=np.ones(len(novelty)),
         novel=np.zeros(len(novelty), dtype=bool),
         nodes=best,
         doubtful=np.zeros(len(novelty), dtype=bool),
     )
-    return found if tree is None else _at_nodes(found, expit(odds), calibration.price(coverage), tree, reject)
+    return found if tree is None else _at_nodes(found, p, calibration.price(coverage), tree, reject)
+
+
+def join(parts: Sequence[Prediction]) -> Prediction:
+    """Return the predictions of all cells of some parts, in their order."""
+    return Prediction(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Prediction)))
 
 
 def _at_nodes(found: Prediction, p: np.ndarray, price: float, tree: Tree, reject: float) -> Prediction:

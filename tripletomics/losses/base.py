@@ -58,6 +58,8 @@ class Loss(nn.Module):
         Whether it learns from cells whose class is known coarsely; others see them as unlabelled. See `set_levels`.
     ordered
         Whether y is a value, float with NaN where it is missing, in place of a class.
+    pace
+        Training steps for every doubling of the cells beyond 50, see `training.default_steps`.
     of_cells
         Whether it is told which training cells a minibatch shows, ``loss(*views, y, cells=...)``; as of two views.
     """
@@ -71,6 +73,7 @@ class Loss(nn.Module):
     predicts: bool = False
     mines: bool = False
     neighbours: int = 0
+    pace: int = 30
     parameter_lr: float = 1.0
     parameter_eps: float = 1e-8
     epochs: int = 0
@@ -176,7 +179,7 @@ class Sum(Loss):
         for trait in ("normalised", "supervised", "predicts", "ordered"):
             setattr(self, trait, any(getattr(loss, trait) for loss in losses))
         self.epochs = min((loss.epochs for loss in losses if loss.epochs), default=0)
-        self.views = max(loss.views for loss in losses)
+        self.views, self.pace = max(loss.views for loss in losses), max(loss.pace for loss in losses)
         with_encoder = [loss for loss in losses if loss.momentum]
         if len(with_encoder) > 1:
             named = " and ".join(loss.name for loss in with_encoder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,7 @@ from tripletomics.index import Hits
 from tripletomics.labels import COVERAGE, REJECT, check_new_types
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.nodes import check_node_names
-from tripletomics.labels.prediction import Prediction, check_shares, list_novel, predict
+from tripletomics.labels.prediction import Prediction, check_shares, join, list_novel, predict
 from tripletomics.labels.values import Estimate
 from tripletomics.model import storage, summary
 from tripletomics.model.assembly import assemble, disassemble
@@ -216,7 +215,7 @@ class Model(State):
         """
         check_shares(reject, coverage, fdr)
         x = self._given(x, modalities)
-        reference, shown, tree = self._reference(), self._measured(x), self.nodes
+        reference, shown, tree = self._reference(), self.shown(x), self.nodes
         calibrations = self.calibrations_for(x)
         z, m, pcs, role = self._embed(x, present)
         blocks, order = [], []
@@ -229,7 +228,7 @@ class Model(State):
                     evidence = calibration.as_new(evidence, role[some] == TRAINING, reference.near_trained)
                 blocks.append(predict(evidence, calibration, reject, coverage, tree))
             order.append(rows)
-        found = Prediction(*map(np.concatenate, zip(*map(astuple, blocks), strict=True)))
+        found = join(blocks)
         found = found[np.argsort(np.concatenate(order), kind="stable")]
         if fdr is not None:
             found = list_novel(found, calibrations, shown[: len(z)], pcs, role <= HELD_OUT, fdr)
@@ -246,14 +245,14 @@ class Model(State):
         pcs = self.features.pcs(x, cast(Any, present), fitted)
         return {one.name: one.predict(z, pcs, role > HELD_OUT, coverage) for one in self.targets}
 
-    def _measured(self, x: Matrix) -> np.ndarray:
+    def shown(self, x: Matrix) -> np.ndarray:
         """Return the name of the only modality that a cell has, "" where it has all (cells,); of no cells, one ""."""
         names = np.where(fully_measured(x), "", np.array(self.features.names)[measured(x).argmax(axis=1)])
         return names if len(names) else np.array([""])
 
     def calibrations_for(self, x: Matrix) -> dict[str, Calibration]:
         """Return the calibrations that hold for some cells, by what was measured of them ("" for all of it)."""
-        return {str(name): self._calibrated(str(name)) for name in np.unique(self._measured(x))}
+        return {str(name): self._calibrated(str(name)) for name in np.unique(self.shown(x))}
 
     def search(self, x: Matrix = None, k: int = 10, present: Present = None, **modalities: Matrix) -> Hits:
         """Return the k nearest training cells in the metric space, where each lies by all that was measured of it.
@@ -329,7 +328,7 @@ class Model(State):
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: pass one cell in each for every pair.")
         cells = [self._given(x) for x in (a, b)]
-        names = {str(name) for x in cells for name in self._measured(x)}
+        names = {str(name) for x in cells for name in self.shown(x)}
         reference, calibration = self._reference(), self._calibrated(names.pop() if len(names) == 1 else "")
         pairs = (self._embed(x, present) for x in cells)
         return calibration.same(*(reference.evidence(z, pcs) for z, _, pcs, _ in pairs))

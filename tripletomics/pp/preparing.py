@@ -107,7 +107,7 @@ def prepare(
     settings = replace(
         settings,
         dim=settings.dim if published is None else published.shape[1],
-        steps=settings.steps or training.default_steps(int((~held_out).sum())),
+        steps=settings.steps or training.default_steps(int((~held_out).sum()), settings.loss.pace),
         structure=settings.structure if classes else 1.0,
     )
     problem = FitProblem(

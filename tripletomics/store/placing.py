@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tripletomics.model import Model
 
+Place = Callable[[Matrix, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
 FIRST_ROWS = 1024  # on which the scale is checked before anything is written
 
 
@@ -43,6 +44,7 @@ def match_rows(rows: Rows, var: pd.DataFrame, model: Model, start: int, options:
 def embed_blocks(
     rows: Rows, var: pd.DataFrame, model: Model, match: pp.Match, key: str, blocks: Sequence[range],
     *, step: Callable[[str], None], present: np.ndarray | None = None, pcs: bool = False, fitted: bool = False,
+    place: Place | None = None,
 ) -> Iterator[writing.Block]:  # fmt: skip
     """Yield the coordinates of blocks of rows: metric space, map and, if asked for, principal components.
 
@@ -64,6 +66,8 @@ def embed_blocks(
         Whether principal components are asked for.
     fitted
         Whether the model was fitted to this dataset. The rows may then be on any scale.
+    place
+        What returns the coordinates of rows in place of `Model.place`, which it calls.
 
     Raises
     ------
@@ -77,7 +81,7 @@ def embed_blocks(
         if not fitted:
             with naming_rows(start, stop):
                 pp.check_scale(x, model.part(), match.columns >= 0)
-        z, m = model.place(x, present)
+        z, m = (place or model.place)(x, present)
         found = {keys.metric_key(key): z, key: m} | ({keys.pca_key(key): model.pcs(x, present)} if pcs else {})
         yield writing.Block(start, stop, found, x)
 

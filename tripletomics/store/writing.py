@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,10 @@ class Results:
         All rows of these arrays.
     columns, records
         Of `obs` and `uns`. They are read after all blocks, which may add to them.
+    stale
+        Columns of `obs` that are deleted.
+    column_bytes
+        What the columns of a cell take.
     """
 
     n_obs: int
@@ -55,6 +59,8 @@ class Results:
     blocks: Iterable[Block]
     columns: Mapping[str, pd.Categorical[str]]
     records: Mapping[str, object]
+    stale: Collection[str] = ()
+    column_bytes: int = 1
 
 
 def check_target(source: Path, target: Path, keys: Iterable[str], n_obs: int, width: int) -> int:
@@ -138,7 +144,7 @@ def _write_h5ad(source: Path, target: Path, results: Results, needed: int) -> No
 
 def _lengthen(draft: Path, results: Results) -> None:
     """Lengthen a file before writing into it: HDF5 can crash where a disk fills up; it cuts what is not used."""
-    left = results.n_obs * (4 * sum(results.widths.values()) + 1) + MARGIN
+    left = results.n_obs * (4 * sum(results.widths.values()) + results.column_bytes) + MARGIN
     with draft.open("ab") as file:
         while left > 0:
             left -= file.write(bytes(min(left, 2**20)))
@@ -206,13 +212,16 @@ def _write_blocks(obsm: Any, results: Results) -> None:
 
 
 def _write_annotations(root: Any, results: Results) -> None:
-    """Write columns of `obs` and elements of `uns`, in place of those that are there."""
+    """Write columns of `obs` and elements of `uns`, in place of those that are there; delete stale columns."""
     import anndata
 
+    gone = {name for name in results.stale if name in root["obs"] and name not in results.columns}
+    for name in gone:
+        del root["obs"][name]
     for name, elements in (("obs", results.columns), ("uns", results.records)):
         for key, element in elements.items():
             if key in root[name]:
                 del root[name][key]
             anndata.io.write_elem(root[name], key, element)
-    columns = [str(name) for name in root["obs"].attrs["column-order"]]
+    columns = [str(name) for name in root["obs"].attrs["column-order"] if str(name) not in gone]
     root["obs"].attrs["column-order"] = columns + [name for name in results.columns if name not in columns]

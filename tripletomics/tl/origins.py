@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tripletomics.features import Pair
     from tripletomics.model import Model
     from tripletomics.sources import Matrix
+    from tripletomics.store.writing import Block
 
 
 def trained_on(model: Model, x: Matrix | Pair) -> np.ndarray | None:
@@ -67,6 +68,37 @@ def name_model(target: Any, key: str, model: Model, trained: np.ndarray | None) 
     if not same or trained is None or old is None or "cells" in model.settings:  # of a sample, not all can be found
         return 0
     return int(((old.astype(str) == "train") & ~trained).sum())
+
+
+class Training:
+    """Which cells of a dataset on disk a model was trained on, found block by block.
+
+    Parameters
+    ----------
+    model, n
+        The model, and the number of cells.
+    old, own
+        The column of the split in the dataset, None if there is none, and whether it is that of this model.
+    """
+
+    def __init__(self, model: Model, n: int, old: Any, own: bool) -> None:
+        self.model, self.n, self.old, self.own = model, n, old, own
+        self.trained = None if model.seen is None else np.zeros(n, dtype=bool)
+
+    def see(self, block: Block) -> None:
+        """Look for the cells of a block in the fit."""
+        if self.trained is not None:
+            self.trained[block.start : block.stop] = trained_on(self.model, block.x)
+
+    def split(self, name: str) -> dict[str, pd.Categorical[str]]:
+        """Return the column of the split under its name, after all blocks; none if no split is known."""
+        if self.trained is None and (self.old is None or self.own):
+            return {}
+        return {name: split_of(self.trained, self.n, self.old if self.own else None)}
+
+    def note(self) -> None:
+        """Warn if the model was trained on some of the cells."""
+        note_on_training(self.trained)
 
 
 def note_on_training(trained: np.ndarray | None, changed: int = 0) -> None:

@@ -6,32 +6,30 @@ and a label set has the fewest names that stand for its types.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from tripletomics.labels import COVERAGE, REJECT, UNASSIGNED, UNLABELLED
-from tripletomics.notices import warn
+from tripletomics.labels import COVERAGE, REJECT, UNLABELLED
+from tripletomics.tl import paths
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from tripletomics.labels.prediction import Prediction
-    from tripletomics.labels.reference import Reference
     from tripletomics.model import Model
-    from tripletomics.pp.queries import NewCells, Query
-    from tripletomics.sources import Matrix
+    from tripletomics.pp.queries import NewCells
     from tripletomics.tl.fitting import Cells
+    from tripletomics.tl.labelling import Labelling
 else:  # the command line reads these annotations
     Cells = Model = object
 
-UNLIKE = 0.5  # share of unassigned cells from which the embedding is in doubt
-OF_TYPES = ("label", "confidence", "novelty", "label_set", "agrees")
-OPTIONAL = ("group_label", "group_label_set", "novel", "novel_p")  # columns that are written only if asked for
+BLOCK = 16 * 4096  # cells that are labelled at once: a multiple of those that networks take
 
 
 def predict(
-    adata: Cells,
+    adata: Cells | str | os.PathLike[str],
     model: Model,
     *,
     reject: float = REJECT,
@@ -50,7 +48,8 @@ def predict(
     Parameters
     ----------
     adata
-        New cells with the model's genes, as for `transform`. Their labels are not read.
+        New cells with the model's genes, as for `transform`: in memory, or the path of a dataset of one modality, of
+        which one block of rows at a time is in memory. Their labels are not read.
     model
         From `fit` or `load`.
     reject
@@ -81,7 +80,8 @@ def predict(
 
     Returns
     -------
-    None. Written to `adata`, to each dataset that was given, and to a MuData. With another `key_added`, its name
+    None. Written to `adata`, to each dataset that was given, and to a MuData; into a .zarr store, or to a copy of an
+    .h5ad file that replaces it. With another `key_added`, its name
     replaces "tt" in `obs` and `uns`. The numbers of genes in ``tt_mapping`` of a MuData are sums over both.
 
     ``obs["tt_label"]``
@@ -179,45 +179,30 @@ def predict(
     & Hochberg 1995.
     """
     from tripletomics import pp
-    from tripletomics.tl.origins import trained_on
+    from tripletomics.keys import prefix as prefix_of
+    from tripletomics.tl.labelling import Labelling
     from tripletomics.tl.results import write_coordinates
 
     pp.check_key(key_added, adata)
     pp.check_model(model)
+    asked = Labelling(model, reject=reject, coverage=coverage, fdr=fdr, groups=groups)
+    if isinstance(adata, (str, os.PathLike)):
+        paths.predict(
+            Path(adata), model, asked, layer=layer, use_rep=use_rep, missing=missing, alias=alias,
+            min_matched=min_matched, key_added=key_added,
+        )  # fmt: skip
+        return
     options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
     cells = pp.take_new(adata, model, options, key_added)
-    prefix = "tt" if key_added == "X_tt" else key_added
-    if model.targets and model.reference is None:
-        _refuse_without_types(groups=groups, fdr=fdr)
-        z, m = model.place(cells.x, cells.present)
-        _write(cells, prefix, _value_columns(model, cells, z, coverage), [*OF_TYPES, *OPTIONAL])
-        for target, _, queries in cells.targets:
-            target.uns[f"{prefix}_mapping"] = _record(model, queries)
-        write_coordinates(cells, key_added, model, z, m, trained_on(model, cells.x))
-        return
-    grouped = None if groups is None else _groups(cells, groups)
-    found, z, m = model.predict(cells.x, cells.present, reject=reject, coverage=coverage, fdr=fdr)
-    trained = trained_on(model, cells.x)
-    below = None if model.nodes is None else model.nodes.leaves_below()
-    agrees = cast("Reference", model.reference).agrees(m, found.nodes, trained, below)
-    columns = {
-        **_type_columns(found, model),
-        "agrees": agrees,
-        **_group_columns(found, grouped, (coverage, reject), model),
-        **({} if fdr is None else {"novel": found.novel, "novel_p": found.p}),
-        **_value_columns(model, cells, z, coverage),
-    }
-    use_rep, about_list = options.embedding(model), {} if fdr is None else _about_list(model, cells.x, trained, fdr)
-    _doubt_embedding(use_rep, found.unassigned & ~found.doubtful)
-    _write(cells, prefix, columns, OPTIONAL)
+    if groups is not None:
+        asked.group(_groups(cells, groups))
+    z, m = _label(asked, cells)
+    columns, use_rep, prefix = asked.finish(), options.embedding(model), prefix_of(key_added)
+    asked.doubt_embedding(use_rep)
+    _write(cells, prefix, columns, asked.stale)
     for target, rows, queries in cells.targets:
-        record = _record(model, queries) | {"rejected": int(found.unassigned[rows].sum())}
-        record |= {"agrees": float(agrees[rows].mean())} | ({} if use_rep is None else {"use_rep": use_rep})
-        record |= {} if below is None else {"unlikely": int(found.doubtful[rows].sum())}
-        record |= {} if trained is None else {"seen": int(trained[rows].sum())}
-        record |= {} if fdr is None else about_list | {"novel": int(found.novel[rows].sum())}
-        target.uns[f"{prefix}_mapping"] = record
-    write_coordinates(cells, key_added, model, z, m, trained)
+        target.uns[f"{prefix}_mapping"] = asked.record(queries, rows, use_rep)
+    write_coordinates(cells, key_added, model, z, m, asked.trained)
 
 
 def _write(cells: NewCells, prefix: str, columns: Mapping[str, Any], stale: Sequence[str]) -> None:
@@ -228,82 +213,20 @@ def _write(cells: NewCells, prefix: str, columns: Mapping[str, Any], stale: Sequ
             target.obs[f"{prefix}_{name}"] = values[rows]
 
 
-def _refuse_without_types(**given: object) -> None:
-    """Raise if something is asked for that only a model with types can say."""
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(
-                f"{name}={value!r} is about types, and the model was fitted with order= alone: leave it out, or fit "
-                "with label=."
-            )
-
-
-def _value_columns(
-    model: Model, cells: NewCells, z: np.ndarray, coverage: float
-) -> dict[str, np.ndarray | pd.Categorical[str]]:
-    """Return the columns about ordered columns, by the end of their names; none without such columns."""
-    import numpy as np
-    import pandas as pd
-
-    columns: dict[str, np.ndarray | pd.Categorical[str]] = {}
-    found = model.predict_values(cells.x, cells.present, coverage=coverage, z=z) if model.targets else {}
-    for target in model.targets:
-        one = found[target.name]
-        if target.classes is not None:
-            names = pd.Index(target.classes)
-            columns[target.name] = pd.Categorical.from_codes(one.center.astype(int), names)
-            columns[f"{target.name}_confidence"] = np.asarray(one.confidence)
-            continue
-        values = {"": one.center, "_low": one.low, "_high": one.high}
-        if target.period is not None:
-            values = {"": one.center, "_half_width": (one.high - one.low) / 2}
-        for end, numbers in values.items():
-            if target.categories is None:
-                columns[f"{target.name}{end}"] = numbers
-            else:
-                names = pd.Index(target.categories)
-                columns[f"{target.name}{end}"] = pd.Categorical.from_codes(numbers.astype(int), names, ordered=True)
-    return columns
-
-
-def _doubt_embedding(use_rep: str | None, unassigned: np.ndarray) -> None:
-    """Warn if most cells are unlike all types by their embedding."""
-    if use_rep is not None and len(unassigned) and unassigned.mean() > UNLIKE:
-        warn(
-            f"{unassigned.sum():,} of {len(unassigned):,} cells are unlike all types of the model. Was {use_rep!r} "
-            "made by the same model as for the training cells?"
-        )
-
-
-def _record(model: Model, queries: Sequence[Query]) -> dict[str, Any]:
-    """Return what `uns` keeps of a model that predicts, and how the genes of one or two modalities were matched."""
+def _label(asked: Labelling, cells: NewCells) -> tuple[np.ndarray, np.ndarray]:
+    """Label all cells, block by block, and return the metric space and the map."""
     import numpy as np
 
-    matches = [query.match for query in queries]
-    ordered = {"ordered": np.array([one.name for one in model.targets], dtype=object)} if model.targets else {}
-    return {
-        "model": model.id,
-        "matched": sum(match.matched for match in matches),
-        "missing": sum(match.missing for match in matches),
-        "extra": sum(match.extra for match in matches),
-        "weight": float(np.mean([match.weight for match in matches])),
-        "missing_genes": np.array([gene for match in matches for gene in match.missing_genes], dtype=object),
-        "notes": np.array([note for query in queries for note in query.notes], dtype=object),
-        **ordered,
-    }
+    n = cells.x.shape[0]
+    if n <= BLOCK:
+        return asked.place(cells.x, cells.present)
+    blocks = [asked.place(cells.x[i : i + BLOCK], cells.present) for i in range(0, n, BLOCK)]
+    z, m = map(np.concatenate, zip(*blocks, strict=True))
+    return z, m
 
 
-def _about_list(model: Model, x: Matrix, trained: np.ndarray | None, fdr: float) -> dict[str, float]:
-    """Return what `uns` keeps about a list of novel cells, except their number."""
-    from tripletomics.labels.discoveries import shortest
-
-    known = min(calibration.n_cells for calibration in model.calibrations_for(x).values())
-    new = int(x.shape[0] if trained is None else (~trained).sum())
-    return {"fdr": fdr, "calibration_cells": known, "shortest_list": shortest(new, known, fdr)}
-
-
-def _groups(cells: NewCells, name: str) -> tuple[np.ndarray, int]:
-    """Return the codes of the groups of cells, -1 for none, and their number.
+def _groups(cells: NewCells, name: str) -> pd.Series:
+    """Return the groups of cells.
 
     Of two modalities, either may have the column, or the MuData. For each cell, the first one with a value counts.
     """
@@ -311,60 +234,10 @@ def _groups(cells: NewCells, name: str) -> tuple[np.ndarray, int]:
     import pandas as pd
 
     from tripletomics import labels, pp
-    from tripletomics.labels import grouping
 
-    if not isinstance(name, str):
-        raise TypeError(f"groups={name!r} is not the name of a column of adata.obs.")
     holders = [(target, rows) for target, rows, _ in cells.targets if name in target.obs]
     values = np.full(cells.x.shape[0], None, dtype=object)
     for target, rows in reversed(holders or [cells.targets[0][:2]]):
         given = labels.known(pp.column(target, name, "groups"), UNLABELLED).to_numpy()
         values[rows] = np.where(pd.isna(given), values[rows], given)
-    codes, classes = labels.encode(pd.Series(values, name=name), UNLABELLED)
-    if lone := grouping.check_groups(name, codes, classes):
-        warn(f"{lone:,} of {len(classes):,} groups of {name!r} have one cell: they get the prediction of their cell.")
-    return codes, len(classes)
-
-
-def _group_columns(
-    found: Prediction, grouped: tuple[np.ndarray, int] | None, shares: tuple[float, float], model: Model
-) -> dict[str, np.ndarray | pd.Categorical[str]]:
-    """Return the columns about groups of cells, by the end of their names; none without groups."""
-    import numpy as np
-    import pandas as pd
-
-    from tripletomics.labels import grouping
-
-    if grouped is None:
-        return {}
-    best, sets, unassigned = grouping.vote(found, *grouped, *shares, tree=model.nodes)
-    names, codes = np.array([*model.names, UNASSIGNED], dtype=object), grouped[0]
-    labels = np.array([*names[np.where(unassigned, -1, best)], None], dtype=object)  # code -1 is the last
-    texts = np.array([*_joined(sets, model), ""], dtype=object)
-    return {"group_label": pd.Categorical(labels[codes], names), "group_label_set": texts[codes]}
-
-
-def _type_columns(found: Prediction, model: Model) -> dict[str, np.ndarray | pd.Categorical[str]]:
-    """Return the columns about the type of each cell, by the end of their names."""
-    import numpy as np
-    import pandas as pd
-
-    names = np.array([*model.names, UNASSIGNED], dtype=object)
-    return {
-        "label": pd.Categorical(names[np.where(found.unassigned, -1, found.nodes)], names),
-        "confidence": found.confidence,
-        "novelty": found.novelty,
-        "label_set": np.array(_joined(found.sets, model), dtype=object),
-    }
-
-
-def _joined(sets: np.ndarray, model: Model) -> list[str]:
-    """Return label sets, boolean (cells, types), as text."""
-    import numpy as np
-
-    from tripletomics.labels import nodes
-
-    if model.nodes is not None:
-        return nodes.write_sets(sets, model.nodes)
-    names = np.array(model.types, dtype=object)
-    return [" | ".join(names[credible]) for credible in sets]
+    return pd.Series(values, name=name)
