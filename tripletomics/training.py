@@ -43,9 +43,9 @@ History = dict[str, dict[str, np.ndarray]]  # stage -> step, loss, held_out_f1
 BATCH_SIZE = 512
 TRIED_BATCHES = 20  # batches in which a loss must have something to compare
 CHECKED = 10  # steps between two checks of the loss on a GPU
-MAP_STEPS = 4  # steps of the map head for one of the encoder: with 2,000 genes one costs 0.6 of it
-MAP_MOST = 480  # steps of the map head from 800 cells on
-MAP_LR = 30.0
+MAP_STEPS = 4  # most steps of the map head for one of the encoder
+MAP_PACE, MAP_LEAST, MAP_MOST = 60, 240, 480  # its steps for every doubling of the cells beyond 50, and their limits
+MAP_LR = 60.0
 ADOPTED_STEPS, ADOPTED_BLUR = 2, 1.75  # steps and blur for an adopted map, in units of those for a new one
 MAP_CELLS = 1024
 COLLAPSED = 0.2  # spread of the directions of z below which distances mean little
@@ -278,7 +278,7 @@ def train_map(
 
     Return both networks, and the history of both.
 
-    It takes four steps for each of the encoder's; but 480, or as many as these, are enough.
+    How many steps it takes is said in `map_steps`.
     """
     fabric = devices.start(settings.device, settings.precision)
     seed, y, scored = settings.seed, problem.codes, np.flatnonzero(problem.scored)
@@ -297,7 +297,7 @@ def train_map(
     head.fit_inputs(known[train_on], z[train_on], settings.structure, radius)
     inputs = Memory(head.inputs(known, z).cpu().numpy()).on(fabric.device)
     map_loss, sampler = _map_loss(problem, settings, rows)
-    steps = min(MAP_STEPS * settings.steps, max(MAP_MOST, settings.steps)) * (ADOPTED_STEPS if adopts else 1)
+    steps = map_steps(len(rows), settings.steps) * (ADOPTED_STEPS if adopts else 1)
     watch = Monitor(
         "map", steps, report, head, cells=inputs, y=y, train_rows=train_on,
         held_out_rows=np.arange(len(rows), len(used)), fabric=fabric,
@@ -371,3 +371,12 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
 def default_steps(n: int, pace: int = Loss.pace) -> int:
     """Return the encoder's training steps for `n` training cells: `pace`, of its loss, for a doubling beyond 50."""
     return max(100, round(pace * math.log2(max(n, 1) / 50)))
+
+
+def map_steps(n: int, steps: int) -> int:
+    """Return the map head's training steps for `n` training cells: four for each of the encoder's, if not too many.
+
+    By default they follow from the number of cells alone, so that a map of ``structure=1`` does not depend on the loss.
+    """
+    enough = min(max(round(MAP_PACE * math.log2(max(n, 1) / 50)), MAP_LEAST), MAP_MOST)
+    return min(MAP_STEPS * steps, max(enough, steps))
