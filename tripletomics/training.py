@@ -370,7 +370,7 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
 
 def default_steps(n: int, pace: int = Loss.pace) -> int:
     """Return the encoder's training steps for `n` training cells: `pace`, of its loss, for a doubling beyond 50."""
-    return max(100, round(pace * math.log2(max(n, 1) / 50)))
+    return min(max(round(pace * math.log2(max(n, 1) / 50)), 100), MAP_MOST)
 
 
 def map_steps(n: int, steps: int) -> int:
