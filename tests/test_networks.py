@@ -95,18 +95,3 @@ def test_rows_go_through_the_network_in_blocks():
 @pytest.mark.parametrize("text", ["mlp", "mlp:hidden=64", "mlp:hidden=512-256-128"])
 def test_hidden_layers_of_any_number(text):
     assert Encoder(networks.make(text), 7, 5)(torch.zeros(3, 7)).shape == (3, 5)
-
-
-def test_layer_normalisation_is_that_of_torch():
-    ours, torchs = networks.LayerNorm(20), torch.nn.LayerNorm(20)
-    found = []
-    for layer in (ours, torchs):
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(300, 20, generator=generator).requires_grad_()
-        with torch.no_grad():
-            layer.weight.copy_(torch.randn(20, generator=generator)), layer.bias.normal_(generator=generator)
-        y = layer(x)
-        gradients = torch.autograd.grad(y, (x, layer.weight, layer.bias), torch.randn(300, 20, generator=generator))
-        found.append((y.detach(), *gradients))
-    torch.testing.assert_close(*found)
-    torch.testing.assert_close(found[0][0], ours(x).detach(), rtol=0, atol=0)

@@ -190,27 +190,24 @@ def test_a_plain_fit_inside_a_job_of_slurm_is_one_process(monkeypatch):
     assert (fabric.world_size, fabric.global_rank) == (1, 0)
 
 
-def test_a_fit_keeps_the_threads_of_torch_and_does_not_depend_on_their_number():
+def test_a_fit_that_calls_numba_keeps_the_threads_of_torch():
     """In a process of its own, where numba has not started yet; and the fit after it is that before it."""
     code = """
 import numpy as np, torch, scipy.sparse as sp, tripletomics as tt
 from samples import make_cells
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 torch.set_num_threads(1)
-wide, small = make_cells(60, 0, types="ab", genes=2100), make_cells(500, 0, genes=120)
+wide, small = make_cells(60, 0, types="ab", genes=2100), make_cells(60, 0, types="ab", genes=40)
 def fitted():
-    tt.fit(small, "kind", steps=4, progress=False, device="cpu")
-    return [small.obsm[key].copy() for key in ("X_tt", "X_tt_metric", "X_tt_pca")]
+    tt.fit(small, "kind", steps=2, hold_out=0, progress=False, device="cpu")
+    return small.obsm["X_tt"]
 blas = lambda: {pool["filepath"]: pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 before, pools = fitted(), blas()
 tt.fit(wide, "kind", steps=2, hold_out=0, progress=False, device="cpu")
-print(torch.get_num_threads(), np.array_equal(before[0], fitted()[0]), pools.items() <= blas().items())
-torch.set_num_threads(2)
-with threadpool_limits(2, "blas"):
-    print(*map(np.array_equal, before, fitted()), torch.get_num_threads())
+print(torch.get_num_threads(), np.array_equal(before, fitted()), pools.items() <= blas().items())
 """
     numba = {"NUMBA_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], env=environment(**numba), capture_output=True, text=True
     )
-    assert run.stdout.split() == ["1", "True", "True", "True", "True", "True", "2"], run.stderr
+    assert run.stdout.split() == ["1", "True", "True"], run.stderr

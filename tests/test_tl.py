@@ -75,8 +75,6 @@ def test_same_seed_same_map_bit_for_bit(pbmc, fitted):
     again = pbmc.copy()
     tt.fit(again, label="cell_type", steps=40, progress=False)
     np.testing.assert_array_equal(again.obsm["X_tt"], fitted[1].obsm["X_tt"])
-    tt.fit(again, label="cell_type", steps=40, progress=False, seed=1)
-    assert not np.array_equal(again.obsm["X_tt"], fitted[1].obsm["X_tt"])
 
 
 def test_real_cells_hold_on_cells_never_seen(pbmc):
@@ -125,6 +123,7 @@ def test_maps_of_another_seed_and_of_fewer_cells_lie_alike(pbmc):
     for name, adata, seed in (("first", pbmc, 0), ("seed", pbmc, 1), ("part", part, 0)):
         tt.fit(adata, "cell_type", steps=30, seed=seed, progress=False)
         maps[name] = pd.DataFrame(adata.obsm["X_tt"].copy(), index=adata.obs_names)
+    assert not maps["first"].equals(maps["seed"])
     for other in ("seed", "part"):
         first = maps["first"].loc[maps[other].index]
         assert procrustes(first, maps[other])[2] < 0.2  # 1 - r² after the best rotation and scale

@@ -17,6 +17,7 @@ LINES = 8  # random lines along which a minibatch is compared with the disk
 SITES, CELLS = 9, 1024  # the disk is 2 to this power points, fitted to at most this many cells
 BLUR = 0.003  # squared radii of the disk, a little less than the distance between its points
 COARSE, ROUNDS, LAST = 0.5, 3, 15  # first blur, halved after this many rounds; rounds at the last blur
+SMALL = -80.0  # exponent below which nothing counts, and processors become slow
 
 
 def quantiles(n: int, dim: int) -> Tensor:
@@ -124,15 +125,21 @@ def even_points(n: int, dim: int) -> np.ndarray:
 
 
 def _scale(cost: Tensor, g: Tensor, blur: float, rounds: int) -> Tensor:
-    """Improve the potentials of the columns by rounds of Sinkhorn's algorithm, for rows and columns of equal weight."""
+    """Improve the potentials of the columns by rounds of Sinkhorn's algorithm, for rows and columns of equal weight.
+
+    The first round counts in logarithms, so that nothing overflows. All others multiply what it left, which is near 1.
+    """
     rows, columns = cost.shape
-    for _ in range(rounds):
-        f = -blur * (_logsumexp((g - cost) / blur, 1) - math.log(columns))
-        g = -blur * (_logsumexp((f[:, None] - cost) / blur, 0) - math.log(rows))
-    return g
+    f = -blur * (_logsumexp((g - cost) / blur, 1)[:, None] - math.log(columns))
+    g = -blur * (_logsumexp((f - cost) / blur, 0) - math.log(rows))
+    kernel, v = ((f + g - cost) / blur).clamp_(min=SMALL).exp_(), torch.ones_like(g)
+    for _ in range(rounds - 1):
+        u = columns / (kernel @ v)
+        v = rows / (u @ kernel)
+    return g + blur * v.log()
 
 
 def _logsumexp(x: Tensor, dim: int) -> Tensor:
     """Return the same as torch, 10 times as fast where exponentials would be too small for normal numbers."""
     most = x.amax(dim=dim, keepdim=True)
-    return (x - most).clamp_(min=-80).exp_().sum(dim=dim).log() + most.squeeze(dim)
+    return (x - most).clamp_(min=SMALL).exp_().sum(dim=dim).log() + most.squeeze(dim)

@@ -53,42 +53,9 @@ class MLP:
         layers: list[nn.Module] = []
         for width in self.hidden:
             # layer, not batch normalisation: a cell's coordinates must not depend on the other cells of the minibatch
-            layers += [nn.Linear(n_in, width), LayerNorm(width), nn.SiLU()]
+            layers += [nn.Linear(n_in, width), nn.LayerNorm(width), nn.SiLU()]
             n_in = width
         return nn.Sequential(*layers)
-
-
-class LayerNorm(nn.LayerNorm):
-    """Layer normalisation whose gradients are the same with any number of threads.
-
-    In torch each thread of a processor sums the gradients of weight and bias over a part of the rows. So their last
-    bits depend on the number of threads, and the training of a map enlarges that.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return normalised rows."""
-        if torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == torch.float32:
-            return cast(Tensor, _LayerNorm.apply(x, self.weight, self.bias, self.eps))
-        return super().forward(x)
-
-
-class _LayerNorm(torch.autograd.Function):
-    """The values of torch's, with one order for the sums over rows."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        y, mean, reciprocal = torch.native_layer_norm(x, weight.shape, weight, bias, eps)
-        ctx.save_for_backward(x, weight, bias, mean, reciprocal)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, weight, bias, mean, reciprocal = ctx.saved_tensors
-        (g,) = gradients
-        own = torch.ops.aten.native_layer_norm_backward(
-            g, x, weight.shape, mean, reciprocal, weight, bias, [True, False, False]
-        )
-        return own[0], (g * (x - mean) * reciprocal).sum(dim=0), g.sum(dim=0), None
 
 
 def make(encoder: str | MLP) -> MLP:

@@ -7,8 +7,9 @@ that did not see the cell (cross-fitting), and `Features.pcs` corrects it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,27 +18,37 @@ from scipy.linalg import eigh, qr
 from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
 from tripletomics.sources import Matrix
 
 N_COMPONENTS = 50
 PANEL = 100  # fewer features than this are a panel of proteins, each on a scale of its own
 CUT = 10  # standard deviations above the mean at which a value is cut
-SUMMED = 2048  # cells whose products are added up in float32
-TALL = 4  # cells per gene: with more, the components come from the covariance of the genes
+SUMMED = 2048  # cells whose products are made at once
+TALL = 4  # cells per gene: with more, the components of a sparse matrix come from the products of its genes
 MIN_NOISE = 1e-3  # of a gene of unit variance: a panel's components leave none, and nothing could be solved
 FOLDS = 5  # each is left out of the components once
 LEAST = 25  # cells: fewer are not cross-fitted
 FARTHEST = 9.0  # variances, which are three standard deviations: the regression knows few cells beyond
 ROUNDING = 1e-5  # of the largest variance along a component: less is rounding, such as where cells are copies
-WIDEST = 5000  # genes or cells, whichever are fewer: with more, their products do not fit in memory
 SWEEPS, SPARE = 6, 20  # of the randomised solver: sweeps, and components beyond those that are wanted
 
+Times = Callable[[np.ndarray], np.ndarray]  # columns (columns, k) times a matrix (columns, columns)
 
-@threadpool_limits.wrap(
-    limits=1, user_api="blas"
-)  # small steps of 1 ms; more threads change rounding, and can lose 5 s
+
+class Products(NamedTuple):
+    """Sums and products of the genes over the cells of each fold, from which those of all others follow.
+
+    Attributes
+    ----------
+    sums, products
+        Of cells less the mean of all, a float32 array (columns,) and one (columns, columns) for each fold.
+    """
+
+    sums: list[np.ndarray]
+    products: list[np.ndarray]
+
+
 def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> dict[str, Any]:
     """Fit principal components of the dispersed genes with unit variance.
 
@@ -66,7 +77,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
     x = (cut(x, cap) if scaled else x)[:, columns]
     x = x.multiply(1 / unit).tocsr() if sp.issparse(x) else x / unit
     total = mean_and_variance(x)[1].sum()
-    components, mean, strength = leading(x, seed)
+    components, mean, strength, products = leading(x, seed)
     pcs = np.asarray(x @ components.T) - components @ mean
     # an axis has no direction of its own: its long tail points up, so that maps of other cells are not mirrored
     sign = np.where((pcs**3).sum(axis=0) < 0, -1, 1)
@@ -77,9 +88,11 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
     center[columns] = mean * unit
     rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
     usual = 1.0 if scaled else float(total / len(columns))  # variance of a column
-    shrink, residual = _unshrunk(len(axes)), 0.0
-    if len(pcs) >= LEAST and (scaled or len(columns) > N_COMPONENTS):
-        shrink, residual = _shrinkage(x, components, mean, pcs, seed, usual)
+    with threadpool_limits(1, "blas"):  # small steps of 1 ms; two threads can take 200 where others are at work
+        shrink, residual = _unshrunk(len(axes)), 0.0
+        if len(pcs) >= LEAST and (scaled or len(columns) > N_COMPONENTS):
+            unseen = crossfitted(x, components, mean, seed, products)
+            shrink, residual = _shrinkage(x, mean, pcs, unseen, usual)
     return {
         "cap": cap,
         "axes": axes,
@@ -93,17 +106,20 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
     }
 
 
-def leading(x: Matrix, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return up to 50 components (components, columns) of float64 cells, the columns' means, and the variances."""
-    if x.shape[1] >= PANEL and x.shape[0] >= TALL * x.shape[1]:
-        return _by_covariance(x)
+def leading(x: Matrix, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Products | None]:
+    """Return up to 50 components (components, columns) of float64 cells, the columns' means, and the variances.
+
+    Also the products of a tall matrix, for `crossfitted`; None for others.
+    """
+    if x.shape[1] >= PANEL and x.shape[0] >= (TALL if sp.issparse(x) else 1) * x.shape[1]:
+        return _by_covariance(x, seed)
     if x.shape[1] < PANEL or min(x.shape) <= N_COMPONENTS or not mean_and_variance(x)[1].sum():
         # arpack fails if all cells are equal
         x, solver, most = (x.toarray() if sp.issparse(x) else x), "full", min(x.shape)
     else:
         solver, most = "arpack", min(x.shape) - 1
     pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed).fit(x)
-    return pca.components_, pca.mean_, pca.singular_values_**2 / x.shape[0]
+    return pca.components_, pca.mean_, pca.singular_values_**2 / x.shape[0], None
 
 
 def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: np.ndarray) -> np.ndarray:
@@ -140,20 +156,20 @@ def _unshrunk(n: int) -> np.ndarray:
 
 
 def _shrinkage(
-    x: Matrix, components: np.ndarray, mean: np.ndarray, pcs: np.ndarray, seed: int, usual: float
+    x: Matrix, mean: np.ndarray, pcs: np.ndarray, unseen: np.ndarray, usual: float
 ) -> tuple[np.ndarray, float]:
     """Fit the coefficients of `factors`, and return the mean squared distance to the space of the components, too.
 
-    `usual` is the variance of a column of `x`.
+    `unseen` are the components `pcs` as `crossfitted` returns them, and `usual` is the variance of a column of `x`.
     """
-    shrink = _unshrunk(len(components))
+    shrink = _unshrunk(pcs.shape[1])
     squares = x.multiply(x).sum(axis=1) if sp.issparse(x) else np.square(x).sum(axis=1)
     outside = np.asarray(squares, dtype=np.float64).ravel() - 2 * (x @ mean) + mean @ mean - np.square(pcs).sum(axis=1)
     residual = float(outside.mean())
     # if all components of a panel are taken, only rounding is left
     residual = residual if residual > 1e-6 * x.shape[1] * usual else 0.0
     outside = np.maximum(outside, 0) / residual if residual else np.zeros(len(pcs))
-    unseen, variance = crossfitted(x, components, mean, seed), pcs.var(axis=0)
+    variance = pcs.var(axis=0)
     own = _own(pcs, variance)
     for k in np.flatnonzero(variance > ROUNDING * variance.max()):
         terms = pcs[:, [k]] * np.stack([np.ones(len(pcs)), outside, own[:, k]], axis=1)
@@ -164,24 +180,23 @@ def _shrinkage(
     return shrink, residual
 
 
-def crossfitted(x: Matrix, components: np.ndarray, mean: np.ndarray, seed: int) -> np.ndarray:
+def crossfitted(
+    x: Matrix, components: np.ndarray, mean: np.ndarray, seed: int, products: Products | None = None
+) -> np.ndarray:
     """Return principal components of cells by axes that were fitted without them: float32 (cells, components).
 
     Each of five folds is left out in turn. The axes of the others are rotated and reflected to be as near as
-    possible to `components` (components, genes).
+    possible to `components` (components, genes). These, `mean` and `products` come from `leading`.
 
     References
     ----------
     That components of new cells shrink: Lee, Zou & Wright 2010, Ann. Stat. 38(6). Rotation: Schönemann 1966.
     """
-    n, width = x.shape
-    folds = np.random.default_rng([seed, 7]).permutation(np.arange(n) % FOLDS)
-    if min(n, width) > WIDEST:
-        axes_without = _by_solver(x, folds, len(components), seed)
-    else:
-        axes_without = (_by_cells if n < width else _by_genes)(x, mean, folds, len(components), seed)
-    out = np.empty((n, len(components)), dtype=np.float32)
-    for fold, axes in enumerate(axes_without):
+    folds = _folds(x.shape[0], seed)
+    out = np.empty((len(folds), len(components)), dtype=np.float32)
+    multiply = _by_rows(x.astype(np.float32), folds) if products is None else _by_products(products, folds)
+    for fold, (n, times) in enumerate(multiply):
+        axes = _leading(times, x.shape[1], min(len(components), n - 1), seed)
         u, _, v = np.linalg.svd(axes.T @ components.T, full_matrices=False)
         turned = axes @ (u @ v)
         rows = x[folds == fold]
@@ -189,79 +204,81 @@ def crossfitted(x: Matrix, components: np.ndarray, mean: np.ndarray, seed: int) 
     return out
 
 
-def _by_genes(x: Matrix, mean: np.ndarray, folds: np.ndarray, most: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield the axes of all folds but one, from the products of genes: the folds' own are taken from their sum."""
-    sums, products = [], []
+def _folds(n: int, seed: int) -> np.ndarray:
+    """Return the fold of each cell, 0 to 4 (cells,)."""
+    return np.random.default_rng([seed, 7]).permutation(np.arange(n) % FOLDS)
+
+
+def _by_products(all_of: Products, folds: np.ndarray) -> Iterator[tuple[int, Times]]:
+    """Yield, without each fold in turn, the number of cells and what multiplies by the covariance of the genes."""
+    total, whole = np.sum(all_of.sums, axis=0), functools.reduce(np.add, all_of.products)
+    for fold, (own_sum, own) in enumerate(zip(*all_of, strict=True)):
+        n = int((folds != fold).sum())  # numpy's integers would make all float64
+        middle, others = (total - own_sum) / n, np.subtract(whole, own, out=own)  # its last use
+        yield n, functools.partial(_times_products, others, middle, n)
+
+
+def _times_products(products: np.ndarray, middle: np.ndarray, n: int, q: np.ndarray) -> np.ndarray:
+    return products @ q / n - np.outer(middle, middle @ q)
+
+
+def _by_rows(x: Matrix, folds: np.ndarray) -> Iterator[tuple[int, Times]]:
+    """Yield the same as `_by_products` from the cells themselves, which are quicker where they are few or sparse."""
     for fold in range(FOLDS):
-        part = _centred(x[folds == fold], mean)
-        sums.append(part.sum(dim=0))
-        products.append(part.T @ part)
-    whole, all_products = sum(sums), sum(products)
-    for fold, (own_sum, own) in enumerate(zip(sums, products, strict=True)):
-        n = int((folds != fold).sum())
-        middle = (whole - own_sum) / n
-        yield _leading((all_products - own) / n - torch.outer(middle, middle), min(most, n - 1), seed).numpy()
+        rows = x[folds != fold]
+        middle = np.asarray(rows.mean(axis=0), dtype=np.float32).ravel()
+        yield rows.shape[0], functools.partial(_times_rows, rows, middle)
 
 
-def _by_cells(x: Matrix, mean: np.ndarray, folds: np.ndarray, most: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield the axes of all folds but one, from the products of cells, of which there are fewer than genes."""
-    rows = _centred(x, mean)
-    products = rows @ rows.T
-    for fold in range(FOLDS):
-        others = torch.from_numpy(np.flatnonzero(folds != fold))
-        gram = products[others][:, others]
-        middle = gram.mean(dim=0)
-        u = _leading(gram - middle - middle[:, None] + middle.mean(), min(most, len(others) - 1), seed)
-        yield torch.nn.functional.normalize(rows[others].T @ u, dim=0).numpy()  # columns of u add up to 0
+def _times_rows(rows: Matrix, middle: np.ndarray, q: np.ndarray) -> np.ndarray:
+    centred = rows @ q - middle @ q  # each column adds up to 0, so that the rows need not be centred again
+    return np.asarray(rows.T @ centred / rows.shape[0])
 
 
-def _centred(x: Matrix, mean: np.ndarray) -> Tensor:
-    rows = x.astype(np.float32)
-    return torch.from_numpy(rows.toarray() if sp.issparse(rows) else rows) - torch.from_numpy(mean.astype(np.float32))
-
-
-def _by_solver(x: Matrix, folds: np.ndarray, most: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield the axes of all folds but one, where neither the products of cells nor those of genes fit in memory."""
-    for fold in range(FOLDS):
-        yield PCA(most, svd_solver="arpack", random_state=seed).fit(x[folds != fold]).components_.T
-
-
-def _leading(symmetric: Tensor, most: int, seed: int) -> Tensor:
+def _leading(times: Times, width: int, most: int, seed: int) -> np.ndarray:
     """Return the leading eigenvectors (width, most) of a matrix without negative eigenvalues, the largest first.
 
     There are fewer where the matrix has fewer eigenvalues above rounding: the axes of the others would mean nothing.
 
     By subspace iteration from a random start, which does not know the cells that were left out. Late components are as
-    near to noise as each other, and more sweeps would only separate noise.
+    near to noise as each other, and more sweeps would only separate noise. `times` multiplies columns by the matrix.
 
     References
     ----------
     Halko, Martinsson & Tropp 2011, Finding structure with randomness, SIAM Rev. 53(2).
     """
     generator = torch.Generator().manual_seed(seed)
-    q = torch.randn(len(symmetric), min(most + SPARE, len(symmetric)), generator=generator)
+    q = torch.randn(width, min(most + SPARE, width), generator=generator).numpy()
     for _ in range(SWEEPS):
-        q = torch.from_numpy(qr((symmetric @ q).numpy(), mode="economic")[0])  # torch's QR keeps threads of its own
-    strength, u = map(torch.from_numpy, eigh((q.T @ symmetric @ q).numpy()))  # torch's, too, and its QR
-    return (q @ u[:, strength > ROUNDING * strength[-1]])[:, -most:].flip(1)
+        q = qr(times(q), mode="economic")[0]
+    strength, u = np.linalg.eigh(q.T @ times(q))
+    return (q @ u[:, strength > ROUNDING * strength[-1]])[:, -most:][:, ::-1]
 
 
-def _by_covariance(x: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _by_covariance(x: Matrix, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Products]:
     """Return principal components (components, columns), means and variances along the components of a tall matrix.
 
     The columns have unit variance. Two to three times as fast as a solver that goes over all rows in each iteration.
     """
     n, width = x.shape
     mean, covariance = np.asarray(x.mean(axis=0), dtype=np.float64).ravel(), np.zeros((width, width))
-    x, room = x.astype(np.float32), np.empty((min(n, SUMMED), width), dtype=np.float32)
-    for i in range(0, n, SUMMED):
-        block = x[i : i + SUMMED]
-        rows = block.toarray(out=room[: block.shape[0]]) if sp.issparse(x) else block.copy()
-        rows -= mean.astype(np.float32)
-        covariance += (torch.from_numpy(rows).T @ torch.from_numpy(rows)).numpy()  # by any number of threads the same
+    x, room, folds = x.astype(np.float32), np.empty((min(n, SUMMED), width), dtype=np.float32), _folds(n, seed)
+    found = Products([], [])
+    for fold in range(FOLDS):
+        cells, own, own_sum = np.flatnonzero(folds == fold), np.zeros((width, width), dtype=np.float32), np.zeros(width)
+        for i in range(0, len(cells), SUMMED):
+            block = x[cells[i : i + SUMMED]]
+            rows = block.toarray(out=room[: block.shape[0]]) if sp.issparse(x) else block
+            rows -= mean.astype(np.float32)
+            own += rows.T @ rows
+            own_sum += rows.sum(axis=0)
+        covariance += own
+        found.sums.append(own_sum.astype(np.float32))
+        found.products.append(own)
     covariance /= n
-    variance, axes = eigh(covariance.T, overwrite_a=True, subset_by_index=(width - N_COMPONENTS, width - 1))
-    return axes.T[::-1], mean, np.maximum(variance[::-1], 0)
+    with threadpool_limits(1, "blas"):  # a second thread gains 0.3 s, and can lose 5 where others are at work
+        variance, axes = eigh(covariance.T, overwrite_a=True, subset_by_index=(width - N_COMPONENTS, width - 1))
+    return axes.T[::-1], mean, np.maximum(variance[::-1], 0), found
 
 
 def cut(x: Matrix, cap: np.ndarray) -> Matrix:

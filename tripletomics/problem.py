@@ -275,13 +275,13 @@ class FitProblem:
     def subset(self, cells: np.ndarray, nodes: np.ndarray) -> FitProblem:
         """Return the problem of some cells (their numbers), with other nodes, which are given for all cells.
 
-        All training cells are trained on, and none are kept for calibration.
+        All training cells are trained on, and none are kept for calibration. No history scores cells: none is read.
         """
         held_out, nodes = self.held_out[cells], nodes[cells]
         codes = nodes if self.tree is None else self.tree.leaf_codes(nodes)
         return replace(
             self, x=self.x[cells], rows=self.rows.subset(cells), pcs=self.pcs[cells], codes=codes, nodes=nodes,
-            train=~held_out, held_out=held_out, scored=held_out, calibration=np.zeros_like(held_out),
+            train=~held_out, held_out=held_out, scored=np.zeros_like(held_out), calibration=np.zeros_like(held_out),
             batch_codes=None if self.batch_codes is None else self.batch_codes[cells],
             published=None if self.published is None else self.published[cells], map_pcs=self.map_pcs[cells],
             targets=[target.subset(cells) for target in self.targets],

@@ -49,7 +49,14 @@ class SeenCells:
     fitted: np.ndarray
 
     @classmethod
-    def of(cls, x: Matrix, held_out: np.ndarray, calibration: np.ndarray, fitted: np.ndarray) -> SeenCells:
+    def of(
+        cls,
+        x: Matrix,
+        held_out: np.ndarray,
+        calibration: np.ndarray,
+        fitted: np.ndarray,
+        hashes: np.ndarray | None = None,
+    ) -> SeenCells:
         """Hash the cells of a fit.
 
         Parameters
@@ -60,9 +67,11 @@ class SeenCells:
             Boolean (cells,). All other cells are training cells.
         fitted
             Boolean (cells,), those that the principal components are fitted on.
+        hashes
+            `hash_rows` of `x`, where they are known.
         """
         roles = np.where(held_out, HELD_OUT, np.where(calibration, CALIBRATION, TRAINING)).astype(np.uint8)
-        rows, hashes = np.arange(len(roles)), hash_rows(x)
+        rows, hashes = np.arange(len(roles)), hash_rows(x) if hashes is None else hashes
         if len(matrices(x)) > 1:  # a cell is also found by one of its modalities alone
             both = np.flatnonzero(fully_measured(x))
             hashes = np.concatenate([hashes, *(hash_rows(only(x[both], i)) for i in (0, 1))])
@@ -72,15 +81,17 @@ class SeenCells:
         rows = rows[order[first]]
         return cls(found, roles[rows], fitted[rows])
 
-    def find(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    def find(self, x: Matrix, hashes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return which cells were in the fit, by their values; cells whose values have changed since are not found.
+
+        `hashes` are `hash_rows` of `x`, where they are known.
 
         Returns
         -------
         Roles, int8 (cells,), -1 for a cell that was not in the fit; and whether the principal components were fitted on
         it, boolean (cells,).
         """
-        hashes = hash_rows(x)
+        hashes = hash_rows(x) if hashes is None else hashes
         if not len(self.hashes):
             return np.full(len(hashes), NEVER, dtype=np.int8), np.zeros(len(hashes), dtype=bool)
         at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)

@@ -281,12 +281,12 @@ def train_map(
     How many steps it takes is said in `map_steps`.
     """
     fabric = devices.start(settings.device, settings.precision)
-    seed, y, held_out = settings.seed, problem.codes, np.flatnonzero(problem.held_out)
+    seed, y, scored = settings.seed, problem.codes, np.flatnonzero(problem.scored)
     adopts = problem.published is not None
     rows = np.flatnonzero(problem.given if adopts else ~problem.held_out)
     if not adopts:
         rows = rows[subsample_per_type(problem.nodes[rows] if settings.structure < 1 else np.full(len(rows), -1), seed)]
-    watched = np.random.default_rng(seed).permutation(held_out[y[held_out] >= 0])[:CHECK_CELLS]
+    watched = np.random.default_rng(seed).permutation(scored[y[scored] >= 0])[:CHECK_CELLS]
     used, train_on = np.concatenate([rows, watched]), np.arange(len(rows))
     cells, y, pcs = problem.rows.subset(used), y[used], problem.map_pcs[used]
     z, known = embed_rows(encoder.encoder, cells, fabric.device), torch.from_numpy(pcs).to(fabric.device)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from tripletomics.features.single import Features, by_rows
 from tripletomics.knn import radius
@@ -18,7 +17,6 @@ from tripletomics.pcs import LEAST, crossfitted, leading
 from tripletomics.sources import Matrix
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # as in `pcs.fit`
 def add_plain(
     features: Features, x: Matrix, fitted: np.ndarray, pcs: np.ndarray, seed: int
 ) -> tuple[Features, np.ndarray]:
@@ -37,9 +35,9 @@ def add_plain(
     """
     columns = np.flatnonzero(features.axes.any(axis=0))
     rows = features.logged(by_rows(x)[fitted], features.usual_depth)[:, columns].astype(np.float64)
-    components, mean, _ = leading(rows, seed)
+    components, mean, _, products = leading(rows, seed)
     enough = len(components) and rows.shape[0] >= LEAST
-    own = crossfitted(rows, components, mean, seed) if enough else rows @ components.T - components @ mean
+    own = crossfitted(rows, components, mean, seed, products) if enough else rows @ components.T - components @ mean
     # the scale at which neighbours are as far from each other as by the other components
     unit = radius(pcs[fitted], seed) / (radius(own.astype(np.float32), seed) or 1.0)
     plain = np.zeros((len(components), len(features.genes)), dtype=np.float32)

@@ -49,6 +49,7 @@ def take(x: Matrix, columns: np.ndarray) -> Matrix:
         out[:, found] = x[:, columns[found]]
         return out
     chosen = sp.csr_matrix(x[:, columns[found]])
+    chosen.sum_duplicates()  # once: columns in another order would be sorted in every minibatch
     if found.all():
         return chosen
     to = np.flatnonzero(found).astype(chosen.indices.dtype)

@@ -12,7 +12,6 @@ from typing import ClassVar, NoReturn
 import numpy as np
 import scipy.sparse as sp
 import torch
-from threadpoolctl import threadpool_limits
 
 from tripletomics import pcs
 from tripletomics.augment import Augmentation
@@ -210,7 +209,6 @@ class Features:
         """Return an augmentation that knows how the rows are scaled."""
         return augment.fit(self.mean, self.scale)
 
-    @threadpool_limits.wrap(limits=1, user_api="blas")  # the map enlarges rounding, which varies with the threads
     def pcs(self, x: Matrix, present: np.ndarray | None = None, fitted: np.ndarray | None = None) -> np.ndarray:
         """Return principal components, float32 (cells, components); where genes are missing, their expected values.
 

@@ -20,15 +20,6 @@ _RANGES = {"temperature": "(0, inf)", "scale": "(0, inf)", "gamma": "(0, inf)", 
 _ADACOS = (0.4, 64.0)  # bounds of its scale; that of 3 or more well separated classes lies between
 
 
-def products(x: Tensor, w: Tensor) -> Tensor:
-    """Return x @ w.T for cells x (n, dim) and proxies w (classes, dim).
-
-    With rows of zeros the gradient of w is a product of 16 rows or more. That of a few (5, 6, 7 or 9) would round in
-    another way on two threads.
-    """
-    return F.linear(x, F.pad(w, (0, 0, 0, -len(w) % 16)))[:, : len(w)]
-
-
 class ProxyLoss(Loss):
     """The base of losses with a proxy for each class: the parameter `proxies` (n_classes, dim), made by `build`.
 
@@ -95,7 +86,7 @@ class Softmax(ProxyLoss):
         self.bias = nn.Parameter(torch.zeros(n_classes))
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        return self.label_levels.cross_entropy(products(x, w) + self.bias.to(x.dtype), codes)
+        return self.label_levels.cross_entropy(F.linear(x, w, self.bias.to(x.dtype)), codes)
 
 
 @register("center")
@@ -181,7 +172,7 @@ class NormSoftmax(CosineLoss):
     temperature: float = 0.05
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        return self.label_levels.cross_entropy(products(x, w) / self.temperature, codes)
+        return self.label_levels.cross_entropy(x @ w.T / self.temperature, codes)
 
 
 @register("arcface")
@@ -214,7 +205,7 @@ class ArcFace(CosineLoss):
     easy: bool = False
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        scores = products(x, w)
+        scores = x @ w.T
         every = torch.arange(len(w), device=w.device).expand_as(scores)
         classes = codes[:, None] if self.label_levels.below is None else every
         cos = scores.gather(1, classes)  # (n, classes that may be own), each a target of its own
@@ -253,7 +244,7 @@ class CosFace(CosineLoss):
     margin: float = 0.35
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        return self._margin_cross_entropy(products(x, w), codes, self.scale, self.margin)
+        return self._margin_cross_entropy(x @ w.T, codes, self.scale, self.margin)
 
 
 @register("adacos")
@@ -282,7 +273,7 @@ class AdaCos(CosineLoss):
         self.register_buffer("scale", torch.tensor(2**0.5 * math.log(max(n_classes - 1, 1))).clamp(*_ADACOS))
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        cos, scale, own = products(x, w), self.get_buffer("scale"), self.label_levels.own(codes, len(w))
+        cos, scale, own = x @ w.T, self.get_buffer("scale"), self.label_levels.own(codes, len(w))
         if self.training:
             others = (scale.to(cos.dtype) * cos.detach()).masked_fill(own, -torch.inf)
             log_b = others.flatten().logsumexp(0) - math.log(len(codes))
@@ -322,7 +313,7 @@ class ProxyNCA(CosineLoss):
     plus: bool = False
 
     def _value(self, x: Tensor, w: Tensor, codes: Tensor) -> Tensor:
-        scores = 2 * products(x, w)  # -d^2 plus a constant
+        scores = 2 * x @ w.T  # -d^2 plus a constant
         if self.plus or len(w) == 1:  # one class has no other: 0
             return self.label_levels.cross_entropy(9 * scores, codes)
         own = self.label_levels.own(codes, len(w))

@@ -79,9 +79,8 @@ def prepare(
     batch_codes = splits.batch_codes(table.obs, settings.batch, held_out)
     groups = codes if classes else found.strata(~held_out)
     calibration = _calibration_split(table, groups, held_out, batch_codes, settings.seed)
-    train = ~held_out & ~calibration
+    train, fitted = ~held_out & ~calibration, subsample_for_features(~held_out, settings.seed)
     _check_batches(settings, tree, nodes, held_out, train)
-    fitted = subsample_for_features(~held_out, settings.seed)
     if checkpoint:
         facts = _facts(table, nodes, classes, tree, held_out=held_out, calibration=calibration, batch_codes=batch_codes)
         facts |= {f"column {target.name!r}": digest(target.values) for target in found.targets}
@@ -91,9 +90,10 @@ def prepare(
     x, genes = choose(table, fitted, settings.counts)
     if settings.augment.of_molecules:
         checks.check_molecules(table.x, genes[""].counts, augment.spec(settings.augment))
-    features, seen = fit_features(x[fitted], genes, settings.seed), SeenCells.of(x, held_out, calibration, fitted)
+    features, hashes = fit_features(x[fitted], genes, settings.seed), hash_rows(x)
     _check_held_out(table, x, features, held_out, settings.hold_out)
-    roles = seen.find(x)  # as the model will: a held-out cell with the values of a training cell is not new
+    seen = SeenCells.of(x, held_out, calibration, fitted, hashes)
+    roles = seen.find(x, hashes)  # as the model will: a held-out cell with the values of a training cell is not new
     if isinstance(features, PairFeatures) and calibration.any():
         seen_by_encoder = cast(PairFeatures, fit_features(x[roles[1] & train], genes, settings.seed))
         features = replace(features, seen=seen_by_encoder)

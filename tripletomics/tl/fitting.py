@@ -178,8 +178,8 @@ def fit(
         Learning rate.
     seed
         Seed of everything random. The same seed gives the same map for the same cells and genes in the same order, with
-        the same versions, device and kind of processor. Another order changes the coordinates. Another number of
-        threads (OMP_NUM_THREADS) changed nothing where it was tried, but torch does not promise that.
+        the same versions, device and number of threads (OMP_NUM_THREADS). Another number of threads or another order
+        changes the coordinates.
     device
         "auto", "cpu", "cuda" or "mps".
     precision
