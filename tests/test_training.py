@@ -286,3 +286,11 @@ def test_steps_that_are_too_large_end_in_a_sentence(loss):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tt.fit(adata, steps=5, hold_out=0, **given)
+
+
+@pytest.mark.parametrize(("n", "most"), [(2, 320), (1_847, 320), (4_000, 379), (16_364, 480), (30_000, 480)])
+def test_the_map_takes_as_many_steps_with_every_loss(n, most):
+    by_loss = [training.default_steps(n, pace) for pace in (20, 30)]
+    assert {training.map_steps(n, steps) for steps in by_loss} == {most}
+    assert training.map_steps(n, 25) == 100  # four for each of the encoder's
+    assert training.map_steps(n, 2_000) == 2_000

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 MOMENTUM = 0.85  # the .95 of the source is slow in a few hundred steps
 # the polynomial of the source, which brings singular values to .7 to 1.2; in place of its 5 rounds, 3 are enough here
 ROUNDS, A, B, C = 3, 3.4445, -4.7750, 2.0315
-SIZE = 0.1  # root mean square of a step at lr=1
+SIZE = 0.2  # root mean square of a step at lr=1, as that of AdamW
 NARROW = 8  # rows or columns of a layer with too few directions for orthogonal steps
 DECAY = 1e-4  # of weight matrices, in units of lr a step
 

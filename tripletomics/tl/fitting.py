@@ -171,7 +171,7 @@ def fit(
         not see. Scores, predictions and calibration never use these labels.
     steps
         Training steps of the encoder; by default they follow the number of cells. The map head takes four times as
-        many, but no more than 480 or, if larger, the number of encoder steps.
+        many, up to a number that follows from the cells (320 to 480) or, if larger, the number of encoder steps.
     batch_size
         Cells in a training step; by default 512, or all if there are fewer.
     lr
