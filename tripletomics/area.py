@@ -16,6 +16,7 @@ from torch import Tensor, nn
 LINES = 8  # random lines along which a minibatch is compared with the disk
 SITES, CELLS = 9, 1024  # the disk is 2 to this power points, fitted to at most this many cells
 BLUR = 0.003  # squared radii of the disk, a little less than the distance between its points
+MOVED = 1024  # cells that are moved at once: their weights fit in a processor's cache
 COARSE, ROUNDS, LAST = 0.5, 3, 15  # first blur, halved after this many rounds; rounds at the last blur
 SMALL = -80.0  # exponent below which nothing counts, and processors become slow
 
@@ -108,9 +109,13 @@ class EqualArea(nn.Module):
 
     def forward(self, m: Tensor) -> Tensor:
         """Return the moved coordinates."""
-        u = (m - self.middle) / self.size
-        near = (self.potentials - torch.cdist(u, self.sites).square() / 2) / BLUR
-        return self.middle + self.size * torch.lerp(u, near.softmax(dim=1) @ self.sites, self.share)
+        # |u|² is the same for all points, so that the softmax needs only products
+        towards, height = self.sites.T / BLUR, (self.potentials - self.sites.square().sum(dim=1) / 2) / BLUR
+        moved = []
+        for u in ((m - self.middle) / self.size).split(MOVED):
+            near = torch.addmm(height, u, towards).softmax(dim=1)
+            moved.append(torch.lerp(u, near @ self.sites, self.share))
+        return self.middle + self.size * torch.cat(moved)
 
 
 def even_points(n: int, dim: int) -> np.ndarray:

@@ -42,11 +42,11 @@ class Products(NamedTuple):
     Attributes
     ----------
     sums, products
-        Of cells less the mean of all, a float32 array (columns,) and one (columns, columns) for each fold.
+        Of cells less the mean of all, float32 (folds, columns) and (folds, columns, columns).
     """
 
-    sums: list[np.ndarray]
-    products: list[np.ndarray]
+    sums: np.ndarray
+    products: np.ndarray
 
 
 def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def _folds(n: int, seed: int) -> np.ndarray:
 
 def _by_products(all_of: Products, folds: np.ndarray) -> Iterator[tuple[int, Times]]:
     """Yield, without each fold in turn, the number of cells and what multiplies by the covariance of the genes."""
-    total, whole = np.sum(all_of.sums, axis=0), functools.reduce(np.add, all_of.products)
+    total, whole = all_of.sums.sum(axis=0), all_of.products.sum(axis=0)
     for fold, (own_sum, own) in enumerate(zip(*all_of, strict=True)):
         n = int((folds != fold).sum())  # numpy's integers would make all float64
         middle, others = (total - own_sum) / n, np.subtract(whole, own, out=own)  # its last use
@@ -263,18 +263,16 @@ def _by_covariance(x: Matrix, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
     n, width = x.shape
     mean, covariance = np.asarray(x.mean(axis=0), dtype=np.float64).ravel(), np.zeros((width, width))
     x, room, folds = x.astype(np.float32), np.empty((min(n, SUMMED), width), dtype=np.float32), _folds(n, seed)
-    found = Products([], [])
+    found = Products(*(np.zeros((FOLDS, *shape), dtype=np.float32) for shape in ((width,), (width, width))))
     for fold in range(FOLDS):
-        cells, own, own_sum = np.flatnonzero(folds == fold), np.zeros((width, width), dtype=np.float32), np.zeros(width)
+        cells = np.flatnonzero(folds == fold)
         for i in range(0, len(cells), SUMMED):
             block = x[cells[i : i + SUMMED]]
             rows = block.toarray(out=room[: block.shape[0]]) if sp.issparse(x) else block
             rows -= mean.astype(np.float32)
-            own += rows.T @ rows
-            own_sum += rows.sum(axis=0)
-        covariance += own
-        found.sums.append(own_sum.astype(np.float32))
-        found.products.append(own)
+            found.products[fold] += rows.T @ rows
+            found.sums[fold] += rows.sum(axis=0)
+        covariance += found.products[fold]
     covariance /= n
     with threadpool_limits(1, "blas"):  # a second thread gains 0.3 s, and can lose 5 where others are at work
         variance, axes = eigh(covariance.T, overwrite_a=True, subset_by_index=(width - N_COMPONENTS, width - 1))
