@@ -73,6 +73,7 @@ class Calibration:
     def novelty(self, evidence: Evidence) -> np.ndarray:
         """Return how far cells are from all known types, in standard deviations of the calibration cells: (cells,)."""
         return self.odds_and_novelty(evidence)[1]
+
     def as_new(self, evidence: Evidence, trained: np.ndarray, near_trained: np.ndarray) -> Evidence:
         """Return evidence in which cells of the encoder's training, boolean (cells,), are no nearer than new cells.
 

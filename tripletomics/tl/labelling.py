@@ -52,9 +52,7 @@ class Labelling:
         If a share is out of range, or is about types that the model does not know.
     """
 
-    def __init__(
-        self, model: Model, *, reject: float, coverage: float, fdr: float | None, groups: str | None
-    ) -> None:
+    def __init__(self, model: Model, *, reject: float, coverage: float, fdr: float | None, groups: str | None) -> None:
         check_shares(reject, coverage, fdr)
         self.model, self.reject, self.coverage, self.fdr, self.groups = model, reject, coverage, fdr, groups
         self.grouped: tuple[np.ndarray, int] | None = None
