@@ -102,7 +102,7 @@ def test_the_command_takes_every_option(run, folder):
             1,
         ),
         (["--out", "o.h5ad", "--coverage", "90"], r"coverage=90\.0 is not a share between 0 and 1, such as 0\.9\.", 1),
-        (["--out", "o.h5ad", "--layer", "raw"], r"layer='raw' is not a layer of adata\. Layers: none\.", 1),
+        (["--out", "o.h5ad", "--layer", "raw"], r"layer='raw' is not a layer of 'new\.h5ad'\. Layers: none\.", 1),
         (["--out", "o.csv"], r"'o\.csv' does not end in \.h5ad: name the file 'o\.h5ad'\.", 1),
         (["--out", "o.h5ad", "--figure", "o.jpg"], r"'o\.jpg' does not end in \.png: name the file 'o\.png'\.", 1),
         (["--out", "no/o.h5ad"], r"The folder 'no' of 'o\.h5ad' does not exist: create it first\.", 1),

@@ -232,6 +232,68 @@ def test_components_of_an_earlier_fit_are_replaced(trained, tmp_path):
         close(read(tmp_path / "cells.h5ad").obsm[key], whole.obsm[key])
 
 
+# ------------------------------------------------------------------------------------------------------- predict
+
+
+@pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr"])
+def test_predictions_by_path_are_those_in_memory(copy, trained, tmp_path, monkeypatch, name):
+    path = copy(name)
+    monkeypatch.setattr(writing, "CHUNK_ROWS", 400)
+    for given in ({"groups": "donor", "fdr": 0.3, "reject": 0.2}, {}):  # the second removes columns of the first
+        whole = read(path)
+        tt.predict(whole, trained, **given)
+        whole.write_h5ad(tmp_path / "whole.h5ad")
+        whole = read(tmp_path / "whole.h5ad")
+        tt.predict(path, trained, **given)
+        found = read(path)
+        assert {*found.obs} == {*whole.obs}
+        for column, values in whole.obs.items():
+            if values.dtype.kind == "f":
+                np.testing.assert_allclose(found.obs[column], values, atol=1e-6)
+            else:
+                assert found.obs[column].equals(values), column
+        for word, value in whole.uns["tt_mapping"].items():
+            np.testing.assert_array_equal(found.uns["tt_mapping"][word], value)
+        assert found.uns["X_tt"]["seen"] == trained.id
+        for key in KEYS[:2]:
+            close(found.obsm[key], whole.obsm[key])
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ({"groups": "donors"}, KeyError, "groups='donors' is not a column of adata.obs. Did you mean 'donor'"),
+        ({"groups": "age"}, ValueError, "it seems to name cells"),
+        ({"groups": 3}, TypeError, "groups=3 is not the name of a column"),
+        ({"fdr": 2}, ValueError, "fdr=2 is not a share"),
+        ({"layer": "csc"}, ValueError, "stored by genes"),
+    ],
+)
+def test_nothing_is_written_if_a_prediction_by_path_is_refused(written, trained, given, kind, message):
+    before = digests(written)
+    for name in ("cells.h5ad", "cells.zarr"):
+        with pytest.raises(kind, match=message):
+            tt.predict(written / name, trained, **given)
+    assert digests(written) == before
+
+
+def test_predict_on_the_command_line(run, copy, narrow, trained, tmp_path):
+    source, store, out = copy("cells.h5ad"), copy("cells.zarr"), tmp_path / "out.h5ad"
+    trained.save(tmp_path / "m.tt")
+    model = ["--model", tmp_path / "m.tt"]
+    before = digests(source)
+    status, said, error = run("predict", source, *model, "--out", out, "--groups", "donor")
+    assert (status, error, said.splitlines()[-1]) == (0, "", f"Wrote {out}")
+    assert "donor d1, " in said
+    assert digests(source) == before
+    assert run("predict", store, *model, "--groups", "donor")[1] == said.replace(str(out), str(store))
+    assert read(store).obs["tt_label"].equals(read(out).obs["tt_label"])
+    for option, message in (("--out", "leave --out out"), ("--figure", "--figure is not drawn of")):
+        status, said, error = run("predict", store, *model, option, tmp_path / "other.png")
+        assert (status, said) == (1, "")
+        assert message in error
+
+
 def test_shards_that_are_not_complete_are_left_alone(copy, trained, tmp_path, monkeypatch):
     path = copy("cells.zarr")
     trained.save(tmp_path / "m.tt")
@@ -327,7 +389,6 @@ def test_other_verbs_and_pairs_want_tables_in_memory(written, trained, table):
     path = written / "cells.zarr"
     message = r"adata is \w+, not AnnData: .* a store with anndata.read_zarr"
     for call in (
-        lambda: tt.predict(str(path), trained),
         lambda: tt.evaluate(path, "kind"),
         lambda: tt.compare(path, "kind"),
         lambda: tt.fit((path, path), "kind"),
@@ -338,6 +399,8 @@ def test_other_verbs_and_pairs_want_tables_in_memory(written, trained, table):
     pair = tt.fit((adata[:, :75].copy(), adata[:, 75:].copy()), hold_out=0, steps=1, progress=False)
     with pytest.raises(ValueError, match=r"The model has two modalities \(rna and protein\), and a dataset on disk"):
         tt.transform(path, pair)
+    with pytest.raises(ValueError, match=r"The model has two modalities \(rna and protein\), and a dataset on disk"):
+        tt.predict(path, pair)
 
 
 def test_a_read_only_store(written, trained, monkeypatch):

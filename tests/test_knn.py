@@ -120,6 +120,27 @@ def test_cells_at_one_point_have_no_way_to_the_rest(graph):
     assert [a.shape for a in found.search(np.zeros((0, 4)), 20)] == [(0, 20), (0, 20)]
 
 
+@pytest.mark.parametrize("spread", [0.1, 5.0], ids=["apart", "mixed"])
+def test_clusters_change_the_time_and_not_the_neighbours(spread):
+    random = np.random.default_rng(0)
+    centers = random.normal(size=(30, knn.WIDE))
+    z, query = (
+        (centers[random.integers(30, size=n)] + spread * random.normal(size=(n, knn.WIDE))).astype(np.float32)
+        for n in (knn.MANY, knn.QUERIES)
+    )
+    z[100:140] = z[100]  # copies
+    query[:5], query[5:10] = z[100], 50 * centers[:5]  # cells of the reference, and cells far from all
+    cells = knn.Clusters(z)
+    d, rows = cells.search(query, 15)
+    exact, _ = nearest(z, query, 15)
+    np.testing.assert_allclose(d, exact, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(z[rows] - query[:, None], axis=2), d, rtol=1e-6)
+    assert (d[:5] == 0).all()
+    assert (np.diff(np.sort(rows, axis=1), axis=1) > 0).all()
+    few, _ = cells.search(query[: knn.QUERIES - 1], 15)
+    np.testing.assert_allclose(few, d[:-1], rtol=1e-6, atol=1e-5)
+
+
 @pytest.mark.parametrize("k", [0, -1, 2.5, 3.0, True, "3", None])
 def test_k_that_is_no_number_of_neighbours(k):
     with pytest.raises(ValueError, match=rf"k={k!r} is not a whole number of at least 1\."):

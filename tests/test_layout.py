@@ -18,7 +18,7 @@ import zarr
 import tripletomics as tt
 from tripletomics import tl
 from tripletomics.store import frames, layout, reading
-from tripletomics.tl import paths
+from tripletomics.tl import stored
 
 N, GENES = 60, 20
 SETTINGS = {"steps": 2, "progress": False, "device": "cpu"}
@@ -383,7 +383,7 @@ def test_a_file_without_columns_as_before_07_is_read_and_written_anew(tmp_path):
     found = ad.read_h5ad(tmp_path / "a.h5ad")
     np.testing.assert_array_equal(found.X, adata.X)
     assert found.obsm["X_tt"].shape == (700, 2)
-    paths.transform(OLD, model, out=tmp_path / "b.h5ad", progress=False)
+    stored.transform(OLD, model, out=tmp_path / "b.h5ad", progress=False)
     np.testing.assert_allclose(ad.read_h5ad(tmp_path / "b.h5ad").obsm["X_tt"], found.obsm["X_tt"], atol=1e-5)
     tl.convert(OLD, tmp_path / "c.zarr", group_by="bulk_labels")
     assert ad.read_zarr(tmp_path / "c.zarr").obs["bulk_labels"].is_monotonic_increasing

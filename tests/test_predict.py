@@ -136,6 +136,17 @@ def test_cells_are_weighed_a_block_at_a_time(trained, new_cells, monkeypatch):
     assert_same(predicted(new_cells[:7], trained[0]), whole[:7].copy())
 
 
+def test_large_tables_are_labelled_in_parts(trained, new_cells, monkeypatch):
+    asked = {"groups": "kind", "fdr": 0.3}
+    whole = predicted(new_cells, trained[0], **asked)
+    monkeypatch.setattr("tripletomics.tl.predicting.BLOCK", 190)
+    parts = predicted(new_cells, trained[0], **asked)
+    assert_same(parts, whole)
+    for column in ("tt_group_label", "tt_group_label_set", "tt_novel"):
+        assert parts.obs[column].equals(whole.obs[column])
+    np.testing.assert_allclose(parts.obs["tt_novel_p"], whole.obs["tt_novel_p"])
+
+
 def test_order_and_spelling_of_the_genes_and_the_kind_of_matrix_do_not_matter(trained, new_cells):
     whole = predicted(new_cells, trained[0])
     turned = new_cells[:, ::-1].copy()
@@ -348,8 +359,8 @@ def test_counts_are_refused_by_a_model_of_logged_values(fitted):
 def test_predict_wants_a_model_and_cells(trained, new_cells):
     with pytest.raises(TypeError, match=r"model is str, not a Model: read a file with tripletomics\.load"):
         tt.predict(new_cells, "model.tt")
-    with pytest.raises(TypeError, match="adata is str, not AnnData"):
-        tt.predict("cells.h5ad", trained[0])
+    with pytest.raises(TypeError, match="adata is int, not AnnData"):
+        tt.predict(3, trained[0])
 
 
 def test_a_model_of_rare_types_is_calibrated_by_leaving_cells_out_in_turn(rare):

@@ -9,6 +9,7 @@ types of 30 cells each did not find their type, because few links lead there.
 
 from __future__ import annotations
 
+import functools
 from numbers import Integral
 from typing import Any
 
@@ -23,6 +24,7 @@ LINKS = 32  # of a cell in the graph, twice as many in its lowest layer: 16 find
 BUILD_WIDTH = 100  # candidates for the links of a new cell: 200 take 1.5 times as long to build, for 0.995
 WIDE, MANY, QUERIES = 16, 5_000, 2_000  # dimensions, cells and queries from which clusters save time
 CLUSTERS, READ = 64, 2500  # clusters, and how many cells of near ones are read: enough for about 97 of 100 queries
+PRODUCT = 256  # queries of one matrix product, which then stays in the processor's cache
 ROUNDING = 1e-4  # of a distance, by which sums in float32 may be off
 SEARCH_WIDTH = 128  # candidates of a query: 64 find 0.965 in half the time, 256 find 0.999 in twice the time
 
@@ -34,48 +36,86 @@ def nearest(z: np.ndarray, query: np.ndarray | None, k: int) -> tuple[np.ndarray
     """
     if query is not None and not len(query):
         return np.zeros((0, k)), np.zeros((0, k), dtype=int)
-    if query is not None and z.dtype == query.dtype == np.float32 and k < READ and z.shape[1] >= WIDE:
-        if len(z) >= MANY and len(query) >= QUERIES:
-            return _nearest_by_clusters(z, query, k)
     return NearestNeighbors(n_neighbors=k).fit(z).kneighbors(query)
 
 
-def _nearest_by_clusters(z: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `nearest` does, several times as fast for many queries.
+class Clusters:
+    """Find what `nearest` does among the same cells again and again, several times as fast for many queries.
 
-    Cells are put into clusters by k-means. The queries near one cluster are compared with the cells of the clusters
-    around it, in one matrix product. No cell of a cluster that was not read is nearer than the distance to its centre
-    minus its radius (the triangle inequality). If that is less than the distance of the last neighbour, the query is
-    compared with all cells (branch and bound: Fukunaga & Narendra 1975, IEEE Trans. Computers C-24(7), 750).
+    Parameters
+    ----------
+    z
+        Reference cells (cells, dim).
+
+    Notes
+    -----
+    Cells are put into clusters by k-means, at the first search of many queries. The queries near one cluster are
+    compared with the cells of the clusters around it, in one matrix product. No cell of a cluster that was not read is
+    nearer than the distance to its centre minus its radius (the triangle inequality). Where that is less than the
+    distance of the last neighbour, the query is compared with all cells. So neighbours are exact. Few queries, few
+    cells or dimensions, and float64 go to `nearest`.
+
+    References
+    ----------
+    Fukunaga & Narendra 1975, "A branch and bound algorithm for computing k-nearest neighbors", IEEE Trans. Computers
+    C-24(7), 750.
     """
-    import faiss
 
-    means = faiss.Kmeans(z.shape[1], CLUSTERS, niter=8, seed=0, min_points_per_centroid=1)
-    means.train(np.ascontiguousarray(z))
-    centers = means.centroids
-    own = faiss.knn(z, centers, 1)[1][:, 0]
-    radius, sizes = np.zeros(CLUSTERS), np.bincount(own, minlength=CLUSTERS)
-    np.maximum.at(radius, own, np.linalg.norm(z - centers[own], axis=1))
-    around = np.argsort(cdist(centers, centers), axis=1, kind="stable")
-    to_centers = cdist(query, centers)
-    nearest_center = to_centers.argmin(axis=1)
-    d, rows = np.empty((len(query), k)), np.empty((len(query), k), dtype=np.int64)
-    sure = np.zeros(len(query), dtype=bool)
-    for cluster in np.unique(nearest_center):
-        some, order = np.flatnonzero(nearest_center == cluster), around[cluster]
-        read, beyond = np.split(order, [np.searchsorted(sizes[order].cumsum(), READ) + 1])
-        among, asked = np.flatnonzero(np.isin(own, read)), query[some]
-        cells = z[among]
-        found = faiss.knn(asked - centers[cluster], cells - centers[cluster], k)[1]
-        exact = np.linalg.norm(cells[found] - asked[:, None], axis=2)
-        by_distance = np.argsort(exact, axis=1, kind="stable")
-        d[some] = np.take_along_axis(exact, by_distance, axis=1)
-        rows[some] = among[np.take_along_axis(found, by_distance, axis=1)]
-        least = (to_centers[np.ix_(some, beyond)] - radius[beyond]).min(axis=1, initial=np.inf)
-        sure[some] = d[some, -1] < least * (1 - ROUNDING)
-    if not sure.all():
-        d[~sure], rows[~sure] = NearestNeighbors(n_neighbors=k).fit(z).kneighbors(query[~sure])
-    return d, rows
+    def __init__(self, z: np.ndarray):
+        self.z = z
+        self.large = len(z) >= MANY and z.shape[1] >= WIDE and z.dtype == np.float32
+
+    def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances and rows (queries, k) of the k nearest cells, the nearest first."""
+        if not self.large or len(query) < QUERIES or query.dtype != np.float32 or k >= READ:
+            return nearest(self.z, query, k)
+        centers, radius, read, members = self._clusters
+        to_centers = cdist(query, centers)
+        closest = to_centers.argmin(axis=1)
+        d, rows = np.empty((len(query), k)), np.empty((len(query), k), dtype=np.int64)
+        sure = np.zeros(len(query), dtype=bool)
+        for cluster in np.unique(closest):
+            among, beyond = members[cluster], ~read[cluster]
+            cells, mine = self.z[among], np.flatnonzero(closest == cluster)
+            for some in np.array_split(mine, -(-len(mine) // PRODUCT)):
+                found, whole = _smallest(query[some] - centers[cluster], cells - centers[cluster], k)
+                exact = np.linalg.norm(cells[found] - query[some, None], axis=2)
+                order = np.argsort(exact, axis=1, kind="stable")
+                d[some] = np.take_along_axis(exact, order, axis=1)
+                rows[some] = among[np.take_along_axis(found, order, axis=1)]
+                least = (to_centers[some] - radius).min(axis=1, initial=np.inf, where=beyond)
+                sure[some] = whole & (d[some, -1] < least * (1 - ROUNDING))
+        if not sure.all():
+            d[~sure], rows[~sure] = nearest(self.z, query[~sure], k)
+        return d, rows
+
+    @functools.cached_property
+    def _clusters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Centres and radii of clusters, which of them queries near each one read, and the cells of these."""
+        import faiss
+
+        means = faiss.Kmeans(self.z.shape[1], CLUSTERS, niter=8, seed=0, min_points_per_centroid=1)
+        means.train(np.ascontiguousarray(self.z))
+        centers: Any = means.centroids
+        to_center = cdist(self.z, centers)
+        own, radius = to_center.argmin(axis=1), np.zeros(CLUSTERS)
+        np.maximum.at(radius, own, to_center.min(axis=1))
+        sizes = np.bincount(own, minlength=CLUSTERS)
+        read = np.zeros((CLUSTERS, CLUSTERS), dtype=bool)
+        for cluster, order in enumerate(np.argsort(cdist(centers, centers), axis=1, kind="stable")):
+            read[cluster, order[: np.searchsorted(sizes[order].cumsum(), READ) + 1]] = True
+        return centers, radius, read, [np.flatnonzero(some[own]) for some in read]
+
+
+def _smallest(query: np.ndarray, z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows (queries, k) of the k nearest cells in any order, and for which queries no tie hides a neighbour."""
+    far = query @ (-2 * z).T  # squared distances without the part that is the same for all cells
+    far += np.square(z).sum(axis=1)
+    taken = far <= np.partition(far, k - 1, axis=1)[:, k - 1 : k]  # several times as fast as argpartition
+    whole = taken.sum(axis=1) == k
+    rows = np.zeros((len(query), k), dtype=np.int64)
+    rows[whole] = (np.flatnonzero(taken[whole]) % len(z)).reshape(-1, k)
+    return rows, whole
 
 
 def knn_graph(x: np.ndarray, k: int = NEIGHBOURS) -> np.ndarray:

@@ -22,7 +22,6 @@ Input = Annotated[
     Parameter(help="File of cells, .h5ad, or .h5mu with two modalities. It is only overwritten if `--out` names it."),
 ]
 OUT = "File to write, .h5ad (.h5mu of two modalities): the cells of INPUT and what is added to them."
-Out = Annotated[Path, Parameter(help=OUT)]
 
 
 def options_of(verb: Verb) -> Callable[[Verb], Verb]:

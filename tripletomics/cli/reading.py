@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tripletomics.files import check_hdf5, check_room, replacing
 
@@ -41,6 +41,24 @@ def read(path: Path) -> AnnData:
     import anndata
 
     return _read(path, anndata.read_h5ad, "AnnData")
+
+
+def read_labels(path: Path, prefix: str, groups: str | None) -> AnnData:
+    """Return what `predict` wrote about the cells of a dataset on disk, without their values."""
+    import anndata
+    import pandas as pd
+
+    from tripletomics.store.frames import Obs
+    from tripletomics.store.reading import open_to_read
+
+    with open_to_read(path) as (root, _):
+        obs, name = Obs(root, path), f"{prefix}_mapping"
+        record: Any = anndata.io.read_elem(cast(Any, root)[f"uns/{name}"])
+        ends = ("label", "confidence", "group_label", "group_label_set", *record.get("ordered", ()))
+        wanted = [groups or "", *(f"{prefix}_{end}" for end in ends)]
+        columns = {column: obs.read(column) for column in wanted if column in obs.obs}
+        table = pd.DataFrame(columns)
+        return anndata.AnnData(obs=table.set_axis(table.index.astype(str), axis=0), uns={name: record})
 
 
 def _read(path: Path, reader: Callable[[Path], Any], kind: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import CycloptsError, Parameter
 
 from tripletomics import files, processes, tl
-from tripletomics.cli.options import OUT, Input, Out, options_of
+from tripletomics.cli.options import OUT, Input, options_of
 from tripletomics.cli.printing import print_mapping, print_table, report_written
-from tripletomics.cli.reading import check_cells, check_room_for, read, read_cells, suffix, write
+from tripletomics.cli.reading import check_cells, check_room_for, read, read_cells, read_labels, suffix, write
 from tripletomics.keys import DEFAULT_KEY, metric_key, prefix
 from tripletomics.names import harmless, printable
 
@@ -177,11 +178,11 @@ def transform(  # noqa: D103
     from tripletomics.model import load
 
     fitted = load(model)
-    from tripletomics.tl import paths
+    from tripletomics.tl import paths, stored
 
     use_rep = settings.get("use_rep") or fitted.features.parts[0].use_rep
     if suffix(input) == ".h5ad" and not fitted.modalities and paths.is_large(input, settings.get("layer"), use_rep):
-        paths.transform(input, fitted, out=out, **settings)
+        stored.transform(input, fitted, out=out, **settings)
     else:
         cells = read_cells(input)
         check_room_for(out, cells)
@@ -229,30 +230,52 @@ def predict(  # noqa: D103
     /,
     *,
     model: Annotated[Path, Parameter(help="Model that `fit` wrote, .tt.")],
-    out: Out,
+    out: Annotated[Path | None, Parameter(help=f"{OUT} Not of a .zarr store, which is written to.")] = None,
     figure: Annotated[Path | None, Parameter(help="File to draw the cells over the reference map to, .png.")] = None,
     **settings: Any,
 ) -> None:
+    _check_predict(input, out, figure)
+    from tripletomics.model import load
+
+    fitted = load(model)
+    from tripletomics.tl import paths, stored
+
+    key, written = settings.get("key_added", DEFAULT_KEY), _Written()
+    use_rep = settings.get("use_rep") or fitted.features.parts[0].use_rep
+    large = suffix(input) == ".h5ad" and paths.is_large(input, settings.get("layer"), use_rep)
+    if out is None or (large and figure is None and not fitted.modalities):
+        usual = {name: option.default for name, option in inspect.signature(tl.predict).parameters.items()}
+        stored.predict(input, fitted, usual | settings, out=out)
+        cells = read_labels(out or input, prefix(key), settings.get("groups"))
+    else:
+        cells = read_cells(input)
+        check_room_for(out, cells)
+        tl.predict(cells, fitted, **settings)
+        if figure is not None:
+            os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
+            from tripletomics import pl
+
+            written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key), figure))
+        written.try_to(out, lambda: write(cells, out))
+        written.check()
+    print_mapping(cells, prefix(key), str(settings.get("groups")))
+    report_written(out or input, figure)
+
+
+def _check_predict(input: Path, out: Path | None, figure: Path | None) -> None:
+    """Raise unless the files that `predict` is to read and write are there or can be made."""
+    if input.suffix == ".zarr":
+        if out is not None:
+            raise ValueError(f"Labels of {str(input)!r} are written into it: leave --out out.")
+        if figure is not None:
+            raise ValueError(f"--figure is not drawn of {str(input)!r}: read the store, and use tt.pl.mapping.")
+        return
+    if out is None:
+        raise CycloptsError(msg='Command "predict" parameter --out requires an argument.')
     files.check_writable(out, suffix(input))
     if figure is not None:
         files.check_writable(figure, ".png")
     check_cells(input)
-    from tripletomics.model import load
-
-    fitted = load(model)
-    cells = read_cells(input)
-    check_room_for(out, cells)
-    tl.predict(cells, fitted, **settings)
-    key, written = settings.get("key_added", DEFAULT_KEY), _Written()
-    if figure is not None:
-        os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
-        from tripletomics import pl
-
-        written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key), figure))
-    written.try_to(out, lambda: write(cells, out))
-    written.check()
-    print_mapping(cells, prefix(key), str(settings.get("groups")))
-    report_written(out, figure)
 
 
 @options_of(tl.relate)

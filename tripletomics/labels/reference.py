@@ -6,13 +6,14 @@ principal components use no label. Both give evidence about the label and about 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 
-from tripletomics.knn import NEIGHBOURS, nearest
+from tripletomics.knn import NEIGHBOURS, Clusters
 from tripletomics.samplers import allocate
 
 MAX_LANDMARKS = 20_000  # cells kept to vote
@@ -103,6 +104,11 @@ class Reference:
     n_enrolled: int = 0
     near_trained: np.ndarray | None = None
 
+    @functools.cached_property
+    def clusters(self) -> Clusters:
+        """The landmarks in the metric space, for searches."""
+        return Clusters(self.z)
+
     def evidence(self, z: np.ndarray, pcs: np.ndarray, known: np.ndarray | None = None) -> Evidence:
         """Compare cells with the reference.
 
@@ -113,7 +119,7 @@ class Reference:
         known
             Boolean (cells,): cells of the reference, which are compared with all others. None by default.
         """
-        d, rows = nearest_landmarks(self.z, z, self.spread, known)
+        d, rows = nearest_landmarks(self.clusters, z, self.spread, known)
         doubt = self._doubt()
         to_prototypes = cdist(z, self.prototypes) / self.spread / doubt
         white, to_means = pcs @ self.whiten, self.distances(pcs)
@@ -151,7 +157,7 @@ class Reference:
         below
             Which types a node is or has below it, boolean (nodes, types).
         """
-        _, rows = nearest_landmarks(self.map, m, float(self.map.std()) or 1.0, known)
+        _, rows = nearest_landmarks(Clusters(self.map), m, float(self.map.std()) or 1.0, known)
         if below is not None:
             return below[codes[:, None], self.codes[rows]].any(axis=1)
         return (self.codes[rows] == codes[:, None]).any(axis=1)
@@ -234,17 +240,18 @@ def kernel(d: np.ndarray) -> np.ndarray:
 
 
 def nearest_landmarks(
-    landmarks: np.ndarray, cells: np.ndarray, spread: float, known: np.ndarray | None
+    landmarks: Clusters, cells: np.ndarray, spread: float, known: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return distances, in units of the spread, and rows of the nearest landmarks other than the cell itself.
 
     `known` is boolean (cells,): cells that may be landmarks. None by default.
     """
-    k = min(NEIGHBOURS, len(landmarks))
-    if known is None or not known.any() or len(landmarks) < 2:
-        d, rows = nearest(landmarks, cells, k)
+    n = len(landmarks.z)
+    k = min(NEIGHBOURS, n)
+    if known is None or not known.any() or n < 2:
+        d, rows = landmarks.search(cells, k)
         return d / spread, rows
-    d, rows = nearest(landmarks, cells, min(k + 1, len(landmarks)))
+    d, rows = landmarks.search(cells, min(k + 1, n))
     d = d / spread
     itself = known & (d[:, 0] < SELF_DISTANCE)
     kept = np.arange(d.shape[1] - 1) + itself[:, None]

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.optimize import nnls
 from sklearn.linear_model import RidgeCV
 
+from tripletomics.knn import Clusters
 from tripletomics.labels.reference import MAX_FITTED, kernel, nearest_landmarks
 from tripletomics.labels.targets import Target
 from tripletomics.metrics.labels import macro_f1
@@ -105,7 +106,7 @@ class ValuePredictor:
         known
             Boolean (cells,): cells that may be landmarks, which are compared with all others. None by default.
         """
-        d, rows = nearest_landmarks(self.z, z, float(self.z.std()) or 1.0, known)
+        d, rows = nearest_landmarks(Clusters(self.z), z, float(self.z.std()) or 1.0, known)
         share = kernel(d)
         share /= share.sum(axis=1, keepdims=True)
         above = directions(self.values, self.period, self.n_classes) - self.middle  # first: shares are float32

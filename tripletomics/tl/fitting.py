@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tripletomics.labels import UNLABELLED
-from tripletomics.tl import paths
+from tripletomics.tl import stored
 from tripletomics.tl.opening import needs_opening, opened
 from tripletomics.tl.progress import training_bar
 from tripletomics.tl.results import write_coordinates, write_fit
@@ -339,7 +339,7 @@ def transform(
     pp.check_key(key_added, adata)
     pp.check_model(model)
     if isinstance(adata, (str, os.PathLike)):
-        paths.transform(
+        stored.transform(
             Path(adata), model, layer=layer, use_rep=use_rep, missing=missing, alias=alias, min_matched=min_matched,
             key_added=key_added,
         )  # fmt: skip

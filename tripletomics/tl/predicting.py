@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tripletomics.labels import COVERAGE, REJECT, UNLABELLED
-from tripletomics.tl import paths
+from tripletomics.tl import stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,10 +188,8 @@ def predict(
     pp.check_model(model)
     asked = Labelling(model, reject=reject, coverage=coverage, fdr=fdr, groups=groups)
     if isinstance(adata, (str, os.PathLike)):
-        paths.predict(
-            Path(adata), model, asked, layer=layer, use_rep=use_rep, missing=missing, alias=alias,
-            min_matched=min_matched, key_added=key_added,
-        )  # fmt: skip
+        given = {name: value for name, value in locals().items() if name in signature(predict).parameters}
+        stored.predict(Path(adata), model, given)
         return
     options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
     cells = pp.take_new(adata, model, options, key_added)
