@@ -194,9 +194,13 @@ def crossfitted(
     """
     folds = _folds(x.shape[0], seed)
     out = np.empty((len(folds), len(components)), dtype=np.float32)
+    most, by_cells = len(components), products is None and x.shape[0] < x.shape[1]
     multiply = _by_rows(x.astype(np.float32), folds) if products is None else _by_products(products, folds)
     for fold, (n, times) in enumerate(multiply):
-        axes = _leading(times, x.shape[1], min(len(components), n - 1), seed)
+        if by_cells:
+            axes = _by_cells(x[folds != fold].astype(np.float32), min(most, n - 1), seed)
+        else:
+            axes = _leading(times, x.shape[1], min(most, n - 1), seed)
         u, _, v = np.linalg.svd(axes.T @ components.T, full_matrices=False)
         turned = axes @ (u @ v)
         rows = x[folds == fold]
@@ -233,6 +237,21 @@ def _by_rows(x: Matrix, folds: np.ndarray) -> Iterator[tuple[int, Times]]:
 def _times_rows(rows: Matrix, middle: np.ndarray, q: np.ndarray) -> np.ndarray:
     centred = rows @ q - middle @ q  # each column adds up to 0, so that the rows need not be centred again
     return np.asarray(rows.T @ centred / rows.shape[0])
+
+
+def _by_cells(rows: Matrix, most: int, seed: int) -> np.ndarray:
+    """Return the axes (columns, most) of fewer cells than columns, from the products of cells, which stay implicit."""
+    middle = np.asarray(rows.mean(axis=0), dtype=np.float32).ravel()
+
+    def back(q: np.ndarray) -> np.ndarray:
+        return np.asarray(rows.T @ q - np.outer(middle, q.sum(axis=0)))
+
+    def times(q: np.ndarray) -> np.ndarray:
+        genes = back(q)
+        return np.asarray(rows @ genes - middle @ genes)
+
+    axes = back(_leading(times, rows.shape[0], most, seed))
+    return axes / np.linalg.norm(axes, axis=0)
 
 
 def _leading(times: Times, width: int, most: int, seed: int) -> np.ndarray:
