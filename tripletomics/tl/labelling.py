@@ -35,7 +35,7 @@ UNLIKE = 0.5  # share of unassigned cells from which the embedding is in doubt
 class Labelling:
     """The labels of new cells: blocks of cells go in, in their order, and columns come out.
 
-    Of a cell that went in, a few numbers are kept. With groups, these are also the probability of each type.
+    A few numbers of each cell are kept until all are in. With groups, the probability of each type is also kept.
 
     Parameters
     ----------
@@ -248,4 +248,4 @@ def _written(sets: np.ndarray, model: Model) -> np.ndarray:
         texts = nodes.write_sets(some, model.nodes)
     else:
         texts = [" | ".join(names[credible]) for credible in some]
-    return np.array([*texts, ""], dtype=object)[which]
+    return np.array(texts, dtype=object)[which]

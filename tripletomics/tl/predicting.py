@@ -81,9 +81,9 @@ def predict(
 
     Returns
     -------
-    None. Written to `adata`, to each dataset that was given, and to a MuData; into a .zarr store, or to a copy of an
-    .h5ad file that replaces it. With another `key_added`, its name
-    replaces "tt" in `obs` and `uns`. The numbers of genes in ``tt_mapping`` of a MuData are sums over both.
+    None. Written to `adata`, to each dataset that was given, and to a MuData. Of a path, into the .zarr store, or to a
+    copy of the .h5ad file, which then replaces it. With another `key_added`, its name replaces "tt" in `obs` and `uns`.
+    The numbers of genes in ``tt_mapping`` of a MuData are sums over both.
 
     ``obs["tt_label"]``
         The type, or "unassigned", categorical. Of a model with levels, it is the deepest name whose probability is at
