@@ -1,6 +1,6 @@
-"""Fits of 100,000 to 3,000,000 simulated cells on a GPU, and the same on the processor beside it.
+"""Fits of 100,000 to 3,000,000 simulated cells on a GPU, and the same on the processor.
 
-    python benchmarks/gpu.py [--device cuda] [--sizes 100000 1000000 3000000] [--minutes 8] [--out folder]
+    python benchmarks/gpu.py [--device cuda] [--sizes 100000 1000000 3000000] [--minutes 7.5] [--out folder]
 
 Cells are those of `simulate.py`, drawn on the device; 10 % are held out. Fits come in this order: the GPU at all sizes,
 the processor, and the GPU with "bf16-mixed". One for which too little time is left, judged by those before it, is left

@@ -1,8 +1,9 @@
-"""Time and memory of tt.fit beside scanpy's UMAP, openTSNE and PaCMAP, and how both grow with the number of cells.
+"""Time and memory of tt.fit next to scanpy's UMAP, openTSNE and PaCMAP, and how both grow with the number of cells.
 
     python benchmarks/speed.py [3000 pbmc3k 10000 30000 100000 300000 1000000] [--runs 3] [--limit 1100] [--json file]
     python benchmarks/speed.py --from file
     python benchmarks/speed.py parts
+    python benchmarks/speed.py predict [1000000] [disk]
 
 A number is a table of simulated cells, a name is a dataset in the folder TRIPLETOMICS_DATA. Each method has a process
 of its own, which is warmed up on 10,000 simulated cells, and on the table itself if it is no larger: so nothing is
@@ -21,6 +22,10 @@ what is printed and drawn is all of that file. --from runs nothing.
 
 "parts" compares a training step of the encoder, and `tripletomics.transform`, with the bare matrix products that they
 need, with one thread and with two.
+
+"predict" compares tt.predict with tt.transform of the same new cells, by a model with 20,000 landmarks: seconds, those
+of the processor, which other work slows down less, and the most memory of the process so far. With "disk", the cells
+are in an .h5ad file, which both verbs write to.
 
 openTSNE and PaCMAP take part if they are installed, up to 100,000 cells; they embed no new cells here.
 """
@@ -52,6 +57,7 @@ from tripletomics import metrics
 
 TABLES = ("3000", "pbmc3k", "10000", "30000", "100000", "300000", "1000000")
 WARM, ASKED, REFERENCES = 10_000, 5_000, 100_000
+FITTED = 30_000  # cells of the model of "predict"
 PEER = "UMAP (scanpy)"
 RANGED = {"fit, s": "fit, s", "of_umap": "of UMAP's time", "new cells, s": "new cells, s"}  # shown with their range
 OTHERS = ["map F1", "memory, MB", "matrix, MB"]
@@ -330,6 +336,25 @@ def parts(threads: int) -> None:
     print(f"{every / whole:.0%} of their speed", flush=True)
 
 
+def predicting(n: int, disk: bool) -> None:
+    """Print what tt.transform and tt.predict take for the same new cells."""
+    cells = simulate.cells(FITTED + n)
+    model = tt.fit(cells[:FITTED].copy(), "cell_type", steps=200, progress=False)
+    cells = cells[FITTED:].copy()
+    print("| cells | verb | seconds | of the processor | memory, MB |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cells.h5ad"
+        if disk:
+            cells.write_h5ad(path)
+        for verb in (tt.transform, tt.predict):
+            verb(cells[:5000].copy(), model)  # does not count
+            started, processor = time.perf_counter(), time.process_time()
+            verb(path if disk else cells, model)
+            seconds, processor = time.perf_counter() - started, time.process_time() - processor
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            print(f"| {n:,} | {verb.__name__} | {seconds:.1f} | {processor:.1f} | {peak / 1e6:,.0f} |", flush=True)
+
+
 def main() -> None:
     """Run as a command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -342,6 +367,9 @@ def main() -> None:
     if given.tables == ["parts"]:
         for threads in (1, 2):
             parts(threads)
+        return
+    if given.tables[0] == "predict":
+        predicting(int(next(filter(str.isdigit, given.tables), 1_000_000)), "disk" in given.tables)
         return
     with tempfile.TemporaryDirectory() as folder:
         file = given.only or given.json or Path(folder) / "runs.json"

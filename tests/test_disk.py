@@ -288,7 +288,7 @@ def test_predict_on_the_command_line(run, copy, narrow, trained, tmp_path):
     assert digests(source) == before
     assert run("predict", store, *model, "--groups", "donor")[1] == said.replace(str(out), str(store))
     assert read(store).obs["tt_label"].equals(read(out).obs["tt_label"])
-    for option, message in (("--out", "leave --out out"), ("--figure", "--figure is not drawn of")):
+    for option, message in (("--out", "leave --out out"), ("--figure", "--figure cannot be drawn from")):
         status, said, error = run("predict", store, *model, option, tmp_path / "other.png")
         assert (status, said) == (1, "")
         assert message in error

@@ -18,7 +18,7 @@ SITES, CELLS = 9, 1024  # the disk is 2 to this power points, fitted to at most 
 BLUR = 0.003  # squared radii of the disk, a little less than the distance between its points
 MOVED = 1024  # cells that are moved at once: their weights fit in a processor's cache
 COARSE, ROUNDS, LAST = 0.5, 3, 15  # first blur, halved after this many rounds; rounds at the last blur
-SMALL = -80.0  # exponent below which nothing counts, and processors become slow
+SMALL = -80.0  # the least exponent: smaller ones add nothing, and make processors slow
 
 
 def quantiles(n: int, dim: int) -> Tensor:
@@ -137,7 +137,7 @@ def even_points(n: int, dim: int) -> np.ndarray:
 def _scale(cost: Tensor, g: Tensor, blur: float, rounds: int) -> Tensor:
     """Improve the potentials of the columns by rounds of Sinkhorn's algorithm, for rows and columns of equal weight.
 
-    The first round counts in logarithms, so that nothing overflows. All others multiply what it left, which is near 1.
+    The first round uses logarithms, so that nothing overflows. The others only multiply factors, which stay near 1.
     """
     rows, columns = cost.shape
     f = -blur * (_logsumexp((g - cost) / blur, 1)[:, None] - math.log(columns))
@@ -150,6 +150,6 @@ def _scale(cost: Tensor, g: Tensor, blur: float, rounds: int) -> Tensor:
 
 
 def _logsumexp(x: Tensor, dim: int) -> Tensor:
-    """Return the same as torch, 10 times as fast where exponentials would be too small for normal numbers."""
+    """Return what torch does, 10 times as fast if many exponentials are too small for normal numbers."""
     most = x.amax(dim=dim, keepdim=True)
     return (x - most).clamp_(min=SMALL).exp_().sum(dim=dim).log() + most.squeeze(dim)

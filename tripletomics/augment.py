@@ -17,7 +17,7 @@ from torch import Tensor
 from tripletomics import parts
 from tripletomics.pcs import PANEL
 
-GROUPS = 8  # of cells that show the same genes: with fewer than 4, held-out macro-F1 was lower by up to .008
+GROUPS = 8  # of cells that show the same genes: with one, held-out macro-F1 was lower by up to .008
 _AUGMENTATIONS: dict[str, type[Augmentation]] = {}
 
 
@@ -52,9 +52,9 @@ class Augmentation:
         raise NotImplementedError
 
     def columns(self, width: int, generator: torch.Generator) -> Tensor | None:
-        """Return the genes that a minibatch of one view shows, of which its cells take turns: (groups, genes).
+        """Return the genes that each group of a minibatch's cells shows, for a single view: int64 (groups, genes).
 
-        They are then neither read nor multiplied where they are hidden. None if each cell is augmented on its own.
+        Its cells take turns. Hidden genes are then neither scaled nor multiplied. None if each cell is augmented alone.
         """
         return None
 
@@ -82,8 +82,8 @@ class Mask(Augmentation):
     Notes
     -----
     A hidden gene takes its training mean (0 after scaling). The others are not scaled up: layer normalisation follows.
-    Where each cell has one view and half of the genes or more are hidden, an eighth of a minibatch's cells show the
-    same genes: nothing is multiplied by the others, and it learns as well.
+    On a CPU, where each cell has one view and half of the genes or more are hidden, an eighth of a minibatch's cells
+    show the same genes. Hidden genes are then not multiplied, and scores are the same.
 
     References
     ----------

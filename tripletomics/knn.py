@@ -40,7 +40,7 @@ def nearest(z: np.ndarray, query: np.ndarray | None, k: int) -> tuple[np.ndarray
 
 
 class Clusters:
-    """Find what `nearest` does among the same cells again and again, several times as fast for many queries.
+    """Find the same cells as `nearest`, in searches that share their reference cells and are faster for many queries.
 
     Parameters
     ----------

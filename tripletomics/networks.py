@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         self.metric_head = nn.Linear(mlp.hidden[-1], metric_dim)
 
     def forward(self, x: Tensor, columns: Tensor | None = None) -> Tensor:
-        """Return z, of rows (cells, genes); of `columns`, as `Memory.rows` takes them, the rows are (cells, shown)."""
+        """Return z of rows (cells, genes), or of rows (cells, shown) of some `columns`, as from `Memory.rows`."""
         if columns is None:
             return self.metric_head(self.trunk(x))
         first = cast(nn.Linear, self.trunk[0])

@@ -194,17 +194,15 @@ def crossfitted(
     """
     folds = _folds(x.shape[0], seed)
     out = np.empty((len(folds), len(components)), dtype=np.float32)
-    most, by_cells = len(components), products is None and x.shape[0] < x.shape[1]
-    multiply = _by_rows(x.astype(np.float32), folds) if products is None else _by_products(products, folds)
-    for fold, (n, times) in enumerate(multiply):
-        if by_cells:
-            axes = _by_cells(x[folds != fold].astype(np.float32), min(most, n - 1), seed)
-        else:
-            axes = _leading(times, x.shape[1], min(most, n - 1), seed)
+    if products is not None:
+        axes_without = _by_products(products, folds, len(components), seed)
+    else:
+        rows, by = x.astype(np.float32), _by_cells if x.shape[0] < x.shape[1] else _by_genes
+        axes_without = (by(rows[folds != fold], len(components), seed) for fold in range(FOLDS))
+    for fold, axes in enumerate(axes_without):
         u, _, v = np.linalg.svd(axes.T @ components.T, full_matrices=False)
         turned = axes @ (u @ v)
-        rows = x[folds == fold]
-        out[folds == fold] = np.asarray(rows @ turned) - mean @ turned
+        out[folds == fold] = np.asarray(x[folds == fold] @ turned) - mean @ turned
     return out
 
 
@@ -213,30 +211,28 @@ def _folds(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 7]).permutation(np.arange(n) % FOLDS)
 
 
-def _by_products(all_of: Products, folds: np.ndarray) -> Iterator[tuple[int, Times]]:
-    """Yield, without each fold in turn, the number of cells and what multiplies by the covariance of the genes."""
+def _by_products(all_of: Products, folds: np.ndarray, most: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the axes (columns, most) without each fold in turn, from the products of genes, which it overwrites."""
     total, whole = all_of.sums.sum(axis=0), all_of.products.sum(axis=0)
     for fold, (own_sum, own) in enumerate(zip(*all_of, strict=True)):
         n = int((folds != fold).sum())  # numpy's integers would make all float64
-        middle, others = (total - own_sum) / n, np.subtract(whole, own, out=own)  # its last use
-        yield n, functools.partial(_times_products, others, middle, n)
+        middle, others = (total - own_sum) / n, np.subtract(whole, own, out=own)
+        yield _leading(functools.partial(_times_products, others, middle, n), len(middle), min(most, n - 1), seed)
 
 
 def _times_products(products: np.ndarray, middle: np.ndarray, n: int, q: np.ndarray) -> np.ndarray:
     return products @ q / n - np.outer(middle, middle @ q)
 
 
-def _by_rows(x: Matrix, folds: np.ndarray) -> Iterator[tuple[int, Times]]:
-    """Yield the same as `_by_products` from the cells themselves, which are quicker where they are few or sparse."""
-    for fold in range(FOLDS):
-        rows = x[folds != fold]
-        middle = np.asarray(rows.mean(axis=0), dtype=np.float32).ravel()
-        yield rows.shape[0], functools.partial(_times_rows, rows, middle)
+def _by_genes(rows: Matrix, most: int, seed: int) -> np.ndarray:
+    """Return the axes (columns, most) of few or sparse cells, from the products of genes, which stay implicit."""
+    middle = np.asarray(rows.mean(axis=0), dtype=np.float32).ravel()
 
+    def times(q: np.ndarray) -> np.ndarray:
+        centred = rows @ q - middle @ q  # each column adds up to 0, so that the rows need not be centred again
+        return np.asarray(rows.T @ centred / rows.shape[0])
 
-def _times_rows(rows: Matrix, middle: np.ndarray, q: np.ndarray) -> np.ndarray:
-    centred = rows @ q - middle @ q  # each column adds up to 0, so that the rows need not be centred again
-    return np.asarray(rows.T @ centred / rows.shape[0])
+    return _leading(times, rows.shape[1], min(most, rows.shape[0] - 1), seed)
 
 
 def _by_cells(rows: Matrix, most: int, seed: int) -> np.ndarray:
@@ -250,7 +246,7 @@ def _by_cells(rows: Matrix, most: int, seed: int) -> np.ndarray:
         genes = back(q)
         return np.asarray(rows @ genes - middle @ genes)
 
-    axes = back(_leading(times, rows.shape[0], most, seed))
+    axes = back(_leading(times, rows.shape[0], min(most, rows.shape[0] - 1), seed))
     return axes / np.linalg.norm(axes, axis=0)
 
 

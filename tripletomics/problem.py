@@ -275,7 +275,7 @@ class FitProblem:
     def subset(self, cells: np.ndarray, nodes: np.ndarray) -> FitProblem:
         """Return the problem of some cells (their numbers), with other nodes, which are given for all cells.
 
-        All training cells are trained on, and none are kept for calibration. No history scores cells: none is read.
+        All training cells are trained on, and none are kept for calibration. No cells are scored on the way.
         """
         held_out, nodes = self.held_out[cells], nodes[cells]
         codes = nodes if self.tree is None else self.tree.leaf_codes(nodes)

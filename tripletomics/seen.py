@@ -68,7 +68,7 @@ class SeenCells:
         fitted
             Boolean (cells,), those that the principal components are fitted on.
         hashes
-            `hash_rows` of `x`, where they are known.
+            `hash_rows` of `x`, if they are known.
         """
         roles = np.where(held_out, HELD_OUT, np.where(calibration, CALIBRATION, TRAINING)).astype(np.uint8)
         rows, hashes = np.arange(len(roles)), hash_rows(x) if hashes is None else hashes
@@ -84,7 +84,7 @@ class SeenCells:
     def find(self, x: Matrix, hashes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return which cells were in the fit, by their values; cells whose values have changed since are not found.
 
-        `hashes` are `hash_rows` of `x`, where they are known.
+        `hashes` are `hash_rows` of `x`, if they are known.
 
         Returns
         -------

@@ -95,8 +95,8 @@ class Memory:
     def prepared(self, taken: int) -> Memory:
         """Return this source for a training that takes `taken` rows.
 
-        A small matrix of which rows are taken again and again is normalised once: dense and scaled if it is small even
-        then, else as it is stored.
+        If rows are taken more than once, a small matrix is normalised once. It also becomes dense and is scaled if it
+        stays small.
         """
         if self.scaler is None or taken <= len(self):
             return self
@@ -134,8 +134,7 @@ class Memory:
     def rows(self, i: np.ndarray | slice, columns: Tensor | None = None) -> Tensor:
         """Return the rows `i` as a float32 tensor (rows, features).
 
-        Of `columns` (groups, shown), the rows take turns: row j shows columns[j % groups], and the result is
-        (rows, shown).
+        With `columns` (groups, shown), row j shows columns[j % groups] alone: (rows, shown).
         """
         rows = self.normalised(i)
         if columns is None:

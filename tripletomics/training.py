@@ -369,14 +369,14 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
 
 
 def default_steps(n: int, pace: int = Loss.pace) -> int:
-    """Return the encoder's training steps for `n` training cells: `pace`, of its loss, for a doubling beyond 50."""
+    """Return the encoder's training steps for `n` training cells: `pace` for each doubling beyond 50, 100 to 480."""
     return min(max(round(pace * math.log2(max(n, 1) / 50)), 100), MAP_MOST)
 
 
 def map_steps(n: int, steps: int) -> int:
-    """Return the map head's training steps for `n` training cells: four for each of the encoder's, if not too many.
+    """Return the map head's training steps for `n` training cells: four for each of the encoder's `steps`, or enough.
 
-    By default they follow from the number of cells alone, so that a map of ``structure=1`` does not depend on the loss.
+    With default `steps` they follow the number of cells alone. So a map of ``structure=1`` does not depend on the loss.
     """
     enough = min(max(round(MAP_PACE * math.log2(max(n, 1) / 50)), MAP_LEAST), MAP_MOST)
     return min(MAP_STEPS * steps, max(enough, steps))

@@ -268,7 +268,7 @@ def _check_predict(input: Path, out: Path | None, figure: Path | None) -> None:
         if out is not None:
             raise ValueError(f"Labels of {str(input)!r} are written into it: leave --out out.")
         if figure is not None:
-            raise ValueError(f"--figure is not drawn of {str(input)!r}: read the store, and use tt.pl.mapping.")
+            raise ValueError(f"--figure cannot be drawn from {str(input)!r}: read the store, and use tt.pl.mapping.")
         return
     if out is None:
         raise CycloptsError(msg='Command "predict" parameter --out requires an argument.')

@@ -91,7 +91,7 @@ class Calibration:
         return self.odds_and_novelty(evidence)[0]
 
     def odds_and_novelty(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
-        """Return what `odds` and `novelty` do.
+        """Return the odds and the novelty, which share the weighted sum of the evidence.
 
         The metric space was not trained to gather the cells of an enrolled type: if it is the best one, it is enough
         that the principal components are typical of it.

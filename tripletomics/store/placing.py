@@ -67,7 +67,7 @@ def embed_blocks(
     fitted
         Whether the model was fitted to this dataset. The rows may then be on any scale.
     place
-        What returns the coordinates of rows in place of `Model.place`, which it calls.
+        Called as `Model.place`, and in place of it.
 
     Raises
     ------

@@ -49,9 +49,9 @@ class Results:
     columns, records
         Of `obs` and `uns`. They are read after all blocks, which may add to them.
     stale
-        Columns of `obs` that are deleted.
+        Columns of `obs` that are deleted, as they are of an earlier prediction.
     column_bytes
-        What the columns of a cell take.
+        Bytes that the columns of a cell take at most.
     """
 
     n_obs: int

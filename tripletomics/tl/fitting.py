@@ -170,8 +170,8 @@ def fit(
         is sure of. The first encoder is kept, with a warning, if the second does worse on labelled cells that both did
         not see. Scores, predictions and calibration never use these labels.
     steps
-        Training steps of the encoder; by default they follow the number of cells. The map head takes four times as
-        many, up to a number that follows from the cells (320 to 480) or, if larger, the number of encoder steps.
+        Training steps of the encoder; by default they follow the number of cells and the loss. The map head takes four
+        times as many. Its limit follows the number of cells (320 to 480), and is never below the encoder's steps.
     batch_size
         Cells in a training step; by default 512, or all if there are fewer.
     lr

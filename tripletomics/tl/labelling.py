@@ -35,7 +35,7 @@ UNLIKE = 0.5  # share of unassigned cells from which the embedding is in doubt
 class Labelling:
     """The labels of new cells: blocks of cells go in, in their order, and columns come out.
 
-    Of a cell that went in, a few numbers are kept. With groups, these are also the probability of each type.
+    A few numbers of each cell are kept until all are in. With groups, the probability of each type is also kept.
 
     Parameters
     ----------
@@ -74,11 +74,11 @@ class Labelling:
 
     @property
     def stale(self) -> Sequence[str]:
-        """Columns of an earlier prediction that are removed, by the ends of their names."""
+        """Ends of the names of columns that an earlier prediction may have left, and that are deleted."""
         return OPTIONAL if self.typed else (*OF_TYPES, *OPTIONAL)
 
     def group(self, values: pd.Series) -> None:
-        """Take the groups of all cells; missing values and names that mean unlabelled are no group."""
+        """Take the group of each cell. Missing values, and names that mean unlabelled, are no group."""
         codes, classes = labels.encode(values, labels.UNLABELLED)
         if lone := grouping.check_groups(str(self.groups), codes, classes):
             warn(
@@ -153,11 +153,11 @@ class Labelling:
 
     @property
     def column_bytes(self) -> int:
-        """What the columns of a cell take on disk at most, except for the texts of label sets."""
+        """Bytes that the columns of a cell take on disk at most, without the texts of label sets."""
         return 64 + 24 * len(self.model.targets)
 
     def on_disk(self, prefix: str, query: Query, use_rep: str | None) -> tuple[dict[str, Column], dict[str, Any]]:
-        """Return columns of `obs` and elements of `uns` as AnnData would write them; warn of a strange embedding."""
+        """Return columns of `obs` and elements of `uns` as AnnData writes them. Warn if the embedding is in doubt."""
         columns = {f"{prefix}_{name}": _as_stored(values) for name, values in self.finish().items()}
         self.doubt_embedding(use_rep)
         return columns, {f"{prefix}_mapping": self.record([query], slice(None), use_rep)}
@@ -248,4 +248,4 @@ def _written(sets: np.ndarray, model: Model) -> np.ndarray:
         texts = nodes.write_sets(some, model.nodes)
     else:
         texts = [" | ".join(names[credible]) for credible in some]
-    return np.array([*texts, ""], dtype=object)[which]
+    return np.array(texts, dtype=object)[which]

@@ -75,10 +75,14 @@ class Training:
 
     Parameters
     ----------
-    model, n
-        The model, and the number of cells.
-    old, own
-        The column of the split in the dataset, None if there is none, and whether it is that of this model.
+    model
+        From `fit` or `load`.
+    n
+        Number of cells.
+    old
+        The column of the split in the dataset; None if there is none.
+    own
+        Whether this column is that of the model.
     """
 
     def __init__(self, model: Model, n: int, old: Any, own: bool) -> None:

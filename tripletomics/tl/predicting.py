@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,9 +80,9 @@ def predict(
 
     Returns
     -------
-    None. Written to `adata`, to each dataset that was given, and to a MuData; into a .zarr store, or to a copy of an
-    .h5ad file that replaces it. With another `key_added`, its name
-    replaces "tt" in `obs` and `uns`. The numbers of genes in ``tt_mapping`` of a MuData are sums over both.
+    None. Written to `adata`, to each dataset that was given, and to a MuData. Of a path, into the .zarr store, or to a
+    copy of the .h5ad file, which then replaces it. With another `key_added`, its name replaces "tt" in `obs` and `uns`.
+    The numbers of genes in ``tt_mapping`` of a MuData are sums over both.
 
     ``obs["tt_label"]``
         The type, or "unassigned", categorical. Of a model with levels, it is the deepest name whose probability is at
@@ -187,11 +186,10 @@ def predict(
     pp.check_key(key_added, adata)
     pp.check_model(model)
     asked = Labelling(model, reject=reject, coverage=coverage, fdr=fdr, groups=groups)
-    if isinstance(adata, (str, os.PathLike)):
-        given = {name: value for name, value in locals().items() if name in signature(predict).parameters}
-        stored.predict(Path(adata), model, given)
-        return
     options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
+    if isinstance(adata, (str, os.PathLike)):
+        stored.embed(Path(adata), model, options, key_added, asked=asked)
+        return
     cells = pp.take_new(adata, model, options, key_added)
     if groups is not None:
         asked.group(_groups(cells, groups))

@@ -53,7 +53,7 @@ def transform(
     from tripletomics import pp
 
     options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
-    _embed(path, model, options, key_added, out=out, progress=progress)
+    embed(path, model, options, key_added, out=out, progress=progress)
 
 
 def predict(
@@ -78,11 +78,11 @@ def predict(
 
     asked = Labelling(model, **{name: given[name] for name in ("reject", "coverage", "fdr", "groups")})
     options = pp.QueryOptions(**{name: given[name] for name in QUERY})
-    _embed(path, model, options, given["key_added"], out=out, progress=progress, asked=asked)
+    embed(path, model, options, given["key_added"], out=out, progress=progress, asked=asked)
 
 
-def _embed(
-    path: Path, model: Model, options: QueryOptions, key: str, *, out: Path | None, progress: bool,
+def embed(
+    path: Path, model: Model, options: QueryOptions, key: str, *, out: Path | None = None, progress: bool = True,
     asked: Labelling | None = None,
 ) -> None:  # fmt: skip
     """Embed the cells of a dataset on disk, and label them where that is `asked`; see `transform` and `predict`."""
