@@ -43,6 +43,7 @@ History = dict[str, dict[str, np.ndarray]]  # stage -> step, loss, held_out_f1
 BATCH_SIZE = 512
 TRIED_BATCHES = 20  # batches in which a loss must have something to compare
 CHECKED = 10  # steps between two checks of the loss on a GPU
+LEAST_STEPS, MOST_STEPS = 100, 480  # of an encoder by default; more than the map head's would change it at structure=1
 MAP_STEPS = 4  # most steps of the map head for one of the encoder
 MAP_PACE, MAP_LEAST, MAP_MOST = 60, 320, 480  # its steps for every doubling of the cells beyond 50, and their limits
 MAP_LR = 30.0
@@ -370,7 +371,7 @@ def check_terms(loss: Loss, y: np.ndarray, batch_size: int | None, seed: int) ->
 
 def default_steps(n: int, pace: int = Loss.pace) -> int:
     """Return the encoder's training steps for `n` training cells: `pace` for each doubling beyond 50, 100 to 480."""
-    return min(max(round(pace * math.log2(max(n, 1) / 50)), 100), MAP_MOST)
+    return min(max(round(pace * math.log2(max(n, 1) / 50)), LEAST_STEPS), MOST_STEPS)
 
 
 def map_steps(n: int, steps: int) -> int:
