@@ -18,7 +18,7 @@ from samples import EVERY_OPTION, files, kebab, make_cells, words
 
 import tripletomics as tt
 from tripletomics import cli, losses, parts, tl
-from tripletomics.cli.options import Input, Out, options_of
+from tripletomics.cli.options import Input, options_of
 from tripletomics.files import DiskFull
 
 HERE = Path(tt.__file__).parents[1]
@@ -91,7 +91,7 @@ def test_a_new_keyword_needs_no_change_here(capsys):
         """
 
     @options_of(verb)
-    def command(input: Input, /, *, out: Out, **settings: object):
+    def command(input: Input, /, *, out: Path, **settings: object):
         return settings
 
     app = cli.App(result_action="return_value")

@@ -26,7 +26,7 @@ def listed(folder):
 
 def test_the_command_has_every_keyword_of_the_function():
     assert set(inspect.signature(cli.predict).parameters) == {
-        "input", "out", "figure", *inspect.signature(tl.predict).parameters,
+        "input", "out", "figure", "shard", *inspect.signature(tl.predict).parameters,
     } - {"adata"}  # fmt: skip
 
 

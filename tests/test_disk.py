@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import itertools
 import os
 import re
@@ -292,6 +293,78 @@ def test_predict_on_the_command_line(run, copy, narrow, trained, tmp_path):
         status, said, error = run("predict", store, *model, option, tmp_path / "other.png")
         assert (status, said) == (1, "")
         assert message in error
+
+
+@pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr"])
+def test_shards_of_predict_are_joined_by_predict(run, copy, trained, tmp_path, monkeypatch, name):
+    path, whole = copy(name), tmp_path / "whole" / name
+    (shutil.copytree if path.is_dir() else shutil.copy)(path, (whole.parent.mkdir(), whole)[1])
+    monkeypatch.setattr(writing, "CHUNK_ROWS", 400)
+    trained.save(tmp_path / "m.tt")
+    command = "predict", path, "--model", tmp_path / "m.tt", "--reject", "0.2"
+    before = digests(path)
+    assert run(*command, "--shard", "2/2")[1].startswith("Rows 400 to ")
+    out = [] if path.is_dir() else ["--out", tmp_path / "out.h5ad"]
+    assert "of rows: run the other shards first, or delete the folder" in run(*command, *out)[2]
+    assert ", 400 of them in this run. When all" in run(*command, "--shard", "1/2")[1]
+    assert ", 0 of them in this run. When all" in run(*command, "--shard", "1/2")[1]
+    assert run(*command, "--shard", "1/99")[1].startswith("Shard 1/99 has no rows: use fewer shards")
+    assert digests(path) == before
+    calls = []
+    monkeypatch.setattr("tripletomics.store.placing._read_block", lambda *_: calls.append(1))
+    assert run(*command, *out)[::2] == (0, "")
+    assert not calls  # nothing is computed twice
+    monkeypatch.undo()
+    monkeypatch.setattr(writing, "CHUNK_ROWS", 400)
+    tt.predict(whole, trained, reject=0.2)
+    found, expected = read(out[1] if out else path), read(whole)
+    assert found.obs.equals(expected.obs)
+    for key in KEYS[:2]:
+        assert np.array_equal(found.obsm[key], expected.obsm[key])
+    for word, value in expected.uns["tt_mapping"].items():
+        np.testing.assert_array_equal(found.uns["tt_mapping"][word], value)
+    assert not list(path.parent.glob("*-parts"))
+
+
+def test_shards_of_predict_that_do_not_fit_are_refused(run, copy, trained, tmp_path, monkeypatch):
+    path = copy("cells.zarr")
+    monkeypatch.setattr(writing, "CHUNK_ROWS", 400)
+    trained.save(tmp_path / "m.tt")
+    command = "predict", path, "--model", tmp_path / "m.tt"
+    options, asked = (inspect.signature(verb).parameters for verb in (tt.tl.predict_shard, tt.predict))
+    assert {*options} - {"path", "shard"} == {*asked} - {"adata", "fdr", "groups"}
+    assert all(options[word].default == asked[word].default for word in {*options} & {*asked})
+    for option, value, message in (
+        ("--fdr", "0.1", "--fdr looks at all cells at once, and a shard has a part of them"),
+        ("--groups", "donor", "--groups looks at all cells at once, and a shard has a part of them"),
+        ("--out", "o.h5ad", "--shard writes next to INPUT: leave --out out"),
+        ("--reject", "2", "reject=2.0 is not a share"),
+    ):
+        status, said, error = run(*command, "--shard", "1/1", option, value)
+        assert (status, said) == (1, "")
+        assert message in error
+    folder = path.with_name("cells.zarr.tt-parts")
+    assert not folder.exists()
+    tt.tl.predict_shard(path, tmp_path / "m.tt", "1/1")
+    for given, message in (
+        ({"reject": 0.5}, "were made with another reject: use the same again, or delete the folder"),
+        ({"fdr": 0.1}, r"fdr=0\.1 looks at all cells at once, and the parts in .* do not hold what it needs"),
+        ({"groups": "donor"}, "groups='donor' looks at all cells at once"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tt.predict(path, trained, **given)
+    assert "--figure is not drawn" in run(*command, "--figure", tmp_path / "f.png")[2]
+    with pytest.raises(ValueError, match="were made with another reject"):
+        tt.tl.predict_shard(path, tmp_path / "m.tt", "1/1", reject=0.5)
+    before = digests(path)
+    damaged = folder / "400.h5ad"
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"400\.h5ad' is damaged: delete it, and run its shard again"):
+        tt.predict(path, trained)
+    assert digests(path) == before
+    (folder / "made-by.json").write_text("[")
+    with pytest.raises(ValueError, match="is not a folder of predict --shard"):
+        tt.predict(path, trained)
 
 
 def test_shards_that_are_not_complete_are_left_alone(copy, trained, tmp_path, monkeypatch):

@@ -232,8 +232,18 @@ def predict(  # noqa: D103
     model: Annotated[Path, Parameter(help="Model that `fit` wrote, .tt.")],
     out: Annotated[Path | None, Parameter(help=f"{OUT} Not of a .zarr store, which is written to.")] = None,
     figure: Annotated[Path | None, Parameter(help="File to draw the cells over the reference map to, .png.")] = None,
+    shard: Annotated[
+        str | None,
+        Parameter(
+            help="i/N: label the i-th of N parts of the rows, into a folder next to INPUT. Then the same command "
+            "without it joins all parts. A run that was stopped continues when it is started again."
+        ),
+    ] = None,
     **settings: Any,
 ) -> None:
+    if shard is not None:
+        _predict_shard(input, model, {"out": out, "figure": figure}, shard, settings)
+        return
     _check_predict(input, out, figure)
     from tripletomics.model import load
 
@@ -242,8 +252,11 @@ def predict(  # noqa: D103
 
     key, written = settings.get("key_added", DEFAULT_KEY), _Written()
     use_rep = settings.get("use_rep") or fitted.features.parts[0].use_rep
+    begun = stored.is_begun(input, key)
+    if begun and figure is not None:
+        raise ValueError(f"--figure is not drawn where the parts of {str(input)!r} are joined: leave it out.")
     large = suffix(input) == ".h5ad" and paths.is_large(input, settings.get("layer"), use_rep)
-    if out is None or (large and figure is None and not fitted.modalities):
+    if out is None or begun or (large and figure is None and not fitted.modalities):
         usual = {name: option.default for name, option in inspect.signature(tl.predict).parameters.items()}
         stored.predict(input, fitted, usual | settings, out=out)
         cells = read_labels(out or input, prefix(key), settings.get("groups"))
@@ -260,6 +273,27 @@ def predict(  # noqa: D103
         written.check()
     print_mapping(cells, prefix(key), str(settings.get("groups")))
     report_written(out or input, figure)
+
+
+def _predict_shard(cells: Path, model: Path, files: dict[str, Any], shard: str, settings: dict[str, Any]) -> None:
+    """Label a part of the rows of a dataset, and print which."""
+    for name, value in files.items():
+        if value is not None:
+            raise ValueError(f"--shard writes next to INPUT: leave --{name} out until all parts are joined.")
+    for name in ("fdr", "groups"):
+        if settings.pop(name, None) is not None:
+            raise ValueError(
+                f"--{name} looks at all cells at once, and a shard has a part of them: leave --shard out, or --{name}."
+            )
+    with _hinting("the rows that are labelled are kept, and the same command continues after them"):
+        placed = tl.predict_shard(cells, model, shard, **settings)
+    if placed.start == placed.stop:
+        print(f"Shard {shard} has no rows: use fewer shards to label {str(cells)!r}.")
+        return
+    print(
+        f"Rows {placed.start:,} to {placed.stop - 1:,} of {cells} are labelled, {placed.now:,} of them in this run. "
+        "When all shards are, the same command without --shard joins them."
+    )
 
 
 def _check_predict(input: Path, out: Path | None, figure: Path | None) -> None:

@@ -8,6 +8,7 @@ from tripletomics.tl.fitting import fit, transform
 from tripletomics.tl.paths import convert, transform_shard
 from tripletomics.tl.predicting import predict
 from tripletomics.tl.relating import relate
+from tripletomics.tl.stored import predict_shard
 
 __all__ = [
     "compare",
@@ -17,6 +18,7 @@ __all__ = [
     "fit",
     "pca",
     "predict",
+    "predict_shard",
     "relate",
     "transform",
     "transform_shard",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -107,6 +107,22 @@ class Labelling:
         none = np.zeros((len(z), 0))
         self._found.append(found if self.groups else replace(found, probabilities=none, sets=none))
         return z, m
+
+    def release(self) -> tuple[dict[str, Column], np.ndarray]:
+        """Return the columns of the cells that went in last, and flags for `take`, boolean (cells, 3); forget both."""
+        trained = self._trained.pop()
+        found = self._found.pop() if self.typed else None
+        types = (found.unassigned, found.doubtful) if found else (np.zeros_like(trained),) * 2
+        return self._blocks.pop(), np.stack([trained, *types], axis=1)
+
+    def take(self, columns: dict[str, Column], flags: np.ndarray) -> None:
+        """Take the next cells as `release` has returned them; without `fdr` and `groups`, no more is needed."""
+        trained, unassigned, doubtful = flags.T
+        self._trained.append(trained)
+        self._blocks.append(columns)
+        if self.typed:
+            rest = {field.name: np.zeros(len(flags)) for field in fields(Prediction)}
+            self._found.append(Prediction(**rest | {"unassigned": unassigned, "doubtful": doubtful}))
 
     def finish(self) -> dict[str, Column]:
         """Return the columns of all cells, by the end of their names."""

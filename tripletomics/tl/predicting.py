@@ -49,7 +49,8 @@ def predict(
     ----------
     adata
         New cells with the model's genes, as for `transform`: in memory, or the path of a dataset of one modality, of
-        which one block of rows at a time is in memory. Their labels are not read.
+        which one block of rows at a time is in memory. Their labels are not read. What `tl.predict_shard` has labelled
+        next to that path is joined.
     model
         From `fit` or `load`.
     reject
