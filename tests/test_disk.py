@@ -353,7 +353,7 @@ def test_shards_of_predict_that_do_not_fit_are_refused(run, copy, trained, tmp_p
     ):
         with pytest.raises(ValueError, match=message):
             tt.predict(path, trained, **given)
-    assert "--figure is not drawn" in run(*command, "--figure", tmp_path / "f.png")[2]
+    assert "--figure cannot be drawn" in run(*command, "--figure", tmp_path / "f.png")[2]
     with pytest.raises(ValueError, match="were made with another reject"):
         tt.tl.predict_shard(path, tmp_path / "m.tt", "1/1", reject=0.5)
     before = digests(path)

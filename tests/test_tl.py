@@ -83,7 +83,7 @@ def test_real_cells_hold_on_cells_never_seen(pbmc):
         assert scores["held-out"][space] > scores["permuted"][space] + 0.4
 
 
-def test_the_null_takes_a_quarter_of_the_steps(pbmc, monkeypatch):
+def test_the_null_takes_few_steps(pbmc, monkeypatch):
     taken = []
 
     def count(*args, steps, **more):

@@ -52,8 +52,8 @@ class Clusters:
     Cells are put into clusters by k-means, at the first search of many queries. The queries near one cluster are
     compared with the cells of the clusters around it, in one matrix product. No cell of a cluster that was not read is
     nearer than the distance to its centre minus its radius (the triangle inequality). Where that is less than the
-    distance of the last neighbour, the query is compared with all cells. So neighbours are exact. Few queries, few
-    cells or dimensions, and float64 go to `nearest`.
+    distance of the last neighbour, or if rounding in the product could hide a neighbour, the query is compared with all
+    cells. So neighbours are exact. Few queries, few cells or dimensions, and float64 go to `nearest`.
 
     References
     ----------
@@ -67,27 +67,33 @@ class Clusters:
 
     def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and rows (queries, k) of the k nearest cells, the nearest first."""
-        if not self.large or len(query) < QUERIES or query.dtype != np.float32 or k >= READ:
+        if not self.large or query.dtype != np.float32 or k >= READ:
             return nearest(self.z, query, k)
+        if len(query) < QUERIES:
+            return self._sorted(query, nearest(self.z, query, k)[1])
         centers, radius, read, members = self._clusters
         to_centers = cdist(query, centers)
         closest = to_centers.argmin(axis=1)
         d, rows = np.empty((len(query), k)), np.empty((len(query), k), dtype=np.int64)
         sure = np.zeros(len(query), dtype=bool)
         for cluster in np.unique(closest):
-            among, beyond = members[cluster], ~read[cluster]
-            cells, mine = self.z[among], np.flatnonzero(closest == cluster)
+            among, beyond, mine = members[cluster], ~read[cluster], np.flatnonzero(closest == cluster)
+            cells = self.z[among] - centers[cluster]
             for some in np.array_split(mine, -(-len(mine) // PRODUCT)):
-                found, whole = _smallest(query[some] - centers[cluster], cells - centers[cluster], k)
-                exact = np.linalg.norm(cells[found] - query[some, None], axis=2)
-                order = np.argsort(exact, axis=1, kind="stable")
-                d[some] = np.take_along_axis(exact, order, axis=1)
-                rows[some] = among[np.take_along_axis(found, order, axis=1)]
+                found, whole = _smallest(query[some] - centers[cluster], cells, k)
+                d[some], rows[some] = self._sorted(query[some], among[found])
                 least = (to_centers[some] - radius).min(axis=1, initial=np.inf, where=beyond)
                 sure[some] = whole & (d[some, -1] < least * (1 - ROUNDING))
         if not sure.all():
-            d[~sure], rows[~sure] = nearest(self.z, query[~sure], k)
+            d[~sure], rows[~sure] = self._sorted(query[~sure], nearest(self.z, query[~sure], k)[1])
         return d, rows
+
+    def _sorted(self, query: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances and rows, the nearest first; a query has the same ones however it was searched."""
+        rows = np.sort(rows, axis=1)
+        d = np.linalg.norm(self.z[rows] - query[:, None], axis=2)
+        order = np.argsort(d, axis=1, kind="stable")
+        return np.take_along_axis(d, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     @functools.cached_property
     def _clusters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
@@ -108,10 +114,11 @@ class Clusters:
 
 
 def _smallest(query: np.ndarray, z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows (queries, k) of the k nearest cells in any order, and for which queries no tie hides a neighbour."""
-    far = query @ (-2 * z).T  # squared distances without the part that is the same for all cells
-    far += np.square(z).sum(axis=1)
-    taken = far <= np.partition(far, k - 1, axis=1)[:, k - 1 : k]  # several times as fast as argpartition
+    """Return rows (queries, k) of the k nearest cells in any order, and for which queries no rounding hides one."""
+    far, norms = query @ (-2 * z).T, np.square(z).sum(axis=1)
+    far += norms  # squared distances without the part that is the same for all cells
+    off = 2 * z.shape[1] * np.finfo(np.float32).eps * (np.square(query).sum(axis=1, keepdims=True) + norms.max())
+    taken = far <= np.partition(far, k - 1, axis=1)[:, k - 1 : k] + off  # several times as fast as argpartition
     whole = taken.sum(axis=1) == k
     rows = np.zeros((len(query), k), dtype=np.int64)
     rows[whole] = (np.flatnonzero(taken[whole]) % len(z)).reshape(-1, k)

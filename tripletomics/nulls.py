@@ -14,7 +14,7 @@ from tripletomics.monitor import silent
 from tripletomics.problem import FitProblem, Settings
 from tripletomics.training import EncoderFit, train_encoder, train_map
 
-NULL_SHARE, NULL_CELLS = 4, 4000  # steps of a fit for one step of the null; most cells of each split
+NULL_SHARE, NULL_CELLS = 5, 4000  # steps of a fit for one step of the null; most cells of each split
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PermutedFit:
 def permuted_null(
     problem: FitProblem, settings: Settings, rounds: int = 1, checkpoint: Checkpoint | None = None
 ) -> PermutedFit:
-    """Return a fit on permuted labels, with a quarter of the steps and at most 4,000 cells of each split.
+    """Return a fit on permuted labels, with a fifth of the steps and at most 4,000 cells of each split.
 
     With two `rounds`, the second one trains with pseudo-labels.
     """

@@ -120,7 +120,7 @@ class Balanced(Sampler):
                     rest = np.concatenate([rest, fresh[~repeated], fresh[repeated]])
                 rows.append(rest[:n])
                 queues[code] = rest[n:]
-            cells = np.concatenate(rows)
+            cells = self._random.permutation(np.concatenate(rows))  # so that cells that take turns are of any batch
             yield (cells,) if mined is None else (cells, *mined[cells].T)
 
     def _types(self, n: int) -> np.ndarray:

@@ -151,7 +151,8 @@ def augmented_rows(
     if len(rows) == 1 and isinstance(augment, Augmentation):
         columns = augment.columns(source.width, generator)
         if columns is not None:
-            return fabric.to_device((source.rows(rows[0, own].numpy(), columns.cpu()), columns))
+            columns = columns.roll(-own.start, dims=0)  # the first row of this process has its turn in the minibatch
+            return source.rows(rows[0, own].numpy(), columns), columns
     shown = slice(None) if ready else own
     x = fabric.to_device(source.rows(rows[:, shown].flatten().numpy()))
     x = augment(x, generator, fabric.to_device(y[:, shown].flatten()))

@@ -95,7 +95,7 @@ def methods_text(
         "nearest neighbours and by MAP@R; structure by neighbour recall (within types minus chance), trustworthiness "
         f"and the Spearman correlation of distances between type centroids, against {data} found without labels.",
         "Each label score is compared with its null: the same fit on permuted labels"
-        + (" (for tripletomics with a quarter of the steps and at most 4,000 cells)" if own else "")
+        + (" (for tripletomics with a fifth of the steps and at most 4,000 cells)" if own else "")
         + " or, for methods that use no labels, the same coordinates scored by permuted labels, those of the reference "
         "included. The null of structure shuffles the coordinates of the scored cells.",
         f"Values are means ± standard deviations over {len(seeds)} seeds." if len(seeds) > 1 else "",
