@@ -286,16 +286,20 @@ def parts(threads: int) -> None:
     loss, y = losses.make("softmax"), torch.from_numpy(codes)
     loss.build(32, simulate.TYPES)
     rows = np.random.default_rng(0).permutation(len(codes))[:512]
-    x, z = source.rows(rows), torch.randn(512, 32, requires_grad=True)
+    source = source.prepared(len(codes) + 1)  # as in a fit
+    columns = augment.Mask().columns(source.width, torch.Generator().manual_seed(0))
+    x, z = source.rows(rows, columns), torch.randn(512, 32, requires_grad=True)
+    first, *others = (m.weight.detach() for m in encoder.modules() if isinstance(m, torch.nn.Linear))
+    shown = [(x[i :: len(columns)].contiguous(), first[:, some].contiguous()) for i, some in enumerate(columns)]
 
     def bare() -> None:
-        a = x
-        for layer in (m for m in encoder.modules() if isinstance(m, torch.nn.Linear)):
-            w = layer.weight.detach()
+        products = [cells @ w.T for cells, w in shown]
+        for (cells, _), b in zip(shown, products, strict=True):
+            _ = b.T @ cells  # the gradient of the weights
+        a = torch.cat(products)
+        for w in others:
             b = a @ w.T
-            _ = b.T @ a  # the gradient of the weights
-            if a is not x:
-                _ = b @ w  # and of what goes in
+            _ = b.T @ a, b @ w  # and of what goes in
             a = b
 
     def train(steps: int) -> float:

@@ -118,7 +118,7 @@ def test_held_out_cells_influence_neither_reference_nor_calibration(batch):
     one, two = (tt.fit(x, "kind", hold_out="out", batch=batch, steps=8, progress=False) for x in (adata, other))
     for part in ("features", "reference", "calibration", "catalog"):
         for name, value in vars(getattr(one, part)).items():
-            if name != "index":
+            if name not in ("index", "clusters"):  # they only search
                 np.testing.assert_array_equal(value, getattr(getattr(two, part), name), err_msg=f"{part}.{name}")
 
 

@@ -43,7 +43,7 @@ def test_each_column_is_predicted(several, tmp_path):
     model = several[1]
     new = predicted(make_cells(70, 2), model)
     kind = new.obs["kind"].astype(str)
-    assert (new.obs["tt_label"].astype(str) == kind).mean() > 0.9
+    assert (new.obs["tt_label"].astype(str) == kind).mean() > 0.85
     assert (new.obs["tt_state"].astype(str) == np.where(kind.isin(["a", "d", "g"]), "on", "off")).mean() > 0.9
     assert new.obs["tt_state"].cat.categories.tolist() == ["off", "on"]
     assert new.obs["tt_state_confidence"].between(0, 1).all()

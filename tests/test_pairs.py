@@ -138,7 +138,7 @@ def test_held_out_cells_do_not_reach_the_fit(label):
     parts = [(model.reference, model.calibration, model.alone["rna"].calibration) for model in models]
     for a, b in zip(*parts, strict=True):
         for name, value in vars(a).items():
-            if name != "index":
+            if name not in ("index", "clusters"):  # they only search
                 np.testing.assert_array_equal(value, getattr(b, name), err_msg=name)
 
 

@@ -139,7 +139,7 @@ def embed(
             labelled, record = ({}, {}) if asked is None else asked.on_disk(keys.prefix(key), query, use_rep)
             if asked is not None:
                 training.trained = asked.trained
-            columns.update(training.split(split) | labelled)
+            columns.update(labelled | training.split(split))  # in the order of cells in memory
             records.update(record)
 
         stale = () if asked is None else [f"{keys.prefix(key)}_{name}" for name in asked.stale]
