@@ -240,6 +240,8 @@ def draw(table: pd.DataFrame) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), layout="constrained")
     for method, color in zip(METHODS, ("#d1495b", "#30638e", "#8d96a3", "#c8a951"), strict=True):
         mine = table[table["method"] == method]
+        if mine.empty:
+            continue
         stopped = mine["stopped"]
         axes[0].vlines(mine["cells"], mine["least fit, s"], mine["most fit, s"], color=color, linewidth=3, alpha=0.5)
         for ax, column in zip(axes, ("fit, s", "memory, MB"), strict=True):
