@@ -94,7 +94,7 @@ def test_label_sets_are_written_as_names_and_hold_the_types_as_often_as_asked_fo
         for text in texts
     ])  # fmt: skip
     np.testing.assert_array_equal(sets, fitted[1].predict(query.X)[0].sets)
-    assert sets[np.arange(300), truth].mean() > 0.8
+    assert 0.8 < sets[np.arange(300), truth].mean() < 1
     assert sets.mean() < 0.6
     assert any(name in ABOVE for text in texts for name in text)
 
