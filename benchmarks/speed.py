@@ -51,6 +51,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import simulate
+from matplotlib.ticker import LogLocator
 
 import tripletomics as tt
 from tripletomics import metrics
@@ -253,10 +254,12 @@ def draw(table: pd.DataFrame) -> None:
         ax.set_title(title, loc="left", fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[1].set_yticks([500, 1000, 2000, 4000])
-    axes[1].yaxis.set_major_formatter("{x:,.0f}")
-    axes[1].yaxis.set_minor_formatter("")
-    axes[0].legend(frameon=False, fontsize=8)
+    for ax in axes:
+        ax.yaxis.set_major_formatter("{x:,.0f}")
+        ax.yaxis.set_minor_formatter("")
+    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig("speed.svg", metadata={"Date": None})
 
 
