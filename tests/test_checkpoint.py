@@ -221,7 +221,7 @@ def test_the_command_goes_on(run, table, tmp_path, monkeypatch, request):
     assert status == 130
     assert re.fullmatch(r"error: interrupted: run the same command again to continue from '.*fit\.ckpt'\.\n", error)
     monkeypatch.setattr(Checkpoint, "write", write)
-    refuse = "tripletomics.cli.verbs.write"
+    refuse = "tripletomics.cli.fitting.write"
     monkeypatch.setattr(refuse, lambda *_: (_ for _ in ()).throw(OSError("no room")))
     assert run(*given)[::2] == (1, "error: no room\n")
     assert (tmp_path / "fit.ckpt").exists()

@@ -308,7 +308,7 @@ def test_what_cannot_be_written_costs_nothing_else(run, source, tmp_path, monkey
     def full(*_, **__):
         raise DiskFull("It could not be written.")
 
-    writers = {".h5ad": "tripletomics.cli.verbs.write", ".zarr": "tripletomics.store.writing.write"}
+    writers = {".h5ad": "tripletomics.cli.fitting.write", ".zarr": "tripletomics.store.writing.write"}
     monkeypatch.setattr(writers[kind] if lost == "cells" else "tripletomics.model.Model.save", full)
     out, model = tmp_path / "out.h5ad", tmp_path / "m.tt"
     given = ["--label", "cell_type", "--model", model, "--steps", 2]

@@ -20,8 +20,10 @@ from cyclopts import App, CycloptsError
 
 from tripletomics import processes
 from tripletomics.cli.demonstration import run_demo
+from tripletomics.cli.fitting import fit
 from tripletomics.cli.losses import show_losses
-from tripletomics.cli.verbs import compare, convert, evaluate, fit, predict, relate, transform
+from tripletomics.cli.new_cells import predict, transform
+from tripletomics.cli.scoring import compare, convert, evaluate, relate
 from tripletomics.names import printable
 from tripletomics.notices import TripletomicsWarning
 

@@ -21,6 +21,7 @@ Input = Annotated[
     Path,
     Parameter(help="File of cells, .h5ad, or .h5mu with two modalities. It is only overwritten if `--out` names it."),
 ]
+MANY = Parameter(consume_multiple=True, negative=())  # one or more words after the option
 OUT = "File to write, .h5ad (.h5mu of two modalities): the cells of INPUT and what is added to them."
 
 

@@ -21,7 +21,7 @@ from tripletomics.report import paper
 from tripletomics.training import History
 
 if TYPE_CHECKING:
-    from tripletomics.pl.maps import Figure
+    from tripletomics.pl.side_by_side import Figure
 
 EXTRAS = {"scanvi": ("scvi", "scanvi"), "parametric_umap": ("tensorflow", "parametric-umap")}
 

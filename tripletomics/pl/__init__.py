@@ -8,11 +8,12 @@ words "no signal" are written on a map or score without any.
 from tripletomics.pl.confusions import confusion
 from tripletomics.pl.curves import history
 from tripletomics.pl.explanation import genes
-from tripletomics.pl.maps import compare, embedding
+from tripletomics.pl.maps import embedding
 from tripletomics.pl.new_cells import mapping
 from tripletomics.pl.palette import PALETTE
 from tripletomics.pl.relation import relate
 from tripletomics.pl.score_panel import scores
+from tripletomics.pl.side_by_side import compare
 from tripletomics.pl.structure_dial import dial
 from tripletomics.pl.text import save
 from tripletomics.pl.type_tree import tree

@@ -24,6 +24,7 @@ SMALLEST, LARGEST = 1.1, 3.4  # inches, side of a map among others
 ROOMY = 1.5  # from this side on, maps among others have large titles and axis labels
 MAP_GAP, LABEL, SCALE = 0.08, 0.13, 0.55  # inches: between maps, for an axis label, for a scale of numbers
 LINE = 0.1  # inches a line below a title
+MAX_COLOURS = 8  # types that can be told apart by colour alone; more of them are named or numbered on the map
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,23 @@
-"""Maps: one with its held-out cells marked, or several side by side, with their scores below."""
+"""One map, with its held-out cells marked."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from matplotlib import pyplot as plt
 
-from tripletomics import keys
-from tripletomics.parts import did_you_mean
-from tripletomics.pl import map_axes, score_panel, score_table, style, type_names
-from tripletomics.pl.layout import Layout, add_map, caption_of
-from tripletomics.pl.palette import Palette, listed
-from tripletomics.pl.text import LEGEND, SMALL, TITLE, as_text, inches, literal, text_width
+from tripletomics.pl import map_axes, style, type_names
+from tripletomics.pl.layout import MAX_COLOURS
+from tripletomics.pl.palette import Palette
+from tripletomics.pl.text import LEGEND, SMALL, TITLE, as_text, literal, text_width
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-MAX_COLOURS = 8  # types that can be told apart by colour alone; more of them are named or numbered on the map
 ROW, MARK = 1.31 * SMALL, 18  # points of an entry of a legend: its height; its mark and the gap to the next one
-SCORES_GAP = 0.12  # inches above the panels of scores
 
 
 @literal
@@ -178,118 +170,3 @@ def _is_wide(ax: Any, cells: style.CellStyle) -> bool:
     width = map_axes.map_width(ax)
     columns = math.ceil(ROW * len(cells.lines) / width)
     return columns * (72 * max(text_width(name, SMALL) for name, _, _ in cells.lines) + MARK) > width / 2
-
-
-@literal
-def compare(
-    adata: AnnData,
-    color: str,
-    *,
-    bases: Sequence[str] | None = None,
-    scores: Mapping[str, str] | None = None,
-    palette: Palette | None = None,
-    width: float = 7.1,
-    table: pd.DataFrame | None = None,
-    titles: Mapping[str, str] | None = None,
-) -> Figure:
-    """Draw maps of the same cells side by side, with the same colours, one legend, and held-out cells marked in each.
-
-    The split is the one that was written with the first of the bases that has one, or with ``X_tt``; a map of another
-    model shows its own. A map that was computed on all cells has seen the held-out ones; the maps of ``tt.compare``
-    have not.
-
-    Parameters
-    ----------
-    adata
-        Cells with several maps in ``obsm``. It is not changed.
-    color
-        A column of ``obs`` or a gene, as in :func:`embedding`.
-    bases
-        Keys of ``obsm``; by default those of ``X_tt``, ``X_umap`` and ``X_pca`` that are there, or with a `table` the
-        maps of its methods.
-    scores
-        A short text per basis, drawn under its title, such as ``{"X_tt": "held-out F1 0.91"}``; by default from
-        `table`.
-    palette
-        Colours of the types, or a colormap, as in :func:`embedding`.
-    width
-        Width of the figure in inches; 7.1 is a page, 3.5 a column.
-    table
-        Scores as :func:`scores` takes them. Their panel is drawn below the maps, and each map says its held-out F1 with
-        the null, or that it has no signal. The basis ``"X_umap"`` belongs to the method ``"umap"``.
-    titles
-        What to call methods (or bases) in the figure.
-
-    Returns
-    -------
-    Figure
-        One Axes per basis, in order, then one for each score. Far cells are drawn as in :func:`embedding`, and the
-        legend counts those of all maps. Maps are in one row where each can be 1.1 in wide, else in balanced rows.
-
-    Raises
-    ------
-    KeyError
-        If there is no such basis, column or gene.
-    ValueError
-        If there is nothing to compare, `table` has no scores of any basis, or `scores` or `titles` name others.
-    """
-    checked = None if table is None else score_table.checked_table(table)
-    maps = _maps(adata, bases, checked)
-    if unknown := [basis for basis in scores or () if basis not in maps]:
-        near = did_you_mean(unknown[0], maps)
-        raise ValueError(f"scores has {unknown[0]!r}, which is not drawn.{near} Drawn: {listed(maps)}.")
-    score_table.check_titles(titles, [*maps, *([] if checked is None else checked["method"].unique())])
-    splits = (style.split_codes(adata, basis, "auto") for basis in (*maps, "X_tt"))
-    cells = style.style_of(adata, color, next((codes for codes in splits if codes is not None), None), palette)
-    layout = Layout.of(len(maps), width, numbers=cells.scale is not None)
-    captions = [caption_of(adata, basis, checked, (scores or {}).get(basis), titles, layout) for basis in maps]
-    shown = score_table.SHOWN if width >= 5 else score_table.SHOWN_NARROW
-    scored = None if checked is None else score_panel.lay_out_panels(checked, None, titles, width, shown)
-
-    figure = plt.figure(figsize=(width, width), dpi=150)
-    numbered = len(cells.types) > MAX_COLOURS
-    head = max(caption.height for caption in captions)
-    tall = layout.rows * (head + layout.side + layout.foot)
-    legend, fits = map_axes.shared_legend(
-        figure, map_axes.legend_entries(cells, numbered, *maps.values()), width, layout.blank(head)
-    )
-    foot = 0.0 if fits else legend.get_window_extent().height / figure.dpi + 0.08
-    figure.set_figheight(tall + foot + (SCORES_GAP + scored.height if scored else 0.04))
-    spot = layout.corner(len(maps), head) if fits else (width / 2, tall + 0.02)
-    legend.set_loc("upper left" if fits else "upper center")
-    legend.set_bbox_to_anchor(inches(figure, *spot, 0, 0)[:2], figure.transFigure)
-    for i, (basis, points) in enumerate(maps.items()):
-        left, top = layout.corner(i, head)
-        add_map(figure, inches(figure, left, top + head, layout.side, layout.side), basis, points, layout, captions[i])
-    panels = list(figure.axes)
-    map_axes.number_scale(panels[-1], cells, color)
-    if scored:
-        score_panel.draw_panels(figure, scored, tall + foot + SCORES_GAP)
-    for ax, (basis, points), caption in zip(panels, maps.items(), captions, strict=True):
-        own = cells
-        if keys.seen_by(adata.uns, basis) is not None:  # the cells that were held out from the model of this map
-            own = replace(cells, split=style.split_codes(adata, basis, keys.split_of(adata, basis)))
-        map_axes.draw_cells(ax, points, own, None, numbered)
-        if caption.no_signal:
-            map_axes.no_signal_banner(ax, caption.no_signal, 72 * layout.side)
-    return figure
-
-
-def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | None) -> dict[str, np.ndarray]:
-    """Return the coordinates of each basis to draw."""
-    present = style.obsm_keys(adata)
-    if bases is None and table is not None:
-        methods = table.loc[~table["space"].str.endswith("metric"), "method"].unique()
-        bases = [key for key in (f"X_{score_table.method_of(method)}" for method in methods) if key in present]
-    elif bases is None:
-        bases = [basis for basis in ("X_tt", "X_umap", "X_pca") if basis in present]
-    bases = [bases] if isinstance(bases, str) else bases
-    if not bases:
-        raise ValueError(f"No bases to compare. Pass bases=[...]. Present: {listed(present)}.")
-    if table is not None and not any(score_table.headline(table, basis) for basis in bases):
-        known = table["method"].unique()
-        raise ValueError(
-            f"table has no scores of the maps {listed(bases)}. The basis 'X_umap' belongs to the method 'umap'. "
-            f"In the table: {listed(known)}."
-        )
-    return {basis: style.map_of(adata, basis) for basis in bases}

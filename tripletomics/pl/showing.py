@@ -1,0 +1,56 @@
+"""How a finished figure leaves: saved, shown or returned, by the words and settings of scanpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+from tripletomics.pl.text import save as write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def finish(
+    figure: Figure, drawn: Any, name: str, show: bool | None, save: str | Path | bool | None, return_fig: bool = False
+) -> Any:
+    """Save and show a figure where asked, and return it, or what was drawn, or None if it was shown.
+
+    Parameters
+    ----------
+    figure
+        The figure, complete.
+    drawn
+        What the caller returns by default: Axes, several, or the figure.
+    name
+        Of the file, where ``sc.settings`` choose its folder and format.
+    show
+        Show the figure and return None. By default only in a notebook, which would draw a returned figure again,
+        and unless ``sc.settings.autoshow`` is off.
+    save
+        Path of the file. With True (or ``sc.settings.autosave``) the file is `name` in ``sc.settings.figdir``.
+    return_fig
+        Return the figure; in a notebook it is then drawn where it is displayed, and nowhere else.
+    """
+    from scanpy import settings
+
+    if save is True or (save is None and settings.autosave):
+        save = Path(settings.figdir) / f"{name}.{settings.file_format_figs}"
+    if save:
+        write(figure, save)
+    if return_fig:
+        if in_notebook():
+            plt.close(figure)
+        return figure
+    if settings.autoshow and in_notebook() if show is None else show:
+        plt.show()
+        return None
+    return drawn
+
+
+def in_notebook() -> bool:
+    """Return whether figures are drawn into a notebook at the end of each cell."""
+    return "inline" in mpl.get_backend()
