@@ -43,7 +43,8 @@ def test_each_column_is_predicted(several, tmp_path):
     model = several[1]
     new = predicted(make_cells(70, 2), model)
     kind = new.obs["kind"].astype(str)
-    assert (new.obs["tt_label"].astype(str) == kind).mean() > 0.85
+    assert (predicted(make_cells(70, 2), model, reject=0).obs["tt_label"].astype(str) == kind).mean() > 0.9
+    assert new.obs["tt_label"].astype(str).isin(["unassigned"]).mean() < 0.15  # 5.5 % on average of 8 such fits
     assert (new.obs["tt_state"].astype(str) == np.where(kind.isin(["a", "d", "g"]), "on", "off")).mean() > 0.9
     assert new.obs["tt_state"].cat.categories.tolist() == ["off", "on"]
     assert new.obs["tt_state_confidence"].between(0, 1).all()
