@@ -28,6 +28,7 @@ from tripletomics.pl.map_axes import (
     page_limits,
 )
 from tripletomics.pl.palette import GREY, Palette, colours, listed
+from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.style import Types, map_of, no_signal_text, obsm_keys, reachable_by
 from tripletomics.pl.text import INK, LEGEND, MARGIN, SMALL, TITLE, inches, literal, text_width, wrap, write_lines
 from tripletomics.pl.type_names import break_names, write_names
@@ -109,6 +110,9 @@ def mapping(
     size: float | None = None,
     title: str = "New cells on the reference map",
     width: float = 7.1,
+    show: bool | None = None,
+    save: str | Path | bool | None = None,
+    return_fig: bool = False,
 ) -> Figure:
     """Draw new cells over the greyed map of the reference, and next to it how many were assigned to each type.
 
@@ -130,6 +134,9 @@ def mapping(
         The text above the map.
     width
         Width of the figure in inches, more where names of types are long; 7.1 is a page.
+    show, save, return_fig
+        As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
+        return the figure. By default a figure is shown in notebooks, and returned elsewhere.
 
     Returns
     -------
@@ -151,6 +158,7 @@ def mapping(
     ValueError
         If the coordinates or the labels are not of this model.
     """
+    check_output(save)
     query = _read(adata, model, basis, palette, width)
     rows = query.rows()
     counts = [(f"{n:,}", _percent(n, len(query.codes)).replace("\u00a0", " ")) for _, n, _ in rows]
@@ -187,7 +195,7 @@ def mapping(
     _draw_bars(panel, rows, counts, columns)
     figure.legend(handles=entries, loc="upper left", bbox_to_anchor=inches(figure, left, foot + 0.13, 0, 0)[:2],
                   **(LEGEND | {"borderaxespad": 0.0}))  # fmt: skip
-    return figure
+    return finish(figure, figure, "mapping", show, save, return_fig)
 
 
 def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width: float) -> Query:
