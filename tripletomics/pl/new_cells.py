@@ -29,7 +29,7 @@ from tripletomics.pl.map_axes import (
 )
 from tripletomics.pl.palette import GREY, Palette, colours, listed
 from tripletomics.pl.showing import check_output, finish
-from tripletomics.pl.style import Types, map_of, no_signal_text, obsm_keys, reachable_by
+from tripletomics.pl.style import Types, chips, map_of, no_signal_text, obsm_keys, reachable_by
 from tripletomics.pl.text import INK, LEGEND, MARGIN, SMALL, TITLE, inches, literal, text_width, wrap, write_lines
 from tripletomics.pl.type_names import break_names, write_names
 from tripletomics.problem import AN_ARRAY
@@ -70,7 +70,11 @@ class Query:
 
     def name(self, code: int) -> str:
         """Return the name of a type next to the map; a name above types has no number, as it is not on the map."""
-        return f"{code + 1}  {self.types[code]}" if self.numbered and code < self.n_types else self.types[code]
+        name, marked = self.types[code], self.numbered and code < self.n_types
+        mark = (
+            chips(dict(enumerate(zip(self.types[: self.n_types], self.colors, strict=False))))[code] if marked else name
+        )
+        return name if mark == name else f"{mark}  {name}"
 
     def rows(self) -> list[tuple[str, int, Any]]:
         """Return name, cells and colour of each type that was found, most cells first; the unassigned ones last."""
@@ -287,9 +291,8 @@ def _draw_map(ax: Any, query: Query, basis: str, size: float | None) -> None:
         groups = np.concatenate([query.reference_codes, -2 - query.codes])  # those of new cells have no name
         write_names(ax, query.names, every, groups)
         return
-    codes = query.reference_codes
-    types = {code: (query.types[code], query.colors[code]) for code in np.unique(codes[codes >= 0]).tolist()}
-    number_types(ax, query.reference, codes, types, 1.6 * SMALL / width)
+    types = dict(enumerate(zip(query.types[: query.n_types], query.colors, strict=False)))
+    number_types(ax, query.reference, query.reference_codes, types, 1.6 * SMALL / width)
 
 
 def _draw_bars(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, str]], columns: list[float]) -> None:
