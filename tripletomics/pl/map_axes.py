@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
+from mpl_toolkits.mplot3d import proj3d  # type: ignore[import-untyped]
 from scipy import ndimage
 
 from tripletomics.pl.palette import GREY
@@ -129,7 +130,7 @@ def draw_cells(ax: Any, points: np.ndarray, style: CellStyle, size: float | None
 
 
 def number_types(ax: Any, points: np.ndarray, codes: np.ndarray, types: Types, room: float) -> None:
-    """Write what stands for each type where it is densest, and push marks apart that would overlap."""
+    """Write what stands for each type where it is densest, and push marks apart that would overlap on the page."""
     low, high = limits_of(ax, points.shape[1])
     span, marks, size = high - low, chips(types), text_size(map_width(ax))
     there = [code for code in types if np.isfinite(points[codes == code]).any()]
@@ -140,15 +141,31 @@ def number_types(ax: Any, points: np.ndarray, codes: np.ndarray, types: Types, r
         density = ndimage.gaussian_filter(density, 1.5)
         spot[:] = (np.array(np.unravel_index(density.argmax(), density.shape)) + 0.5) / 40
     spots += np.random.default_rng(0).normal(scale=room / 100, size=spots.shape)  # no two at the same point
+    seen = on_page(ax, low + spots * span)
+    middle, *ends = on_page(ax, low + span * (0.5 + 0.1 * np.eye(len(low) + 1, len(low), k=-1)))
+    turn = (np.array(ends) - middle) / 0.1  # (dim, 2), where each axis of the map points on the page
+    spots += (_apart(seen, room) - seen) @ np.linalg.pinv(turn)
+    for spot, code in zip(spots, there, strict=True):
+        chip = {"boxstyle": "circle,pad=0.08", "facecolor": (1, 1, 1, 0.8), "edgecolor": types[code][1]}
+        text = ax.text(*(low + spot * span), marks[code], ha="center", va="center", fontsize=size, bbox=chip)
+        text.set(gid="number", zorder=4)
+
+
+def _apart(spots: np.ndarray, room: float) -> np.ndarray:
+    """Return spots (n, 2) on a page, 0 to 1 across, after those that are nearer than `room` have pushed each other."""
     for _ in range(200):
         apart = spots[:, None] - spots
         distance = np.linalg.norm(apart, axis=2, keepdims=True)
         push = np.clip(room - distance, 0, None) / np.maximum(distance, room / 1000)
         spots = np.clip(spots + 0.3 * (push * apart).sum(axis=1), room / 2, 1 - room / 2)
-    for spot, code in zip(spots, there, strict=True):
-        chip = {"boxstyle": "circle,pad=0.08", "facecolor": (1, 1, 1, 0.8), "edgecolor": types[code][1]}
-        text = ax.text(*(low + spot * span), marks[code], ha="center", va="center", fontsize=size, bbox=chip)
-        text.set(gid="number", zorder=4)
+    return spots
+
+
+def on_page(ax: Any, points: np.ndarray) -> np.ndarray:
+    """Return where points of a map are seen, 0 to 1 across the axes (n, 2)."""
+    if points.shape[1] == 3:
+        points = np.stack(proj3d.proj_transform(*points.T, ax.get_proj())[:2], axis=1)
+    return ax.transAxes.inverted().transform(ax.transData.transform(points))
 
 
 def legend_mark(color: Any, label: str, size: float = 5.0, edge: str = "none", marker: str = "o") -> Line2D:

@@ -264,7 +264,7 @@ def _lay_out(one: _Map, loc: str, given: bool, shared: bool) -> _Map:
     numbered = many and named is None
     if loc != "none":
         entries = [*map_axes.type_entries(cells, numbered), *split, *rest]
-        wide = not given and named is not None and named.coarse and _is_wide(ax, [text for text, _, _ in cells.lines])
+        wide = given and named is not None and named.coarse and _is_wide(ax, [text for text, _, _ in cells.lines])
         below = cells.scale is not None or (narrow and loc != "right margin")
         below = below or (named is not None and (wide or not named.coarse))
         if named and below and not (wide and _is_low(ax, entries)):  # names on the map, or on top of those, say which
@@ -281,7 +281,8 @@ def _draw(one: _Map, size: float | None, no_signal: str | None) -> None:
     ax, named = one.ax, one.named
     map_axes.draw_cells(ax, one.points, one.cells, size, one.numbered)
     if named:  # legends take room from maps
-        named = type_names.choose_names(ax, one.cells, one.points) or named
+        named = type_names.choose_names(ax, one.cells, one.points)
+    if named:
         type_names.write_names(ax, named.types, one.points, named.codes, named.coarse)
     if no_signal:
         map_axes.no_signal_banner(ax, no_signal, map_axes.map_width(ax))

@@ -10,10 +10,9 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from mpl_toolkits.mplot3d import proj3d  # type: ignore[import-untyped]
 from scipy import ndimage
 
-from tripletomics.pl.map_axes import map_width, text_size
+from tripletomics.pl.map_axes import map_width, on_page, text_size
 from tripletomics.pl.style import CellStyle, Types
 from tripletomics.pl.text import balanced, text_width
 
@@ -124,13 +123,6 @@ def _placed(
     boxes = np.array([_extent(types[code][0], text_size(width)) for code in named]) / width
     boxes = boxes.clip(0, 0.8)  # a layout may have made the map smaller since the names were chosen
     return named, place_boxes(groups, boxes, min(round(width / FIELD), MAX_FIELDS), amid)
-
-
-def on_page(ax: Any, points: np.ndarray) -> np.ndarray:
-    """Return where points of a map are seen, 0 to 1 across the axes (n, 2)."""
-    if points.shape[1] == 3:
-        points = np.stack(proj3d.proj_transform(*points.T, ax.get_proj())[:2], axis=1)
-    return ax.transAxes.inverted().transform(ax.transData.transform(points))
 
 
 def dark(color: Any) -> tuple[float, float, float]:
