@@ -125,7 +125,7 @@ def predict(  # noqa: D103
             os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
             from tripletomics import pl
 
-            written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key), figure))
+            written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key, show=False), figure))
         written.try_to(out, lambda: write(cells, out))
         written.check()
     print_mapping(cells, prefix(key), str(settings.get("groups")))
