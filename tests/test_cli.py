@@ -36,14 +36,16 @@ def test_fit_has_every_keyword_of_the_function():
     del keywords["adata"]
     assert set(keywords) == set(EVERY_OPTION)
     options = inspect.signature(cli.fit).parameters
-    assert set(options) == {"input", "out", "protein", "model", "index", *keywords}
+    assert set(options) == {
+        "input", "out", "only_results", "obs", "transpose", "protein", "model", "index", *keywords,
+    }  # fmt: skip
     for name in keywords:
         assert options[name].default == keywords[name].default, name
 
 
 def test_transform_has_every_keyword_of_the_function():
     assert set(inspect.signature(cli.transform).parameters) == {
-        "input", "out", "shard", *inspect.signature(tl.transform).parameters,
+        "input", "out", "only_results", "obs", "transpose", "shard", *inspect.signature(tl.transform).parameters,
     } - {"adata"}  # fmt: skip
 
 
@@ -204,7 +206,11 @@ def test_unreadable_input(run, source, tmp_path, monkeypatch):
         (["--label", "cell_type", "--out", "o.h5ad", "--lr", "fast"], '--lr: unable to convert "fast"', 2),
         (["--label", "cell_type", "--out", "o.h5ad", "--stepps", "5"], "Did you mean --steps", 2),
         (["--out", "o.h5ad", "--loss", "triplet"], "loss='triplet' learns from labels, and label=None gives none", 1),
-        (["--label", "cell_type"], "--out requires an argument", 2),
+        (
+            ["--label", "cell_type"],
+            "--out is missing: name the file to write, .h5ad, or pass --model for the model alone",
+            2,
+        ),
         (["more.h5ad", "--label", "cell_type", "--out", "o.h5ad"], "more.h5ad", 2),
     ],
 )

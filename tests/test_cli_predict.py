@@ -26,7 +26,8 @@ def listed(folder):
 
 def test_the_command_has_every_keyword_of_the_function():
     assert set(inspect.signature(cli.predict).parameters) == {
-        "input", "out", "figure", "shard", *inspect.signature(tl.predict).parameters,
+        "input", "out", "only_results", "obs", "transpose", "figure", "shard",
+        *inspect.signature(tl.predict).parameters,
     } - {"adata"}  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def test_the_command_takes_every_option(run, folder):
         (["--out", "no/o.h5ad"], r"The folder 'no' of 'o\.h5ad' does not exist: create it first\.", 1),
         (["--out", "o.h5ad", "--model", "nope.tt"], r"There is no model file 'nope\.tt'\.", 1),
         (["--out", "o.h5ad", "--missing", "fill"], r"Invalid value \"fill\" for --missing\..*", 2),
-        ([], r".*--out requires an argument.*", 2),
+        ([], r"--out is missing: name the file to write, \.h5ad, or pass --only-results\.", 2),
     ],
 )
 def test_refusals_of_the_command_are_one_line_and_leave_no_file(run, folder, monkeypatch, arguments, message, status):

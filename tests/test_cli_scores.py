@@ -32,7 +32,7 @@ def test_every_keyword_is_an_option_with_its_help(run, monkeypatch, verb):
     keywords = dict(inspect.signature(getattr(tl, verb)).parameters)
     del keywords["adata"]
     options = inspect.signature(getattr(cli, verb)).parameters
-    assert set(options) == {"input", "out", *keywords}
+    assert set(options) == {"input", "out", "obs", "transpose", *keywords}
     for name in set(keywords) - {"label"}:
         assert options[name].default == keywords[name].default, name
     lines = [re.sub(r"\s+", " ", line) for line in run(verb, "--help")[1].splitlines()]

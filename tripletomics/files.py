@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib.util
 import os
 import shutil
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +22,7 @@ except ImportError:  # without these locks, as on Windows, left-over drafts cann
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DRAFT, LOCK, KEPT = ".tripletomics-", "lock", "kept"  # a folder of drafts; in it the lock, and what gets its name back
+PACKAGES = {".loom": "loompy", ".parquet": "pyarrow"}  # that read and write such files, and are not dependencies
 EXCHANGE = 2  # of Linux's renameat2
 PATIENCE = 50  # tries to delete a draft, 20 ms apart
 HOST, WEEK = socket.gethostname().encode(), 7 * 24 * 3600.0
@@ -219,6 +221,35 @@ def using(folder: Path, *, alone: bool = False) -> Iterator[bool]:
             os.close(lock)
 
 
+def require(paths: Iterable[Path]) -> None:
+    """Raise ImportError, which names all that is missing, unless packages that read or write these files are there."""
+    needed = {path: PACKAGES[path.suffix.lower()] for path in paths if path.suffix.lower() in PACKAGES}
+    missing = {path: package for path, package in needed.items() if importlib.util.find_spec(package) is None}
+    if missing:
+        packages = sorted({*missing.values()})
+        raise ImportError(
+            f"{' and '.join(repr(str(path)) for path in missing)} cannot be used without {' and '.join(packages)}: "
+            f"pip install {' '.join(packages)}",
+            name=packages[0],
+        )
+
+
+def check_readable(path: Path, ending: str) -> None:
+    """Raise unless a path is that of a file that may be read.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, ValueError
+        If there is none, it may not be read, or it is a folder.
+    """
+    if path.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder: name an {ending} file.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{str(path)!r} may not be read: ask its owner.")
+
+
 def check_hdf5(path: Path, ending: str, needed: set[str]) -> None:
     """Raise unless a path is that of a readable HDF5 file that holds what is needed.
 
@@ -229,21 +260,17 @@ def check_hdf5(path: Path, ending: str, needed: set[str]) -> None:
     """
     import h5py
 
-    if path.is_dir():
-        raise ValueError(f"{str(path)!r} is a folder: name an {ending} file.")
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    if not os.access(path, os.R_OK):
-        raise PermissionError(f"{str(path)!r} may not be read: ask its owner.")
+    check_readable(path, ending)
     if not h5py.is_hdf5(path):
-        raise ValueError(f"{str(path)!r} is not an {ending} file: read it with scanpy and write it as one.")
+        cure = "read it with scanpy and write it as one" if ending in (".h5ad", ".h5mu") else "copy it again"
+        raise ValueError(f"{str(path)!r} is not an {ending} file: {cure}.")
     try:
         with h5py.File(path) as file:
             groups = list(file)
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{str(path)!r} cannot be opened: {error}") from error
     if not needed <= set(groups):
-        kind = "AnnData" if ending == ".h5ad" else "MuData"
+        kind = {".h5ad": "AnnData", ".h5mu": "MuData"}.get(ending, ending)
         lacking = " and ".join(sorted(needed - {*groups}))
         raise ValueError(
             f"{str(path)!r} is an HDF5 file but not an {kind} file: it lacks {lacking}, and holds "

@@ -21,6 +21,7 @@ from cyclopts import App, CycloptsError
 from tripletomics import processes
 from tripletomics.cli.demonstration import run_demo
 from tripletomics.cli.fitting import fit
+from tripletomics.cli.inputs import is_input
 from tripletomics.cli.losses import show_losses
 from tripletomics.cli.new_cells import predict, transform
 from tripletomics.cli.scoring import compare, convert, evaluate, relate
@@ -99,7 +100,7 @@ def _input_first(given: Sequence[str]) -> list[str]:
     """Return the arguments with the cells first, where an option that takes several words would take them, too."""
     found = list(given)
     for i in range(2, len(found) if found[1:] and found[1].startswith("-") else 0):
-        if found[i].endswith((".h5ad", ".h5mu", ".zarr")) and not found[i - 1].startswith("-"):
+        if is_input(found[i]) and not found[i - 1].startswith("-"):
             return [found[0], found[i], *found[1:i], *found[i + 1 :]]
     return found
 

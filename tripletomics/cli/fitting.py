@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import CycloptsError, Parameter
+from cyclopts import Parameter
 
 from tripletomics import files, processes, tl
-from tripletomics.cli.options import MANY, OUT, Input, options_of
+from tripletomics.cli.inputs import Source
+from tripletomics.cli.options import MANY, OUT, Input, Obs, OnlyResults, Transpose, check_out, options_of
 from tripletomics.cli.printing import report_written
-from tripletomics.cli.reading import check_cells, check_room_for, read_cells, suffix, write
+from tripletomics.cli.reading import check_room_for, write
 from tripletomics.cli.results import Written, hinting
+from tripletomics.keys import DEFAULT_KEY
 from tripletomics.names import printable
 
 if TYPE_CHECKING:
@@ -26,10 +28,16 @@ def fit(  # noqa: D103
     input: Input,
     /,
     *,
-    out: Annotated[Path | None, Parameter(help=f"{OUT} Not of a .zarr store, which is written to.")] = None,
+    out: Annotated[
+        Path | None,
+        Parameter(help=f"{OUT} Not of a .zarr store, which is written to. Without it, `--model` alone is written."),
+    ] = None,
+    only_results: OnlyResults = None,
     label: Annotated[list[str] | None, MANY] = None,
+    obs: Obs = None,
+    transpose: Transpose = False,
     protein: Annotated[
-        Path | None, Parameter(help="A second modality of the same cells, such as proteins, .h5ad.")
+        Path | None, Parameter(help="A second modality of the same cells, such as proteins, in a format of INPUT.")
     ] = None,
     model: Annotated[Path | None, Parameter(help="File to write the model to, .tt.")] = None,
     index: Annotated[
@@ -41,33 +49,30 @@ def fit(  # noqa: D103
         raise ValueError("--index is kept in the model file: name it with --model.")
     if model is not None:
         files.check_writable(model, ".tt")
-    if input.suffix == ".zarr":
-        if protein is not None or out is not None:
-            raise ValueError(
-                f"Coordinates of {str(input)!r} are written into it: leave --{'protein' if protein else 'out'} out."
-            )
-    else:
-        if out is None:
-            raise CycloptsError(msg='Command "fit" parameter --out requires an argument.')
-        files.check_writable(out, suffix(input, protein))
-        check_cells(input, protein)
+    source, stored = Source(input, protein, obs, transpose), input.suffix == ".zarr"
+    if stored and (protein is not None or out is not None):
+        raise ValueError(
+            f"Coordinates of {str(input)!r} are written into it: leave --{'protein' if protein else 'out'} out."
+        )
+    if only_results is not None or not (stored or (model is not None and out is None)):
+        check_out(source, out, only_results, "--model for the model alone, or --only-results for a table")
+    source.check()
     settings = {**settings, "label": label}
     kept = settings.get("checkpoint")
-    for path in filter(None, (input, protein, out, model)):
+    for path in filter(None, (input, protein, obs, out, only_results, model)):
         if kept is not None and os.path.realpath(kept) == os.path.realpath(path):
             raise ValueError(f"--checkpoint {str(kept)!r} is also another file of this fit: name a file of its own.")
+    target = only_results or out or (input if stored else None)
     with _checkpoint(settings):
-        fitted = _fit(input, protein, out, settings, model, index)
+        fitted = _fit(source, target, settings, model, index)
     if processes.rank() > 0:  # the first of many processes writes
         return
     print(printable(fitted.summary()))
-    report_written(out or input, model)
+    report_written(target, model)
 
 
-def _fit(
-    input: Path, protein: Path | None, out: Path | None, settings: dict[str, Any], model: Path | None, index: bool
-) -> Model:
-    """Fit, and write the cells and the model; if one of them cannot be written, the other one still is."""
+def _fit(source: Source, target: Path | None, settings: dict[str, Any], model: Path | None, index: bool) -> Model:
+    """Fit, and write the results and the model; if one of them cannot be written, the other one still is."""
     from tripletomics.tl import paths
 
     written = Written()
@@ -76,17 +81,21 @@ def _fit(
         if model is not None and processes.rank() == 0:
             written.try_to(model, lambda: fitted.save(model, index=index))
 
-    matrix = settings.get("layer"), settings.get("use_rep")
-    if out is None or (suffix(input, protein) == ".h5ad" and paths.is_large(input, *matrix)):
-        with paths.open_fit(input, settings, out) as on_disk:
+    if source.path.suffix == ".zarr" or source.is_large(settings.get("layer"), settings.get("use_rep")):
+        with paths.open_fit(source.path, settings, target) as on_disk:
             result = tl.fit(**settings | on_disk.in_memory)
-            fitted = written.try_to(out or input, lambda: on_disk.write(result, save))
+            if target is None:
+                fitted = on_disk.write(result, save)
+            else:
+                fitted = written.try_to(target, lambda: on_disk.write(result, save))
     else:
-        cells = read_cells(input, protein)
-        check_room_for(out, cells)
+        cells = source.read()
+        if target is not None:
+            check_room_for(target, cells)
         fitted = tl.fit(cells, **settings)
-        if processes.rank() == 0:
-            written.try_to(out, lambda: write(cells, out))
+        if target is not None and processes.rank() == 0:
+            key = settings.get("key_added", DEFAULT_KEY)
+            written.try_to(target, lambda: write(cells, target, source.path, key))
         save(fitted)
     written.check()
     return fitted

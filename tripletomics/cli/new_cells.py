@@ -5,16 +5,22 @@ from __future__ import annotations
 import inspect
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import CycloptsError, Parameter
+from cyclopts import Parameter
 
 from tripletomics import files, tl
-from tripletomics.cli.options import OUT, Input, options_of
+from tripletomics.cli.inputs import Source
+from tripletomics.cli.options import OUT, Input, Obs, OnlyResults, Transpose, check_out, options_of
 from tripletomics.cli.printing import print_mapping, report_written
-from tripletomics.cli.reading import check_cells, check_room_for, read_cells, read_labels, suffix, write
+from tripletomics.cli.reading import check_room_for, write
 from tripletomics.cli.results import Written, hinting
 from tripletomics.keys import DEFAULT_KEY, metric_key, prefix
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from tripletomics.store.writing import Results
 
 
 @options_of(tl.transform)
@@ -24,6 +30,9 @@ def transform(  # noqa: D103
     *,
     model: Annotated[Path, Parameter(help="Model that `fit` wrote, .tt.")],
     out: Annotated[Path | None, Parameter(help=f"{OUT} Not with `--shard`.")] = None,
+    only_results: OnlyResults = None,
+    obs: Obs = None,
+    transpose: Transpose = False,
     shard: Annotated[
         str | None,
         Parameter(
@@ -34,41 +43,46 @@ def transform(  # noqa: D103
     **settings: Any,
 ) -> None:
     if shard is not None:
-        _transform_shard(input, model, out, shard, settings)
+        _check_shard("into", out=out, only_results=only_results, obs=obs, transpose=transpose)
+        _transform_shard(input, model, shard, settings)
         return
-    if input.suffix == ".zarr":
+    source, stored_by_rows = Source(input, obs=obs, transpose=transpose), input.suffix == ".zarr"
+    if stored_by_rows and only_results is None:
         raise ValueError(
             f"Coordinates of {str(input)!r} are written into it: pass --shard 1/1, or i/N to each of N processes."
         )
-    if out is None:
-        raise ValueError("--out is missing: name the file to write, .h5ad (.h5mu of two modalities).")
-    files.check_writable(out, suffix(input))
-    check_cells(input)
+    target = check_out(source, out, only_results)
+    source.check()
     from tripletomics.model import load
 
     fitted = load(model)
-    from tripletomics.tl import paths, stored
+    from tripletomics.tl import stored
 
     use_rep = settings.get("use_rep") or fitted.features.parts[0].use_rep
-    if suffix(input) == ".h5ad" and not fitted.modalities and paths.is_large(input, settings.get("layer"), use_rep):
-        stored.transform(input, fitted, out=out, **settings)
+    if stored_by_rows or (not fitted.modalities and source.is_large(settings.get("layer"), use_rep)):
+        stored.transform(input, fitted, out=target, **settings)
     else:
-        cells = read_cells(input)
-        check_room_for(out, cells)
+        cells = source.read()
+        check_room_for(target, cells)
         tl.transform(cells, fitted, **settings)
-        write(cells, out)
-    report_written(out)
+        write(cells, target, input, settings.get("key_added", DEFAULT_KEY))
+    report_written(target)
 
 
-def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, settings: dict[str, Any]) -> None:
+def _check_shard(where: str, **given: Any) -> None:
+    """Raise if an option is given that a shard does not use."""
+    for name, value in given.items():
+        if value:
+            raise ValueError(f"--shard writes {where} INPUT: leave --{name.replace('_', '-')} out.")
+
+
+def _transform_shard(store: Path, model: Path, shard: str, settings: dict[str, Any]) -> None:
     """Embed a part of the rows of a store, and print which."""
     if store.suffix != ".zarr":
         raise ValueError(
             f"--shard is for .zarr stores, and {str(store)!r} is not one: write it with adata.write_zarr, or leave "
             "--shard out and name --out."
         )
-    if out is not None:
-        raise ValueError("--shard writes into INPUT: leave --out out.")
     with hinting("the rows that are written are kept, and the same command continues after them"):
         placed = tl.transform_shard(store, model, shard, **settings)
     if placed.start == placed.stop:
@@ -88,6 +102,9 @@ def predict(  # noqa: D103
     *,
     model: Annotated[Path, Parameter(help="Model that `fit` wrote, .tt.")],
     out: Annotated[Path | None, Parameter(help=f"{OUT} Not of a .zarr store, which is written to.")] = None,
+    only_results: OnlyResults = None,
+    obs: Obs = None,
+    transpose: Transpose = False,
     figure: Annotated[Path | None, Parameter(help="File to draw the cells over the reference map to, .png.")] = None,
     shard: Annotated[
         str | None,
@@ -99,44 +116,62 @@ def predict(  # noqa: D103
     **settings: Any,
 ) -> None:
     if shard is not None:
-        _predict_shard(input, model, {"out": out, "figure": figure}, shard, settings)
+        _check_shard("next to", out=out, only_results=only_results, obs=obs, transpose=transpose, figure=figure)
+        _predict_shard(input, model, shard, settings)
         return
-    _check_predict(input, out, figure)
+    source = Source(input, obs=obs, transpose=transpose)
+    target = _check_predict(source, out, only_results, figure)
     from tripletomics.model import load
 
     fitted = load(model)
-    from tripletomics.tl import paths, stored
+    from tripletomics.tl import stored
 
     key, written = settings.get("key_added", DEFAULT_KEY), Written()
     use_rep = settings.get("use_rep") or fitted.features.parts[0].use_rep
     begun = stored.is_begun(input, key)
-    if begun and figure is not None:
-        raise ValueError(f"--figure is not drawn where the parts of {str(input)!r} are joined: leave it out.")
-    large = suffix(input) == ".h5ad" and paths.is_large(input, settings.get("layer"), use_rep)
-    if out is None or begun or (large and figure is None and not fitted.modalities):
+    if begun and (figure is not None or obs is not None):
+        raise ValueError(
+            f"--{'obs' if figure is None else 'figure'} needs the cells, and the parts of {str(input)!r} are joined "
+            "without them: leave it out."
+        )
+    large = source.is_large(settings.get("layer"), use_rep)
+    stored_by_rows = input.suffix == ".zarr"
+    if target is None or stored_by_rows or begun or (large and figure is None and not fitted.modalities):
         usual = {name: option.default for name, option in inspect.signature(tl.predict).parameters.items()}
-        stored.predict(input, fitted, usual | settings, out=out)
-        cells = read_labels(out or input, prefix(key), settings.get("groups"))
+        cells = _labelled(input, stored.predict(input, fitted, usual | settings, out=target), settings.get("groups"))
     else:
-        cells = read_cells(input)
-        check_room_for(out, cells)
+        cells = source.read()
+        check_room_for(target, cells)
         tl.predict(cells, fitted, **settings)
         if figure is not None:
             os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
             from tripletomics import pl
 
             written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key, show=False), figure))
-        written.try_to(out, lambda: write(cells, out))
+        written.try_to(target, lambda: write(cells, target, input, key))
         written.check()
     print_mapping(cells, prefix(key), str(settings.get("groups")))
-    report_written(out or input, figure)
+    report_written(target or input, figure)
 
 
-def _predict_shard(cells: Path, model: Path, files: dict[str, Any], shard: str, settings: dict[str, Any]) -> None:
+def _labelled(path: Path, results: Results, groups: str | None) -> AnnData:
+    """Return what was written about the cells of a dataset on disk, and their groups, without their values."""
+    import anndata
+    import pandas as pd
+
+    from tripletomics.store.frames import Obs
+    from tripletomics.store.reading import open_to_read
+
+    columns = dict(results.columns)
+    if groups is not None:
+        with open_to_read(path) as (root, _):
+            columns[groups] = Obs(root, path).read(groups).array
+    table = pd.DataFrame(columns)
+    return anndata.AnnData(obs=table.set_axis(table.index.astype(str), axis=0), uns=dict(results.records))
+
+
+def _predict_shard(cells: Path, model: Path, shard: str, settings: dict[str, Any]) -> None:
     """Label a part of the rows of a dataset, and print which."""
-    for name, value in files.items():
-        if value is not None:
-            raise ValueError(f"--shard writes next to INPUT: leave --{name} out until all parts are joined.")
     for name in ("fdr", "groups"):
         if settings.pop(name, None) is not None:
             raise ValueError(
@@ -153,17 +188,15 @@ def _predict_shard(cells: Path, model: Path, files: dict[str, Any], shard: str, 
     )
 
 
-def _check_predict(input: Path, out: Path | None, figure: Path | None) -> None:
-    """Raise unless the files that `predict` is to read and write are there or can be made."""
-    if input.suffix == ".zarr":
-        if out is not None:
-            raise ValueError(f"Labels of {str(input)!r} are written into it: leave --out out.")
-        if figure is not None:
-            raise ValueError(f"--figure cannot be drawn from {str(input)!r}: read the store, and use tt.pl.mapping.")
-        return
-    if out is None:
-        raise CycloptsError(msg='Command "predict" parameter --out requires an argument.')
-    files.check_writable(out, suffix(input))
+def _check_predict(source: Source, out: Path | None, only_results: Path | None, figure: Path | None) -> Path | None:
+    """Return the file of results, None for a store; raise unless all files can be read and written."""
+    stored = source.path.suffix == ".zarr"
+    if stored and out is not None:
+        raise ValueError(f"Labels of {str(source.path)!r} are written into it: leave --out out.")
+    if stored and figure is not None:
+        raise ValueError(f"--figure cannot be drawn from {str(source.path)!r}: read the store, and use tt.pl.mapping.")
+    target = None if stored and only_results is None else check_out(source, out, only_results)
     if figure is not None:
         files.check_writable(figure, ".png")
-    check_cells(input)
+    source.check()
+    return target

@@ -11,18 +11,54 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
+
+from tripletomics import files
+from tripletomics.store import tables
 
 if TYPE_CHECKING:
     from cyclopts import Token
 
+    from tripletomics.cli.inputs import Source
+
 Verb = Callable[..., Any]
 Input = Annotated[
     Path,
-    Parameter(help="File of cells, .h5ad, or .h5mu with two modalities. It is only overwritten if `--out` names it."),
+    Parameter(
+        help="Cells: an .h5ad file, an .h5mu file of two modalities, an .h5 file or a folder of 10x, a .loom file, or "
+        "a table (.csv, .tsv, .txt; also .gz) with cells in rows. It is only overwritten if `--out` names it."
+    ),
+]
+Obs = Annotated[
+    Path | None,
+    Parameter(
+        help="Table (.csv, .tsv, .txt, .parquet) of labels to add to the cells. Its first column holds their names."
+    ),
+]
+Transpose = Annotated[bool, Parameter(negative=(), help="Tables of cells have genes in rows and cells in columns.")]
+OnlyResults = Annotated[
+    Path | None,
+    Parameter(
+        help="In place of `--out`: a table (.csv, .tsv, .parquet) with the name of each cell, the columns that are "
+        "added to it, and its coordinates on the map."
+    ),
 ]
 MANY = Parameter(consume_multiple=True, negative=())  # one or more words after the option
 OUT = "File to write, .h5ad (.h5mu of two modalities): the cells of INPUT and what is added to them."
+
+
+def check_out(source: Source, out: Path | None, only_results: Path | None, instead: str = "--only-results") -> Path:
+    """Return the file of results; raise unless it is one and can be written. `instead` names what takes its place."""
+    target = only_results or out
+    if target is None:
+        raise CycloptsError(msg=f"--out is missing: name the file to write, {source.suffix}, or pass {instead}.")
+    if out is not None and only_results is not None:
+        raise ValueError("--only-results is written in place of the file of --out: leave one of them out.")
+    if out is not None:
+        files.check_writable(out, source.suffix)
+    if only_results is not None:
+        tables.check(only_results)
+    return target
 
 
 def options_of(verb: Verb) -> Callable[[Verb], Verb]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tripletomics.files import check_hdf5, check_room, replacing
+from tripletomics.keys import DEFAULT_KEY, prefix
+from tripletomics.store import tables
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,20 +20,18 @@ SPARE, TEXT = 4096, 48  # bytes that an element and a text take in HDF5 in addit
 ADDED = 4 * 128  # bytes of coordinates and predictions, for each cell
 
 
-def suffix(path: Path, other: Path | None = None) -> str:
-    """Return how the files of results end: those of two modalities in .h5mu."""
-    return MODALITIES if other is not None or path.suffix == MODALITIES else ".h5ad"
-
-
-def read_cells(path: Path, other: Path | None = None) -> AnnData | MuData:
-    """Read a file of one modality or of two, or two files of one each."""
-    if suffix(path, other) == ".h5ad":
-        return read(path)
-    mudata = _mudata()
+def join(cells: AnnData, protein: AnnData) -> MuData:
+    """Return the cells of two files as two modalities."""
+    mudata = check_mudata()
     with mudata.set_options(pull_on_update=False):
-        if other is not None:
-            return mudata.MuData(dict(zip(NAMES, (read(path), read(other)), strict=True)))
-        check_hdf5(path, MODALITIES, {"mod", "obs"})
+        return mudata.MuData(dict(zip(NAMES, (cells, protein), strict=True)))
+
+
+def read_h5mu(path: Path) -> MuData:
+    """Read a file of several modalities, or raise an error that says what is wrong with it."""
+    check_h5mu(path)
+    mudata = check_mudata()
+    with mudata.set_options(pull_on_update=False):
         return _read(path, mudata.read_h5mu, "MuData")
 
 
@@ -41,24 +41,6 @@ def read(path: Path) -> AnnData:
     import anndata
 
     return _read(path, anndata.read_h5ad, "AnnData")
-
-
-def read_labels(path: Path, prefix: str, groups: str | None) -> AnnData:
-    """Return what `predict` wrote about the cells of a dataset on disk, without their values."""
-    import anndata
-    import pandas as pd
-
-    from tripletomics.store.frames import Obs
-    from tripletomics.store.reading import open_to_read
-
-    with open_to_read(path) as (root, _):
-        obs, name = Obs(root, path), f"{prefix}_mapping"
-        record: Any = anndata.io.read_elem(cast(Any, root)[f"uns/{name}"])
-        ends = ("label", "confidence", "group_label", "group_label_set", *record.get("ordered", ()))
-        wanted = [groups or "", *(f"{prefix}_{end}" for end in ends)]
-        columns = {column: obs.read(column) for column in wanted if column in obs.obs}
-        table = pd.DataFrame(columns)
-        return anndata.AnnData(obs=table.set_axis(table.index.astype(str), axis=0), uns={name: record})
 
 
 def _read(path: Path, reader: Callable[[Path], Any], kind: str) -> Any:
@@ -80,26 +62,59 @@ def _read(path: Path, reader: Callable[[Path], Any], kind: str) -> Any:
     return cells
 
 
-def write(cells: AnnData | MuData, path: Path) -> None:
-    """Write a file of cells, as `read_cells` reads it, whole or not at all.
+def write(cells: AnnData | MuData, path: Path, source: Path | None = None, key: str = DEFAULT_KEY) -> None:
+    """Write cells, or a table of what is new about them, whole or not at all.
+
+    Parameters
+    ----------
+    cells
+        With results.
+    path
+        File to write: .h5ad or .h5mu for the cells, compressed as those of `source` are; otherwise a table of results.
+    source
+        What the cells were read from.
+    key
+        Key of the map in `obsm`.
 
     Raises
     ------
     OSError
         If the disk fills up, or the folder no longer exists.
     """
+    if path.suffix in tables.ENDINGS:
+        columns = {str(name): cells.obs[name] for name in cells.obs if str(name).startswith(f"{prefix(key)}_")}
+        tables.write(path, cells.obs_names, columns, key, cells.obsm[key])
+        return
+    filters = {} if source is None else compression_of(source)
     with replacing(path, size(cells)) as draft:
         if hasattr(cells, "mod"):
-            with _mudata().set_options(pull_on_update=False):
-                cells.write_h5mu(draft)
+            with check_mudata().set_options(pull_on_update=False):
+                cells.write_h5mu(draft, **filters)
         else:
-            cells.write_h5ad(draft)
+            cells.write_h5ad(draft, **filters)
+
+
+def compression_of(path: Path) -> dict[str, Any]:
+    """Return how the largest array of an HDF5 file is compressed; nothing for other files."""
+    import h5py
+
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return {}
+    arrays: list[h5py.Dataset] = []
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda _, element: arrays.append(element) if isinstance(element, h5py.Dataset) else None)
+        largest = max(arrays, key=lambda array: array.nbytes, default=None)
+        if largest is None or largest.compression not in ("gzip", "lzf"):
+            return {}
+        return {"compression": largest.compression, "compression_opts": largest.compression_opts}
 
 
 def check_room_for(path: Path, cells: AnnData | MuData) -> None:
     """Raise DiskFull if the disk of `path` has no room for the cells and what a fit adds to them."""
     from rich.filesize import decimal
 
+    if path.suffix in tables.ENDINGS:
+        return
     needed = size(cells) + ADDED * cells.n_obs
     check_room(path, needed, f"{str(path)!r} takes up to {decimal(needed)}")
 
@@ -128,18 +143,10 @@ def _annotations(cells: Any) -> tuple[Any, ...]:
     return tuple(getattr(cells, name) for name in ("obsm", "varm", "obsp", "varp", "uns"))
 
 
-def check_cells(path: Path, other: Path | None = None) -> None:
-    """Raise unless the paths are those of readable files of cells, and what reads them is there."""
-    if path.suffix != MODALITIES:
-        check_h5ad(path)
-    else:
-        _mudata()
-        check_hdf5(path, MODALITIES, {"mod", "obs"})
-        if other is not None:
-            raise ValueError(f"{str(path)!r} holds modalities already: leave {str(other)!r} out.")
-    if other is not None:
-        _mudata()
-        check_h5ad(other)
+def check_h5mu(path: Path) -> None:
+    """Raise unless a path is that of a readable file of several modalities, and what reads it is there."""
+    check_mudata()
+    check_hdf5(path, MODALITIES, {"mod", "obs"})
 
 
 def check_h5ad(path: Path) -> None:
@@ -149,7 +156,8 @@ def check_h5ad(path: Path) -> None:
     check_hdf5(path, ".h5ad", {"obs", "var"})
 
 
-def _mudata() -> Any:
+def check_mudata() -> Any:
+    """Return the package mudata, or raise."""
     try:
         import mudata
     except ImportError as error:

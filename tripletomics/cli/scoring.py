@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tripletomics import files, tl
-from tripletomics.cli.options import MANY, Input, options_of
+from tripletomics.cli.inputs import Source, check_one
+from tripletomics.cli.options import MANY, Input, Obs, Transpose, options_of
 from tripletomics.cli.printing import print_table, report_written
-from tripletomics.cli.reading import check_cells, read
 from tripletomics.names import harmless, printable
 
 
@@ -30,10 +30,10 @@ def relate(  # noqa: D103
     if figure is not None:
         files.check_writable(figure, ".png")
     for path in (a, b):
-        check_cells(path)
+        check_one(path)
     from tripletomics.model import load
 
-    table = tl.relate(read(a), read(b), load(model), **settings)
+    table = tl.relate(Source(a).read_one(), Source(b).read_one(), load(model), **settings)
     with files.replacing(out) as draft:
         harmless(table).to_csv(draft, index=False)
     if figure is not None:
@@ -54,12 +54,14 @@ def evaluate(  # noqa: D103
     /,
     *,
     label: Annotated[list[str] | None, MANY] = None,
+    obs: Obs = None,
+    transpose: Transpose = False,
     out: Annotated[Path | None, Parameter(help="File to write the whole table to, .csv.")] = None,
     **settings: Any,
 ) -> None:
     if out is not None:
         files.check_writable(out, ".csv")
-    table = tl.evaluate(read(input), label, **settings)
+    table = tl.evaluate(Source(input, obs=obs, transpose=transpose).read_one(), label, **settings)
     if out is not None:  # before anything is printed, which can fail
         with files.replacing(out) as draft:
             harmless(table).to_csv(draft, index=False)
@@ -75,6 +77,8 @@ def compare(  # noqa: D103
     /,
     *,
     label: Annotated[list[str], MANY],
+    obs: Obs = None,
+    transpose: Transpose = False,
     out: Annotated[
         Path,
         Parameter(help="Page to write, .html; or a folder for the page, the figures, the tables and the methods text."),
@@ -89,7 +93,7 @@ def compare(  # noqa: D103
     elif not os.access(next(place for place in (out, *out.absolute().parents) if place.exists()), os.W_OK):
         raise PermissionError(f"{str(out)!r} cannot be written: choose another place.")
     os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files
-    result = tl.compare(read(input), label, **settings)
+    result = tl.compare(Source(input, obs=obs, transpose=transpose).read_one(), label, **settings)
     if out != page:
         result.save(out)
     result.to_html(page)

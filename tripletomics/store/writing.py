@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tripletomics import files
+from tripletomics.keys import metric_key
 from tripletomics.sources import Matrix
+from tripletomics.store import tables
+from tripletomics.store.frames import Obs
 from tripletomics.store.layout import is_there
+from tripletomics.store.reading import open_to_read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +95,9 @@ def check_target(source: Path, target: Path, keys: Iterable[str], n_obs: int, wi
         _check_shards(target, keys)
         needed += MARGIN // 4
         what = "The coordinates take"
+    elif target.suffix in tables.ENDINGS:
+        tables.check(target)
+        return 0  # text that fills up a disk costs nothing but the table
     else:
         files.check_writable(target, ".h5ad")
         needed += source.stat().st_size + MARGIN
@@ -114,7 +121,7 @@ def _check_shards(path: Path, keys: Iterable[str]) -> None:
 
 
 def write(source: Path, target: Path, results: Results, needed: int) -> None:
-    """Write results into a store, or into a copy of a file that then replaces it or another.
+    """Write results into a store, into a copy of a file that then replaces it or another, or without the cells.
 
     Raises
     ------
@@ -124,8 +131,18 @@ def write(source: Path, target: Path, results: Results, needed: int) -> None:
     if target.suffix == ".zarr":
         with files.filling(target, needed):
             _write_zarr(target, results)
+    elif target.suffix in tables.ENDINGS:
+        _write_table(source, target, results)
     else:
         _write_h5ad(source, target, results, needed)
+
+
+def _write_table(source: Path, target: Path, results: Results) -> None:
+    key = next(name for name in results.widths if metric_key(name) in results.widths)
+    coordinates = np.concatenate([block.coordinates[key] for block in results.blocks])
+    with open_to_read(source) as (root, _):
+        names = Obs(root, source).names(np.arange(results.n_obs))
+    tables.write(target, names, results.columns, key, coordinates)
 
 
 def _write_h5ad(source: Path, target: Path, results: Results, needed: int) -> None:

@@ -38,5 +38,6 @@ def opened(given: Mapping[str, Any], fit: Callable[..., Model]) -> Iterator[Call
         if not isinstance(given["adata"], (str, os.PathLike)):
             yield lambda: train(ready)
             return
-        on_disk = stack.enter_context(paths.open_fit(Path(given["adata"]), ready))
+        path = Path(given["adata"])
+        on_disk = stack.enter_context(paths.open_fit(path, ready, path))
         yield lambda: on_disk.write(train(ready | on_disk.in_memory))

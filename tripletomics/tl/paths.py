@@ -39,7 +39,7 @@ def is_large(path: Path, layer: str | None, use_rep: str | None = None) -> bool:
 
 
 @contextmanager
-def open_fit(path: Path, given: Mapping[str, Any], out: Path | None = None) -> Iterator[DiskFit]:
+def open_fit(path: Path, given: Mapping[str, Any], target: Path | None) -> Iterator[DiskFit]:
     """Open a dataset on disk for a fit: yield the fit, with its cells in memory, which also writes the results.
 
     Parameters
@@ -48,8 +48,8 @@ def open_fit(path: Path, given: Mapping[str, Any], out: Path | None = None) -> I
         An .h5ad file or a .zarr store.
     given
         Arguments of `tripletomics.fit`.
-    out
-        File to write, .h5ad; by default that which is read.
+    target
+        File to write, .h5ad, the dataset itself, or a table of results; None for the model alone.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def open_fit(path: Path, given: Mapping[str, Any], out: Path | None = None) -> I
     from tripletomics.store.reading import upgraded
 
     with upgraded(path) as source:
-        yield DiskFit(source, out or path, given)
+        yield DiskFit(source, target, given)
 
 
 class DiskFit:
@@ -72,7 +72,7 @@ class DiskFit:
         dataset, its held-out cells, and what follows from the number of all cells.
     """
 
-    def __init__(self, path: Path, target: Path, given: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, target: Path | None, given: Mapping[str, Any]) -> None:
         from tripletomics import keys
         from tripletomics.pcs import N_COMPONENTS
         from tripletomics.problem import Settings
@@ -87,7 +87,9 @@ class DiskFit:
         with open_to_read(path) as (root, var):
             rows, var = open_rows(root, path, var, self.settings.layer, self.settings.use_rep)
             width = self.settings.metric_dim + MOST_DIMENSIONS + N_COMPONENTS
-            self.needed = writing.check_target(path, target, self.names, rows.n_obs, width)
+            self.needed = 0
+            if target is not None:
+                self.needed = writing.check_target(path, target, self.names, rows.n_obs, width)
             if given.get("init") is not None and sampling.is_large(rows):
                 raise ValueError(
                     f"{str(path)!r} is so large that a fit would see a sample of it, and with init= it must see every "
@@ -121,6 +123,8 @@ class DiskFit:
         if processes.rank() == 0:  # the first of many processes writes
             if before:
                 before(model)
+            if self.target is None:
+                return model
             results = Results(self.n_obs, widths, blocks, {split: column}, {self.key: model.record()})
             write(self.path, self.target, results, self.needed)
         return model

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tripletomics.model import Model
     from tripletomics.pp import QueryOptions
     from tripletomics.store.parts import Parts
-    from tripletomics.store.writing import Block
+    from tripletomics.store.writing import Block, Results
     from tripletomics.tl.labelling import Labelling
 
 QUERY = ("layer", "missing", "alias", "min_matched", "use_rep")  # keywords about the cells that are read
@@ -45,7 +45,7 @@ def transform(
     model, layer, use_rep, missing, alias, min_matched, key_added
         As for `tripletomics.transform`.
     out
-        File to write, .h5ad; by default that which is read.
+        File to write, .h5ad, or a table of results without the cells; by default that which is read.
     progress
         Show a progress bar.
 
@@ -62,8 +62,10 @@ def transform(
 
 def predict(
     path: Path, model: Model, given: Mapping[str, Any], *, out: Path | None = None, progress: bool = True
-) -> None:
+) -> Results:
     """Label the cells of a dataset on disk, and write what `tripletomics.predict` writes into it, or into a copy.
+
+    Return what was written.
 
     Parameters
     ----------
@@ -82,13 +84,13 @@ def predict(
 
     asked = Labelling(model, **{name: given[name] for name in ("reject", "coverage", "fdr", "groups")})
     options = pp.QueryOptions(**{name: given[name] for name in QUERY})
-    embed(path, model, options, given["key_added"], out=out, progress=progress, asked=asked)
+    return embed(path, model, options, given["key_added"], out=out, progress=progress, asked=asked)
 
 
 def embed(
     path: Path, model: Model, options: QueryOptions, key: str, *, out: Path | None = None, progress: bool = True,
     asked: Labelling | None = None,
-) -> None:  # fmt: skip
+) -> Results:  # fmt: skip
     """Embed the cells of a dataset on disk, and label them where that is `asked`; see `transform` and `predict`."""
     from tripletomics import keys, pp
     from tripletomics.model.summary import origin
@@ -148,6 +150,7 @@ def embed(
     if parts is not None:
         parts.delete()
     training.note()
+    return results
 
 
 def _check(model: Model, key: str) -> None:
