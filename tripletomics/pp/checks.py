@@ -108,7 +108,7 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
     repeated = adata.var_names[adata.var_names.duplicated()].unique()
     if len(repeated):
         raise ValueError(
-            f"{len(repeated)} gene names occur more than once (first: {first(repeated)}). "
+            f"{len(repeated)} gene name{' occurs' if len(repeated) == 1 else 's occur'} more than once (first: {first(repeated)}). "
             "Run adata.var_names_make_unique() first."
         )
     if np.ma.is_masked(x):
