@@ -43,8 +43,8 @@ GROUPS = {  # of the options in the help; an option that stands in none is under
 PLACES = {name: Group(title, sort_key=i) for i, (title, names) in enumerate(GROUPS.items()) for name in names}
 HELP = {  # of options that take more in Python, where a page explains them
     "label": "Column of `obs` with the cell types. Missing values and the names in `--unlabelled` mean unlabelled. "
-    "Several columns are levels, from coarse to fine. To learn further columns, write `cell_type=softmax day=rnc`: each "
-    "column with its loss. Without a column, no types are learned or scored.",
+    "Several columns are levels, from coarse to fine. To learn further columns, write `cell_type=softmax day=rnc`, "
+    "a loss for each. Without a column, no types are learned or scored.",
     "parents": "Which name lies above which: a .csv, .tsv or .txt file of two columns, a name and its parent; or an "
     "ontology (.obo). The column of `--label` may then hold names of any level.",
     "unlabelled": "A name that means unlabelled, in place of the usual ones (such as Unknown, unassigned, NA and "
