@@ -31,3 +31,8 @@ def harmless(table: pd.DataFrame) -> pd.DataFrame:
 
     changed = {str(name): column.map(quoted) for name, column in table.items() if column.dtype.kind not in "fiub"}
     return table.assign(**changed).rename(columns=quoted)
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share as text, such as "90 %"."""
+    return f"{100 * share:.{digits}f} %"

@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tripletomics import files, processes, tl
+from tripletomics.cli.answers import Answer, written
 from tripletomics.cli.inputs import Source
 from tripletomics.cli.options import MANY, OUT, Input, Obs, OnlyResults, Transpose, check_out, options_of
-from tripletomics.cli.printing import report_written
+from tripletomics.cli.printing import say, say_written
 from tripletomics.cli.reading import check_room_for, write
 from tripletomics.cli.results import Written, hinting
 from tripletomics.keys import DEFAULT_KEY
-from tripletomics.names import printable
+from tripletomics.tl.progress import stage
 
 if TYPE_CHECKING:
     from tripletomics.model import Model
+
+
+UNTOLD = ("history", "map_errors")  # of the record of a fit, in --json: curves and tables
 
 
 @options_of(tl.fit)
@@ -44,7 +48,7 @@ def fit(  # noqa: D103
         bool, Parameter(negative=(), help="Keep all training cells in the model file, for `Model.search`.")
     ] = False,
     **settings: Any,
-) -> None:
+) -> Answer | None:
     if index and model is None:
         raise ValueError("--index is kept in the model file: name it with --model.")
     if model is not None:
@@ -66,20 +70,25 @@ def fit(  # noqa: D103
     with _checkpoint(settings):
         fitted = _fit(source, target, settings, model, index)
     if processes.rank() > 0:  # the first of many processes writes
-        return
-    print(printable(fitted.summary()))
-    report_written(target, model)
+        return None
+
+    def show() -> None:
+        say(fitted.summary())
+        say_written(target, model)
+
+    record = {"written": written(target, model), "summary": fitted.summary(), **fitted.record()}
+    return Answer({name: value for name, value in record.items() if name not in UNTOLD}, show)
 
 
 def _fit(source: Source, target: Path | None, settings: dict[str, Any], model: Path | None, index: bool) -> Model:
     """Fit, and write the results and the model; if one of them cannot be written, the other one still is."""
     from tripletomics.tl import paths
 
-    written = Written()
+    done = Written()
 
     def save(fitted: Model) -> None:
         if model is not None and processes.rank() == 0:
-            written.try_to(model, lambda: fitted.save(model, index=index))
+            done.try_to(model, lambda: fitted.save(model, index=index))
 
     if source.path.suffix == ".zarr" or source.is_large(settings.get("layer"), settings.get("use_rep")):
         with paths.open_fit(source.path, settings, target) as on_disk:
@@ -87,7 +96,7 @@ def _fit(source: Source, target: Path | None, settings: dict[str, Any], model: P
             if target is None:
                 fitted = on_disk.write(result, save)
             else:
-                fitted = written.try_to(target, lambda: on_disk.write(result, save))
+                fitted = done.try_to(target, lambda: on_disk.write(result, save))
     else:
         cells = source.read()
         if target is not None:
@@ -95,9 +104,10 @@ def _fit(source: Source, target: Path | None, settings: dict[str, Any], model: P
         fitted = tl.fit(cells, **settings)
         if target is not None and processes.rank() == 0:
             key = settings.get("key_added", DEFAULT_KEY)
-            written.try_to(target, lambda: write(cells, target, source.path, key))
+            with stage(f"writing {str(target)!r}", settings.get("progress", True)):
+                done.try_to(target, lambda: write(cells, target, source.path, key))
         save(fitted)
-    written.check()
+    done.check()
     return fitted
 
 

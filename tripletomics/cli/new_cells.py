@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tripletomics import files, tl
+from tripletomics.cli.answers import Answer, written
 from tripletomics.cli.inputs import Source
 from tripletomics.cli.options import OUT, Input, Obs, OnlyResults, Transpose, check_out, options_of
-from tripletomics.cli.printing import print_mapping, report_written
+from tripletomics.cli.printing import mapping_sentences, print_types, say, say_written, types_of
 from tripletomics.cli.reading import check_room_for, write
 from tripletomics.cli.results import Written, hinting
 from tripletomics.keys import DEFAULT_KEY, metric_key, prefix
+from tripletomics.tl.paths import Placed
+from tripletomics.tl.progress import stage
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,11 +44,10 @@ def transform(  # noqa: D103
         ),
     ] = None,
     **settings: Any,
-) -> None:
+) -> Answer:
     if shard is not None:
         _check_shard("into", out=out, only_results=only_results, obs=obs, transpose=transpose)
-        _transform_shard(input, model, shard, settings)
-        return
+        return _transform_shard(input, model, shard, settings)
     source, stored_by_rows = Source(input, obs=obs, transpose=transpose), input.suffix == ".zarr"
     if stored_by_rows and only_results is None:
         raise ValueError(
@@ -65,8 +67,9 @@ def transform(  # noqa: D103
         cells = source.read()
         check_room_for(target, cells)
         tl.transform(cells, fitted, **settings)
-        write(cells, target, input, settings.get("key_added", DEFAULT_KEY))
-    report_written(target)
+        with stage(f"writing {str(target)!r}", settings.get("progress", True)):
+            write(cells, target, input, settings.get("key_added", DEFAULT_KEY))
+    return Answer({"written": written(target), "model": fitted.id}, lambda: say_written(target))
 
 
 def _check_shard(where: str, **given: Any) -> None:
@@ -76,7 +79,7 @@ def _check_shard(where: str, **given: Any) -> None:
             raise ValueError(f"--shard writes {where} INPUT: leave --{name.replace('_', '-')} out.")
 
 
-def _transform_shard(store: Path, model: Path, shard: str, settings: dict[str, Any]) -> None:
+def _transform_shard(store: Path, model: Path, shard: str, settings: dict[str, Any]) -> Answer:
     """Embed a part of the rows of a store, and print which."""
     if store.suffix != ".zarr":
         raise ValueError(
@@ -85,14 +88,19 @@ def _transform_shard(store: Path, model: Path, shard: str, settings: dict[str, A
         )
     with hinting("the rows that are written are kept, and the same command continues after them"):
         placed = tl.transform_shard(store, model, shard, **settings)
-    if placed.start == placed.stop:
-        print(f"Shard {shard} has no rows: use fewer shards to embed {str(store)!r}.")
-        return
     key = settings.get("key_added", DEFAULT_KEY)
-    print(
+    said = (
         f"Rows {placed.start:,} to {placed.stop - 1:,} of {store} have coordinates in obsm[{key!r}] and "
         f"obsm[{metric_key(key)!r}], {placed.now:,} of them from this run."
     )
+    return _of_shard(placed, shard, said, f"embed {str(store)!r}")
+
+
+def _of_shard(placed: Placed, shard: str, said: str, work: str) -> Answer:
+    """Return which rows of a shard are done."""
+    if placed.start == placed.stop:
+        said = f"Shard {shard} has no rows: use fewer shards to {work}."
+    return Answer({"shard": shard, **placed._asdict(), "summary": said}, lambda: say(said))
 
 
 @options_of(tl.predict)
@@ -114,11 +122,10 @@ def predict(  # noqa: D103
         ),
     ] = None,
     **settings: Any,
-) -> None:
+) -> Answer:
     if shard is not None:
         _check_shard("next to", out=out, only_results=only_results, obs=obs, transpose=transpose, figure=figure)
-        _predict_shard(input, model, shard, settings)
-        return
+        return _predict_shard(input, model, shard, settings)
     source = Source(input, obs=obs, transpose=transpose)
     target = _check_predict(source, out, only_results, figure)
     from tripletomics.model import load
@@ -126,7 +133,7 @@ def predict(  # noqa: D103
     fitted = load(model)
     from tripletomics.tl import stored
 
-    key, written = settings.get("key_added", DEFAULT_KEY), Written()
+    key, done = settings.get("key_added", DEFAULT_KEY), Written()
     use_rep = settings.get("use_rep") or fitted.features.parts[0].use_rep
     begun = stored.is_begun(input, key)
     if begun and (figure is not None or obs is not None):
@@ -147,11 +154,22 @@ def predict(  # noqa: D103
             os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
             from tripletomics import pl
 
-            written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key, show=False), figure))
-        written.try_to(target, lambda: write(cells, target, input, key))
-        written.check()
-    print_mapping(cells, prefix(key), str(settings.get("groups")))
-    report_written(target or input, figure)
+            done.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key, show=False), figure))
+        with stage(f"writing {str(target)!r}", settings.get("progress", True)):
+            done.try_to(target, lambda: write(cells, target, input, key))
+        done.check()
+    name, mapping = prefix(key), cells.uns[f"{prefix(key)}_mapping"]
+    said = "\n".join(mapping_sentences(cells, name, str(settings.get("groups"))))
+    typed = "rejected" in mapping
+
+    def show() -> None:
+        if typed:
+            print_types(cells, name)
+        say(said, aside=True)
+        say_written(target or input, figure, aside=True)
+
+    record = {"types": types_of(cells, name) if typed else [], "mapping": mapping, "summary": said}
+    return Answer({**record, "written": written(target or input, figure)}, show)
 
 
 def _labelled(path: Path, results: Results, groups: str | None) -> AnnData:
@@ -170,7 +188,7 @@ def _labelled(path: Path, results: Results, groups: str | None) -> AnnData:
     return anndata.AnnData(obs=table.set_axis(table.index.astype(str), axis=0), uns=dict(results.records))
 
 
-def _predict_shard(cells: Path, model: Path, shard: str, settings: dict[str, Any]) -> None:
+def _predict_shard(cells: Path, model: Path, shard: str, settings: dict[str, Any]) -> Answer:
     """Label a part of the rows of a dataset, and print which."""
     for name in ("fdr", "groups"):
         if settings.pop(name, None) is not None:
@@ -179,13 +197,11 @@ def _predict_shard(cells: Path, model: Path, shard: str, settings: dict[str, Any
             )
     with hinting("the rows that are labelled are kept, and the same command continues after them"):
         placed = tl.predict_shard(cells, model, shard, **settings)
-    if placed.start == placed.stop:
-        print(f"Shard {shard} has no rows: use fewer shards to label {str(cells)!r}.")
-        return
-    print(
+    said = (
         f"Rows {placed.start:,} to {placed.stop - 1:,} of {cells} are labelled, {placed.now:,} of them in this run. "
         "When all shards are, the same command without --shard joins them."
     )
+    return _of_shard(placed, shard, said, f"label {str(cells)!r}")
 
 
 def _check_predict(source: Source, out: Path | None, only_results: Path | None, figure: Path | None) -> Path | None:

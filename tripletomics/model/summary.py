@@ -13,6 +13,7 @@ from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.labels.ordering import HARDLY, LEAST_BATCHES
 from tripletomics.model.state import State
+from tripletomics.names import percent
 
 BLIND = "made from training cells"  # the setting "embedding" of a fit, if the embedding is known to be so
 
@@ -44,7 +45,7 @@ def summarise(model: State) -> str:
         c = model.checks
         lines.append(
             f"{'predict':<16} {'':>6} {c['macro_f1']:>7.3f}   held-out cells; calibration error {c['ece']:.3f}, "
-            f"90 % sets hold {c['coverage']:.0%} of the labels, {c['unassigned']:.1%} unassigned"
+            f"90 % sets hold {percent(c['coverage'])} of the labels, {percent(c['unassigned'], 1)} unassigned"
         )
         lines += _on_levels(model.checks)
     elif model.classes and model.calibration is None:
@@ -53,7 +54,7 @@ def summarise(model: State) -> str:
         if side.checks:
             lines.append(
                 f"{'  by ' + name:<16} {'':>6} {side.checks['macro_f1']:>7.3f}   held-out cells by {name} alone; "
-                f"calibration error {side.checks['ece']:.3f}, {side.checks['unassigned']:.1%} unassigned"
+                f"calibration error {side.checks['ece']:.3f}, {percent(side.checks['unassigned'], 1)} unassigned"
             )
     if model.matches:
         a, b = model.modalities
@@ -95,8 +96,8 @@ def _on_levels(checks: Mapping[str, float]) -> list[str]:
     if "coarse_coverage" in checks:
         lines.append(
             f"{checks['coarse_cells']:.0f} held-out cells are known only to a name above the types. The sets of "
-            f"{checks['coarse_agrees']:.0%} of them agree with it: they have a type below this name. The sets of "
-            f"{checks['coarse_coverage']:.0%} have all types below it; the others are finer than what is known."
+            f"{percent(checks['coarse_agrees'])} of them agree with it: they have a type below this name. The sets of "
+            f"{percent(checks['coarse_coverage'])} have all types below it; the others are finer than what is known."
         )
     return lines
 
@@ -162,7 +163,7 @@ def _ordered(model: State) -> list[str]:
             f"{name}: {measure} {scores['correlation']:.3f} on {scores['cells']:.0f} held-out cells"
             + (f" (within types {scores[WITHIN]:.3f})" if WITHIN in scores else "")
             + f", mean error {scores['error']:.3g}{unit}; 90 % intervals, {scores['half_width']:.3g}{unit} to each "
-            f"side, hold {scores['coverage']:.0%} of the values."
+            f"side, hold {percent(scores['coverage'])} of the values."
         )
         if WITHIN not in scores and model.classes:
             lines.append(f"{name}: {NONE_WITHIN}.")
@@ -192,10 +193,10 @@ def _further_types(name: str, scores: Mapping[str, float]) -> list[str]:
     """Return a line on how a further column of types is predicted on held-out cells."""
     null = "no null is possible, because each batch has one of them, and there are few batches"
     if "null_macro_f1" in scores:
-        null = f"permuted: macro-F1 {scores['null_macro_f1']:.3f}, {scores['null_accuracy']:.0%} right"
+        null = f"permuted: macro-F1 {scores['null_macro_f1']:.3f}, {percent(scores['null_accuracy'])} right"
     return [
-        f"{name}: macro-F1 {scores['macro_f1']:.3f}, {scores['accuracy']:.0%} of {scores['cells']:.0f} held-out cells "
-        f"right (mean confidence {scores['confidence']:.0%}); {null}.",
+        f"{name}: macro-F1 {scores['macro_f1']:.3f}, {percent(scores['accuracy'])} of {scores['cells']:.0f} held-out "
+        f"cells right (mean confidence {percent(scores['confidence'])}); {null}.",
         *[f"No signal in {name}: it is predicted no better than with names permuted within types."]
         * (
             scores.get("null_freedom", 1.0) >= HARDLY
@@ -231,7 +232,10 @@ def _adopted(model: State) -> list[str]:
     types = table[(table["method"] == LEARNED) & (table["cell_type"] != EVERY)]
     lost = types[(types["cells"] >= ENOUGH) & (types["right_type"] < types["right_type_true"] - 0.2)]
     if len(lost):
-        named = (f"{row.cell_type} ({row.right_type:.0%}, true {row.right_type_true:.0%})" for row in lost.itertuples())
+        shares = zip(
+            lost["cell_type"], lost["right_type"].map(percent), lost["right_type_true"].map(percent), strict=True
+        )
+        named = (f"{name} ({share}, true {true})" for name, share, true in shares)
         lines.append(f"Types whose new cells often land among other types: {', '.join(named)}.")
     return lines
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,38 +16,81 @@ if TYPE_CHECKING:
     from tripletomics.monitor import Report
 
 
+TRAINED = {"metric": "encoder", "map": "map"}  # what a stage trains, if its name does not say so
+
+
 @contextmanager
 def training_bar(wanted: bool) -> Iterator[Report]:
-    """Show stage, loss, held-out score and time left."""
+    """Show stage, loss, held-out score and time left; of a stage without steps, that it is running."""
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description:>12}"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("held-out F1 {task.fields[score]:.3f}"), TimeRemainingColumn(),
+        TextColumn("{task.description:>16}"), BarColumn(20), TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[score]}"), TimeRemainingColumn(elapsed_when_finished=True),
     )  # fmt: skip
     with _bar(wanted, *columns) as bar:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, step: int, steps: int, loss: float, score: float) -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=steps, loss=loss, score=score)
-            bar.update(tasks[stage], completed=step, loss=loss, score=score)
+                _finish(bar)
+                tell(f"training the {TRAINED.get(stage, stage)}, {steps} steps" if steps else stage)
+                tasks[stage] = bar.add_task(stage, total=steps or None, loss="", score="")
+            if steps:
+                said = f"loss {loss:.3f}", "" if math.isnan(score) else f"held-out F1 {score:.3f}"
+                bar.update(tasks[stage], completed=step, loss=said[0], score=said[1])
 
         yield report
+        _finish(bar)
+
+
+def _finish(bar: Progress) -> None:
+    """Show that a stage without steps is over."""
+    for task in bar.tasks:
+        if task.total is None:
+            bar.update(task.id, total=1, completed=1)
+
+
+def begin(report: Report, stage: str) -> None:
+    """Report a stage without steps, which ends where the next one begins."""
+    report(stage, 0, 0, math.nan, math.nan)
+
+
+@contextmanager
+def stage(name: str, wanted: bool) -> Iterator[None]:
+    """Show what is running, and for how long."""
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    tell(name)
+    with _bar(wanted, SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
+        task = bar.add_task(name, total=1)
+        yield
+        bar.update(task, completed=1)
+
+
+def tell(message: str) -> None:
+    """Give a message to scanpy's logger, which shows it at the verbosity "info" or above."""
+    scanpy = sys.modules.get("scanpy")  # whoever has not imported it has not asked for messages
+    if scanpy is not None and processes.rank() == 0:
+        scanpy.logging.info(message)
 
 
 @contextmanager
 def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
-    """Show which step is running; call what is yielded at the start of each."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    """Show which step is running, and the time left; call what is yielded at the start of each."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (
+        BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )  # fmt: skip
     with _bar(wanted, *columns) as bar:
         task = bar.add_task("", total=steps)
         begun = 0
 
         def step(name: str) -> None:
             nonlocal begun
+            tell(f"{name} ({begun + 1} of {steps})")
             bar.update(task, completed=begun, description=name)
             begun += 1
 
