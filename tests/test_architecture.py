@@ -22,7 +22,7 @@ FLOORS = (  # from top to bottom; imports go down, or to the right on one line
     ("training", "monitor"),
     ("problem",),
     ("evaluation", "baselines", "labels", "adoption", "metrics", "index", "attribution"),
-    ("losses", "samplers", "embedding", "networks", "seen", "features", "augment", "scales", "pcs", "sources"),
+    ("losses", "samplers", "embedding", "networks", "seen", "features", "augment", "scales", "pcs", "gaps", "sources"),
     ("checkpoint", "files", "area", "optimizer", "geometry", "knn", "folds", "devices", "processes"),
     ("parts", "keys", "names", "notices"),
 )

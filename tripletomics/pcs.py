@@ -19,6 +19,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from threadpoolctl import threadpool_limits
 
+from tripletomics import gaps
 from tripletomics.sources import Matrix
 
 N_COMPONENTS = 50
@@ -31,6 +32,7 @@ FOLDS = 5  # each is left out of the components once
 LEAST = 25  # cells: fewer are not cross-fitted
 FARTHEST = 9.0  # variances, which are three standard deviations: the regression knows few cells beyond
 ROUNDING = 1e-5  # of the largest variance along a component: less is rounding, such as where cells are copies
+ROUNDS = 5  # in which components and the gaps that they predict are fitted in turns
 SWEEPS, SPARE = 6, 20  # of the randomised solver: sweeps, and components beyond those that are wanted
 
 Times = Callable[[np.ndarray], np.ndarray]  # columns (columns, k) times a matrix (columns, columns)
@@ -76,8 +78,9 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
     # in float64, so that sparse and dense give the same axes where two components are nearly as strong as each other
     x = (cut(x, cap) if scaled else x)[:, columns]
     x = x.multiply(1 / unit).tocsr() if sp.issparse(x) else x / unit
+    x, found = _leading_of_measured(x, seed) if gaps.has_gaps(x) else (x, leading(x, seed))
+    components, mean, strength, products = found
     total = mean_and_variance(x)[1].sum()
-    components, mean, strength, products = leading(x, seed)
     pcs = np.asarray(x @ components.T) - components @ mean
     # an axis has no direction of its own: its long tail points up, so that maps of other cells are not mirrored
     sign = np.where((pcs**3).sum(axis=0) < 0, -1, 1)
@@ -86,7 +89,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
     axes[:, columns] = components / unit
     center = np.zeros(len(dispersed), dtype=np.float32)
     center[columns] = mean * unit
-    rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
+    rest = unexplained(total, strength, len(columns))
     usual = 1.0 if scaled else float(total / len(columns))  # variance of a column
     with threadpool_limits(1, "blas"):  # small steps of 1 ms; two threads can take 200 where others are at work
         shrink, residual = _unshrunk(len(axes)), 0.0
@@ -100,7 +103,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
         "center": center,
         "unit": units.astype(np.float32),
         "variance": strength.astype(np.float32),
-        "noise": max(float(rest), MIN_NOISE * usual),
+        "noise": max(rest, MIN_NOISE * usual),
         "shrink": shrink.astype(np.float32),
         "residual": residual,
     }
@@ -120,6 +123,32 @@ def leading(x: Matrix, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, P
         solver, most = "arpack", min(x.shape) - 1
     pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed).fit(x)
     return pca.components_, pca.mean_, pca.singular_values_**2 / x.shape[0], None
+
+
+def unexplained(total: float, strength: np.ndarray, n_columns: int) -> float:
+    """Return the mean variance of a column that components do not explain, of a total, and of their own variances."""
+    return float(total - strength.sum()) / max(n_columns - len(strength), 1)
+
+
+def _leading_of_measured(
+    x: Matrix, seed: int
+) -> tuple[Matrix, tuple[np.ndarray, np.ndarray, np.ndarray, Products | None]]:
+    """Return float64 cells with expected values in their gaps, and what `leading` returns of them.
+
+    Gaps begin as the mean of their column. Then components are fitted, and predict the gaps, in turns.
+
+    References
+    ----------
+    Regularised iterative principal component analysis: Josse & Husson 2012, Handling missing values in exploratory
+    multivariate data analysis methods, J. Soc. Fr. Stat. 153(2).
+    """
+    filled = gaps.fill(x, mean_and_variance(x)[0])
+    nothing = np.zeros(x.shape[1], dtype=bool)
+    for _ in range(ROUNDS):
+        components, mean, strength, _ = leading(filled, seed)
+        noise = max(unexplained(mean_and_variance(filled)[1].sum(), strength, x.shape[1]), MIN_NOISE)
+        filled = gaps.fill(x, gaps.complete(x, nothing, mean, components, strength, noise)[1])
+    return filled, leading(filled, seed)
 
 
 def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: np.ndarray) -> np.ndarray:
@@ -304,9 +333,13 @@ def cut(x: Matrix, cap: np.ndarray) -> Matrix:
 
 
 def mean_and_variance(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Return the float64 mean and variance of every column."""
+    """Return the float64 mean and variance of the measured values of every column, 0 if there are none."""
     if sp.issparse(x):
         mean, variance = mean_variance_axis(x.astype(np.float64), axis=0)
+    elif gaps.has_gaps(x):
+        gap, n = np.isnan(x), np.maximum((x == x).sum(axis=0), 1)
+        mean = np.where(gap, 0, x).sum(axis=0, dtype=np.float64) / n
+        variance = np.where(gap, 0, np.square(x - mean)).sum(axis=0, dtype=np.float64) / n
     else:
         mean, variance = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
-    return mean, np.maximum(variance, 0)
+    return np.nan_to_num(mean), np.maximum(np.nan_to_num(variance), 0)

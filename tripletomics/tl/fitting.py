@@ -52,6 +52,7 @@ def fit(
     layer: str | None = None,
     use_rep: str | None = None,
     counts: bool | Literal["auto"] = "auto",
+    missing: Literal["error", "impute"] = "error",
     unlabelled: Sequence[str] = UNLABELLED,
     hold_out: float | str = 0.1,
     init: str | Path | Start | None = None,
@@ -143,6 +144,10 @@ def fit(
         or more they are whole, or larger than a logarithm can be (above 30, and above four times the median). With
         fewer they are whole, and many are small. Where they may be either, a warning says what was decided. New cells
         must then be on the same scale.
+    missing
+        What to do about NaN: "error" refuses it, and "impute" takes such a value as not measured, as mass spectrometry
+        has them. The encoder then treats it like a gene that is hidden in training, and its principal components
+        are those that the other values predict. Genes are chosen and scaled by measured values.
     unlabelled
         One or several names that mean unlabelled, in place of the default ones; on the command line, repeat the option
         for each. Upper or lower case and spaces around a name make no difference. Missing and blank values always mean
@@ -292,8 +297,8 @@ def transform(
     use_rep
         Key of `obsm` with the embedding, for a model that was fitted on one; by default the key in the fit.
     missing
-        What to do about missing genes: "error"; "zero" to fill them with zeros; or "impute" to treat them as unknown,
-        like the genes that are hidden in training.
+        What to do about missing genes, and about NaN in the others: "error"; "zero" to fill them with zeros; or
+        "impute" to treat them as unknown, like the genes that are hidden in training.
     alias
         Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
     min_matched

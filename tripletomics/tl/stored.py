@@ -130,7 +130,7 @@ def embed(
                 again, var = open_rows(root, source, genes, *reads)
                 made = embed_blocks(
                     again, var, model, query.match, key, blocks, step=step, present=query.present,
-                    pcs=pcs in widths, place=None if asked is None else asked.place,
+                    pcs=pcs in widths, missing=options.missing, place=None if asked is None else asked.place,
                 )  # fmt: skip
                 for block in made if parts is None or asked is None else _joined(parts, asked, blocks, step):
                     if asked is None:
@@ -292,7 +292,7 @@ def predict_shard(
             with steps_bar(len(todo), True) as step:
                 found = embed_blocks(
                     rows, var, fitted, query.match, key_added, todo, step=step, present=query.present, pcs=pcs,
-                    place=asked.place,
+                    missing=missing, place=asked.place,
                 )  # fmt: skip
                 for block, made in zip(todo, found, strict=True):
                     parts.write(block, Part(*asked.release(), made.coordinates))
