@@ -44,6 +44,11 @@ def fill(x: Matrix, values: np.ndarray | float) -> Matrix:
     return filled
 
 
+def share_measured(x: Matrix) -> float:
+    """Return the share of all values that were measured."""
+    return 1 - float(are_gaps(x).sum(dtype=np.float64)) / (x.shape[0] * x.shape[1]) if has_gaps(x) else 1.0
+
+
 def empty(x: Matrix, axis: int) -> np.ndarray:
     """Return which rows (axis 1) or columns (axis 0) have no measured value, boolean."""
     if not has_gaps(x):
@@ -65,7 +70,7 @@ def shares(x: Matrix) -> np.ndarray:
     return total / total.sum() if total.any() else np.full(len(total), 1 / len(total))
 
 
-def measured_share(x: Matrix, shares: np.ndarray) -> np.ndarray:
+def share_of_counts(x: Matrix, shares: np.ndarray) -> np.ndarray:
     """Return the share of each cell's counts that its measured values hold, float64 (cells,)."""
     if not has_gaps(x):
         return np.ones(x.shape[0])

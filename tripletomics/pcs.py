@@ -32,7 +32,6 @@ FOLDS = 5  # each is left out of the components once
 LEAST = 25  # cells: fewer are not cross-fitted
 FARTHEST = 9.0  # variances, which are three standard deviations: the regression knows few cells beyond
 ROUNDING = 1e-5  # of the largest variance along a component: less is rounding, such as where cells are copies
-ROUNDS = 5  # in which components and the gaps that they predict are fitted in turns
 SWEEPS, SPARE = 6, 20  # of the randomised solver: sweeps, and components beyond those that are wanted
 
 Times = Callable[[np.ndarray], np.ndarray]  # columns (columns, k) times a matrix (columns, columns)
@@ -78,9 +77,9 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
     # in float64, so that sparse and dense give the same axes where two components are nearly as strong as each other
     x = (cut(x, cap) if scaled else x)[:, columns]
     x = x.multiply(1 / unit).tocsr() if sp.issparse(x) else x / unit
-    x, found = _leading_of_measured(x, seed) if gaps.has_gaps(x) else (x, leading(x, seed))
-    components, mean, strength, products = found
-    total = mean_and_variance(x)[1].sum()
+    share = gaps.share_measured(x)
+    x = _expected_gaps(x, seed) if share < 1 else x
+    components, mean, strength, products = leading(x, seed)
     pcs = np.asarray(x @ components.T) - components @ mean
     # an axis has no direction of its own: its long tail points up, so that maps of other cells are not mirrored
     sign = np.where((pcs**3).sum(axis=0) < 0, -1, 1)
@@ -89,8 +88,8 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
     axes[:, columns] = components / unit
     center = np.zeros(len(dispersed), dtype=np.float32)
     center[columns] = mean * unit
-    rest = unexplained(total, strength, len(columns))
-    usual = 1.0 if scaled else float(total / len(columns))  # variance of a column
+    rest = _unexplained(x, strength) / share  # predicted values have no noise
+    usual = 1.0 if scaled else float(mean_and_variance(x)[1].mean())  # variance of a column
     with threadpool_limits(1, "blas"):  # small steps of 1 ms; two threads can take 200 where others are at work
         shrink, residual = _unshrunk(len(axes)), 0.0
         if len(pcs) >= LEAST and (scaled or len(columns) > N_COMPONENTS):
@@ -125,17 +124,10 @@ def leading(x: Matrix, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, P
     return pca.components_, pca.mean_, pca.singular_values_**2 / x.shape[0], None
 
 
-def unexplained(total: float, strength: np.ndarray, n_columns: int) -> float:
-    """Return the mean variance of a column that components do not explain, of a total, and of their own variances."""
-    return float(total - strength.sum()) / max(n_columns - len(strength), 1)
+def _expected_gaps(x: Matrix, seed: int) -> Matrix:
+    """Return float64 cells with values in their gaps: what the components of measured values predict of them.
 
-
-def _leading_of_measured(
-    x: Matrix, seed: int
-) -> tuple[Matrix, tuple[np.ndarray, np.ndarray, np.ndarray, Products | None]]:
-    """Return float64 cells with expected values in their gaps, and what `leading` returns of them.
-
-    Gaps begin as the mean of their column. Then components are fitted, and predict the gaps, in turns.
+    These are fitted once, with gaps at the mean of their column. More rounds only make the gaps follow the noise.
 
     References
     ----------
@@ -143,12 +135,16 @@ def _leading_of_measured(
     multivariate data analysis methods, J. Soc. Fr. Stat. 153(2).
     """
     filled = gaps.fill(x, mean_and_variance(x)[0])
+    components, mean, strength, _ = leading(filled, seed)
+    noise = _unexplained(filled, strength) / gaps.share_measured(x)
     nothing = np.zeros(x.shape[1], dtype=bool)
-    for _ in range(ROUNDS):
-        components, mean, strength, _ = leading(filled, seed)
-        noise = max(unexplained(mean_and_variance(filled)[1].sum(), strength, x.shape[1]), MIN_NOISE)
-        filled = gaps.fill(x, gaps.complete(x, nothing, mean, components, strength, noise)[1])
-    return filled, leading(filled, seed)
+    return gaps.fill(x, gaps.complete(x, nothing, mean, components, strength, max(noise, MIN_NOISE))[1])
+
+
+def _unexplained(x: Matrix, strength: np.ndarray) -> float:
+    """Return the mean variance of a column that components do not explain; `strength` is what they do."""
+    rest = mean_and_variance(x)[1].sum() - strength.sum()
+    return float(rest / max(x.shape[1] - len(strength), 1))
 
 
 def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: np.ndarray) -> np.ndarray:

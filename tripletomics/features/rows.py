@@ -22,7 +22,7 @@ def normalise(x: Matrix, depth: float, shares: np.ndarray | None = None) -> Matr
     known = gaps.fill(x, 0)
     total = np.asarray(known.sum(axis=1), dtype=np.float64).ravel()
     if known is not x:
-        total /= gaps.measured_share(x, gaps.shares(x) if shares is None else shares).clip(min=TINY)
+        total /= gaps.share_of_counts(x, gaps.shares(x) if shares is None else shares).clip(min=TINY)
     factor = (depth / np.where(total > 0, total, 1)).astype(np.float32)
     scaled = x.copy() if sp.issparse(x) else x * factor[:, None]
     if sp.issparse(x):
@@ -47,7 +47,7 @@ def median_depth(x: Matrix) -> float:
     """Return the median counts of the cells that have any, over all columns: gaps count as usual values."""
     total = np.asarray(gaps.fill(x, 0).sum(axis=1, dtype=np.float64)).ravel()
     if gaps.has_gaps(x):
-        total /= gaps.measured_share(x, gaps.shares(x)).clip(min=TINY)
+        total /= gaps.share_of_counts(x, gaps.shares(x)).clip(min=TINY)
     return float(np.median(total[total > 0])) if (total > 0).any() else 1.0
 
 

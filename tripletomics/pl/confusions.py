@@ -13,6 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from tripletomics import keys, metrics
+from tripletomics.arguments import checking_names
 from tripletomics.labels import TOO_FEW, UNLABELLED, encode, verdict
 from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
@@ -61,6 +62,7 @@ class Confusion:
 
 
 @literal
+@checking_names
 def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "auto", ax: Axes | None = None) -> Axes:
     """Draw held-out cells by true and predicted type: the type of most of their 15 nearest training cells.
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.pl.palette import PALETTE
 from tripletomics.pl.style import reachable_by
@@ -16,6 +17,7 @@ from tripletomics.pl.text import ALARM, INK, LEGEND, SMALL, TITLE, literal
 
 
 @literal
+@checking_names
 def history(model: Any, ax: Axes | None = None) -> Axes:
     """Draw how the loss fell and how the held-out macro-F1 rose, for each training stage.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib import pyplot as plt
 
+from tripletomics.arguments import checking_names
 from tripletomics.pl import map_axes, style, type_names
 from tripletomics.pl.layout import MAX_COLOURS
 from tripletomics.pl.palette import Palette
@@ -21,6 +22,7 @@ ROW, MARK = 1.31 * SMALL, 18  # points of an entry of a legend: its height; its 
 
 
 @literal
+@checking_names
 def embedding(
     adata: AnnData,
     color: str | None = None,

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from tripletomics.arguments import checking_names
 from tripletomics.pl import score_table
 from tripletomics.pl.palette import PALETTE, listed
 from tripletomics.pl.text import INK, LEGEND, SMALL, literal, wrap
@@ -18,6 +19,7 @@ PANEL_WIDTH, PANEL_HEIGHT = 1.75, 1.35  # inches, the width with the labels
 
 
 @literal
+@checking_names
 def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure:
     """Draw the held-out scores of the map along `structure`, from the labels (0) to the data (1).
 

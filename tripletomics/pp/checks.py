@@ -132,7 +132,7 @@ def matrix(adata: AnnData, layer: str | None, missing: str | None = None) -> Mat
         if missing not in ("zero", "impute"):
             allowed = '. Pass missing="impute" to take them as not measured, or fill them' if missing else ". Fill them"
             raise ValueError(f"{_where(adata, x, np.isnan, 'NaN')}{allowed} or leave these cells out.")
-        x = gaps.fill(x.tocsr() if sp.issparse(x) else x, 0 if missing == "zero" else np.nan)
+        x = gaps.fill(sp.csr_matrix(x) if sp.issparse(x) else x, 0 if missing == "zero" else np.nan)
     values = gaps.stored(x)
     if not np.isfinite(values).all():
         raise ValueError(f"{_where(adata, x, np.isinf, 'infinite values')}. Remove or replace them first.")
@@ -157,7 +157,7 @@ def check_measured(adata: AnnData, x: Matrix) -> None:
     """Raise if nothing was measured of some cells, whose rows `x` of chosen genes has only NaN there."""
     if (nothing := gaps.empty(x, axis=1)).any():
         raise ValueError(
-            f"{nothing.sum():,} of {len(nothing):,} cells have no measured value in the {x.shape[1]:,} genes that count "
+            f"{nothing.sum():,} of {len(nothing):,} cells have no measured value in the {x.shape[1]:,} chosen genes "
             f"(first: {first(adata.obs_names[nothing])}): leave them out."
         )
 

@@ -167,8 +167,8 @@ def open_table(
         side = one if use_rep is None else embedding_of(one, use_rep)
         if use_rep is not None and missing == "impute":
             raise ValueError(
-                f"missing='impute' is about genes, and use_rep={use_rep!r} takes an embedding in their place, which has "
-                "no missing values: leave one of the two out."
+                f"missing='impute' is about genes, and use_rep={use_rep!r} takes an embedding, which has no missing "
+                "values: leave one of the two out."
             )
         reps = {} if use_rep is None else {"": use_rep}
         return Table(one, matrix(side, layer, missing), {"": side}, [one], [slice(None)], use_rep=reps)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl import stored
 from tripletomics.tl.opening import needs_opening, opened
@@ -36,6 +37,7 @@ else:  # the command line reads these annotations; there, a part is its text
     Labels = Sequence[str]
 
 
+@checking_names
 def fit(
     adata: Cells | str | os.PathLike[str],
     label: Labels | None = None,
@@ -270,6 +272,7 @@ def fit(
     return model
 
 
+@checking_names
 def transform(
     adata: Cells | str | os.PathLike[str],
     model: Model,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from tripletomics.arguments import checking_names
 from tripletomics.tl.progress import steps_bar
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ def settings_of_sample(drawn: Drawn, settings: Settings) -> dict[str, Any]:
     return changed
 
 
+@checking_names
 def transform_shard(
     path: Path,
     model: Path,
@@ -274,6 +276,7 @@ def _load(path: Path) -> Model:
     return model
 
 
+@checking_names
 def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_by: str | None = None) -> None:
     """Write a dataset on disk as a .zarr store by rows, which can be fitted and embedded without reading it whole.
 

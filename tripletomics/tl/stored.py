@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import COVERAGE, REJECT
 from tripletomics.tl.paths import Placed
 from tripletomics.tl.progress import steps_bar
@@ -209,6 +210,7 @@ def _joined(parts: Parts, asked: Labelling, blocks: Sequence[range], step: Calla
         yield Block(block.start, block.stop, part.coordinates)
 
 
+@checking_names
 def predict_shard(
     path: Path,
     model: Path,
