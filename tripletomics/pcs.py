@@ -19,6 +19,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from threadpoolctl import threadpool_limits
 
+from tripletomics import gaps
 from tripletomics.sources import Matrix
 
 N_COMPONENTS = 50
@@ -76,7 +77,8 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
     # in float64, so that sparse and dense give the same axes where two components are nearly as strong as each other
     x = (cut(x, cap) if scaled else x)[:, columns]
     x = x.multiply(1 / unit).tocsr() if sp.issparse(x) else x / unit
-    total = mean_and_variance(x)[1].sum()
+    share = gaps.share_measured(x)
+    x = _expected_gaps(x, seed) if share < 1 else x
     components, mean, strength, products = leading(x, seed)
     pcs = np.asarray(x @ components.T) - components @ mean
     # an axis has no direction of its own: its long tail points up, so that maps of other cells are not mirrored
@@ -86,8 +88,8 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
     axes[:, columns] = components / unit
     center = np.zeros(len(dispersed), dtype=np.float32)
     center[columns] = mean * unit
-    rest = (total - strength.sum()) / max(len(columns) - len(axes), 1)
-    usual = 1.0 if scaled else float(total / len(columns))  # variance of a column
+    rest = _unexplained(x, strength) / share  # predicted values have no noise
+    usual = 1.0 if scaled else float(mean_and_variance(x)[1].mean())  # variance of a column
     with threadpool_limits(1, "blas"):  # small steps of 1 ms; two threads can take 200 where others are at work
         shrink, residual = _unshrunk(len(axes)), 0.0
         if len(pcs) >= LEAST and (scaled or len(columns) > N_COMPONENTS):
@@ -100,7 +102,7 @@ def fit(x: Matrix, dispersed: np.ndarray, seed: int, *, scaled: bool = True) -> 
         "center": center,
         "unit": units.astype(np.float32),
         "variance": strength.astype(np.float32),
-        "noise": max(float(rest), MIN_NOISE * usual),
+        "noise": max(rest, MIN_NOISE * usual),
         "shrink": shrink.astype(np.float32),
         "residual": residual,
     }
@@ -120,6 +122,29 @@ def leading(x: Matrix, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, P
         solver, most = "arpack", min(x.shape) - 1
     pca = PCA(min(N_COMPONENTS, most), svd_solver=solver, random_state=seed).fit(x)
     return pca.components_, pca.mean_, pca.singular_values_**2 / x.shape[0], None
+
+
+def _expected_gaps(x: Matrix, seed: int) -> Matrix:
+    """Return float64 cells with values in their gaps: what the components of measured values predict of them.
+
+    These are fitted once, with gaps at the mean of their column. More rounds only make the gaps follow the noise.
+
+    References
+    ----------
+    Regularised iterative principal component analysis: Josse & Husson 2012, Handling missing values in exploratory
+    multivariate data analysis methods, J. Soc. Fr. Stat. 153(2).
+    """
+    filled = gaps.fill(x, mean_and_variance(x)[0])
+    components, mean, strength, _ = leading(filled, seed)
+    noise = _unexplained(filled, strength) / gaps.share_measured(x)
+    nothing = np.zeros(x.shape[1], dtype=bool)
+    return gaps.fill(x, gaps.complete(x, nothing, mean, components, strength, max(noise, MIN_NOISE))[1])
+
+
+def _unexplained(x: Matrix, strength: np.ndarray) -> float:
+    """Return the mean variance of a column that components do not explain; `strength` is what they do."""
+    rest = mean_and_variance(x)[1].sum() - strength.sum()
+    return float(rest / max(x.shape[1] - len(strength), 1))
 
 
 def factors(shrink: np.ndarray, pcs: np.ndarray, variance: np.ndarray, outside: np.ndarray) -> np.ndarray:
@@ -304,9 +329,13 @@ def cut(x: Matrix, cap: np.ndarray) -> Matrix:
 
 
 def mean_and_variance(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Return the float64 mean and variance of every column."""
+    """Return the float64 mean and variance of the measured values of every column, 0 if there are none."""
     if sp.issparse(x):
         mean, variance = mean_variance_axis(x.astype(np.float64), axis=0)
+    elif gaps.has_gaps(x):
+        gap, n = np.isnan(x), np.maximum((x == x).sum(axis=0), 1)
+        mean = np.where(gap, 0, x).sum(axis=0, dtype=np.float64) / n
+        variance = np.where(gap, 0, np.square(x - mean)).sum(axis=0, dtype=np.float64) / n
     else:
         mean, variance = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
-    return mean, np.maximum(variance, 0)
+    return np.nan_to_num(mean), np.maximum(np.nan_to_num(variance), 0)

@@ -58,6 +58,7 @@ class Settings:
     layer: str | None = None
     use_rep: str | None = None
     counts: bool | Literal["auto"] = "auto"
+    missing: Literal["error", "impute"] = "error"
     unlabelled: Sequence[str] = UNLABELLED
     hold_out: float | str | np.ndarray | pd.Series = 0.1
     encoder: MLP = "mlp"  # type: ignore[assignment]  # text becomes the part
@@ -92,6 +93,8 @@ class Settings:
             if value is not None or name not in ("steps", "batch_size"):
                 check_whole(name, value, low, high)
         check_inputs(self.use_rep, self.layer, self.counts)
+        if self.missing not in ("error", "impute"):
+            raise ValueError(f"missing={self.missing!r} is not known. Allowed: 'error', 'impute'.")
         check_share("structure", self.structure, " (labels)", " (data)")
         check_share("spread", self.spread, " (dense groups)", " (an even page)")
         if not isinstance(self.self_training, bool):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from tripletomics import gaps
 from tripletomics.pcs import PANEL
 from tripletomics.sources import Matrix
 
@@ -71,7 +72,7 @@ class Scale:
 
 def see(x: Matrix) -> Scale:
     """Return the scale of a matrix, from up to 500 cells with all its genes."""
-    values = stored(x)
+    values = gaps.stored(x)
     if not len(values) or not values.any():
         return Scale()
     if values.min() < 0:
@@ -99,7 +100,8 @@ def _rows(x: Matrix) -> list[np.ndarray]:
     chosen = np.unique(np.linspace(0, x.shape[0] - 1, SAMPLED).astype(int))
     x = x.tocsr()[chosen] if sp.issparse(x) else x[chosen]
     rows = np.split(x.data, x.indptr[1:-1]) if sp.issparse(x) else list(x)
-    return [row[row != 0] for row in rows if row.any()]
+    rows = [row[(row != 0) & (row == row)] for row in rows]  # neither zeros nor gaps
+    return [row for row in rows if len(row)]
 
 
 def _total(rows: list[np.ndarray], inverse: Callable[[np.ndarray], np.ndarray], kind: str) -> tuple[float, float]:
@@ -139,7 +141,7 @@ def looks_like_counts(x: Matrix, width: int | None = None, tail: float = TAIL) -
 
     `width` is the number of features that were measured, where `x` has a part of them.
     """
-    values = stored(x)
+    values = gaps.stored(x)
     if not len(values):
         return True  # no values, so nothing speaks against counts
     if values.min() < 0:
@@ -176,8 +178,3 @@ def whole(values: np.ndarray) -> bool:
     """Return whether all values are whole numbers."""
     blocks = np.array_split(values, len(values) // 2**20 + 1)
     return all(np.array_equal(block, np.round(block)) for block in blocks)
-
-
-def stored(x: Matrix) -> np.ndarray:
-    """Return the values that a matrix stores, as one row."""
-    return x.data if sp.issparse(x) else np.ravel(x)

@@ -121,7 +121,10 @@ def _hash(x: Matrix, first: int) -> np.ndarray:
     """Hash rows whose columns have the numbers from `first` on."""
     found = np.zeros(x.shape[0], dtype=np.uint64)
     for start, stop, ends, columns, values in _blocks(x):
-        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        values = np.ascontiguousarray(values, dtype=np.float32)
+        if np.isnan(values.min(initial=0)):
+            values = np.where(np.isnan(values), np.float32(np.nan), values)  # of the many NaN one
+        bits = values.view(np.uint32)
         mixed = columns.astype(np.uint64)
         mixed += np.uint64(first + 1)  # so that nothing is mixed from 0
         mixed <<= np.uint64(32)

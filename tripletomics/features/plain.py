@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tripletomics import gaps
 from tripletomics.features.single import Features, by_rows
 from tripletomics.knn import radius
 from tripletomics.pcs import LEAST, crossfitted, leading
@@ -35,6 +36,7 @@ def add_plain(
     """
     columns = np.flatnonzero(features.axes.any(axis=0))
     rows = features.logged(by_rows(x)[fitted], features.usual_depth)[:, columns].astype(np.float64)
+    rows = gaps.fill(rows, features.expected(pcs[fitted], columns)) if gaps.has_gaps(rows) else rows
     components, mean, _, products = leading(rows, seed)
     enough = len(components) and rows.shape[0] >= LEAST
     own = crossfitted(rows, components, mean, seed, products) if enough else rows @ components.T - components @ mean

@@ -6,13 +6,23 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from tripletomics import gaps
 from tripletomics.sources import Matrix
 
+TINY = 1e-9  # share of a cell's counts: so that a cell without measured values is not divided by 0
 
-def normalise(x: Matrix, depth: float) -> Matrix:
-    """Return cells scaled to `depth` counts, as log(1 + x); a cell without counts stays 0."""
+
+def normalise(x: Matrix, depth: float, shares: np.ndarray | None = None) -> Matrix:
+    """Return cells scaled to `depth` counts, as log(1 + x); a cell without counts stays 0, and a gap a gap.
+
+    The measured values of a cell with gaps are scaled to their part of the depth, by the `shares` of the counts that
+    the columns usually hold: by default those of these cells.
+    """
     x = float32(x)
-    total = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
+    known = gaps.fill(x, 0)
+    total = np.asarray(known.sum(axis=1), dtype=np.float64).ravel()
+    if known is not x:
+        total /= gaps.share_of_counts(x, gaps.shares(x) if shares is None else shares).clip(min=TINY)
     factor = (depth / np.where(total > 0, total, 1)).astype(np.float32)
     scaled = x.copy() if sp.issparse(x) else x * factor[:, None]
     if sp.issparse(x):
@@ -34,8 +44,10 @@ def spread_of(norms: np.ndarray) -> tuple[float, float]:
 
 
 def median_depth(x: Matrix) -> float:
-    """Return the median counts of the cells that have any."""
-    total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
+    """Return the median counts of the cells that have any, over all columns: gaps count as usual values."""
+    total = np.asarray(gaps.fill(x, 0).sum(axis=1, dtype=np.float64)).ravel()
+    if gaps.has_gaps(x):
+        total /= gaps.share_of_counts(x, gaps.shares(x)).clip(min=TINY)
     return float(np.median(total[total > 0])) if (total > 0).any() else 1.0
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from tripletomics import pcs
+from tripletomics import gaps, pcs
 from tripletomics.augment import Augmentation
 from tripletomics.features.rows import by_rows, float32, median_depth, normalise, norms, spread_of, take
 from tripletomics.pcs import CUT, PANEL, cut, mean_and_variance
-from tripletomics.scales import Scale, looks_like_counts, see, stored
+from tripletomics.scales import Scale, looks_like_counts, see
 from tripletomics.sources import ALL, Matrix, Memory
 
 DEPTH = 1e4  # counts of a cell over all its genes, after normalisation
@@ -192,7 +192,7 @@ class Features:
 
     def normalise(self, x: Matrix, present: np.ndarray | None = None) -> Matrix:
         """Return float32 rows of the genes that the encoder sees, counts logged; sparse stays sparse."""
-        return self.logged(x, self.depth, present)[:, : self.n_seen]
+        return gaps.fill(self.logged(x, self.depth, present)[:, : self.n_seen], self.mean)
 
     def standardise(
         self, rows: np.ndarray, present: np.ndarray | None = None, columns: np.ndarray | slice = ALL
@@ -226,7 +226,7 @@ class Features:
         """
         axes, offset = self.axes.T, self.offset
         if present is not None and not present.all():
-            whole = self._completion(present).T
+            whole = gaps.completion((self.axes * self.unit)[:, present], self.variance, self.noise).T
             axes = np.where(present, self.axes, 0).T @ whole
             offset = self.center @ axes
         found, x = np.empty((x.shape[0], self.width), dtype=np.float32), by_rows(x)
@@ -234,7 +234,10 @@ class Features:
             rows = self.logged(x[i : i + BLOCK], self.usual_depth, present)
             rows = cut(rows, self.cap) if self.use_rep is None else rows
             block = found[i : i + BLOCK]
-            block[:] = rows @ axes - offset
+            if gaps.has_gaps(rows):
+                block[:], rows = self.completed(rows, present)
+            else:
+                block[:] = rows @ axes - offset
             own = np.zeros(len(block), dtype=bool) if fitted is None else fitted[i : i + BLOCK]
             if own.any() and self.shrink is not None and (present is None or present.all()):
                 block[own] *= pcs.factors(self.shrink, block[own], self.variance, self._outside(rows[own], block[own]))
@@ -245,10 +248,12 @@ class Features:
         if self.plain is None or self.plain_offset is None:
             return pcs
         lost = np.zeros(len(self.genes), dtype=bool) if present is None else ~present
-        expected = pcs @ (self.axes * np.square(self.unit))[:, lost] + self.center[lost]
-        found, x = expected @ self.plain[:, lost].T - self.plain_offset, by_rows(x)
+        found, x = self.expected(pcs, lost) @ self.plain[:, lost].T - self.plain_offset, by_rows(x)
         for i in range(0, len(found), BLOCK):
-            found[i : i + BLOCK] += self.logged(x[i : i + BLOCK], self.usual_depth, present) @ self.plain.T
+            rows = self.logged(x[i : i + BLOCK], self.usual_depth, present)
+            if gaps.has_gaps(rows):
+                rows = gaps.fill(rows, self.expected(pcs[i : i + BLOCK]))
+            found[i : i + BLOCK] += rows @ self.plain.T
         return np.concatenate([pcs, found], axis=1, dtype=np.float32)
 
     def check_cells(self, x: Matrix, *, named: bool = False, name: str = "") -> Matrix:
@@ -302,19 +307,20 @@ class Features:
         if present is not None and not present.all():
             x = take(by_rows(x), np.where(present, np.arange(len(present)), -1))
             depth *= float(self.shares[present].sum())  # the full depth would inflate the values of the present genes
-        return normalise(x, depth) if self.counts else float32(x)
+        shares = self.shares if present is None else np.where(present, self.shares, 0)
+        return normalise(x, depth, shares) if self.counts else float32(x)
 
-    def _completion(self, present: np.ndarray) -> np.ndarray:
-        """Return what takes the present genes' part of the components to the expected whole.
+    def expected(self, pcs: np.ndarray, columns: np.ndarray | slice = ALL) -> np.ndarray:
+        """Return the values of some genes that components predict (cells, columns)."""
+        return pcs @ (self.axes * np.square(self.unit))[:, columns] + self.center[columns]
 
-        With V the present genes' rows of the components, the posterior mean of the signal along the components is
-        ``s = (VV' + noise / signal)^-1 part``, and the unknown genes add their expected part, ``(1 - VV') s``.
-        """
-        v = (self.axes * self.unit)[:, present].astype(np.float64)
-        inner, one = v @ v.T, np.eye(len(v))
-        root = np.sqrt(np.maximum(self.variance - self.noise, 0))  # symmetric, so that no signal is no division by 0
-        solved = np.linalg.solve(root[:, None] * inner * root + self.noise * one, np.diag(root))
-        return (one + (one - inner) @ (root[:, None] * solved)).astype(np.float32)
+    def completed(self, rows: Matrix, present: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the components of cut rows with gaps, and the rows with expected values in these."""
+        missing = np.zeros(len(self.genes), dtype=bool) if present is None else ~present
+        scaled = rows.multiply(1 / self.unit).tocsr() if sp.issparse(rows) else rows / self.unit
+        given = self.center / self.unit, self.axes * self.unit, self.variance, self.noise
+        found, scaled = gaps.complete(scaled, missing, *given)
+        return found, scaled * self.unit
 
 
 def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | None = None) -> Features:
@@ -357,7 +363,7 @@ def fit(x: Matrix, genes: list[str], counts: bool, seed: int, choice: Choice | N
         n_seen=choice.n_seen,
         counts=counts,
         like_counts=like_counts,
-        negative=bool(stored(x).min(initial=0) < 0),
+        negative=bool(gaps.stored(x).min(initial=0) < 0),
         depth=depth,
         mean=mean.astype(np.float32),
         scale=scale.astype(np.float32),
@@ -379,6 +385,4 @@ def gene_shares(weights: np.ndarray, deviation: np.ndarray, n_genes: int) -> np.
 
 
 def _shares(x: Matrix, counts: bool) -> np.ndarray:
-    total = np.asarray(x.sum(axis=0, dtype=np.float64)).ravel() if counts else np.ones(x.shape[1])
-    total = total if total.any() else np.ones(x.shape[1])
-    return (total / total.sum()).astype(np.float32)
+    return (gaps.shares(x) if counts else np.full(x.shape[1], 1 / x.shape[1])).astype(np.float32)

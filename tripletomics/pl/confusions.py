@@ -14,6 +14,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from tripletomics import keys, metrics
+from tripletomics.arguments import checking_names
 from tripletomics.labels import TOO_FEW, UNLABELLED, encode, verdict
 from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
@@ -63,6 +64,7 @@ class Confusion:
 
 
 @literal
+@checking_names
 def confusion(
     adata: AnnData,
     label: str,

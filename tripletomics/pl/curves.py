@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.pl.palette import PALETTE
 from tripletomics.pl.showing import check_output, finish
@@ -18,6 +19,7 @@ from tripletomics.pl.text import ALARM, INK, LEGEND, SMALL, TITLE, literal
 
 
 @literal
+@checking_names
 def history(
     model: Any,
     ax: Axes | None = None,

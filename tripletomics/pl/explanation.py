@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from tripletomics.arguments import checking_names
 from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.palette import GREY, Palette, colours, listed
@@ -59,6 +60,7 @@ class Panel:
 
 
 @literal
+@checking_names
 def genes(
     table: pd.DataFrame,
     *,

@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
+from tripletomics.arguments import checking_names
 from tripletomics.parts import did_you_mean
 from tripletomics.pl import map_axes, style, type_names
 from tripletomics.pl.layout import MAX_COLOURS
@@ -32,6 +33,7 @@ SMALLEST = 0.35  # of its room that a map has at least, next to its legend
 
 
 @literal
+@checking_names
 def embedding(
     adata: AnnData,
     color: str | Sequence[str] | None = None,

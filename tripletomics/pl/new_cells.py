@@ -13,6 +13,7 @@ from matplotlib.colors import is_color_like, to_rgb
 from matplotlib.lines import Line2D
 
 from tripletomics import keys
+from tripletomics.arguments import checking_names
 from tripletomics.labels import UNASSIGNED, is_missing, verdict
 from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
@@ -105,6 +106,7 @@ class Query:
 
 
 @literal
+@checking_names
 def mapping(
     adata: AnnData,
     model: Any,

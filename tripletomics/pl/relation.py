@@ -14,6 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from scipy.sparse.csgraph import connected_components
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import NONE
 from tripletomics.names import printable
 from tripletomics.pl.map_axes import color_scale
@@ -33,6 +34,7 @@ REMARK = "percent of the cells of each row; lines: 95 % intervals, from 0 (left 
 
 
 @literal
+@checking_names
 def relate(
     table: pd.DataFrame,
     *,

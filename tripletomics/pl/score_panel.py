@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import NO_SIGNAL, TOO_FEW
 from tripletomics.names import printable
 from tripletomics.pl import score_table
@@ -98,6 +99,7 @@ class PanelLayout:
 
 
 @literal
+@checking_names
 def scores(
     table: pd.DataFrame,
     *,

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from tripletomics import keys
+from tripletomics.arguments import checking_names
 from tripletomics.parts import did_you_mean
 from tripletomics.pl import map_axes, score_panel, score_table, style
 from tripletomics.pl.layout import MAX_COLOURS, Layout, add_map, caption_of
@@ -27,6 +28,7 @@ SCORES_GAP = 0.12  # inches above the panels of scores
 
 
 @literal
+@checking_names
 def compare(
     adata: AnnData,
     color: str,

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from tripletomics.arguments import checking_names
 from tripletomics.pl import score_table
 from tripletomics.pl.palette import PALETTE, listed
 from tripletomics.pl.showing import check_output, finish
@@ -20,6 +21,7 @@ PANEL_WIDTH, PANEL_HEIGHT = 1.75, 1.35  # inches, the width with the labels
 
 
 @literal
+@checking_names
 def dial(
     table: pd.DataFrame,
     *,

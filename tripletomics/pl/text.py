@@ -10,6 +10,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
+from tripletomics.arguments import checking_names
 from tripletomics.files import replacing
 from tripletomics.names import printable
 
@@ -69,6 +70,7 @@ def write_lines(figure: Any, lines: list[str], left: float, top: float, step: fl
         figure.text(*place, line, fontsize=size, va="top", color=NOTE, gid="note")
 
 
+@checking_names
 def save(figure: Any, path: str | Path) -> None:
     """Write a figure whole or not at all, at 300 dpi and with text as text; the name's ending is the format."""
     fonts: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "text.parse_math": False}

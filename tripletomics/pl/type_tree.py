@@ -12,6 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 from scipy.cluster.hierarchy import dendrogram
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels.tree import Tree
 from tripletomics.names import printable
 from tripletomics.pl.branches import preorder, shades
@@ -25,6 +26,7 @@ COUNT, GAP, SCALE = 0.45, 0.15, 0.9  # inches: the column of counts, from it to 
 
 
 @literal
+@checking_names
 def tree(
     model: Any,
     ax: Axes | None = None,

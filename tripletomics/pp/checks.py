@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from tripletomics import scales
+from tripletomics import gaps, scales
 from tripletomics.labels import UNASSIGNED, is_missing
 from tripletomics.labels.tree import Tree
 from tripletomics.model import Model
@@ -83,8 +83,18 @@ def numbers(adata: AnnData, name: str | None) -> np.ndarray | None:
     return values.to_numpy(dtype=float, na_value=np.nan)
 
 
-def matrix(adata: AnnData, layer: str | None) -> Matrix:
+def matrix(adata: AnnData, layer: str | None, missing: str | None = None) -> Matrix:
     """Return `.X` or a layer after checking that its values can be used.
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    layer
+        Layer to use in place of `.X`.
+    missing
+        What to do about NaN, as for `tripletomics.fit` and `transform`: "impute" keeps it, "zero" makes it 0. All else
+        refuses it; None is for verbs that have no such argument.
 
     Raises
     ------
@@ -93,8 +103,8 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
     KeyError
         If there is no such layer.
     ValueError
-        If the dataset is empty, a gene name occurs twice, a value is NaN, infinite or above 3e38, or the arrays of a
-        sparse matrix contradict each other.
+        If the dataset is empty, a gene name occurs twice, a value is infinite, above 3e38, or (unless `missing` says
+        what to do) NaN, or the arrays of a sparse matrix contradict each other.
     """
     check_anndata(adata)
     if layer is not None and layer not in adata.layers:
@@ -119,21 +129,38 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
         raise TypeError(
             f"The matrix holds {x.dtype}, not numbers: convert it, for example adata.X = adata.X.astype('float32')."
         )
-    values = scales.stored(x)
+    if gaps.has_gaps(x):
+        if missing not in ("zero", "impute"):
+            allowed = '. Pass missing="impute" to take them as not measured, or fill them' if missing else ". Fill them"
+            raise ValueError(f"{_where(adata, x, np.isnan, 'NaN')}{allowed} or leave these cells out.")
+        x = gaps.fill(sp.csr_matrix(x) if sp.issparse(x) else x, 0 if missing == "zero" else np.nan)
+    values = gaps.stored(x)
     if not np.isfinite(values).all():
-        entries = sp.coo_matrix(x if sp.issparse(x) else ~np.isfinite(x))
-        bad = entries.data if entries.dtype == bool else ~np.isfinite(entries.data)
-        cells, names = np.unique(entries.row[bad]), adata.var_names[np.unique(entries.col[bad])]
-        raise ValueError(
-            f"{len(cells)} cells have NaN or infinite values in {len(names)} genes (first: {first(names)}). "
-            "Remove or impute them first."
-        )
+        raise ValueError(f"{_where(adata, x, np.isinf, 'infinite values')}. Remove or replace them first.")
     if values.dtype.itemsize > 4 and max(-float(values.min(initial=0)), float(values.max(initial=0))) > LARGEST:
         raise ValueError(
             f"The matrix has values up to {np.abs(values).max():.3g}, and above {LARGEST:.2g} they overflow: divide "
             "all by one number, or remove those that are not measurements."
         )
     return x
+
+
+def _where(adata: AnnData, x: Matrix, bad: Callable[[np.ndarray], np.ndarray], what: str) -> str:
+    """Return which cells and genes have bad values, as text."""
+    entries = x.tocoo() if sp.issparse(x) else sp.coo_matrix(bad(x))
+    found = bad(entries.data) if sp.issparse(x) else entries.data
+    cells, names = np.unique(entries.row[found]), adata.var_names[np.unique(entries.col[found])]
+    have, genes = "cell has" if len(cells) == 1 else "cells have", "gene" if len(names) == 1 else "genes"
+    return f"{len(cells):,} {have} {what} in {len(names):,} {genes} (first: {first(names)})"
+
+
+def check_measured(adata: AnnData, x: Matrix) -> None:
+    """Raise if nothing was measured of some cells, whose rows `x` of chosen genes has only NaN there."""
+    if (nothing := gaps.empty(x, axis=1)).any():
+        raise ValueError(
+            f"{nothing.sum():,} of {len(nothing):,} cells have no measured value in the {x.shape[1]:,} chosen genes "
+            f"(first: {first(adata.obs_names[nothing])}): leave them out."
+        )
 
 
 def stored_matrix(adata: AnnData, layer: str | None) -> Matrix:
@@ -259,7 +286,7 @@ def check_self_training(codes: np.ndarray, paired: bool) -> None:
 
 def check_molecules(x: Matrix, counts: bool, augment: str) -> None:
     """Raise if the values to thin are not whole numbers of molecules."""
-    values = scales.stored(x)
+    values = gaps.stored(x)
     if not counts or not scales.whole(values):
         what = "the counts are not whole numbers" if counts else "the values are not counts"
         raise ValueError(
@@ -278,17 +305,17 @@ def decide_counts(x: Matrix, counts: bool | str, name: str = "", rows: np.ndarra
     """Return whether the values of a (named) modality are counts; raise if these are, and some values are negative.
 
     Some rows decide, boolean (cells,), by default all. For whole numbers of few features, which can be either, a
-    warning says what was decided.
+    warning says what was decided. Missing values do not count.
     """
     if counts not in ("auto", True, False):
         raise ValueError(f"counts={counts!r} is not known. Allowed: 'auto', True, False.")
     found = counts
     if counts == "auto":
         own = x if rows is None or rows.all() else x[rows]
-        found, values = scales.looks_like_counts(own), scales.stored(own)
+        found, values = scales.looks_like_counts(own), gaps.stored(own)
         if x.shape[1] < scales.PANEL and values.any() and scales.whole(values):
             _note_on_panel(own, found, name)
-    if found and scales.stored(x).min(initial=0) < 0:
+    if found and gaps.stored(x).min(initial=0) < 0:
         if counts == "auto":
             raise ValueError(
                 "The training cells are counts, but some of the other cells have negative values: bring all to one "
@@ -302,7 +329,7 @@ def decide_counts(x: Matrix, counts: bool | str, name: str = "", rows: np.ndarra
 
 def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
     """Warn how whole numbers of few features were read, unless they are small counts."""
-    values = scales.stored(x)
+    values = gaps.stored(x)
     if counts and np.median(values[values > 0]) <= scales.SMALL:
         return
     zeros = 1 - np.count_nonzero(values) / (x.shape[0] * x.shape[1])

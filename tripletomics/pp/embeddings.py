@@ -18,7 +18,6 @@ from tripletomics.keys import metric_key, pca_key
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import LARGEST, check_anndata, first
 from tripletomics.pp.matrices import check_compressed
-from tripletomics.scales import stored
 from tripletomics.seen import hash_rows
 from tripletomics.sources import Matrix
 
@@ -126,7 +125,7 @@ def coordinates(kept: Any, cells: pd.Index, key: str, argument: str = "use_rep")
         raise ValueError(f"{argument}={key!r} has shape {x.shape}: pass cells by dimensions.")
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{argument}={key!r} holds {x.dtype}, not numbers: convert it with astype('float32').")
-    values = stored(x)
+    values = x.data if sp.issparse(x) else x.ravel()
     with np.errstate(over="ignore", invalid="ignore"):
         sound = np.isfinite(values) & (np.abs(values) <= LARGEST) if values.dtype.itemsize > 4 else np.isfinite(values)
     if not sound.all():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from tripletomics import devices, features, scales
+from tripletomics import devices, features, gaps, scales
 from tripletomics.labels import flags, names
 from tripletomics.pcs import mean_and_variance
 from tripletomics.sources import Matrix
@@ -30,7 +30,8 @@ def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> 
 
     These are the genes marked in ``var["highly_variable"]`` if any, else all if up to 2,000. Else the encoder sees the
     2,000 genes whose (normalised, logged) values vary most, and the principal components are those of the 2,000 most
-    dispersed genes, scanpy's choice. Where values are neither counts nor logged, the former are used for both.
+    dispersed genes, scanpy's choice. Where values are neither counts nor logged, or some are missing, the former are
+    used for both.
 
     Raises
     ------
@@ -47,10 +48,13 @@ def choose_genes(adata: AnnData, x: Matrix, train: np.ndarray, counts: bool) -> 
     logged = features.normalise(rows, features.DEPTH) if counts else rows
     mean, variance = mean_and_variance(logged)
     _check_ranks(mean, variance)
+    holes = gaps.has_gaps(logged)
+    if holes:  # a feature that few cells have says little about the others
+        variance = variance * (1 - np.asarray(gaps.are_gaps(logged).mean(axis=0)).ravel())
     varying = np.zeros(adata.n_vars, dtype=bool)
     varying[np.argsort(-variance, kind="stable")[:N_GENES]] = True
-    values = scales.stored(logged)
-    if values.min(initial=0) < 0 or values.max(initial=0) > scales.LOGGED:
+    values = gaps.stored(logged)
+    if values.min(initial=0) < 0 or values.max(initial=0) > scales.LOGGED or holes:
         return features.Choice.every(np.flatnonzero(varying))
     dispersed = _dispersed(logged)
     columns = np.flatnonzero(varying | dispersed)
@@ -88,7 +92,7 @@ def check_variance(x: Matrix, train: np.ndarray, counts: bool, use_rep: str | No
         spread, large = np.sqrt(variance), EQUAL * np.abs(mean)
         if (spread > np.maximum(FAINT, large)).any():
             return
-        most = np.abs(scales.stored(rows)).max(initial=0)
+        most = np.abs(gaps.stored(rows)).max(initial=0)
         what = "all values are 0" if not most else f"all cells are equal{' after normalisation' * counts}"
         if most and ((spread > large).any() or most < FAINT):
             what = f"the largest is {most:.1g}, too small to differ from 0"
@@ -125,5 +129,6 @@ def _dispersed(logged: Matrix) -> np.ndarray:
 def _share(rows: Matrix, columns: np.ndarray, counts: bool) -> float:
     if not counts:
         return 1.0
+    rows = gaps.fill(rows, 0)
     total, part = (np.asarray(part.sum(axis=1, dtype=float)).ravel() for part in (rows, rows[:, columns]))
     return float(np.median(part[total > 0] / total[total > 0])) if (part > 0).any() else 1.0

@@ -114,7 +114,9 @@ def prepare_growth(adata: object, settings: Settings, model: Model) -> tuple[Tab
     reads = QueryOptions(settings.layer, use_rep=settings.use_rep).embedding(model)
     settings = replace(settings, use_rep=reads)
     label = str(settings.label)
-    table = open_table(adata, settings.layer, [label], settings.unlabelled, (held_out_by,), use_rep=reads)
+    table = open_table(
+        adata, settings.layer, [label], settings.unlabelled, (held_out_by,), use_rep=reads, missing=settings.missing
+    )
     found, names = labels.encode(checks.types(table.obs, label, settings.unlabelled), settings.unlabelled)
     held_out = splits.split(table.obs, settings.hold_out, found, settings.seed)
     classes, order, codes = _types(model, names, found, held_out, label)

@@ -68,7 +68,10 @@ def prepare(
     columns = label_columns.roles_of(columns_of(adata), settings)
     settings = replace(settings, loss=columns.loss or settings.loss)
     others = settings.batch, held_out_by, *columns.further
-    table = open_table(adata, settings.layer, columns.types, settings.unlabelled, others, use_rep=settings.use_rep)
+    table = open_table(
+        adata, settings.layer, columns.types, settings.unlabelled, others, use_rep=settings.use_rep,
+        missing=settings.missing,
+    )  # fmt: skip
     found, published = _read_labels(table, settings, columns), published_map(table, settings)
     held_out = splits.split(table.obs, settings.hold_out, found.strata(), settings.seed)
     check_training(published, held_out, name_of(settings.map))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from tripletomics import features, scales
+from tripletomics import features, gaps, scales
 from tripletomics.features import AnyFeatures, Features, Present
 from tripletomics.model import Model
 from tripletomics.notices import warn
@@ -123,15 +123,27 @@ def take_query(
     ValueError, KeyError, TypeError
         As `matrix`, `match_genes` and `check_scale`.
     """
-    x = matrix(adata, options.layer)
+    x = matrix(adata, options.layer, options.missing)
     given = scales.see(x)  # from all genes of the query
     match = match_genes(adata, genes.genes, options.missing, options.alias, weights, options.min_matched)
     found = match.columns >= 0
     x = features.take(x, match.columns)
-    notes = _note_on_case(match) + check_scale(x, genes, found, given)
+    notes = _note_on_case(match) + _note_on_gaps(x) + check_scale(x, genes, found, given)
     for note in notes:
         warn(note)
     return Query(x, found if options.missing == "impute" and match.missing else None, match, notes)
+
+
+def _measured_genes(adata: AnnData, options: QueryOptions) -> AnnData:
+    """Return new cells without the genes that are NaN in all of them, which are missing like those that are not there.
+
+    Only if they may be missing.
+    """
+    x = adata.X if options.layer is None else adata.layers.get(options.layer)
+    if options.missing == "error" or getattr(x, "dtype", np.dtype(object)).kind != "f" or not adata.n_obs:
+        return adata
+    nothing = gaps.empty(x, axis=0)
+    return adata[:, ~nothing] if nothing.any() else adata
 
 
 def _note_on_case(match: Match) -> list[str]:
@@ -144,6 +156,12 @@ def _note_on_case(match: Match) -> list[str]:
         f"{len(cased)} of {match.matched} genes were found only without regard to upper and lower case (first: {name} "
         f"for {gene}): is the query of another species?"
     ]
+
+
+def _note_on_gaps(x: Matrix) -> list[str]:
+    """Return a note if nothing was measured of some cells, which then lie in the middle of the training cells."""
+    nothing = gaps.empty(x, axis=1).sum()
+    return [f"{nothing:,} of {x.shape[0]:,} cells have no measured value in the model's genes."] if nothing else []
 
 
 @dataclass(frozen=True)
@@ -195,7 +213,8 @@ def take_new(adata: Any, model: Model, options: QueryOptions, key_added: str = "
         if any(options.alias in other.var for other in tables.values()) and options.alias not in table.var:
             own = replace(own, alias=None)
         part = model.part(name)
-        queries[name] = take_query(own.features_of(table, part), part, model.gene_weights(name), own)
+        read = _measured_genes(own.features_of(table, part), own)
+        queries[name] = take_query(read, part, model.gene_weights(name), own)
     if not fitted.modalities:
         return NewCells(queries[""].x, queries[""].present, [(adata, slice(None), [queries[""]])])
     obs, rows = join(tables)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tripletomics import scales
+from tripletomics import gaps, scales
 from tripletomics.features import Features, median_depth, norms, spread_of
 from tripletomics.pcs import mean_and_variance
 from tripletomics.scales import Scale
@@ -54,7 +54,7 @@ def check_scale(
         return _check_embedding(x, features)
     found = np.ones(x.shape[1], dtype=bool) if found is None else found
     shared = x if found.all() else x[:, found]
-    values = scales.stored(shared)
+    values = gaps.stored(shared)
     negative = bool(values.min(initial=0) < 0)
     if features.counts and negative:
         raise ValueError(

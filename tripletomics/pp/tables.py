@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from tripletomics import features, labels, scales
 from tripletomics.features import Choice, Pair
 from tripletomics.notices import warn
-from tripletomics.pp.checks import check_anndata, decide_counts, first, matrix
+from tripletomics.pp.checks import check_anndata, check_measured, decide_counts, first, matrix
 from tripletomics.pp.embeddings import embedding_of, is_blind
 from tripletomics.pp.genes import check_variance, choose_genes
 from tripletomics.problem import ModalityGenes
@@ -138,6 +138,7 @@ def open_table(
     others: Sequence[str | None],
     *,
     use_rep: str | None = None,
+    missing: str | None = None,
 ) -> Table:
     """Check one dataset or two, and match the cells of two by name.
 
@@ -153,6 +154,8 @@ def open_table(
         More columns in which a disagreement of two datasets gives a warning.
     use_rep
         Key of the embedding to use in place of the genes, in each dataset that has it.
+    missing
+        What to do about NaN, as for `matrix`.
 
     Raises
     ------
@@ -162,8 +165,13 @@ def open_table(
     if not is_pair(adata):
         one: Any = adata
         side = one if use_rep is None else embedding_of(one, use_rep)
+        if use_rep is not None and missing == "impute":
+            raise ValueError(
+                f"missing='impute' is about genes, and use_rep={use_rep!r} takes an embedding, which has no missing "
+                "values: leave one of the two out."
+            )
         reps = {} if use_rep is None else {"": use_rep}
-        return Table(one, matrix(side, layer), {"": side}, [one], [slice(None)], use_rep=reps)
+        return Table(one, matrix(side, layer, missing), {"": side}, [one], [slice(None)], use_rep=reps)
     sides, whole = split_modalities(adata)
     given, (a, b) = list(sides.values()), sides
     _check_in_one(sides, "layer", layer, "layers")
@@ -172,7 +180,8 @@ def open_table(
     frames = ({} if whole is None else {"the MuData": whole.obs}) | {name: side.obs for name, side in sides.items()}
     sides |= {name: _of_modality(name, embedding_of, sides[name], use_rep) for name in reps}
     matrices = [
-        _of_modality(name, matrix, side, layer if layer in side.layers else None) for name, side in sides.items()
+        _of_modality(name, matrix, side, layer if layer in side.layers else None, missing)
+        for name, side in sides.items()
     ]
     obs, rows = join(sides)
     shared, smaller = np.intersect1d(rows[0], rows[1]).size, min(side.n_obs for side in sides.values())
@@ -255,6 +264,7 @@ def choose(table: Table, train: np.ndarray, counts: bool | str) -> tuple[Matrix,
             is_counts = decide_counts(x, counts, name, train & measured)
             choice = replace(choose_genes(adata, x, train & measured, is_counts), scale=scales.see(x[train & measured]))
         chosen.append(features.take(x, choice.columns))
+        _of_modality(name, check_measured, adata, chosen[-1])
         _of_modality(name, check_variance, chosen[-1], train & measured, is_counts, table.use_rep.get(name))
         genes[name] = ModalityGenes(adata.var_names[choice.columns].tolist(), is_counts, choice)
     return chosen[0] if len(chosen) == 1 else Pair((chosen[0], chosen[1]), table.x.measured), genes

@@ -44,7 +44,7 @@ def match_rows(rows: Rows, var: pd.DataFrame, model: Model, start: int, options:
 def embed_blocks(
     rows: Rows, var: pd.DataFrame, model: Model, match: pp.Match, key: str, blocks: Sequence[range],
     *, step: Callable[[str], None], present: np.ndarray | None = None, pcs: bool = False, fitted: bool = False,
-    place: Place | None = None,
+    missing: str = "error", place: Place | None = None,
 ) -> Iterator[writing.Block]:  # fmt: skip
     """Yield the coordinates of blocks of rows: metric space, map and, if asked for, principal components.
 
@@ -66,6 +66,8 @@ def embed_blocks(
         Whether principal components are asked for.
     fitted
         Whether the model was fitted to this dataset. The rows may then be on any scale.
+    missing
+        What to do about NaN, as for `pp.matrix`.
     place
         Called as `Model.place`, and in place of it.
 
@@ -77,7 +79,7 @@ def embed_blocks(
     for block in blocks:
         start, stop = block.start, block.stop
         step(f"rows {start:,} to {stop - 1:,}")
-        x = _read_block(rows, var, start, stop, match)
+        x = _read_block(rows, var, start, stop, match, missing)
         if not fitted:
             with naming_rows(start, stop):
                 pp.check_scale(x, model.part(), match.columns >= 0)
@@ -91,14 +93,14 @@ def blocks_of(n_obs: int) -> list[range]:
     return [range(i, min(i + writing.CHUNK_ROWS, n_obs)) for i in range(0, n_obs, writing.CHUNK_ROWS)]
 
 
-def _read_block(rows: Rows, var: pd.DataFrame, start: int, stop: int, match: pp.Match) -> Matrix:
+def _read_block(rows: Rows, var: pd.DataFrame, start: int, stop: int, match: pp.Match, missing: str) -> Matrix:
     """Return a block of rows by the genes of a model, after checking its values."""
     height, parts = rows.at_once(writing.CHUNK_ROWS), []
     for begin in range(start, stop, height):
         end = min(begin + height, stop)
         some = AnnData(rows.read(begin, end), var=var)
         with naming_rows(begin, end):
-            parts.append(pp.take(pp.matrix(some, None), match.columns))
+            parts.append(pp.take(pp.matrix(some, None, missing), match.columns))
     return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.concatenate(parts)
 
 

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl.progress import steps_bar
 
@@ -24,6 +25,7 @@ METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "umap_crossfit", "tsne
            "pca50")  # fmt: skip
 
 
+@checking_names
 def compare(
     adata: AnnData,
     label: Labels,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import UNLABELLED
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ else:
     AnnData = object
 
 
+@checking_names
 def pca(
     adata: AnnData,
     label: str | None = None,

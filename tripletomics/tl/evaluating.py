@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl.progress import stage, steps_bar
 
@@ -19,6 +20,7 @@ else:  # the command line reads these annotations
     Labels, Parents = Sequence[str], str
 
 
+@checking_names
 def evaluate(
     adata: AnnData,
     label: Labels | None = None,

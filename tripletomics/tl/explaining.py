@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from tripletomics import labels
+from tripletomics.arguments import checking_names
 from tripletomics.labels import UNLABELLED
 from tripletomics.parts import did_you_mean
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tripletomics.model import Model
 
 
+@checking_names
 def explain(
     adata: AnnData,
     model: Model,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl import stored
 from tripletomics.tl.opening import needs_opening, opened
@@ -36,6 +37,7 @@ else:  # the command line reads these annotations; there, a part is its text
     Labels = Sequence[str]
 
 
+@checking_names
 def fit(
     adata: Cells | str | os.PathLike[str],
     label: Labels | None = None,
@@ -52,6 +54,7 @@ def fit(
     layer: str | None = None,
     use_rep: str | None = None,
     counts: bool | Literal["auto"] = "auto",
+    missing: Literal["error", "impute"] = "error",
     unlabelled: Sequence[str] = UNLABELLED,
     hold_out: float | str = 0.1,
     init: str | Path | Start | None = None,
@@ -143,6 +146,10 @@ def fit(
         or more they are whole, or larger than a logarithm can be (above 30, and above four times the median). With
         fewer they are whole, and many are small. Where they may be either, a warning says what was decided. New cells
         must then be on the same scale.
+    missing
+        What to do about NaN: "error" refuses it, and "impute" takes such a value as not measured, as mass spectrometry
+        has them. The encoder then treats it like a gene that is hidden in training, and its principal components
+        are those that the other values predict. Genes are chosen and scaled by measured values.
     unlabelled
         One or several names that mean unlabelled, in place of the default ones; on the command line, repeat the option
         for each. Upper or lower case and spaces around a name make no difference. Missing and blank values always mean
@@ -268,6 +275,7 @@ def fit(
     return model
 
 
+@checking_names
 def transform(
     adata: Cells | str | os.PathLike[str],
     model: Model,
@@ -296,8 +304,8 @@ def transform(
     use_rep
         Key of `obsm` with the embedding, for a model that was fitted on one; by default the key in the fit.
     missing
-        What to do about missing genes: "error"; "zero" to fill them with zeros; or "impute" to treat them as unknown,
-        like the genes that are hidden in training.
+        What to do about missing genes, and about NaN in the others: "error"; "zero" to fill them with zeros; or
+        "impute" to treat them as unknown, like the genes that are hidden in training.
     alias
         Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
     min_matched

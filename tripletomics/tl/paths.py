@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from tripletomics.arguments import checking_names
 from tripletomics.tl.progress import stage, steps_bar
 
 if TYPE_CHECKING:
@@ -143,7 +144,10 @@ class DiskFit:
             match = pp.match_genes(AnnData(var=var), model.part().genes, "error", None, model.gene_weights(), 0)
             blocks = blocks_of(rows.n_obs)
             with steps_bar(len(blocks), self.progress) as step:
-                for block in embed_blocks(rows, var, model, match, self.key, blocks, step=step, pcs=True, fitted=True):
+                for block in embed_blocks(
+                    rows, var, model, match, self.key, blocks, step=step, pcs=True, fitted=True,
+                    missing=self.settings.missing,
+                ):  # fmt: skip
                     if self.published is not None:  # also training cells that the sample lacks keep their coordinates
                         given, learned = self.published[block.start : block.stop], block.coordinates[self.key]
                         kept = {self.key: np.where(np.isnan(given), learned, given)}
@@ -167,6 +171,7 @@ def settings_of_sample(drawn: Drawn, settings: Settings) -> dict[str, Any]:
     return changed
 
 
+@checking_names
 def transform_shard(
     path: Path,
     model: Path,
@@ -250,7 +255,7 @@ def transform_shard(
         target.create(rows.n_obs, widths, fitted.id)
         with steps_bar(len(todo), progress) as step:
             for block in embed_blocks(
-                rows, var, fitted, query.match, key_added, todo, step=step, present=query.present
+                rows, var, fitted, query.match, key_added, todo, step=step, present=query.present, missing=missing
             ):
                 target.write(block)
         target.publish()  # another process may have listed the arrays before these were made
@@ -276,6 +281,7 @@ def _load(path: Path) -> Model:
     return model
 
 
+@checking_names
 def convert(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],

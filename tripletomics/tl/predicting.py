@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import COVERAGE, REJECT, UNLABELLED
 from tripletomics.tl import stored
 from tripletomics.tl.progress import stage
@@ -29,6 +30,7 @@ else:  # the command line reads these annotations
 BLOCK = 16 * 4096  # cells that are labelled at once: a multiple of those that networks take
 
 
+@checking_names
 def predict(
     adata: Cells | str | os.PathLike[str],
     model: Model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, cast
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import NONE, UNLABELLED
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ else:  # the command line reads these annotations
     AnnData = DataFrame = Model = object
 
 
+@checking_names
 def relate(
     a: AnnData,
     b: AnnData,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from tripletomics.arguments import checking_names
 from tripletomics.labels import COVERAGE, REJECT
 from tripletomics.tl.paths import Placed
 from tripletomics.tl.progress import steps_bar
@@ -130,7 +131,7 @@ def embed(
                 again, var = open_rows(root, source, genes, *reads)
                 made = embed_blocks(
                     again, var, model, query.match, key, blocks, step=step, present=query.present,
-                    pcs=pcs in widths, place=None if asked is None else asked.place,
+                    pcs=pcs in widths, missing=options.missing, place=None if asked is None else asked.place,
                 )  # fmt: skip
                 for block in made if parts is None or asked is None else _joined(parts, asked, blocks, step):
                     if asked is None:
@@ -210,6 +211,7 @@ def _joined(parts: Parts, asked: Labelling, blocks: Sequence[range], step: Calla
         yield Block(block.start, block.stop, part.coordinates)
 
 
+@checking_names
 def predict_shard(
     path: Path,
     model: Path,
@@ -294,7 +296,7 @@ def predict_shard(
             with steps_bar(len(todo), progress) as step:
                 found = embed_blocks(
                     rows, var, fitted, query.match, key_added, todo, step=step, present=query.present, pcs=pcs,
-                    place=asked.place,
+                    missing=missing, place=asked.place,
                 )  # fmt: skip
                 for block, made in zip(todo, found, strict=True):
                     parts.write(block, Part(*asked.release(), made.coordinates))
