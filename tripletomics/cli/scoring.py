@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from tripletomics import files, tl
+from tripletomics import extras, files, tl
 from tripletomics.cli.options import MANY, Input, options_of
 from tripletomics.cli.printing import print_table, report_written
 from tripletomics.cli.reading import check_cells, read
@@ -81,6 +81,7 @@ def compare(  # noqa: D103
     ],
     **settings: Any,
 ) -> None:
+    extras.require("A report", *extras.REPORT)  # before the fits
     page = out if out.suffix == ".html" else out / "report.html"
     if out.suffix == ".html":
         files.check_writable(out, ".html")
