@@ -136,20 +136,21 @@ class TripletMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMi
             As `tripletomics.fit`, and as scikit-learn's own checks of `X` and `y`.
         """
         x = self._cells(X, reset=True)
-        texts, self.classes_ = (None, np.zeros(0)) if y is None else self._labels(x, y)
+        texts, classes = (None, np.zeros(0)) if y is None else self._labels(x, y)
         given = self.get_params(deep=False)
-        if given.pop("reject") and self.classes_.dtype.kind not in "OUST":
+        if given.pop("reject") and classes.dtype.kind not in "OUST":
             raise ValueError(
-                f"reject={self.reject!r} gives some cells the name {UNASSIGNED!r}, but y holds {self.classes_.dtype}: "
+                f"reject={self.reject!r} gives some cells the name {UNASSIGNED!r}, but y holds {classes.dtype}: "
                 "pass reject=0, or labels that are text."
             )
         if not isinstance(seed := given.pop("random_state"), Integral):
             seed = check_random_state(seed).randint(LARGEST_SEED)
         columns = {} if texts is None else {LABEL: texts}
-        adata = pp.adata_of(x, getattr(self, "feature_names_in_", range(x.shape[1])), **columns)
+        genes: Any = getattr(self, "feature_names_in_", range(x.shape[1]))
+        adata = pp.adata_of(x, genes, **columns)
         self.model_ = tl.fit(adata, *columns, seed=int(seed), progress=False, **given)
-        trained = [text in self.model_.classes for text in names(pd.Series(self.classes_))]  # others are held out
-        self.classes_ = self.classes_[trained]
+        trained = [text in self.model_.classes for text in names(pd.Series(classes))]  # others are held out
+        self.classes_ = classes[trained] if y is not None else classes
         self._n_features_out = self.model_.networks.map_head.out.out_features
         return self
 
@@ -199,7 +200,7 @@ class TripletMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMi
 
     def _labels(self, x: Matrix, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Return labels as text (cells,), None for unlabelled cells, and the different ones as they were given."""
-        y = column_or_1d(y, warn=True)
+        y = np.asarray(column_or_1d(y, warn=True))
         check_consistent_length(x, y)
         texts = known(pd.Series(y), self.unlabelled).to_numpy()
         labelled = y[pd.notna(texts)]
