@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
