@@ -13,7 +13,7 @@ import tripletomics as tt
 ROOT = Path(tt.__file__).parent
 FLOORS = (  # from top to bottom; imports go down, or to the right on one line
     ("__main__", "cli"),
-    ("tl",),
+    ("sklearn", "tl"),
     ("experiment",),
     ("report", "pl", "store", "pp"),
     ("model",),
@@ -24,7 +24,7 @@ FLOORS = (  # from top to bottom; imports go down, or to the right on one line
     ("evaluation", "baselines", "labels", "adoption", "metrics", "index", "attribution"),
     ("losses", "samplers", "embedding", "networks", "seen", "features", "augment", "scales", "pcs", "gaps", "sources"),
     ("checkpoint", "files", "area", "optimizer", "geometry", "knn", "folds", "devices", "processes"),
-    ("arguments", "parts", "keys", "names", "notices"),
+    ("arguments", "parts", "keys", "names", "notices", "extras"),
 )
 PLACE = {name: (floor, i) for floor, names in enumerate(FLOORS) for i, name in enumerate(names)}
 ANNDATA = {"cli", "tl", "experiment", "pp", "pl", "report", "store", "baselines"}

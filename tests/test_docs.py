@@ -89,7 +89,7 @@ def test_terminal(clone, run):
 
 
 def test_scanpy_goes_on_from_the_metric_space_of_more_than_8192_cells(trained):
-    """As the README says of the versions in `constraints.txt`; here, where UMAP is compiled already."""
+    """With the version of pynndescent that scanpy 1.11 needs; here, where UMAP is compiled already."""
     adata = make_cells(8200, 4)
     tt.transform(adata, trained[0])
     sc.pp.neighbors(adata, use_rep="X_tt_metric")

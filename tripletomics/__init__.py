@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tripletomics import losses, pl
+    from tripletomics import losses, pl, sklearn
     from tripletomics.experiment.comparison import Comparison
     from tripletomics.model import Model, load
     from tripletomics.tl import compare, evaluate, explain, fit, pca, predict, relate, transform
@@ -25,12 +25,14 @@ __all__ = [
     "pl",
     "predict",
     "relate",
+    "sklearn",
     "transform",
 ]
 
 # Everything is imported on first use: torch and scanpy take seconds, and `--help` needs neither.
 _HOMES = dict.fromkeys(("compare", "evaluate", "explain", "fit", "pca", "predict", "relate", "transform"), "tl")
-_HOMES |= {"Comparison": "experiment.comparison", "Model": "model", "load": "model", "losses": "", "pl": ""}
+_HOMES |= {"Comparison": "experiment.comparison", "Model": "model", "load": "model"}
+_HOMES |= dict.fromkeys(("losses", "pl", "sklearn"), "")
 
 
 def __getattr__(name: str) -> Any:

@@ -114,13 +114,15 @@ class EqualArea(nn.Module):
 
     def forward(self, m: Tensor) -> Tensor:
         """Return the moved coordinates."""
+        return torch.cat([self.move(some) for some in m.split(MOVED)])
+
+    def move(self, m: Tensor) -> Tensor:
+        """Return the moved coordinates of cells that are moved at once."""
         # |u|² is the same for all points, so that the softmax needs only products
         towards, height = self.sites.T / BLUR, (self.potentials - self.sites.square().sum(dim=1) / 2) / BLUR
-        moved = []
-        for u in ((m - self.middle) / self.size).split(MOVED):
-            near = torch.addmm(height, u, towards).softmax(dim=1)
-            moved.append(torch.lerp(u, near @ self.sites, self.share))
-        return self.middle + self.size * torch.cat(moved)
+        u = (m - self.middle) / self.size
+        near = torch.addmm(height, u, towards).softmax(dim=1)
+        return self.middle + self.size * torch.lerp(u, near @ self.sites, self.share)
 
 
 def even_points(n: int, dim: int) -> np.ndarray:

@@ -29,6 +29,8 @@ class Method:
         Authors, year and journal.
     sentence
         How it was run, settings included.
+    needs
+        Module of an extra that it needs, if any.
     """
 
     embed: Callable[[Cells, int], Coordinates]
@@ -37,6 +39,7 @@ class Method:
     package: str
     citation: str
     sentence: str
+    needs: tuple[str, ...] = ()
 
 
 _PEARSON = "Pearson 1901, Philos. Mag. 2(11)"
@@ -65,18 +68,20 @@ METHODS: dict[str, Method] = {
         neighbour_maps.umap_supervised, "supervised UMAP", True, "umap-learn", _UMAP,
         f"UMAP with the training cells' labels as target ({_UMAP_SETTINGS}, target_weight 0.5) on {_PCS}",
     ),
-    "tsne": Method(neighbour_maps.tsne, "t-SNE", False, "openTSNE", _TSNE, f"t-SNE ({_TSNE_SETTINGS}) on {_PCS}"),
+    "tsne": Method(neighbour_maps.tsne, "t-SNE", False, "openTSNE", _TSNE, f"t-SNE ({_TSNE_SETTINGS}) on {_PCS}",
+                   needs=("openTSNE",)),
     "umap_crossfit": Method(
         neighbour_maps.umap_crossfit, "UMAP, cross-fitted PCs", False, "umap-learn", _UMAP,
         f"UMAP ({_UMAP_SETTINGS}) on {_NEW}",
     ),
     "tsne_crossfit": Method(
         neighbour_maps.tsne_crossfit, "t-SNE, cross-fitted PCs", False, "openTSNE", _TSNE,
-        f"t-SNE ({_TSNE_SETTINGS}) on {_NEW}",
+        f"t-SNE ({_TSNE_SETTINGS}) on {_NEW}", needs=("openTSNE",),
     ),
     "pacmap": Method(
         neighbour_maps.pacmap, "PaCMAP", False, "pacmap",
         "Wang, Huang, Rudin & Shaposhnik 2021, J. Mach. Learn. Res. 22(201)", f"PaCMAP (10 neighbours) on {_PCS}",
+        needs=("pacmap",),
     ),
     "mlp": Method(
         neural.mlp, "MLP + cross-entropy", True, "scikit-learn", "Rumelhart, Hinton & Williams 1986, Nature 323",
@@ -86,10 +91,11 @@ METHODS: dict[str, Method] = {
     "scanvi": Method(
         neural.scanvi, "scANVI", True, "scvi-tools",
         "Xu, Lopez, Mehlman, Regier, Jordan & Yosef 2021, Mol. Syst. Biol. 17, e9620",
-        "scANVI on counts with the defaults of scvi-tools, from a trained scVI model",
+        "scANVI on counts with the defaults of scvi-tools, from a trained scVI model", needs=("scvi",),
     ),
     "parametric_umap": Method(
         neighbour_maps.parametric_umap, "parametric UMAP", False, "umap-learn",
         "Sainburg, McInnes & Gentner 2021, Neural Comput. 33(11)", f"parametric UMAP ({_UMAP_SETTINGS}) on {_PCS}",
+        needs=("tensorflow",),
     ),
 }  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tripletomics.baselines.inputs import Cells, Coordinates, isolated, quiet
+from tripletomics.extras import require
 from tripletomics.knn import NEIGHBOURS
 
 MIN_DIST, SPREAD = 0.5, 1.0  # of scanpy.tl.umap
@@ -72,6 +73,7 @@ def tsne(cells: Cells, seed: int) -> Coordinates:
     ----------
     van der Maaten & Hinton 2008; Poličar, Stražar & Zupan 2024, J. Stat. Softw. 109(3).
     """
+    require("tsne", "openTSNE")
     from openTSNE import TSNE
 
     most = (len(cells.train_pca) - 1) / 3  # t-SNE uses three neighbours per unit of perplexity
@@ -89,6 +91,7 @@ def pacmap(cells: Cells, seed: int) -> Coordinates:
     ----------
     Wang, Huang, Rudin & Shaposhnik 2021, J. Mach. Learn. Res. 22(201).
     """
+    require("pacmap", "pacmap")
     with quiet("pacmap.pacmap"):
         import faiss
         from pacmap import PaCMAP
@@ -117,13 +120,11 @@ def parametric_umap(cells: Cells, seed: int) -> Coordinates:
     ----------
     Sainburg, McInnes & Gentner 2021, Neural Computation 33(11).
     """
+    require("parametric_umap", "tensorflow")
     n = len(cells.train_pca)
     with quiet("tensorflow"), isolated():
-        try:
-            from umap.parametric_umap import ParametricUMAP
-        except ImportError as error:
-            hint = 'parametric_umap needs TensorFlow: pip install "tripletomics[parametric-umap]"'
-            raise ImportError(hint, name="tensorflow") from error
+        from umap.parametric_umap import ParametricUMAP
+
         model = ParametricUMAP(
             n_neighbors=min(NEIGHBOURS, n - 1), min_dist=MIN_DIST, spread=SPREAD, random_state=int(seed),
             batch_size=min(1000, n), keras_fit_kwargs={"verbose": 0},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tripletomics.baselines.inputs import Cells, Coordinates, isolated, quiet
+from tripletomics.extras import require
 
 HIDDEN = (256, 32)  # units
 EPOCHS = 50
@@ -57,11 +58,8 @@ def scanvi(cells: Cells, seed: int) -> Coordinates:
     ----------
     Xu, Lopez, Mehlman, Regier, Jordan & Yosef 2021, Mol. Syst. Biol. 17, e9620.
     """
-    try:
-        import scvi
-    except ImportError as error:
-        hint = 'scanvi needs scvi-tools: pip install "tripletomics[scanvi]"'
-        raise ImportError(hint, name="scvi") from error
+    require("scanvi", "scvi")
+    import scvi
     from anndata import AnnData
 
     if cells.train_counts is None:

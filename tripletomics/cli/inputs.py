@@ -177,8 +177,8 @@ def _add_obs(cells: AnnData, path: Path, source: Path) -> None:
     if not known.any():
         here, there = (formats.shortened(list(names)) for names in (cells.obs_names, table.index))
         raise ValueError(
-            f"No cell of {str(source)!r} ({here}) has a row in {str(path)!r} ({there}): write the names of the cells in "
-            "its first column, in the same way."
+            f"No cell of {str(source)!r} ({here}) has a row in {str(path)!r} ({there}): write the names of the cells "
+            "in its first column, in the same way."
         )
     others = int((~table.index.isin(cells.obs_names)).sum())
     lacking = int((~known).sum())

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from tripletomics import files, tl
+from tripletomics import extras, files, tl
 from tripletomics.cli.answers import Answer, written
 from tripletomics.cli.inputs import Source, check_one
 from tripletomics.cli.options import MANY, Input, Obs, Transpose, grouped, options_of
@@ -97,6 +97,7 @@ def compare(  # noqa: D103
     ],
     **settings: Any,
 ) -> Answer:
+    extras.require("A report", *extras.REPORT)  # before the fits
     page = out if out.suffix == ".html" else out / "report.html"
     if out.suffix == ".html":
         files.check_writable(out, ".html")

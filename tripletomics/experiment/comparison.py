@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,17 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from tripletomics import baselines, features, labels, pl, pp, report
+from tripletomics import baselines, extras, features, labels, pl, pp, report
 from tripletomics.evaluation import headline, verdicts
 from tripletomics.experiment.results import Result
 from tripletomics.experiment.splits import EvaluationTask
+from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.report import paper
 from tripletomics.training import History
 
 if TYPE_CHECKING:
     from tripletomics.pl.side_by_side import Figure
-
-EXTRAS = {"scanvi": ("scvi", "scanvi"), "parametric_umap": ("tensorflow", "parametric-umap")}
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,7 +119,11 @@ class Comparison:
         )  # fmt: skip
 
     def to_html(self, path: str | Path) -> None:
-        """Write one self-contained page with linked maps, scores, confusion and settings, which opens from disk."""
+        """Write one self-contained page with linked maps, scores, confusion and settings, which opens from disk.
+
+        It needs the extra "compare".
+        """
+        extras.require("A report", *extras.REPORT)
         report.write(
             path, adata=self.adata, label=self.label, methods=self.methods, titles=self.titles, table=self.table,
             confusions=self.confusions, histories=self.histories, settings=self.settings, versions=self.versions,
@@ -143,10 +145,22 @@ def check_methods(methods: Sequence[str]) -> list[str]:
         if name not in known:
             near = did_you_mean(name, known)
             raise ValueError(f"methods: {method!r} is not known.{near} Known: {', '.join(known)}.")
-        module, extra = EXTRAS.get(name, ("", ""))
-        if module and importlib.util.find_spec(module) is None:
-            raise ImportError(f'methods: {name!r} needs {module}: pip install "tripletomics[{extra}]".')
+        if name != "tt":
+            extras.require(f"methods: {name!r}", *baselines.METHODS[name].needs)
     return wanted
+
+
+def installed(methods: Sequence[str]) -> list[str]:
+    """Return those of the methods whose packages are installed; a warning names the others."""
+    needs = {method: baselines.METHODS[method].needs for method in methods if method != "tt"}
+    lost = {method: modules for method, modules in needs.items() if extras.missing(*modules)}
+    if lost:
+        modules = list(dict.fromkeys(module for some in lost.values() for module in some))
+        warn(
+            f"{', '.join(lost)} are left out, because {' and '.join(modules)} are not installed: "
+            f"{extras.command(modules[0])}."
+        )
+    return [method for method in methods if method not in lost]
 
 
 def title_of(method: str) -> str:

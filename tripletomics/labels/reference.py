@@ -120,8 +120,7 @@ class Reference:
             Boolean (cells,): cells of the reference, which are compared with all others. None by default.
         """
         d, rows = nearest_landmarks(self.clusters, z, self.spread, known)
-        doubt = self._doubt()
-        to_prototypes = cdist(z, self.prototypes) / self.spread / doubt
+        to_prototypes = cdist(z, self.prototypes) / self.spread / self.doubt
         white, to_means = pcs @ self.whiten, self.distances(pcs)
         prior = np.broadcast_to(self.prior, to_means.shape)
         votes = self._votes(d, rows)
@@ -135,11 +134,12 @@ class Reference:
 
     def distances(self, pcs: np.ndarray) -> np.ndarray:
         """Return the Mahalanobis distance of cells to each type (cells, classes); infinite to one without cells."""
-        found = cdist(pcs @ self.whiten, self.means) / self._doubt()
+        found = cdist(pcs @ self.whiten, self.means) / self.doubt
         found[:, self.sizes == 0] = np.inf
         return found
 
-    def _doubt(self) -> np.ndarray:
+    @property
+    def doubt(self) -> np.ndarray:
         """Return how far off distances to each type are: a mean of n cells is off by 1/n of their variance."""
         return np.sqrt(1 + 1 / np.maximum(self.sizes, 1))
 

@@ -12,17 +12,16 @@ import numpy as np
 
 from tripletomics import files
 from tripletomics.embedding import coordinates
-from tripletomics.features import Pair, Present, fully_measured, measured
+from tripletomics.features import Pair, Present
 from tripletomics.index import Hits
 from tripletomics.labels import COVERAGE, REJECT, check_new_types
-from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.nodes import check_node_names
 from tripletomics.labels.prediction import Prediction, check_shares, join, list_novel, predict
 from tripletomics.labels.values import Estimate
-from tripletomics.model import storage, summary
+from tripletomics.model import graph, storage, summary
 from tripletomics.model.assembly import assemble, disassemble
 from tripletomics.model.state import State
-from tripletomics.seen import HELD_OUT, NEVER, TRAINING, network_inputs
+from tripletomics.seen import HELD_OUT, TRAINING, network_inputs
 from tripletomics.sources import Matrix
 
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
@@ -183,12 +182,6 @@ class Model(State):
             )
         return embedding["metric"], embedding["map"], pcs, roles[0]
 
-    def _roles(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
-        """Return the roles of cells in the fit: see `SeenCells.find`."""
-        if self.seen is None:
-            return np.full(x.shape[0], NEVER, dtype=np.int8), np.zeros(x.shape[0], dtype=bool)
-        return self.seen.find(x)
-
     def predict(
         self,
         x: Matrix = None,
@@ -244,15 +237,6 @@ class Model(State):
         z, (role, fitted) = self._embed(x, present)[0] if z is None else z, self._roles(x)
         pcs = self.features.pcs(x, cast(Any, present), fitted)
         return {one.name: one.predict(z, pcs, role > HELD_OUT, coverage) for one in self.targets}
-
-    def shown(self, x: Matrix) -> np.ndarray:
-        """Return the name of the only modality that a cell has, "" where it has all (cells,); of no cells, one ""."""
-        names = np.where(fully_measured(x), "", np.array(self.features.names)[measured(x).argmax(axis=1)])
-        return names if len(names) else np.array([""])
-
-    def calibrations_for(self, x: Matrix) -> dict[str, Calibration]:
-        """Return the calibrations that hold for some cells, by what was measured of them ("" for all of it)."""
-        return {str(name): self._calibrated(str(name)) for name in np.unique(self.shown(x))}
 
     def search(self, x: Matrix = None, k: int = 10, present: Present = None, **modalities: Matrix) -> Hits:
         """Return the k nearest training cells in the metric space, where each lies by all that was measured of it.
@@ -360,6 +344,33 @@ class Model(State):
         if index and self.catalog is None:
             raise ValueError("index=True, but this model was read from a file without its index: fit it again.")
         storage.write(path, *disassemble(self, index))
+
+    def to_onnx(self, path: str | Path) -> None:
+        """Write the model as one ONNX graph, which runs without Python: needs the extra "onnx".
+
+        It takes ``genes``, float32 (cells, genes) in the order of ``features.genes``, on the scale of the training
+        matrix (counts are normalised inside). It returns ``metric``, ``map`` and, where `predict` works,
+        ``probabilities`` (cells, classes). The names of genes and classes are in its metadata, as JSON.
+
+        Parameters
+        ----------
+        path
+            Ends in ``.onnx``.
+
+        Raises
+        ------
+        ImportError
+            Without the extra.
+        ValueError
+            If the model has two modalities or enrolled types, or the path does not end in ``.onnx``.
+
+        Notes
+        -----
+        Every cell counts as new, as all genes are measured. Of types on several levels there are the probabilities of
+        the finest ones. Values of ordered and of further columns are not in the graph. Memory: 8 bytes for each cell
+        and landmark (up to 20,000), so pass some thousand cells at a time.
+        """
+        graph.write(files.check_writable(path, graph.SUFFIX), self)
 
 
 def load(path: str | Path) -> Model:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from tripletomics.features import AnyFeatures, Features
+from tripletomics.features import AnyFeatures, Features, fully_measured, measured
 from tripletomics.index import CellIndex
 from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.nodes import with_types
@@ -16,7 +16,8 @@ from tripletomics.labels.reference import Reference
 from tripletomics.labels.tree import Tree
 from tripletomics.labels.values import ValuePredictor
 from tripletomics.networks import Networks
-from tripletomics.seen import SeenCells
+from tripletomics.seen import NEVER, SeenCells
+from tripletomics.sources import Matrix
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,21 @@ class State:
                 "embed() work without."
             )
         return calibration
+
+    def shown(self, x: Matrix) -> np.ndarray:
+        """Return the name of the only modality that a cell has, "" where it has all (cells,); of no cells, one ""."""
+        names = np.where(fully_measured(x), "", np.array(self.features.names)[measured(x).argmax(axis=1)])
+        return names if len(names) else np.array([""])
+
+    def calibrations_for(self, x: Matrix) -> dict[str, Calibration]:
+        """Return the calibrations that hold for some cells, by what was measured of them ("" for all of it)."""
+        return {str(name): self._calibrated(str(name)) for name in np.unique(self.shown(x))}
+
+    def _roles(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
+        """Return the roles of cells in the fit: see `SeenCells.find`."""
+        if self.seen is None:
+            return np.full(x.shape[0], NEVER, dtype=np.int8), np.zeros(x.shape[0], dtype=bool)
+        return self.seen.find(x)
 
     def part(self, modality: str | None = None) -> Features:
         """Return the genes of a model, or of one of its two modalities."""

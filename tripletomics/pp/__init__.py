@@ -2,6 +2,7 @@
 
 from tripletomics.features import take
 from tripletomics.keys import check_key
+from tripletomics.pp.arrays import adata_of
 from tripletomics.pp.checks import (
     check_anndata,
     check_labels,

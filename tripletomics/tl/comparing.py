@@ -29,7 +29,7 @@ METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "umap_crossfit", "tsne
 def compare(
     adata: AnnData,
     label: Labels,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     *,
     parents: Parents | None = None,
     hold_out: float | str = 0.3,
@@ -64,8 +64,10 @@ def compare(
         The parent of each name in `label` that has one, as in `fit`.
     methods
         Names of methods: "tt", "tt:loss=arcface,structure=0.2" with settings of `fit`, "mlp" (cross-entropy),
-        "umap_supervised", "lda", "nca", "umap", "tsne", "pacmap", "pca2", "pca50", and if installed "scanvi" and
-        "parametric_umap".
+        "umap_supervised", "lda", "nca", "umap", "umap_crossfit", "tsne", "tsne_crossfit", "pacmap", "pca2", "pca50",
+        "scanvi" and "parametric_umap". Where none is named, all are compared but "nca" and the last two. t-SNE and
+        PaCMAP come with the extra "compare"; where it is not installed, a warning says what is left out. The last two
+        need the extras "scanvi" and "parametric-umap".
     hold_out
         As in `fit`. A fraction is optimistic: held-out cells then come from the same donors as the training cells.
     seeds
@@ -120,17 +122,18 @@ def compare(
     import pandas as pd
 
     from tripletomics import evaluation, experiment, pp
-    from tripletomics.experiment.comparison import Comparison, check_methods, copy_cells, title_of
+    from tripletomics.experiment.comparison import Comparison, check_methods, copy_cells, installed, title_of
     from tripletomics.experiment.settings import parse_method
     from tripletomics.problem import Settings, as_text
 
     given = {name: value for name, value in locals().items() if name in inspect.signature(compare).parameters}
-    plan = {method: parse_method(method) for method in check_methods(methods)}
+    named = installed(METHODS) if methods is None else methods
+    plan = {method: parse_method(method) for method in check_methods(named)}
     pp.check_whole("seeds", seeds, 1)
     reads = {"layer": layer, "use_rep": use_rep, "counts": counts}
-    named = {name: given[name] for name in ("label", "parents", "order", "unlabelled")}
+    labels = {name: given[name] for name in ("label", "parents", "order", "unlabelled")}
     others = {name: given[name] for name in ("batch", "fine", "pseudotime", "unseen", "device")}
-    task = experiment.make_task(adata, named, reads=reads, **others)
+    task = experiment.make_task(adata, labels, reads=reads, **others)
     if "scanvi" in plan and not task.is_counts:
         held = "the matrix holds no counts: name a layer with counts."
         if use_rep is not None:
@@ -140,7 +143,8 @@ def compare(
     splits = experiment.make_splits(task, hold_out, seeds)
     runs = experiment.run_all(splits, plan, results, steps_bar(len(splits) * len(plan), progress))
     settings = {name: as_text(value) for name, value in given.items() if name not in ("adata", "progress", "cache")}
-    settings |= {"parents": Settings(parents=parents).as_text()["parents"], "seeds": ", ".join(map(str, range(seeds)))}
+    settings |= {"parents": Settings(parents=parents).as_text()["parents"], "methods": as_text(list(plan))}
+    settings["seeds"] = ", ".join(map(str, range(seeds)))
     held_out = [split.held_out for split in splits]
     words = [evaluation.split_sentence(settings["hold_out"], held_out), *experiment.embedding_words(task, held_out)]
     adopted = [method for method, own in plan.items() if own is not None and own.get("map") is not None]
