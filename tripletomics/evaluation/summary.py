@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from tripletomics.evaluation.scores import MAIN, METRICS
 from tripletomics.labels import TOO_FEW, verdict
@@ -92,25 +93,38 @@ def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return wide[[metric for metric in shown if metric in wide]]
 
 
-def headline(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
-    """Return in words which map names the types of held-out cells best, and by how much, or that none does."""
+def headline(table: pd.DataFrame, runs: pd.DataFrame, titles: Mapping[str, str]) -> str:
+    """Return in words which map names the types of held-out cells best, or that none does, or that none is ahead.
+
+    A map is ahead if the 95 % t-interval of its difference to the next one, seed by seed in `runs`, is above 0.
+    """
     rows = table[(table["metric"] == "knn_macro_f1") & (table["space"] == "map")].set_index(["method", "split"])
     said = found_in(table[table["space"] == "map"], "method")
-    found = [(key, *rows.loc[(key, "held-out"), ["value", "sd"]]) for key, word in said.items() if word == "signal"]
+    found = [method for method, word in said.items() if word == "signal"]
     if not found and said and "not tested" not in said.values():
         if "too few" in said.values():
             return f"{TOO_FEW.capitalize()} whether a map names their types: hold out more of them."
         return "NO SIGNAL: no map names the types of held-out cells better than with permuted labels."
     if not found:
         return ""
-    (best, f1, sd), *others = sorted(found, key=lambda row: -row[1])
-    words = f"{titles[best]} is the map that names the types of held-out cells best: macro-F1 {f1:.2f}"
-    null = rows.loc[(best, "permuted"), "value"]
-    if others:
-        second, other, spread = others[0]
-        close = f1 - other <= max(sd, spread)  # False for one seed, whose sd is NaN
-        words += f", then {titles[second]}, {other:.2f}" + (", within the spread over seeds" if close else "")
-    return f"{words}. Permuted labels give {null:.2f}."
+    ranked = sorted(found, key=lambda method: -rows.loc[(method, "held-out"), "value"])
+    scores = ", ".join(f"{titles[method]} {rows.loc[(method, 'held-out'), 'value']:.2f}" for method in ranked)
+    scores += f"; permuted labels give {rows.loc[(ranked[0], 'permuted'), 'value']:.2f}"
+    if len(ranked) == 1:
+        return f"One map names the types of held-out cells better than with permuted labels. Macro-F1: {scores}."
+    f1 = runs[(runs["metric"] == "knn_macro_f1") & (runs["space"] == "map") & (runs["split"] == "held-out")]
+    first, second = (f1[f1["method"] == method].set_index("seed")["value"] for method in ranked[:2])
+    apart = (first - second).dropna()
+    if len(apart) < 2:
+        return f"Macro-F1 of held-out cells on the map: {scores}. This is one seed, which gives no ranking."
+    half = stats.t.ppf(0.975, len(apart) - 1) * apart.std() / np.sqrt(len(apart))
+    low, high = apart.mean() - half, apart.mean() + half
+    words = f"{apart.mean():.2f} (95 % interval {low:.2f} to {high:.2f} over {len(apart)} seeds)"
+    if low > 0:
+        said = f"{titles[ranked[0]]} names the types of held-out cells best on its map, ahead by {words}"
+    else:
+        said = f"No map is ahead: {titles[ranked[0]]} and {titles[ranked[1]]} differ by {words}"
+    return f"{said}. Macro-F1: {scores}."
 
 
 def found_in(table: pd.DataFrame, by: str | list[str]) -> dict[Any, str]:

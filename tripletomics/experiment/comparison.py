@@ -71,7 +71,7 @@ class Comparison:
     def summary(self) -> str:
         """Return in words what the held-out cells show, for each method and space, and how they were held out."""
         lines = "\n".join(verdicts(self.table, "method"))
-        return "\n\n".join(filter(None, [headline(self.table, self.titles), lines, self.settings["split"]]))
+        return "\n\n".join(filter(None, [headline(self.table, self.runs, self.titles), lines, self.settings["split"]]))
 
     def plot(
         self,
