@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl import stored
 from tripletomics.tl.opening import needs_opening, opened
-from tripletomics.tl.progress import training_bar
+from tripletomics.tl.progress import report_scores, training_bar
 from tripletomics.tl.results import write_coordinates, write_fit
 
 if TYPE_CHECKING:
@@ -254,13 +254,14 @@ def fit(
         embeddings = crossfit.embed_all(problem, networks)
         calibrated = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
-    fitted = time.perf_counter()
-    missed = nulls.fit_nulls(problem, settings, encoder_fit, given["checkpoint"])
-    seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if missed.of_labels else {})
-    trained, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
-    model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrated=calibrated)
-    model.seconds, model.colors = seconds, pp.kept_colours(table, settings, problem.classes)
-    score_fit(model, problem, settings, embeddings[""].coordinates, missed)
+        fitted = time.perf_counter()
+        missed = nulls.fit_nulls(problem, settings, encoder_fit, given["checkpoint"])
+        seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if missed.of_labels else {})
+        trained, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
+        model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrated=calibrated)
+        model.seconds, model.colors = seconds, pp.kept_colours(table, settings, problem.classes)
+        score_fit(model, problem, settings, embeddings[""].coordinates, missed)
+        report_scores(report, model.history, again=encoder_fit.rounds > 1)
     write_fit(table, settings.key_added, model, problem, embeddings[""].coordinates)
     return model
 

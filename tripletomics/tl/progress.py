@@ -1,37 +1,55 @@
-"""Progress bars: in a terminal or notebook, on stderr, and nowhere else."""
+"""Progress bars: in a terminal, on stderr; in a notebook, as one output of the cell; and nowhere else."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tripletomics import processes
+from tripletomics import keys, processes
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
     from tripletomics.monitor import Report
+    from tripletomics.training import History
+
+AGAIN = " again"  # ends the name of a stage that is trained a second time
 
 
 @contextmanager
 def training_bar(wanted: bool) -> Iterator[Report]:
-    """Show stage, loss, held-out score and time left."""
+    """Show stage, loss, held-out score and time left.
+
+    The score is that of samples, and so "about", until a stage that is finished is reported again.
+    """
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description:>12}"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("held-out F1 {task.fields[score]:.3f}"), TimeRemainingColumn(),
+        TextColumn("{task.fields[score]}"), TimeRemainingColumn(elapsed_when_finished=True),
     )  # fmt: skip
     with _bar(wanted, *columns) as bar:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, step: int, steps: int, loss: float, score: float) -> None:
+            space, again, _ = stage.partition(AGAIN)
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=steps, loss=loss, score=score)
-            bar.update(tasks[stage], completed=step, loss=loss, score=score)
+                tasks[stage] = bar.add_task(keys.SPACES.get(space, space) + again, total=steps, loss=loss, score="")
+            said = "" if math.isnan(score) or space not in keys.SPACES else f"held-out F1 about {score:.2f}"
+            if bar.tasks[tasks[stage]].finished:
+                said = said and f"held-out F1 {score:.3f}"
+            bar.update(tasks[stage], completed=step, loss=loss, score=said)
 
         yield report
+
+
+def report_scores(report: Report, history: History, again: bool = False) -> None:
+    """Report the held-out scores of a finished fit, whose encoder was trained once, or `again`."""
+    for space, curves in history.items():
+        steps, f1 = len(curves["step"]), float(curves["held_out_f1"][-1])
+        report(space + AGAIN * (again and space == "metric"), steps, steps, float(curves["loss"][-1]), f1)
 
 
 @contextmanager
@@ -54,10 +72,14 @@ def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
 
 
 def _bar(wanted: bool, *columns: ProgressColumn) -> Progress:
-    """Return a bar on stderr, hidden unless it is wanted and can be seen."""
+    """Return a bar, hidden unless it is wanted and can be seen."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    seen = wanted and processes.rank() == 0 and (console.is_terminal or console.is_jupyter)
-    return Progress(*columns, console=console, disable=not seen)
+    seen = wanted and processes.rank() == 0
+    if seen and console.is_jupyter:
+        from tripletomics.tl.notebook import NotebookBar
+
+        return NotebookBar(*columns)
+    return Progress(*columns, console=console, disable=not (seen and console.is_terminal))
