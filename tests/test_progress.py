@@ -36,7 +36,8 @@ def test_bar_history_uns_and_summary_have_one_held_out_score(outputs, counts):
     assert "\n" not in last
     for space, title in (("metric", "metric space"), ("map", "map")):
         score = model.scores["held-out"][space]
-        assert f"{title} loss" in last and f"held-out F1 {score:.3f}" in last
+        assert f"{title} loss" in last
+        assert f"held-out F1 {score:.3f}" in last
         assert f"{score:.3f}" in model.summary().splitlines()[1]
         for history in (model.history, counts.uns["X_tt"]["history"]):
             assert history[space]["held_out_f1"][-1] == score

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tripletomics import files, tl
 from tripletomics.cli.reading import write
+from tripletomics.names import percent
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -62,7 +63,7 @@ def run_demo(*, out: Path = Path("tripletomics-demo")) -> None:
             "PCA, 2 components": (pca[0], None, pca[1]),
         }
     )
-    print(f"All were fitted on {1 - HOLD_OUT:.0%} of the cells. Only the held-out cells are evidence:")
+    print(f"All were fitted on {percent(1 - HOLD_OUT)} of the cells. Only the held-out cells are evidence:")
     print("tripletomics has learned the labels of the training cells.\n")
     print(f"Wrote {table}, {figure}, {model}")
 

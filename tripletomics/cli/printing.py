@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tripletomics.names import printable
+from tripletomics.names import percent, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,8 @@ def print_mapping(adata: AnnData | MuData, prefix: str, groups: str) -> None:
         print(printable(f"The {genes:,} dimensions of {record['use_rep']} were read."))
     else:
         print(
-            f"{record['matched']:,} of the model's {genes:,} genes were found ({record['weight']:.0%} of their weight)."
+            f"{record['matched']:,} of the model's {genes:,} genes were found ({percent(record['weight'])} of "
+            "their weight)."
         )
     if record["missing"]:
         print(printable("Missing, heaviest first: " + ", ".join(record["missing_genes"][:5]) + "."))
@@ -45,8 +46,8 @@ def print_mapping(adata: AnnData | MuData, prefix: str, groups: str) -> None:
         if unlikely:
             print(f"{unlikely:,} more are unassigned because no name has a probability of one half.")
         print(
-            f"{record['agrees']:.1%} of the cells have their best type among their 15 nearest reference cells on the "
-            "map."
+            f"{percent(record['agrees'], 1)} of the cells have their best type among their 15 nearest reference cells "
+            "on the map."
         )
     if "fdr" in record:
         print(
@@ -71,7 +72,7 @@ def _print_types(adata: AnnData | MuData, prefix: str) -> None:
     for header in ("cells", "share", "median\nconfidence"):
         shown.add_column(header, justify="right")
     for name, (size, confidence) in cells.sort_values("size", ascending=False, kind="stable").iterrows():
-        shown.add_row(printable(name), f"{size:,.0f}", f"{size / adata.n_obs:.1%}", f"{confidence:.2f}")
+        shown.add_row(printable(name), f"{size:,.0f}", percent(size / adata.n_obs, 1), f"{confidence:.2f}")
     Console(markup=False, emoji=False, highlight=False).print(shown)
 
 

@@ -12,7 +12,7 @@ from tripletomics import files, tl
 from tripletomics.cli.options import MANY, Input, options_of
 from tripletomics.cli.printing import print_table, report_written
 from tripletomics.cli.reading import check_cells, read
-from tripletomics.names import harmless, printable
+from tripletomics.names import harmless, percent, printable
 
 
 @options_of(tl.relate)
@@ -43,8 +43,8 @@ def relate(  # noqa: D103
         pl.save(pl.relate(table), figure)
     for label, rows in table.groupby("label_a", observed=True):
         best = rows.iloc[0]
-        interval = f"{best['lower']:.0%} to {best['upper']:.0%}"
-        print(printable(f"{label}: {best['share']:.0%} are {best['label_b']} ({interval})."))
+        interval = f"{percent(best['lower'])} to {percent(best['upper'])}"
+        print(printable(f"{label}: {percent(best['share'])} are {best['label_b']} ({interval})."))
     report_written(out, figure)
 
 

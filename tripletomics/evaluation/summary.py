@@ -10,6 +10,7 @@ import pandas as pd
 
 from tripletomics.evaluation.scores import MAIN, METRICS
 from tripletomics.labels import TOO_FEW, verdict
+from tripletomics.names import percent
 
 OF_NAMES = "hierarchical_f1"  # of types on several levels alone
 
@@ -59,7 +60,7 @@ def split_sentence(hold_out: str, splits: Sequence[np.ndarray]) -> str:
         again = ", the same in every fit" if same else ""
         return f"Held out: {cells} of {len(splits[0]):,} cells, by {hold_out}{again}."
     return (
-        f"Held out: {cells} of {len(splits[0]):,} cells, {float(hold_out):.0%} of each type at random, which is "
+        f"Held out: {cells} of {len(splits[0]):,} cells, {percent(float(hold_out))} of each type at random, which is "
         "optimistic: they come from the same donors and runs as the training cells."
     )
 

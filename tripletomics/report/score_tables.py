@@ -12,6 +12,7 @@ import pandas as pd
 from tripletomics.evaluation import MAIN, METRICS
 from tripletomics.evaluation.scores import Metric
 from tripletomics.labels import TOO_FEW, verdict
+from tripletomics.names import percent
 
 SHOWN = (*MAIN, "a50", "held_out_auroc", "silhouette", "seconds")
 FURTHER = "order"  # the family of scores of further columns, of which the type is the column
@@ -202,5 +203,5 @@ def written(value: float, metric: str) -> str:
     if METRICS[metric].family == "cost":
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
     if METRICS[metric].family == "page":
-        return f"{value:.2%}"
+        return percent(value, 2)
     return f"{value:.1e}" if metric in ("permutation_p", "reachable_p") and 0 < value < 0.001 else f"{value:.3f}"

@@ -232,11 +232,10 @@ def fit(
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
-    from tripletomics import crossfit, nulls, pp
+    from tripletomics import crossfit, nulls, pp, training
     from tripletomics.model.build import build_model
     from tripletomics.model.scoring import score_fit
     from tripletomics.problem import Settings
-    from tripletomics.training import train_encoder, train_map
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
@@ -247,10 +246,10 @@ def fit(
     table, settings, problem = pp.prepare(adata, Settings.of(given), given["checkpoint"])
     with training_bar(progress) as report:
         told: dict[str, Any] = {"report": report, "checkpoint": checkpoint}
-        encoder_fit = train_encoder(problem, settings, **told)
+        encoder_fit = training.train_encoder(problem, settings, **told)
         if settings.self_training:
             encoder_fit = crossfit.self_train(problem, settings, encoder_fit, **told)
-        networks, history = train_map(problem, settings, encoder_fit, **told)
+        networks, history = training.train_map(problem, settings, encoder_fit, **told)
         embeddings = crossfit.embed_all(problem, networks)
         calibrated = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
