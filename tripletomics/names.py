@@ -35,4 +35,4 @@ def harmless(table: pd.DataFrame) -> pd.DataFrame:
 
 def percent(share: float, digits: int = 0) -> str:
     """Return a share as text, such as "90 %"."""
-    return f"{100 * share:.{digits}f} %"
+    return f"{share:.{digits}%}".replace("%", " %")

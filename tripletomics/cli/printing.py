@@ -82,9 +82,9 @@ def print_table(table: pd.DataFrame, by: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tripletomics.evaluation import METRICS, overview
+    from tripletomics.evaluation import METRICS, named, overview
 
-    rows = overview(table, by)
+    rows = overview(named(table), by)
     shown = Table(*by, box=box.SIMPLE_HEAD)
     for metric in rows.columns:
         shown.add_column(METRICS[metric].title, justify="right")

@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from tripletomics import baselines, features, labels, pl, pp, report
-from tripletomics.evaluation import headline, verdicts
+from tripletomics.evaluation import headline, named, verdicts
 from tripletomics.experiment.results import Result
 from tripletomics.experiment.splits import EvaluationTask
 from tripletomics.parts import did_you_mean
@@ -72,7 +72,7 @@ class Comparison:
 
     def summary(self) -> str:
         """Return in words what the held-out cells show, for each method and space, and how they were held out."""
-        lines = "\n".join(verdicts(self.table, "method"))
+        lines = "\n".join(verdicts(named(self.table), "method"))
         return "\n\n".join(filter(None, [headline(self.table, self.titles), lines, self.settings["split"]]))
 
     def plot(self, color: str | None = None, *, width: float = 7.1) -> Figure:
@@ -132,14 +132,6 @@ def check_methods(methods: Sequence[str]) -> list[str]:
         if module and importlib.util.find_spec(module) is None:
             raise ImportError(f'methods: {name!r} needs {module}: pip install "tripletomics[{extra}]".')
     return wanted
-
-
-def title_of(method: str) -> str:
-    """Return the name of a method in figures."""
-    if method in baselines.METHODS:
-        return baselines.METHODS[method].title
-    settings = method.partition(":")[2]
-    return f"tripletomics ({settings})" if settings else "tripletomics"
 
 
 def copy_cells(task: EvaluationTask, held_out: np.ndarray, first: Mapping[str, Result]) -> AnnData:

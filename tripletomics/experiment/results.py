@@ -181,7 +181,7 @@ def run_all(
     with bar as show:
         for split in splits:
             for method, settings in plan.items():
-                show(f"{method}, seed {split.seed}")
+                show(f"{baselines.title_of(method)}, seed {split.seed}")
                 path = cache.path(split, method, settings)
                 kept = cache.read(path)
                 result = run(split, method, settings) if kept is None else Result.unpack(kept)

@@ -67,9 +67,11 @@ def remarks(model: State) -> list[str]:
     lines = []
     for name, checks in {"": model.checks, **{name: side.checks for name, side in model.alone.items()}}.items():
         if checks:
-            sets = f"the 90 % label sets hold the types of {percent(checks['coverage'])} of the held-out cells, "
-            words = (f"By {name} alone, " if name else "Predictions: ") + sets * ("coverage" in checks)
-            lines.append(f"{words}{percent(checks['unassigned'], 1)} of the held-out cells are unassigned.")
+            lines.append(
+                f"Predictions{f' by {name} alone' * bool(name)}: 90 % label sets hold the type of "
+                f"{percent(checks['coverage'])} of the held-out cells; {percent(checks['unassigned'], 1)} of these "
+                "cells are unassigned."
+            )
     if model.checks:
         lines += _on_levels(model.checks)
     elif model.classes and model.calibration is None:
