@@ -75,7 +75,7 @@ TABLE = {
     "NaN": (put(np.nan), ValueError, "2 cells have NaN or infinite values in 2 genes (first: 2, 7)."),
     "infinity": (put(np.inf), ValueError, "2 cells have NaN or infinite values in 2 genes (first: 2, 7)."),
     "negative counts": (lambda a: put(-1)(a) | {"counts": True}, ValueError, "counts=True, but the matrix has neg"),
-    "duplicate genes": (repeat_genes, ValueError, "1 gene names occur more than once (first: g0)."),
+    "duplicate genes": (repeat_genes, ValueError, "1 gene name occurs more than once (first: g0)."),
     "objects": (objects, TypeError, "The matrix holds object, not numbers"),
     "batch_size": (options(batch_size=1000), ValueError, "is above the number of labelled training cells, 270"),
     "batch_size of 2": (options(batch_size=2), ValueError, "batch_size=2 is not a whole number of at least 4."),
@@ -181,7 +181,7 @@ QUERIES = {
     "no shared gene": (other_genes, "The query has none of the model's 150 genes"),
     "logged against counts": (logged, "The query holds log1p, but the model was trained on counts"),
     "negative against counts": (negative, "The query has negative values, but the model was trained on counts"),
-    "duplicate genes": (lambda a: repeat_genes(a) and None, "gene names occur more than once"),
+    "duplicate genes": (lambda a: repeat_genes(a) and None, "1 gene name occurs more than once"),
 }
 
 

@@ -313,7 +313,7 @@ REFUSED = {
     "no shared gene": (other_genes, {"missing": "impute"}, ValueError, "The query has none of the model's 150 genes"),
     "genes lack": (lacking, {}, ValueError, "The query is missing 5 of the model's 150 genes"),
     "too few genes": (lacking, {"missing": "zero", "min_matched": 0.999}, ValueError, "less than min_matched=0.999"),
-    "duplicate genes": (repeated, {}, ValueError, "1 gene names occur more than once (first: Gene0)"),
+    "duplicate genes": (repeated, {}, ValueError, "1 gene name occurs more than once (first: Gene0)"),
     "genes alike": (alike, {"missing": "zero"}, ValueError, "'GENE1', 'gene1' match the model's 'Gene1' equally well"),
     "logged values": (logged, {}, ValueError, "The query holds log1p, but the model was trained on counts"),
     "layer": (nothing, {"layer": "raw"}, KeyError, "layer='raw' is not a layer of adata. Layers: none."),

@@ -328,7 +328,7 @@ BAD = {
     ),
     "a protein twice": (
         repeated_proteins,
-        "ValueError: Modality 'protein': 1 gene names occur more than once (first: P1)",
+        "ValueError: Modality 'protein': 1 gene name occurs more than once (first: P1)",
     ),
     "one table": (lambda rna, protein: ((rna,), {}), "ValueError: Two modalities are needed; you gave 1:"),
     "one by name": (

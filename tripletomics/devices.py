@@ -54,7 +54,8 @@ def start(device: str, precision: str) -> Fabric:
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     allowed = ["auto", *(name for name, there in present.items() if there)]
     if device not in allowed:
-        why = "is not on this machine." if device in present else f"is not known.{did_you_mean(device, present)}"
+        near = " Did you mean 'cuda'?" if device == "gpu" else did_you_mean(device, present)
+        why = "is not on this machine." if device in present else f"is not known.{near}"
         raise ValueError(f"device={device!r} {why} Allowed here: {', '.join(allowed)}.")
     precisions = ("32-true", "16-mixed", "bf16-mixed")  # weights and kNN graphs are float32 throughout
     if precision not in ("auto", *precisions):

@@ -173,14 +173,17 @@ def _reserve(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def creating(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder; it gets the name `path` if the block ends without an error."""
+def creating(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder; it gets the name `path` if the block ends without an error, or replaces what has it."""
     real = Path(os.path.realpath(path))
     with drafting(real.parent) as folder:
         draft = folder / "new"
         draft.mkdir()
         yield draft
-        os.rename(draft, real)
+        if replace and real.exists():
+            exchange(draft, real)
+        else:
+            os.rename(draft, real)
 
 
 def exchange(draft: Path, path: Path) -> None:

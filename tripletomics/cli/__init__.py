@@ -5,8 +5,10 @@ Nothing heavy is imported before a command runs, so that ``--help`` is fast.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -16,7 +18,7 @@ from importlib.metadata import version
 from io import TextIOWrapper
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnknownOptionError
 
 from tripletomics import processes
 from tripletomics.cli.demonstration import run_demo
@@ -24,24 +26,43 @@ from tripletomics.cli.fitting import fit
 from tripletomics.cli.losses import show_losses
 from tripletomics.cli.new_cells import predict, transform
 from tripletomics.cli.scoring import compare, convert, evaluate, relate
+from tripletomics.cli.words import for_terminal
 from tripletomics.names import printable
 from tripletomics.notices import TripletomicsWarning
+from tripletomics.parts import did_you_mean
 
-HELP = """Maps of labelled single cells that hold on cells the model never saw.
+HELP = """Maps of labelled cells that are tested on cells the model never saw.
 
 ```
 tripletomics fit cells.h5ad --label cell_type --out map.h5ad --model map.tt
-tripletomics fit rna.h5ad --protein adt.h5ad --label cell_type --out both.h5mu --model both.tt
-tripletomics transform new.h5ad --model map.tt --out new-map.h5ad
-tripletomics convert atlas.h5ad atlas.zarr
-tripletomics fit atlas.zarr --label cell_type --model map.tt
-tripletomics transform new.zarr --model map.tt --shard 1/4
 tripletomics predict new.h5ad --model map.tt --out labels.h5ad --figure labels.png
-tripletomics relate one.h5ad other.h5ad --model map.tt --label-a leiden --label-b cell_type --out table.csv
-tripletomics evaluate map.h5ad --label cell_type
 tripletomics compare cells.h5ad --label cell_type --out report.html
 ```
+
+`tripletomics demo` is a first try with data that is installed. `tripletomics COMMAND --help` explains a command.
 """
+
+EXAMPLES = {  # of the help of each command
+    "fit": (
+        "fit cells.h5ad --label cell_type --out map.h5ad --model map.tt",
+        "fit rna.h5ad --protein adt.h5ad --label cell_type --out both.h5mu --model both.tt",
+    ),
+    "transform": (
+        "transform new.h5ad --model map.tt --out new-map.h5ad", "transform new.zarr --model map.tt --shard 1/4",
+    ),
+    "predict": ("predict new.h5ad --model map.tt --out labels.h5ad --figure labels.png",),
+    "relate": ("relate one.h5ad other.h5ad --model map.tt --label-a leiden --label-b cell_type --out table.csv",),
+    "evaluate": (
+        "evaluate map.h5ad --label cell_type", "evaluate map.h5ad --label cell_type --basis X_tt X_umap > scores.tsv",
+    ),
+    "compare": (
+        "compare cells.h5ad --label cell_type --out report.html",
+        "compare cells.h5ad --label cell_type --methods tt umap pca2 --seeds 1 --out paper",
+    ),
+    "convert": ("convert atlas.h5ad atlas.zarr",),
+    "losses": ("losses", "losses triplet"),
+    "demo": ("demo",),
+}  # fmt: skip
 
 ALONE = ("transform", "predict", "relate", "losses")  # train nothing: srun may start one for each of many files
 
@@ -51,10 +72,14 @@ app = App(
     name="tripletomics", help=HELP, help_format="markdown", version=version("tripletomics"),
     result_action="return_value", suppress_keyboard_interrupt=False,
 )  # fmt: skip
-for command in (fit, transform, predict, relate, evaluate, compare, convert):
-    app.command(command)
-app.command(show_losses, name="losses")
-app.command(run_demo, name="demo")
+COMMANDS = {
+    "fit": fit, "transform": transform, "predict": predict, "relate": relate, "evaluate": evaluate,
+    "compare": compare, "convert": convert, "losses": show_losses, "demo": run_demo,
+}  # fmt: skip
+for name, command in COMMANDS.items():
+    examples = "\n".join(f"tripletomics {line}" for line in EXAMPLES[name])
+    app.command(command, name=name, help_epilogue=f"Examples:\n\n```\n{examples}\n```")
+OPTIONS = {name for command in COMMANDS.values() for name in inspect.signature(command).parameters}
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
@@ -67,7 +92,19 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> N
 def _one_line(message: object) -> str:
     if isinstance(message, KeyError):
         message = message.args[0]  # str() puts it in quotes
-    return printable(" ".join(str(message).split()))
+    return for_terminal(printable(" ".join(str(message).split())), OPTIONS)
+
+
+def _usage(error: CycloptsError) -> str:
+    """Return what is wrong with an option, and the option that is near, if there is one."""
+    if isinstance(error, MissingArgumentError) and error.argument is not None and not error.argument.tokens:
+        return f"{' '.join(error.command_chain or ())} needs {error.argument.name}."
+    if isinstance(error, UnknownOptionError) and str(error).startswith("Unknown option"):
+        given = str(error.token.keyword or error.token.value).partition("=")[0]
+        known = [name.lstrip("-") for one in error.argument_collection for name in one.names]
+        near = did_you_mean(given.lstrip("-"), known)
+        return f"Unknown option: {given}." + re.sub(r"'(.*)'", r"--\1", near)
+    return str(error)
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -132,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of Python
             sys.exit(1)  # as rich does
         except CycloptsError as error:
-            message, status = str(error), 2
+            message, status = _usage(error), 2
         except KeyboardInterrupt as stop:
             message, status = f"interrupted: {stop}." if stop.args else "interrupted", 130
         except Exception as error:

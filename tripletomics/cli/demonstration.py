@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tripletomics import files, tl
+from tripletomics.cli.answers import Answer, written
+from tripletomics.cli.options import grouped
+from tripletomics.cli.printing import say, say_written
 from tripletomics.cli.reading import write
 from tripletomics.names import percent
 
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
 HOLD_OUT = 0.3  # 210 cells, at least 2 of the rarest of the 10 types
 
 
-def run_demo(*, out: Path = Path("tripletomics-demo")) -> None:
+@grouped
+def run_demo(*, out: Path = Path("tripletomics-demo"), progress: bool = True) -> Answer:
     """Map 700 blood cells that come with scanpy, next to UMAP and PCA, and score every map on held-out cells.
 
     Takes about a minute and downloads nothing.
@@ -28,6 +32,8 @@ def run_demo(*, out: Path = Path("tripletomics-demo")) -> None:
     ----------
     out
         Folder to write `pbmc.h5ad`, `pbmc.png` and `pbmc.tt` to. It is created.
+    progress
+        Show a progress bar in a terminal.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{str(out)!r} is a file: name a folder.")
@@ -35,37 +41,44 @@ def run_demo(*, out: Path = Path("tripletomics-demo")) -> None:
     table, figure, model = (files.check_writable(out / f"pbmc{end}", end) for end in (".h5ad", ".png", ".tt"))
     os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
 
-    with _timed("reading"):
+    with _timed("reading", progress):
         adata = _demo_cells()
         print(f"{adata.n_obs} blood cells, {adata.n_vars} genes, {adata.obs['cell_type'].nunique()} types")
     with _timed("tripletomics", spinner=False):  # fit has its own bar
-        fitted = tl.fit(adata, "cell_type", hold_out=HOLD_OUT)
+        fitted = tl.fit(adata, "cell_type", hold_out=HOLD_OUT, progress=progress)
     held, train, null = (fitted.scores[group] for group in ("held-out", "train", "permuted"))
-    with _timed("UMAP"):
+    with _timed("UMAP", progress):
         umap = _add_baseline(adata, "umap", "X_umap")
-    with _timed("PCA"):
+    with _timed("PCA", progress):
         pca = _add_baseline(adata, "pca2", "X_pca")
     notes = {"X_tt": held["map"], "X_umap": umap[0], "X_pca": pca[0]}
-    with _timed("figure"):
+    with _timed("figure", progress):
         from tripletomics import pl
 
         scores = {basis: f"held-out F1 {f1:.2f}" for basis, f1 in notes.items()}
         pl.save(pl.compare(adata, "cell_type", scores=scores), figure)
-    with _timed("writing"):
+    with _timed("writing", progress):
         write(adata, table)
         fitted.save(model)
 
-    _print_scores(
-        {
-            "tripletomics, map": (held["map"], null["map"], train["map"]),
-            "tripletomics, metric space": (held["metric"], null["metric"], train["metric"]),
-            "UMAP": (umap[0], None, umap[1]),
-            "PCA, 2 components": (pca[0], None, pca[1]),
-        }
-    )
-    print(f"All were fitted on {percent(1 - HOLD_OUT)} of the cells. Only the held-out cells are evidence:")
-    print("tripletomics has learned the labels of the training cells.\n")
-    print(f"Wrote {table}, {figure}, {model}")
+    rows: dict[str, tuple[float | None, ...]] = {
+        "tripletomics, map": (held["map"], null["map"], train["map"]),
+        "tripletomics, metric space": (held["metric"], null["metric"], train["metric"]),
+        "UMAP": (umap[0], None, umap[1]),
+        "PCA, 2 components": (pca[0], None, pca[1]),
+    }
+
+    def show() -> None:
+        _print_scores(rows)
+        say(
+            f"All were fitted on {percent(1 - HOLD_OUT)} of the cells. Only the held-out cells are evidence: "
+            "tripletomics has learned the labels of the training cells.\n"
+        )
+        say_written(table, figure, model)
+
+    splits = ("held-out", "permuted", "train")
+    found = {title: dict(zip(splits, row, strict=True)) for title, row in rows.items()}
+    return Answer({"scores": found, "written": written(table, figure, model)}, show)
 
 
 def _demo_cells() -> AnnData:

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import CycloptsError, Parameter
 
 from tripletomics import files, processes, tl
+from tripletomics.cli.answers import Answer, written
 from tripletomics.cli.options import MANY, OUT, Input, options_of
-from tripletomics.cli.printing import report_written
+from tripletomics.cli.printing import say, say_written
 from tripletomics.cli.reading import check_cells, check_room_for, read_cells, suffix, write
 from tripletomics.cli.results import Written, hinting
-from tripletomics.names import printable
+from tripletomics.tl.progress import stage
 
 if TYPE_CHECKING:
     from tripletomics.model import Model
+
+
+UNTOLD = ("history", "map_errors")  # of the record of a fit, in --json: curves and tables
 
 
 @options_of(tl.fit)
@@ -36,7 +40,7 @@ def fit(  # noqa: D103
         bool, Parameter(negative=(), help="Keep all training cells in the model file, for `Model.search`.")
     ] = False,
     **settings: Any,
-) -> None:
+) -> Answer | None:
     if index and model is None:
         raise ValueError("--index is kept in the model file: name it with --model.")
     if model is not None:
@@ -48,7 +52,7 @@ def fit(  # noqa: D103
             )
     else:
         if out is None:
-            raise CycloptsError(msg='Command "fit" parameter --out requires an argument.')
+            raise CycloptsError(msg="fit needs --out.")
         files.check_writable(out, suffix(input, protein))
         check_cells(input, protein)
     settings = {**settings, "label": label}
@@ -59,9 +63,14 @@ def fit(  # noqa: D103
     with _checkpoint(settings):
         fitted = _fit(input, protein, out, settings, model, index)
     if processes.rank() > 0:  # the first of many processes writes
-        return
-    print(printable(fitted.summary()))
-    report_written(out or input, model)
+        return None
+
+    def show() -> None:
+        say(fitted.summary())
+        say_written(out or input, model)
+
+    record = {"written": written(out or input, model), "summary": fitted.summary(), **fitted.record()}
+    return Answer({name: value for name, value in record.items() if name not in UNTOLD}, show)
 
 
 def _fit(
@@ -70,25 +79,26 @@ def _fit(
     """Fit, and write the cells and the model; if one of them cannot be written, the other one still is."""
     from tripletomics.tl import paths
 
-    written = Written()
+    done = Written()
 
     def save(fitted: Model) -> None:
         if model is not None and processes.rank() == 0:
-            written.try_to(model, lambda: fitted.save(model, index=index))
+            done.try_to(model, lambda: fitted.save(model, index=index))
 
     matrix = settings.get("layer"), settings.get("use_rep")
     if out is None or (suffix(input, protein) == ".h5ad" and paths.is_large(input, *matrix)):
         with paths.open_fit(input, settings, out) as on_disk:
             result = tl.fit(**settings | on_disk.in_memory)
-            fitted = written.try_to(out or input, lambda: on_disk.write(result, save))
+            fitted = done.try_to(out or input, lambda: on_disk.write(result, save))
     else:
         cells = read_cells(input, protein)
         check_room_for(out, cells)
         fitted = tl.fit(cells, **settings)
         if processes.rank() == 0:
-            written.try_to(out, lambda: write(cells, out))
+            with stage(f"writing {str(out)!r}", settings.get("progress", True)):
+                done.try_to(out, lambda: write(cells, out))
         save(fitted)
-    written.check()
+    done.check()
     return fitted
 
 

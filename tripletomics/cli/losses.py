@@ -9,6 +9,8 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from tripletomics import parts
+from tripletomics.cli.answers import Answer
+from tripletomics.cli.options import grouped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 NARROWEST, WIDEST = 40, 100  # columns of text that are easy to read
 
 
-def show_losses(name: str | None = None, /) -> None:
+@grouped
+def show_losses(name: str | None = None, /) -> Answer:
     """List the losses that `fit --loss` takes, with their settings and defaults, or explain one.
 
     Parameters
@@ -24,17 +27,27 @@ def show_losses(name: str | None = None, /) -> None:
     name
         The loss to explain; without it, all are listed.
     """
-    from rich.console import Console
-
     from tripletomics.losses import family
 
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.width = min(max(console.width, NARROWEST), WIDEST)
     known = dict(sorted(family().items()))
-    if name is None:
-        _print_losses(console, known)
-    else:
-        _print_loss(console, name, parts.find(name, known, "loss"))
+    found = known if name is None else {name: parts.find(name, known, "loss")}
+
+    def show() -> None:
+        from rich.console import Console
+
+        console = Console(highlight=False, markup=False, emoji=False)
+        console.width = min(max(console.width, NARROWEST), WIDEST)
+        if name is None:
+            _print_losses(console, known)
+        else:
+            _print_loss(console, name, found[name])
+
+    record = {key: {"settings": parts.defaults(cls), "summary": _first_line(cls)} for key, cls in found.items()}
+    return Answer({"losses": record}, show)
+
+
+def _first_line(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").partition("\n")[0]
 
 
 def _print_losses(console: Console, losses: dict[str, type]) -> None:
@@ -47,7 +60,7 @@ def _print_losses(console: Console, losses: dict[str, type]) -> None:
         members = {name: cls for name, cls in losses.items() if home[name] == module}
         for name, cls in members.items():
             indent = max(map(len, members)) + 4
-            _print_term(console, name, (inspect.getdoc(cls) or "").partition("\n")[0], indent)
+            _print_term(console, name, _first_line(cls), indent)
             console.print(_wrapped(console, _settings(cls), indent), style="dim")
         console.print()
     console.print('Usage: --loss "triplet:margin=0.3"; a sum: --loss "softmax + 0.003*center".')

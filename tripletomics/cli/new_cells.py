@@ -10,11 +10,14 @@ from typing import Annotated, Any
 from cyclopts import CycloptsError, Parameter
 
 from tripletomics import files, tl
+from tripletomics.cli.answers import Answer, written
 from tripletomics.cli.options import OUT, Input, options_of
-from tripletomics.cli.printing import print_mapping, report_written
+from tripletomics.cli.printing import mapping_sentences, print_types, say, say_written, types_of
 from tripletomics.cli.reading import check_cells, check_room_for, read_cells, read_labels, suffix, write
 from tripletomics.cli.results import Written, hinting
 from tripletomics.keys import DEFAULT_KEY, metric_key, prefix
+from tripletomics.tl.paths import Placed
+from tripletomics.tl.progress import stage
 
 
 @options_of(tl.transform)
@@ -32,16 +35,15 @@ def transform(  # noqa: D103
         ),
     ] = None,
     **settings: Any,
-) -> None:
+) -> Answer:
     if shard is not None:
-        _transform_shard(input, model, out, shard, settings)
-        return
+        return _transform_shard(input, model, out, shard, settings)
     if input.suffix == ".zarr":
         raise ValueError(
             f"Coordinates of {str(input)!r} are written into it: pass --shard 1/1, or i/N to each of N processes."
         )
     if out is None:
-        raise ValueError("--out is missing: name the file to write, .h5ad (.h5mu of two modalities).")
+        raise CycloptsError(msg="transform needs --out: the file to write, .h5ad (.h5mu of two modalities).")
     files.check_writable(out, suffix(input))
     check_cells(input)
     from tripletomics.model import load
@@ -56,11 +58,12 @@ def transform(  # noqa: D103
         cells = read_cells(input)
         check_room_for(out, cells)
         tl.transform(cells, fitted, **settings)
-        write(cells, out)
-    report_written(out)
+        with stage(f"writing {str(out)!r}", settings.get("progress", True)):
+            write(cells, out)
+    return Answer({"written": written(out), "model": fitted.id}, lambda: say_written(out))
 
 
-def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, settings: dict[str, Any]) -> None:
+def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, settings: dict[str, Any]) -> Answer:
     """Embed a part of the rows of a store, and print which."""
     if store.suffix != ".zarr":
         raise ValueError(
@@ -71,14 +74,19 @@ def _transform_shard(store: Path, model: Path, out: Path | None, shard: str, set
         raise ValueError("--shard writes into INPUT: leave --out out.")
     with hinting("the rows that are written are kept, and the same command continues after them"):
         placed = tl.transform_shard(store, model, shard, **settings)
-    if placed.start == placed.stop:
-        print(f"Shard {shard} has no rows: use fewer shards to embed {str(store)!r}.")
-        return
     key = settings.get("key_added", DEFAULT_KEY)
-    print(
+    said = (
         f"Rows {placed.start:,} to {placed.stop - 1:,} of {store} have coordinates in obsm[{key!r}] and "
         f"obsm[{metric_key(key)!r}], {placed.now:,} of them from this run."
     )
+    return _of_shard(placed, shard, said, f"embed {str(store)!r}")
+
+
+def _of_shard(placed: Placed, shard: str, said: str, work: str) -> Answer:
+    """Return which rows of a shard are done."""
+    if placed.start == placed.stop:
+        said = f"Shard {shard} has no rows: use fewer shards to {work}."
+    return Answer({"shard": shard, **placed._asdict(), "summary": said}, lambda: say(said))
 
 
 @options_of(tl.predict)
@@ -97,17 +105,16 @@ def predict(  # noqa: D103
         ),
     ] = None,
     **settings: Any,
-) -> None:
+) -> Answer:
     if shard is not None:
-        _predict_shard(input, model, {"out": out, "figure": figure}, shard, settings)
-        return
+        return _predict_shard(input, model, {"out": out, "figure": figure}, shard, settings)
     _check_predict(input, out, figure)
     from tripletomics.model import load
 
     fitted = load(model)
     from tripletomics.tl import paths, stored
 
-    key, written = settings.get("key_added", DEFAULT_KEY), Written()
+    key, done = settings.get("key_added", DEFAULT_KEY), Written()
     use_rep = settings.get("use_rep") or fitted.features.parts[0].use_rep
     begun = stored.is_begun(input, key)
     if begun and figure is not None:
@@ -125,14 +132,25 @@ def predict(  # noqa: D103
             os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
             from tripletomics import pl
 
-            written.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key), figure))
-        written.try_to(out, lambda: write(cells, out))
-        written.check()
-    print_mapping(cells, prefix(key), str(settings.get("groups")))
-    report_written(out or input, figure)
+            done.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key), figure))
+        with stage(f"writing {str(out)!r}", settings.get("progress", True)):
+            done.try_to(out, lambda: write(cells, out))
+        done.check()
+    name, mapping = prefix(key), cells.uns[f"{prefix(key)}_mapping"]
+    said = "\n".join(mapping_sentences(cells, name, str(settings.get("groups"))))
+    typed = "rejected" in mapping
+
+    def show() -> None:
+        if typed:
+            print_types(cells, name)
+        say(said, aside=True)
+        say_written(out or input, figure, aside=True)
+
+    record = {"types": types_of(cells, name) if typed else [], "mapping": mapping, "summary": said}
+    return Answer({**record, "written": written(out or input, figure)}, show)
 
 
-def _predict_shard(cells: Path, model: Path, files: dict[str, Any], shard: str, settings: dict[str, Any]) -> None:
+def _predict_shard(cells: Path, model: Path, files: dict[str, Any], shard: str, settings: dict[str, Any]) -> Answer:
     """Label a part of the rows of a dataset, and print which."""
     for name, value in files.items():
         if value is not None:
@@ -144,13 +162,11 @@ def _predict_shard(cells: Path, model: Path, files: dict[str, Any], shard: str, 
             )
     with hinting("the rows that are labelled are kept, and the same command continues after them"):
         placed = tl.predict_shard(cells, model, shard, **settings)
-    if placed.start == placed.stop:
-        print(f"Shard {shard} has no rows: use fewer shards to label {str(cells)!r}.")
-        return
-    print(
+    said = (
         f"Rows {placed.start:,} to {placed.stop - 1:,} of {cells} are labelled, {placed.now:,} of them in this run. "
         "When all shards are, the same command without --shard joins them."
     )
+    return _of_shard(placed, shard, said, f"label {str(cells)!r}")
 
 
 def _check_predict(input: Path, out: Path | None, figure: Path | None) -> None:
@@ -162,7 +178,7 @@ def _check_predict(input: Path, out: Path | None, figure: Path | None) -> None:
             raise ValueError(f"--figure cannot be drawn from {str(input)!r}: read the store, and use tt.pl.mapping.")
         return
     if out is None:
-        raise CycloptsError(msg='Command "predict" parameter --out requires an argument.')
+        raise CycloptsError(msg="predict needs --out.")
     files.check_writable(out, suffix(input))
     if figure is not None:
         files.check_writable(figure, ".png")

@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
+
+from tripletomics.cli.answers import answering
+from tripletomics.cli.words import options_in
 
 if TYPE_CHECKING:
     from cyclopts import Token
@@ -22,6 +25,37 @@ Input = Annotated[
     Parameter(help="File of cells, .h5ad, or .h5mu with two modalities. It is only overwritten if `--out` names it."),
 ]
 MANY = Parameter(consume_multiple=True, negative=())  # one or more words after the option
+GROUPS = {  # of the options in the help; an option that stands in none is under "Other"
+    "Basic": (
+        "label", "out", "model", "methods", "basis", "key_added", "hold_out", "splits", "label_a", "label_b", "figure",
+        "missing", "reject", "groups", "seeds", "seed", "group_by",
+    ),
+    "Data": (
+        "protein", "batch", "layer", "use_rep", "counts", "unlabelled", "parents", "order", "alias", "min_matched",
+        "fine", "pseudotime", "reference",
+    ),
+    "Model": ("loss", "structure", "spread", "dim", "metric_dim", "map", "init", "encoder", "index"),
+    "Training": ("steps", "batch_size", "lr", "augment", "self_training", "refits", "unseen"),
+    "Predictions": ("coverage", "fdr"),
+    "Compute": ("device", "precision", "threads", "checkpoint", "cache", "shard", "force"),
+    "Output": ("progress", "json", "quiet", "log_level"),
+}  # fmt: skip
+PLACES = {name: Group(title, sort_key=i) for i, (title, names) in enumerate(GROUPS.items()) for name in names}
+HELP = {  # of options that take more in Python, where a page explains them
+    "label": "Column of `obs` with the cell types. Missing values and the names in `--unlabelled` mean unlabelled. "
+    "Several columns are levels, from coarse to fine. To learn further columns, write `cell_type=softmax day=rnc`, "
+    "a loss for each. Without a column, no types are learned or scored.",
+    "parents": "Which name lies above which: a .csv, .tsv or .txt file of two columns, a name and its parent; or an "
+    "ontology (.obo). The column of `--label` may then hold names of any level.",
+    "unlabelled": "A name that means unlabelled, in place of the usual ones (such as Unknown, unassigned, NA and "
+    "None); repeat the option for several. Missing and blank values always mean unlabelled.",
+    "map": "Published map to keep, in place of a new one: a key of `obsm`, or a .csv or .tsv file with the names of "
+    "the cells first, and then 2 or 3 columns. Training cells keep these coordinates; all others get learned ones.",
+    "loss": "What the training makes small: a name, or a name with settings, as in `triplet:margin=0.3`. The command "
+    "`tripletomics losses` explains them. [default: softmax with labels, simclr without]",
+    "init": "Model file (.tt) to start from. INPUT then holds only new cells: of new types, of known types, or of "
+    "both. Old cells stay where they are, and the new model knows all of them.",
+}
 OUT = "File to write, .h5ad (.h5mu of two modalities): the cells of INPUT and what is added to them."
 
 
@@ -37,11 +71,30 @@ def options_of(verb: Verb) -> Callable[[Verb], Verb]:
         parameters = [p for p in own.values() if p.kind is not p.VAR_KEYWORD]
         parameters += [_option(p) for name, p in added.items() if name != "adata" and name not in own]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        command.__doc__ = verb.__doc__
-        return command
+        command.__doc__ = options_in(inspect.getdoc(verb) or "", [p.name for p in parameters])
+        return grouped(command)
 
     return decorate
+
+
+def grouped(command: Verb) -> Verb:
+    """Give a command the options of all commands, and each option its place in the help."""
+    run = answering(command)
+    found = inspect.signature(run, eval_str=True).parameters.values()
+    parameters = [p if p.kind is p.POSITIONAL_ONLY else _placed(p) for p in found]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _placed(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return an option with its group, and its help if that of Python is of no use; what is off has no opposite."""
+    looks = [Parameter(group=PLACES.get(parameter.name, Group("Other", sort_key=len(GROUPS))))]
+    if parameter.default is False:
+        looks.append(Parameter(negative=(), show_default=False))
+    if parameter.name in HELP:
+        looks.append(Parameter(help=HELP[parameter.name], show_default=False))
+    return parameter.replace(annotation=Annotated[parameter.annotation, *looks])
 
 
 def _option(parameter: inspect.Parameter) -> inspect.Parameter:
@@ -62,7 +115,9 @@ def _option(parameter: inspect.Parameter) -> inspect.Parameter:
         return int(text) if int in kinds else text
 
     several = [kind for kind in kinds if typing.get_origin(kind) is collections.abc.Sequence]
-    if several and parameter.name != "unlabelled":  # one or more words after the option
+    if several and parameter.name == "unlabelled":  # repeated, because a name may look like a file
+        return parameter.replace(annotation=Annotated[hint, Parameter(negative=())])
+    if several:  # one or more words after the option
         many: Any = types.GenericAlias(list, typing.get_args(several[0]))
         many = many | None if types.NoneType in kinds else many
         return parameter.replace(annotation=Annotated[many, Parameter(consume_multiple=True, negative=())])

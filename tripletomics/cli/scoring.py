@@ -9,10 +9,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tripletomics import files, tl
-from tripletomics.cli.options import MANY, Input, options_of
-from tripletomics.cli.printing import print_table, report_written
+from tripletomics.cli.answers import Answer, written
+from tripletomics.cli.options import MANY, Input, grouped, options_of
+from tripletomics.cli.printing import print_scores, say, say_written
 from tripletomics.cli.reading import check_cells, read
-from tripletomics.names import harmless, percent, printable
+from tripletomics.names import harmless, percent
+from tripletomics.tl.progress import stage
 
 
 @options_of(tl.relate)
@@ -25,7 +27,7 @@ def relate(  # noqa: D103
     out: Annotated[Path, Parameter(help="File to write the table to, .csv.")],
     figure: Annotated[Path | None, Parameter(help="File to draw the table to, .png.")] = None,
     **settings: Any,
-) -> None:
+) -> Answer:
     files.check_writable(out, ".csv")
     if figure is not None:
         files.check_writable(figure, ".png")
@@ -41,11 +43,17 @@ def relate(  # noqa: D103
         from tripletomics import pl
 
         pl.save(pl.relate(table), figure)
+    said = []
     for label, rows in table.groupby("label_a", observed=True):
         best = rows.iloc[0]
         interval = f"{percent(best['lower'])} to {percent(best['upper'])}"
-        print(printable(f"{label}: {percent(best['share'])} are {best['label_b']} ({interval})."))
-    report_written(out, figure)
+        said.append(f"{label}: {percent(best['share'])} are {best['label_b']} ({interval}).")
+
+    def show() -> None:
+        say("\n".join(said))
+        say_written(out, figure)
+
+    return Answer({"table": table, "summary": "\n".join(said), "written": written(out, figure)}, show)
 
 
 @options_of(tl.evaluate)
@@ -56,17 +64,21 @@ def evaluate(  # noqa: D103
     label: Annotated[list[str] | None, MANY] = None,
     out: Annotated[Path | None, Parameter(help="File to write the whole table to, .csv.")] = None,
     **settings: Any,
-) -> None:
+) -> Answer:
     if out is not None:
         files.check_writable(out, ".csv")
     table = tl.evaluate(read(input), label, **settings)
     if out is not None:  # before anything is printed, which can fail
         with files.replacing(out) as draft:
             harmless(table).to_csv(draft, index=False)
-    print_table(table, ["hold_out", "space"])
-    print(printable(table.attrs["summary"]))
-    if out is not None:
-        report_written(out)
+
+    def show() -> None:
+        print_scores(table, ["hold_out", "space"])
+        say(table.attrs["summary"], aside=True)
+        if out is not None:
+            say_written(out, aside=True)
+
+    return Answer({"scores": table, "summary": table.attrs["summary"], "written": written(out)}, show)
 
 
 @options_of(tl.compare)
@@ -80,7 +92,7 @@ def compare(  # noqa: D103
         Parameter(help="Page to write, .html; or a folder for the page, the figures, the tables and the methods text."),
     ],
     **settings: Any,
-) -> None:
+) -> Answer:
     page = out if out.suffix == ".html" else out / "report.html"
     if out.suffix == ".html":
         files.check_writable(out, ".html")
@@ -90,21 +102,30 @@ def compare(  # noqa: D103
         raise PermissionError(f"{str(out)!r} cannot be written: choose another place.")
     os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files
     result = tl.compare(read(input), label, **settings)
-    if out != page:
-        result.save(out)
-    result.to_html(page)
-    print_table(result.table, ["method", "space"])
-    print(printable(result.summary()))
-    report_written(out)
+    with stage("writing the page and its figures", settings.get("progress", True)):
+        if out != page:
+            result.save(out)
+        result.to_html(page)
+
+    def show() -> None:
+        print_scores(result.table, ["method", "space"])
+        say(result.summary(), aside=True)
+        say_written(out, aside=True)
+
+    found = {"scores": result.table, "summary": result.summary(), "settings": result.settings}
+    return Answer({**found, "versions": result.versions, "written": written(out)}, show)
 
 
+@grouped
 def convert(
     input: Annotated[Path, Parameter(help="Dataset, .h5ad or .zarr: by rows, by genes (CSC) or dense.")],
     out: Annotated[Path, Parameter(help="Store to write, .zarr.")],
     /,
     *,
     group_by: Annotated[str | None, Parameter(help="Column of `obs` whose groups are stored together.")] = None,
-) -> None:
+    force: Annotated[bool, Parameter(help="Replace a store that is there already.")] = False,
+    progress: Annotated[bool, Parameter(help="Show a progress bar in a terminal.")] = True,
+) -> Answer:
     """Write a dataset as a .zarr store by rows, which can be fitted and embedded from disk, in bounded memory."""
-    tl.convert(input, out, group_by=group_by)
-    report_written(out)
+    tl.convert(input, out, group_by=group_by, force=force, progress=progress)
+    return Answer({"written": written(out)}, lambda: say_written(out))

@@ -39,8 +39,6 @@ class Comparison:
         Column of ``obs`` with the types.
     methods
         Their names, as they were given.
-    titles
-        The names of methods in figures.
     table
         One row per value: method, space, metric, type, split ("train", "held-out", "permuted", or "" for a value of
         all cells), value (mean over seeds), sd, n_seeds, family, label_circular, null (how it was made).
@@ -57,7 +55,6 @@ class Comparison:
     adata: AnnData
     label: str
     methods: list[str]
-    titles: dict[str, str]
     table: pd.DataFrame
     runs: pd.DataFrame
     confusions: dict[str, pd.DataFrame]
@@ -69,6 +66,11 @@ class Comparison:
         """Return a line on what was compared."""
         seeds = self.settings["seeds"]
         return f"<tripletomics.Comparison: {len(self.methods)} methods, seeds {seeds}, {self.adata.n_obs} cells>"
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The names of methods in tables and figures."""
+        return {method: baselines.title_of(method) for method in self.methods}
 
     def summary(self) -> str:
         """Return in words what the held-out cells show, for each method and space, and how they were held out."""
@@ -125,6 +127,9 @@ def check_methods(methods: Sequence[str]) -> list[str]:
         raise ValueError(f"methods is empty. Known: {', '.join(known)}.")
     for method in wanted:
         name = str(method).partition(":")[0] if str(method).startswith("tt") else method
+        if name not in known and "," in str(name):
+            apart = [part.strip() for part in str(name).split(",")]
+            raise ValueError(f"methods: {method!r} is one text, and methods are words of their own: methods={apart!r}.")
         if name not in known:
             near = did_you_mean(name, known)
             raise ValueError(f"methods: {method!r} is not known.{near} Known: {', '.join(known)}.")

@@ -108,8 +108,9 @@ def matrix(adata: AnnData, layer: str | None) -> Matrix:
         raise ValueError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to map.")
     repeated = adata.var_names[adata.var_names.duplicated()].unique()
     if len(repeated):
+        occur = "name occurs" if len(repeated) == 1 else "names occur"
         raise ValueError(
-            f"{len(repeated)} gene names occur more than once (first: {first(repeated)}). "
+            f"{len(repeated)} gene {occur} more than once (first: {first(repeated)}). "
             "Run adata.var_names_make_unique() first."
         )
     if np.ma.is_masked(x):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,13 +28,11 @@ COMPLETE = {"tripletomics": {"complete": True}}  # marks an array whose chunks a
 BY_ROWS = ("layers", "obsm", "obsp")
 
 
-def write_by_rows(source: Path, target: Path, group_by: str | None) -> None:
+def write_by_rows(source: Path, target: Path, group_by: str | None, force: bool = False) -> None:
     """Write a dataset as a new .zarr store: see `tripletomics.tl.convert`."""
     from rich.filesize import decimal
 
-    if target.suffix == ".zarr" and target.exists():
-        raise FileExistsError(f"{str(target)!r} is there already: choose another name, or delete it first.")
-    files.check_writable(target, ".zarr")
+    _check_target(target, force)
     with upgraded(source) as path, open_to_read(path) as (root, _):
         order = _order(root, source, group_by)
         names = list(_elements(root))
@@ -41,7 +40,7 @@ def write_by_rows(source: Path, target: Path, group_by: str | None) -> None:
         matrices = [Rows(root, source, name=name) for name in names if _is_matrix(root[name]) and _by_cells(name)]
         needed = sum(int(rows.n_obs * rows.bytes_of_a_row()) for rows in matrices)
         files.check_room(target, needed, f"{str(target)!r} takes up to {decimal(needed)}")
-        with files.filling(target, needed), files.creating(target) as draft:
+        with files.filling(target, needed), files.creating(target, replace=force) as draft:
             store = zarr.open_group(draft, mode="w", zarr_format=anndata.settings.zarr_write_format)
             store.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             for name in {*BY_ROWS, "raw"} & set(root):
@@ -52,6 +51,21 @@ def write_by_rows(source: Path, target: Path, group_by: str | None) -> None:
             for name in set(names) - {rows.name for rows in matrices}:
                 _copy_whole(root, source, store, name, order)
             zarr.consolidate_metadata(store.store)
+
+
+def _check_target(target: Path, force: bool) -> None:
+    """Raise unless a store can be written there, by `force` in place of another one."""
+    if target.suffix != ".zarr" or not target.exists():
+        files.check_writable(target, ".zarr")
+    elif not any((target / name).is_file() for name in ("zarr.json", ".zgroup")):
+        raise FileExistsError(f"{str(target)!r} is there already, and is no .zarr store: choose another name.")
+    elif not force:
+        raise FileExistsError(
+            f"{str(target)!r} is there already: choose another name, or pass force=True to replace it."
+        )
+    else:
+        with files.drafting(Path(os.path.realpath(target)).parent):  # finds a disk that is read-only or full
+            pass
 
 
 def _check_names(root: Group, path: Path) -> None:

@@ -7,7 +7,7 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 from tripletomics.labels import UNLABELLED
-from tripletomics.tl.progress import steps_bar
+from tripletomics.tl.progress import stage, steps_bar
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -54,7 +54,8 @@ def evaluate(
     parents
         The parent of each name in `label` that has one, as in `fit`; by default that which the basis was fitted with.
     basis
-        One or more keys of `obsm`, of any dimension. "X_tt" stands for the map and its metric space.
+        One or more keys of `obsm`, of any dimension. One key that `fit` wrote stands for the map and its metric space.
+        In a list, each key stands for itself alone.
     reference
         Key of `obsm` that says what the structure of the data is, without labels; by default 50 principal components
         of the training cells, in which these lie as new cells do.
@@ -160,15 +161,20 @@ def evaluate(
         raise ValueError(f"label={label!r} has {len(tasks[0].classes)} types: there is nothing to compare.")
     tables, words = [], []
     for wanted in given:
+        sentences = []
         for one, task in zip(bases, tasks, strict=True):
             if refits:
                 bar = steps_bar(refits, progress)
                 hold_out, rows, sentence = score_refits(one, task, wanted, refits, cache, bar)
             else:
-                hold_out, rows, sentence = score_as_it_is(one, task, wanted, seed)
+                with stage(f"scoring {one.name}", progress):
+                    hold_out, rows, sentence = score_as_it_is(one, task, wanted, seed)
+            rows = rows if isinstance(basis, str) else rows[rows["space"].isin([*basis, ""])]
             table = evaluation.collect(rows, ["space"])
             tables.append(table.assign(hold_out=hold_out)[["hold_out", *table.columns]])
-            words += [*one.summarise(table), sentence]
+            words += one.summarise(table)
+            sentences.append(sentence)
+        words += sentences
     table = pd.concat(tables, ignore_index=True)
     table.attrs["summary"] = "\n".join(dict.fromkeys(words))
     return table

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl import stored
-from tripletomics.tl.opening import needs_opening, opened
-from tripletomics.tl.progress import report_scores, training_bar
+from tripletomics.tl.opening import needs_opening, run_opened
+from tripletomics.tl.progress import begin, report_scores, stage, training_bar
 from tripletomics.tl.results import write_coordinates, write_fit
 
 if TYPE_CHECKING:
@@ -233,15 +233,13 @@ def fit(
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
     from tripletomics import crossfit, nulls, pp, training
-    from tripletomics.model.build import build_model
-    from tripletomics.model.scoring import score_fit
+    from tripletomics.model import build, scoring
     from tripletomics.problem import Settings
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
     if needs_opening(given):
-        with opened(given, fit) as run:
-            return run()
+        return run_opened(given, fit)
 
     table, settings, problem = pp.prepare(adata, Settings.of(given), given["checkpoint"])
     with training_bar(progress) as report:
@@ -251,15 +249,17 @@ def fit(
             encoder_fit = crossfit.self_train(problem, settings, encoder_fit, **told)
         networks, history = training.train_map(problem, settings, encoder_fit, **told)
         embeddings = crossfit.embed_all(problem, networks)
+        begin(report, "calibrating")
         calibrated = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
-        fitted = time.perf_counter()
+        fitted = time.perf_counter() - started
+        begin(report, "permuted labels and scores")
         missed = nulls.fit_nulls(problem, settings, encoder_fit, given["checkpoint"])
-        seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if missed.of_labels else {})
-        trained, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
-        model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrated=calibrated)
-        model.seconds, model.colors = seconds, pp.kept_colours(table, settings, problem.classes)
-        score_fit(model, problem, settings, embeddings[""].coordinates, missed)
+        fits, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
+        model = build.build_model(problem, settings, *fits, names=names, embeddings=embeddings, calibrated=calibrated)
+        model.seconds = {"fit": fitted} | missed.seconds
+        model.colors = pp.kept_colours(table, settings, problem.classes)
+        scoring.score_fit(model, problem, settings, embeddings[""].coordinates, missed)
         report_scores(report, model.history, again=encoder_fit.rounds > 1)
     write_fit(table, settings.key_added, model, problem, embeddings[""].coordinates)
     return model
@@ -275,6 +275,7 @@ def transform(
     alias: str | None = None,
     min_matched: float = 0.3,
     key_added: str = "X_tt",
+    progress: bool = True,
 ) -> None:
     """Embed new cells in the metric space and on the map of a model.
 
@@ -300,6 +301,8 @@ def transform(
         Share of the encoder's weight that the present genes must have if others are missing, in [0, 1].
     key_added
         Key of the map in `obsm`.
+    progress
+        Show a progress bar in a terminal or notebook.
 
     Returns
     -------
@@ -341,9 +344,11 @@ def transform(
     if isinstance(adata, (str, os.PathLike)):
         stored.transform(
             Path(adata), model, layer=layer, use_rep=use_rep, missing=missing, alias=alias, min_matched=min_matched,
-            key_added=key_added,
+            key_added=key_added, progress=progress,
         )  # fmt: skip
         return
     options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
     cells = pp.take_new(adata, model, options, key_added)
-    write_coordinates(cells, key_added, model, *model.place(cells.x, cells.present), trained_on(model, cells.x))
+    with stage(f"embedding {cells.x.shape[0]:,} cells", progress):
+        coordinates = model.place(cells.x, cells.present)
+    write_coordinates(cells, key_added, model, *coordinates, trained_on(model, cells.x))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tripletomics.tl.progress import report_scores, training_bar
+from tripletomics.tl.progress import begin, report_scores, training_bar
 
 if TYPE_CHECKING:
     from tripletomics.model import Model
@@ -35,6 +35,7 @@ def grow(given: Mapping[str, Any]) -> Model:
         grown = grow_networks(problem, settings, old.networks, reference, n_tested=n_tested, report=report)
         whole = crossfit.embed_all(problem, grown.networks)[""]
 
+        begin(report, "permuted labels and scores")
         fitted, names = time.perf_counter(), table.obs.obs_names.to_numpy()
         model = build_grown(old, reference, problem, settings, grown, whole, names=names)
         score_grown(model, old, reference, problem, settings, whole=whole, simulated=grown.simulated)

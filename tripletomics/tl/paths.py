@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from tripletomics.tl.progress import steps_bar
+from tripletomics.tl.progress import stage, steps_bar
 
 if TYPE_CHECKING:
     from tripletomics.model import Model
@@ -174,6 +174,7 @@ def transform_shard(
     alias: str | None = None,
     min_matched: float = 0.3,
     key_added: str = "X_tt",
+    progress: bool = True,
 ) -> Placed:
     """Embed the rows of one shard of a .zarr store, and write their coordinates into the store.
 
@@ -185,7 +186,7 @@ def transform_shard(
         File that `Model.save` wrote, of one modality.
     shard
         "i/N": the i-th of N parts of the rows, i from 1 to N. A part may have no rows.
-    layer, use_rep, missing, alias, min_matched, key_added
+    layer, use_rep, missing, alias, min_matched, key_added, progress
         As for `tripletomics.transform`.
 
     Returns
@@ -243,7 +244,7 @@ def transform_shard(
     files.check_room(path, needed, f"The coordinates that are not written yet take up to {decimal(needed)} in all")
     with files.filling(path, needed, "What is written is kept: make room and run the same command again."):
         target.create(rows.n_obs, widths, fitted.id)
-        with steps_bar(len(todo), True) as step:
+        with steps_bar(len(todo), progress) as step:
             for block in embed_blocks(
                 rows, var, fitted, query.match, key_added, todo, step=step, present=query.present
             ):
@@ -271,7 +272,14 @@ def _load(path: Path) -> Model:
     return model
 
 
-def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_by: str | None = None) -> None:
+def convert(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    group_by: str | None = None,
+    force: bool = False,
+    progress: bool = True,
+) -> None:
     """Write a dataset on disk as a .zarr store by rows, which can be fitted and embedded without reading it whole.
 
     Parameters
@@ -283,6 +291,10 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
     group_by
         Column of `obs`. Cells of one group are then stored together: groups in the order of the categories or sorted,
         the cells of each in their old order, and those without a group last.
+    force
+        Replace a store that is there already, once the new one is complete.
+    progress
+        Show a progress bar in a terminal or notebook.
 
     Returns
     -------
@@ -295,10 +307,12 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str], *, group_
     KeyError
         If there is no such column.
     FileExistsError, FileNotFoundError, PermissionError, OSError
-        If `out` is there already, a path does not exist or may not be used, or the disk fills up. Nothing is left then.
+        If `out` is there already (without `force`), a path does not exist or may not be used, or the disk fills up.
+        Nothing is left then.
     ValueError
         If the dataset, or a part of it, cannot be read, or `out` does not end in .zarr.
     """
     from tripletomics.store.conversion import write_by_rows
 
-    write_by_rows(Path(path), Path(out), group_by)
+    with stage(f"writing {str(out)!r}", progress):
+        write_by_rows(Path(path), Path(out), group_by, force)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tripletomics.labels import COVERAGE, REJECT, UNLABELLED
 from tripletomics.tl import stored
+from tripletomics.tl.progress import stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +43,7 @@ def predict(
     alias: str | None = None,
     min_matched: float = 0.3,
     key_added: str = "X_tt",
+    progress: bool = True,
 ) -> None:
     """Predict the types of new cells, with confidence and novelty, and embed them.
 
@@ -78,6 +80,8 @@ def predict(
         Share of the encoder's weight that the present genes must hold if others are filled or imputed, in [0, 1].
     key_added
         Key of the map in `obsm`; prefix of the others.
+    progress
+        Show a progress bar in a terminal or notebook.
 
     Returns
     -------
@@ -189,12 +193,13 @@ def predict(
     asked = Labelling(model, reject=reject, coverage=coverage, fdr=fdr, groups=groups)
     options = pp.QueryOptions(layer, missing, alias, min_matched, use_rep)
     if isinstance(adata, (str, os.PathLike)):
-        stored.embed(Path(adata), model, options, key_added, asked=asked)
+        stored.embed(Path(adata), model, options, key_added, asked=asked, progress=progress)
         return
     cells = pp.take_new(adata, model, options, key_added)
     if groups is not None:
         asked.group(_groups(cells, groups))
-    z, m = _label(asked, cells)
+    with stage(f"labelling {cells.x.shape[0]:,} cells", progress):
+        z, m = _label(asked, cells)
     columns, use_rep, prefix = asked.finish(), options.embedding(model), prefix_of(key_added)
     asked.doubt_embedding(use_rep)
     _write(cells, prefix, columns, asked.stale)

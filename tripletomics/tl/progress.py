@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
 AGAIN = " again"  # ends the name of a stage that is trained a second time
 
 
+TRAINED = {"metric": "encoder", "map": "map"}  # what a stage trains, if its name does not say so
+
+
 @contextmanager
 def training_bar(wanted: bool) -> Iterator[Report]:
-    """Show stage, loss, held-out score and time left.
+    """Show stage, loss, held-out score and time left; of a stage without steps, that it is running.
 
     The score is that of samples, and so "about", until a stage that is finished is reported again.
     """
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description:>12}"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.description:>18}"), BarColumn(20), TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[score]}"), TimeRemainingColumn(elapsed_when_finished=True),
     )  # fmt: skip
     with _bar(wanted, *columns) as bar:
@@ -36,13 +40,49 @@ def training_bar(wanted: bool) -> Iterator[Report]:
         def report(stage: str, step: int, steps: int, loss: float, score: float) -> None:
             space, again, _ = stage.partition(AGAIN)
             if stage not in tasks:
-                tasks[stage] = bar.add_task(keys.SPACES.get(space, space) + again, total=steps, loss=loss, score="")
-            said = "" if math.isnan(score) or space not in keys.SPACES else f"held-out F1 about {score:.2f}"
-            if bar.tasks[tasks[stage]].finished:
-                said = said and f"held-out F1 {score:.3f}"
-            bar.update(tasks[stage], completed=step, loss=loss, score=said)
+                _finish(bar)
+                tell(f"training the {TRAINED.get(stage, stage)}, {steps} steps" if steps else stage)
+                title = keys.SPACES.get(space, space) + again
+                tasks[stage] = bar.add_task(title, total=steps or None, loss="", score="")
+            if steps:
+                said = "" if math.isnan(score) or space not in keys.SPACES else f"held-out F1 about {score:.2f}"
+                if bar.tasks[tasks[stage]].finished:
+                    said = said and f"held-out F1 {score:.3f}"
+                bar.update(tasks[stage], completed=step, loss=f"loss {loss:.3f}", score=said)
 
         yield report
+        _finish(bar)
+
+
+def _finish(bar: Progress) -> None:
+    """Show that a stage without steps is over."""
+    for task in bar.tasks:
+        if task.total is None:
+            bar.update(task.id, total=1, completed=1)
+
+
+def begin(report: Report, stage: str) -> None:
+    """Report a stage without steps, which ends where the next one begins."""
+    report(stage, 0, 0, math.nan, math.nan)
+
+
+@contextmanager
+def stage(name: str, wanted: bool) -> Iterator[None]:
+    """Show what is running, and for how long."""
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    tell(name)
+    with _bar(wanted, SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
+        task = bar.add_task(name, total=1)
+        yield
+        bar.update(task, completed=1)
+
+
+def tell(message: str) -> None:
+    """Give a message to scanpy's logger, which shows it at the verbosity "info" or above."""
+    scanpy = sys.modules.get("scanpy")  # whoever has not imported it has not asked for messages
+    if scanpy is not None and processes.rank() == 0:
+        scanpy.logging.info(message)
 
 
 def report_scores(report: Report, history: History, again: bool = False) -> None:
@@ -54,16 +94,20 @@ def report_scores(report: Report, history: History, again: bool = False) -> None
 
 @contextmanager
 def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
-    """Show which step is running; call what is yielded at the start of each."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    """Show which step is running, and the time left; call what is yielded at the start of each."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (
+        BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )  # fmt: skip
     with _bar(wanted, *columns) as bar:
         task = bar.add_task("", total=steps)
         begun = 0
 
         def step(name: str) -> None:
             nonlocal begun
+            tell(f"{name} ({begun + 1} of {steps})")
             bar.update(task, completed=begun, description=name)
             begun += 1
 

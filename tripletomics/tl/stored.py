@@ -60,14 +60,12 @@ def transform(
     embed(path, model, options, key_added, out=out, progress=progress)
 
 
-def predict(
-    path: Path, model: Model, given: Mapping[str, Any], *, out: Path | None = None, progress: bool = True
-) -> None:
+def predict(path: Path, model: Model, given: Mapping[str, Any], *, out: Path | None = None) -> None:
     """Label the cells of a dataset on disk, and write what `tripletomics.predict` writes into it, or into a copy.
 
     Parameters
     ----------
-    path, model, out, progress
+    path, model, out
         As for `transform`.
     given
         Arguments of `tripletomics.predict`, by name.
@@ -82,7 +80,7 @@ def predict(
 
     asked = Labelling(model, **{name: given[name] for name in ("reject", "coverage", "fdr", "groups")})
     options = pp.QueryOptions(**{name: given[name] for name in QUERY})
-    embed(path, model, options, given["key_added"], out=out, progress=progress, asked=asked)
+    embed(path, model, options, given["key_added"], out=out, progress=given["progress"], asked=asked)
 
 
 def embed(
@@ -222,6 +220,7 @@ def predict_shard(
     alias: str | None = None,
     min_matched: float = 0.3,
     key_added: str = "X_tt",
+    progress: bool = True,
 ) -> Placed:
     """Label the rows of one shard of a dataset on disk, for `tripletomics.predict` of its path to join.
 
@@ -233,7 +232,7 @@ def predict_shard(
         File that `Model.save` wrote, of one modality.
     shard
         "i/N": the i-th of N parts of the rows, i from 1 to N. A part may have no rows.
-    reject, coverage, layer, use_rep, missing, alias, min_matched, key_added
+    reject, coverage, layer, use_rep, missing, alias, min_matched, key_added, progress
         As for `tripletomics.predict`.
 
     Returns
@@ -289,7 +288,7 @@ def predict_shard(
             needed = sum(map(len, todo)) * (4 * width + asked.column_bytes)
             files.check_room(parts.folder.parent, needed, f"The labels and coordinates take up to {decimal(needed)}")
             parts.begin(made_by)
-            with steps_bar(len(todo), True) as step:
+            with steps_bar(len(todo), progress) as step:
                 found = embed_blocks(
                     rows, var, fitted, query.match, key_added, todo, step=step, present=query.present, pcs=pcs,
                     place=asked.place,

@@ -1,0 +1,120 @@
+"""What every command takes and gives: its answer as a table, sentences or JSON, and the options of all commands."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+THREADS = ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM", "NUMEXPR", "NUMBA")  # <name>_NUM_THREADS of each library
+Level = Literal["error", "warning", "info", "hint", "debug"]
+
+
+class Answer(NamedTuple):
+    """What a command found: the values for `--json`, and a function that prints them for people."""
+
+    record: Mapping[str, Any]
+    show: Callable[[], None]
+
+
+def _options(
+    *,
+    json: Annotated[
+        bool, Parameter(negative=(), help="Print one JSON object and nothing else. A value that is not known is null.")
+    ] = False,
+    quiet: Annotated[bool, Parameter(negative=(), help="Print nothing but errors.")] = False,
+    log_level: Annotated[
+        Level | None,
+        Parameter(help="What to tell on the way, as scanpy does: `info` names each stage. [default: warning]"),
+    ] = None,
+    threads: Annotated[
+        int | None, Parameter(validator=Number(gte=1), help="Threads to compute with. [default: one for each core]")
+    ] = None,
+) -> None:
+    """Take no part in the work: these options are of all commands."""
+
+
+COMMON = inspect.signature(_options, eval_str=True).parameters
+
+
+def answering(command: Callable[..., Answer | None]) -> Callable[..., None]:
+    """Give a command the options of all commands, and print its answer as they say."""
+
+    @functools.wraps(command)
+    def run(*given: Any, json: bool = False, quiet: bool = False, log_level: Level | None = None,
+            threads: int | None = None, **named: Any) -> None:  # fmt: skip
+        if threads is not None:  # nothing heavy is imported yet, and libraries read these as they start
+            os.environ.update({f"{name}_NUM_THREADS": str(threads) for name in THREADS})
+        if quiet and "progress" in inspect.signature(command).parameters:
+            named["progress"] = False
+        with _telling("error" if quiet else log_level), _instead_of_stdout(json, quiet):
+            answer = command(*given, **named)
+        if json and answer is not None:
+            print(as_json(answer.record))
+        elif answer is not None and not quiet:
+            answer.show()
+
+    signature = inspect.signature(command, eval_str=True)
+    added = [p for name, p in COMMON.items() if name not in signature.parameters]
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in [*signature.parameters.values(), *added]}
+    return run
+
+
+@contextmanager
+def _telling(level: Level | None) -> Iterator[None]:
+    """Tell no more than a level of scanpy's logger."""
+    with warnings.catch_warnings():
+        if level == "error":
+            warnings.simplefilter("ignore")
+        elif level is not None:
+            import scanpy
+
+            scanpy.settings.verbosity = level
+        yield
+
+
+@contextmanager
+def _instead_of_stdout(json: bool, quiet: bool) -> Iterator[None]:
+    """Keep stdout for a JSON object, or silent."""
+    if quiet:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            yield
+    else:
+        with redirect_stdout(sys.stderr if json else sys.stdout):
+            yield
+
+
+def written(*paths: Path | None) -> list[str]:
+    """Return the names of the files that were written, for an answer."""
+    return [str(path) for path in paths if path is not None]
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """Return valid JSON: NaN and infinity are null, a table is a list of rows."""
+    return json.dumps(_plain(record), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):  # a table
+        value = value.to_dict("records")
+    elif hasattr(value, "tolist"):  # numbers of numpy
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
