@@ -56,7 +56,7 @@ def run_demo(*, out: Path = Path("tripletomics-demo"), progress: bool = True) ->
         from tripletomics import pl
 
         scores = {basis: f"held-out F1 {f1:.2f}" for basis, f1 in notes.items()}
-        pl.save(pl.compare(adata, "cell_type", scores=scores), figure)
+        pl.save(pl.compare(adata, "cell_type", scores=scores, show=False), figure)
     with _timed("writing", progress):
         write(adata, table)
         fitted.save(model)

@@ -132,7 +132,7 @@ def predict(  # noqa: D103
             os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
             from tripletomics import pl
 
-            done.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key), figure))
+            done.try_to(figure, lambda: pl.save(pl.mapping(cells, fitted, basis=key, show=False), figure))
         with stage(f"writing {str(out)!r}", settings.get("progress", True)):
             done.try_to(out, lambda: write(cells, out))
         done.check()

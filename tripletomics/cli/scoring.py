@@ -42,7 +42,7 @@ def relate(  # noqa: D103
         os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
         from tripletomics import pl
 
-        pl.save(pl.relate(table), figure)
+        pl.save(pl.relate(table, show=False), figure)
     said = []
     for label, rows in table.groupby("label_a", observed=True):
         best = rows.iloc[0]

@@ -77,8 +77,16 @@ class Comparison:
         lines = "\n".join(verdicts(named(self.table), "method"))
         return "\n\n".join(filter(None, [headline(self.table, self.titles), lines, self.settings["split"]]))
 
-    def plot(self, color: str | None = None, *, width: float = 7.1) -> Figure:
-        """Draw the maps side by side, with held-out cells marked, and below them held-out minus permuted scores.
+    def plot(
+        self,
+        color: str | None = None,
+        *,
+        width: float = 7.1,
+        show: bool | None = None,
+        save: str | Path | bool | None = None,
+        return_fig: bool = False,
+    ) -> Figure:
+        """Draw the maps side by side, with held-out cells marked, and below them held-out and permuted scores.
 
         Parameters
         ----------
@@ -86,13 +94,16 @@ class Comparison:
             Column of ``obs`` or gene; by default the types.
         width
             Width of the figure in inches: 7.1 is a page, 3.5 a column.
+        show, save, return_fig
+            As in :func:`tripletomics.pl.compare`.
         """
         bases = [f"X_{method}" for method in self.methods if f"X_{method}" in self.adata.obsm]
         if not bases:
-            return pl.scores(self.table, titles=self.titles, width=width)
+            return pl.scores(self.table, titles=self.titles, width=width, show=show, save=save, return_fig=return_fig)
         return pl.compare(
-            self.adata, color or self.label, bases=bases, table=self.table, titles=self.titles, width=width
-        )
+            self.adata, color or self.label, bases=bases, table=self.table, titles=self.titles, width=width,
+            show=show, save=save, return_fig=return_fig,
+        )  # fmt: skip
 
     def save(self, folder: str | Path) -> None:
         """Write figures, tables, settings and a methods text for a paper to a folder, which is created.
@@ -105,9 +116,10 @@ class Comparison:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{str(folder)!r} is a file: name a folder.")
         folder.mkdir(parents=True, exist_ok=True)
+        page, column = (self.plot(width=width, save=False, return_fig=True) for width in (7.1, 3.5))
         paper.write(
-            folder, figures={"figure": self.plot(), "figure-column": self.plot(width=3.5)}, table=self.table,
-            methods=self.methods, titles=self.titles, settings=self.settings, versions=self.versions,
+            folder, figures={"figure": page, "figure-column": column}, table=self.table, methods=self.methods,
+            titles=self.titles, settings=self.settings, versions=self.versions,
         )  # fmt: skip
 
     def to_html(self, path: str | Path) -> None:

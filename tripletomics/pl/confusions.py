@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tripletomics.parts import did_you_mean
 from tripletomics.pl.map_axes import color_scale, map_width
 from tripletomics.pl.palette import GREY, PALETTE, listed
 from tripletomics.pl.score_table import title_of
+from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.style import coordinates_of, split_codes
 from tripletomics.pl.text import ALARM, INK, NOTE, SMALL, TITLE, as_text, inches, literal, text_width, wrap
 
@@ -61,7 +63,17 @@ class Confusion:
 
 
 @literal
-def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "auto", ax: Axes | None = None) -> Axes:
+def confusion(
+    adata: AnnData,
+    label: str,
+    *,
+    basis: str = "X_tt",
+    split: str = "auto",
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | Path | bool | None = None,
+    return_fig: bool = False,
+) -> Axes:
     """Draw held-out cells by true and predicted type: the type of most of their 15 nearest training cells.
 
     Confused types are next to each other; where there are none, types keep the order of their names. The words
@@ -82,6 +94,9 @@ def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "
         computed from all cells with their labels.
     ax
         Where to draw. Without it, a new figure is made, as large as the types need.
+    show, save, return_fig
+        As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
+        return the figure in place of the Axes. By default a figure is shown in notebooks only.
 
     Returns
     -------
@@ -97,6 +112,8 @@ def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "
         If `split` is not a split, one of its sides has no labelled cell, a labelled cell has no finite coordinates, or
         there is one type only.
     """
+    check_output(save, ax)
+    show = show if ax is None else bool(show)  # the caller may draw more into the figure
     found = _count(adata, label, basis, split).ordered()
     title = title_of(basis)
     if ax is None:
@@ -108,7 +125,7 @@ def confusion(adata: AnnData, label: str, *, basis: str = "X_tt", split: str = "
         figure = plt.figure(figsize=(names + square * n + right, head + square * n + foot), dpi=150)
         ax = figure.add_axes(inches(figure, names, head, square * n, square * n))
     _paint(ax, found, title)
-    return ax
+    return finish(ax.get_figure(root=True), ax, "confusion", show, save, return_fig)
 
 
 def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,20 @@ from matplotlib.axes import Axes
 
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.pl.palette import PALETTE
+from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.style import reachable_by
 from tripletomics.pl.text import ALARM, INK, LEGEND, SMALL, TITLE, literal
 
 
 @literal
-def history(model: Any, ax: Axes | None = None) -> Axes:
+def history(
+    model: Any,
+    ax: Axes | None = None,
+    *,
+    show: bool | None = None,
+    save: str | Path | bool | None = None,
+    return_fig: bool = False,
+) -> Axes:
     """Draw how the loss fell and how the held-out macro-F1 rose, for each training stage.
 
     Parameters
@@ -25,6 +34,9 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
         A :class:`tripletomics.Model`.
     ax
         Where to draw; its area is divided into panels. Without it, a new figure is made.
+    show, save, return_fig
+        As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
+        return the figure in place of the Axes. By default a figure is shown in notebooks only.
 
     Returns
     -------
@@ -34,6 +46,8 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
         held-out cells score in a fit on permuted labels. A stage without signal (p > 0.01) says so. A model without
         cell types has no macro-F1, and so only its loss is drawn.
     """
+    check_output(save, ax)
+    show = show if ax is None else bool(show)  # the caller may draw more into the figure
     stages = getattr(model, "history", None)
     if not stages:
         raise TypeError(f"history needs a fitted tt.Model, not {type(model).__name__}.")
@@ -66,7 +80,7 @@ def history(model: Any, ax: Axes | None = None) -> Axes:
         for panel in panels:
             panel.spines[["top", "right"]].set_visible(False)
             panel.tick_params(labelsize=SMALL, length=2.5)
-    return ax
+    return finish(ax.get_figure(root=True), ax, "history", show, save, return_fig)
 
 
 def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, null: float, said: str) -> None:

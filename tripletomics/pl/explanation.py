@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.palette import GREY, Palette, colours, listed
+from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import INK, LEGEND, MARGIN, NOTE, SMALL, inches, literal, text_width, wrap
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ def genes(
     groups: Sequence[str] | None = None,
     palette: Palette | None = None,
     width: float = 7.1,
+    show: bool | None = None,
+    save: str | Path | bool | None = None,
+    return_fig: bool = False,
 ) -> Figure:
     """Draw the genes that pull each group apart from the one that it is compared with.
 
@@ -82,6 +87,9 @@ def genes(
         Colours of the groups, a list or a dict, as in :func:`embedding`; by default those of a map of all groups.
     width
         Width of the figure in inches, at most; 7.1 is a page, 3.5 a column.
+    show, save, return_fig
+        As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
+        return the figure. By default a figure is shown in notebooks, and returned elsewhere.
 
     Returns
     -------
@@ -97,6 +105,7 @@ def genes(
     ValueError
         If columns or a group are missing, it is empty, `n` is less than 1 or `n_back` less than 0.
     """
+    check_output(save)
     _check(table, n, n_back)
     names = _names(table)
     colors = dict(zip(names, colours("group", names, palette), strict=True))
@@ -110,7 +119,8 @@ def genes(
             )
     if not chosen:
         raise ValueError(f"groups={groups!r} names no group to draw. Groups: {listed(known)}.")
-    return _lay_out([_panel(table[table["group"] == group], n, n_back) for group in chosen], colors, width)
+    figure = _lay_out([_panel(table[table["group"] == group], n, n_back) for group in chosen], colors, width)
+    return finish(figure, figure, "genes", show, save, return_fig)
 
 
 def _check(table: pd.DataFrame, n: int, n_back: int) -> None:

@@ -28,7 +28,8 @@ from tripletomics.pl.map_axes import (
     page_limits,
 )
 from tripletomics.pl.palette import GREY, Palette, colours, listed
-from tripletomics.pl.style import Types, map_of, no_signal_text, obsm_keys, reachable_by
+from tripletomics.pl.showing import check_output, finish
+from tripletomics.pl.style import Types, chips, map_of, no_signal_text, obsm_keys, reachable_by
 from tripletomics.pl.text import INK, LEGEND, MARGIN, SMALL, TITLE, inches, literal, text_width, wrap, write_lines
 from tripletomics.pl.type_names import break_names, write_names
 from tripletomics.problem import AN_ARRAY
@@ -69,7 +70,11 @@ class Query:
 
     def name(self, code: int) -> str:
         """Return the name of a type next to the map; a name above types has no number, as it is not on the map."""
-        return f"{code + 1}  {self.types[code]}" if self.numbered and code < self.n_types else self.types[code]
+        name, marked = self.types[code], self.numbered and code < self.n_types
+        mark = (
+            chips(dict(enumerate(zip(self.types[: self.n_types], self.colors, strict=False))))[code] if marked else name
+        )
+        return name if mark == name else f"{mark}  {name}"
 
     def rows(self) -> list[tuple[str, int, Any]]:
         """Return name, cells and colour of each type that was found, most cells first; the unassigned ones last."""
@@ -109,6 +114,9 @@ def mapping(
     size: float | None = None,
     title: str = "New cells on the reference map",
     width: float = 7.1,
+    show: bool | None = None,
+    save: str | Path | bool | None = None,
+    return_fig: bool = False,
 ) -> Figure:
     """Draw new cells over the greyed map of the reference, and next to it how many were assigned to each type.
 
@@ -130,6 +138,9 @@ def mapping(
         The text above the map.
     width
         Width of the figure in inches, more where names of types are long; 7.1 is a page.
+    show, save, return_fig
+        As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
+        return the figure. By default a figure is shown in notebooks, and returned elsewhere.
 
     Returns
     -------
@@ -151,6 +162,7 @@ def mapping(
     ValueError
         If the coordinates or the labels are not of this model.
     """
+    check_output(save)
     query = _read(adata, model, basis, palette, width)
     rows = query.rows()
     counts = [(f"{n:,}", _percent(n, len(query.codes)).replace("\u00a0", " ")) for _, n, _ in rows]
@@ -187,7 +199,7 @@ def mapping(
     _draw_bars(panel, rows, counts, columns)
     figure.legend(handles=entries, loc="upper left", bbox_to_anchor=inches(figure, left, foot + 0.13, 0, 0)[:2],
                   **(LEGEND | {"borderaxespad": 0.0}))  # fmt: skip
-    return figure
+    return finish(figure, figure, "mapping", show, save, return_fig)
 
 
 def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width: float) -> Query:
@@ -279,9 +291,8 @@ def _draw_map(ax: Any, query: Query, basis: str, size: float | None) -> None:
         groups = np.concatenate([query.reference_codes, -2 - query.codes])  # those of new cells have no name
         write_names(ax, query.names, every, groups)
         return
-    codes = query.reference_codes
-    types = {code: (query.types[code], query.colors[code]) for code in np.unique(codes[codes >= 0]).tolist()}
-    number_types(ax, query.reference, codes, types, 1.6 * SMALL / width)
+    types = dict(enumerate(zip(query.types[: query.n_types], query.colors, strict=False)))
+    number_types(ax, query.reference, query.reference_codes, types, 1.6 * SMALL / width)
 
 
 def _draw_bars(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, str]], columns: list[float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from tripletomics.labels import NONE
 from tripletomics.names import printable
 from tripletomics.pl.map_axes import color_scale
 from tripletomics.pl.palette import GREY, PALETTE, listed
+from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import INK, MARGIN, NOTE, SMALL, as_text, inches, literal, text_width, wrap
 
 if TYPE_CHECKING:
@@ -31,7 +33,14 @@ REMARK = "percent of the cells of each row; lines: 95 % intervals, from 0 (left 
 
 
 @literal
-def relate(table: pd.DataFrame, *, width: float = 7.1) -> Figure:
+def relate(
+    table: pd.DataFrame,
+    *,
+    width: float = 7.1,
+    show: bool | None = None,
+    save: str | Path | bool | None = None,
+    return_fig: bool = False,
+) -> Figure:
     """Draw which label of one dataset is which of another.
 
     Labels that belong together are next to each other, so that matches lie along the diagonal. The last column is
@@ -43,6 +52,9 @@ def relate(table: pd.DataFrame, *, width: float = 7.1) -> Figure:
         What :func:`tripletomics.relate` returns. It is not changed.
     width
         Width of the figure in inches, at most; 7.1 is a page, 3.5 a column.
+    show, save, return_fig
+        As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
+        return the figure. By default a figure is shown in notebooks, and returned elsewhere.
 
     Returns
     -------
@@ -58,6 +70,7 @@ def relate(table: pd.DataFrame, *, width: float = 7.1) -> Figure:
     ValueError
         If columns or rows are missing, or `width` leaves no room for the matrix.
     """
+    check_output(save)
     share, lower, upper = (_square(table, name) for name in NEEDED[2:])
     rows, columns = _order(share)
     share, lower, upper = (values.loc[rows, columns] for values in (share, lower, upper))
@@ -94,7 +107,7 @@ def relate(table: pd.DataFrame, *, width: float = 7.1) -> Figure:
     for i, line in enumerate(lines):
         place = inches(figure, MARGIN, 0.02 + 0.1 * i, 0, 0)[:2]
         figure.text(*place, line, fontsize=SMALL, color=NOTE, va="top", gid="remark")
-    return figure
+    return finish(figure, figure, "relate", show, save, return_fig)
 
 
 def _square(table: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tripletomics.labels import NO_SIGNAL, TOO_FEW
 from tripletomics.names import printable
 from tripletomics.pl import score_table
 from tripletomics.pl.palette import PALETTE
+from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import ALARM, INK, LEGEND, MARGIN, SMALL, inches, literal, text_width, wrap, write_lines
 
 if TYPE_CHECKING:
@@ -102,6 +104,9 @@ def scores(
     metrics: Sequence[str] | None = None,
     titles: Mapping[str, str] | None = None,
     width: float = 7.1,
+    show: bool | None = None,
+    save: str | Path | bool | None = None,
+    return_fig: bool = False,
 ) -> Figure:
     """Draw how far the held-out scores of each method are above their null, with error bars.
 
@@ -116,6 +121,9 @@ def scores(
         What to call methods (or spaces, in a table without methods) in the figure.
     width
         Width of the figure in inches; 7.1 is a page, 3.5 a column.
+    show, save, return_fig
+        As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
+        return the figure. By default a figure is shown in notebooks, and returned elsewhere.
 
     Returns
     -------
@@ -134,12 +142,13 @@ def scores(
     ValueError
         If columns or a metric are missing, or a metric has no null.
     """
+    check_output(save)
     table = score_table.checked_table(table)
     score_table.check_titles(titles, table["method"].unique())
     layout = lay_out_panels(table, metrics, titles, width)
     figure = plt.figure(figsize=(width, layout.height), dpi=150)
     draw_panels(figure, layout, 0.0)
-    return figure
+    return finish(figure, figure, "scores", show, save, return_fig)
 
 
 def lay_out_panels(

@@ -7,11 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib.backend_bases import FigureCanvasBase
 
+from tripletomics.files import check_writable
+from tripletomics.parts import did_you_mean
 from tripletomics.pl.text import save as write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def check_output(save: str | Path | bool | None, ax: Any = None) -> None:
+    """Raise, before anything is drawn, if `save` cannot be written or if the figure of `ax` is no longer open.
+
+    In a notebook each cell closes its figures, and a later one may draw on them.
+    """
+    if isinstance(save, (str, Path)) and save:
+        ending, known = check_writable(save).suffix[1:].lower(), sorted(FigureCanvasBase.get_supported_filetypes())
+        if ending and ending not in known:
+            raise ValueError(
+                f"save={str(save)!r} ends in .{ending}, which is no format of figures."
+                f"{did_you_mean(ending, known)} Formats: {', '.join(known)}."
+            )
+    figure = None if ax is None else ax.get_figure(root=True)
+    closed = figure is not None and figure.canvas.manager is None and getattr(figure, "number", None) is not None
+    if ax is not None and (figure is None or (closed and not in_notebook())):
+        raise ValueError(
+            "ax is of a figure that was closed, or was removed from its figure: pass an open one, or none."
+        )
 
 
 def finish(
@@ -31,7 +54,8 @@ def finish(
         Show the figure and return None. By default only in a notebook, which would draw a returned figure again,
         and unless ``sc.settings.autoshow`` is off.
     save
-        Path of the file. With True (or ``sc.settings.autosave``) the file is `name` in ``sc.settings.figdir``.
+        Path of the file; its ending is the format, png without one. With True (or ``sc.settings.autosave``) the file is
+        `name` in ``sc.settings.figdir``.
     return_fig
         Return the figure; in a notebook it is then drawn where it is displayed, and nowhere else.
     """
@@ -39,6 +63,7 @@ def finish(
 
     if save is True or (save is None and settings.autosave):
         save = Path(settings.figdir) / f"{name}.{settings.file_format_figs}"
+        save.parent.mkdir(parents=True, exist_ok=True)
     if save:
         write(figure, save)
     if return_fig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -14,6 +15,7 @@ from tripletomics.parts import did_you_mean
 from tripletomics.pl import map_axes, score_panel, score_table, style
 from tripletomics.pl.layout import MAX_COLOURS, Layout, add_map, caption_of
 from tripletomics.pl.palette import Palette, listed
+from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import inches, literal
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ def compare(
     width: float = 7.1,
     table: pd.DataFrame | None = None,
     titles: Mapping[str, str] | None = None,
+    show: bool | None = None,
+    save: str | Path | bool | None = None,
+    return_fig: bool = False,
 ) -> Figure:
     """Draw maps of the same cells side by side, with the same colours, one legend, and held-out cells marked in each.
 
@@ -63,6 +68,9 @@ def compare(
         the null, or that it has no signal. The basis ``"X_umap"`` belongs to the method ``"umap"``.
     titles
         What to call methods (or bases) in the figure.
+    show, save, return_fig
+        As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
+        return the figure. By default a figure is shown in notebooks, and returned elsewhere.
 
     Returns
     -------
@@ -77,6 +85,7 @@ def compare(
     ValueError
         If there is nothing to compare, `table` has no scores of any basis, or `scores` or `titles` name others.
     """
+    check_output(save)
     checked = None if table is None else score_table.checked_table(table)
     maps = _maps(adata, bases, checked)
     if unknown := [basis for basis in scores or () if basis not in maps]:
@@ -116,7 +125,7 @@ def compare(
         map_axes.draw_cells(ax, points, own, None, numbered)
         if caption.no_signal:
             map_axes.no_signal_banner(ax, caption.no_signal, 72 * layout.side)
-    return figure
+    return finish(figure, figure, "compare", show, save, return_fig)
 
 
 def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | None) -> dict[str, np.ndarray]:

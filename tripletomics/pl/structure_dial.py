@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from tripletomics.pl import score_table
 from tripletomics.pl.palette import PALETTE, listed
+from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import INK, LEGEND, SMALL, literal, wrap
 
 SHOWN = ("knn_macro_f1", "knn_recall_30", "knn_recall_within_types", "centroid_spearman")
@@ -18,7 +20,14 @@ PANEL_WIDTH, PANEL_HEIGHT = 1.75, 1.35  # inches, the width with the labels
 
 
 @literal
-def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure:
+def dial(
+    table: pd.DataFrame,
+    *,
+    metrics: Sequence[str] | None = None,
+    show: bool | None = None,
+    save: str | Path | bool | None = None,
+    return_fig: bool = False,
+) -> Figure:
     """Draw the held-out scores of the map along `structure`, from the labels (0) to the data (1).
 
     Parameters
@@ -30,6 +39,9 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
     metrics
         Which scores to draw, one panel each; by default one of the labels (macro-F1) and three of the structure
         (neighbours, neighbours within types, distances between types).
+    show, save, return_fig
+        As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
+        return the figure. By default a figure is shown in notebooks, and returned elsewhere.
 
     Returns
     -------
@@ -44,6 +56,7 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
     ValueError
         If columns or a metric are missing, or it has fewer than two settings of `structure`.
     """
+    check_output(save)
     table = score_table.checked_table(table)
     chosen = score_table.choose_metrics(table, metrics, SHOWN)
     at = _settings(table["method"].unique())
@@ -74,7 +87,7 @@ def dial(table: pd.DataFrame, *, metrics: Sequence[str] | None = None) -> Figure
         ax.tick_params(labelsize=SMALL, length=2.5)
     axes[0, 0].set_xlabel("structure", fontsize=SMALL)
     axes[0, 0].legend(loc="best", **LEGEND)
-    return figure
+    return finish(figure, figure, "dial", show, save, return_fig)
 
 
 def _settings(methods: Iterable[str]) -> dict[str, float]:

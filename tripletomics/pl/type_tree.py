@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.cluster.hierarchy import dendrogram
 from tripletomics.labels.tree import Tree
 from tripletomics.names import printable
 from tripletomics.pl.branches import preorder, shades
+from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import INK, NOTE, SMALL, TITLE, as_text, literal, text_width
 from tripletomics.pl.type_names import dark
 
@@ -23,7 +25,14 @@ COUNT, GAP, SCALE = 0.45, 0.15, 0.9  # inches: the column of counts, from it to 
 
 
 @literal
-def tree(model: Any, ax: Axes | None = None) -> Axes:
+def tree(
+    model: Any,
+    ax: Axes | None = None,
+    *,
+    show: bool | None = None,
+    save: str | Path | bool | None = None,
+    return_fig: bool = False,
+) -> Axes:
     """Draw the tree of cell types: the one given to :func:`tripletomics.fit`, or the one that its loss learned.
 
     A given tree shows for each name how many training cells have it or one below it, and the F1 of this on held-out
@@ -41,6 +50,9 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
     ax
         Where to draw. The names are to its left: a figure made with ``layout="constrained"`` makes room for them.
         Without `ax`, a new figure is made, as tall as the types need.
+    show, save, return_fig
+        As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
+        return the figure in place of the Axes. By default a figure is shown in notebooks only.
 
     Returns
     -------
@@ -55,12 +67,15 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
     ValueError
         If it has no tree: it was fitted without labels, or on one level with a loss that learns no tree.
     """
+    check_output(save, ax)
+    show = show if ax is None else bool(show)  # the caller may draw more into the figure
     findings, classes = getattr(model, "findings", None), getattr(model, "classes", None)
     if findings is None or classes is None:
         raise TypeError(f"tree needs a fitted tt.Model, not {type(model).__name__}.")
     given: Tree | None = getattr(model, "tree", None)
     if given is not None:
-        return _draw_given(given, findings, ax)
+        ax = _draw_given(given, findings, ax)
+        return finish(ax.get_figure(root=True), ax, "tree", show, save, return_fig)
     if not classes:
         how = "with an order alone" if getattr(model, "targets", None) else "without labels"
         raise ValueError(f"This model has no tree of cell types: it was fitted {how}. Fit with label=.")
@@ -90,7 +105,7 @@ def tree(model: Any, ax: Axes | None = None) -> Axes:
     if figure is not None:
         names: Any = ax.yaxis.get_tightbbox()
         figure.set_figwidth(2.8 + names.width / figure.dpi)
-    return ax
+    return finish(ax.get_figure(root=True), ax, "tree", show, save, return_fig)
 
 
 def _draw_given(tree: Tree, findings: Any, ax: Axes | None) -> Axes:

@@ -238,7 +238,7 @@ def _confusion(title: str, counts: pd.DataFrame, verdict: str) -> dict[str, Any]
 
 def _training_image(curves: Mapping[str, Any], nulls: Mapping[str, float]) -> str:
     """Return the curves of a training with the null of its held-out F1, as SVG in base64."""
-    axes = history(SimpleNamespace(history=curves, scores={"permuted": nulls}))
+    axes = history(SimpleNamespace(history=curves, scores={"permuted": nulls}), show=False)
     figure: Any = axes.figure
     svg = io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
