@@ -10,6 +10,7 @@ from samples import make_cells, predicted, values
 
 import tripletomics as tt
 from tripletomics import cli, tl
+from tripletomics.names import percent
 
 
 @pytest.fixture
@@ -46,18 +47,18 @@ def test_the_command_writes_what_python_does_and_prints_a_table(run, folder):
     np.testing.assert_array_equal(found.obsm["X_tt"], expected.obsm["X_tt"])
     sizes = []
     for name, of in expected.obs.groupby("tt_label", observed=True):
-        share, confidence = f"{len(of) / 80:.1%}".replace(".", r"\."), f"{of['tt_confidence'].median():.2f}"
+        share, confidence = re.escape(percent(len(of) / 80, 1)), f"{of['tt_confidence'].median():.2f}"
         assert re.search(rf"^ *{name} +{len(of)} +{share} +{confidence} *$", said, re.MULTILINE), said
     for line in said.splitlines():
-        if row := re.match(r" +(?:[a-h]|unassigned) +(\d+) +[\d.]+%", line):
+        if row := re.match(r" +(?:[a-h]|unassigned) +(\d+) +[\d.]+ %", line):
             sizes.append(int(row[1]))
     assert sizes == sorted(sizes, reverse=True)
     assert sum(sizes) == 80
-    assert "\n150 of the model's 150 genes were found (100% of their weight).\n" in said
+    assert "\n150 of the model's 150 genes were found (100 % of their weight).\n" in said
     assert "Missing" not in said
     rejected = (expected.obs["tt_label"] == "unassigned").sum()
     assert f"\n{rejected} of 80 cells lie too far from all known types and are unassigned.\n" in said
-    share = f"{expected.obs['tt_agrees'].mean():.1%}"
+    share = percent(expected.obs["tt_agrees"].mean(), 1)
     assert f"\n{share} of the cells have their best type among their 15 nearest reference cells on the map.\n" in said
     assert said.endswith(f"Wrote {folder / 'labels.h5ad'}, {folder / 'labels.png'}\n")
 
@@ -82,7 +83,8 @@ def test_the_command_takes_every_option(run, folder):
     groups = ["X_new_group_label", "X_new_group_label_set"]
     assert found.obs[groups].astype(str).equals(query.obs[groups].astype(str))
     heaviest = ", ".join(query.uns["X_new_mapping"]["missing_genes"][:5])
-    assert f"\n140 of the model's 150 genes were found ({query.uns['X_new_mapping']['weight']:.0%} of their" in said
+    weight = 100 * query.uns["X_new_mapping"]["weight"]
+    assert f"\n140 of the model's 150 genes were found ({weight:.0f} % of their" in said
     assert f"\nMissing, heaviest first: {heaviest}.\n0 of 80 cells lie too far" in said
     record = query.uns["X_new_mapping"]
     assert (

@@ -172,12 +172,16 @@ def test_mean_and_sd_over_seeds():
 
 @pytest.mark.parametrize(
     ("p", "words"),
-    [(0.3, "NO SIGNAL. Held-out macro-F1 0.21, permuted labels 0.20 (p = 0.3)"), (0.005, "0.01 above permuted labels")],
+    [
+        (0.3, "NO SIGNAL. Held-out macro-F1 0.21, permuted labels 0.20 (p = 0.3)"),
+        (0.005, "held-out macro-F1 0.21, permuted labels 0.20."),
+    ],
 )
 def test_the_verdict_is_in_words(p, words):
     runs = [runs_of([0.21]), runs_of([0.2], split="permuted"), runs_of([p], "permutation_p")]
-    (line,) = evaluation.verdicts(evaluation.collect(pd.concat(runs), ["method", "space"]), "method")
-    assert line.startswith("tt, map: ")
+    table = evaluation.named(evaluation.collect(pd.concat(runs), ["method", "space"]))
+    (line,) = evaluation.verdicts(table, "method")
+    assert line.startswith("tripletomics, map: ")
     assert words in line
 
 
@@ -245,7 +249,7 @@ def test_the_overview_has_a_row_a_space():
 
 
 @pytest.mark.parametrize(
-    ("hold_out", "words"), [("0.3", "30% of each type at random, which is optimistic"), ("donor", "by donor.")]
+    ("hold_out", "words"), [("0.3", "30 % of each type at random, which is optimistic"), ("donor", "by donor.")]
 )
 def test_how_cells_were_held_out_is_said(hold_out, words):
     splits = [np.arange(1000) < 300, np.arange(1000) < 310]

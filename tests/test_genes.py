@@ -145,11 +145,11 @@ def test_rivals_by_alias_are_named_by_their_own_names():
          "query's first: a, b, c). If a column of adata.var holds names like the model's, name it by alias=."),
         ({"genes": ["y", "a", "z"]}, ValueError, "The query is missing 2 of the model's 3 genes (first: y, z). Pass "
          "missing='zero' to fill them, missing='impute' to treat them as unknown, or refit on shared genes. They hold "
-         "66.7% of the encoder's weight."),
+         "66.7 % of the encoder's weight."),
         ({"genes": ["y", "a", "z"], "missing": "zero", "min_matched": 0.9, "weights": np.array([0.2, 0.5, 0.3])},
-         ValueError, "The query's genes hold 50.0% of the encoder's weight, less than min_matched=0.9 (the heaviest of "
-         "the 2 missing genes: z, y). If a column of adata.var holds names like the model's, name it by alias=; else "
-         "lower min_matched, or refit on shared genes."),
+         ValueError, "The query's genes hold 50.0 % of the encoder's weight, less than min_matched=0.9 (the heaviest "
+         "of the 2 missing genes: z, y). If a column of adata.var holds names like the model's, name it by alias=; "
+         "else lower min_matched, or refit on shared genes."),
     ],
 )  # fmt: skip
 def test_matching_refuses(given, error, message):
@@ -272,7 +272,7 @@ def test_too_little_is_refused_and_nothing_written(trained):
     model, query = trained
     few = query[:, :20].copy()
     for missing in ("zero", "impute"):
-        with pytest.raises(ValueError, match=r"hold \d+\.\d% of the encoder's weight, less than min_matched=0\.3"):
+        with pytest.raises(ValueError, match=r"hold \d+\.\d % of the encoder's weight, less than min_matched=0\.3"):
             tt.transform(few, model, missing=missing)
     assert not few.obsm
     tt.transform(few, model, missing="impute", min_matched=0.05)

@@ -9,7 +9,7 @@ from matplotlib.text import Text
 
 import tripletomics as tt
 from tripletomics import pl
-from tripletomics.names import harmless, printable
+from tripletomics.names import harmless, percent, printable
 
 NAMES = [r"$\frac{$", "$x_1$ cell", "[/] [bold red]T[/bold red]", "\x1b[31mB\u202e :dna:", "=1+1", "\ufeff-NK"]
 SHOWN = [name.translate(dict.fromkeys(map(ord, "\x1b\u202e\ufeff"), "\ufffd")) for name in NAMES]
@@ -75,3 +75,7 @@ def test_a_table_for_a_spreadsheet_holds_no_formula():
     found = harmless(table)
     assert found["'=a"].tolist() == ["'=1", "'+1", "'-1", "'@x", "a=1", ""]
     np.testing.assert_array_equal(found["n"], table["n"])
+
+
+def test_a_share_is_written_with_a_space():
+    assert (percent(0.9), percent(0.12345, 1), percent(1.0)) == ("90 %", "12.3 %", "100 %")

@@ -138,7 +138,7 @@ def test_numbers_of_the_table_appear(page):
     assert "seconds lower is better" in words
     assert "1,234" in words
     assert words.count("page used by half of all cells") == 2  # among the main scores and among all of them
-    assert "0.12%" in words
+    assert "0.12 %" in words
     assert "AUROC (.5 = no) best is 0.5" in words
     assert "spread of held-out / training cells (1 = alike) best is 1" in words
     assert "cells at the edge of the map lower is better" in words

@@ -295,7 +295,7 @@ def test_the_scale_is_in_the_file_and_old_files_have_none(models, tmp_path):
 @pytest.mark.parametrize(
     ("values", "counts", "said"),
     [
-        (channels, "auto", r"^6 features of whole numbers \(\d+% are 0, .* are taken for intensities"),
+        (channels, "auto", r"^6 features of whole numbers \(\d+ % are 0, .* are taken for intensities"),
         (lambda: antibodies(background=20.0), "auto", r"^17 features of whole numbers .* are taken for counts of mol"),
         (lambda: random().poisson(0.5, (120, 20)), "auto", None),
         (channels, False, None),

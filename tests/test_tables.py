@@ -274,7 +274,7 @@ def test_columns_of_one_name_are_no_matter():
 def test_few_cells_in_both_tables_are_told():
     rna, protein = make_pair()
     protein.obs_names = [name if i < 60 else f"other {name}" for i, name in enumerate(protein.obs_names)]
-    with pytest.warns(UserWarning, match=r"60 cells are in both datasets by name, 28.6% of rna and 28.6% of protein"):
+    with pytest.warns(UserWarning, match=r"60 cells are in both datasets by name, 28.6 % of rna and 28.6 % of protein"):
         tt.fit((rna, protein), "kind", **ONE_STEP)
 
 

@@ -6,13 +6,14 @@ Whatever writes coordinates under a key of `obsm` also writes the id of the mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 MAX_KEY = 100  # characters; a file or folder may have 255 bytes
 DEFAULT_KEY = "X_tt"  # key of the map; its columns of `obs` begin with "tt"
+SPACES = {"map": "map", "metric": "metric space"}  # a space, and its name for readers
 
 
 def metric_key(key: str) -> str:
@@ -33,6 +34,16 @@ def map_key(basis: str) -> str:
 def space_of(basis: str) -> str:
     """Return which space a basis is: "metric" or "map"."""
     return "map" if map_key(basis) == basis else "metric"
+
+
+def space_titles(spaces: Iterable[str]) -> dict[str, str]:
+    """Return what tables and figures call spaces: "map" and "metric space"; of a fit in `obsm`, next to its key."""
+    known = set(spaces)
+    titles = {space: SPACES.get(space, space) for space in known}
+    for key in known - set(SPACES):
+        if metric_key(key) in known or key == DEFAULT_KEY or space_of(key) == "metric":
+            titles[key] = f"{key}, {SPACES[space_of(key)]}"
+    return titles
 
 
 def prefix(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Names of types, genes and columns, which others chose, as plain text: in a terminal, on a page, in a spreadsheet."""
+"""Plain text for a terminal, a page or a spreadsheet: names that others chose, and shares."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ def harmless(table: pd.DataFrame) -> pd.DataFrame:
 
 def percent(share: float, digits: int = 0) -> str:
     """Return a share as text, such as "90 %"."""
-    return f"{100 * share:.{digits}f} %"
+    return f"{share:.{digits}%}".replace("%", " %")

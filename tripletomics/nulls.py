@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -110,16 +111,14 @@ class Nulls:
     ----------
     types, misplaced, values
         What `permuted_null`, `permuted_map` and `permuted_values` return; None or nothing where nothing can be tested.
+    seconds
+        Wall time of all, as "null", if labels or values were permuted.
     """
 
     types: PermutedFit | None = None
     misplaced: np.ndarray | None = None
     values: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def of_labels(self) -> bool:
-        """Whether there is one of permuted labels or values."""
-        return self.types is not None or bool(self.values)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def fit_nulls(
@@ -128,8 +127,9 @@ def fit_nulls(
     """Return the fits in which there is nothing to learn; none if no cell was held out."""
     if not problem.held_out.any():
         return Nulls()
-    return Nulls(
-        permuted_null(problem, settings, encoder.rounds, checkpoint) if problem.classes else None,
-        permuted_map(problem, settings, encoder, checkpoint) if problem.published is not None else None,
-        permuted_values(problem, settings, checkpoint) if problem.targets else {},
-    )
+    started = time.perf_counter()
+    types = permuted_null(problem, settings, encoder.rounds, checkpoint) if problem.classes else None
+    misplaced = permuted_map(problem, settings, encoder, checkpoint) if problem.published is not None else None
+    values = permuted_values(problem, settings, checkpoint) if problem.targets else {}
+    of_labels = types is not None or bool(values)
+    return Nulls(types, misplaced, values, {"null": time.perf_counter() - started} if of_labels else {})

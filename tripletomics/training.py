@@ -30,7 +30,7 @@ from tripletomics.losses import neighbours
 from tripletomics.losses.base import Loss, spec
 from tripletomics.losses.columns import Columns
 from tripletomics.losses.levels import Levels
-from tripletomics.monitor import CHECK_CELLS, Monitor, Report, check_finite, silent
+from tripletomics.monitor import Monitor, Report, check_finite, sample, silent
 from tripletomics.networks import Encoder, MapHead, Networks, PairEncoder, follow
 from tripletomics.notices import warn
 from tripletomics.optimizer import make_optimizer
@@ -288,7 +288,7 @@ def train_map(
     rows = np.flatnonzero(problem.given if adopts else ~problem.held_out)
     if not adopts:
         rows = rows[subsample_per_type(problem.nodes[rows] if settings.structure < 1 else np.full(len(rows), -1), seed)]
-    watched = np.random.default_rng(seed).permutation(scored[y[scored] >= 0])[:CHECK_CELLS]
+    watched = sample(scored, y)
     used, train_on = np.concatenate([rows, watched]), np.arange(len(rows))
     cells, y, pcs = problem.rows.subset(used), y[used], problem.map_pcs[used]
     z, known = embed_rows(encoder.encoder, cells, fabric.device), torch.from_numpy(pcs).to(fabric.device)

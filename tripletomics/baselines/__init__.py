@@ -6,6 +6,6 @@ generators stay as they were.
 """
 
 from tripletomics.baselines.inputs import Cells, Coordinates, prepare
-from tripletomics.baselines.methods import METHODS, Method
+from tripletomics.baselines.methods import METHODS, Method, title_of
 
-__all__ = ["METHODS", "Cells", "Coordinates", "Method", "prepare"]
+__all__ = ["METHODS", "Cells", "Coordinates", "Method", "prepare", "title_of"]

@@ -50,6 +50,7 @@ _NEW = f"{_PCS}, where training cells have those that they would have as new cel
 _TSNE = "van der Maaten & Hinton 2008, J. Mach. Learn. Res. 9; Poličar, Stražar & Zupan 2024, J. Stat. Softw. 109(3)"
 _TSNE_SETTINGS = f"perplexity {neighbour_maps.PERPLEXITY:g}, query cells with {neighbour_maps.QUERY_PERPLEXITY:g}"
 
+OTHERS = {"tt": "tripletomics", "pca": "PCA"}  # titles of methods that are none to compare with
 METHODS: dict[str, Method] = {
     "pca2": Method(linear.pca2, "PCA", False, "scikit-learn", _PEARSON, "the first two principal components"),
     "pca50": Method(linear.pca50, "PCA, 50 components", False, "scikit-learn", _PEARSON, _PCS),
@@ -99,3 +100,10 @@ METHODS: dict[str, Method] = {
         needs=("tensorflow",),
     ),
 }  # fmt: skip
+
+
+def title_of(method: str) -> str:
+    """Return the name of a method in tables and figures, with its settings where it has some."""
+    name, colon, settings = method.partition(":")
+    title = METHODS[name].title if name in METHODS else OTHERS.get(name, name)
+    return f"{title} ({settings})" if colon else title

@@ -48,8 +48,8 @@ OnlyResults = Annotated[
 MANY = Parameter(consume_multiple=True, negative=())  # one or more words after the option
 GROUPS = {  # of the options in the help; an option that stands in none is under "Other"
     "Basic": (
-        "label", "out", "only_results", "model", "methods", "basis", "key_added", "hold_out", "splits", "label_a", "label_b",
-        "figure", "missing", "reject", "groups", "seeds", "seed", "group_by",
+        "label", "out", "only_results", "model", "methods", "basis", "key_added", "hold_out", "splits", "label_a",
+        "label_b", "figure", "missing", "reject", "groups", "seeds", "seed", "group_by",
     ),
     "Data": (
         "obs", "transpose", "protein", "batch", "layer", "use_rep", "counts", "unlabelled", "parents", "order", "alias",

@@ -133,10 +133,10 @@ def print_types(adata: AnnData | MuData, prefix: str) -> None:
 
 def print_scores(table: pd.DataFrame, by: Sequence[str]) -> None:
     """Print the main scores, one line per space."""
-    from tripletomics.evaluation import METRICS, overview
+    from tripletomics.evaluation import METRICS, named, overview
 
     by = [name for name in by if name == "space" or table[name].nunique() > 1]
-    texts = overview(table, by)
+    texts = overview(named(table), by)
     metrics = [str(name) for name in texts]
     heads = ["\n".join(by), *(HEADS[name][0] if name in HEADS else METRICS[name].title for name in metrics)]
     shown = []

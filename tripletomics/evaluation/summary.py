@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from tripletomics.baselines import title_of
 from tripletomics.evaluation.scores import MAIN, METRICS
+from tripletomics.keys import space_titles
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.names import percent
 
@@ -41,6 +43,14 @@ def collect(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     table["label_circular"] = [metric.circular for metric in known] | learned.to_numpy()
     table["null"] = groups["null"].first().to_numpy()
     return table
+
+
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the names of methods and spaces for readers, in place of those that users type."""
+    names = {"space": table["space"].map(space_titles(table["space"]))}
+    if "method" in table:
+        names["method"] = table["method"].map(title_of)
+    return table.assign(**names)
 
 
 def drawn_at_random(hold_out: str) -> bool:
@@ -164,7 +174,7 @@ def verdicts(table: pd.DataFrame, by: str) -> list[str]:
         elif said == "no signal":
             lines.append(f"{name}: NO SIGNAL. Held-out macro-F1 {f1:.2f}, permuted labels {null:.2f} (p = {p:.2g}).")
         else:
-            lines.append(f"{name}: held-out macro-F1 {f1:.2f}, {f1 - null:.2f} above permuted labels ({null:.2f}).")
+            lines.append(f"{name}: held-out macro-F1 {f1:.2f}, permuted labels {null:.2f}.")
     return lines + _on_levels(table, keys)
 
 

@@ -112,7 +112,7 @@ class Basis:
 
     def summarise(self, table: pd.DataFrame) -> list[str]:
         """Return in words what its scores show; warn where they show nothing, or where their model is unknown."""
-        lines = evaluation.verdicts(table, "space")
+        lines = evaluation.verdicts(evaluation.named(table), "space")
         for line in lines:
             if "NO SIGNAL" in line or TOO_FEW.upper() in line:
                 warn(line)

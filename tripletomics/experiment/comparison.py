@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from tripletomics import baselines, extras, features, labels, pl, pp, report
-from tripletomics.evaluation import headline, verdicts
+from tripletomics.evaluation import headline, named, verdicts
 from tripletomics.experiment.results import Result
 from tripletomics.experiment.splits import EvaluationTask
 from tripletomics.notices import warn
@@ -37,8 +37,6 @@ class Comparison:
         Column of ``obs`` with the types.
     methods
         Their names, as they were given.
-    titles
-        The names of methods in figures.
     table
         One row per value: method, space, metric, type, split ("train", "held-out", "permuted", or "" for a value of
         all cells), value (mean over seeds), sd, n_seeds, family, label_circular, null (how it was made).
@@ -55,7 +53,6 @@ class Comparison:
     adata: AnnData
     label: str
     methods: list[str]
-    titles: dict[str, str]
     table: pd.DataFrame
     runs: pd.DataFrame
     confusions: dict[str, pd.DataFrame]
@@ -68,9 +65,14 @@ class Comparison:
         seeds = self.settings["seeds"]
         return f"<tripletomics.Comparison: {len(self.methods)} methods, seeds {seeds}, {self.adata.n_obs} cells>"
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """The names of methods in tables and figures."""
+        return {method: baselines.title_of(method) for method in self.methods}
+
     def summary(self) -> str:
         """Return in words what the held-out cells show, for each method and space, and how they were held out."""
-        lines = "\n".join(verdicts(self.table, "method"))
+        lines = "\n".join(verdicts(named(self.table), "method"))
         return "\n\n".join(filter(None, [headline(self.table, self.runs, self.titles), lines, self.settings["split"]]))
 
     def plot(
@@ -161,14 +163,6 @@ def installed(methods: Sequence[str]) -> list[str]:
             f"{extras.command(modules[0])}."
         )
     return [method for method in methods if method not in lost]
-
-
-def title_of(method: str) -> str:
-    """Return the name of a method in figures."""
-    if method in baselines.METHODS:
-        return baselines.METHODS[method].title
-    settings = method.partition(":")[2]
-    return f"tripletomics ({settings})" if settings else "tripletomics"
 
 
 def copy_cells(task: EvaluationTask, held_out: np.ndarray, first: Mapping[str, Result]) -> AnnData:

@@ -17,6 +17,7 @@ from tripletomics import baselines, evaluation
 from tripletomics.evaluation import REFITTED, UNUSED
 from tripletomics.experiment.fits import Fit
 from tripletomics.experiment.splits import Split
+from tripletomics.monitor import end_with
 
 if TYPE_CHECKING:
     from tripletomics.experiment.cache import Cache
@@ -85,6 +86,9 @@ def run(split: Split, method: str, settings: Settings) -> Result:
             coordinates, history = fit.train()
     seconds = cost["seconds"] + (preparing if settings is None else 0)
     tables = [evaluation.score(z, split.truth, split.seed).assign(space=space) for space, z in coordinates.items()]
+    if history:
+        held = pd.concat(tables).query("metric == 'knn_macro_f1' and split == 'held-out'")
+        end_with(history, dict(zip(held["space"], held["value"], strict=True)))
     tables += _score_permuted(split, method, coordinates, fit)
     if task.unseen:
         tables += _score_unseen(split, method, settings)
@@ -177,7 +181,7 @@ def run_all(
     with bar as show:
         for split in splits:
             for method, settings in plan.items():
-                show(f"{method}, seed {split.seed}")
+                show(f"{baselines.title_of(method)}, seed {split.seed}")
                 path = cache.path(split, method, settings)
                 kept = cache.read(path)
                 result = run(split, method, settings) if kept is None else Result.unpack(kept)

@@ -24,6 +24,7 @@ from tripletomics.labels.reference import Reference
 from tripletomics.model import scoring
 from tripletomics.model.build import check_predictions, versions
 from tripletomics.model.model import Model
+from tripletomics.monitor import end_with
 from tripletomics.nulls import NULL_CELLS, NULL_SHARE
 from tripletomics.problem import FitProblem, Settings
 
@@ -102,6 +103,7 @@ def score_grown(
     model.scores, model.p_value = scoring.score(embedding, codes, held_out, settings.seed)
     if not model.p_value:
         return
+    end_with(model.history, model.scores["held-out"])
     model.findings["tested"] = scoring.test_of(codes, held_out, settings.seed)
     model.scores["permuted"] = _score_null(old, reference, problem, settings, simulated)
 

@@ -13,6 +13,7 @@ from tripletomics.folds import subsample
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import prediction
 from tripletomics.losses.levels import contained
+from tripletomics.monitor import end_with
 
 if TYPE_CHECKING:
     from tripletomics.labels.tree import Tree
@@ -42,6 +43,7 @@ def score_fit(
     model.scores, model.p_value = score(embedding, codes, held_out, seed)
     if (null := nulls.types) is not None:
         model.scores["permuted"] = score_null(null.coordinates, null.codes, null.held_out, seed)
+    end_with(model.history, model.scores.get("held-out", {}))
     if model.p_value:
         model.findings["tested"] = test_of(codes, held_out, seed)
     if problem.tree is not None:

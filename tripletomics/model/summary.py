@@ -6,9 +6,11 @@ import copy
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 
 from tripletomics.adoption import AVERAGED, EVERY, LEARNED, PERMUTED, SIGNIFICANT
 from tripletomics.evaluation import NONE_WITHIN, embedding_sentence, no_freedom_sentence
+from tripletomics.keys import SPACES
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.labels.ordering import HARDLY, LEAST_BATCHES
@@ -19,48 +21,66 @@ BLIND = "made from training cells"  # the setting "embedding" of a fit, if the e
 
 WITHIN = "correlation_within_types"
 ENOUGH = 10  # held-out cells of a type, of which a share says something
+LABELLED = (
+    ("held-out cells", "held-out", "cells the model never saw"),
+    ("permuted labels", "permuted", "held-out cells, with nothing to learn"),
+    ("training cells", "train", "no evidence: their labels were learned"),
+)
+UNLABELLED = (
+    ("held-out cells", "held-out", "their neighbours by principal components"),
+    ("permuted cells", "permuted", "at the coordinates of other cells"),
+    ("training cells", "train", "cells the model was trained on"),
+)
 
 
 def summarise(model: State) -> str:
-    """Return a few lines on how good the map of a model is on cells that it never saw."""
-    rows = (
-        ("held-out cells", "held-out", "cells the model never saw"),
-        ("permuted labels", "permuted", "held-out cells when there is nothing to learn"),
-        ("training cells", "train", "no evidence: their labels were learned"),
-    )
-    measure = "15-NN macro-F1"
-    if not model.classes:
-        measure = "15-NN recall"
-        rows = (
-            ("held-out cells", "held-out", "their neighbours by principal components, found again"),
-            ("permuted cells", "permuted", "held-out cells at the coordinates of others"),
-            ("training cells", "train", "cells the model was trained on"),
-        )
-    lines = [f"{measure:<16} {'map':>6} {'metric':>7}"]
-    for title, key, remark in rows:
-        if key in model.scores:
-            score = model.scores[key]
-            lines.append(f"{title:<16} {score['map']:>6.3f} {score['metric']:>7.3f}   {remark}")
+    """Return a table of scores and a few lines on how good the map of a model is on cells that it never saw."""
+    table = score_table(model)
+    first = max(16, *map(len, table.index))
+    lines = [f"{table.index.name:<{first}}  {'map':>5}  metric space"]
+    for title, on_map, in_space, remark in table.itertuples():
+        scores = ("" if np.isnan(score) else f"{score:.3f}" for score in (on_map, in_space))
+        lines.append("{:<{}}  {:>5}  {:>12}   {}".format(title, first, *scores, remark))
+    return "\n".join(lines + remarks(model))
+
+
+def score_table(model: State) -> pd.DataFrame:
+    """Return the scores of a model: the groups of cells by the map and the metric space, and what each row is."""
+    measure, rows = ("15-NN macro-F1", LABELLED) if model.classes else ("15-NN recall", UNLABELLED)
+    scores = {title: {**model.scores[key], "what it is": said} for title, key, said in rows if key in model.scores}
     if model.checks:
-        c = model.checks
-        lines.append(
-            f"{'predict':<16} {'':>6} {c['macro_f1']:>7.3f}   held-out cells; calibration error {c['ece']:.3f}, "
-            f"90 % sets hold {percent(c['coverage'])} of the labels, {percent(c['unassigned'], 1)} unassigned"
-        )
+        said = f"held-out cells; calibration error {model.checks['ece']:.3f}"
+        scores["predict"] = {"metric": model.checks["macro_f1"], "what it is": said}
+    for name, side in model.alone.items():
+        if side.checks:
+            said = f"the same; calibration error {side.checks['ece']:.3f}"
+            scores[f"  by {name} alone"] = {"metric": side.checks["macro_f1"], "what it is": said}
+    if model.matches:
+        said = f"by chance {model.matches['null_10']:.3f}"
+        scores["same cell"] = {"metric": model.matches["recall_10"], "what it is": said}
+    table = pd.DataFrame.from_dict(scores, orient="index", columns=[*SPACES, "what it is"])
+    return table.astype(dict.fromkeys(SPACES, float)).rename(columns=SPACES).rename_axis(measure)
+
+
+def remarks(model: State) -> list[str]:
+    """Return what a reader has to know besides the scores, a line for each."""
+    lines = []
+    for name, checks in {"": model.checks, **{name: side.checks for name, side in model.alone.items()}}.items():
+        if checks:
+            lines.append(
+                f"Predictions{f' by {name} alone' * bool(name)}: 90 % label sets hold the type of "
+                f"{percent(checks['coverage'])} of the held-out cells; {percent(checks['unassigned'], 1)} of these "
+                "cells are unassigned."
+            )
+    if model.checks:
         lines += _on_levels(model.checks)
     elif model.classes and model.calibration is None:
         lines.append("No predictions: they could not be calibrated, so predict refuses to make them.")
-    for name, side in model.alone.items():
-        if side.checks:
-            lines.append(
-                f"{'  by ' + name:<16} {'':>6} {side.checks['macro_f1']:>7.3f}   held-out cells by {name} alone; "
-                f"calibration error {side.checks['ece']:.3f}, {percent(side.checks['unassigned'], 1)} unassigned"
-            )
     if model.matches:
         a, b = model.modalities
         lines.append(
-            f"{'same cell':<16} {'':>6} {model.matches['recall_10']:>7.3f}   of {model.matches['cells']:.0f} held-out "
-            f"cells by {a}, found among the 10 nearest by {b}, and back; by chance {model.matches['null_10']:.3f}"
+            f"Same cell: how often one of {model.matches['cells']:.0f} held-out cells by {a} is found among the 10 "
+            f"nearest by {b}, and back."
         )
     if model.reference is not None and np.median(model.reference.sizes[: len(model.classes)]) < NEIGHBOURS:
         lines.append(
@@ -77,7 +97,7 @@ def summarise(model: State) -> str:
         lines.append(f"Fitted to and scored on a sample: {model.settings['cells']} cells.")
     if "held-out" not in model.scores:
         lines.append("No cell was held out: nothing here says how the map does on new cells.")
-    return "\n".join(lines + _findings(model))
+    return lines + _findings(model)
 
 
 def _on_levels(checks: Mapping[str, float]) -> list[str]:
@@ -232,10 +252,8 @@ def _adopted(model: State) -> list[str]:
     types = table[(table["method"] == LEARNED) & (table["cell_type"] != EVERY)]
     lost = types[(types["cells"] >= ENOUGH) & (types["right_type"] < types["right_type_true"] - 0.2)]
     if len(lost):
-        shares = zip(
-            lost["cell_type"], lost["right_type"].map(percent), lost["right_type_true"].map(percent), strict=True
-        )
-        named = (f"{name} ({share}, true {true})" for name, share, true in shares)
+        shares = lost[["cell_type", "right_type", "right_type_true"]].itertuples(index=False)
+        named = (f"{name} ({percent(right)}, true {percent(true)})" for name, right, true in shares)
         lines.append(f"Types whose new cells often land among other types: {', '.join(named)}.")
     return lines
 

@@ -8,17 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tripletomics import baselines
 from tripletomics.evaluation import METRICS, found_in
+from tripletomics.keys import SPACES
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.palette import listed
 
 NEEDED = ("space", "metric", "type", "split", "value", "sd", "n_seeds")
 SHOWN = ("knn_macro_f1", "map_at_r", "knn_recall_within_types", "trustworthiness", "centroid_spearman")
 SHOWN_NARROW = ("knn_macro_f1", "knn_recall_within_types", "centroid_spearman")
-# fmt: off
-TITLES = {"tt": "tripletomics", "pca": "PCA", "pca2": "PCA", "pca50": "PCA-50", "lda": "LDA", "nca": "NCA",
-          "umap": "UMAP", "umap_supervised": "supervised UMAP", "tsne": "t-SNE", "pacmap": "PaCMAP", "mlp": "MLP"}
-# fmt: on
 
 
 def checked_table(table: Any) -> pd.DataFrame:
@@ -167,9 +165,8 @@ def title_of(method: str, titles: Mapping[str, str] | None = None) -> str:
         if titles and key in titles:
             return titles[key]
     if method.endswith("_metric"):
-        return f"{title_of(method.removesuffix('_metric'), titles)}, metric space"
-    name, colon, settings = method.partition(":")
-    return TITLES.get(name, name) + (f" ({settings})" if colon else "")
+        return f"{title_of(method.removesuffix('_metric'), titles)}, {SPACES['metric']}"
+    return baselines.title_of(method)
 
 
 def check_titles(titles: Mapping[str, str] | None, methods: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from tripletomics import gaps, scales
 from tripletomics.labels import UNASSIGNED, is_missing
 from tripletomics.labels.tree import Tree
 from tripletomics.model import Model
+from tripletomics.names import percent
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.matrices import check_compressed
@@ -333,7 +334,7 @@ def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:
     if counts and np.median(values[values > 0]) <= scales.SMALL:
         return
     zeros = 1 - np.count_nonzero(values) / (x.shape[0] * x.shape[1])
-    held = f"{f'Modality {name!r}: ' if name else ''}{x.shape[1]} features of whole numbers ({zeros:.0%} are 0, "
+    held = f"{f'Modality {name!r}: ' if name else ''}{x.shape[1]} features of whole numbers ({percent(zeros)} are 0, "
     held += f"the largest is {values.max():.0f})"
     taken = (
         "counts of molecules: each cell is scaled to one total and logged. If they are channels of a cytometer or "

@@ -16,6 +16,7 @@ from tripletomics.keys import check_key
 from tripletomics.labels.reference import Reference
 from tripletomics.losses.defaults import DEFAULT_LOSS
 from tripletomics.model import Model
+from tripletomics.names import percent
 from tripletomics.notices import warn
 from tripletomics.pp import checks, splits
 from tripletomics.pp.queries import QueryOptions, take_new
@@ -196,8 +197,9 @@ def _cells(adata: Any, settings: Settings, model: Model) -> tuple[Any, np.ndarra
     if match.weight < ENOUGH:
         raise ValueError(
             f"The new cells lack {match.missing} of the {len(model.part().genes)} genes of the model in init= (first: "
-            f"{absent}), which hold {1 - match.weight:.0%} of its encoder's weight. At most {1 - ENOUGH:.0%} may be "
-            "missing for a map to grow. Fit old and new cells together on the genes that both have."
+            f"{absent}), which hold {percent(1 - match.weight)} of its encoder's weight. At most "
+            f"{percent(1 - ENOUGH)} may be missing for a map to grow. Fit old and new cells together on the genes that "
+            "both have."
         )
     if match.missing:
         warn(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tripletomics.names import percent
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import first
 from tripletomics.problem import check_share
@@ -123,13 +124,13 @@ def _check_enough(match: Match, adata: AnnData, genes: list[str], missing: str, 
         raise ValueError(
             f"The query is missing {match.missing} of the model's {len(genes)} genes (first: {absent}). Pass "
             "missing='zero' to fill them, missing='impute' to treat them as unknown, or refit on shared genes. They "
-            f"hold {1 - match.weight:.1%} of the encoder's weight."
+            f"hold {percent(1 - match.weight, 1)} of the encoder's weight."
         )
     if match.weight < min_matched:
         raise ValueError(
-            f"The query's genes hold {match.weight:.1%} of the encoder's weight, less than min_matched={min_matched} "
-            f"(the heaviest of the {match.missing} missing genes: {first(match.missing_genes)}). {_HINT}; else lower "
-            "min_matched, or refit on shared genes."
+            f"The query's genes hold {percent(match.weight, 1)} of the encoder's weight, less than "
+            f"min_matched={min_matched} (the heaviest of the {match.missing} missing genes: "
+            f"{first(match.missing_genes)}). {_HINT}; else lower min_matched, or refit on shared genes."
         )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from tripletomics import gaps, scales
 from tripletomics.features import Features, median_depth, norms, spread_of
+from tripletomics.names import percent
 from tripletomics.pcs import mean_and_variance
 from tripletomics.scales import Scale
 from tripletomics.sources import Matrix, dense
@@ -74,7 +75,7 @@ def check_scale(
         )
     elif features.below >= CENTRED and not negative and values.any() and x.shape[0] >= ENOUGH:
         notes.append(
-            f"The query has no negative values, but {features.below:.0%} of the training values were below 0: the "
+            f"The query has no negative values, but {percent(features.below)} of the training values were below 0: the "
             "training values look z-scored or centred, and the query does not. Treat both in the same way: fit on the "
             "values before that, or scale the query by the means and standard deviations of the training cells."
         )

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from tripletomics import features, labels, scales
 from tripletomics.features import Choice, Pair
+from tripletomics.names import percent
 from tripletomics.notices import warn
 from tripletomics.pp.checks import check_anndata, check_measured, decide_counts, first, matrix
 from tripletomics.pp.embeddings import embedding_of, is_blind
@@ -192,7 +193,7 @@ def open_table(
             f"the same cells in the same order, say so: {b}.obs_names = {a}.obs_names."
         )
     if shared < MATCHED * smaller:
-        shares = " and ".join(f"{shared / side.n_obs:.1%} of {name}" for name, side in sides.items())
+        shares = " and ".join(f"{percent(shared / side.n_obs, 1)} of {name}" for name, side in sides.items())
         warn(
             f"{shared:,} cells are in both datasets by name, {shares}: what the two have in common is learned only "
             f"from these. Compare the names, such as {first(sides[a].obs_names, 1)} and "

@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripletomics import baselines, files, pl
-from tripletomics.evaluation import METRICS, overview
+from tripletomics.evaluation import METRICS, named, overview
 from tripletomics.names import harmless
 
 CAPTION = "Scores of held-out cells, mean ± sd over seeds; in brackets those of permuted labels or coordinates."
@@ -41,8 +41,7 @@ def write(
         for ending in ("pdf", "png"):
             pl.save(figure, folder / f"{name}.{ending}")
         plt.close(figure)
-    shown = overview(table, ["method", "space"]).reset_index()
-    shown["method"] = shown["method"].map(titles)
+    shown = overview(named(table), ["method", "space"]).reset_index()
     shown = shown.rename(columns={name: metric.title for name, metric in METRICS.items()})
     texts = {
         "table.csv": harmless(table).to_csv(index=False),

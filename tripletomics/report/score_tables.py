@@ -11,11 +11,12 @@ import pandas as pd
 
 from tripletomics.evaluation import MAIN, METRICS
 from tripletomics.evaluation.scores import Metric
+from tripletomics.keys import SPACES
 from tripletomics.labels import TOO_FEW, verdict
+from tripletomics.names import percent
 
 SHOWN = (*MAIN, "a50", "held_out_auroc", "silhouette", "seconds")
 FURTHER = "order"  # the family of scores of further columns, of which the type is the column
-SPACES = {"map": "maps", "metric": "spaces of more dimensions"}
 FAMILIES = {
     "labels": "Labels", "retrieval": "Retrieval", "verification": "Verification", "prediction": "Prediction",
     "unseen": "Types that were never seen", "structure": "Structure of the data", "page": "Use of the page",
@@ -157,7 +158,7 @@ class ScoreTables:
         numbers = {(row.method, row.space, str(row.type), row.split): row for row in rows.itertuples(index=False)}
         pairs = [pair for pair in self.pairs if any(key[:2] == pair for key in numbers)]
         heads = [
-            {"title": self.titles.get(m, m), "space": space.removeprefix("metric"), "verdict": self.verdict(m, space)}
+            {"title": self.titles.get(m, m), "space": SPACES[space], "verdict": self.verdict(m, space)}
             for m, space in pairs
         ]
         entries: dict[str, list[Entry]] = {}
@@ -202,5 +203,5 @@ def written(value: float, metric: str) -> str:
     if METRICS[metric].family == "cost":
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
     if METRICS[metric].family == "page":
-        return f"{value:.2%}"
+        return percent(value, 2)
     return f"{value:.1e}" if metric in ("permutation_p", "reachable_p") and 0 < value < 0.001 else f"{value:.3f}"

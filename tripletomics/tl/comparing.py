@@ -122,7 +122,7 @@ def compare(
     import pandas as pd
 
     from tripletomics import evaluation, experiment, pp
-    from tripletomics.experiment.comparison import Comparison, check_methods, copy_cells, installed, title_of
+    from tripletomics.experiment.comparison import Comparison, check_methods, copy_cells, installed
     from tripletomics.experiment.settings import parse_method
     from tripletomics.problem import Settings, as_text
 
@@ -157,8 +157,8 @@ def compare(
     machine = {"python": platform.python_version(), "cores": str(os.cpu_count())}
     return Comparison(
         adata=copy_cells(task, splits[0].held_out, first), label=task.label, methods=list(plan),
-        titles={method: title_of(method) for method in plan}, table=evaluation.collect(rows, ["method", "space"]),
-        runs=rows, settings=settings, versions=experiment.versions(list(plan)) | machine,
+        table=evaluation.collect(rows, ["method", "space"]), runs=rows, settings=settings,
+        versions=experiment.versions(list(plan)) | machine,
         confusions={method: pd.DataFrame(matrix, index=types, columns=types) for method, matrix in counted.items()},
         histories={method: run.history for method, run in first.items() if run.history},
     )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tripletomics.tl.progress import begin, training_bar
+from tripletomics.tl.progress import begin, report_scores, training_bar
 
 if TYPE_CHECKING:
     from tripletomics.model import Model
@@ -39,6 +39,7 @@ def grow(given: Mapping[str, Any]) -> Model:
         fitted, names = time.perf_counter(), table.obs.obs_names.to_numpy()
         model = build_grown(old, reference, problem, settings, grown, whole, names=names)
         score_grown(model, old, reference, problem, settings, whole=whole, simulated=grown.simulated)
+        report_scores(report, model.history)
     model.seconds = {"fit": fitted - started, "null": time.perf_counter() - fitted}
     write_fit(table, settings.key_added, model, problem, whole.coordinates)
     return model

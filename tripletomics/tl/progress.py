@@ -1,4 +1,4 @@
-"""Progress bars: in a terminal or notebook, on stderr, and nowhere else."""
+"""Progress bars: in a terminal, on stderr; in a notebook, as one output of the cell; and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tripletomics import processes
+from tripletomics import keys, processes
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
     from tripletomics.monitor import Report
+    from tripletomics.training import History
+
+AGAIN = " again"  # ends the name of a stage that is trained a second time
 
 
 TRAINED = {"metric": "encoder", "map": "map"}  # what a stage trains, if its name does not say so
@@ -21,24 +24,31 @@ TRAINED = {"metric": "encoder", "map": "map"}  # what a stage trains, if its nam
 
 @contextmanager
 def training_bar(wanted: bool) -> Iterator[Report]:
-    """Show stage, loss, held-out score and time left; of a stage without steps, that it is running."""
+    """Show stage, loss, held-out score and time left; of a stage without steps, that it is running.
+
+    The score is that of samples, and so "about", until a stage that is finished is reported again.
+    """
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description:>16}"), BarColumn(20), TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.description:>18}"), BarColumn(20), TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[score]}"), TimeRemainingColumn(elapsed_when_finished=True),
     )  # fmt: skip
     with _bar(wanted, *columns) as bar:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, step: int, steps: int, loss: float, score: float) -> None:
+            space, again, _ = stage.partition(AGAIN)
             if stage not in tasks:
                 _finish(bar)
                 tell(f"training the {TRAINED.get(stage, stage)}, {steps} steps" if steps else stage)
-                tasks[stage] = bar.add_task(stage, total=steps or None, loss="", score="")
+                title = keys.SPACES.get(space, space) + again
+                tasks[stage] = bar.add_task(title, total=steps or None, loss="", score="")
             if steps:
-                said = f"loss {loss:.3f}", "" if math.isnan(score) else f"held-out F1 {score:.3f}"
-                bar.update(tasks[stage], completed=step, loss=said[0], score=said[1])
+                said = "" if math.isnan(score) or space not in keys.SPACES else f"held-out F1 about {score:.2f}"
+                if bar.tasks[tasks[stage]].finished:
+                    said = said and f"held-out F1 {score:.3f}"
+                bar.update(tasks[stage], completed=step, loss=f"loss {loss:.3f}", score=said)
 
         yield report
         _finish(bar)
@@ -75,6 +85,13 @@ def tell(message: str) -> None:
         scanpy.logging.info(message)
 
 
+def report_scores(report: Report, history: History, again: bool = False) -> None:
+    """Report the held-out scores of a finished fit, whose encoder was trained once, or `again`."""
+    for space, curves in history.items():
+        steps, f1 = len(curves["step"]), float(curves["held_out_f1"][-1])
+        report(space + AGAIN * (again and space == "metric"), steps, steps, float(curves["loss"][-1]), f1)
+
+
 @contextmanager
 def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
     """Show which step is running, and the time left; call what is yielded at the start of each."""
@@ -99,10 +116,14 @@ def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
 
 
 def _bar(wanted: bool, *columns: ProgressColumn) -> Progress:
-    """Return a bar on stderr, hidden unless it is wanted and can be seen."""
+    """Return a bar, hidden unless it is wanted and can be seen."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    seen = wanted and processes.rank() == 0 and (console.is_terminal or console.is_jupyter)
-    return Progress(*columns, console=console, disable=not seen)
+    seen = wanted and processes.rank() == 0
+    if seen and console.is_jupyter:
+        from tripletomics.tl.notebook import NotebookBar
+
+        return NotebookBar(*columns)
+    return Progress(*columns, console=console, disable=not (seen and console.is_terminal))
