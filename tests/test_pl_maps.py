@@ -2,13 +2,15 @@
 
 import os
 
+import anndata as ad
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
 from matplotlib import pyplot as plt
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_hex
+from scipy.sparse import csr_matrix
 from test_pl import cells, layers, legend_texts, numbers, rows
 
 from tripletomics import pl
@@ -173,6 +175,17 @@ def test_counts_are_logged_as_scanpy_does_and_the_scale_says_so():
     np.testing.assert_array_equal(values_of(adata, "CD4")[0], adata.X[:, 1])
 
 
+@pytest.mark.parametrize("make", [np.asarray, csr_matrix])
+def test_counts_in_a_file_are_logged_too(make, tmp_path):
+    adata = with_counts()
+    adata.X, expected = make(adata.X), values_of(adata, "CD4")[0]
+    adata.raw = adata.copy()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    for use_raw in (True, False):
+        np.testing.assert_allclose(values_of(backed, "CD4", use_raw=use_raw)[0], expected)
+
+
 def test_a_gene_is_that_of_scanpy_with_raw_and_layers():
     adata = cells()
     adata.raw = adata.copy()
@@ -299,4 +312,3 @@ def test_places_where_nothing_can_be_drawn_are_refused(tmp_path, monkeypatch):
         pl.embedding(adata, "cell_type", save=tmp_path / "map.png")
     assert not plt.get_fignums()
     assert not adata.uns
-    assert to_rgb(GREY)

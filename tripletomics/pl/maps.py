@@ -174,7 +174,10 @@ def embedding(
         maps.append(_lay_out(_Map(own, replace(one, remark=remark), points, name), legend_loc or "none", ax is not None,
                              len(axes) > 1))  # fmt: skip
     if ax is None:
-        _fit_page(axes, ncols, map_axes.split_entries(maps[0].cells) if len(axes) > 1 and legend_loc else [])
+        most = max((one.cells for one in maps), key=lambda one: one.known.sum())  # `groups` may leave some out
+        _fit_page(
+            axes, ncols, map_axes.split_entries(most) if len(axes) > 1 and legend_loc not in (None, "none") else []
+        )
     for drawn in maps:
         _draw(drawn, size, style.no_signal_remark(adata, basis))
     result = axes[0] if len(axes) == 1 else axes
