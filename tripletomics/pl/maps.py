@@ -1,157 +1,350 @@
-"""One map, with its held-out cells marked."""
+"""Maps with their held-out cells marked: one, or a grid of one for each colour."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
 
+from tripletomics.parts import did_you_mean
 from tripletomics.pl import map_axes, style, type_names
 from tripletomics.pl.layout import MAX_COLOURS
-from tripletomics.pl.palette import Palette
-from tripletomics.pl.text import LEGEND, SMALL, TITLE, as_text, literal, text_width
+from tripletomics.pl.palette import Palette, keep_colours
+from tripletomics.pl.showing import check_output, finish
+from tripletomics.pl.text import LEGEND, TITLE, as_text, literal, text_width
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-ROW, MARK = 1.31 * SMALL, 18  # points of an entry of a legend: its height; its mark and the gap to the next one
+ROW, MARK = 1.31, 18  # height of an entry of a legend, in sizes of its text; points of its mark and the gap after it
+ONE, PAGE, LEAST = 4.1, 6.6, 2.0  # inches: a map alone, the maps of a row in all, the smallest of these
+LEGENDS = ("auto", "right margin", "on data", "none")
+NARROW = 0.4  # of a map's width: a wider legend next to it gives way to names on it, where the map has to make room
+SMALLEST = 0.35  # of its room that a map has at least, next to its legend
 
 
 @literal
 def embedding(
     adata: AnnData,
-    color: str | None = None,
+    color: str | Sequence[str] | None = None,
     *,
     basis: str = "X_tt",
     split: str | None = "auto",
     distortion: bool = False,
-    ax: Axes | None = None,
-    size: float | None = None,
-    legend: bool = True,
-    title: str | None = None,
-    palette: Palette | None = None,
     layer: str | None = None,
-) -> Axes:
-    """Draw a map of the cells, with held-out cells in full colour on top of pale training cells.
+    use_raw: bool | None = None,
+    groups: str | Sequence[str] | None = None,
+    palette: Palette | None = None,
+    cmap: str | Colormap | None = None,
+    vmin: float | str | None = None,
+    vmax: float | str | None = None,
+    legend_loc: str | None = "auto",
+    size: float | None = None,
+    frameon: bool = True,
+    title: str | Sequence[str] | None = None,
+    ncols: int = 4,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | Path | bool | None = None,
+    return_fig: bool = False,
+) -> Axes | list[Axes] | Figure | None:
+    """Draw maps of the cells, with held-out cells in full colour on top of pale training cells.
 
     Parameters
     ----------
     adata
-        Cells with coordinates in ``obsm[basis]``. It is not changed.
+        Cells with coordinates in ``obsm[basis]``. As in scanpy, the colours of a categorical column are kept in
+        ``uns["<color>_colors"]``: they are read from there, and written if they are not there or `palette` is given
+        (not in a view). Nothing else is changed.
     color
-        A column of ``obs`` or a gene. Unlabelled cells (as in :func:`tripletomics.fit`) and cells without a value are
-        light grey, below the others. Numbers keep their colour in training cells, so that it can be read off the scale.
-        Of labels on several levels, a cell without a name in this column has that of the next coarser one.
+        A column of ``obs`` or a gene, or several of both, each drawn on a map of its own. Unlabelled cells (as in
+        :func:`tripletomics.fit`) and cells without a value are light grey, below the others. Numbers keep their colour
+        in training cells, so that it can be read off the scale. Genes of ``.X`` or ``.raw`` that are counts are shown
+        as log(1 + counts per 10,000), and the scale says so. Of labels on several levels, a cell without a name in this
+        column has that of the next coarser one.
     basis
-        A key of ``obsm`` with 2 or 3 columns; of an ordered basis such as ``"X_pca"`` the first two are drawn.
+        A key of ``obsm`` with 2 or 3 columns, with or without its ``X_``; of an ordered basis such as ``"X_pca"`` the
+        first two are drawn. Of a basis whose name has "spatial" in it, y points down, as in images.
     split
         The ``obs`` column that marks held-out cells ("train" / "held-out", or True for held out). ``"auto"`` takes the
         one that was written with this basis by ``tt.fit``, ``transform`` or ``predict``, if any; None marks nothing.
     distortion
-        Whether to darken each cell by how far its neighbours on the map are from being those of the data: the darker,
-        the less its position can be trusted, and black is chance. See :func:`tripletomics.metrics.distortion`. The data
-        are ``obsm["X_tt_pca"]`` of ``tt.fit``, else ``obsm["X_pca"]``; neighbours are sought among training cells. The
-        colours of numbers can no longer be read off their scale.
-    ax
-        Where to draw. The legend is below named types, else to the right of the map: a figure made with
-        ``layout="constrained"`` makes room for it. Without `ax`, a new figure is made.
+        Whether to draw one more map, which shows how far the neighbours of each cell are from being those of the data:
+        the darker a cell, the less its position can be trusted, and the darkest are no better than chance. See
+        :func:`tripletomics.metrics.distortion`. The data are ``obsm["X_tt_pca"]`` of ``tt.fit``, else
+        ``obsm["X_pca"]``; neighbours are sought among training cells.
+    layer
+        Layer to take genes from in place of `.X`; its values are shown as they are.
+    use_raw
+        Whether to take genes from ``.raw``. By default, as in scanpy, if it has them and no `layer` is given.
+    groups
+        Types to show; those of other types are light grey.
+    palette
+        Colours of types: a list, a dict, or the name of a matplotlib colormap such as ``"tab20"``. By default a type
+        has the same colour in all columns: that in ``uns["<color>_colors"]``, or else the one at its rank among the
+        types of the model. Ordered categories go from light to dark. Of types on several levels, each name at the top
+        has a hue, and its types are shades of it. Cells that are known less finely than others have a paler mean of
+        their types' colours. Types of the same colour have different markers.
+    cmap
+        Colormap of numbers. By default a column that the model took as circular ends in the colour in which it begins.
+    vmin, vmax
+        The numbers of the first and the last colour, or percentiles such as ``"p99"``. By default the smallest number
+        and the percentile 99.5.
+    legend_loc
+        ``"auto"``: up to 8 types are named next to the map, and more on it, next to their cells or joined to them by a
+        line. ``"right margin"``: next to the map; ``"on data"``: on it; ``"none"`` or None: no legend. Where names do
+        not fit, with more than 40 types, and in 3-D, marks on the map stand for the types, and the legend explains
+        them: the name itself if it is short, such as that of a Leiden cluster, else a number or a letter. Types on
+        several levels give way to the names of a coarser level, if more than a quarter of their names would need a
+        line, or if they do not fit; then they are listed below these.
     size
         Area of a training cell in square points; by default it follows the number of cells and the size of the map.
-    legend
-        Whether to explain what is drawn. Up to 8 types are named next to the map. More types are named on it, next to
-        their cells or joined to them by a line. Where names do not fit, with more than 40 types, and in 3-D, types are
-        numbered on the map and named next to it. Types on several levels give way to the names of a coarser level, if
-        more than a quarter of their names would need a line, or if they do not fit; then they are listed below these.
+    frameon
+        Whether to draw the frame and the names of the axes.
     title
-        The text above the map; by default ``color``.
-    palette
-        Colours of the types, a list or a dict; for numbers the name of a matplotlib colormap. By default ordered
-        categories go from light to dark, and a column that the model took as circular ends in the colour in which it
-        begins. By default a type has the
-        same colour in all columns: that in ``uns["<color>_colors"]``, where scanpy keeps it, or else the one at
-        its rank among the types of the model. Of types on several levels, each name at the top has a hue, and its types
-        are shades of it. Cells that are known less finely than others have a paler mean of their types' colours.
-    layer
-        Layer to take a gene from in place of `.X`.
+        The text above the map, or a list of them; by default ``color``.
+    ncols
+        Maps in a row.
+    ax
+        Where to draw one map. In a figure without a layout engine (``layout="constrained"``) the map gets smaller, so
+        that its legend stays within its part of the figure. Without `ax`, a new figure is made.
+    show
+        Whether to show the figure and return None. By default only in notebooks, and not with `ax`.
+    save
+        Path of a file to write the figure to. With True, it is named by ``sc.settings``.
+    return_fig
+        Whether to return the figure.
 
     Returns
     -------
-    Axes
-        Up to four collections labelled "unlabelled", "train" (or "cells" without a split), "no split" (cells without a
-        value in the split) and "held-out". A few cells that lie far from all others do not set the limits: they are
-        arrowheads at the edge of the map, in collections labelled "outside", and the legend counts them. Where ``uns``
-        says that the labels of held-out cells are found no better than permuted ones (p > 0.01), "no signal" is written
-        across the map; where there are too few to tell, the legend says so.
+    Axes, list of Axes, Figure or None
+        The Axes of one map, those of several, the figure with ``return_fig=True``, or None if it was shown. On each map
+        are up to four kinds of collections, labelled "unlabelled", "train" (or "cells" without a split), "no split"
+        (cells without a value in the split) and "held-out". A few cells that lie far from all others do not set the
+        limits: they are arrowheads at the edge of the map, in collections labelled "outside", and the legend counts
+        them. Where ``uns`` says that the labels of held-out cells are found no better than permuted ones (p > 0.01),
+        "no signal" is written across the map; where there are too few to tell, the legend says so.
 
     Raises
     ------
     KeyError
-        If there is no such basis, column or gene, or no principal components for the distortion.
+        If there is no such basis, column, gene or layer, or no principal components for the distortion.
     ValueError
-        If `basis` is not a map, `split` is not a split, `palette` does not suit `color`, or there are fewer than 17
+        If `basis` is not a map, `split` is not a split, a colour is both a column and a gene, `palette`, `cmap` or
+        `groups` do not suit `color`, `ax` is given for several maps or its figure is closed, or there are fewer than 17
         cells for the distortion.
     """
-    points = style.map_of(adata, basis)
-    cells = style.style_of(adata, color, style.split_codes(adata, basis, split), palette, layer)
-    cells = replace(cells, remark=style.untested_remark(adata, basis))
-    dark = style.distortion_of(adata, basis, points) if distortion else None
+    check_output(save, ax)
+    basis = style.basis_key(adata, basis)
+    points, codes = style.map_of(adata, basis), style.split_codes(adata, basis, split)
+    names = [color] if color is None or isinstance(color, str) else [str(name) for name in color]
+    ends = (vmin, vmax)
+    cells = [
+        style.style_of(adata, name, codes, palette, layer, use_raw=use_raw, cmap=cmap, ends=ends) for name in names
+    ]
+    _check_colours(cells, names, palette, cmap, ends)
+    cells = cells if groups is None else style.only(cells, groups)
+    titles = _titles(title, names)
+    if distortion:  # alone, or next to the colours
+        found = style.distortion_style(adata, basis, points, codes)
+        alone = color is None
+        cells, names = [*cells[alone:], found], [*names[alone:], None]
+        titles = [*titles[alone:], "distortion" if title is None or not alone else titles[0]]
+    _check_place(ax, points, basis, len(cells), legend_loc, ncols)
+    for name in names:
+        if name is not None and name in adata.obs:
+            keep_colours(adata, name, palette)
+    remark = style.untested_remark(adata, basis)
+    axes = _new_axes(len(cells), ncols, points.shape[1]) if ax is None else [ax]
+    maps = []
+    for own, one, text, name in zip(axes, cells, titles, names, strict=True):
+        map_axes.frame_map(own, points, basis)
+        own.set_title(text, fontsize=TITLE, loc="left", pad=4)
+        if not frameon:
+            own.set_axis_off()
+        maps.append(_lay_out(_Map(own, replace(one, remark=remark), points, name), legend_loc or "none", ax is not None,
+                             len(axes) > 1))  # fmt: skip
+    if ax is None:
+        _fit_page(axes, ncols, map_axes.split_entries(maps[0].cells) if len(axes) > 1 and legend_loc else [])
+    for drawn in maps:
+        _draw(drawn, size, style.no_signal_remark(adata, basis))
+    result = axes[0] if len(axes) == 1 else axes
+    return finish(axes[0].figure.figure, result, "embedding", show if ax is None or show else False, save, return_fig)
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A map to draw: what it shows, and the types to name or to mark on it."""
+
+    ax: Any
+    cells: style.CellStyle
+    points: np.ndarray
+    color: str | None
+    named: type_names.Named | None = None
+    numbered: bool = False
+
+
+def _check_colours(
+    cells: Sequence[style.CellStyle], names: Sequence[str | None], palette: Any, cmap: Any, ends: tuple[Any, Any]
+) -> None:
+    """Raise if there is nothing to draw, or a setting of colours suits none of what is drawn."""
+    if not names:
+        raise ValueError("color=[] names nothing to draw: name columns of adata.obs or genes, or leave it out.")
+    given = f"color={names[0] if len(names) == 1 else list(names)!r}" if names != [None] else "without color"
+    if palette is not None and all(one.scale is not None for one in cells):
+        raise ValueError(f"palette={palette!r} is for types, and {given} holds numbers: pass the colormap as cmap=.")
+    for name, value in (("cmap", cmap), ("vmin", ends[0]), ("vmax", ends[1])):
+        if value is not None and all(one.scale is None for one in cells):
+            raise ValueError(
+                f"{name}={value!r} is for numbers, and {given} holds types: pass their colours as palette=."
+            )
+
+
+def _check_place(ax: Any, points: np.ndarray, basis: str, maps: int, legend_loc: str | None, ncols: int) -> None:
+    """Raise if the maps cannot be drawn where they are asked to be."""
+    if legend_loc is not None and legend_loc not in LEGENDS:
+        near = did_you_mean(legend_loc, LEGENDS)
+        raise ValueError(f"legend_loc={legend_loc!r} is not known.{near} Allowed: {', '.join(LEGENDS)}, None.")
+    if not isinstance(ncols, int) or ncols < 1:
+        raise ValueError(f"ncols={ncols!r} is not the number of maps in a row: pass 1 or more.")
+    if ax is None:
+        return
+    if maps > 1:
+        raise ValueError(f"ax holds one map, and {maps} are asked for: leave out ax, or draw one colour on each ax.")
     solid = points.shape[1] == 3
-    if ax is not None and solid != (ax.name == "3d"):
+    if solid != (ax.name == "3d"):
         need = "projection='3d'" if solid else "2-D axes"
         raise ValueError(f"basis={basis!r} has {points.shape[1]} dimensions: pass an ax made with {need}, or none.")
-    figure = None
-    if ax is not None:
-        as_text(ax)
+    as_text(ax)
+
+
+def _titles(title: str | Sequence[str] | None, names: Sequence[str | None]) -> list[str]:
+    """Return the text above each map."""
+    if title is None:
+        return [name or "" for name in names]
+    titles = [title] if isinstance(title, str) else list(title)
+    if len(titles) != len(names):
+        raise ValueError(f"title has {len(titles)} texts for {len(names)} colours: pass one for each.")
+    return titles
+
+
+def _new_axes(maps: int, ncols: int, dim: int) -> list[Any]:
+    """Return the axes of maps in a new figure."""
+    columns = min(maps, ncols)
+    side = ONE if maps == 1 else max(PAGE / columns, LEAST)
+    rows = math.ceil(maps / columns)
+    figure = plt.figure(figsize=(columns * side, rows * side), dpi=150, layout="compressed")
+    projection: Any = "3d" if dim == 3 else None
+    return [figure.add_subplot(rows, columns, i + 1, projection=projection) for i in range(maps)]
+
+
+def _lay_out(one: _Map, loc: str, given: bool, shared: bool) -> _Map:
+    """Draw legend and scale of a map; return it with what is to be written on it."""
+    ax, cells, points = one.ax, one.cells, one.points
+    if one.color is None and cells.scale is not None:
+        map_axes.distortion_scale(ax, cells)
     else:
-        figure = plt.figure(figsize=(4.6, 4.6), dpi=150, layout="compressed")
-        ax = figure.add_subplot(projection="3d" if solid else None)
-    map_axes.frame_map(ax, points, basis)
-    ax.set_title((color or "") if title is None else title, fontsize=TITLE, loc="left", pad=4)
-    many = legend and len(cells.types) > MAX_COLOURS
-    named = type_names.choose_names(ax, cells, points) if many and not solid else None
+        map_axes.number_scale(ax, cells, one.color)
+    slot, fixed = ax.get_position(original=True), ax.figure.figure.get_layout_engine() is None
+    split = [] if shared else map_axes.split_entries(cells)
+    rest = map_axes.rest_entries(cells, points)
+    plain = [*map_axes.type_entries(cells, False), *split, *rest]
+    narrow = fixed and _is_wide(ax, [str(entry.get_label()) for entry in plain], NARROW)
+    many = len(cells.types) > MAX_COLOURS or (narrow and len(cells.types) > 0)
+    many = (len(cells.types) > 0 and loc == "on data") or (loc == "auto" and many)
+    named = type_names.choose_names(ax, cells, points) if many and points.shape[1] == 2 else None
     numbered = many and named is None
-    if legend:
-        wide = figure is None and named is not None and named.coarse and _is_wide(ax, cells)
-        below = named is not None and (wide or not named.coarse)
-        entries = map_axes.legend_entries(cells, numbered, points)
-        if below and not (wide and _is_low(ax, entries)):  # names on the map, or on top of those, say which types
-            entries = map_axes.legend_entries(cells.without_names(), numbered, points)
-        _draw_legend(ax, entries, below, cells.scale is not None, distortion)
-        map_axes.number_scale(ax, cells, color)
-        if distortion:
-            map_axes.distortion_scale(ax)
-    if figure is not None:
-        box: Any = ax.get_tightbbox()
-        figure.set_figwidth(4.6 + (box.width - box.height) / figure.dpi)
-    map_axes.draw_cells(ax, points, cells, size, numbered, dark)
-    if named and named.coarse:  # their legend takes room from the map
-        named = type_names.choose_names(ax, cells, points)
+    if loc != "none":
+        entries = [*map_axes.type_entries(cells, numbered), *split, *rest]
+        wide = given and named is not None and named.coarse and _is_wide(ax, [text for text, _, _ in cells.lines])
+        below = cells.scale is not None or (narrow and loc != "right margin")
+        below = below or (named is not None and (wide or not named.coarse))
+        if named and below and not (wide and _is_low(ax, entries)):  # names on the map, or on top of those, say which
+            entries = [*map_axes.type_entries(cells.without_names(), False), *split, *rest]
+        _draw_legend(ax, entries, below)
+        for _ in range(2 if fixed else 0):
+            _keep_within(ax, slot)
+            _draw_legend(ax, entries, below)
+    return replace(one, named=named, numbered=numbered)
+
+
+def _draw(one: _Map, size: float | None, no_signal: str | None) -> None:
+    """Draw the cells of a map, and what is written on it."""
+    ax, named = one.ax, one.named
+    map_axes.draw_cells(ax, one.points, one.cells, size, one.numbered)
+    if named:  # legends take room from maps
+        named = type_names.choose_names(ax, one.cells, one.points)
     if named:
-        type_names.write_names(ax, named.types, points, named.codes, named.coarse)
-    if words := style.no_signal_remark(adata, basis):
-        map_axes.no_signal_banner(ax, words, map_axes.map_width(ax))
-    return ax
+        type_names.write_names(ax, named.types, one.points, named.codes, named.coarse)
+    if no_signal:
+        map_axes.no_signal_banner(ax, no_signal, map_axes.map_width(ax))
 
 
-def _draw_legend(ax: Any, entries: list[Any], below: bool, numbers: bool, distortion: bool) -> None:
-    """Draw the legend of a map: below it, or to its right, next to the scales of numbers and of distortion."""
+def _draw_legend(ax: Any, entries: list[Any], below: bool) -> None:
+    """Draw the legend of a map: below it, or to its right."""
+    if not entries:
+        return
     width = map_axes.map_width(ax)
-    if entries and below:
-        place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -11 / width), "borderaxespad": 0}  # of its label
-        columns = 2 if len(entries) < 4 else _columns(entries, width)
-        ax.legend(handles=entries, ncols=columns, **(LEGEND | place))
-    elif entries:
-        place = ("lower left", (1, 0.3 * distortion)) if numbers else ("upper left", (1, 1))  # above its scale
-        columns = math.ceil(ROW * len(entries) / (width * (0.7 if distortion else 1)))
-        ax.legend(handles=entries, ncols=columns, loc=place[0], bbox_to_anchor=place[1], **LEGEND)
+    size = map_axes.text_size(width)
+    words: Any = LEGEND | {"fontsize": size}
+    if below:
+        place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -(5 + size) / width), "borderaxespad": 0}
+        columns = 2 if len(entries) == 2 and _columns(entries, width) > 1 else _columns(entries, width)
+        ax.legend(handles=entries, ncols=columns, **(words | place))
+    else:
+        columns = math.ceil(ROW * size * len(entries) / width)
+        ax.legend(handles=entries, ncols=columns, loc="upper left", bbox_to_anchor=(1, 1), **words)
+
+
+def _keep_within(ax: Any, slot: Any) -> None:
+    """Make a map so small that its legend and scale stay within its part of a figure that has no layout engine."""
+    ax.apply_aspect()
+    to_figure = ax.figure.transSubfigure.inverted()
+    beside = [bar.get_tightbbox() for bar in ax.child_axes] + [ax.get_legend().get_window_extent()] * bool(
+        ax.get_legend()
+    )
+    boxes = [box.transformed(to_figure) for box in beside]
+    own = ax.get_position()
+    label = (5 + map_axes.text_size(map_axes.map_width(ax))) / 72 / ax.figure.bbox.height * ax.figure.dpi
+    right = max(0, *(box.x1 - own.x1 for box in boxes)) if boxes else 0
+    low = max(0, *(own.y0 - label - box.y0 for box in boxes)) if boxes else 0
+    right, low = min(right, (1 - SMALLEST) * slot.width), min(low, (1 - SMALLEST) * slot.height)
+    ax.set_position((slot.x0, slot.y0 + low, slot.width - right, slot.height - low))
+
+
+def _fit_page(axes: Sequence[Any], ncols: int, entries: list[Any]) -> None:
+    """Draw the legend of all maps, and give the figure the size that maps, scales and legends take."""
+    figure = axes[0].figure
+    columns = min(len(axes), ncols)
+    width, _ = figure.get_size_inches()
+    side, high = width / columns, 0.0
+    if entries:
+        size = map_axes.text_size(72 * side)
+        words: Any = LEGEND | {"fontsize": size}
+        legend = figure.legend(handles=entries, loc="outside lower center", ncols=len(entries), **words)
+        high = legend.get_window_extent().height / figure.dpi + 0.1
+    more = np.zeros((math.ceil(len(axes) / columns), columns, 2))
+    for _ in range(2):  # a legend may be taller than its map is at first
+        figure.draw_without_rendering()
+        for i, ax in enumerate(axes):
+            box, own = ax.get_tightbbox(), ax.get_window_extent()
+            more[divmod(i, columns)] = (box.width - own.width) / figure.dpi, (box.height - own.height) / figure.dpi
+        wide, tall = more[..., 0].max(axis=0).sum(), more[..., 1].max(axis=1).sum()
+        figure.set_size_inches(columns * side + wide, len(more) * side + tall + high)
 
 
 def _columns(entries: list[Any], width: float) -> int:
     """Return in how many columns, four at most, the entries of a legend fit a width in points."""
-    wide = [72 * text_width(entry.get_label(), SMALL) + MARK for entry in entries]
+    size = map_axes.text_size(width)
+    wide = [72 * text_width(entry.get_label(), size) + MARK for entry in entries]
     for columns in range(4, 1, -1):
         rows = math.ceil(len(wide) / columns)
         if sum(max(wide[i : i + rows]) for i in range(0, len(wide), rows)) <= width:
@@ -162,11 +355,12 @@ def _columns(entries: list[Any], width: float) -> int:
 def _is_low(ax: Any, entries: list[Any]) -> bool:
     """Return whether a legend below a map takes less than half of its height."""
     width = map_axes.map_width(ax)
-    return ROW * math.ceil(len(entries) / _columns(entries, width)) < width / 2
+    return ROW * map_axes.text_size(width) * math.ceil(len(entries) / _columns(entries, width)) < width / 2
 
 
-def _is_wide(ax: Any, cells: style.CellStyle) -> bool:
-    """Return whether the types of a map would take more room next to it than half of its width."""
+def _is_wide(ax: Any, names: Sequence[str], share: float = 0.5) -> bool:
+    """Return whether names in a legend would take more room next to a map than a share of its width."""
     width = map_axes.map_width(ax)
-    columns = math.ceil(ROW * len(cells.lines) / width)
-    return columns * (72 * max(text_width(name, SMALL) for name, _, _ in cells.lines) + MARK) > width / 2
+    size = map_axes.text_size(width)
+    columns = math.ceil(ROW * size * len(names) / width)
+    return bool(names) and columns * (72 * max(text_width(name, size) for name in names) + MARK) > share * width

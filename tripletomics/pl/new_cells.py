@@ -31,8 +31,20 @@ from tripletomics.pl.map_axes import (
 )
 from tripletomics.pl.palette import GREY, Palette, colours, listed
 from tripletomics.pl.showing import check_output, finish
-from tripletomics.pl.style import CellStyle, Types, map_of, no_signal_text, obsm_keys, reachable_by, style_of
-from tripletomics.pl.text import INK, LEGEND, MARGIN, SMALL, TITLE, inches, literal, text_width, wrap, write_lines
+from tripletomics.pl.style import CellStyle, Types, chips, map_of, no_signal_text, obsm_keys, reachable_by, style_of
+from tripletomics.pl.text import (
+    INK,
+    LEGEND,
+    MARGIN,
+    SMALL,
+    TITLE,
+    balanced,
+    inches,
+    literal,
+    text_width,
+    wrap,
+    write_lines,
+)
 from tripletomics.pl.type_names import MAX_NAMES, break_names, write_names
 from tripletomics.problem import AN_ARRAY
 
@@ -76,7 +88,14 @@ class Query:
 
     def name(self, code: int) -> str:
         """Return the name of a type next to the map; a name above types has no number, as it is not on the map."""
-        return f"{code + 1}  {self.types[code]}" if self.numbered and code < self.n_types else self.types[code]
+        name = self.types[code]
+        mark = chips(self.mapped)[code] if self.numbered and code < self.n_types else name
+        return name if mark == name else f"{mark}  {name}"
+
+    @property
+    def mapped(self) -> Types:
+        """The name and colour of each type that may be on the map."""
+        return dict(enumerate(zip(self.types[: self.n_types], self.colors, strict=False)))
 
     def rows(self) -> list[tuple[str, int, Any]]:
         """Return name, cells and colour of each type that was found, most cells first; the unassigned ones last."""
@@ -233,7 +252,13 @@ def _draw(query: Query, title: str, width: float, basis: str, size: float | None
                   **(LEGEND | {"borderaxespad": 0.0}))  # fmt: skip
     if query.style is not None and query.style.scale is not None:
         bottom, high = (foot - rest + 0.05) / (foot - top), (scale - 0.15) / (foot - top)
-        color_scale(panel, query.style.scale, color or "", ((0.05 - names) / bars, bottom, 0.08 / bars, high))
+        label = ", ".join(text for text in (color, query.style.unit) if text)
+        color_scale(
+            panel,
+            query.style.scale,
+            "\n".join(balanced(label, SCALE, SMALL)),
+            ((0.05 - names) / bars, bottom, 0.08 / bars, high),
+        )
     return figure
 
 
@@ -326,15 +351,15 @@ def _draw_map(ax: Any, query: Query, basis: str, size: float | None) -> None:
         ax.scatter(*query.points[left].T, s=1.8 * large, c=own[left], marker="X", linewidths=max(edge, 0.4),
                    edgecolors=around, zorder=3, label=UNASSIGNED, **shared)  # fmt: skip
     groups = np.concatenate([query.reference_codes, -2 - query.codes])  # those of new cells have no name
+    ink = {code: rgb if query.style is None else INK for code, (_, rgb) in query.mapped.items()}  # of names
     if query.names is not None:
-        write_names(ax, query.names, every, groups)
+        write_names(ax, {code: (name, ink[code]) for code, (name, _) in query.names.items()}, every, groups)
         return
-    codes = query.reference_codes
-    types = {code: (query.types[code], query.colors[code]) for code in np.unique(codes[codes >= 0]).tolist()}
-    if solid or len(types) > MAX_NAMES:
-        number_types(ax, query.reference, codes, types, 1.6 * SMALL / width)
+    if solid or query.n_types > MAX_NAMES:
+        number_types(ax, query.reference, query.reference_codes, query.mapped, 1.6 * SMALL / width)
     else:
-        write_names(ax, {code: (f"{code + 1}", color) for code, (_, color) in types.items()}, every, groups)
+        marks = {code: (mark, ink[code]) for code, mark in chips(query.mapped).items()}
+        write_names(ax, marks, every, groups)
 
 
 def _draw_bars(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, str]], columns: list[float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, is_color_like, to_rgb
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, is_color_like, to_hex, to_rgb
 
 from tripletomics.labels import is_missing
 from tripletomics.labels import names as texts
+from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.branches import shades, tree_in
 
@@ -21,20 +23,22 @@ if TYPE_CHECKING:
 
     from tripletomics.labels.tree import Tree
 
-# Farthest points in OKLab under normal, deuteranope and protanope vision at once; the first ten lie furthest apart.
+# Farthest points in OKLab under normal, deuteranope and protanope vision at once; the first ten lie furthest apart, and
+# of these, colours that follow each other have different hues.
 # fmt: off
 PALETTE = (
-    "#145cc2", "#e0c200", "#8f000a", "#f599ff", "#c25c85", "#66297a", "#7ab899", "#8f7aeb", "#eb7a14", "#856629",
+    "#145cc2", "#e0c200", "#8f000a", "#7ab899", "#eb7a14", "#66297a", "#f599ff", "#856629", "#8f7aeb", "#c25c85",
     "#145c52", "#47e08f", "#6699c2", "#993d8f", "#33ad5c", "#6670b8", "#d6adcc", "#1f8566", "#3d33a3", "#a31f52",
     "#b87000", "#ff7a7a", "#b88feb", "#f5ad66", "#008fa3", "#8f3d1f", "#33adad", "#b85252", "#296699", "#5c4770",
 )
 # fmt: on
 GREY = "#d4d4d4"
-RAMP = LinearSegmentedColormap.from_list("tt", mpl.colormaps["magma_r"](np.linspace(0.06, 0.95, 256)))
+RAMP = LinearSegmentedColormap.from_list("tt", ["#ece3d4", *mpl.colormaps["magma_r"](np.linspace(0.12, 0.95, 32))])
 # all of middle lightness, so that no hour looks like a minimum, and the last is the first
 CIRCLE = LinearSegmentedColormap.from_list(
     "tt circle", ["#2f6fd0", "#8a4fc4", "#c9437f", "#d9822b", "#9a9a1f", "#2f9e6b", "#2f6fd0"]
 )
+MARKERS = "os^DvP*X"  # of types that have the same colour
 Palette = str | Sequence[str] | Mapping[str, str]
 
 
@@ -58,7 +62,18 @@ def colours(
     types of the model. Ordered categories for which the dataset keeps no colours go from light to dark.
     """
     if isinstance(palette, str):
-        raise ValueError(f"color={color!r} holds types: pass a list or a dict of colours as palette, not {palette!r}.")
+        if palette not in mpl.colormaps:
+            raise ValueError(
+                f"palette={palette!r} is not known.{did_you_mean(palette, mpl.colormaps)} Pass the name of a "
+                "matplotlib colormap, such as 'tab20', or a list or dict of colours."
+            )
+        return [to_rgb(tone) for tone in mpl.colormaps[palette](np.linspace(0, 1, len(names)))]
+    if palette is not None:
+        tones = palette.values() if isinstance(palette, Mapping) else palette
+        if wrong := [tone for tone in tones if not is_color_like(tone)]:
+            raise ValueError(
+                f"palette has {wrong[0]!r}, which is not a colour of matplotlib, such as 'red' or '#ff0000'."
+            )
     if isinstance(palette, Mapping):
         if lacks := [name for name in names if name not in palette]:
             near = did_you_mean(lacks[0], palette)
@@ -106,16 +121,58 @@ def _kept_colours(adata: AnnData | None, color: str, names: Sequence[str]) -> di
     if adata is None:
         return {}
     for column in (color, *(name for name in adata.obs if name != color and f"{name}_colors" in adata.uns)):
-        given = adata.uns.get(f"{column}_colors")
-        if given is None or column not in adata.obs or isinstance(adata.obs[column], pd.DataFrame):
+        if column not in adata.obs or isinstance(adata.obs[column], pd.DataFrame):
             continue
         categories = texts(pd.Series(adata.obs[column].astype("category").cat.categories))
-        if len(given) < len(categories) or not all(map(is_color_like, given)):
+        given = _valid_colours(adata.uns.get(f"{column}_colors"), len(categories))
+        if given is None:
             continue
-        found = dict(zip(categories, map(str, given), strict=False))
+        found = dict(zip(categories, given, strict=False))
         if column == color or 2 * len(found.keys() & set(names)) >= len(names):
             return found
     return {}
+
+
+def _valid_colours(given: Any, n: int) -> list[str] | None:
+    """Return the colours that the dataset keeps for `n` categories; None if they are too few or no colours."""
+    given = [] if given is None else [str(tone) for tone in np.atleast_1d(given)]
+    if not all(map(is_color_like, given)):
+        from scanpy.plotting.palettes import additional_colors  # those of R
+
+        given = [additional_colors.get(tone, tone) for tone in given]
+    return given if len(given) >= n and all(map(is_color_like, given)) else None
+
+
+def keep_colours(adata: AnnData, color: str, palette: Palette | None) -> None:
+    """Write the colours of a categorical column into ``uns``, as scanpy does, if a palette is given or none are there.
+
+    A view is left as it is: writing would copy it.
+    """
+    key, values = f"{color}_colors", adata.obs[color]
+    if adata.is_view or not isinstance(values.dtype, pd.CategoricalDtype):
+        return
+    names = texts(pd.Series(values.cat.categories))
+    if palette is None and _valid_colours(adata.uns.get(key), len(names)) is not None:
+        return
+    if palette is None and key in adata.uns:
+        warn(
+            f"uns[{key!r}] is replaced: it does not hold a colour for each of the {len(names)} categories of {color!r}."
+        )
+        del adata.uns[key]
+    known = codes_of(values)[1]
+    found = dict(zip(known, colours(color, known, palette, adata), strict=True))
+    adata.uns[key] = [to_hex(found.get(name, GREY)) for name in names]
+
+
+def markers(colours: Mapping[int, Any]) -> dict[int, str]:
+    """Return a marker for each type: a disc, and another shape for each further type of the same colour."""
+    seen: list[Any] = []
+    found = {}
+    for code, tone in colours.items():
+        rgb = to_hex(tone)
+        found[code] = MARKERS[seen.count(rgb) % len(MARKERS)]
+        seen.append(rgb)
+    return found
 
 
 def is_ordered(values: Any) -> bool:
@@ -124,20 +181,50 @@ def is_ordered(values: Any) -> bool:
 
 
 def colour_scale(
-    color: str, numbers: np.ndarray, palette: Palette | None, period: float | None = None
+    color: str,
+    numbers: np.ndarray,
+    cmap: str | Colormap | None,
+    period: float | None = None,
+    ends: tuple[float | str | None, float | str | None] = (None, None),
 ) -> ScalarMappable:
-    """Return the scale from the smallest number to the 0.995 quantile: a few extreme cells must not hide the others.
+    """Return the scale of some numbers.
 
-    Around a circle it goes from 0 to the period, and ends in the colour in which it begins.
+    Parameters
+    ----------
+    color, numbers
+        The name of the numbers, and these without missing ones.
+    cmap
+        The colormap, or its name.
+    period
+        Of numbers around a circle: they go from 0 to the period, which has the colour of 0.
+    ends
+        The numbers of the first and the last colour, or percentiles such as "p99". By default the smallest number and
+        the 0.995 quantile: a few extreme cells must not hide the others.
     """
-    colormap: Colormap = RAMP if period is None else CIRCLE
-    if palette is not None:
-        if not isinstance(palette, str) or palette not in mpl.colormaps:
-            near = did_you_mean(palette, mpl.colormaps)
-            raise ValueError(f"palette={palette!r} is not a matplotlib colormap; color={color!r} holds numbers.{near}")
-        colormap = mpl.colormaps[palette]
-    ends = limits(numbers) if period is None else (0.0, period)
-    return ScalarMappable(Normalize(*ends, clip=True), colormap)
+    colormap: str | Colormap = (RAMP if period is None else CIRCLE) if cmap is None else cmap
+    if isinstance(colormap, str):
+        if colormap not in mpl.colormaps:
+            near = did_you_mean(colormap, mpl.colormaps)
+            raise ValueError(f"cmap={cmap!r} is not a matplotlib colormap; color={color!r} holds numbers.{near}")
+        colormap = mpl.colormaps[colormap]
+    own = limits(numbers) if period is None else (0.0, period)
+    asked = zip(("vmin", "vmax"), ends, strict=True)
+    low, high = (own[i] if end is None else _end(name, end, numbers) for i, (name, end) in enumerate(asked))
+    if low > high:
+        raise ValueError(
+            f"vmin={low:g} is above vmax={high:g} for color={color!r}: exchange them, or give one of them."
+        )
+    return ScalarMappable(Normalize(low, high, clip=True), colormap)
+
+
+def _end(name: str, end: float | str, numbers: np.ndarray) -> float:
+    """Return an end of a scale, given as a number or a percentile."""
+    if isinstance(end, str):
+        found = re.fullmatch(r"p(\d+(?:\.\d+)?)", end)
+        if found is None or float(found[1]) > 100:
+            raise ValueError(f"{name}={end!r} is not a number or a percentile, such as 'p99'.")
+        return float(np.percentile(numbers, float(found[1]))) if len(numbers) else 0.0
+    return float(end)
 
 
 def limits(numbers: np.ndarray) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from tripletomics.pl.text import inches, literal
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SCORES_GAP = 0.12  # inches above the panels of scores
@@ -127,14 +128,22 @@ def compare(
         own = cells
         if keys.seen_by(adata.uns, basis) is not None:  # the cells that were held out from the model of this map
             own = replace(cells, split=style.split_codes(adata, basis, keys.split_of(adata, basis)))
-        few = numbered and points.shape[1] == 2 and len(cells.types) <= type_names.MAX_NAMES
-        map_axes.draw_cells(ax, points, own, None, numbered and not few)
-        if names is not None or few:  # numbers next to their cells: on small maps a chip would hide these
-            beside = {code: (f"{code + 1}", color) for code, (_, color) in cells.types.items()}
-            type_names.write_names(ax, names or beside, points, cells.codes)
+        _draw_cells(ax, points, own, names, numbered)
         if caption.no_signal:
             map_axes.no_signal_banner(ax, caption.no_signal, 72 * layout.side)
     return finish(figure, figure, "compare", show, save, return_fig)
+
+
+def _draw_cells(
+    ax: Axes, points: np.ndarray, cells: style.CellStyle, names: style.Types | None, numbered: bool
+) -> None:
+    """Draw the cells of a map, with names or what stands for them: next to the cells, which a chip could hide."""
+    beside = numbered and points.shape[1] == 2 and len(cells.types) <= type_names.MAX_NAMES
+    map_axes.draw_cells(ax, points, cells, None, numbered and not beside)
+    if beside:
+        names = {code: (mark, cells.types[code][1]) for code, mark in style.chips(cells.types).items()}
+    if names is not None:
+        type_names.write_names(ax, names, points, cells.codes)
 
 
 def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | None) -> dict[str, np.ndarray]:

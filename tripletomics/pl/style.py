@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Colormap, Normalize, to_rgb
 
-from tripletomics import keys, labels, metrics
+from tripletomics import keys, labels, metrics, scales
+from tripletomics.features import DEPTH
 from tripletomics.labels import verdict
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.branches import Branches, branch_cells, top_names, tree_in
-from tripletomics.pl.palette import GREY, PALETTE, Palette, codes_of, colour_scale, colours, is_ordered, listed
+from tripletomics.pl.palette import (
+    GREY,
+    PALETTE,
+    RAMP,
+    Palette,
+    codes_of,
+    colour_scale,
+    colours,
+    is_ordered,
+    listed,
+    markers,
+)
 from tripletomics.pp import stored_matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 Types = dict[int, tuple[str, Any]]  # name and colour of each code
+LOGGED = "log(1 + counts per 10,000)"
+SHORT = 3  # letters of a name that a chip on a map can hold
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,12 @@ class CellStyle:
     remark: str = ""  # on the held-out cells
     missing: str = "unlabelled"  # what the legend calls cells that are not known
     branches: Branches | None = None  # of types on several levels
+    unit: str = ""  # of numbers
+
+    @property
+    def markers(self) -> dict[int, str]:
+        """The marker of each type."""
+        return markers({code: color for code, (_, color) in self.types.items()})
 
     @property
     def lines(self) -> list[tuple[str, int, Any]]:
@@ -50,6 +70,56 @@ class CellStyle:
         """Return the style for the legend of a map on which the types are named: it says what their hues mean."""
         heads = [] if self.branches is None else self.branches.heads
         return replace(self, types=dict(enumerate(heads)), branches=None)
+
+
+def chips(types: Mapping[int, tuple[str, Any]]) -> dict[int, str]:
+    """Return what stands for each type on a map that has no room for names.
+
+    This is the name itself if all are short, such as those of Leiden clusters. Else it is a number or, where a number
+    could be taken for part of a name, a letter.
+    """
+    names = [name for name, _ in types.values()]
+    if all(len(name) <= SHORT for name in names):
+        return {code: name for code, (name, _) in types.items()}
+    if any(name[:1].isdigit() or name[-1:].isdigit() for name in names):
+        return {code: _letters(code) for code in types}
+    return {code: str(code + 1) for code in types}
+
+
+def _letters(number: int) -> str:
+    """Return a, b, ..., z, aa, ab, ..."""
+    return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
+
+
+def only(styles: Sequence[CellStyle], groups: str | Sequence[str]) -> list[CellStyle]:
+    """Return styles in which the types that are not in `groups` are grey; columns without any of these are as before.
+
+    Raises
+    ------
+    ValueError
+        If no column has one of the groups.
+    """
+    wanted = [groups] if isinstance(groups, str) else [str(name) for name in groups]
+    names = {name for style in styles for name, _ in style.types.values()}
+    for name in wanted:
+        if name not in names:
+            raise ValueError(
+                f"groups has {name!r}, which is no type of these cells.{did_you_mean(name, names)} "
+                f"Types: {listed(sorted(names))}."
+            )
+    found = []
+    for style in styles:
+        types = {code: entry for code, entry in style.types.items() if entry[0] in wanted}
+        inside = np.isin(style.codes, [*types])
+        codes = np.where(inside, style.codes, -1)
+        part = replace(style, known=inside, codes=codes, types=types, missing="other cells", branches=None)
+        found.append(part if types else style)
+    return found
+
+
+def basis_key(adata: AnnData, basis: str) -> str:
+    """Return the key of obsm that a basis names: itself or, as in scanpy, with "X_" before it."""
+    return f"X_{basis}" if basis not in obsm_keys(adata) and f"X_{basis}" in adata.obsm else basis
 
 
 def map_of(adata: AnnData, basis: str) -> np.ndarray:
@@ -77,6 +147,13 @@ def coordinates_of(adata: AnnData, basis: str) -> np.ndarray:
         raise KeyError(f"basis={basis!r} is not in adata.obsm.{hint} Present: {listed(present)}.")
     kept = adata.obsm[basis]
     return np.array(kept.toarray() if hasattr(kept, "toarray") else kept, dtype=float)
+
+
+def distortion_style(adata: AnnData, basis: str, points: np.ndarray, split: np.ndarray | None) -> CellStyle:
+    """Return the style of cells by the distortion of a map around them."""
+    found, no_type = distortion_of(adata, basis, points), np.full(len(points), -1)
+    scale = ScalarMappable(Normalize(0, 1), RAMP)
+    return CellStyle(scale.to_rgba(found)[:, :3], no_type < 0, split, no_type, {}, scale)
 
 
 def distortion_of(adata: AnnData, basis: str, points: np.ndarray) -> np.ndarray:
@@ -185,21 +262,29 @@ def _number(record: Any, *keys: str) -> float:
 
 
 def style_of(
-    adata: AnnData, color: str | None, split: np.ndarray | None, palette: Palette | None, layer: str | None = None
+    adata: AnnData,
+    color: str | None,
+    split: np.ndarray | None,
+    palette: Palette | None,
+    layer: str | None = None,
+    *,
+    use_raw: bool | None = None,
+    cmap: str | Colormap | None = None,
+    ends: tuple[float | str | None, float | str | None] = (None, None),
 ) -> CellStyle:
     """Return the style of the cells by a column or a gene."""
     no_type = np.full(adata.n_obs, -1)
     if color is None:
         return CellStyle(np.tile(to_rgb(PALETTE[0]), (adata.n_obs, 1)), no_type < 0, split, no_type, {}, None)
-    values = values_of(adata, color, layer)
+    values, unit = values_of(adata, color, layer, use_raw)
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         period = period_of(adata, color)
         numbers = values.to_numpy(dtype=float, na_value=np.nan)
         numbers = numbers if period is None else np.mod(numbers, period)
         known = np.isfinite(numbers)
-        scale = colour_scale(color, numbers[known], palette, period)
+        scale = colour_scale(color, numbers[known], cmap, period, ends)
         rgb = scale.to_rgba(np.where(known, numbers, 0))[:, :3]
-        return CellStyle(rgb, known, split, no_type, {}, scale, missing="no value")
+        return CellStyle(rgb, known, split, no_type, {}, scale, missing="no value", unit=unit)
     codes, names = codes_of(values)
     colors = colours(color, names, palette, adata)
     types = {int(code): (names[code], colors[code]) for code in np.unique(codes[codes >= 0])}
@@ -226,28 +311,65 @@ def period_of(adata: AnnData, color: str) -> float | None:
     return None
 
 
-def values_of(adata: AnnData, color: str, layer: str | None = None) -> pd.Series:
-    """Return an obs column or the values of a gene."""
+def values_of(
+    adata: AnnData, color: str, layer: str | None = None, use_raw: bool | None = None
+) -> tuple[pd.Series, str]:
+    """Return an obs column or the values of a gene, and their unit if they were logged here."""
+    raw: Any = getattr(adata, "raw", None)
+    if use_raw and (raw is None or layer is not None):
+        told = "adata.raw is empty" if raw is None else f"layer={layer!r} is given, too"
+        raise ValueError(f"use_raw=True takes genes from adata.raw, but {told}: leave out one of layer= and use_raw=.")
+    in_raw = raw is not None and color in raw.var_names
     if color in adata.obs:
+        if in_raw or color in adata.var_names:
+            raise ValueError(
+                f"color={color!r} is a column of adata.obs and a gene: rename the column, for example "
+                f"adata.obs = adata.obs.rename(columns={{{color!r}: {color + '_column'!r}}})."
+            )
         if isinstance(adata.obs[color], pd.DataFrame):
             raise ValueError(f"color={color!r} names {adata.obs[color].shape[1]} columns of adata.obs: keep one.")
-        return adata.obs[color]
+        return adata.obs[color], ""
     if layer is not None and layer not in adata.layers:
         near = did_you_mean(layer, adata.layers)
         raise KeyError(f"layer={layer!r} is not a layer of adata.{near} Layers: {listed(adata.layers)}.")
-    hits = int((adata.var_names == color).sum())
+    from_raw = use_raw or (use_raw is None and layer is None and in_raw)
+    genes = raw.var_names if from_raw else adata.var_names
+    hits = int((genes == color).sum())
     if hits > 1:
         raise ValueError(f"color={color!r} names {hits} genes. Call adata.var_names_make_unique() first.")
-    if hits == 1:
-        if layer is None and adata.X is None:
-            raise ValueError(f"color={color!r} is a gene, and adata.X is empty: name the matrix with layer=.")
-        stored_matrix(adata, layer)  # taking a column of a damaged matrix can end the process
-        return pd.Series(np.asarray(adata.obs_vector(color, layer=layer)), index=adata.obs_names)
-    near = did_you_mean(color, [*adata.obs.columns, *adata.var_names])
-    raise KeyError(
-        f"color={color!r} is neither a column of adata.obs nor a gene.{near} Columns: {listed(adata.obs.columns)}. "
-        f"Genes: {listed(adata.var_names, 3)}."
-    )
+    if not hits:
+        near = did_you_mean(color, [*adata.obs.columns, *genes])
+        raise KeyError(
+            f"color={color!r} is neither a column of adata.obs nor a gene{' of adata.raw' * from_raw}.{near} "
+            f"Columns: {listed(adata.obs.columns)}. Genes: {listed(genes, 3)}."
+        )
+    if from_raw:
+        return _logged(raw, raw.X, color, scales.looks_like_counts(raw.X))
+    if layer is None and adata.X is None:
+        raise ValueError(f"color={color!r} is a gene, and adata.X is empty: name the matrix with layer=.")
+    x = stored_matrix(adata, layer)  # taking a column of a damaged matrix can end the process
+    if layer is None:
+        return _logged(adata, x, color, _holds_counts(adata, x))
+    return pd.Series(np.asarray(adata.obs_vector(color, layer=layer)), index=adata.obs_names), ""
+
+
+def _holds_counts(adata: AnnData, x: Any) -> bool:
+    """Return whether `.X` holds counts, as a model recorded that read it, or else as `fit` would decide."""
+    for record in adata.uns.values():
+        read: Any = record.get("settings") if isinstance(record, Mapping) and "classes" in record else None
+        of_x = isinstance(read, Mapping) and (read.get("layer"), read.get("use_rep", "None")) == ("None", "None")
+        if of_x and (said := read["counts"]) in ("True", "False"):
+            return bool(said == "True")
+    return scales.looks_like_counts(x)
+
+
+def _logged(of: Any, x: Any, gene: str, counts: bool) -> tuple[pd.Series, str]:
+    """Return the values of a gene and their unit; counts are normalised and logged, as in a model."""
+    values = np.asarray(of.obs_vector(gene), dtype=float)
+    if counts:
+        total = np.asarray(x.sum(axis=1), dtype=float).ravel()
+        values = np.log1p(values * (DEPTH / np.where(total > 0, total, 1)))
+    return pd.Series(values, index=of.obs_names), LOGGED if counts else ""
 
 
 def obsm_keys(adata: AnnData) -> list[str]:

@@ -52,6 +52,16 @@ def wrap(text: str, width: float, size: float, weight: str = "normal") -> list[s
     return [line.replace("\u00a0", " ") for line in lines]
 
 
+def balanced(text: str, width: float, size: float) -> list[str]:
+    """Break a text into as few lines of at most `width` inches as it takes, of lengths as even as they can be."""
+    lines = wrap(text, width, size)
+    while True:
+        narrower = wrap(text, max(text_width(line, size) for line in lines) - 1e-6, size)
+        if len(narrower) > len(lines) or narrower == lines:
+            return lines
+        lines = narrower
+
+
 def write_lines(figure: Any, lines: list[str], left: float, top: float, step: float, size: float = SMALL) -> None:
     """Write lines of text in grey below each other, from a point in inches from the upper left corner."""
     for i, line in enumerate(lines):

@@ -10,18 +10,17 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from mpl_toolkits.mplot3d import proj3d  # type: ignore[import-untyped]
 from scipy import ndimage
 
-from tripletomics.pl.map_axes import map_width
+from tripletomics.pl.map_axes import map_width, on_page, text_size
 from tripletomics.pl.style import CellStyle, Types
-from tripletomics.pl.text import SMALL, text_width, wrap
+from tripletomics.pl.text import balanced, text_width
 
 MAX_NAMES = 40  # types whose names a map may hold
 MAX_AREA = 0.2  # share of a map that its names may fill
 MAX_WIDTH = 0.3  # share of a map's width that a line of a name may fill; longer names are broken at their spaces
 CROWDED = 0.25  # share of names that may have a line, where names of a coarser level could take their places
-LINE_POINTS = 1.2 * SMALL  # points, height of a line
+LINE = 1.2  # times the size of the text is the height of a line
 FIELD, MAX_FIELDS = 2.0, 200  # points, side of the squares in which cells and names are counted; most of them in a row
 SMOOTH = 2.5  # fields, for the density of a type
 REACH = 3  # fields around cells; where these meet, cells are of one piece of their type
@@ -38,8 +37,9 @@ OTHERS, OWN, HIDDEN, FAR, TIE, CROSSING, OVER, COLLISION = 6.0, 2.0, 6.0, 12.0, 
 
 def break_names(types: Types, width: float) -> Types | None:
     """Return the names of types, broken into lines for a map `width` points wide; None if they do not fit there."""
-    lines = {code: "\n".join(wrap(name, MAX_WIDTH * width / 72, SMALL)) for code, (name, _) in types.items()}
-    sizes = np.array([_size(name) for name in lines.values()]).reshape(-1, 2)
+    size = text_size(width)
+    lines = {code: "\n".join(balanced(name, MAX_WIDTH * width / 72, size)) for code, (name, _) in types.items()}
+    sizes = np.array([_extent(name, size) for name in lines.values()]).reshape(-1, 2)
     fit = len(types) <= MAX_NAMES and sizes.prod(axis=1).sum() <= MAX_AREA * width**2 and (sizes < 0.8 * width).all()
     return {code: (name, types[code][1]) for code, name in lines.items()} if fit else None
 
@@ -74,10 +74,10 @@ def crowded(ax: Any, names: Types, points: np.ndarray, codes: np.ndarray) -> boo
     return bool(np.mean(tied) > CROWDED)
 
 
-def _size(name: str) -> tuple[float, float]:
+def _extent(name: str, size: float) -> tuple[float, float]:
     """Return width and height of a name in points."""
     lines = name.split("\n")
-    return 72 * max(text_width(line, SMALL) for line in lines) + 2, LINE_POINTS * len(lines) + 1
+    return 72 * max(text_width(line, size) for line in lines) + 2, LINE * size * len(lines) + 1
 
 
 def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray, amid: bool = False) -> None:
@@ -107,8 +107,8 @@ def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray, am
             ax.add_artist(Line2D(*np.stack([start, tip], axis=1), transform=ax.transAxes, linewidth=0.6, color=ink,
                                  marker="o", markevery=[1], markersize=1.8, markeredgewidth=0, path_effects=halo,
                                  zorder=3.5, gid="tie"))  # fmt: skip
-        ax.annotate(name, middle, xycoords="axes fraction", ha="center", va="center", fontsize=SMALL, color=ink,
-                    linespacing=1.1, bbox=plate, zorder=4, gid="type")  # fmt: skip
+        ax.annotate(name, middle, xycoords="axes fraction", ha="center", va="center", fontsize=text_size(width),
+                    color=ink, linespacing=1.1, bbox=plate, zorder=4, gid="type")  # fmt: skip
 
 
 def _placed(
@@ -120,16 +120,9 @@ def _placed(
     spots, codes = on_page(ax, points[there]).clip(0, 1), codes[there]
     named = [code for code in types if code in codes]
     groups = [spots[codes == code] for code in [*named, *sorted(set(codes.tolist()) - set(named))]]
-    boxes = np.array([_size(types[code][0]) for code in named]) / width
+    boxes = np.array([_extent(types[code][0], text_size(width)) for code in named]) / width
     boxes = boxes.clip(0, 0.8)  # a layout may have made the map smaller since the names were chosen
     return named, place_boxes(groups, boxes, min(round(width / FIELD), MAX_FIELDS), amid)
-
-
-def on_page(ax: Any, points: np.ndarray) -> np.ndarray:
-    """Return where points of a map are seen, 0 to 1 across the axes (n, 2)."""
-    if points.shape[1] == 3:
-        points = np.stack(proj3d.proj_transform(*points.T, ax.get_proj())[:2], axis=1)
-    return ax.transAxes.inverted().transform(ax.transData.transform(points))
 
 
 def dark(color: Any) -> tuple[float, float, float]:
