@@ -270,7 +270,7 @@ def test_where_names_do_not_fit_each_type_has_a_letter_on_the_map_that_the_legen
 
 
 def test_numbers_do_not_overlap_even_when_the_types_do():
-    adata = cells(3000, 30)
+    adata = cells(3000, 41)  # from here on they do not stand next to their cells
     adata.obsm["X_tt"] = np.random.default_rng(1).normal(size=(3000, 2))
     ax = pl.compare(adata, "cell_type", bases=["X_tt"]).axes[0]
     ax.figure.canvas.draw()
@@ -282,10 +282,10 @@ def test_numbers_do_not_overlap_even_when_the_types_do():
 
 
 def test_a_number_sits_where_its_type_is_densest():
-    adata = cells(1000, 10)
+    adata = cells(4100, 41)
     rng = np.random.default_rng(0)
     first = (adata.obs["cell_type"] == "type 0").to_numpy()
-    adata.obsm["X_tt"] = rng.normal(50, 5, size=(1000, 2))
+    adata.obsm["X_tt"] = rng.normal(50, 5, size=(4100, 2))
     adata.obsm["X_tt"][first] = np.r_[rng.normal(size=(60, 2)), rng.normal(100, 1, size=(40, 2))]
     text = numbers(pl.compare(adata, "cell_type", bases=["X_tt"]).axes[0])[0]
     assert text.get_text() == "a"
@@ -361,9 +361,11 @@ def test_cells_without_finite_coordinates_are_left_out_and_counted():
 # Compare --------------------------------------------------------------------------------------------------------------
 
 
-def test_compare_draws_the_same_cells_with_the_same_colours_in_square_equal_panels():
-    adata = cells(types=12)
+@pytest.mark.parametrize("name", ["type {}", "a type of a long and longer name {}"])
+def test_compare_draws_the_same_cells_with_the_same_colours_in_square_equal_panels(name):
+    adata = cells(types=12, name=name)
     figure = pl.compare(adata, "cell_type", scores={"X_tt": "F1 0.91"})
+    names = [name.format(i) for i in range(12)] if name == "type {}" else [str(i + 1) for i in range(12)]
     assert [ax.get_title() for ax in figure.axes] == ["tripletomics", "UMAP", "PCA"]
     assert figure.get_figwidth() == 7.1
     figure.canvas.draw()
@@ -376,10 +378,10 @@ def test_compare_draws_the_same_cells_with_the_same_colours_in_square_equal_pane
         np.testing.assert_array_equal(
             layers(ax)["held-out"].get_facecolors(), layers(figure.axes[0])["held-out"].get_facecolors()
         )
-        assert len(numbers(ax)) == 12
+        assert sorted(text.get_text() for text in ax.texts if text.get_gid() == "type") == sorted(names)
         assert ax.get_legend() is None
     (legend,) = figure.legends
-    assert len(legend_texts(legend)) == 14
+    assert len(legend_texts(legend)) == (2 if names[0] == "type 0" else 14)
     extent = legend.get_window_extent()
     assert extent.y1 < boxes[0, 1]
     assert extent.y0 >= 0
@@ -416,8 +418,10 @@ def test_history_shows_loss_and_held_out_f1_of_each_stage():
     assert [panel.get_ylabel() for panel in panels] == ["loss", "held-out macro-F1", "", ""]
     np.testing.assert_array_equal(panels[0].lines[0].get_ydata(), HISTORY["metric"]["loss"])
     np.testing.assert_array_equal(panels[1].lines[0].get_ydata(), HISTORY["metric"]["held_out_f1"])
-    assert [text.get_text() for text in panels[1].texts] == ["last: 0.90"]
+    assert [text.get_text() for text in panels[1].texts] == ["held-out 0.90"]
     assert [text.get_text() for text in panels[3].texts] == ["not measured"]
+    panels = pl.history(SimpleNamespace(history=HISTORY, scores={"held-out": {"metric": 0.87}})).child_axes
+    assert [text.get_text() for text in panels[1].texts] == ["held-out 0.87"]  # as in the summary
 
 
 def test_history_leaves_out_steps_where_f1_was_not_measured_and_takes_an_ax():

@@ -150,8 +150,8 @@ def title_of(method: str) -> str:
     """Return the name of a method in figures."""
     if method in baselines.METHODS:
         return baselines.METHODS[method].title
-    settings = method.partition(":")[2]
-    return f"tripletomics ({settings})" if settings else "tripletomics"
+    settings = method.partition(":")[2].split(",")
+    return f"tripletomics ({', '.join(settings)})" if settings[0] else "tripletomics"
 
 
 def copy_cells(task: EvaluationTask, held_out: np.ndarray, first: Mapping[str, Result]) -> AnnData:
