@@ -13,8 +13,8 @@ from matplotlib import pyplot as plt
 from tripletomics import keys
 from tripletomics.arguments import checking_names
 from tripletomics.parts import did_you_mean
-from tripletomics.pl import map_axes, score_panel, score_table, style
-from tripletomics.pl.layout import MAX_COLOURS, Layout, add_map, caption_of
+from tripletomics.pl import map_axes, score_panel, score_table, style, type_names
+from tripletomics.pl.layout import LARGE, MAX_COLOURS, Layout, add_map, caption_of
 from tripletomics.pl.palette import Palette, listed
 from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import inches, literal
@@ -22,6 +22,7 @@ from tripletomics.pl.text import inches, literal
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SCORES_GAP = 0.12  # inches above the panels of scores
@@ -102,11 +103,16 @@ def compare(
     scored = None if checked is None else score_panel.lay_out_panels(checked, None, titles, width, shown)
 
     figure = plt.figure(figsize=(width, width), dpi=150)
-    numbered = len(cells.types) > MAX_COLOURS
+    many = len(cells.types) > MAX_COLOURS
+    fitting = many and cells.branches is None and layout.side >= LARGE
+    fitting &= all(points.shape[1] == 2 for points in maps.values())
+    names = type_names.break_names(cells.types, 72 * layout.side) if fitting else None
+    numbered = many and names is None
+    explained = cells if names is None else cells.without_names()
     head = max(caption.height for caption in captions)
     tall = layout.rows * (head + layout.side + layout.foot)
     legend, fits = map_axes.shared_legend(
-        figure, map_axes.legend_entries(cells, numbered, *maps.values()), width, layout.blank(head)
+        figure, map_axes.legend_entries(explained, numbered, *maps.values()), width, layout.blank(head)
     )
     foot = 0.0 if fits else legend.get_window_extent().height / figure.dpi + 0.08
     figure.set_figheight(tall + foot + (SCORES_GAP + scored.height if scored else 0.04))
@@ -124,10 +130,22 @@ def compare(
         own = cells
         if keys.seen_by(adata.uns, basis) is not None:  # the cells that were held out from the model of this map
             own = replace(cells, split=style.split_codes(adata, basis, keys.split_of(adata, basis)))
-        map_axes.draw_cells(ax, points, own, None, numbered)
+        _draw_cells(ax, points, own, names, numbered)
         if caption.no_signal:
             map_axes.no_signal_banner(ax, caption.no_signal, 72 * layout.side)
     return finish(figure, figure, "compare", show, save, return_fig)
+
+
+def _draw_cells(
+    ax: Axes, points: np.ndarray, cells: style.CellStyle, names: style.Types | None, numbered: bool
+) -> None:
+    """Draw the cells of a map, with names or what stands for them: next to the cells, which a chip could hide."""
+    beside = numbered and points.shape[1] == 2 and len(cells.types) <= type_names.MAX_NAMES
+    map_axes.draw_cells(ax, points, cells, None, numbered and not beside)
+    if beside:
+        names = {code: (mark, cells.types[code][1]) for code, mark in style.chips(cells.types).items()}
+    if names is not None:
+        type_names.write_names(ax, names, points, cells.codes)
 
 
 def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | None) -> dict[str, np.ndarray]:
