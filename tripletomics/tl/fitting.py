@@ -244,7 +244,8 @@ def fit(
         with opened(given, fit) as run:
             return run()
 
-    table, settings, problem = pp.prepare(adata, Settings.of(given), given["checkpoint"])
+    with stage("preparing", progress):
+        table, settings, problem = pp.prepare(adata, Settings.of(given), given["checkpoint"])
     with training_bar(progress) as report:
         told: dict[str, Any] = {"report": report, "checkpoint": checkpoint}
         encoder_fit = train_encoder(problem, settings, **told)
