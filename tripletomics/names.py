@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable, Mapping
+from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,3 +38,27 @@ def harmless(table: pd.DataFrame) -> pd.DataFrame:
 def percent(share: float, digits: int = 0) -> str:
     """Return a share as text, such as "90 %"."""
     return f"{share:.{digits}%}".replace("%", " %")
+
+
+def as_html(title: str, table: pd.DataFrame, lines: Iterable[str], folded: Mapping[str, Mapping[str, str]]) -> str:
+    """Return a table and sentences for a notebook, whose colours they take.
+
+    Parameters
+    ----------
+    title, table, lines
+        What is shown, from top to bottom.
+    folded
+        Further tables of names and values by their titles, which open with a click.
+    """
+    import pandas as pd
+
+    def drawn(table: pd.DataFrame, **how: bool) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            return table.map(printable).rename(index=printable).to_html(border=0, **how)
+
+    parts = [f"<p><strong>{escape(printable(title))}</strong></p>", drawn(table)]
+    parts += [f"<p>{escape(printable(line))}</p>" for line in lines]
+    for name, values in folded.items():
+        inside = drawn(pd.Series(values, dtype=object).to_frame(), header=False)
+        parts.append(f"<details><summary>{escape(printable(name))}</summary>{inside}</details>")
+    return f"<div>{''.join(parts)}</div>"

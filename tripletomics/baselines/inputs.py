@@ -82,6 +82,7 @@ def quiet(*loggers: str) -> Iterator[None]:
         with warnings.catch_warnings(), devices.keeping_threads():
             for category in (UserWarning, FutureWarning, DeprecationWarning):
                 warnings.simplefilter("ignore", category)
+            warnings.filterwarnings("ignore", "IProgress not found")  # tqdm, in a notebook without ipywidgets
             yield
     finally:
         for name, level in before.items():

@@ -12,9 +12,10 @@ import pandas as pd
 from anndata import AnnData
 
 from tripletomics import baselines, extras, features, labels, pl, pp, report
-from tripletomics.evaluation import headline, named, verdicts
+from tripletomics.evaluation import METRICS, found_in, headline, named, overview, verdicts
 from tripletomics.experiment.results import Result
 from tripletomics.experiment.splits import EvaluationTask
+from tripletomics.names import as_html
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.report import paper
@@ -64,6 +65,16 @@ class Comparison:
         """Return a line on what was compared."""
         seeds = self.settings["seeds"]
         return f"<tripletomics.Comparison: {len(self.methods)} methods, seeds {seeds}, {self.adata.n_obs} cells>"
+
+    def _repr_html_(self) -> str:
+        """Return the main scores with the permuted ones, what they show, and the settings, for a notebook."""
+        table = named(self.table)
+        shown = overview(table, ["method", "space"]).rename(columns={key: one.title for key, one in METRICS.items()})
+        found = found_in(table, ["method", "space"])
+        shown.insert(0, "labels", [found.get(key, "not tested") for key in shown.index])
+        what = "Scores of held-out cells; in brackets those of permuted labels or coordinates."
+        lines = [headline(self.table, self.titles), self.settings["split"], what]
+        return as_html(repr(self).strip("<>"), shown, filter(None, lines), {"Settings": self.settings})
 
     @property
     def titles(self) -> dict[str, str]:

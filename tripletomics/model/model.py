@@ -106,6 +106,10 @@ class Model(State):
         sizes = " and ".join(f"{len(part.genes)} {name or part.noun}" for name, part in parts)
         return f"<tripletomics.Model: {sizes}, {len(self.types)} types, loss={self.settings['loss']}>"
 
+    def _repr_html_(self) -> str:
+        """Return scores, remarks, types and settings for a notebook."""
+        return summary.as_page(self)
+
     def embed(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> np.ndarray:
         """Return the coordinates of cells in the metric space.
 

@@ -15,7 +15,7 @@ from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.labels.ordering import HARDLY, LEAST_BATCHES
 from tripletomics.model.state import State
-from tripletomics.names import percent
+from tripletomics.names import as_html, percent
 
 BLIND = "made from training cells"  # the setting "embedding" of a fit, if the embedding is known to be so
 
@@ -42,6 +42,18 @@ def summarise(model: State) -> str:
         scores = ("" if np.isnan(score) else f"{score:.3f}" for score in (on_map, in_space))
         lines.append("{:<{}}  {:>5}  {:>12}   {}".format(title, first, *scores, remark))
     return "\n".join(lines + remarks(model))
+
+
+def as_page(model: State) -> str:
+    """Return the same for a notebook, with the types and settings."""
+    table = score_table(model)
+    table[[*SPACES.values()]] = table[[*SPACES.values()]].map(lambda score: "" if np.isnan(score) else f"{score:.3f}")
+    table = table.rename_axis(index=None, columns=table.index.name)
+    folded = {"Settings": model.settings}
+    if model.reference is not None:
+        sizes = [f"{size:,.0f} training cells" for size in model.reference.sizes]
+        folded = {f"{len(sizes)} types": dict(zip(model.types, sizes, strict=True)), **folded}
+    return as_html(repr(model).strip("<>"), table, remarks(model), folded)
 
 
 def score_table(model: State) -> pd.DataFrame:
