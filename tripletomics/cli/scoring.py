@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,7 +94,8 @@ def compare(  # noqa: D103
     result = tl.compare(read(input), label, **settings)
     if out != page:
         result.save(out)
-    result.to_html(page)
+    command = shlex.join(["tripletomics", *sys.argv[1:]])
+    result.to_html(page, title=input.name, command=command)
     print_table(result.table, ["method", "space"])
     print(printable(result.summary()))
     report_written(out)
