@@ -210,7 +210,7 @@
       missed = !source.selected.indices.length;
       showSelection();
     });
-  });
+  }, true);
 
   // ---- the selected cells for other programs; ' stands before what a spreadsheet would take for a formula
   const harmless = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);

@@ -109,8 +109,7 @@ def write(
         "libraries": [store.put(script.encode()) for script in _libraries()],
     }
     page = _template().render(
-        css=(FOLDER / "page.css").read_text(encoding="utf-8"),
-        js=(FOLDER / "page.js").read_text(encoding="utf-8"),
+        **{ending: (FOLDER / f"page.{ending}").read_text(encoding="utf-8") for ending in ("css", "js")},
         document=document,
         data=cell_data.as_json(data),
         store=store,

@@ -139,8 +139,8 @@ def compare(
     splits = experiment.make_splits(task, hold_out, seeds)
     runs = experiment.run_all(splits, plan, results, steps_bar(len(splits) * len(plan), progress))
     settings = {name: as_text(value) for name, value in given.items() if name not in ("adata", "progress", "cache")}
-    settings |= {"parents": Settings(parents=parents).as_text()["parents"], "seeds": ", ".join(map(str, range(seeds)))}
-    settings["call"] = _call(given)
+    settings |= {"seeds": ", ".join(map(str, range(seeds))), "call": _call(given)}
+    settings["parents"] = Settings(parents=parents).as_text()["parents"]
     held_out = [split.held_out for split in splits]
     words = [evaluation.split_sentence(settings["hold_out"], held_out), *experiment.embedding_words(task, held_out)]
     adopted = [method for method, own in plan.items() if own is not None and own.get("map") is not None]
@@ -150,8 +150,7 @@ def compare(
     types = pd.Index(task.classes)
     first = {method: runs[method, 0] for method in plan}
     counted = {method: sum(runs[method, seed].confusion for seed in range(seeds)) for method in plan}
-    machine = {"python": platform.python_version(), "cores": str(os.cpu_count())}
-    machine = {"scanpy": version("scanpy")} | machine
+    machine = {"scanpy": version("scanpy"), "python": platform.python_version(), "cores": str(os.cpu_count())}
     return Comparison(
         adata=copy_cells(task, splits[0].held_out, first), label=task.label, methods=list(plan),
         titles={method: title_of(method) for method in plan}, table=evaluation.collect(rows, ["method", "space"]),
