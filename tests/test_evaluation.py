@@ -231,8 +231,9 @@ def test_the_headline_names_a_best_map_only_beyond_the_interval_over_seeds():
 
     low, high = ttest_rel([0.8, 0.9, 0.85], [0.5, 0.62, 0.54]).confidence_interval()
     assert words(0.005, [0.8, 0.9, 0.85], [0.5, 0.62, 0.54]) == (
-        "tripletomics names the types of held-out cells best on its map, ahead by 0.30 (95 % interval "
-        f"{low:.2f} to {high:.2f} over 3 seeds). Macro-F1: tripletomics 0.85, UMAP 0.55; permuted labels give 0.20."
+        "tripletomics is the map that names the types best, ahead by 0.30 (95 % interval "
+        f"{low:.2f} to {high:.2f} over 3 seeds). Macro-F1 of held-out cells on the map: "
+        "tripletomics 0.85, UMAP 0.55; permuted labels give 0.20."
     )
     assert words(0.005, [0.8, 0.9], [0.82, 0.86]).startswith(
         "No map is ahead: tripletomics and UMAP differ by 0.01 (95 % "

@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from sklearn.metrics import roc_auc_score
 
 from tripletomics import report
 from tripletomics.evaluation import METRICS
@@ -16,6 +18,7 @@ from tripletomics.pl.style import PALETTE
 from tripletomics.report import cell_data
 
 NASTY = 'CD4+ <T> & "x"</script><script>alert(1)</script>'
+FORMULA = '=HYPERLINK("http://x", "y")'
 METHODS = ["pca2", "umap", "mlp", "tt"]
 TITLES = {"pca2": "PCA", "umap": "UMAP", "mlp": "MLP", "tt": "tripletomics"}
 SPACES = {"pca2": ["map"], "umap": ["map"], "mlp": ["metric"], "tt": ["map", "metric"]}
@@ -63,7 +66,9 @@ def parts(adata, methods=METHODS, label="cell_type", silent=()):
         "adata": adata, "label": label, "methods": list(methods), "titles": {m: TITLES[m] for m in methods},
         "table": table(methods, types, silent), "confusions": dict.fromkeys(methods, counts),
         "histories": {"tt": {"metric": curves, "map": curves}} if "tt" in methods else {},
-        "settings": {"hold_out": "0.2 <of all>"}, "versions": {"torch": "2.x"},
+        "settings": {"hold_out": "0.2 <of all>", "batch": "None", "unlabelled": ", NA", "seeds": "0, 1",
+                     "call": "tripletomics compare <b>.h5ad --label cell_type"},
+        "versions": {"tripletomics": "9.8", "scanpy": "1.x", "torch": "2.x"}, "title": "blood & <i>bone</i>",
         "summary": "UMAP & <b>tt</b> find the types.\n\nMore words.",
     }  # fmt: skip
 
@@ -81,6 +86,8 @@ def awkward(pbmc_file):
     adata.obs["barcode"] = adata.obs_names
     given = parts(adata, silent=["umap"])
     given["adata"].obsm["X_umap"][3] = np.inf
+    given["adata"].obs_names = [FORMULA, *adata.obs_names[1:]]
+    given["adata"].uns["log1p"] = {"base": None}
     return given
 
 
@@ -130,13 +137,29 @@ def test_page_is_self_contained_and_escaped(page):
     assert json.loads(read.scripts["page"])["columns"][0]["names"].count(NASTY) == 1
 
 
+def test_top_says_what_the_page_is_of(page, awkward, tmp_path):
+    words = re.sub(r"\s+", " ", " ".join(Reader(page.read_text()).text))
+    top = words[: words.index("Colour by")]
+    assert "blood & <i>bone</i>: maps by cell_type, 20" in top  # in the browser's tab, with the date
+    assert "700 cells in 3 maps, judged on" in top
+    assert re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d \S+ · tripletomics 9.8 · scanpy 1.x · torch 2.x · seeds 0, 1 ", top)
+    assert "tripletomics compare <b>.h5ad --label cell_type" in top
+    assert "unlabelled (empty), NA" in words
+    assert "not used batch" in words
+    report.write(tmp_path / "of-mice.html", **{**awkward, "title": ""})
+    assert "<h1>of-mice</h1>" in (tmp_path / "of-mice.html").read_text()
+
+
 def test_numbers_of_the_table_appear(page):
     words = re.sub(r"\s+", " ", " ".join(Reader(page.read_text()).text))
     assert "held-out F1 0.812 · permuted 0.136" in words
     assert "no signal (p = 0.43)" in words
     assert "silhouette of the labels † " in words
-    assert "seconds lower is better" in words
-    assert "1,234" in words
+    assert "seconds" not in words  # of a machine that may have been busy
+    assert "1,234" not in words
+    heads = re.search(r"Recall of each type.*?</thead>", page.read_text(), re.DOTALL)[0]
+    heads = re.findall(r'<button class="sort">(.*?)</button>', heads)
+    assert len(set(heads)) == len(heads)
     assert words.count("page used by half of all cells") == 2  # among the main scores and among all of them
     assert "0.12 %" in words
     assert "AUROC (.5 = no) best is 0.5" in words
@@ -217,10 +240,10 @@ def test_genes_come_by_variance_in_255_steps(kind):
     assert list(found) == ["low", "none", "odd"]
     assert found["odd"].tolist()[::2] == [2.5, 0]
     store = cell_data.Store()
-    entry = cell_data.number_entry("odd", "gene", found["odd"], store)
-    assert (entry["low"], entry["at"]) == (0.0, 0)
+    entries = cell_data.number_entries([("low", found["low"]), ("odd", found["odd"])], "gene", store)
+    assert [(entry["low"], entry["at"], entry["row"]) for entry in entries] == [(1.0, 0, 0), (0.0, 0, 1)]
     steps = cell_data.zlib.decompress(cell_data.base64.b64decode(store.blocks[0]))
-    assert list(steps) == [128, 255, 0, 254]
+    assert list(steps)[4:] == [128, 255, 0, 254]
 
 
 def test_errors_come_before_work(awkward, tmp_path):
@@ -286,8 +309,6 @@ def fresh(browser):
 
 def pixels(driver, number=0):
     """One map as an image (height, width, 3)."""
-    import io
-
     from PIL import Image
 
     time.sleep(0.3)  # until it is painted
@@ -332,6 +353,108 @@ def test_lasso_selects_the_same_cells_in_all_maps(fresh, awkward):
     assert np.abs(pixels(fresh, 2) - before).max() > 50  # the others fade elsewhere, too
     shares = [int(share) for share in re.findall(r"(\d+) ·", fresh.find_element("id", "selection").text)]
     assert sum(shares) == len(chosen)
+
+
+def saved(driver):
+    """The table of the selected cells as the page saves it, and as pandas reads it."""
+    blob = (
+        "URL.createObjectURL = (blob) => { window.saved = blob.text().then((t) => { window.csv = t; }); return '#'; };"
+    )
+    driver.execute_script(f"window.csv = undefined; {blob} document.getElementById('csv').click()")
+    text = wait(driver, "window.csv")
+    return text, pd.read_csv(io.StringIO(text), keep_default_na=False, na_values={"umap_1": "", "umap_2": ""})
+
+
+def test_selected_cells_are_saved_with_what_marks_them(fresh, awkward):
+    adata = awkward["adata"]
+    fresh.execute_script(f"{SOURCE}.selected.indices = Array.from({{length: 700}}, (_, i) => i)")
+    text, cells = saved(fresh)
+    assert "\n\"'=HYPERLINK" in text  # a spreadsheet takes it for text
+    assert sorted(cells["cell"]) == sorted(adata.obs_names.str.replace(FORMULA, f"'{FORMULA}", regex=False))
+    cells = cells.set_index(cells["cell"].replace(f"'{FORMULA}", FORMULA)).loc[adata.obs_names]
+    assert cells["split"].tolist() == adata.obs["tt_split"].tolist()
+    kind = adata.obs["cell_type"].astype(object).where(~adata.obs["cell_type"].isin(["Unknown"]))
+    assert cells["cell_type"].tolist() == kind.fillna("unlabelled").tolist()
+    assert list(cells.columns[3:]) == [f"{method}_{i}" for method in ("pca2", "umap", "tt") for i in (1, 2)]
+    assert np.allclose(cells[["tt_1", "tt_2"]], adata.obsm["X_tt"], rtol=1e-6)
+    assert cells["umap_1"].isna().tolist() == (np.arange(700) == 3).tolist()
+    assert "needs 3 selected cells or more, and 3 other visible ones" in marked(fresh)
+
+    held = (cells["split"] == "held-out").to_numpy()
+    rows = cell_data.shown_rows(cell_data.types_of(adata.obs["cell_type"], "").codes, held, seed=0)
+    chosen = (adata.obs["cell_type"] == "CD14+ Monocyte").to_numpy()[rows]
+    fresh.execute_script(f"{SOURCE}.selected.indices = arguments[0]", np.flatnonzero(chosen).tolist())
+    lines = re.findall(r"(\S+) (-?[\d.]+) (\d\.\d\d)\n", marked(fresh))
+    assert len(lines) == 10
+    x = pd.DataFrame(adata.X.toarray()[rows], columns=adata.var_names)
+    best = x.apply(lambda gene: roc_auc_score(chosen, gene)).nlargest(10)
+    assert [float(auroc) for _, _, auroc in lines] == pytest.approx(best.tolist(), abs=0.01)
+    for gene, difference, auroc in lines:
+        assert float(auroc) == pytest.approx(roc_auc_score(chosen, x[gene]), abs=0.01)
+        drawn = x[gene].clip(upper=x[gene].quantile(0.995))
+        assert float(difference) == pytest.approx(drawn[chosen].mean() - drawn[~chosen].mean(), abs=0.02)
+
+
+def marked(driver):
+    """What the page says of the genes that mark the selected cells."""
+    driver.execute_script("document.getElementById('mark').click()")
+    wait(driver, "!/^$|^Comparing/.test(document.getElementById('markers').innerText)")
+    return driver.find_element("id", "markers").text
+
+
+def test_an_empty_lasso_says_so_and_offers_nothing(fresh):
+    fresh.execute_script("Bokeh.documents[0].roots()[0].x_range.setv({start: 1e6, end: 1e6 + 1})")
+    draw_lasso(fresh, 0)
+    wait(fresh, "document.getElementById('selection').innerText.startsWith('No cell lies inside')")
+    assert fresh.find_elements("css selector", "#selection button") == []
+
+
+def test_keys_move_through_the_map_and_the_legend(fresh, awkward):
+    from selenium.webdriver.common.keys import Keys
+
+    focused = "document.activeElement"
+    plot = fresh.find_elements("css selector", ".plot")[2]
+    stops = "return [...arguments[0].querySelectorAll('*')].filter((e) => e.tabIndex >= 0).length"
+    assert fresh.execute_script(stops, plot) == 0  # one stop a map
+    fresh.execute_script("arguments[0].focus()", plot)
+    fresh.switch_to.active_element.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)  # the last type, then the one before
+    spoken = fresh.find_element("id", "spoken").get_attribute("textContent")
+    name, count = re.fullmatch(r"(.*), (\d+) cells", spoken).groups()
+    types = awkward["adata"].obs["cell_type"]
+    assert int(count) == (types == name).sum()
+    assert name in fresh.find_element("id", "tip").text
+    fresh.switch_to.active_element.send_keys(Keys.ENTER)
+    assert len(fresh.execute_script(f"return [...{SOURCE}.selected.indices]")) == int(count)
+    fresh.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+    cell = fresh.find_element("id", "spoken").get_attribute("textContent").split(", ")[0]
+    assert types[cell] == name
+    fresh.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert fresh.execute_script(f"return {SOURCE}.selected.indices.length") == 0
+    item = fresh.find_elements("css selector", "#legend .type")[1]
+    fresh.execute_script("arguments[0].focus()", item)
+    fresh.switch_to.active_element.send_keys(Keys.ENTER)
+    assert fresh.execute_script(f"return {focused}.ariaPressed") == "false"  # the same item, drawn anew
+    fresh.switch_to.active_element.send_keys(Keys.ENTER)
+    assert fresh.execute_script(f"return {focused}.ariaPressed") == "true"
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_nothing_overlaps_or_is_cut(fresh, width):
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 400}
+    fresh.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        time.sleep(0.2)
+        assert fresh.execute_script("return document.documentElement.scrollWidth") <= width
+        shown = "[...document.querySelectorAll(arguments[0])].filter((e) => e.offsetParent)"
+        boxes = f"return {shown}.map((e) => e.getBoundingClientRect())"
+        (panel,), maps = (fresh.execute_script(boxes, which) for which in ("aside", ".map"))
+        for one in maps:
+            assert panel["bottom"] <= one["top"] or one["right"] <= panel["left"]
+        assert min(one["width"] for one in maps) > 290
+        assert not fresh.execute_script(f"return {shown}.some((e) => e.scrollWidth > e.clientWidth)", ".scores td")
+        assert max(one["right"] for one in fresh.execute_script(boxes, ".fit, .pairs, .histories")) <= width
+    finally:
+        fresh.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_legend_click_hides_a_type_in_all_maps(fresh, awkward):

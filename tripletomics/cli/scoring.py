@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +112,7 @@ def compare(  # noqa: D103
     with stage("writing the page and its figures", settings.get("progress", True)):
         if out != page:
             result.save(out)
-        result.to_html(page)
+        result.to_html(page, title=input.name, command=shlex.join(["tripletomics", *sys.argv[1:]]))
 
     def show() -> None:
         print_scores(result.table, ["method", "space"])

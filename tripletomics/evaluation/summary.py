@@ -117,24 +117,24 @@ def headline(table: pd.DataFrame, runs: pd.DataFrame, titles: Mapping[str, str])
         return "NO SIGNAL: no map names the types of held-out cells better than with permuted labels."
     if not found:
         return ""
-    ranked = sorted(found, key=lambda method: -rows.loc[(method, "held-out"), "value"])
-    scores = ", ".join(f"{titles[method]} {rows.loc[(method, 'held-out'), 'value']:.2f}" for method in ranked)
-    scores += f"; permuted labels give {rows.loc[(ranked[0], 'permuted'), 'value']:.2f}"
+    value = rows["value"].astype(float).to_dict()
+    ranked = sorted(found, key=lambda method: -value[method, "held-out"])
+    scores = ", ".join(f"{titles[method]} {value[method, 'held-out']:.2f}" for method in ranked)
+    scores += f"; permuted labels give {value[ranked[0], 'permuted']:.2f}"
+    scores = f"Macro-F1 of held-out cells on the map: {scores}"
     if len(ranked) == 1:
-        return f"One map names the types of held-out cells better than with permuted labels. Macro-F1: {scores}."
+        return f"{scores}."
     f1 = runs[(runs["metric"] == "knn_macro_f1") & (runs["space"] == "map") & (runs["split"] == "held-out")]
     first, second = (f1[f1["method"] == method].set_index("seed")["value"] for method in ranked[:2])
     apart = (first - second).dropna()
     if len(apart) < 2:
-        return f"Macro-F1 of held-out cells on the map: {scores}. This is one seed, which gives no ranking."
+        return f"{scores}. This is one seed, which gives no ranking."
     half = stats.t.ppf(0.975, len(apart) - 1) * apart.std() / np.sqrt(len(apart))
     low, high = apart.mean() - half, apart.mean() + half
     words = f"{apart.mean():.2f} (95 % interval {low:.2f} to {high:.2f} over {len(apart)} seeds)"
     if low > 0:
-        said = f"{titles[ranked[0]]} names the types of held-out cells best on its map, ahead by {words}"
-    else:
-        said = f"No map is ahead: {titles[ranked[0]]} and {titles[ranked[1]]} differ by {words}"
-    return f"{said}. Macro-F1: {scores}."
+        return f"{titles[ranked[0]]} is the map that names the types best, ahead by {words}. {scores}."
+    return f"No map is ahead: {titles[ranked[0]]} and {titles[ranked[1]]} differ by {words}. {scores}."
 
 
 def found_in(table: pd.DataFrame, by: str | list[str]) -> dict[Any, str]:

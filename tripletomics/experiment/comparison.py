@@ -131,16 +131,25 @@ class Comparison:
             titles=self.titles, settings=self.settings, versions=self.versions,
         )  # fmt: skip
 
-    def to_html(self, path: str | Path) -> None:
+    def to_html(self, path: str | Path, *, title: str = "", command: str = "") -> None:
         """Write one self-contained page with linked maps, scores, confusion and settings, which opens from disk.
 
         It needs the extra "compare".
+
+        Parameters
+        ----------
+        path
+            The file, ending in ``.html``.
+        title
+            Name of the data, on top of the page; by default the name of the file without its ending.
+        command
+            What made the comparison, for its readers; by default the call of `tripletomics.compare`.
         """
         extras.require("A report", *extras.REPORT)
         report.write(
             path, adata=self.adata, label=self.label, methods=self.methods, titles=self.titles, table=self.table,
-            confusions=self.confusions, histories=self.histories, settings=self.settings, versions=self.versions,
-            summary=self.summary(),
+            confusions=self.confusions, histories=self.histories, versions=self.versions, summary=self.summary(),
+            settings=self.settings | ({"call": command} if command else {}), title=title,
         )  # fmt: skip
 
 
@@ -190,6 +199,8 @@ def copy_cells(task: EvaluationTask, held_out: np.ndarray, first: Mapping[str, R
     kept = [name for name in names if name in task.classes or name in column]
     cells.obs[task.label] = column.set_categories(kept)
     cells.obs["tt_split"] = pp.split_names(held_out)
+    if task.is_counts or "log1p" in task.adata.uns:  # as scanpy marks logged values
+        cells.uns["log1p"] = {"base": None}
     cells.uns.update({key: value for key, value in task.adata.uns.items() if key.endswith("_colors")})
     if (own := f"{task.label}_colors") in cells.uns:  # in the order of the names, as the column is now
         old = labels.names(pd.Series(task.adata.obs[task.label].astype("category").cat.categories))

@@ -10,6 +10,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 FOLDER = Path(__file__).parent
-MAPS_IN_ROW = 5
+PANEL_AS_MAP = (5, 8)  # so many maps and the panel fill rows of three
 
 
 def write(
@@ -47,7 +48,7 @@ def write(
     settings: Mapping[str, str],
     versions: Mapping[str, str],
     summary: str,
-    seed: int = 0,
+    title: str = "",
 ) -> None:
     """Write a comparison as one HTML page that opens from disk without a network.
 
@@ -74,11 +75,12 @@ def write(
     histories
         Training histories of the methods that have one, as in ``tripletomics.Model.history``.
     settings, versions
-        What was run, and with which versions.
+        What was run, and with which versions. Of the settings "call" is what made the comparison, "seeds" its seeds and
+        "split" how cells were held out, in words.
     summary
         What was found, in words. Its first paragraph is at the top.
-    seed
-        Chooses the cells of a sample and the order in which cells are drawn.
+    title
+        Name of the data, on top of the page; by default the name of the file without its ending.
 
     Raises
     ------
@@ -90,48 +92,79 @@ def write(
     path = check_writable(path, ".html")
     held_out = _held_out(adata, label)
     types = cell_data.types_of(adata.obs[label], label, adata)
-    rows = cell_data.shown_rows(types.codes, held_out, seed)
+    rows = cell_data.shown_rows(types.codes, held_out, seed=0)
     scores = ScoreTables(table, titles, methods)
     maps = {method: cell_data.map_of(adata, method, rows) for method in methods if f"X_{method}" in adata.obsm}
     colours = cell_data.first_colours(types, rows, held_out)
     document, items = _linked_maps(maps, colours, held_out[rows], types.codes[rows] >= 0)
     store, data, left_out = cell_data.packed(adata, label, types, rows)
-    data["confusions"] = [
-        _confusion(titles.get(m, m), confusions[m], scores.best_verdict(m)) for m in methods if m in confusions
-    ]
-    data["items"] = items
-    counts = {
-        "n_cells": adata.n_obs,
-        "n_shown": len(rows),
-        "n_held": int(held_out.sum()),
-        "features": "genes" if settings.get("use_rep", "None") == "None" else "dimensions",
-        "n_genes": adata.n_vars,
-        "n_stored": sum(column["kind"] == "gene" for column in data["columns"]),
-        "n_types": len(np.unique(types.codes[types.codes >= 0])),
-        "n_unlabelled": int((types.codes < 0).sum()),
-        "n_seeds": int(table["n_seeds"].max()) if len(table) else 0,
+    features = "genes" if settings.get("use_rep", "None") == "None" else "dimensions"
+    data |= {
+        "confusions": [_confusion(*scores.best(m), confusions[m]) for m in methods if m in confusions],
+        "items": items,
+        "maps": list(maps),
+        "title": title or path.stem,
+        "features": features,
+        "unit": "log-normalised" if features == "genes" and "log1p" in adata.uns else "as in the data",
+        "libraries": [store.put(script.encode()) for script in _libraries()],
     }
     page = _template().render(
-        css=(FOLDER / "page.css").read_text(encoding="utf-8"),
-        js=(FOLDER / "page.js").read_text(encoding="utf-8"),
-        bokeh=_libraries(),
+        **{ending: (FOLDER / f"page.{ending}").read_text(encoding="utf-8") for ending in ("css", "js")},
         document=document,
         data=cell_data.as_json(data),
         store=store,
+        title=data["title"],
         label=label,
+        features=features,
         left_out=left_out,
-        columns=len(maps) if len(maps) <= MAPS_IN_ROW else min(MAPS_IN_ROW, math.ceil(len(maps) / 2)),
+        columns=_columns(len(maps)),
+        tiled=len(maps) in PANEL_AS_MAP,
         maps=_captions(maps, adata, titles, scores, list(items[0]["roots"].values())),
         colours=dict(zip(types.names, types.colours, strict=True)),
         histories={titles.get(m, m): _training_image(curves, scores.nulls(m)) for m, curves in histories.items()},
-        settings=settings,
         versions=versions,
         summary=[part.strip() for part in summary.strip().split("\n\n") if part.strip()],
+        n_cells=adata.n_obs,
+        n_genes=adata.n_vars,
+        n_stored=data["n_genes"],
+        n_seeds=int(table["n_seeds"].max()) if len(table) else 0,
+        **_counts(types.codes, held_out, rows),
+        **_provenance(settings),
         **_score_sections(scores),
-        **counts,
     )
     with replacing(path) as draft:
         draft.write_text(page, encoding="utf-8")
+
+
+def _counts(codes: np.ndarray, held_out: np.ndarray, rows: np.ndarray) -> dict[str, int]:
+    """Return how many cells are shown, held out and unlabelled, and of how many types."""
+    return {
+        "n_shown": len(rows),
+        "n_held": int(held_out.sum()),
+        "n_types": len(np.unique(codes[codes >= 0])),
+        "n_unlabelled": int((codes < 0).sum()),
+    }
+
+
+def _provenance(settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return when the page is written, what made the comparison, and the other settings, readable."""
+    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return {"date": now, "call": settings.get("call"), "seeds": settings.get("seeds"), "settings": _readable(settings)}
+
+
+def _columns(n: int) -> int:
+    """Return the number of columns of n maps on a screen: rows of equal length if they can be, of at most three."""
+    return 2 if n == 4 else min(3, max(1, n))
+
+
+def _readable(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that were used, without those that the page has elsewhere, and at the end the unused ones."""
+    own = {key: value for key, value in settings.items() if key not in ("call", "split")}
+    unused = [key for key, value in own.items() if value in ("None", "False", "")]
+    found = {key: value for key, value in own.items() if key not in unused}
+    if "unlabelled" in found:  # the first of the names is the empty one
+        found["unlabelled"] = ", ".join(name.strip() or "(empty)" for name in found["unlabelled"].split(","))
+    return found | ({"not used": ", ".join(unused)} if unused else {})
 
 
 def _held_out(adata: AnnData, label: str) -> np.ndarray:
@@ -191,7 +224,7 @@ def _linked_maps(
     from bokeh.models.tools import HoverTool, LassoSelectTool, PanTool, WheelZoomTool
     from bokeh.plotting import figure
 
-    width = 1120 / min(MAPS_IN_ROW, max(2, len(points)))  # of a map in pixels, about
+    width = 1000 / max(2, _columns(len(points)))  # of a map in pixels, about
     area = float(np.clip(0.35 * width**2 / len(held), 2.2, width / 20))
     large = float(np.clip(0.16 * width**2 / max(1, held.sum()), 1.6 * area, 2.3 * area))
     size = np.sqrt(np.where(held & known, large, area)).astype(np.float32)
@@ -225,7 +258,7 @@ def _linked_maps(
     return cell_data.safe(serialize_json(docs)), [item.to_json() for item in items]
 
 
-def _confusion(title: str, counts: pd.DataFrame, verdict: str) -> dict[str, Any]:
+def _confusion(title: str, verdict: str, counts: pd.DataFrame) -> dict[str, Any]:
     """Return the counts of true types (rows) by predicted type (columns), for the page."""
     return {
         "title": title,

@@ -15,14 +15,21 @@ from tripletomics.keys import SPACES
 from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.names import percent
 
-SHOWN = (*MAIN, "a50", "held_out_auroc", "silhouette", "seconds")
+SHOWN = (*MAIN, "a50", "held_out_auroc", "silhouette")
 FURTHER = "order"  # the family of scores of further columns, of which the type is the column
 FAMILIES = {
-    "labels": "Labels", "retrieval": "Retrieval", "verification": "Verification", "prediction": "Prediction",
-    "unseen": "Types that were never seen", "structure": "Structure of the data", "page": "Use of the page",
-    "exchangeability": "Held-out and training cells of a type", "collapse": "Collapse",
-    FURTHER: "Column", "batches": "Batches", "cost": "Cost",
-}  # fmt: skip
+    "labels": "Labels",
+    "retrieval": "Retrieval",
+    "verification": "Verification",
+    "prediction": "Prediction",
+    "unseen": "Types that were never seen",
+    "structure": "Structure of the data",
+    "page": "Use of the page",
+    "exchangeability": "Held-out and training cells of a type",
+    "collapse": "Collapse",
+    FURTHER: "Column",
+    "batches": "Batches",
+}  # fmt: skip; without the cost: seconds on a machine that did other work, too, are no result
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,6 @@ class ScoreTables:
         self.numbers: dict[tuple, Any] = {
             (row.method, row.space, row.metric, row.split): row for row in plain.itertuples(index=False)
         }
-        self.cost = {(row.method, row.metric): row for row in plain.itertuples(index=False) if row.family == "cost"}
         self.metrics = [metric for metric in METRICS if metric in set(plain["metric"])]
         measured = table[table["family"] != "cost"]
         scored = set(zip(measured["method"], measured["space"], strict=True))
@@ -74,8 +80,6 @@ class ScoreTables:
 
     def row(self, method: str, space: str, metric: str, split: str) -> Any:
         """Return one row of the table, or None; a value of all cells counts as held-out."""
-        if METRICS[metric].family == "cost":
-            return self.cost.get((method, metric))
         if METRICS[metric].family == "page" and split == "held-out":
             split = ""
         return self.numbers.get((method, space, metric, split))
@@ -114,7 +118,7 @@ class ScoreTables:
             return Entry("")
         if not np.isfinite(row.value):
             return Entry("–")
-        null = self.row(method, space, metric, "permuted") if split == "held-out" and row.family != "cost" else None
+        null = self.row(method, space, metric, "permuted") if split == "held-out" else None
         null = null if null is not None and np.isfinite(null.value) else None
         tint = 0.0
         if split == "held-out" and not self.circular(metric, split):
@@ -132,14 +136,15 @@ class ScoreTables:
     def gain(self, method: str, space: str, metric: str) -> float:
         """Return how far a held-out score lies above its null; 0 without signal."""
         row, null = (self.row(method, space, metric, split) for split in ("held-out", "permuted"))
-        if METRICS[metric].family == "cost" or self.verdict(method, space) or row is None or null is None:
+        if self.verdict(method, space) or row is None or null is None:
             return 0.0
         gain = (row.value - null.value) * (1 if METRICS[metric].higher else -1)
         return float(gain) if np.isfinite(gain) else 0.0
 
-    def best_verdict(self, method: str) -> str:
-        """Return the verdict on the metric space of a method, or on its map if it has no metric space."""
-        return self.verdict(method, "metric" if (method, "metric") in self.pairs else "map")
+    def best(self, method: str) -> tuple[str, str]:
+        """Return the name and the verdict of the metric space of a method, or of its map if it has no metric space."""
+        space = "metric" if (method, "metric") in self.pairs else "map"
+        return f"{self.titles.get(method, method)}, {SPACES[space]}", self.verdict(method, space)
 
     def nulls(self, method: str) -> dict[str, float]:
         """Return the null of the held-out macro-F1 in each space of a method."""
@@ -171,8 +176,6 @@ class ScoreTables:
     def families(self, split: str) -> Iterator[ScoreTable]:
         """Yield one table for each family of scores."""
         for family, title in FAMILIES.items():
-            if family == "cost" and split != "held-out":
-                continue
             for part, heading in self._by_column(title) if family == FURTHER else [(self, title)]:
                 names = [m for m in part.metrics if METRICS[m].family == family and m != "recall"]
                 if scores := part.scores(heading, names, split):
@@ -199,9 +202,7 @@ def recall_entry(score: Any, null: Any, no_signal: bool) -> Entry:
 
 
 def written(value: float, metric: str) -> str:
-    """Return a score with three decimals, shares of the page in per cent, costs from 100 on in whole numbers."""
-    if METRICS[metric].family == "cost":
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+    """Return a score with three decimals, and shares of the page in per cent."""
     if METRICS[metric].family == "page":
         return percent(value, 2)
     return f"{value:.1e}" if metric in ("permutation_p", "reachable_p") and 0 < value < 0.001 else f"{value:.3f}"

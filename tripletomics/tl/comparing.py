@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import platform
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
 
 from tripletomics.arguments import checking_names
 from tripletomics.labels import UNLABELLED
@@ -144,7 +145,7 @@ def compare(
     runs = experiment.run_all(splits, plan, results, steps_bar(len(splits) * len(plan), progress))
     settings = {name: as_text(value) for name, value in given.items() if name not in ("adata", "progress", "cache")}
     settings |= {"parents": Settings(parents=parents).as_text()["parents"], "methods": as_text(list(plan))}
-    settings["seeds"] = ", ".join(map(str, range(seeds)))
+    settings |= {"seeds": ", ".join(map(str, range(seeds))), "call": _call(given)}
     held_out = [split.held_out for split in splits]
     words = [evaluation.split_sentence(settings["hold_out"], held_out), *experiment.embedding_words(task, held_out)]
     adopted = [method for method, own in plan.items() if own is not None and own.get("map") is not None]
@@ -154,7 +155,7 @@ def compare(
     types = pd.Index(task.classes)
     first = {method: runs[method, 0] for method in plan}
     counted = {method: sum(runs[method, seed].confusion for seed in range(seeds)) for method in plan}
-    machine = {"python": platform.python_version(), "cores": str(os.cpu_count())}
+    machine = {"scanpy": version("scanpy"), "python": platform.python_version(), "cores": str(os.cpu_count())}
     return Comparison(
         adata=copy_cells(task, splits[0].held_out, first), label=task.label, methods=list(plan),
         table=evaluation.collect(rows, ["method", "space"]), runs=rows, settings=settings,
@@ -162,3 +163,15 @@ def compare(
         confusions={method: pd.DataFrame(matrix, index=types, columns=types) for method, matrix in counted.items()},
         histories={method: run.history for method, run in first.items() if run.history},
     )  # fmt: skip
+
+
+def _call(given: Mapping[str, Any]) -> str:
+    """Return the call of `compare` with the arguments that are not the defaults; long ones are cut."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(compare).parameters.items()}
+    own = [(name, repr(value)) for name, value in given.items() if name not in ("adata", "cache", "progress")]
+    words = [
+        f"{name}={text if len(text) <= 200 else text[:200] + '...'}"
+        for name, text in own
+        if text != repr(defaults[name])
+    ]
+    return f"tripletomics.compare({', '.join(['adata', *words])})"
