@@ -177,14 +177,14 @@ def _add_obs(cells: AnnData, path: Path, source: Path) -> None:
     if not known.any():
         here, there = (formats.shortened(list(names)) for names in (cells.obs_names, table.index))
         raise ValueError(
-            f"No cell of {str(source)!r} ({here}) has a row in {str(path)!r} ({there}): write the names of the cells in "
-            "its first column, in the same way."
+            f"No cell of {str(source)!r} ({here}) has a row in {str(path)!r} ({there}): write the names of the cells "
+            "in its first column, in the same way."
         )
     others = int((~table.index.isin(cells.obs_names)).sum())
     lacking = int((~known).sum())
     if lacking or others:
-        found = f"{lacking:,} of {cells.n_obs:,} cells have no row in {str(path)!r} and are unlabelled."
-        warn(f"{found} {others:,} of its {len(table):,} rows are of no cell and are left out.")
+        said = f"{lacking:,} of {cells.n_obs:,} cells have no row in {str(path)!r} and are unlabelled."
+        warn(f"{said} {others:,} of its {len(table):,} rows are of no cell and are left out.")
     found = table.reindex(cells.obs_names)
     for name, values in found.items():  # whole numbers stay whole where some are missing
         whole = values.hasnans and values.dtype.kind == "f" and (values.dropna() % 1 == 0).all()
