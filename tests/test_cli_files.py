@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
-from samples import make_cells
+import scipy.sparse as sp
+from samples import make_cells, make_pair
 
 import tripletomics as tt
 from tripletomics.cli.formats import read_text
 from tripletomics.cli.inputs import Source, is_input, read_table
-from tripletomics.cli.reading import compression_of
+from tripletomics.cli.reading import compression_of, write
 from tripletomics.notices import TripletomicsWarning
 
 N, GENES = 60, 150
@@ -141,8 +142,9 @@ def test_a_table_may_be_parquet(run, folder):
     predicted(run, "cells.h5ad")
     assert run("predict", "cells.h5ad", "--model", "model.tt", "--only-results", "a.parquet")[0] == 0
     found = pd.read_parquet("a.parquet")
-    expected = pd.read_csv("found.csv", dtype={"X_tt_1": "f4", "X_tt_2": "f4"}, float_precision="round_trip")
-    pd.testing.assert_frame_equal(found.astype({"tt_label": str, "tt_split": float}), expected)
+    expected = pd.read_csv("found.csv", na_filter=False, float_precision="round_trip")
+    found = found.astype({"tt_label": str, "tt_split": object, "X_tt_1": str, "X_tt_2": str}).fillna("")
+    pd.testing.assert_frame_equal(found, expected.astype({"X_tt_1": str, "X_tt_2": str}), check_categorical=False)
 
 
 # ---------------------------------------------------------------------------------------------------- fit
@@ -354,6 +356,8 @@ def test_results_that_have_no_file_are_refused(run, folder, monkeypatch):
     assert run(*words, "--only-results", "a.xlsx")[2] == (
         "error: 'a.xlsx' does not end in .csv, .tsv or .parquet: name the file 'a.csv'.\n"
     )
+    message = "error: --only-results 'labels.csv' is also read: name another file.\n"
+    assert run(*words, "--obs", "labels.csv", "--only-results", "labels.csv") == (1, "", message)
     for option, value in (("--only-results", "a.csv"), ("--obs", "labels.csv")):
         message = f"error: --shard writes next to INPUT: leave {option} out.\n"
         assert run(*words, "--shard", "1/2", option, value) == (1, "", message)
@@ -401,3 +405,15 @@ def test_compression_is_that_of_the_largest_array(folder, cells):
     for name in ("labels.csv", "model.tt"):
         assert compression_of(folder / name) == {}
     assert compression_of(folder) == {}
+
+
+def test_two_modalities_are_read_from_two_formats_and_stay_compressed(folder):
+    pytest.importorskip("mudata")
+    rna, protein = make_pair(30)
+    rna.write_h5ad("rna.h5ad", compression="gzip", compression_opts=7)
+    write_table(ad.AnnData(sp.csr_matrix(protein.X), protein.obs, protein.var), "adt.csv", transpose=True)
+    found = Source(Path("rna.h5ad"), protein=Path("adt.csv"), transpose=True).read()
+    assert np.array_equal(found["rna"].X.toarray(), rna.X.toarray())
+    assert np.array_equal(found["protein"].X, protein.X)
+    write(found, Path("both.h5mu"), Path("rna.h5ad"))
+    assert compression_of(Path("both.h5mu")) == {"compression": "gzip", "compression_opts": 7}
