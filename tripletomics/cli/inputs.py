@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,8 @@ ON_DISK = (".h5ad", ".zarr")
 def is_input(word: str) -> bool:
     """Return whether a word of the command line is a file or folder of cells."""
     path = Path(word)
-    return formats.ending(path) in (*FORMATS, *TEXT, *ON_DISK, reading.MODALITIES) or any(path.glob("*matrix.mtx*"))
+    named = formats.ending(path) in (*FORMATS, *TEXT, *ON_DISK, reading.MODALITIES)
+    return named or (os.path.isdir(word) and any(path.glob("*matrix.mtx*")))
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Source:
     transpose: bool = False
 
     @property
+    def paths(self) -> list[Path]:
+        """All that is read."""
+        return [path for path in (self.path, self.protein, self.obs) if path is not None]
+
+    @property
     def suffix(self) -> str:
         """How the file of results ends: that of two modalities in .h5mu."""
         several = self.protein is not None or self.path.suffix == reading.MODALITIES
@@ -62,8 +69,8 @@ class Source:
 
     def check(self) -> None:
         """Raise unless all that is named can be read, and what reads it is installed."""
+        require(self.paths)
         paths = [self.path] if self.protein is None else [self.path, self.protein]
-        require([*paths, *filter(None, [self.obs])])
         if self.path.suffix == reading.MODALITIES:
             reading.check_h5mu(self.path)
             if self.protein is not None:
@@ -82,10 +89,8 @@ class Source:
 
     def _check_obs(self, obs: Path) -> None:
         if self.path.suffix in (reading.MODALITIES, ".zarr"):
-            raise ValueError(
-                f"--obs adds columns to cells in memory of one modality, and {str(self.path)!r} is another: write them "
-                "into it."
-            )
+            why = "stays on disk" if self.path.suffix == ".zarr" else "holds several modalities"
+            raise ValueError(f"--obs cannot be used with {str(self.path)!r}, which {why}: write the columns into it.")
         check_readable(obs, ".csv")
         if formats.ending(obs) not in TABLES:
             raise ValueError(f"{str(obs)!r} ends in none of {', '.join(TABLES)}: write it as one of these.")
@@ -183,8 +188,8 @@ def _add_obs(cells: AnnData, path: Path, source: Path) -> None:
     others = int((~table.index.isin(cells.obs_names)).sum())
     lacking = int((~known).sum())
     if lacking or others:
-        found = f"{lacking:,} of {cells.n_obs:,} cells have no row in {str(path)!r} and are unlabelled."
-        warn(f"{found} {others:,} of its {len(table):,} rows are of no cell and are left out.")
+        said = f"{lacking:,} of {cells.n_obs:,} cells have no row in {str(path)!r} and are unlabelled."
+        warn(f"{said} {others:,} of its {len(table):,} rows are of no cell and are left out.")
     found = table.reindex(cells.obs_names)
     for name, values in found.items():  # whole numbers stay whole where some are missing
         whole = values.hasnans and values.dtype.kind == "f" and (values.dropna() % 1 == 0).all()

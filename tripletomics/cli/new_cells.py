@@ -178,11 +178,11 @@ def _labelled(path: Path, results: Results, groups: str | None) -> AnnData:
     import pandas as pd
 
     from tripletomics.store.frames import Obs
-    from tripletomics.store.reading import open_to_read
+    from tripletomics.store.reading import open_to_read, upgraded
 
     columns = dict(results.columns)
     if groups is not None:
-        with open_to_read(path) as (root, _):
+        with upgraded(path) as source, open_to_read(source) as (root, _):
             columns[groups] = Obs(root, path).read(groups).array
     table = pd.DataFrame(columns)
     return anndata.AnnData(obs=table.set_axis(table.index.astype(str), axis=0), uns=dict(results.records))

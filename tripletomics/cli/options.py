@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -90,6 +91,8 @@ def check_out(source: Source, out: Path | None, only_results: Path | None, inste
         files.check_writable(out, source.suffix)
     if only_results is not None:
         tables.check(only_results)
+        if os.path.realpath(only_results) in map(os.path.realpath, source.paths):
+            raise ValueError(f"--only-results {str(only_results)!r} is also read: name another file.")
     return target
 
 

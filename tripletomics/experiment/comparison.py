@@ -73,7 +73,7 @@ class Comparison:
         found = found_in(table, ["method", "space"])
         shown.insert(0, "labels", [found.get(key, "not tested") for key in shown.index])
         what = "Scores of held-out cells; in brackets those of permuted labels or coordinates."
-        lines = [headline(self.table, self.titles), self.settings["split"], what]
+        lines = [headline(self.table, self.runs, self.titles), self.settings["split"], what]
         return as_html(repr(self).strip("<>"), shown, filter(None, lines), {"Settings": self.settings})
 
     @property

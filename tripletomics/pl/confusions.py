@@ -20,7 +20,7 @@ from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.map_axes import color_scale, map_width
 from tripletomics.pl.palette import GREY, PALETTE, listed
-from tripletomics.pl.score_table import TITLES, title_of
+from tripletomics.pl.score_table import title_of
 from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.style import coordinates_of, split_codes
 from tripletomics.pl.text import ALARM, INK, NOTE, SMALL, TITLE, as_text, inches, literal, text_width, wrap
@@ -127,7 +127,7 @@ def confusion(
     show = show if ax is None else bool(show)  # the caller may draw more into the figure
     found = _count(adata, label, basis, split).ordered()
     name = title_of(basis)
-    title = f"Named by the 15 nearest training cells, {name}" + " map" * (name == TITLES["tt"])
+    title = f"Named by the 15 nearest training cells, {name}" + " map" * (name == title_of("tt"))
     if ax is None:
         n = len(found.classes)
         square = float(np.clip(SQUARE, SMALLEST / n, LARGEST / n))
