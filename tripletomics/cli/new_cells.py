@@ -22,6 +22,7 @@ from tripletomics.tl.progress import stage
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from mudata import MuData
 
     from tripletomics.store.writing import Results
 
@@ -158,18 +159,23 @@ def predict(  # noqa: D103
         with stage(f"writing {str(target)!r}", settings.get("progress", True)):
             done.try_to(target, lambda: write(cells, target, input, key))
         done.check()
-    name, mapping = prefix(key), cells.uns[f"{prefix(key)}_mapping"]
-    said = "\n".join(mapping_sentences(cells, name, str(settings.get("groups"))))
+    return _answer(cells, prefix(key), str(settings.get("groups")), [target or input, figure])
+
+
+def _answer(cells: AnnData | MuData, name: str, groups: str, paths: list[Path | None]) -> Answer:
+    """Return what was predicted, and the files that were written."""
+    mapping = cells.uns[f"{name}_mapping"]
+    said = "\n".join(mapping_sentences(cells, name, groups))
     typed = "rejected" in mapping
 
     def show() -> None:
         if typed:
             print_types(cells, name)
         say(said, aside=True)
-        say_written(target or input, figure, aside=True)
+        say_written(*paths, aside=True)
 
     record = {"types": types_of(cells, name) if typed else [], "mapping": mapping, "summary": said}
-    return Answer({**record, "written": written(target or input, figure)}, show)
+    return Answer({**record, "written": written(*paths)}, show)
 
 
 def _labelled(path: Path, results: Results, groups: str | None) -> AnnData:
