@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,11 +94,23 @@ def compare(  # noqa: D103
     result = tl.compare(read(input), label, **settings)
     if out != page:
         result.save(out)
-    command = shlex.join(["tripletomics", *sys.argv[1:]])
+    command = _command("compare", input, {"label": label, **settings, "out": out})
     result.to_html(page, title=input.name, command=command)
     print_table(result.table, ["method", "space"])
     print(printable(result.summary()))
     report_written(out)
+
+
+def _command(verb: str, input: Path, given: Mapping[str, Any]) -> str:
+    """Return the command line with these options."""
+    words = ["tripletomics", verb, str(input)]
+    for name, value in given.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool) and name != "counts":
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return shlex.join(words)
 
 
 def convert(
