@@ -1,3 +1,4 @@
+import html
 import inspect
 import io
 import re
@@ -85,6 +86,9 @@ def test_compare_writes_a_page(run, source, tmp_path):
     assert "tt:steps=5, map: held-out macro-F1" in error
     assert [line.split("\t")[0] for line in said.splitlines()] == ["method", "pca2", *["tt:steps=5"] * 2]
     assert page.read_text().lower().startswith("<!doctype html>")
+    top = html.unescape(page.read_text().split("</header>")[0])
+    assert "<title>cells.h5ad: maps by kind, " in top
+    assert f"<code>tripletomics compare {source} --label kind {' '.join(QUICK)} --out {page}</code>" in top
     assert {path.name for path in tmp_path.iterdir()} == {"cells.h5ad", "report.html"}
 
 

@@ -66,6 +66,7 @@ def test_what_comes_back(ask, counts):
     assert len(result.histories["tt:steps=10"]["metric"]["loss"]) == 10
     assert result.titles["tt:steps=10"] == "tripletomics (steps=10)"
     assert result.settings["seeds"] == "0, 1"
+    assert result.settings["call"] == f"tripletomics.compare(adata, label='kind', methods={QUICK}, seeds=2)"
     assert result.versions["tripletomics"] == tt.__version__
     assert "optimistic" in result.summary()
     assert "4 methods, seeds 0, 1, 300 cells" in repr(result)

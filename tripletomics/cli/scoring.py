@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,7 +112,10 @@ def compare(  # noqa: D103
     with stage("writing the page and its figures", settings.get("progress", True)):
         if out != page:
             result.save(out)
-        result.to_html(page, title=input.name, command=shlex.join(["tripletomics", *sys.argv[1:]]))
+        command = _command(
+            "compare", input, {"label": label, "obs": obs, "transpose": transpose, **settings, "out": out}
+        )
+        result.to_html(page, title=input.name, command=command)
 
     def show() -> None:
         print_scores(result.table, ["method", "space"])
@@ -121,6 +124,18 @@ def compare(  # noqa: D103
 
     found = {"scores": result.table, "summary": result.summary(), "settings": result.settings}
     return Answer({**found, "versions": result.versions, "written": written(out)}, show)
+
+
+def _command(verb: str, input: Path, given: Mapping[str, Any]) -> str:
+    """Return the command line with the options that are given."""
+    words = ["tripletomics", verb, str(input)]
+    for name, value in given.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool) and name != "counts":
+            words += [f"--{option}"] if value else []
+        elif value is not None:
+            words += [f"--{option}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return shlex.join(words)
 
 
 @grouped

@@ -291,7 +291,11 @@
 
   // ---- hover: what a cell is, and where it lies in the other maps
   let pointer = { x: 0, y: 0 };
-  document.addEventListener("pointermove", (event) => { pointer = { x: event.clientX, y: event.clientY }; }, true);
+  let walking = false; // by keys: a pointer that rests on a map has no say until it moves
+  document.addEventListener("pointermove", (event) => {
+    pointer = { x: event.clientX, y: event.clientY };
+    if (event.movementX || event.movementY) walking = false;
+  }, true);
   function showCell(i, near) { // near: the map in which the keyboard moves
     $("tip").hidden = i === undefined;
     boxes.forEach((box, k) => {
@@ -314,8 +318,9 @@
     $("tip").style.top = `${Math.min(pointer.y + 14, innerHeight - $("tip").offsetHeight - 8)}px`;
   }
   const topmost = (hits) => (hits.length ? hits.reduce((a, b) => Math.max(a, b)) : undefined);
-  source.inspect.connect(() => showCell(topmost(source.inspected.indices)));
-  boxes.forEach((box) => box.addEventListener("pointerleave", () => showCell(undefined)));
+  const point = (i) => { if (!walking) showCell(i); };
+  source.inspect.connect(() => point(topmost(source.inspected.indices)));
+  boxes.forEach((box) => box.addEventListener("pointerleave", () => point(undefined)));
 
   // ---- keys: left and right move through the types, up and down through the cells of one, from its middle outwards
   function cellsOf(code, k) {
@@ -328,12 +333,13 @@
   }
   const walk = { code: undefined, step: 0 };
   boxes.forEach((box, k) => {
-    box.addEventListener("blur", () => showCell(undefined));
+    box.addEventListener("blur", () => { walking = false; showCell(undefined); });
     box.addEventListener("keydown", (event) => {
       const codes = [...new Set(groups)].sort((a, b) => a - b).filter((code) => !hidden.has(code));
       const [side, along] = [{ ArrowLeft: -1, ArrowRight: 1 }[event.key], { ArrowUp: -1, ArrowDown: 1 }[event.key]];
       if (!codes.length || !(side || along || event.key === "Enter")) return;
       event.preventDefault();
+      walking = true;
       const at = codes.indexOf(walk.code);
       if (side || at < 0) {
         walk.code = codes[at < 0 ? (side < 0 ? codes.length - 1 : 0) : (at + side + codes.length) % codes.length];

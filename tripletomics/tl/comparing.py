@@ -145,12 +145,11 @@ def compare(
     runs = experiment.run_all(splits, plan, results, steps_bar(len(splits) * len(plan), progress))
     settings = {name: as_text(value) for name, value in given.items() if name not in ("adata", "progress", "cache")}
     settings |= {"parents": Settings(parents=parents).as_text()["parents"], "methods": as_text(list(plan))}
-    settings |= {"seeds": ", ".join(map(str, range(seeds))), "call": _call(given)}
     held_out = [split.held_out for split in splits]
     words = [evaluation.split_sentence(settings["hold_out"], held_out), *experiment.embedding_words(task, held_out)]
     adopted = [method for method, own in plan.items() if own is not None and own.get("map") is not None]
     words += [f"{method}: a map that was made of all cells has seen the held-out ones." for method in adopted]
-    settings["split"] = " ".join(words)
+    settings |= {"seeds": ", ".join(map(str, range(seeds))), "split": " ".join(words), "call": _call(given)}
     rows = experiment.tidy(runs)
     types = pd.Index(task.classes)
     first = {method: runs[method, 0] for method in plan}
