@@ -136,10 +136,6 @@ def _kept_colours(adata: AnnData | None, color: str, names: Sequence[str]) -> di
 def _valid_colours(given: Any, n: int) -> list[str] | None:
     """Return the colours that the dataset keeps for `n` categories; None if they are too few or no colours."""
     given = [] if given is None else [str(tone) for tone in np.atleast_1d(given)]
-    if not all(map(is_color_like, given)):
-        from scanpy.plotting.palettes import additional_colors  # those of R
-
-        given = [additional_colors.get(tone, tone) for tone in given]
     return given if len(given) >= n and all(map(is_color_like, given)) else None
 
 
