@@ -119,7 +119,11 @@ def test_the_line_above_and_the_notes_below():
     assert lines[-2:] == ["Fewer counts than in training.", "z-scored?"]
     assert texts(figure, "title") == ["New cells on the reference map"]
     assert texts(pl.mapping(adata, model, title="Lung"), "title") == ["Lung"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["reference (300 cells shown)", "unassigned"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "reference (300 cells shown)",
+        "new cells with a type (1,173)",
+        "unassigned",
+    ]
 
 
 @pytest.mark.parametrize(

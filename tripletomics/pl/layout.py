@@ -136,7 +136,7 @@ def add_map(
     frame_map(ax, points, basis)
     if points.shape[1] == 3:
         ax.set_box_aspect(None, zoom=0.9)  # the labels stand outside the cube
-    if not layout.roomy:
+    if not layout.roomy or (points.shape[1] == 3 and layout.side < LARGE):  # three labels would meet
         for axis in "xyz"[: points.shape[1]]:
             getattr(ax, f"set_{axis}label")("")
     above = 72 * LINE * (len(text.note) + text.alarm)

@@ -384,6 +384,8 @@ def _entries(query: Query) -> list[Line2D]:
     what = "published map, pale" if query.published else "reference"
     entries = [] if query.style is None else legend_entries(query.style, numbered=False)
     entries.append(legend_mark(GREY, f"{what} ({len(query.reference):,} cells shown)", 4.0))
+    if named := int((query.codes >= 0).sum()):
+        entries.append(legend_mark(BARS, f"new cells with a type ({named:,})", 5.0, INK))
     if (query.codes < 0).any():
         entries.append(legend_mark(CROSS, UNASSIGNED, 5.0, "white", "X"))
     every = np.concatenate([query.reference, query.points])
