@@ -131,7 +131,7 @@ def test_refusals(run, source, tmp_path):
     for given, message in [
         (
             (source, tmp_path / "there.zarr"),
-            "'.*there.zarr' is there already, and is no .zarr store: choose another name",
+            "'.*there.zarr' is there already, and is no .zarr store: choose",
         ),
         ((source, tmp_path / "out.h5ad"), "'.*out.h5ad' does not end in .zarr: name the file 'out.zarr'"),
         ((source, tmp_path / "no" / "out.zarr"), "The folder '.*no' of 'out.zarr' does not exist: create it first"),

@@ -239,7 +239,7 @@ def test_the_overview_has_a_row_a_space():
 
 
 @pytest.mark.parametrize(
-    ("hold_out", "words"), [("0.3", "30% of each type at random, which is optimistic"), ("donor", "by donor.")]
+    ("hold_out", "words"), [("0.3", "30 % of each type at random, which is optimistic"), ("donor", "by donor.")]
 )
 def test_how_cells_were_held_out_is_said(hold_out, words):
     splits = [np.arange(1000) < 300, np.arange(1000) < 310]

@@ -137,6 +137,14 @@ def check_methods(methods: Sequence[str]) -> list[str]:
     return wanted
 
 
+def title_of(method: str) -> str:
+    """Return the name of a method in figures."""
+    if method in baselines.METHODS:
+        return baselines.METHODS[method].title
+    settings = method.partition(":")[2]
+    return f"tripletomics ({settings})" if settings else "tripletomics"
+
+
 def copy_cells(task: EvaluationTask, held_out: np.ndarray, first: Mapping[str, Result]) -> AnnData:
     """Copy the cells, with logged values, the split, and the maps of the first seed."""
     x = task.x

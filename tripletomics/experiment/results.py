@@ -153,14 +153,6 @@ def _meter() -> Iterator[dict[str, float]]:
         thread.join()
 
 
-def title_of(method: str) -> str:
-    """Return the name of a method in figures."""
-    if method in baselines.METHODS:
-        return baselines.METHODS[method].title
-    settings = method.partition(":")[2]
-    return f"tripletomics ({settings})" if settings else "tripletomics"
-
-
 def run_all(
     splits: Sequence[Split],
     plan: Mapping[str, Settings],
@@ -185,7 +177,7 @@ def run_all(
     with bar as show:
         for split in splits:
             for method, settings in plan.items():
-                show(f"{title_of(method)}, seed {split.seed}")
+                show(f"{method}, seed {split.seed}")
                 path = cache.path(split, method, settings)
                 kept = cache.read(path)
                 result = run(split, method, settings) if kept is None else Result.unpack(kept)

@@ -118,8 +118,7 @@ def compare(
     import pandas as pd
 
     from tripletomics import evaluation, experiment, pp
-    from tripletomics.experiment.comparison import Comparison, check_methods, copy_cells
-    from tripletomics.experiment.results import title_of
+    from tripletomics.experiment.comparison import Comparison, check_methods, copy_cells, title_of
     from tripletomics.experiment.settings import parse_method
     from tripletomics.problem import Settings, as_text
 
