@@ -52,9 +52,9 @@ def as_html(title: str, table: pd.DataFrame, lines: Iterable[str], folded: Mappi
     """
     import pandas as pd
 
-    def drawn(table: pd.DataFrame, **how: bool) -> str:
+    def drawn(table: pd.DataFrame, header: bool = True) -> str:
         with pd.option_context("display.max_colwidth", None):
-            return table.map(printable).rename(index=printable).to_html(border=0, **how)
+            return table.map(printable).rename(index=printable).to_html(border=0, header=header)
 
     parts = [f"<p><strong>{escape(printable(title))}</strong></p>", drawn(table)]
     parts += [f"<p>{escape(printable(line))}</p>" for line in lines]
