@@ -48,7 +48,7 @@ def as_page(model: State) -> str:
     """Return the same for a notebook, with the types and settings."""
     table = score_table(model)
     table[[*SPACES.values()]] = table[[*SPACES.values()]].map(lambda score: "" if np.isnan(score) else f"{score:.3f}")
-    table = table.rename_axis(index=None, columns=table.index.name)
+    table = table.rename_axis(index=None, columns=str(table.index.name))
     folded = {"Settings": model.settings}
     if model.reference is not None:
         sizes = [f"{size:,.0f} training cells" for size in model.reference.sizes]
