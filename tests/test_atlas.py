@@ -2,6 +2,7 @@
 
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -356,7 +357,7 @@ def test_command_line(run, store, model_file, expected):
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "a/b", "3", "1/0", "-1/3", "1/3/5", "1.5/2", ""])
 def test_shards_out_of_range(run, written, model_file, shard):
     status, _, error = run("transform", written, "--model", model_file, f"--shard={shard}")
-    assert (status, error) == (1, f"error: shard={shard!r} is not i/N with i from 1 to N, such as 1/4.\n")
+    assert (status, error) == (1, f"error: --shard {shlex.quote(shard)} is not i/N with i from 1 to N, such as 1/4.\n")
 
 
 def test_refusals(run, atlas, written, model_file, tmp_path):
@@ -377,7 +378,6 @@ def test_refusals(run, atlas, written, model_file, tmp_path):
             shard,
             r"--shard is for .zarr stores, and '.*cells.h5ad' is not one: write it with adata.write_zarr",
         ),
-        (h5ad, [], r"--out is missing: name the file to write, .h5ad"),
         (
             written,
             [],
@@ -388,16 +388,16 @@ def test_refusals(run, atlas, written, model_file, tmp_path):
         (
             written,
             [*shard, "--layer", "dence"],
-            r"layer='dence' is not a layer .* Did you mean 'dense'\? Layers: dense",
+            r"--layer dence is not a layer .* Did you mean 'dense'\? Layers: dense",
         ),
-        (written, [*shard, "--key-added", "a/b"], r"key_added='a/b' is not a name"),
+        (written, [*shard, "--key-added", "a/b"], r"--key-added a/b is not a name"),
         (tmp_path / "no.zarr", shard, r"There is no store '.*no.zarr'"),
         (tmp_path / "file.zarr", shard, r"'.*' is a file, and a .zarr store is a folder"),
         (tmp_path / "nothing.zarr", shard, r"'.*' cannot be read as AnnData: "),
         (tmp_path / "other.zarr", shard, r"'.*' is a .zarr store but not one of cells: it holds nothing"),
         (tmp_path / "mu.zarr", shard, r"'.*' holds several modalities, and only one is read here"),
         (csc, shard, r"X of '.*' is stored by genes \(CSC\), .* adata.X = adata.X.tocsr\(\)"),
-        (empty, shard, r"X of '.*' is empty: name the matrix with layer="),
+        (empty, shard, r"X of '.*' is empty: name the matrix with --layer"),
     ]:
         status, out, error = run("transform", path, "--model", model_file, *rest)
         assert (status, out) == (1, ""), error

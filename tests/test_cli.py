@@ -18,6 +18,7 @@ from samples import EVERY_OPTION, files, kebab, make_cells, words
 
 import tripletomics as tt
 from tripletomics import cli, losses, parts, tl
+from tripletomics.cli.answers import COMMON, Answer
 from tripletomics.cli.options import Input, options_of
 from tripletomics.files import DiskFull
 
@@ -36,14 +37,14 @@ def test_fit_has_every_keyword_of_the_function():
     del keywords["adata"]
     assert set(keywords) == set(EVERY_OPTION)
     options = inspect.signature(cli.fit).parameters
-    assert set(options) == {"input", "out", "protein", "model", "index", *keywords}
+    assert set(options) == {"input", "out", "protein", "model", "index", *keywords, *COMMON}
     for name in keywords:
         assert options[name].default == keywords[name].default, name
 
 
 def test_transform_has_every_keyword_of_the_function():
     assert set(inspect.signature(cli.transform).parameters) == {
-        "input", "out", "shard", *inspect.signature(tl.transform).parameters,
+        "input", "out", "shard", *inspect.signature(tl.transform).parameters, *COMMON,
     } - {"adata"}  # fmt: skip
 
 
@@ -92,11 +93,12 @@ def test_a_new_keyword_needs_no_change_here(capsys):
 
     @options_of(verb)
     def command(input: Input, /, *, out: Path, **settings: object):
-        return settings
+        return Answer(settings, lambda: print(settings))
 
     app = cli.App(result_action="return_value")
     app.default(command)
-    assert app(["a", "--out", "b", "--sharpness", "0.7"]) == {"sharpness": 0.7}
+    app(["a", "--out", "b", "--sharpness", "0.7"])
+    assert capsys.readouterr().out == "{'sharpness': 0.7}\n"
     app(["--help"])
     assert re.search(r"--sharpness FLOAT +How sharp. \[default: 0.5\]", capsys.readouterr().out)
 
@@ -192,19 +194,23 @@ def test_unreadable_input(run, source, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
-        (["--label", "celltype", "--out", "o.h5ad"], "label='celltype' is not a column.*Did you mean 'cell_type'", 1),
+        (
+            ["--label", "celltype", "--out", "o.h5ad"],
+            "--label celltype is not a column of obs. Did you mean 'cell_type'",
+            1,
+        ),
         (["--label", "cell_type", "--out", "o.csv"], "'.*o.csv' does not end in .h5ad", 1),
         (["--label", "cell_type", "--out", "no/o.h5ad"], "The folder '.*no' of 'o.h5ad' does not exist", 1),
         (["--label", "cell_type", "--out", "o.h5ad", "--model", "m.pt"], "does not end in .tt", 1),
         (["--label", "cell_type", "--out", "o.h5ad", "--loss", "tripplet"], "Did you mean 'triplet'", 1),
-        (["--label", "cell_type", "--out", "o.h5ad", "--layer", "raw"], "layer='raw' is not a layer", 1),
-        (["--label", "cell_type", "--out", "o.h5ad", "--hold-out", "nan"], "hold_out=nan", 1),
-        (["--label", "cell_type", "--out", "o.h5ad", "--counts", "maybe"], "counts='maybe' is not known", 1),
+        (["--label", "cell_type", "--out", "o.h5ad", "--layer", "raw"], "--layer raw is not a layer", 1),
+        (["--label", "cell_type", "--out", "o.h5ad", "--hold-out", "nan"], "--hold-out nan is neither", 1),
+        (["--label", "cell_type", "--out", "o.h5ad", "--counts", "maybe"], "--counts maybe is not known", 1),
         (["--label", "cell_type", "--out", "o.h5ad", "--steps", "1.5"], "--steps: '1.5' is not a whole number", 2),
         (["--label", "cell_type", "--out", "o.h5ad", "--lr", "fast"], '--lr: unable to convert "fast"', 2),
         (["--label", "cell_type", "--out", "o.h5ad", "--stepps", "5"], "Did you mean --steps", 2),
-        (["--out", "o.h5ad", "--loss", "triplet"], "loss='triplet' learns from labels, and label=None gives none", 1),
-        (["--label", "cell_type"], "--out requires an argument", 2),
+        (["--out", "o.h5ad", "--loss", "triplet"], "--loss triplet learns from labels, and no --label gives none", 1),
+        (["--label", "cell_type"], "fit needs --out", 2),
         (["more.h5ad", "--label", "cell_type", "--out", "o.h5ad"], "more.h5ad", 2),
     ],
 )
@@ -219,7 +225,7 @@ def test_refusals_of_fit(run, source, tmp_path, monkeypatch, arguments, message,
 def test_refusals_of_transform(run, source, fitted, tmp_path):
     model, out = tmp_path / "model.tt", tmp_path / "out.h5ad"
     assert run("transform", source, "--out", out)[::2] == (
-        2, 'error: Command "transform" parameter --model requires an argument.\n',
+        2, "error: transform needs --model.\n",
     )  # fmt: skip
     status, _, error = run("transform", source, "--model", model, "--out", out)
     assert (status, error) == (1, f"error: There is no model file {str(model)!r}.\n")
@@ -234,7 +240,7 @@ def test_refusals_of_transform(run, source, fitted, tmp_path):
     assert run("transform", short, *rest, "--missing", "impute", "--min-matched", "0.9")[0] == 0
     assert run("transform", short, *rest, "--missing", "fill")[0] == 2
     status, _, error = run("transform", short, *rest, "--alias", "ids")
-    assert (status, error) == (1, "error: alias='ids' is not a column of adata.var. Columns: none.\n")
+    assert (status, error) == (1, "error: --alias ids is not a column of var. Columns: none.\n")
     assert files(tmp_path) == ["cells.h5ad", "model.tt", "out.h5ad", "short.h5ad"]
 
 
@@ -473,7 +479,7 @@ def test_losses_fit_the_terminal(run, monkeypatch, columns, width):
 def test_losses_of_an_unknown_name(run):
     known = ", ".join(losses.names())
     assert run("losses", "tripelt") == (
-        1, "", f"error: loss='tripelt' is not known. Did you mean 'triplet'? Known: {known}.\n",
+        1, "", f"error: --loss tripelt is not known. Did you mean 'triplet'? Known: {known}.\n",
     )  # fmt: skip
     assert run("losses", "triplet", "softmax")[0] == 2
 
@@ -513,8 +519,8 @@ def test_a_log_that_is_not_utf8_gets_question_marks(scored, monkeypatch, encodin
     log = folder / "log"
     with log.open("w", encoding=encoding) as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        cli.main(["evaluate", str(table), "--label", "kind", "--out", str(folder / "scores.csv")])
-    assert f"mean {'?' if encoding == 'ascii' else '±'} sd over seeds" in log.read_text(encoding)
+        cli.main(["predict", str(table), "--model", str(folder / "m.tt"), "--out", str(folder / "labels.h5ad")])
+    assert f"\nb{'?' if encoding == 'ascii' else 'é'}\t" in log.read_text(encoding)
 
 
 @pytest.mark.parametrize("command", [["evaluate", "--label", "kind", "--out", "scores.csv"],
@@ -536,6 +542,7 @@ def test_nothing_is_lost_where_nobody_reads(scored, monkeypatch, command):
 def scored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scored")
     adata = make_cells(90, 0, types="abc", genes=40)
+    adata.obs["kind"] = adata.obs["kind"].replace("b", "bé")
     tt.fit(adata, "kind", steps=2, hold_out=0.3, progress=False).save(folder / "m.tt")
     adata.write_h5ad(folder / "cells.h5ad")
     return folder / "cells.h5ad", folder

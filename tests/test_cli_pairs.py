@@ -60,8 +60,8 @@ def test_two_files_become_one(run, folder, expected):
         np.testing.assert_allclose(written[table.obs_names].obsm["X_tt"], table.obsm["X_tt"], atol=1e-5)
         assert side.obs["tt_split"].tolist() == table.obs["tt_split"].tolist()
 
-    status, shown, error = run("predict", folder / "new.h5ad", "--model", model, "--out", folder / "labels.h5ad")
-    assert (status, error) == (0, "")
+    status, _, shown = run("predict", folder / "new.h5ad", "--model", model, "--out", folder / "labels.h5ad")
+    assert status == 0
     assert "12 of the model's 12 genes were found" in shown
     found = ad.read_h5ad(folder / "labels.h5ad")
     assert found.obs["tt_label"].tolist() == expected[1].obs["tt_label"].tolist()
@@ -71,8 +71,7 @@ def test_two_files_become_one(run, folder, expected):
     assert status == 0
     n = (written.obs["tt_split"] == "train").sum()
     assert error.startswith(f"warning: {n} of 300 cells were part of the fit")
-    assert error.count("\n") == 1
-    assert "162 of the model's 162 genes were found" in shown
+    assert "\n162 of the model's 162 genes were found" in error
     assert (folder / "again.png").stat().st_size > 10_000
     again = md.read_h5mu(folder / "again.h5mu")
     np.testing.assert_allclose(again.obsm["X_tt"], written.obsm["X_tt"], atol=1e-5)

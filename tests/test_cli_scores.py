@@ -1,4 +1,5 @@
 import inspect
+import io
 import re
 
 import anndata as ad
@@ -7,6 +8,8 @@ import pytest
 
 import tripletomics as tt
 from tripletomics import cli, tl
+from tripletomics.cli.answers import COMMON
+from tripletomics.evaluation.scores import MAIN
 
 QUICK = ["--methods", "pca2", "tt:steps=5", "--seeds", "1", "--no-progress"]
 
@@ -32,7 +35,7 @@ def test_every_keyword_is_an_option_with_its_help(run, monkeypatch, verb):
     keywords = dict(inspect.signature(getattr(tl, verb)).parameters)
     del keywords["adata"]
     options = inspect.signature(getattr(cli, verb)).parameters
-    assert set(options) == {"input", "out", *keywords}
+    assert set(options) == {"input", "out", *keywords, *COMMON}
     for name in set(keywords) - {"label"}:
         assert options[name].default == keywords[name].default, name
     lines = [re.sub(r"\s+", " ", line) for line in run(verb, "--help")[1].splitlines()]
@@ -63,25 +66,30 @@ def test_evaluate_prints_and_writes_what_python_returns(run, mapped, tmp_path):
     expected = tt.evaluate(ad.read_h5ad(mapped), "kind", basis=["X_tt", "X_pca"])
     out = tmp_path / "scores.csv"
     status, said, error = run("evaluate", mapped, "--label", "kind", "--basis", "X_tt", "X_pca", "--out", out)
-    assert (status, error) == (0, "")
+    assert status == 0
     written = pd.read_csv(out, keep_default_na=False, na_values=[""])
     pd.testing.assert_series_equal(written["value"], expected["value"], check_exact=False, rtol=1e-6)
-    assert f"{expected['value'].iloc[0]:.3f}"[:3] in said
-    assert expected.attrs["summary"] in said
-    assert f"Wrote {out}" in said
+    shown, held = pd.read_csv(io.StringIO(said), sep="\t").set_index("space"), expected[expected["type"] == ""]
+    assert [*shown.index] == ["X_tt", "X_pca"]
+    for name in MAIN:
+        for column, split in {name: "held-out", f"{name}_permuted": "permuted"}.items():
+            rows = held[(held["metric"] == name) & (held["split"] == split)].set_index("space")["value"]
+            pd.testing.assert_series_equal(shown[column].dropna(), rows, check_names=False)
+    assert error == f"{expected.attrs['summary']}\nWrote {out}\n"
 
 
 def test_compare_writes_a_page(run, source, tmp_path):
     page = tmp_path / "report.html"
     status, said, error = run("compare", source, "--label", "kind", "--out", page, *QUICK)
-    assert (status, error) == (0, "")
-    assert "tt:steps=5, map: held-out macro-F1" in said
+    assert status == 0
+    assert "tt:steps=5, map: held-out macro-F1" in error
+    assert [line.split("\t")[0] for line in said.splitlines()] == ["method", "pca2", *["tt:steps=5"] * 2]
     assert page.read_text().lower().startswith("<!doctype html>")
     assert {path.name for path in tmp_path.iterdir()} == {"cells.h5ad", "report.html"}
 
 
 def test_compare_writes_a_folder(run, source, tmp_path):
-    status, said, _ = run("compare", source, "--label", "kind", "--out", tmp_path / "paper", *QUICK)
+    status, _, said = run("compare", source, "--label", "kind", "--out", tmp_path / "paper", *QUICK)
     assert status == 0
     assert {"report.html", "figure.pdf", "table.csv", "methods.md"} <= {p.name for p in (tmp_path / "paper").iterdir()}
     assert f"Wrote {tmp_path / 'paper'}" in said
@@ -97,7 +105,7 @@ def test_compare_writes_a_folder(run, source, tmp_path):
         (["compare", "--label", "kind", "--out", "no/r.html"], "does not exist"),
         (
             ["evaluate", "--label", "kind"],
-            "basis='X_tt' is not in adata.obsm. Run tripletomics.fit first. Present: none.",
+            "--basis X_tt is not in obsm. Run the command tripletomics fit first. Present: none.",
         ),
         (["evaluate", "--label", "kind", "--out", "scores.txt"], "does not end in .csv"),
     ],

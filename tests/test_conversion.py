@@ -129,13 +129,16 @@ def test_refusals(run, source, tmp_path):
     (tmp_path / "there.zarr").mkdir()
     before = sorted(tmp_path.iterdir())
     for given, message in [
-        ((source, tmp_path / "there.zarr"), "'.*there.zarr' is there already: choose another name, or delete it first"),
+        (
+            (source, tmp_path / "there.zarr"),
+            "'.*there.zarr' is there already, and is no .zarr store: choose",
+        ),
         ((source, tmp_path / "out.h5ad"), "'.*out.h5ad' does not end in .zarr: name the file 'out.zarr'"),
         ((source, tmp_path / "no" / "out.zarr"), "The folder '.*no' of 'out.zarr' does not exist: create it first"),
         ((tmp_path / "no.h5ad", tmp_path / "out.zarr"), "There is no file '.*no.h5ad'"),
         (
             (source, tmp_path / "out.zarr", "--group-by", "kinds"),
-            "group_by='kinds' is not a column .* Did you mean 'kind'",
+            "--group-by kinds is not a column .* Did you mean 'kind'",
         ),
     ]:
         status, out, error = run("convert", *given)

@@ -284,8 +284,8 @@ def test_predict_on_the_command_line(run, copy, narrow, trained, tmp_path):
     model = ["--model", tmp_path / "m.tt"]
     before = digests(source)
     status, said, error = run("predict", source, *model, "--out", out, "--groups", "donor")
-    assert (status, error, said.splitlines()[-1]) == (0, "", f"Wrote {out}")
-    assert "donor d1, " in said
+    assert (status, error.splitlines()[-1]) == (0, f"Wrote {out}")
+    assert "donor d1, " in error
     assert digests(source) == before
     assert run("predict", store, *model, "--groups", "donor")[1] == said.replace(str(out), str(store))
     assert read(store).obs["tt_label"].equals(read(out).obs["tt_label"])
@@ -312,7 +312,7 @@ def test_shards_of_predict_are_joined_by_predict(run, copy, trained, tmp_path, m
     assert digests(path) == before
     calls = []
     monkeypatch.setattr("tripletomics.store.placing._read_block", lambda *_: calls.append(1))
-    assert run(*command, *out)[::2] == (0, "")
+    assert run(*command, *out)[0] == 0
     assert not calls  # nothing is computed twice
     monkeypatch.undo()
     monkeypatch.setattr(writing, "CHUNK_ROWS", 400)
@@ -338,7 +338,7 @@ def test_shards_of_predict_that_do_not_fit_are_refused(run, copy, trained, tmp_p
         ("--fdr", "0.1", "--fdr looks at all cells at once, and a shard has a part of them"),
         ("--groups", "donor", "--groups looks at all cells at once, and a shard has a part of them"),
         ("--out", "o.h5ad", "--shard writes next to INPUT: leave --out out"),
-        ("--reject", "2", "reject=2.0 is not a share"),
+        ("--reject", "2", "--reject 2.0 is not a share"),
     ):
         status, said, error = run(*command, "--shard", "1/1", option, value)
         assert (status, said) == (1, "")
@@ -690,7 +690,7 @@ def test_command_line(run, table, copy, narrow, trained, tmp_path):
     assert (status, said) == (1, "")
     assert re.fullmatch("error: Coordinates of '.*cells.zarr' are written into it: leave --out out.\n", error)
     status, _, error = run("transform", source, "--model", model, "--out", out, "--key-added", "a/b")
-    assert (status, error.startswith("error: key_added='a/b' is not a name")) == (1, True)
+    assert (status, error.startswith("error: --key-added a/b is not a name")) == (1, True)
 
 
 @pytest.mark.parametrize("layer", [None, "dense"])

@@ -221,8 +221,8 @@ def test_the_command_line_reads_it(cells, query, run, tmp_path, monkeypatch):
     assert status == 0, error
     assert "The embedding may have seen the held-out cells" in said
     assert same(ad.read_h5ad("map.h5ad"), cells)
-    status, said, error = run("predict", "query.h5ad", "--model", "m.tt", "--out", "labels.h5ad")
-    assert (status, f"The 12 dimensions of {KEY} were read." in said) == (0, True), error
+    status, _, said = run("predict", "query.h5ad", "--model", "m.tt", "--out", "labels.h5ad")
+    assert (status, f"The 12 dimensions of {KEY} were read." in said) == (0, True), said
     status, _, error = run("fit", "cells.h5ad", "--label", "kind", "--use-rep", "X_min", "--out", "map.h5ad")
     assert (status, "Did you mean 'X_mine'?" in error) == (1, True)
 

@@ -105,8 +105,8 @@ def test_all_refuse_alike(said, what, message):
     ("what", "message"),
     [
         ("evaluate", "error: `tripletomics evaluate` works in one process, and only `fit` in many"),
-        ("column", "error: label='kinds' is not a column"),
-        ("device", "error: device='cuda' is not on this machine."),
+        ("column", "error: --label kinds is not a column"),
+        ("device", "error: --device cuda is not on this machine."),
     ],
 )
 def test_what_all_find_wrong_is_printed_once(said, what, message):
@@ -121,7 +121,7 @@ def test_what_all_find_wrong_is_printed_once(said, what, message):
 
 def test_what_one_finds_wrong_is_printed_by_that_one(said):
     for rank, one in enumerate(said):
-        assert f"error: label='label {rank}' is not a column" in str(one["own"])
+        assert f"error: --label 'label {rank}' is not a column" in str(one["own"])
 
 
 def test_srun_may_start_verbs_that_train_nothing(said):

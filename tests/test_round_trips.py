@@ -9,6 +9,8 @@ import scipy.sparse as sp
 from samples import EVERY_OPTION, files, make_cells, words
 
 import tripletomics as tt
+from tripletomics import cli
+from tripletomics.cli.words import for_terminal
 
 FEW = {"steps": 10, "progress": False}
 
@@ -128,7 +130,10 @@ def test_all_options_at_once_are_those_of_python(run, source, tmp_path):
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
         model = tt.fit(expected, **{name: value for name, (_, value) in chosen.items()})
-    assert (status, said.splitlines()) == (0, [f"warning: {warning.message}" for warning in given])
+    assert (status, said.splitlines()) == (
+        0,
+        [f"warning: {for_terminal(str(warning.message), cli.OPTIONS)}" for warning in given],
+    )
     written = ad.read_h5ad(tmp_path / "out.h5ad")
     assert_same(written, expected)
     assert dict(written.uns["X_other"]["settings"]) == model.settings

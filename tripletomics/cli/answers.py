@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 THREADS = ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM", "NUMEXPR", "NUMBA")  # <name>_NUM_THREADS of each library
+LINES = ("info", "hint", "debug")  # levels whose lines take the place of bars
 Level = Literal["error", "warning", "info", "hint", "debug"]
 
 
@@ -26,6 +28,13 @@ class Answer(NamedTuple):
 
     record: Mapping[str, Any]
     show: Callable[[], None]
+
+
+def whole(text: str) -> int:
+    """Return a number that was typed; raise if it is not whole, which cyclopts would round."""
+    if not re.fullmatch(r"-?\d+", text):
+        raise ValueError(f"{text!r} is not a whole number.")
+    return int(text)
 
 
 def _options(
@@ -39,7 +48,12 @@ def _options(
         Parameter(help="What to tell on the way, as scanpy does: `info` names each stage. [default: warning]"),
     ] = None,
     threads: Annotated[
-        int | None, Parameter(validator=Number(gte=1), help="Threads to compute with. [default: one for each core]")
+        int | None,
+        Parameter(
+            converter=lambda _, tokens: whole(tokens[0].value),
+            validator=Number(gte=1),
+            help="Threads to compute with. [default: one for each core]",
+        ),
     ] = None,
 ) -> None:
     """Take no part in the work: these options are of all commands."""
@@ -54,9 +68,9 @@ def answering(command: Callable[..., Answer | None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*given: Any, json: bool = False, quiet: bool = False, log_level: Level | None = None,
             threads: int | None = None, **named: Any) -> None:  # fmt: skip
-        if threads is not None:  # nothing heavy is imported yet, and libraries read these as they start
-            os.environ.update({f"{name}_NUM_THREADS": str(threads) for name in THREADS})
-        if quiet and "progress" in inspect.signature(command).parameters:
+        if threads is not None:
+            _bound(threads)
+        if (quiet or log_level in LINES) and "progress" in inspect.signature(command).parameters:
             named["progress"] = False
         with _telling("error" if quiet else log_level), _instead_of_stdout(json, quiet):
             answer = command(*given, **named)
@@ -70,6 +84,14 @@ def answering(command: Callable[..., Answer | None]) -> Callable[..., None]:
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*signature.parameters.values(), *added]}
     return run
+
+
+def _bound(threads: int) -> None:
+    """Bound the threads of the libraries that are imported later, and of those that are there, such as numpy's."""
+    from threadpoolctl import threadpool_limits
+
+    os.environ.update({f"{name}_NUM_THREADS": str(threads) for name in THREADS})
+    threadpool_limits(threads)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from tripletomics.cli.answers import answering
+from tripletomics.cli.answers import answering, whole
 from tripletomics.cli.words import options_in
 
 if TYPE_CHECKING:
@@ -110,9 +109,7 @@ def _option(parameter: inspect.Parameter) -> inspect.Parameter:
             return None
         if bool in kinds:
             return {"true": True, "false": False}.get(text.lower(), text)
-        if int in kinds and not re.fullmatch(r"-?\d+", text):  # cyclopts would round 1.5
-            raise ValueError(f"{text!r} is not a whole number.")
-        return int(text) if int in kinds else text
+        return whole(text) if int in kinds else text
 
     several = [kind for kind in kinds if typing.get_origin(kind) is collections.abc.Sequence]
     if several and parameter.name == "unlabelled":  # repeated, because a name may look like a file

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tripletomics.names import percent, printable
+from tripletomics.names import harmless, percent, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ def say(text: str, aside: bool = False) -> None:
 def print_rows(rows: pd.DataFrame, shown: Sequence[Sequence[str]], heads: Sequence[str]) -> None:
     """Print a table: in a terminal what is `shown` under short heads, elsewhere all rows as TSV."""
     if not sys.stdout.isatty():
-        plain = rows.map(lambda value: printable(value).replace("\n", " ") if isinstance(value, str) else value)
+        plain = harmless(rows.map(lambda text: " ".join(printable(text).split()) if isinstance(text, str) else text))
         print(plain.to_csv(sep="\t", index=False, na_rep="nan", lineterminator="\n"), end="")
         return
     from rich import box
@@ -70,7 +70,7 @@ def _group_sentences(adata: AnnData | MuData, prefix: str, groups: str) -> list[
     named = adata.obs[adata.obs[columns[0]].notna()]
     found = [(name, len(cells), *cells.iloc[0]) for name, cells in named.groupby(groups, observed=True)[columns]]
     return [
-        f"{groups} {name}, {n:,} cells: {label} ({credible or 'no type is credible'})"
+        f"{groups} {name}, {n:,} cell{'s' * (n != 1)}: {label} ({credible or 'no type is credible'})"
         for name, n, label, credible in found
     ]
 

@@ -42,6 +42,8 @@ def options_in(doc: str, names: Iterable[str]) -> str:
 
 
 def _given(name: str, text: str | None) -> str:
+    if text and "\\" in text:  # characters that could control the terminal stay escaped
+        return f"{option(name)} {text}"
     try:
         value = ast.literal_eval(text or "''")
     except (SyntaxError, ValueError):  # a word

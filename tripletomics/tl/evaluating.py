@@ -135,20 +135,16 @@ def evaluate(
     """
     import pandas as pd
 
-    from tripletomics import evaluation, experiment, keys, pp
+    from tripletomics import evaluation, experiment, pp
     from tripletomics.experiment.bases import Basis, coordinates_of, score_as_it_is, score_refits
 
     pp.check_anndata(adata)
     pp.check_whole("refits", refits, 0)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
-    names = [basis] if isinstance(basis, str) else list(dict.fromkeys(basis))
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"basis={basis!r} is not one or more names in adata.obsm: {', '.join(adata.obsm) or 'none'}.")
-    names = [name for name in names if keys.map_key(name) == name or keys.map_key(name) not in names]
     given = [splits] if splits is None or isinstance(splits, (str, float, int, Real)) else list(splits)
-    if not names or not given:
-        raise ValueError(f"{'splits' if names else 'basis'} is an empty list: leave it out, or name one.")
-    bases = [Basis(adata, name) for name in names]
+    if not given:
+        raise ValueError("splits is an empty list: leave it out, or name one.")
+    bases = [Basis(adata, name) for name in _names(adata, basis)]
     structure = None if reference is None else coordinates_of(adata, reference, "reference")
     if unseen and not refits:
         raise ValueError("unseen=True leaves types out of training, which needs a fit: pass refits=1 or more.")
@@ -178,3 +174,15 @@ def evaluate(
     table = pd.concat(tables, ignore_index=True)
     table.attrs["summary"] = "\n".join(dict.fromkeys(words))
     return table
+
+
+def _names(adata: AnnData, basis: str | Sequence[str]) -> list[str]:
+    """Return the keys of `obsm` to score, without those of metric spaces that are scored with their map."""
+    from tripletomics import keys
+
+    names = [basis] if isinstance(basis, str) else list(dict.fromkeys(basis))
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"basis={basis!r} is not one or more names in adata.obsm: {', '.join(adata.obsm) or 'none'}.")
+    if not names:
+        raise ValueError("basis is an empty list: leave it out, or name one.")
+    return [name for name in names if keys.map_key(name) == name or keys.map_key(name) not in names]

@@ -241,7 +241,8 @@ def fit(
     if needs_opening(given):
         return run_opened(given, fit)
 
-    table, settings, problem = pp.prepare(adata, Settings.of(given), given["checkpoint"])
+    with stage("preparing", progress):
+        table, settings, problem = pp.prepare(adata, Settings.of(given), given["checkpoint"])
     with training_bar(progress) as report:
         told: dict[str, Any] = {"report": report, "checkpoint": checkpoint}
         encoder_fit = training.train_encoder(problem, settings, **told)

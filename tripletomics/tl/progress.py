@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tripletomics import keys, processes
@@ -95,24 +97,27 @@ def report_scores(report: Report, history: History, again: bool = False) -> None
 @contextmanager
 def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
     """Show which step is running, and the time left; call what is yielded at the start of each."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     columns = (
-        BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"),
         TextColumn("{task.description}"),
     )  # fmt: skip
+    started = time.monotonic()
     with _bar(wanted, *columns) as bar:
-        task = bar.add_task("", total=steps)
+        task = bar.add_task("", total=steps, left="")
         begun = 0
 
         def step(name: str) -> None:
             nonlocal begun
             tell(f"{name} ({begun + 1} of {steps})")
-            bar.update(task, completed=begun, description=name)
+            left = (time.monotonic() - started) * (steps - begun) / max(begun, 1)  # rich forgets after 30 s
+            said = f"{timedelta(seconds=round(left))} left" if begun else ""
+            bar.update(task, completed=begun, description=name, left=said)
             begun += 1
 
         yield step
-        bar.update(task, completed=steps, description="")
+        bar.update(task, completed=steps, description="", left="")
 
 
 def _bar(wanted: bool, *columns: ProgressColumn) -> Progress:
