@@ -26,8 +26,8 @@ adata = adata[:600].copy()
 # %% [markdown]
 # ## Prepare the cells with scanpy
 #
-# The values of this file are normalised and logged already. Yours may be counts: `tt.fit` normalises them itself. Do
-# not scale the genes (`sc.pp.scale`). If scanpy marks highly variable genes, `tt.fit` takes these.
+# The values of this file are normalised and logged already. Yours may be counts: `tt.fit` normalises them itself.
+# Do not scale the genes (`sc.pp.scale`). If scanpy marks highly variable genes, `tt.fit` takes these.
 
 # %%
 sc.pp.filter_genes(adata, min_cells=3)

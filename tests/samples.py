@@ -1,5 +1,7 @@
 """Small tables that the tests share, and what `predict` and `fit` write to them."""
 
+import html
+import re
 import warnings
 
 import anndata as ad
@@ -16,6 +18,12 @@ KNOWN, NEW = "abcdefg", "h"
 MODALITIES = ("rna", "protein")
 FAST = {"steps": 30, "progress": False}
 BRIEF = {"steps": 5, "progress": False}  # where two fits are compared, however good
+
+
+def rows_of(page):
+    """The texts of each row of the tables of an HTML page."""
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", page, re.DOTALL)
+    return [[html.unescape(text) for text in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)] for row in rows]
 
 
 def make_cells(n, seed, types=KNOWN, genes=150):

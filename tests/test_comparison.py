@@ -1,11 +1,13 @@
 import inspect
 import json
 import shutil
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from samples import rows_of
 
 import tripletomics as tt
 from tripletomics import baselines, evaluation, experiment, metrics, parts, pp
@@ -419,3 +421,26 @@ def test_colours_of_the_table_stay_with_their_types():
     assert found.obs["kind"].cat.categories.tolist() == ["a", "b"]
     assert found.uns["kind_colors"] == ["#0a0a0a", "#0b0b0b"]
     assert found.uns["side_colors"] == ["#111111", "#222222"]
+
+
+def test_a_notebook_shows_held_out_and_permuted_scores(ask):
+    result = ask()
+    rows = rows_of(result._repr_html_())
+    row = of(result, "tt:steps=10", "metric")
+    permuted = of(result, "tt:steps=10", "metric", split="permuted").value
+    (of_map,) = [i for i, cells in enumerate(rows) if cells[0] == "tripletomics (steps=10)"]
+    name, said, f1, *_ = rows[of_map + 1]
+    assert rows[0][2:4] == ["labels", "15-NN macro-F1"]
+    assert (rows[of_map][1], name, said) == ("map", "metric space", "signal")
+    assert f1 == f"{row.value:.3f} ± {row.sd:.3f} ({permuted:.3f})"
+    table = result.table.copy()
+    table.loc[table["metric"] == "permutation_p", "value"] = 0.5
+    silent = replace(result, table=table)
+    assert "no signal" in silent._repr_html_()
+    assert "<script" not in silent._repr_html_()
+
+
+def test_the_history_ends_with_the_score_of_the_table(ask):
+    result = ask(seeds=1)
+    for space, curves in result.histories["tt:steps=10"].items():
+        assert curves["held_out_f1"][-1] == of(result, "tt:steps=10", space).value

@@ -7,7 +7,7 @@ from scipy.stats import ttest_rel
 from sklearn.metrics import confusion_matrix, f1_score, recall_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from tripletomics import evaluation, metrics
+from tripletomics import baselines, evaluation, metrics
 from tripletomics.evaluation import METRICS, GroundTruth
 
 TYPES = ["a", "b", "c", "d"]
@@ -260,3 +260,24 @@ def test_how_cells_were_held_out_is_said(hold_out, words):
     sizes = [np.arange(1000) < n for n in (10, 30, 10)]
     assert "10 to 30 of" in evaluation.split_sentence("donor", sizes)
     assert "the same in every fit" in evaluation.split_sentence("donor=d1", sizes[:1] * 3)
+
+
+@pytest.mark.parametrize(
+    ("spaces", "names"),
+    [
+        (["map", "metric", ""], ["map", "metric space", ""]),
+        (["X_tt", "X_umap", "X_pca"], ["X_tt, map", "X_umap", "X_pca"]),
+        (["X_mine", "X_mine_metric"], ["X_mine, map", "X_mine_metric, metric space"]),
+    ],
+)
+def test_spaces_have_one_name(spaces, names):
+    table = pd.DataFrame({"space": spaces})
+    assert evaluation.named(table)["space"].tolist() == names
+    assert table["space"].tolist() == spaces
+
+
+def test_methods_have_one_name():
+    methods = ["tt", "tt:steps=5", "umap", "X"]
+    named = evaluation.named(pd.DataFrame({"space": "map", "method": methods}))
+    assert named["method"].tolist() == ["tripletomics", "tripletomics (steps=5)", "UMAP", "X"]
+    assert [baselines.title_of(method) for method in methods] == named["method"].tolist()

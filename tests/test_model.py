@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from samples import rows_of
 
 import tripletomics as tt
 from tripletomics.labels.discoveries import conformal
@@ -331,3 +332,21 @@ def test_sparse_equals_dense(fitted):
     x = adata[:, model.features.genes].X
     for kind in (sp.csc_matrix, sp.csr_array, lambda x: x.toarray()):
         np.testing.assert_allclose(model.map(kind(x)), model.map(x), atol=1e-4)
+
+
+def test_a_notebook_shows_scores_remarks_types_and_settings(own, trained):
+    own.settings = own.settings | {"batch": "<script>run</script>" + "long" * 30}
+    page = own._repr_html_()
+    head, *rows = rows_of(page)
+    assert head[1:3] == ["map", "metric space"]
+    shown = {name: values for name, *values in rows}
+    for title, group in (("held-out cells", "held-out"), ("permuted labels", "permuted")):
+        assert shown[title][:2] == [f"{own.scores[group][space]:.3f}" for space in ("map", "metric")]
+    assert {name: shown[name] for name in own.settings} == {name: [text] for name, text in own.settings.items()}
+    assert "<script" not in page
+    assert "color" not in page
+    for line in own.summary().splitlines()[5:]:
+        assert line in page
+    assert all(f"<th>{name}</th>" in page for name in own.types)
+    own.p_value = dict.fromkeys(own.p_value, 0.5)
+    assert "No signal" in own._repr_html_()

@@ -9,7 +9,7 @@ from matplotlib.text import Text
 
 import tripletomics as tt
 from tripletomics import pl
-from tripletomics.names import harmless, percent, printable
+from tripletomics.names import as_html, harmless, percent, printable
 
 NAMES = [r"$\frac{$", "$x_1$ cell", "[/] [bold red]T[/bold red]", "\x1b[31mB\u202e :dna:", "=1+1", "\ufeff-NK"]
 SHOWN = [name.translate(dict.fromkeys(map(ord, "\x1b\u202e\ufeff"), "\ufffd")) for name in NAMES]
@@ -79,3 +79,11 @@ def test_a_table_for_a_spreadsheet_holds_no_formula():
 
 def test_a_share_is_written_with_a_space():
     assert (percent(0.9), percent(0.12345, 1), percent(1.0)) == ("90 %", "12.3 %", "100 %")
+
+
+def test_a_page_of_a_notebook_escapes_names_and_cuts_none():
+    table = pd.DataFrame({"a<b": ["<i>"]}, index=pd.Index(["x" * 200]))
+    page = as_html("a & b", table, ["1 < 2"], {"More": {"k<": "v\x1b"}})
+    for words in ("a &amp; b", "a&lt;b", "&lt;i&gt;", "x" * 200, "1 &lt; 2", "<summary>More</summary>", "k&lt;"):
+        assert words in page
+    assert "v\ufffd" in page

@@ -54,10 +54,10 @@ def umap_supervised(cells: Cells, seed: int) -> Coordinates:
 
 
 def _umap(cells: Cells, y: np.ndarray | None, seed: int) -> Coordinates:
-    from umap import UMAP
-
     n = len(cells.train_pca)
     with quiet():
+        from umap import UMAP
+
         model = UMAP(
             n_neighbors=min(NEIGHBOURS, n - 1), min_dist=MIN_DIST, spread=SPREAD,
             init="spectral" if n > 4 else "random", n_jobs=1, random_state=seed,

@@ -72,6 +72,7 @@ class Comparison:
         shown = overview(table, ["method", "space"]).rename(columns={key: one.title for key, one in METRICS.items()})
         found = found_in(table, ["method", "space"])
         shown.insert(0, "labels", [found.get(key, "not tested") for key in shown.index])
+        shown = shown.rename_axis(columns=None)
         what = "Scores of held-out cells; in brackets those of permuted labels or coordinates."
         lines = [headline(self.table, self.runs, self.titles), self.settings["split"], what]
         return as_html(repr(self).strip("<>"), shown, filter(None, lines), {"Settings": self.settings})

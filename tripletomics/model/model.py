@@ -48,7 +48,8 @@ class Model(State):
         no cell was held out, or without labels.
     history
         For each stage (``"metric"``, ``"map"``): ``step``, ``loss``, ``held_out_f1`` and what the loss traces, such as
-        the ``scale`` of "adacos"; arrays of equal length.
+        the ``scale`` of "adacos"; arrays of equal length. ``held_out_f1`` is that of samples of up to 1,000 cells,
+        which hold rare types whole, and NaN between two checks. The last one is that of `scores`.
     findings
         What the loss learned about the classes, in their order: ``surviving_centers`` (classes,) of "softtriple" and
         "hardtriple", the ``tree`` of "hierarchical_triplet" (a linkage matrix of scipy).
