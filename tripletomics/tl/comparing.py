@@ -22,6 +22,7 @@ else:  # the command line reads these annotations
 
 METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "umap_crossfit", "tsne", "tsne_crossfit", "pacmap", "pca2",
            "pca50")  # fmt: skip
+READS = ("layer", "use_rep", "counts")
 
 
 def compare(
@@ -124,14 +125,13 @@ def compare(
     from tripletomics.experiment.settings import parse_method
     from tripletomics.problem import Settings, as_text
 
+    methods = check_methods(installed(METHODS) if methods is None else methods)
     given = {name: value for name, value in locals().items() if name in inspect.signature(compare).parameters}
-    named = installed(METHODS) if methods is None else methods
-    plan = {method: parse_method(method) for method in check_methods(named)}
+    plan = {method: parse_method(method) for method in methods}
     pp.check_whole("seeds", seeds, 1)
-    reads = {"layer": layer, "use_rep": use_rep, "counts": counts}
-    labels = {name: given[name] for name in ("label", "parents", "order", "unlabelled")}
+    named = {name: given[name] for name in ("label", "parents", "order", "unlabelled")}
     others = {name: given[name] for name in ("batch", "fine", "pseudotime", "unseen", "device")}
-    task = experiment.make_task(adata, labels, reads=reads, **others)
+    task = experiment.make_task(adata, named, reads={name: given[name] for name in READS}, **others)
     if "scanvi" in plan and not task.is_counts:
         held = "the matrix holds no counts: name a layer with counts."
         if use_rep is not None:
@@ -141,8 +141,7 @@ def compare(
     splits = experiment.make_splits(task, hold_out, seeds)
     runs = experiment.run_all(splits, plan, results, steps_bar(len(splits) * len(plan), progress))
     settings = {name: as_text(value) for name, value in given.items() if name not in ("adata", "progress", "cache")}
-    settings |= {"parents": Settings(parents=parents).as_text()["parents"], "methods": as_text(list(plan))}
-    settings["seeds"] = ", ".join(map(str, range(seeds)))
+    settings |= {"parents": Settings(parents=parents).as_text()["parents"], "seeds": ", ".join(map(str, range(seeds)))}
     held_out = [split.held_out for split in splits]
     words = [evaluation.split_sentence(settings["hold_out"], held_out), *experiment.embedding_words(task, held_out)]
     adopted = [method for method, own in plan.items() if own is not None and own.get("map") is not None]
