@@ -262,7 +262,12 @@ def test_pacmap_leaves_its_library_as_it_was(cells):
 
 @pytest.mark.parametrize(
     ("name", "module", "extra"),
-    [("scanvi", "scvi", "scanvi"), ("parametric_umap", "umap.parametric_umap", "parametric-umap")],
+    [
+        ("scanvi", "scvi", "scanvi"),
+        ("parametric_umap", "tensorflow", "parametric-umap"),
+        ("tsne", "openTSNE", "compare"),
+        ("pacmap", "pacmap", "compare"),
+    ],
 )
 def test_a_missing_extra_names_itself(name, module, extra, cells, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)

@@ -24,6 +24,7 @@ else:  # the command line reads these annotations
 
 METHODS = ("tt", "mlp", "umap_supervised", "lda", "umap", "umap_crossfit", "tsne", "tsne_crossfit", "pacmap", "pca2",
            "pca50")  # fmt: skip
+READS = ("layer", "use_rep", "counts")
 
 
 @checking_names
@@ -127,14 +128,13 @@ def compare(
     from tripletomics.experiment.settings import parse_method
     from tripletomics.problem import Settings, as_text
 
+    methods = check_methods(installed(METHODS) if methods is None else methods)
     given = {name: value for name, value in locals().items() if name in inspect.signature(compare).parameters}
-    named = installed(METHODS) if methods is None else methods
-    plan = {method: parse_method(method) for method in check_methods(named)}
+    plan = {method: parse_method(method) for method in methods}
     pp.check_whole("seeds", seeds, 1)
-    reads = {"layer": layer, "use_rep": use_rep, "counts": counts}
-    labels = {name: given[name] for name in ("label", "parents", "order", "unlabelled")}
+    named = {name: given[name] for name in ("label", "parents", "order", "unlabelled")}
     others = {name: given[name] for name in ("batch", "fine", "pseudotime", "unseen", "device")}
-    task = experiment.make_task(adata, labels, reads=reads, **others)
+    task = experiment.make_task(adata, named, reads={name: given[name] for name in READS}, **others)
     if "scanvi" in plan and not task.is_counts:
         held = "the matrix holds no counts: name a layer with counts."
         if use_rep is not None:
