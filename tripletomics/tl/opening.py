@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 
 
 def needs_opening(given: Mapping[str, Any]) -> bool:
-    """Return whether a fit with these arguments reads a file or starts from a model."""
+    """Return whether a fit with these arguments reads a file or a DataFrame, or starts from a model."""
     files = (given["adata"], given["checkpoint"])
-    return given["init"] is not None or any(isinstance(file, (str, os.PathLike)) for file in files)
+    return (
+        given["init"] is not None
+        or hasattr(given["adata"], "iloc")
+        or any(isinstance(file, (str, os.PathLike)) for file in files)
+    )
 
 
 @contextmanager
 def opened(given: Mapping[str, Any], fit: Callable[..., Model]) -> Iterator[Callable[[], Model]]:
     """Yield a function that fits or grows a model and writes the results; the files among the arguments are open."""
+    from tripletomics import pp
     from tripletomics.checkpoint import keeping
 
-    ready = dict(given)
+    ready = dict(given) | (pp.read_frame(given["adata"], given) if hasattr(given["adata"], "iloc") else {})
     if given["init"] is not None:
         ready["init"] = growing.open_start(given)
 
