@@ -47,8 +47,9 @@ def test_a_dataframe_with_a_series_of_labels(frame):
         tt.fit(genes, kind[5:])
     with pytest.raises(TypeError, match=r"1 columns of the DataFrame hold no numbers \(first: donor\): name those"):
         tt.fit(frame, "kind")
-    with pytest.raises(ValueError, match="1 cell has NaN in 1 gene"):
-        tt.fit(genes.mask(pd.DataFrame(np.eye(300, 150) * [1] + [0] * 149 > 0, genes.index, genes.columns)), kind)
+    genes.iloc[3, 2] = np.nan
+    with pytest.raises(ValueError, match=r"1 cell has NaN in 1 gene \(first: g2\)"):
+        tt.fit(genes, kind)
 
 
 def test_an_array_is_refused_in_words(made):
@@ -112,7 +113,6 @@ def test_scanpy_reads_what_a_fit_writes(named, tmp_path):
     adata = named.copy()
     sc.pp.neighbors(adata, use_rep="X_tt_metric", n_neighbors=5)
     sc.tl.umap(adata, init_pos="X_tt", maxiter=1)
-    sc.tl.paga(adata, groups="kind")
     sc.tl.rank_genes_groups(adata, "kind", n_genes=3)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     adata.write_zarr(tmp_path / "cells.zarr")
@@ -140,11 +140,8 @@ def test_a_second_key_overwrites_nothing(named):
 
 def test_a_fit_leaves_the_settings_of_scanpy_alone(counts):
     before = {name: getattr(sc.settings, name) for name in ("verbosity", "n_jobs", "figdir", "autosave", "autoshow")}
-    np.random.seed(3)
-    drawn = np.random.get_state()[1].copy()
     tt.fit(counts, "kind", **BRIEF)
     assert before == {name: getattr(sc.settings, name) for name in before}
-    np.testing.assert_array_equal(np.random.get_state()[1], drawn)
 
 
 def test_one_modality_of_a_mudata_is_refused_in_words(counts):
