@@ -168,6 +168,7 @@ EVERY_OPTION = {
     "layer": ("logged", "logged"),
     "use_rep": ("X_scVI", "X_scVI"),
     "counts": ("false", False),
+    "missing": ("impute", "impute"),
     "unlabelled": (("Dendritic", "CD34+"), ["Dendritic", "CD34+"]),
     "hold_out": ("0.2", 0.2),
     "init": ("pbmc.tt", "pbmc.tt"),

@@ -72,8 +72,8 @@ TABLE = {
     "names as labels": (label(lambda n: [f"cell{i}" for i in range(n)]), ValueError, "300 types of one training cell"),
     "unknown layer": (options(layer="cuonts"), KeyError, "layer='cuonts' is not a layer of adata. Did you mean"),
     "unknown batch": (options(batch="doner"), KeyError, "batch='doner' is not a column of adata.obs. Did you mean"),
-    "NaN": (put(np.nan), ValueError, "2 cells have NaN or infinite values in 2 genes (first: 2, 7)."),
-    "infinity": (put(np.inf), ValueError, "2 cells have NaN or infinite values in 2 genes (first: 2, 7)."),
+    "NaN": (put(np.nan), ValueError, '2 cells have NaN in 2 genes (first: 2, 7). Pass missing="impute" to take them'),
+    "infinity": (put(np.inf), ValueError, "2 cells have infinite values in 2 genes (first: 2, 7). Remove or"),
     "negative counts": (lambda a: put(-1)(a) | {"counts": True}, ValueError, "counts=True, but the matrix has neg"),
     "duplicate genes": (repeat_genes, ValueError, "1 gene name occurs more than once (first: g0)."),
     "objects": (objects, TypeError, "The matrix holds object, not numbers"),
@@ -137,7 +137,7 @@ def test_fit_refuses_an_empty_table(shape):
 
 
 def test_fit_refuses_what_is_not_anndata(tmp_path, counts):
-    with pytest.raises(TypeError, match=r"adata is ndarray, not AnnData: read a file with anndata\.read_h5ad"):
+    with pytest.raises(TypeError, match=r"adata is ndarray, not AnnData: pass anndata\.AnnData\(x\) of cells"):
         tt.fit(counts.X.toarray(), label="kind")
     counts.write_h5ad(tmp_path / "cells.h5ad")
     with pytest.raises(TypeError, match=r"backed by a file: pass adata\.to_memory\(\)"):

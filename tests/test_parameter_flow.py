@@ -18,7 +18,7 @@ CHANGES = {
     "precision": "bf16-mixed",
 }  # fmt: skip
 ELSEWHERE = {
-    "adata", "checkpoint", "init", "device", "key_added", "progress", "self_training",
+    "adata", "checkpoint", "init", "device", "key_added", "missing", "progress", "self_training",
 }  # tested by name below or in their files  # fmt: skip
 
 

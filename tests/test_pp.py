@@ -160,5 +160,6 @@ def test_take_reorders_and_fills(kind):
 def test_counts_are_decided_by_the_values(counts):
     assert pp.decide_counts(counts.X, "auto")
     assert not pp.decide_counts(features.normalise(counts.X, 1e4), "auto")
-    assert pp.decide_counts(features.normalise(counts.X, 1e4), True)
+    with pytest.raises(ValueError, match=r"counts=True, but the matrix holds log1p of 10,000 a cell"):
+        pp.decide_counts(features.normalise(counts.X, 1e4), True)
     assert not pp.decide_counts(counts.X, False)

@@ -375,8 +375,8 @@ BAD = {
         given(label="kid"),
         "KeyError: label='kid' is not a column of adata.obs. Did you mean 'kind'? Columns: kind.",
     ),
-    "NaN": (no_number, "ValueError: Modality 'protein': 1 cells have NaN or infinite values in 1 genes (first: P3)"),
-    "infinite": (infinite, "ValueError: Modality 'rna': 1 cells have NaN or infinite values in 1 genes (first: Gene"),
+    "NaN": (no_number, "ValueError: Modality 'protein': 1 cell has NaN in 1 gene (first: P3)"),
+    "infinite": (infinite, "ValueError: Modality 'rna': 1 cell has infinite values in 1 gene (first: Gene"),
     "thinned components": (
         given(augment="thin"),
         "ValueError: augment='thin' changes values of genes, but with two modalities the encoders see",

@@ -65,8 +65,8 @@ def _hint(name: str, known: Sequence[str]) -> str:
     for ours, theirs in SYNONYMS.items():
         if ours in known and name.lower() in theirs.split():
             return f". Did you mean {ours!r}?"
-    near = did_you_mean(name, known)
     for cure, names in CURES.items():
-        if name.lower() in names.split() and not near:
+        if name.lower() in names.split():
             return f": {cure}."
+    near = did_you_mean(name, known)
     return f".{near}" if near else f". Arguments: {', '.join(known)}."

@@ -108,7 +108,8 @@ class Basis:
         if layer is None and use_rep is None:
             layer = self.inputs["layer"] if self.inputs["layer"] in self.adata.layers else None
             use_rep = self.inputs["use_rep"]
-        return {"layer": layer, "use_rep": use_rep, "counts": self.inputs["counts"] if use_rep is None else "auto"}
+        of_genes = {"counts": self.inputs["counts"], "missing": self.inputs["missing"] or "error"}
+        return {"layer": layer, "use_rep": use_rep} | (of_genes if use_rep is None else {"counts": "auto"})
 
     def summarise(self, table: pd.DataFrame) -> list[str]:
         """Return in words what its scores show; warn where they show nothing, or where their model is unknown."""

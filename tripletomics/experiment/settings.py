@@ -17,7 +17,7 @@ OWN = (
     "batch_size", "lr", "precision",
 )  # fmt: skip
 INPUTS = ("label", "hold_out", "layer", "counts", "batch")
-NEWER = ("use_rep", "order")  # inputs that older fits did not have
+NEWER = ("use_rep", "order", "missing")  # inputs that older fits did not have
 
 
 def parse_method(method: str) -> dict[str, Any] | None:

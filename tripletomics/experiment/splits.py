@@ -146,7 +146,7 @@ def make_task(
     named
         Its `label`, `parents`, `order` and `unlabelled`: the columns that a fit learns.
     reads
-        Its `layer`, `use_rep` and `counts`: what is read of the dataset.
+        Its `layer`, `use_rep`, `counts` and perhaps `missing`: what is read of the dataset.
     reference
         Coordinates that say what the structure of the data is; by default principal components.
     balanced_by
@@ -154,9 +154,10 @@ def make_task(
     """
     if not isinstance(unseen, bool):
         raise ValueError(f"unseen={unseen!r} is neither True nor False.")
-    pp.check_inputs(**reads)
+    pp.check_inputs(reads["use_rep"], reads["layer"], reads["counts"])
     pp.check_anndata(adata)
-    table = pp.open_table(adata, reads["layer"], (), (), (), use_rep=reads["use_rep"])
+    missing = "impute" if reads.get("missing") == "impute" else None  # these verbs have no such argument
+    table = pp.open_table(adata, reads["layer"], (), (), (), use_rep=reads["use_rep"], missing=missing)
     given = Settings(**named)
     roles = pp.roles_of(adata.obs.columns, given)
     if not roles.levels and (given.label is not None or not roles.further):

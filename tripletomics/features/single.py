@@ -259,6 +259,13 @@ class Features:
     def check_cells(self, x: Matrix, *, named: bool = False, name: str = "") -> Matrix:
         """Return cells by these genes, or raise if they are not; a modality is called by its `name`."""
         given, whose = (name, f"{name}'s") if name else ("x", "the model's")
+        if hasattr(x, "iloc"):  # a DataFrame, with columns by name
+            if lost := [gene for gene in self.genes if gene not in x.columns]:
+                raise ValueError(
+                    f"{given} is a DataFrame that lacks {len(lost)} of {whose} {len(self.genes)} {self.noun} (first: "
+                    f"{', '.join(lost[:3])})."
+                )
+            x = x[self.genes].to_numpy(dtype=np.float32, na_value=np.nan)
         if not hasattr(x, "shape") or not hasattr(x, "dtype"):
             raise TypeError(
                 f"{given} is {type(x).__name__}, not an array: tripletomics.transform and predict take AnnData."

@@ -117,7 +117,8 @@ class Model(State):
         Parameters
         ----------
         x
-            Cells by ``features.genes``, dense or sparse, on the scale of the training matrix; or what `table` returns.
+            Cells by ``features.genes``, dense or sparse, on the scale of the training matrix; a DataFrame with columns
+            of these names; or what `table` returns. NaN is a value that was not measured.
         present
             Which of the genes were measured, boolean (genes,); all by default. The values of the others are ignored:
             they are unknown, as genes that a mask hides in training. With two modalities, a dict by name.

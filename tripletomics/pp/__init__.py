@@ -15,6 +15,7 @@ from tripletomics.pp.checks import (
     types,
 )
 from tripletomics.pp.embeddings import dimensions, note_training
+from tripletomics.pp.frames import read_frame
 from tripletomics.pp.genes import choose_genes
 from tripletomics.pp.growing import check_start, prepare_growth
 from tripletomics.pp.label_columns import read_columns, roles_of

@@ -110,7 +110,10 @@ def matrix(adata: AnnData, layer: str | None, missing: str | None = None) -> Mat
     check_anndata(adata)
     if layer is not None and layer not in adata.layers:
         layers = ", ".join(adata.layers) or "none"
-        raise KeyError(f"layer={layer!r} is not a layer of adata.{did_you_mean(layer, adata.layers)} Layers: {layers}.")
+        near = did_you_mean(layer, adata.layers)
+        if layer == "raw" and adata.raw is not None:
+            near = " The values of adata.raw are not a layer: pass adata.raw.to_adata() in place of adata."
+        raise KeyError(f"layer={layer!r} is not a layer of adata.{near} Layers: {layers}.")
     x = stored_matrix(adata, layer)
     if x is None:
         raise ValueError("adata.X is empty: name the matrix with layer=.")
@@ -179,10 +182,12 @@ def check_anndata(adata: object) -> None:
     from anndata import AnnData
 
     if not isinstance(adata, AnnData):
-        raise TypeError(
-            f"adata is {type(adata).__name__}, not AnnData: read a file with anndata.read_h5ad(path), a store "
-            "with anndata.read_zarr(path)."
-        )
+        way = "read a file with anndata.read_h5ad(path), a store with anndata.read_zarr(path)"
+        if hasattr(adata, "shape"):  # an array, a matrix or a DataFrame
+            way = "pass anndata.AnnData(x) of cells by genes, with the cell types in a column of its .obs"
+        if hasattr(adata, "iloc"):
+            way = "pass anndata.AnnData(df); fit, Model.map, Model.embed and Model.predict take a DataFrame as it is"
+        raise TypeError(f"adata is {type(adata).__name__}, not AnnData: {way}.")
     if adata.isbacked:
         raise TypeError("adata is backed by a file: pass adata.to_memory().")
     if not isinstance(adata.obs, pd.DataFrame):
@@ -310,9 +315,10 @@ def decide_counts(x: Matrix, counts: bool | str, name: str = "", rows: np.ndarra
     """
     if counts not in ("auto", True, False):
         raise ValueError(f"counts={counts!r} is not known. Allowed: 'auto', True, False.")
-    found = counts
+    found, own = counts, x if rows is None or rows.all() else x[rows]
+    if counts is True:
+        _check_counts(own)
     if counts == "auto":
-        own = x if rows is None or rows.all() else x[rows]
         found, values = scales.looks_like_counts(own), gaps.stored(own)
         if x.shape[1] < scales.PANEL and values.any() and scales.whole(values):
             _note_on_panel(own, found, name)
@@ -326,6 +332,21 @@ def decide_counts(x: Matrix, counts: bool | str, name: str = "", rows: np.ndarra
             "counts=True, but the matrix has negative values: name the layer with the counts, or counts=False."
         )
     return bool(found)
+
+
+def _check_counts(x: Matrix) -> None:
+    """Raise if values that are said to be counts were logged; warn if they only look so."""
+    values, kind = gaps.stored(x), scales.see(x)
+    if kind.logged:
+        raise ValueError(
+            f"counts=True, but the matrix holds {kind}, and a fit would take the logarithm again: name the layer with "
+            "the counts (layer=), or leave counts out."
+        )
+    if not kind.kind and values.max(initial=0) <= scales.LOGGED and not scales.whole(values):
+        warn(
+            f"counts=True, but the largest value is {values.max():.3g} and not all are whole, as after a logarithm: if "
+            "these are not counts, name the layer with the counts (layer=), or leave counts out."
+        )
 
 
 def _note_on_panel(x: Matrix, counts: bool, name: str) -> None:

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 
 from tripletomics import devices, features, gaps, scales
 from tripletomics.labels import flags, names
-from tripletomics.pcs import mean_and_variance
+from tripletomics.notices import warn
+from tripletomics.pcs import PANEL, mean_and_variance
 from tripletomics.sources import Matrix
 
 if TYPE_CHECKING:
@@ -76,6 +77,48 @@ def _marked(values: pd.Series) -> np.ndarray:
     return found.eq(True).to_numpy(dtype=bool)
 
 
+def check_unscaled(adata: AnnData, x: Matrix, name: str, *, refuse: bool) -> None:
+    """Raise if all genes were scaled to mean 0 and variance 1, or only warn.
+
+    A panel of fewer than 100 features is scaled by the fit, and may come scaled.
+
+    Parameters
+    ----------
+    adata, x
+        The dataset, and its training cells by all genes, which are not counts.
+    name
+        Of the modality.
+    refuse
+        Whether nobody said what the values are.
+    """
+    if x.shape[1] < PANEL or gaps.stored(x).min(initial=0) >= 0:
+        return
+    mean, variance = mean_and_variance(x)
+    if not _are_scaled(mean, variance):
+        return
+    what = "The genes have mean 0 and standard deviation 1, as after sc.pp.scale"
+    why = "noise of quiet genes then counts as much as markers, and new cells cannot be brought to this scale"
+    raw = ", or pass adata.raw.to_adata()" if adata.raw is not None else ""
+    cure = f"Name the layer with the values before scaling (layer=){raw}"
+    if not refuse:
+        warn(f"{what}: {why}. {cure}, if there are any.")
+        return
+    whose = f" of modality {name!r}" if name else ""
+    raise ValueError(
+        f"{what}{whose}: {why}. {cure}. If they are intensities that exist only on this scale, pass counts=False."
+    )
+
+
+def _are_scaled(mean: np.ndarray, variance: np.ndarray) -> bool:
+    """Return whether genes were scaled to unit variance, because half of them or more have nearly that."""
+    varies = variance > 0
+    if not varies.any():
+        return False
+    off = np.abs(np.quantile(variance[varies], [0.25, 0.75]) - 1).max()
+    centred = np.median(np.abs(mean[varies])) < CENTRED
+    return bool(off < SAME or (centred and off < SAME_CENTRED))
+
+
 def check_variance(x: Matrix, train: np.ndarray, counts: bool, use_rep: str | None = None) -> None:
     """Raise unless one of the chosen genes or more varies among the training cells.
 
@@ -102,13 +145,8 @@ def check_variance(x: Matrix, train: np.ndarray, counts: bool, use_rep: str | No
 
 
 def _check_ranks(mean: np.ndarray, variance: np.ndarray) -> None:
-    """Raise if the genes were scaled to unit variance, because half of them or more have nearly that."""
-    varies = variance > 0
-    if not varies.any():
-        return
-    off = np.abs(np.quantile(variance[varies], [0.25, 0.75]) - 1).max()
-    centred = np.median(np.abs(mean[varies])) < CENTRED
-    if off < SAME or (centred and off < SAME_CENTRED):
+    """Raise if the genes were scaled to unit variance: then none varies more than another."""
+    if _are_scaled(mean, variance):
         raise ValueError(
             f"All genes have nearly the same variance, as z-scored values do (sc.pp.scale), so {N_GENES:,} of the "
             f"{len(mean):,} cannot be chosen by it: name the layer with the values before scaling (layer=), or mark "

@@ -68,10 +68,8 @@ def prepare(
     columns = label_columns.roles_of(columns_of(adata), settings)
     settings = replace(settings, loss=columns.loss or settings.loss)
     others = settings.batch, held_out_by, *columns.further
-    table = open_table(
-        adata, settings.layer, columns.types, settings.unlabelled, others, use_rep=settings.use_rep,
-        missing=settings.missing,
-    )  # fmt: skip
+    reads = {"use_rep": settings.use_rep, "missing": settings.missing}
+    table = open_table(adata, settings.layer, columns.types, settings.unlabelled, others, **reads)
     found, published = _read_labels(table, settings, columns), published_map(table, settings)
     held_out = splits.split(table.obs, settings.hold_out, found.strata(), settings.seed)
     check_training(published, held_out, name_of(settings.map))
@@ -81,6 +79,7 @@ def prepare(
     settings = _with_loss(table, settings, nodes, targets, ~held_out, labelled=bool(classes))
     batch_codes = splits.batch_codes(table.obs, settings.batch, held_out)
     groups = codes if classes else found.strata(~held_out)
+    splits.check_not_types(settings, batch_codes, codes, held_out)
     calibration = _calibration_split(table, groups, held_out, batch_codes, settings.seed)
     train, fitted = ~held_out & ~calibration, subsample_for_features(~held_out, settings.seed)
     _check_batches(settings, tree, nodes, held_out, train)
@@ -101,11 +100,7 @@ def prepare(
         seen_by_encoder = cast(PairFeatures, fit_features(x[roles[1] & train], genes, settings.seed))
         features = replace(features, seen=seen_by_encoder)
     rows, pcs = network_inputs(features, x, None, roles)
-    if not np.isfinite(pcs).all():
-        raise ValueError(
-            "Some values are so far from the others that principal components overflow: divide all by one number, or "
-            "remove what is not a measurement."
-        )
+    _check_finite(pcs)
     features, map_pcs = (features, pcs) if published is None else _add_plain(features, x, fitted, pcs, settings.seed)
     settings = replace(
         settings,
@@ -223,6 +218,15 @@ def _check_batches(
     if tree is not None:
         loss.set_levels(Levels(tree.leaves_below()))
     training.check_terms(loss, nodes[train], settings.batch_size, settings.seed)
+
+
+def _check_finite(pcs: np.ndarray) -> None:
+    """Raise if principal components overflow."""
+    if not np.isfinite(pcs).all():
+        raise ValueError(
+            "Some values are so far from the others that principal components overflow: divide all by one number, or "
+            "remove what is not a measurement."
+        )
 
 
 def _add_plain(

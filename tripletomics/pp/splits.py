@@ -13,6 +13,7 @@ from tripletomics.labels import encode, flags, names, split_of
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pp.checks import column
+from tripletomics.problem import Settings, as_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -139,6 +140,39 @@ def _marked(values: pd.Series, name: str) -> np.ndarray | None:
     if not (marks == 1).any():
         raise ValueError(f"hold_out={name!r} marks no cell.")
     return marks == 1
+
+
+def check_not_types(settings: Settings, batches: np.ndarray | None, codes: np.ndarray, held_out: np.ndarray) -> None:
+    """Raise if the batches are the cell types under another name; warn if whole types are held out.
+
+    Parameters
+    ----------
+    settings
+        Name the columns.
+    batches, codes
+        Batch and type of each cell (cells,), -1 where unknown.
+    held_out
+        Boolean (cells,).
+    """
+    label = as_text(settings.label)
+    if batches is not None and _same_groups(batches, codes):
+        raise ValueError(
+            f"batch={settings.batch!r} splits the cells exactly as label={label!r} does, and a batch is what each type "
+            "has several of: name the column of donors or runs, or leave batch out."
+        )
+    known = held_out & (codes >= 0)
+    if isinstance(settings.hold_out, str) and known.any() and not np.isin(codes[known], codes[~held_out]).any():
+        warn(
+            f"hold_out={settings.hold_out!r} holds out whole types, so no held-out cell is of a type that the model "
+            f"knows, and its scores say nothing about label={label!r}. Hold out donors or runs, or a fraction such as "
+            "0.1."
+        )
+
+
+def _same_groups(a: np.ndarray, b: np.ndarray) -> bool:
+    """Return whether two codes of cells, -1 where unknown, are the same groups under other names."""
+    pairs = np.unique(np.stack([a, b])[:, (a >= 0) & (b >= 0)], axis=1)
+    return pairs.shape[1] > 1 and all(len(np.unique(side)) == pairs.shape[1] for side in pairs)
 
 
 def batch_codes(adata: AnnData, name: str | None, held_out: np.ndarray) -> np.ndarray | None:

@@ -17,7 +17,7 @@ from tripletomics.names import percent
 from tripletomics.notices import warn
 from tripletomics.pp.checks import check_anndata, check_measured, decide_counts, first, matrix
 from tripletomics.pp.embeddings import embedding_of, is_blind
-from tripletomics.pp.genes import check_variance, choose_genes
+from tripletomics.pp.genes import check_unscaled, check_variance, choose_genes
 from tripletomics.problem import ModalityGenes
 from tripletomics.sources import Matrix
 
@@ -263,6 +263,8 @@ def choose(table: Table, train: np.ndarray, counts: bool | str) -> tuple[Matrix,
             is_counts, choice = False, Choice.of_embedding(table.use_rep[name], x.shape[1])
         else:
             is_counts = decide_counts(x, counts, name, train & measured)
+            if not is_counts:
+                check_unscaled(adata, x[train & measured], name, refuse=counts == "auto")
             choice = replace(choose_genes(adata, x, train & measured, is_counts), scale=scales.see(x[train & measured]))
         chosen.append(features.take(x, choice.columns))
         _of_modality(name, check_measured, adata, chosen[-1])

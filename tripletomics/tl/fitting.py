@@ -19,7 +19,7 @@ from tripletomics.tl.results import write_coordinates, write_fit
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
     from torch.nn import Module
 
     from tripletomics.augment import Augmentation
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from tripletomics.networks import MLP
 
     Start: TypeAlias = Model
-    Labels: TypeAlias = str | Sequence[str] | Mapping[str, str]
+    Labels: TypeAlias = str | Sequence[str] | Mapping[str, str] | Series
     Parents: TypeAlias = str | Mapping[str, str]
-    Cells: TypeAlias = AnnData | Sequence[AnnData] | Mapping[str, AnnData] | MuData
+    Cells: TypeAlias = AnnData | Sequence[AnnData] | Mapping[str, AnnData] | MuData | DataFrame
 else:  # the command line reads these annotations; there, a part is its text
     AnnData = Model = Cells = object
     Module = Augmentation = MLP = Checkpoint = DataFrame = Start = Parents = str
@@ -82,12 +82,15 @@ def fit(
         Annotated cells in memory; `.X` (or `layer`) may be CSR, CSC or dense, counts or not. Or two modalities of the
         same cells: a tuple (RNA, proteins), a dict from name to AnnData, or a MuData of two. Cells are matched by name,
         and a cell may be missing in one of the two. Or a path to an .h5ad file or a .zarr store: a matrix of more than
-        2 GB or 300,000 cells stays on disk, and a sample of it is fitted, unless it is stored by genes (CSC).
+        2 GB or 300,000 cells stays on disk, and a sample of it is fitted, unless it is stored by genes (CSC). Or a
+        DataFrame of cells by features, whose columns that are named below are no features; `Model.map` and
+        `Model.embed` of it return the coordinates, which are written nowhere.
     label
-        Column of `obs` with the cell types. Missing values and the names in `unlabelled` mean unlabelled. In two
-        modalities, the first that has a value counts (columns of a MuData come before both), and a warning says how
-        often they disagree. Without a column the model learns from the cells alone, and the map is that of
-        ``structure=1``. A column of numbers that are not whole, or of more than 12 different numbers, is refused.
+        Column of `obs` with the cell types; for a DataFrame, one of its columns or a Series. Missing values and the
+        names in `unlabelled` mean unlabelled. In two modalities, the first that has a value counts (columns of a MuData
+        come before both), and a warning says how often they disagree. Without a column the model learns from the cells
+        alone, and the map is that of ``structure=1``. A column of numbers that are not whole, or of more than 12
+        different numbers, is refused.
         Several columns in a list are levels, from coarse to fine, such as ``["class", "subclass", "type"]``. A cell
         without a fine name is of some type below its coarser name. Training cells say which name lies below which. A
         dict gives each column its loss, such as

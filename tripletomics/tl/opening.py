@@ -15,16 +15,21 @@ if TYPE_CHECKING:
 
 
 def needs_opening(given: Mapping[str, Any]) -> bool:
-    """Return whether a fit with these arguments reads a file or starts from a model."""
+    """Return whether a fit with these arguments reads a file or a DataFrame, or starts from a model."""
     files = (given["adata"], given["checkpoint"])
-    return given["init"] is not None or any(isinstance(file, (str, os.PathLike)) for file in files)
+    return (
+        given["init"] is not None
+        or hasattr(given["adata"], "iloc")
+        or any(isinstance(file, (str, os.PathLike)) for file in files)
+    )
 
 
 def run_opened(given: Mapping[str, Any], fit: Callable[..., Model]) -> Model:
     """Fit or grow a model with the files among the arguments open, and write the results."""
+    from tripletomics import pp
     from tripletomics.checkpoint import keeping
 
-    ready = dict(given)
+    ready = dict(given) | (pp.read_frame(given["adata"], given) if hasattr(given["adata"], "iloc") else {})
     if given["init"] is not None:
         ready["init"] = growing.open_start(given)
 
