@@ -381,6 +381,14 @@ def test_packages_that_are_missing_are_named_in_one_message(run, folder, monkeyp
         assert run(*words) == (1, "", f"error: {message}\n")
 
 
+def test_a_table_that_lies_the_other_way_is_told_by_its_labels(run, folder, cells):
+    write_table(cells, "rows.csv")
+    write_table(cells, "columns.csv", transpose=True)
+    for words, cure in ((["columns.csv"], "pass"), (["rows.csv", "--transpose"], "leave out")):
+        status, _, error = run("fit", *words, "--obs", "labels.csv", "--label", "kind", "--model", "a.tt")
+        assert (status, error.endswith(f": its names are those of genes there, so {cure} --transpose.\n")) == (1, True)
+
+
 # ---------------------------------------------------------------------------------------------------- compression
 
 

@@ -18,7 +18,7 @@ from tripletomics.notices import warn
 if TYPE_CHECKING:
     from anndata import AnnData
 
-NAMES_OF_10X = {"features": ("features.tsv", "genes.tsv"), "barcodes": ("barcodes.tsv",)}  # in the order of preference
+NAMES_OF_10X = {"features": ("features.tsv", "genes.tsv"), "barcodes": ("barcodes.tsv",)}
 GENES = "Gene Expression"
 SEPARATORS = "\t,; "
 NOT_MEASURED = {"", "na", "n/a", "nan", "none", "null"}
@@ -35,15 +35,19 @@ def check_10x_h5(path: Path) -> None:
     """Raise unless a path is that of a file as Cell Ranger writes it."""
     import h5py
 
+    from tripletomics.store.layout import reporting
+
     check_hdf5(path, ".h5", set())
-    with h5py.File(path, "r") as file:
-        if {"obs", "var"} <= {*file}:
-            raise ValueError(f"{str(path)!r} holds AnnData: rename it {path.with_suffix('.h5ad').name!r}.")
-        if not any("barcodes" in group for group in file.values() if isinstance(group, h5py.Group)):
-            raise ValueError(
-                f"{str(path)!r} is an HDF5 file but not one of 10x, which has barcodes in a group 'matrix': it holds "
-                f"{', '.join(map(str, file)) or 'nothing'}."
-            )
+    names: list[str] = []
+    with reporting(f"{str(path)!r} cannot be opened"), h5py.File(path, "r") as file:
+        file.visit(names.append)
+    if {"obs", "var"} <= {*names}:
+        raise ValueError(f"{str(path)!r} holds AnnData: rename it {path.with_suffix('.h5ad').name!r}.")
+    if not any(name.endswith("/barcodes") for name in names):
+        raise ValueError(
+            f"{str(path)!r} is an HDF5 file but not one of 10x, which has barcodes in a group 'matrix': it holds "
+            f"{', '.join(name for name in names if '/' not in name) or 'nothing'}."
+        )
 
 
 def read_10x_h5(path: Path) -> AnnData:

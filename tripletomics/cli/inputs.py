@@ -126,7 +126,7 @@ class Source:
         else:
             cells = FORMATS[_kind(path)][1](path)
         if self.obs is not None and path == self.path:
-            _add_obs(cells, self.obs, path)
+            _add_obs(cells, self.obs, path, self.transpose)
         return cells
 
 
@@ -171,7 +171,7 @@ def read_table(path: Path) -> pd.DataFrame:
         return table.set_axis(table.index.astype(str), axis=0)
 
 
-def _add_obs(cells: AnnData, path: Path, source: Path) -> None:
+def _add_obs(cells: AnnData, path: Path, source: Path, transposed: bool) -> None:
     """Add the columns of a table to `obs`, by the names of cells."""
     table = read_table(path)
     if repeated := list(table.index[table.index.duplicated()].unique()):
@@ -181,10 +181,10 @@ def _add_obs(cells: AnnData, path: Path, source: Path) -> None:
     known = cells.obs_names.isin(table.index)
     if not known.any():
         here, there = (formats.shortened(list(names)) for names in (cells.obs_names, table.index))
-        raise ValueError(
-            f"No cell of {str(source)!r} ({here}) has a row in {str(path)!r} ({there}): write the names of the cells "
-            "in its first column, in the same way."
-        )
+        cure = "write the names of the cells in its first column, in the same way"
+        if formats.ending(source) in TEXT and cells.var_names.isin(table.index).any():
+            cure = f"its names are those of genes there, so {'leave out' if transposed else 'pass'} --transpose"
+        raise ValueError(f"No cell of {str(source)!r} ({here}) has a row in {str(path)!r} ({there}): {cure}.")
     others = int((~table.index.isin(cells.obs_names)).sum())
     lacking = int((~known).sum())
     if lacking or others:
