@@ -83,7 +83,7 @@ def test_compare_writes_a_page(run, source, tmp_path):
     page = tmp_path / "report.html"
     status, said, error = run("compare", source, "--label", "kind", "--out", page, *QUICK)
     assert status == 0
-    assert "tt:steps=5, map: held-out macro-F1" in error
+    assert "tripletomics (steps=5), map: held-out macro-F1" in error
     assert [line.split("\t")[0] for line in said.splitlines()] == ["method", "pca2", *["tt:steps=5"] * 2]
     assert page.read_text().lower().startswith("<!doctype html>")
     top = html.unescape(page.read_text().split("</header>")[0])
