@@ -260,7 +260,8 @@ def test_the_legend_stays_inside_the_figure_and_off_the_map(types, own):
 
 @pytest.mark.parametrize(("types", "name"), [(41, "type {}"), (30, "a rather long name of a type {}")])
 def test_where_names_do_not_fit_each_type_has_a_letter_on_the_map_that_the_legend_explains(types, name):
-    ax = pl.embedding(cells(1000, types, name=name), "cell_type", ax=plt.subplots(figsize=(3.5, 3.5))[1])
+    ax = plt.subplots(figsize=(5, 4), layout="constrained")[1]
+    pl.embedding(cells(1000, types, name=name), "cell_type", ax=ax)
     letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"a{letter}" for letter in "abcdefghijklmno")][:types]
     assert [text.get_text() for text in numbers(ax)] == letters  # numbers could be taken for those in the names
     entries = [text.replace("\u2007", "").split("  ") for text in legend_texts(ax.get_legend())[:types]]
@@ -497,6 +498,8 @@ def test_errors_about_the_data():
     del adata.obsm["X_tt"]
     with pytest.raises(KeyError, match=r"basis='X_tt' is not in adata.obsm. tt.fit writes it. Present: "):
         pl.embedding(adata)
+    with pytest.raises(ValueError, match=r"palette='magma' is for types, and color='depth' holds numbers: .* as cmap="):
+        pl.compare(adata, "depth", bases=["X_pca"], palette="magma")
     with pytest.raises(ValueError, match="No bases to compare"):
         pl.compare(adata, "cell_type", bases=[])
     with pytest.raises(TypeError, match="adata must be an AnnData, not str"):

@@ -17,7 +17,7 @@ from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pl import map_axes, style, type_names
 from tripletomics.pl.layout import MAX_COLOURS
-from tripletomics.pl.palette import Palette, keep_colours
+from tripletomics.pl.palette import Palette, check_palette, keep_colours
 from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import LEGEND, TITLE, as_text, literal, text_width
 
@@ -203,8 +203,7 @@ def _check_colours(
     if not names:
         raise ValueError("color=[] names nothing to draw: name columns of adata.obs or genes, or leave it out.")
     given = f"color={names[0] if len(names) == 1 else list(names)!r}" if names != [None] else "without color"
-    if palette is not None and all(one.scale is not None for one in cells):
-        raise ValueError(f"palette={palette!r} is for types, and {given} holds numbers: pass the colormap as cmap=.")
+    check_palette(palette, [one.scale for one in cells], given)
     for name, value in (("cmap", cmap), ("vmin", ends[0]), ("vmax", ends[1])):
         if value is not None and all(one.scale is None for one in cells):
             raise ValueError(

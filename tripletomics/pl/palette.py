@@ -42,6 +42,12 @@ MARKERS = "os^DvP*X"  # of types that have the same colour
 Palette = str | Sequence[str] | Mapping[str, str]
 
 
+def check_palette(palette: Palette | None, scales: Iterable[ScalarMappable | None], given: str) -> None:
+    """Raise if a palette is given, and all that is drawn, as told by `given`, are numbers on a scale."""
+    if palette is not None and all(scale is not None for scale in scales):
+        raise ValueError(f"palette={palette!r} is for types, and {given} holds numbers: pass a colormap as cmap=.")
+
+
 def codes_of(values: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Return the type of each cell (n,), -1 for none, and the names of the types in the order of the column."""
     values = values.astype("category")
