@@ -212,8 +212,8 @@ def test_compare_and_three_dimensions_number_the_types_in_the_order_of_the_legen
     figure = pl.compare(adata, "cell_type")
     lines = [text.get_text().replace("\u2007", "") for text in figure.legends[0].get_texts()]
     assert lines[:3] == ["a  blood (no finer label)", "b  \u2003blood 0", "c  \u2003blood 1"]
-    numbers = [text.get_text() for text in figure.axes[0].texts if text.get_gid() == "type"]
-    assert sorted(numbers) == [*"abcdefghijklmno"]
+    marks = [text.get_text() for text in figure.axes[0].texts if text.get_gid() == "type"]
+    assert sorted(marks) == [*"abcdefghijklmno"]
     adata.obsm["X_3d"] = np.random.default_rng(0).normal(size=(900, 3))
     ax = pl.embedding(adata, "cell_type", basis="X_3d")
     assert len([text for text in ax.texts if text.get_gid() == "number"]) == 15

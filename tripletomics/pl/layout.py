@@ -134,9 +134,10 @@ def add_map(
     """Make the axes of a map, with what stands above it."""
     ax: Any = figure.add_axes(place, projection="3d" if points.shape[1] == 3 else None)
     frame_map(ax, points, basis)
+    labelled = layout.roomy and (points.shape[1] == 2 or layout.side >= LARGE)  # else three labels would meet
     if points.shape[1] == 3:
-        ax.set_box_aspect(None, zoom=0.9)  # the labels stand outside the cube
-    if not layout.roomy or (points.shape[1] == 3 and layout.side < LARGE):  # three labels would meet
+        ax.set_box_aspect(None, zoom=0.9 if labelled else 1.05)  # the labels stand outside the cube
+    if not labelled:
         for axis in "xyz"[: points.shape[1]]:
             getattr(ax, f"set_{axis}label")("")
     above = 72 * LINE * (len(text.note) + text.alarm)

@@ -104,11 +104,8 @@ def compare(
     scored = None if checked is None else score_panel.lay_out_panels(checked, None, titles, width, shown)
 
     figure = plt.figure(figsize=(width, width), dpi=150)
-    many = len(cells.types) > MAX_COLOURS
-    fitting = many and cells.branches is None and layout.side >= LARGE
-    fitting &= all(points.shape[1] == 2 for points in maps.values())
-    names = type_names.break_names(cells.types, 72 * layout.side) if fitting else None
-    numbered = many and names is None
+    names = _names_on_maps(cells, maps, layout.side)
+    numbered = names is None and len(cells.types) > MAX_COLOURS
     explained = cells if names is None else cells.without_names()
     head = max(caption.height for caption in captions)
     tall = layout.rows * (head + layout.side + layout.foot)
@@ -146,6 +143,14 @@ def _style(
     cells = style.style_of(adata, color, split, palette, cmap=cmap)
     check_palette(palette, [cells.scale], f"color={color!r}")
     return cells
+
+
+def _names_on_maps(cells: style.CellStyle, maps: Mapping[str, np.ndarray], side: float) -> style.Types | None:
+    """Return the names to write on maps of `side` inches; None for few types, and where there is no room for names."""
+    flat = all(points.shape[1] == 2 for points in maps.values())
+    if not flat or len(cells.types) <= MAX_COLOURS or cells.branches is not None or side < LARGE:
+        return None
+    return type_names.break_names(cells.types, 72 * side)
 
 
 def _draw_cells(
