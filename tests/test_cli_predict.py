@@ -69,7 +69,7 @@ def test_the_command_takes_every_option(run, folder):
     query.write_h5ad(folder / "new.h5ad")
     options = {"reject": 0.0, "fdr": 0.3, "groups": "kind", "coverage": 0.5, "layer": "raw", "missing": "impute",
                "alias": "symbol", "min_matched": 0.2, "key_added": "X_new"}  # fmt: skip
-    others = {"adata", "model", "use_rep"}  # use_rep takes no layer, see test_embeddings.py
+    others = {"adata", "model", "use_rep", "progress"}  # use_rep takes no layer, see test_embeddings.py
     assert set(options) == set(inspect.signature(tl.predict).parameters) - others
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
     where = ["--model", folder / "model.tt", "--out", folder / "new.h5ad"]

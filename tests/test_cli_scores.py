@@ -83,7 +83,10 @@ def test_compare_writes_a_page(run, source, tmp_path):
     status, said, error = run("compare", source, "--label", "kind", "--out", page, *QUICK)
     assert status == 0
     assert "tt:steps=5, map: held-out macro-F1" in error
-    assert [line.split("\t")[0] for line in said.splitlines()] == ["method", "pca2", *["tt:steps=5"] * 2]
+    table = pd.read_csv(io.StringIO(said), sep="\t")
+    assert set(zip(table["method"], table["space"], strict=True)) == {
+        (method, space) for method in ("pca2", "tt:steps=5") for space in ("map", "metric")
+    }
     assert page.read_text().lower().startswith("<!doctype html>")
     assert {path.name for path in tmp_path.iterdir()} == {"cells.h5ad", "report.html"}
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 from samples import make_cells
 
 import tripletomics as tt
@@ -155,7 +156,7 @@ def test_in_a_pseudo_terminal(folder, in_pty, monkeypatch, columns, colour):
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("columns", [80, 120])
 def test_help_fits_and_has_groups_and_examples(run, monkeypatch, command, columns):
-    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(cli.app, "_console", Console(width=columns))  # it keeps the first one
     status, said, _ = run(command, "--help")
     assert status == 0
     assert max(map(cell_len, said.splitlines())) <= columns
@@ -167,7 +168,7 @@ def test_help_fits_and_has_groups_and_examples(run, monkeypatch, command, column
 
 
 def test_the_help_of_fit_begins_with_what_is_basic(run, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(cli.app, "_console", Console(width=100))
     said = run("fit", "--help")[1]
     places = [said.index(f"─ {title} ─") for title in GROUPS if title != "Predictions"]
     assert places == sorted(places)
