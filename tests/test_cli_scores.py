@@ -84,9 +84,9 @@ def test_compare_writes_a_page(run, source, tmp_path):
     assert status == 0
     assert "tt:steps=5, map: held-out macro-F1" in error
     table = pd.read_csv(io.StringIO(said), sep="\t")
-    assert set(zip(table["method"], table["space"], strict=True)) == {
-        (method, space) for method in ("pca2", "tt:steps=5") for space in ("map", "metric")
-    }
+    assert [*zip(table["method"], table["space"], strict=True)] == [
+        ("pca2", "map"), ("tt:steps=5", "map"), ("tt:steps=5", "metric"),
+    ]  # fmt: skip
     assert page.read_text().lower().startswith("<!doctype html>")
     assert {path.name for path in tmp_path.iterdir()} == {"cells.h5ad", "report.html"}
 

@@ -122,7 +122,7 @@ def test_a_table_in_a_pipe_is_whole(capsys):
     found = pd.read_csv(io.StringIO(said.out), sep="\t")
     pd.testing.assert_frame_equal(found, main_scores(table, ["method", "space"], evaluation.scores.MAIN))
     assert [*found.columns[:5]] == ["method", "space", "knn_macro_f1", "knn_macro_f1_sd", "knn_macro_f1_permuted"]
-    assert "knn_macro_f1_sd" not in main_scores(scores(1), ["space"], ["knn_macro_f1"])
+    assert "knn_macro_f1_sd" not in main_scores(scores(1), ["method", "space"], ["knn_macro_f1"])
 
 
 def test_long_sentences_are_wrapped_in_a_terminal_alone(terminal, capsys):
