@@ -84,7 +84,10 @@ def test_compare_writes_a_page(run, source, tmp_path):
     status, said, error = run("compare", source, "--label", "kind", "--out", page, *QUICK)
     assert status == 0
     assert "tripletomics (steps=5), map: held-out macro-F1" in error
-    assert [line.split("\t")[0] for line in said.splitlines()] == ["method", "pca2", *["tt:steps=5"] * 2]
+    table = pd.read_csv(io.StringIO(said), sep="\t")
+    assert [*zip(table["method"], table["space"], strict=True)] == [
+        ("pca2", "map"), ("tt:steps=5", "map"), ("tt:steps=5", "metric"),
+    ]  # fmt: skip
     assert page.read_text().lower().startswith("<!doctype html>")
     top = html.unescape(page.read_text().split("</header>")[0])
     assert "<title>cells.h5ad: maps by kind, " in top

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 from samples import make_cells
 
 import tripletomics as tt
@@ -121,7 +122,7 @@ def test_a_table_in_a_pipe_is_whole(capsys):
     found = pd.read_csv(io.StringIO(said.out), sep="\t")
     pd.testing.assert_frame_equal(found, main_scores(table, ["method", "space"], evaluation.scores.MAIN))
     assert [*found.columns[:5]] == ["method", "space", "knn_macro_f1", "knn_macro_f1_sd", "knn_macro_f1_permuted"]
-    assert "knn_macro_f1_sd" not in main_scores(scores(1), ["space"], ["knn_macro_f1"])
+    assert "knn_macro_f1_sd" not in main_scores(scores(1), ["method", "space"], ["knn_macro_f1"])
 
 
 def test_long_sentences_are_wrapped_in_a_terminal_alone(terminal, capsys):
@@ -155,7 +156,7 @@ def test_in_a_pseudo_terminal(folder, in_pty, monkeypatch, columns, colour):
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("columns", [80, 120])
 def test_help_fits_and_has_groups_and_examples(run, monkeypatch, command, columns):
-    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(cli.app, "_console", Console(width=columns))  # it keeps the first one
     status, said, _ = run(command, "--help")
     assert status == 0
     assert max(map(cell_len, said.splitlines())) <= columns
@@ -167,7 +168,7 @@ def test_help_fits_and_has_groups_and_examples(run, monkeypatch, command, column
 
 
 def test_the_help_of_fit_begins_with_what_is_basic(run, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(cli.app, "_console", Console(width=100))
     said = run("fit", "--help")[1]
     places = [said.index(f"─ {title} ─") for title in GROUPS if title != "Predictions"]
     assert places == sorted(places)

@@ -151,9 +151,8 @@ def print_scores(table: pd.DataFrame, by: Sequence[str]) -> None:
 def main_scores(table: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """Return the numbers of the table of scores: of held-out cells, their sd over seeds, and the permuted ones."""
     rows = table[(table["type"] == "") & (table["space"] != "") & table["metric"].isin(metrics)]
-    wide = rows.pivot_table(
-        index=list(by), columns=["metric", "split"], values=["value", "sd"], sort=False, dropna=False
-    )
+    cells = rows.set_index([*by, "metric", "split"])[["value", "sd"]]
+    wide = cells.unstack(["metric", "split"], sort=False)
     parts = {"": ("value", "held-out"), "_sd": ("sd", "held-out"), "_permuted": ("value", "permuted")}
     keys = {f"{name}{end}": (column, name, split) for name in metrics for end, (column, split) in parts.items()}
     found = {name: key for name, key in keys.items() if key in wide and wide[key].notna().any()}
