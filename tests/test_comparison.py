@@ -389,7 +389,10 @@ def test_a_file_is_no_folder(ask, tmp_path):
 
 
 def test_the_figure_is_that_of_the_maps(ask):
-    figure = ask(["tt:steps=10", "pca2", "pca50"], seeds=1).plot(width=3.5)
+    result = ask(["tt:steps=10", "pca2", "pca50"], seeds=1)
+    with pytest.raises(ValueError, match=r"ends in \.pgn, which is no format of figures"):
+        result.plot(save="figure.pgn")
+    figure = result.plot(width=3.5, return_fig=True)
     assert figure.get_figwidth() == 3.5
     assert sum("held-out F1" in text.get_text() for text in figure.findobj(match=lambda a: hasattr(a, "get_text"))) >= 2
 

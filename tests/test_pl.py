@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
 from tripletomics import metrics, pl
-from tripletomics.pl.palette import PALETTE, colours
+from tripletomics.pl.palette import PALETTE, RAMP, colours
 from tripletomics.pl.style import GREY, style_of
 
 HISTORY = {
@@ -68,37 +68,42 @@ def test_each_cell_is_drawn_once_in_its_layer_and_held_out_cells_lie_on_top():
     assert drawn["unlabelled"].get_zorder() < drawn["train"].get_zorder() < drawn["held-out"].get_zorder()
 
 
-def test_distortion_darkens_each_cell_by_its_own():
+def test_distortion_is_a_map_of_its_own_in_one_scale_next_to_pure_colours():
     adata = cells(types=1)
     adata.obsm["X_tt"][7] = np.nan
     with pytest.warns(UserWarning, match="no finite coordinates"):
-        ax = pl.embedding(adata, "cell_type", distortion=True)
+        plain, ax = pl.embedding(adata, "cell_type", distortion=True)
     there = np.arange(300) != 7
     adata = adata[there].copy()
     train = (adata.obs["tt_split"] == "train").to_numpy()
     wanted = np.minimum(metrics.distortion(adata.obsm["X_tt"], adata.obsm["X_pca"], train), 1)
-    plain = layers(pl.embedding(adata, "cell_type"))
+    alone = layers(pl.embedding(adata, "cell_type"))
     for label, mask in (("train", train), ("held-out", ~train)):
+        np.testing.assert_array_equal(layers(plain)[label].get_facecolor(), alone[label].get_facecolor())
         found = layers(ax)[label]
-        light = {tuple(place): 1 - dark for place, dark in zip(adata.obsm["X_tt"][mask], wanted[mask], strict=True)}
-        expected = [light[tuple(place)] * plain[label].get_facecolor()[0, :3] for place in found.get_offsets()]
-        np.testing.assert_allclose(found.get_facecolor()[:, :3], expected, atol=1e-6)
-    assert any(bar.get_title(loc="left") == "distortion" for bar in ax.child_axes)
+        value = {tuple(place): dark for place, dark in zip(adata.obsm["X_tt"][mask], wanted[mask], strict=True)}
+        expected = RAMP([value[tuple(place)] for place in found.get_offsets()])
+        np.testing.assert_allclose(found.get_facecolor(), expected, atol=1e-6)
+    (bar,) = ax.child_axes
+    assert [text.get_text() for text in bar.get_yticklabels()] == ["as in\nthe data", "chance"]
+    assert [one.get_title(loc="left") for one in (plain, ax)] == ["cell_type", "distortion"]
+    assert pl.embedding(adata, distortion=True).get_title(loc="left") == "distortion"  # one map: one Axes
 
 
-def shades(adata, **more):
-    plain, dark = (layers(pl.embedding(adata, distortion=d, split=None, **more))["cells"] for d in (False, True))
-    return (dark.get_facecolor()[:, :3] / plain.get_facecolor()[:, :3].clip(1e-9)).mean(axis=1)
+def drawn_distortion(adata, **more):
+    found = layers(pl.embedding(adata, distortion=True, split=None, **more))["cells"].get_facecolor()[:, :3]
+    steps = RAMP(np.linspace(0, 1, 256))[:, :3]
+    return np.linalg.norm(found[:, None] - steps, axis=2).argmin(axis=1) / 255
 
 
 def test_distortion_is_against_the_components_of_the_fit_and_needs_some():
     adata = cells(dim=3)
     adata.obsm["X_tt_pca"] = adata.obsm["X_tt"].copy()
-    np.testing.assert_allclose(shades(adata), 1)
-    assert shades(adata, basis="X_umap").mean() < 0.2
-    assert shades(adata, basis="X_pca").min() < 0.5  # of the two that are drawn
+    np.testing.assert_allclose(drawn_distortion(adata), 0)
+    assert drawn_distortion(adata, basis="X_umap").mean() > 0.8
+    assert drawn_distortion(adata, basis="X_pca").max() > 0.5  # of the two that are drawn
     adata.obsm["X_b_pca"] = adata.obsm["X_b_metric"] = adata.obsm["X_umap"]
-    np.testing.assert_allclose(shades(adata, basis="X_b_metric"), 1)
+    np.testing.assert_allclose(drawn_distortion(adata, basis="X_b_metric"), 0)
     for key in ("X_tt_pca", "X_pca"):
         del adata.obsm[key]
     with pytest.raises(KeyError, match=r"which tt.fit writes, or .*X_pca.* of sc.pp.pca"):
@@ -108,7 +113,7 @@ def test_distortion_is_against_the_components_of_the_fit_and_needs_some():
 def test_distortion_of_every_basis_is_among_the_training_cells():
     adata = cells()
     adata.obsm["X_umap"] = adata.obsm["X_tt"]
-    np.testing.assert_array_equal(shades(adata), shades(adata, basis="X_umap"))
+    np.testing.assert_array_equal(drawn_distortion(adata), drawn_distortion(adata, basis="X_umap"))
     adata.obs["tt_split"] = ["train"] * 16 + ["held-out"] * 284
     with pytest.raises(
         ValueError, match="needs 17 or more cells to seek neighbours among, and 16 training cells of 300"
@@ -116,8 +121,8 @@ def test_distortion_of_every_basis_is_among_the_training_cells():
         pl.embedding(adata, distortion=True)
 
 
-def test_the_legend_and_the_scales_stand_apart():
-    ax = pl.embedding(cells(), "depth", distortion=True)
+def test_the_legend_and_the_scale_stand_apart():
+    ax = pl.embedding(cells(), "depth")
     ax.figure.draw_without_rendering()
     boxes = [ax.get_legend().get_window_extent(), *(bar.get_tightbbox() for bar in ax.child_axes)]
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
@@ -165,7 +170,7 @@ def test_names_that_mean_unlabelled_are_grey(word):
 @pytest.mark.parametrize("color", ["depth", "CD4"])
 def test_numbers_and_genes_get_a_scale_and_keep_their_colour_in_training_cells(color):
     adata = cells()
-    ax = pl.embedding(adata, color, palette="viridis")
+    ax = pl.embedding(adata, color, cmap="viridis")
     values = adata.obs["depth"].to_numpy() if color == "depth" else adata.X[:, 1]
     train = layers(ax)["train"]
     by_place = {tuple(p.round(9)): v for p, v in zip(adata.obsm["X_tt"], values, strict=True)}
@@ -224,7 +229,7 @@ def test_equal_aspect_square_no_ticks_short_labels():
     assert ax.get_aspect() == 1
     assert np.ptp(ax.get_xlim()) == pytest.approx(np.ptp(ax.get_ylim()))
     assert len(ax.get_xticks()) == len(ax.get_yticks()) == 0
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("tripletomics 1", "tripletomics 2")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("tripletomics map 1", "tripletomics map 2")
     assert ax.get_title(loc="left") == "cell_type"
     assert pl.embedding(cells(), "cell_type", title="PBMC").get_title(loc="left") == "PBMC"
 
@@ -232,7 +237,7 @@ def test_equal_aspect_square_no_ticks_short_labels():
 def test_three_dimensions():
     ax = pl.embedding(cells(dim=3, types=12), "cell_type")
     assert ax.name == "3d"
-    assert ax.get_zlabel() == "tripletomics 3"
+    assert ax.get_zlabel() == "tripletomics map 3"
     assert set(layers(ax)) == {"train", "held-out"}
     assert len(numbers(ax)) == 12
     with pytest.raises(ValueError, match=r"has 3 dimensions: pass an ax made with projection='3d'"):
@@ -254,17 +259,19 @@ def test_the_legend_stays_inside_the_figure_and_off_the_map(types, own):
 
 
 @pytest.mark.parametrize(("types", "name"), [(41, "type {}"), (30, "a rather long name of a type {}")])
-def test_where_names_do_not_fit_each_type_has_a_number_on_the_map_that_the_legend_explains(types, name):
-    ax = pl.embedding(cells(1000, types, name=name), "cell_type", ax=plt.subplots(figsize=(3.5, 3.5))[1])
-    assert [text.get_text() for text in numbers(ax)] == [str(i + 1) for i in range(types)]
+def test_where_names_do_not_fit_each_type_has_a_letter_on_the_map_that_the_legend_explains(types, name):
+    ax = plt.subplots(figsize=(5, 4), layout="constrained")[1]
+    pl.embedding(cells(1000, types, name=name), "cell_type", ax=ax)
+    letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"a{letter}" for letter in "abcdefghijklmno")][:types]
+    assert [text.get_text() for text in numbers(ax)] == letters  # numbers could be taken for those in the names
     entries = [text.replace("\u2007", "").split("  ") for text in legend_texts(ax.get_legend())[:types]]
-    assert entries == [[str(i + 1), name.format(i)] for i in range(types)]
+    assert entries == [[letter, name.format(i)] for i, letter in enumerate(letters)]
     assert not [text for text in ax.texts if text.get_gid() == "type"]
     assert len(set(pl.PALETTE)) == 30
 
 
 def test_numbers_do_not_overlap_even_when_the_types_do():
-    adata = cells(3000, 30)
+    adata = cells(3000, 41)  # from here on they do not stand next to their cells
     adata.obsm["X_tt"] = np.random.default_rng(1).normal(size=(3000, 2))
     ax = pl.compare(adata, "cell_type", bases=["X_tt"]).axes[0]
     ax.figure.canvas.draw()
@@ -276,19 +283,19 @@ def test_numbers_do_not_overlap_even_when_the_types_do():
 
 
 def test_a_number_sits_where_its_type_is_densest():
-    adata = cells(1000, 10)
+    adata = cells(4100, 41)
     rng = np.random.default_rng(0)
     first = (adata.obs["cell_type"] == "type 0").to_numpy()
-    adata.obsm["X_tt"] = rng.normal(50, 5, size=(1000, 2))
+    adata.obsm["X_tt"] = rng.normal(50, 5, size=(4100, 2))
     adata.obsm["X_tt"][first] = np.r_[rng.normal(size=(60, 2)), rng.normal(100, 1, size=(40, 2))]
     text = numbers(pl.compare(adata, "cell_type", bases=["X_tt"]).axes[0])[0]
-    assert text.get_text() == "1"
+    assert text.get_text() == "a"
     assert np.linalg.norm(text.get_position()) < 5
 
 
 def test_few_types_have_no_numbers_and_a_map_may_have_no_legend():
     assert not numbers(pl.embedding(cells(types=8), "cell_type"))
-    ax = pl.embedding(cells(types=9), "cell_type", legend=False)
+    ax = pl.embedding(cells(types=9), "cell_type", legend_loc=None)
     assert ax.get_legend() is None
     assert not numbers(ax)
 
@@ -328,10 +335,11 @@ def test_nothing_global_and_nothing_in_adata_changes(tmp_path):
     before, settings = adata.copy(), dict(mpl.rcParams)
     pl.embedding(adata, "CD4")
     pl.embedding(adata, "depth", basis="X_pca")
+    pl.embedding(adata[:200], "cell_type")  # a view is not copied
     pl.save(pl.compare(adata, "cell_type"), tmp_path / "b.pdf")
     assert dict(mpl.rcParams) == settings
     pd.testing.assert_frame_equal(adata.obs, before.obs)
-    assert list(adata.uns) == []
+    assert list(adata.uns) == []  # no colours of types were chosen
     assert list(adata.obsm) == list(before.obsm)
     for key in adata.obsm:
         np.testing.assert_array_equal(adata.obsm[key], before.obsm[key])
@@ -354,9 +362,11 @@ def test_cells_without_finite_coordinates_are_left_out_and_counted():
 # Compare --------------------------------------------------------------------------------------------------------------
 
 
-def test_compare_draws_the_same_cells_with_the_same_colours_in_square_equal_panels():
-    adata = cells(types=12)
+@pytest.mark.parametrize("name", ["type {}", "a type of a long and longer name {}"])
+def test_compare_draws_the_same_cells_with_the_same_colours_in_square_equal_panels(name):
+    adata = cells(types=12, name=name)
     figure = pl.compare(adata, "cell_type", scores={"X_tt": "F1 0.91"})
+    names = [name.format(i) for i in range(12)] if name == "type {}" else [str(i + 1) for i in range(12)]
     assert [ax.get_title() for ax in figure.axes] == ["tripletomics", "UMAP", "PCA"]
     assert figure.get_figwidth() == 7.1
     figure.canvas.draw()
@@ -369,10 +379,10 @@ def test_compare_draws_the_same_cells_with_the_same_colours_in_square_equal_pane
         np.testing.assert_array_equal(
             layers(ax)["held-out"].get_facecolors(), layers(figure.axes[0])["held-out"].get_facecolors()
         )
-        assert len(numbers(ax)) == 12
+        assert sorted(text.get_text() for text in ax.texts if text.get_gid() == "type") == sorted(names)
         assert ax.get_legend() is None
     (legend,) = figure.legends
-    assert len(legend_texts(legend)) == 14
+    assert len(legend_texts(legend)) == (2 if names[0] == "type 0" else 14)
     extent = legend.get_window_extent()
     assert extent.y1 < boxes[0, 1]
     assert extent.y0 >= 0
@@ -409,8 +419,10 @@ def test_history_shows_loss_and_held_out_f1_of_each_stage():
     assert [panel.get_ylabel() for panel in panels] == ["loss", "held-out macro-F1", "", ""]
     np.testing.assert_array_equal(panels[0].lines[0].get_ydata(), HISTORY["metric"]["loss"])
     np.testing.assert_array_equal(panels[1].lines[0].get_ydata(), HISTORY["metric"]["held_out_f1"])
-    assert [text.get_text() for text in panels[1].texts] == ["last: 0.90"]
+    assert [text.get_text() for text in panels[1].texts] == ["held-out 0.90"]
     assert [text.get_text() for text in panels[3].texts] == ["not measured"]
+    panels = pl.history(SimpleNamespace(history=HISTORY, scores={"held-out": {"metric": 0.87}})).child_axes
+    assert [text.get_text() for text in panels[1].texts] == ["held-out 0.87"]  # as in the summary
 
 
 def test_history_leaves_out_steps_where_f1_was_not_measured_and_takes_an_ax():
@@ -442,13 +454,26 @@ def test_history_leaves_out_steps_where_f1_was_not_measured_and_takes_an_ax():
         ({"split": "cell_type"}, ValueError, r"split='cell_type' holds type 0, .*; allowed are 'train' and 'held-out'"),
         ({"color": "cell_type", "palette": ["red"]}, ValueError, r"palette has 1 colours for 4 types"),
         ({"color": "cell_type", "palette": {"type 1": "red"}}, ValueError, r"palette has no colour for 'type 0'"),
-        ({"color": "cell_type", "palette": "viridis"}, ValueError, r"holds types: pass a list or a dict"),
-        ({"color": "depth", "palette": ["red"]}, ValueError, r"palette=\['red'\] is not a matplotlib colormap"),
+        ({"color": "cell_type", "palette": "tab21"}, ValueError, r"palette='tab21' is not known. Did you mean 'tab20'"),
+        ({"color": "cell_type", "palette": ["red"] * 3 + ["rde"]}, ValueError, r"'rde', which is not a colour"),
+        ({"color": "depth", "palette": "viridis"}, ValueError, r"color='depth' holds numbers: pass .* as cmap="),
+        ({"color": "cell_type", "cmap": "viridis"}, ValueError, r"color='cell_type' holds types: pass .* as palette="),
+        ({"color": "cell_type", "vmax": 3}, ValueError, r"vmax=3 is for numbers"),
+        ({"color": "depth", "cmap": "viridiss"}, ValueError, r"holds numbers. Did you mean 'viridis'\?"),
+        ({"color": "depth", "vmin": "q9"}, ValueError, r"vmin='q9' is not a number or a percentile, such as 'p99'"),
+        ({"color": "depth", "vmin": 2, "vmax": 1}, ValueError, r"vmin=2 is above vmax=1"),
+        ({"color": ["cell_type", "CD5"]}, KeyError, r"color='CD5' is neither .* Did you mean 'CD4'\?"),
+        ({"color": []}, ValueError, r"color=\[\] names nothing to draw"),
+        ({"color": "cell_type", "groups": ["type 1", "type1"]}, ValueError, r"'type1', .* Did you mean 'type 1'\?"),
+        ({"color": "depth", "groups": "type 1"}, ValueError, r"groups has 'type 1', which is no type .* Types: none"),
         (
-            {"color": "depth", "palette": "viridiss"},
+            {"legend_loc": "right side"},
             ValueError,
-            r"color='depth' holds numbers. Did you mean 'viridis'\?",
+            r"legend_loc='right side' is not known. Did you mean 'right margin'\?",
         ),
+        ({"ncols": 0}, ValueError, r"ncols=0 is not the number of maps in a row"),
+        ({"color": ["depth", "CD4"], "title": "one"}, ValueError, r"title has 1 texts for 2 colours"),
+        ({"color": "CD4", "use_raw": True}, ValueError, r"use_raw=True .* adata.raw is empty"),
     ],
 )
 def test_errors_say_what_was_given_and_what_is_there_and_draw_nothing(settings, error, message):
@@ -473,6 +498,8 @@ def test_errors_about_the_data():
     del adata.obsm["X_tt"]
     with pytest.raises(KeyError, match=r"basis='X_tt' is not in adata.obsm. tt.fit writes it. Present: "):
         pl.embedding(adata)
+    with pytest.raises(ValueError, match=r"palette='magma' is for types, and color='depth' holds numbers: .* as cmap="):
+        pl.compare(adata, "depth", bases=["X_pca"], palette="magma")
     with pytest.raises(ValueError, match="No bases to compare"):
         pl.compare(adata, "cell_type", bases=[])
     with pytest.raises(TypeError, match="adata must be an AnnData, not str"):

@@ -211,9 +211,9 @@ def test_compare_and_three_dimensions_number_the_types_in_the_order_of_the_legen
     adata.obsm["X_umap"] = adata.obsm["X_tt"].copy()
     figure = pl.compare(adata, "cell_type")
     lines = [text.get_text().replace("\u2007", "") for text in figure.legends[0].get_texts()]
-    assert lines[:3] == ["1  blood (no finer label)", "2  \u2003blood 0", "3  \u2003blood 1"]
-    numbers = [text.get_text() for text in figure.axes[0].texts if text.get_gid() == "number"]
-    assert numbers == [str(i + 1) for i in range(15)]
+    assert lines[:3] == ["a  blood (no finer label)", "b  \u2003blood 0", "c  \u2003blood 1"]
+    marks = [text.get_text() for text in figure.axes[0].texts if text.get_gid() == "type"]
+    assert sorted(marks) == [*"abcdefghijklmno"]
     adata.obsm["X_3d"] = np.random.default_rng(0).normal(size=(900, 3))
     ax = pl.embedding(adata, "cell_type", basis="X_3d")
     assert len([text for text in ax.texts if text.get_gid() == "number"]) == 15
@@ -236,8 +236,8 @@ def test_new_cells_with_names_of_all_levels_are_drawn_on_the_map_of_the_referenc
     colors = shades(tree, [*tree.names], {})
     for bar, name in zip(figure.axes[1].patches, bars[:2], strict=False):
         np.testing.assert_allclose(bar.get_facecolor()[:3], colors[name])
-    narrow = pl.mapping(adata, model, width=2)  # a name that has no place on the map has no number
-    assert [label.get_text() for label in narrow.axes[1].get_yticklabels()] == ["9  skin 0", "brain", "unassigned"]
+    narrow = pl.mapping(adata, model, width=1)  # a name that has no place on the map has no number
+    assert [label.get_text() for label in narrow.axes[1].get_yticklabels()] == ["i  skin 0", "brain", "unassigned"]
 
 
 def test_a_name_stands_at_the_largest_piece_of_its_cells_though_a_small_one_is_denser():

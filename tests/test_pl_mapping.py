@@ -10,7 +10,10 @@ from matplotlib.colors import to_rgb
 
 import tripletomics as tt
 from tripletomics import pl
+from tripletomics.pl.new_cells import CROSS
 from tripletomics.pl.style import GREY
+
+FOUND = "1,950 of 2,000 genes found, with 98 % of their influence on the map"
 
 
 def pair(n=200, types=3, dim=2, left=20, name="type {}", spread=10, landmarks=300):
@@ -94,7 +97,7 @@ def test_composition_counts_the_cells_with_the_unassigned_last():
     _, panel = pl.mapping(adata, model).axes
     counts = adata.obs["tt_label"].value_counts()
     found = composition(panel)
-    assert found[-1] == ("unassigned", 20, (1, 1, 1), "20", "10.0 %")
+    assert found[-1] == ("unassigned", 20, to_rgb(CROSS), "20", "10.0 %")
     assert [row[1] for row in found[:-1]] == sorted((row[1] for row in found[:-1]), reverse=True)
     for name, n, color, words, share in found[:-1]:
         assert n == counts[name] > 0
@@ -110,7 +113,9 @@ def test_the_line_above_and_the_notes_below():
     adata.uns["tt_mapping"]["notes"] = np.array(["Fewer counts than in training.", "z-scored?"], dtype=object)
     figure = pl.mapping(adata, model)
     lines = texts(figure, "note")
-    assert lines[0] == "1,234 cells; 1,950 of 2,000 genes found (98 % of the weight); 61 cells unassigned (4.9 %)"
+    assert lines[0] == f"1,234 cells; {FOUND}; 61 cells unassigned (4.9 %)"
+    adata.uns["tt_mapping"]["missing"] = 0
+    assert texts(pl.mapping(adata, model), "note")[0].startswith("1,234 cells; all 1,950 genes of the model found; 61")
     assert lines[-2:] == ["Fewer counts than in training.", "z-scored?"]
     assert texts(figure, "title") == ["New cells on the reference map"]
     assert texts(pl.mapping(adata, model, title="Lung"), "title") == ["Lung"]
@@ -120,10 +125,22 @@ def test_the_line_above_and_the_notes_below():
 @pytest.mark.parametrize(
     ("n", "left", "wanted"),
     [
-        (1, 0, "1 cell; 1,950 of 2,000 genes found (98 % of the weight); no cell unassigned"),
-        (1, 1, "1 cell; 1,950 of 2,000 genes found (98 % of the weight); 1 cell unassigned (100.0 %)"),
-        (50, 50, "50 cells; 1,950 of 2,000 genes found (98 % of the weight); 50 cells unassigned (100.0 %)"),
-        (3000, 1, "3,000 cells; 1,950 of 2,000 genes found (98 % of the weight); 1 cell unassigned (<0.1 %)"),
+        (1, 0, f"1 cell; {FOUND}; no cell unassigned"),
+        (
+            1,
+            1,
+            f"1 cell; {FOUND}; 1 cell unassigned (100.0 %)",
+        ),
+        (
+            50,
+            50,
+            f"50 cells; {FOUND}; 50 cells unassigned (100.0 %)",
+        ),
+        (
+            3000,
+            1,
+            f"3,000 cells; {FOUND}; 1 cell unassigned (<0.1 %)",
+        ),
     ],
 )
 def test_one_cell_all_cells_unassigned_or_none(n, left, wanted):
@@ -170,8 +187,7 @@ def test_a_new_cell_far_from_all_others_is_drawn_at_the_edge_and_counted():
 def test_where_names_do_not_fit_types_are_numbered():
     adata, model = pair(types=26, n=500, name="a rather long name of a type {}")
     figure = pl.mapping(adata, model, width=5)
-    assert texts(figure.axes[0], "number") == [str(i + 1) for i in range(26)]
-    assert not texts(figure.axes[0], "type")
+    assert sorted(map(int, texts(figure.axes[0], "type"))) == [*range(1, 27)]
     for name, *_ in composition(figure.axes[1])[:-1]:
         number, words = name.split("  ")
         assert words == model.types[int(number) - 1]
@@ -191,6 +207,29 @@ def test_all_words_are_inside_the_page_and_apart(types, width):
         assert box.x1 <= figure.bbox.x1 + 1
         assert box.y1 <= figure.bbox.y1 + 1
     assert not any(one.shrunk(0.98, 0.9).overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+
+
+def test_new_cells_may_have_the_colours_of_another_column_or_of_numbers():
+    adata, model = pair()
+    adata.obs["donor"] = pd.Categorical(np.where(np.arange(200) < 100, "one", "two"))
+    adata.obs["depth"] = np.linspace(0, 1, 200)
+    figure = pl.mapping(adata, model, color="donor", palette={"one": "red", "two": "blue"})
+    shown = colors(layers(figure.axes[0])["new cells"])
+    red = {key(place) for place in adata.obsm["X_tt"][:100]}
+    assert all((rgb == to_rgb("red")) == (place in red) for place, rgb in shown.items())
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["one", "two"]
+    assert len({row[2] for row in composition(figure.axes[1])}) == 2  # grey, and that of the unassigned
+    figure = pl.mapping(adata, model, color="depth")
+    assert figure.axes[1].child_axes[0].get_ylabel() == "depth"
+    with pytest.raises(KeyError, match=r"color='donr' is neither .* Did you mean 'donor'\?"):
+        pl.mapping(adata, model, color="donr")
+
+
+@pytest.mark.parametrize("width", [3.5, 7.1])
+def test_in_a_column_the_bars_are_below_the_map(width):
+    ax, panel = (ax.get_position() for ax in pl.mapping(*pair(), width=width).axes)
+    assert (panel.y1 < ax.y0) == (width == 3.5)
+    assert (panel.x0 > ax.x1) == (width == 7.1)
 
 
 def test_three_dimensions():

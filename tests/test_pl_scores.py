@@ -60,7 +60,7 @@ def cells(n=400, types=4, bases=("X_pca2", "X_lda", "X_tt"), spread=1.0):
 
 
 def markers(ax):
-    """Place and half the bar of each marker, by "method space"."""
+    """Place and half the bar of each marker, by "method space" or "permuted method space"."""
     found = {}
     for marker in ax.containers:
         line, _, bars = marker.lines
@@ -68,6 +68,11 @@ def markers(ax):
         half = np.nan if bar is None else (bar[1, 0] - bar[0, 0]) / 2
         found[marker.get_label()] = (line.get_xdata()[0], half)
     return found
+
+
+def held_out(ax):
+    """The markers of held-out scores."""
+    return [marker for marker in ax.containers if not marker.get_label().startswith("permuted")]
 
 
 def words(figure_or_ax):
@@ -88,44 +93,64 @@ def inside(figure):
 # Scores ---------------------------------------------------------------------------------------------------------------
 
 
-def test_markers_are_held_out_minus_null_and_bars_both_sd_together():
+def test_markers_and_numbers_are_the_same_held_out_score_next_to_the_permuted_one():
     ax = pl.scores(table()).axes[0]
     found = markers(ax)
-    assert set(found) == {f"{method} {space}" for method, space in F1}
+    assert set(found) == {f"{split}{method} {space}" for method, space in F1 for split in ("", "permuted ")}
     for (method, space), value in F1.items():
-        np.testing.assert_allclose(found[f"{method} {space}"], (value - 0.1, 0.05))
-    assert ax.get_xlabel() == "held-out − permuted"
-    shown = [text.get_text() for text in ax.texts if text.get_gid() == "held-out"]
-    assert shown == ["0.80", "0.95", "0.60", "0.90", "0.50"]
+        np.testing.assert_allclose(found[f"{method} {space}"], (value, 0.03))
+        np.testing.assert_allclose(found[f"permuted {method} {space}"], (0.1, 0.04))
+    shown = [float(text.get_text()) for text in ax.texts if text.get_gid() == "held-out"]
+    np.testing.assert_allclose(shown, [found[marker.get_label()][0] for marker in held_out(ax)])
+
+
+def test_a_score_within_two_sd_of_the_permuted_one_is_grey():
+    figure = pl.scores(table({("tt", "map"): 0.21, ("lda", "map"): 0.19, ("pca2", "map"): 0.05}))  # both sd: 0.05
+    colors = {marker.get_label(): to_hex(marker.lines[0].get_color()) for marker in held_out(figure.axes[0])}
+    assert colors == {"tt map": pl.PALETTE[0], "lda map": SILENT_GREY, "pca2 map": SILENT_GREY}
+    assert "Grey: no better than permuted" in words(figure)
+    (ax,) = pl.scores(table({("tt", "map"): 0.11}, metrics=("knn_macro_f1",), sd=np.nan, seeds=1)).axes
+    assert to_hex(held_out(ax)[0].lines[0].get_color()) == pl.PALETTE[0]
+
+
+def test_settings_of_the_dial_stay_together_in_their_order():
+    f1 = {("tt:structure=0.5", "map"): 0.9, ("umap", "map"): 0.8, ("tt:structure=1", "map"): 0.7}
+    ax = pl.scores(table(f1 | {("tt:structure=0,steps=9", "map"): 0.85, ("tt:structure=0", "map"): 0.6})).axes[0]
+    names = [f"tripletomics (structure={setting})" for setting in ("0", "0.5", "1", "0, steps=9")]
+    assert labels_of(ax) == [*names, "UMAP"]
 
 
 def test_where_less_is_better_the_direction_flips():
     figure = pl.scores(table(metrics=("ece",)))
     (ax,) = figure.axes
-    np.testing.assert_allclose(markers(ax)["pca2 map"], (0.1 - 0.5, 0.05))
-    assert ax.get_xlabel() == "permuted − held-out"
-    assert "lower is better" in words(ax)
-    assert "permuted minus held-out score where lower is better" in words(figure)
-    assert "where lower is better" not in words(pl.scores(table(metrics=("nmi",))))
+    np.testing.assert_allclose(markers(ax)["pca2 map"], (0.5, 0.03))
+    assert ax.get_xlabel() == "lower is better →"
+    assert ax.get_xlim()[0] > ax.get_xlim()[1]
+    assert "lower is better" not in words(pl.scores(table(metrics=("nmi",))))
 
 
-def test_the_line_at_zero_is_always_seen():
+def test_a_scale_holds_all_scores_with_their_bars_and_is_not_short():
     for f1 in (F1, {("tt", "map"): 0.1001}, {("tt", "map"): 0.02}):
         (ax,) = pl.scores(table(f1, metrics=("knn_macro_f1",))).axes
-        assert [line.get_xdata()[0] for line in ax.lines if line.get_label() == "permuted"] == [0]
-        ax.figure.draw_without_rendering()
-        ticks = dict(zip((t.get_text() for t in ax.get_xticklabels()), ax.get_xticks(), strict=True))
-        assert ticks["0"] == 0
         low, high = ax.get_xlim()
-        assert low < 0
-        assert high >= 0.25  # a gain of 0.0001 does not fill the panel
+        assert all(low < x - half < x + half < high for x, half in markers(ax).values())
+        assert high - low >= 0.25  # a gain of 0.0001 does not fill the panel
+
+
+def test_titles_have_three_lines_at_most():
+    metrics = ("knn_macro_f1", "knn_recall_within_types", "centroid_spearman")
+    for width in (3.5, 7.1):
+        figure = pl.scores(table(metrics=metrics), width=width)
+        titles = [text for ax in figure.axes for text in ax.texts if text.get_gid() == "title"]
+        assert max(text.get_text().count("\n") for text in titles) <= 2
+        assert "Recall of 30 neighbours within types: minus chance." in words(figure)
 
 
 def test_rows_are_the_same_in_every_panel_best_first_by_the_first_metric_and_silent_ones_last():
     axes = pl.scores(table(), metrics=METRICS_DRAWN).axes
     assert labels_of(axes[0]) == ["tripletomics", "LDA", "PCA"]
     assert [labels_of(ax) for ax in axes[1:]] == [[], []]
-    heights = [[marker.lines[0].get_ydata()[0] for marker in ax.containers] for ax in axes]
+    heights = [[marker.lines[0].get_ydata()[0] for marker in held_out(ax)] for ax in axes]
     assert heights[0] == heights[1] == heights[2] == sorted(heights[0])
     assert axes[0].get_ylim()[0] > axes[0].get_ylim()[1]
     lower = pl.scores(table(), metrics=["ece", "knn_macro_f1"]).axes[0]
@@ -135,12 +160,13 @@ def test_rows_are_the_same_in_every_panel_best_first_by_the_first_metric_and_sil
 
 def test_maps_are_filled_and_metric_spaces_open_and_the_legend_says_so():
     figure = pl.scores(table(), metrics=METRICS_DRAWN)
-    for marker in figure.axes[0].containers:
+    for marker in held_out(figure.axes[0]):
         face = marker.lines[0].get_markerfacecolor()
         assert to_hex(face) == ("#ffffff" if marker.get_label().endswith("metric") else pl.PALETTE[0])
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["map", "metric space"]
-    assert not pl.scores(table({("umap", "map"): 0.8})).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["held-out, map", "held-out, metric space", "permuted"]
+    (legend,) = pl.scores(table({("umap", "map"): 0.8})).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["held-out", "permuted"]
 
 
 def test_a_method_without_signal_is_grey_and_says_so():
@@ -149,9 +175,9 @@ def test_a_method_without_signal_is_grey_and_says_so():
     by_label = dict(zip(labels_of(ax), ax.get_yticklabels(), strict=True))
     assert by_label["PCA: no signal"].get_color() == ALARM
     assert by_label["LDA"].get_color() != ALARM
-    colors = {marker.get_label(): to_hex(marker.lines[0].get_color()) for marker in ax.containers}
+    colors = {marker.get_label(): to_hex(marker.lines[0].get_color()) for marker in held_out(ax)}
     assert colors == dict.fromkeys(colors, pl.PALETTE[0]) | {"pca2 map": SILENT_GREY}
-    assert "Grey, no signal" in words(figure)
+    assert "No signal: held-out cells are named no better" in words(figure)
     assert "no signal" not in words(pl.scores(table(), metrics=METRICS_DRAWN))
 
 
@@ -185,8 +211,8 @@ def test_what_was_not_measured_is_said():
     assert not axes[1].containers
     assert words(axes[2]).count("not measured") == 1
     assert "pca2 map" not in markers(axes[2])
-    assert words(axes[0]).count("no permuted score") == 1
-    assert labels_of(axes[0])[-1] == "PCA"
+    assert "pca2 map" in markers(axes[0])
+    assert "permuted pca2 map" not in markers(axes[0])
 
 
 def test_one_seed_has_no_bars_and_the_note_says_so():
@@ -197,7 +223,7 @@ def test_one_seed_has_no_bars_and_the_note_says_so():
 
 
 def test_the_note_says_how_the_null_was_made():
-    assert "Permuted: fit on permuted labels." in words(pl.scores(table()))
+    assert "Permuted: fits on permuted labels." in words(pl.scores(table()))
 
 
 def test_the_metrics_are_a_short_choice_or_those_that_are_named():
@@ -295,7 +321,7 @@ def test_each_map_says_its_score_and_its_null():
         ["held-out F1 0.60 (permuted 0.10)"],
         ["held-out F1 0.80 (permuted 0.10)"],
     ]
-    assert set(markers(figure.axes[3])) == {f"{method} {space}" for method, space in F1}
+    assert {marker.get_label() for marker in held_out(figure.axes[3])} == {f"{m} {space}" for m, space in F1}
     assert "no signal" not in words(figure)
 
 
@@ -388,7 +414,7 @@ def test_history_draws_the_null():
         (null,) = [line for line in panel.lines if line.get_label() == "permuted"]
         assert set(null.get_ydata()) == {value}
         assert null.is_dashed()
-        assert "permuted" in [text.get_text() for text in panel.texts]
+        assert f"permuted {value:.2f}" in [text.get_text() for text in panel.texts]
         assert "no signal" not in words(panel)
     model.p_value = {"metric": 0.005, "map": 0.2}
     panels = pl.history(model).child_axes

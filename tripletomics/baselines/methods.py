@@ -100,4 +100,4 @@ def title_of(method: str) -> str:
     """Return the name of a method in tables and figures, with its settings where it has some."""
     name, colon, settings = method.partition(":")
     title = METHODS[name].title if name in METHODS else OTHERS.get(name, name)
-    return f"{title} ({settings})" if colon else title
+    return f"{title} ({', '.join(settings.split(','))})" if colon else title

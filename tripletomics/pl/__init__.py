@@ -1,8 +1,9 @@
 """Figures: maps with held-out cells marked, scores next to their null, confusions, training curves, genes, new cells.
 
-Nothing here computes an embedding or changes ``adata`` or matplotlib's settings. Held-out cells are drawn on top in
-full colour with a dark edge, training cells pale beneath them: only the former show how good a supervised map is. The
-words "no signal" are written on a map or score without any.
+Nothing here computes an embedding or changes matplotlib's settings; of ``adata`` only the colours of types are written,
+into ``uns``, as scanpy does. Held-out cells are drawn on top in full colour with a darker edge, training cells pale
+beneath them: only the former show how good a supervised map is. The words "no signal" are written on a map or score
+without any.
 """
 
 from tripletomics.pl.confusions import confusion

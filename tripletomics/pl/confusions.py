@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SQUARE, READABLE = 0.24, 0.15  # inches: the largest square, and the smallest that holds a number
+FEW = 5  # held-out cells, of which the percentages of a row say something
+TITLE_LINE = 0.14  # inches
 SMALLEST, LARGEST = 1.5, 4.6  # inches, side of the matrix
 
 
@@ -55,6 +57,12 @@ class Confusion:
         order = order if order[0] < order[-1] else order[::-1]
         names, classes = ([words[i] for i in order] for words in (self.names, self.classes))
         return replace(self, counts=self.counts[np.ix_(order, order)], names=names, classes=classes)
+
+    @property
+    def small(self) -> np.ndarray:
+        """Which types have held-out cells, but so few that their percentages say little, (types,) bool."""
+        sizes = self.counts.sum(axis=1)
+        return (sizes > 0) & (sizes < FEW)
 
     def shares(self) -> np.ndarray:
         """Return rows that sum to 1; NaN for a type without held-out cells."""
@@ -102,7 +110,8 @@ def confusion(
     -------
     Axes
         One mesh with a row for each true type, which sums to 1, and a column for each predicted type; at the right the
-        number of held-out cells. A type without training or without held-out cells says so.
+        number of held-out cells, with a star where they are fewer than five. A type without training or without
+        held-out cells says so.
 
     Raises
     ------
@@ -115,17 +124,19 @@ def confusion(
     check_output(save, ax)
     show = show if ax is None else bool(show)  # the caller may draw more into the figure
     found = _count(adata, label, basis, split).ordered()
-    title = title_of(basis)
+    name = title_of(basis)
+    title = f"Named by the 15 nearest training cells, {name}" + " map" * (name == title_of("tt"))
     if ax is None:
         n = len(found.classes)
         square = float(np.clip(SQUARE, SMALLEST / n, LARGEST / n))
         names, foot = (max(text_width(name, SMALL) for name in words) + 0.28 for words in (found.names, found.classes))
-        head = 0.24 + 0.1 * len(_remark(found, square * n))
+        lines = len(wrap(title, square * n + 0.3, TITLE - 1))
+        head = 0.1 + TITLE_LINE * lines + 0.1 * len(_remark(found, square * n))
         right = 0.36 if square >= READABLE else 0.95
         figure = plt.figure(figsize=(names + square * n + right, head + square * n + foot), dpi=150)
         ax = figure.add_axes(inches(figure, names, head, square * n, square * n))
     _paint(ax, found, title)
-    return finish(ax.get_figure(root=True), ax, "confusion", show, save, return_fig)
+    return finish(ax.figure.figure, ax, "confusion", show, save, return_fig)
 
 
 def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
@@ -171,7 +182,10 @@ def _remark(found: Confusion, width: float) -> list[str]:
         words = f"no signal: held-out F1 {found.f1:.2f}, no better than permuted labels (p\u00a0=\u00a0{found.p:.2g})"
         return wrap(words, width, 1.1 * SMALL)
     few = f", {TOO_FEW}" if found.said == "too few" else ""
-    return wrap(f"held-out macro-F1 {found.f1:.2f}{few}; percent of each row", width + 0.3, SMALL)
+    words = f"held-out macro-F1 {found.f1:.2f}{few}; percent of each row"
+    if found.small.any():
+        words += f"; * fewer than {FEW}\u00a0cells"
+    return wrap(words, width + 0.3, SMALL)
 
 
 def _paint(ax: Axes, found: Confusion, title: str) -> None:
@@ -189,10 +203,11 @@ def _paint(ax: Axes, found: Confusion, title: str) -> None:
     ax.set_yticks(range(n), [printable(name) for name in found.names], fontsize=SMALL)
     ax.tick_params(length=0, pad=2)
     ax.spines[:].set(color=GREY, linewidth=0.6)
-    ax.set_xlabel("named by 15 nearest training cells", fontsize=SMALL, labelpad=2)
+    ax.set_xlabel("named as", fontsize=SMALL, labelpad=2)
     ax.set_ylabel("true type", fontsize=SMALL, labelpad=4)
     for i, size in enumerate(found.counts.sum(axis=1)):
-        ax.annotate(f"{size:,}", (1, i), (3, 0), ax.get_yaxis_transform(), "offset points", va="center_baseline",
+        words = f"{size:,}" + "*" * bool(found.small[i])
+        ax.annotate(words, (1, i), (3, 0), ax.get_yaxis_transform(), "offset points", va="center_baseline",
                     fontsize=SMALL, color=INK, gid="cells", annotation_clip=False)  # fmt: skip
     ax.annotate("cells", (1, 1), (3, 2), "axes fraction", "offset points", fontsize=SMALL - 1, color="#8c8c8c")
     width = map_width(ax)
@@ -204,7 +219,8 @@ def _paint(ax: Axes, found: Confusion, title: str) -> None:
     style: dict[str, Any] = {"color": ALARM, "weight": "bold"} if silent else {"color": NOTE}
     ax.annotate("\n".join(lines), (0, 1), (0, 3), "axes fraction", "offset points", fontsize=SMALL, linespacing=1.1,
                 va="bottom", gid="remark", **style)  # fmt: skip
-    ax.set_title(title, fontsize=TITLE, loc="left", pad=5 + 7.2 * len(lines))
+    above = "\n".join(wrap(title, width / 72 + 0.3, TITLE - 1))
+    ax.set_title(above, fontsize=TITLE - 1, loc="left", pad=5 + 7.2 * len(lines), linespacing=1.1)
 
 
 def _write_percentages(ax: Axes, shares: np.ndarray, size: float) -> None:

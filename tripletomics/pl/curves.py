@@ -42,16 +42,16 @@ def history(
     -------
     Axes
         The empty frame; ``child_axes`` holds the panels: for each stage its loss and below it the held-out macro-F1.
-        The pale line is the loss of each step, the dark line its running mean. The dashed line is the null: what
-        held-out cells score in a fit on permuted labels. A stage without signal (p > 0.01) says so. A model without
-        cell types has no macro-F1, and so only its loss is drawn.
+        The pale line is the loss of each step, the dark line its running mean. The numbers are the held-out score of
+        the model, as in its summary, and that of a fit on permuted labels, the dashed line. A stage without signal
+        (p > 0.01) says so. A model without cell types has no macro-F1, and so only its loss is drawn.
     """
     check_output(save, ax)
     show = show if ax is None else bool(show)  # the caller may draw more into the figure
     stages = getattr(model, "history", None)
     if not stages:
         raise TypeError(f"history needs a fitted tt.Model, not {type(model).__name__}.")
-    null = getattr(model, "scores", {}).get("permuted", {})
+    held, null = (getattr(model, "scores", {}).get(split, {}) for split in ("held-out", "permuted"))
     p_value, reachable = getattr(model, "p_value", {}), reachable_by(getattr(model, "findings", {}))
     if ax is None:
         ax = plt.figure(figsize=(2.5 * len(stages) + 1.0, 3.8), dpi=150).add_axes((0.11, 0.11, 0.87, 0.82))
@@ -68,37 +68,42 @@ def history(
         upper.plot(step, mean, color=PALETTE[0], linewidth=1.4, label="running mean")
         if typed:
             lower.sharex(upper)
-            _held_out(lower, step, f1, null.get(name, np.nan), verdict(p_value.get(name, 0.0), reachable))
+            seen = f1[np.isfinite(f1)]
+            scores = held.get(name, seen[-1] if len(seen) else np.nan), null.get(name, np.nan)
+            _held_out(lower, step, f1, scores, verdict(p_value.get(name, 0.0), reachable))
             upper.tick_params(labelbottom=False)
         upper.set_title("metric space" if name == "metric" else name, fontsize=TITLE, loc="left")
         lower.set_xlabel("step", fontsize=SMALL)
         if i == 0:
             upper.set_ylabel("loss", fontsize=SMALL)
-            upper.legend(loc="upper right", **LEGEND)
+            place: Any = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}
+            upper.legend(**(LEGEND | {"borderaxespad": 0.4}), **place)
             if typed:
                 lower.set_ylabel("held-out macro-F1", fontsize=SMALL)
         for panel in panels:
             panel.spines[["top", "right"]].set_visible(False)
             panel.tick_params(labelsize=SMALL, length=2.5)
-    return finish(ax.get_figure(root=True), ax, "history", show, save, return_fig)
+    return finish(ax.figure.figure, ax, "history", show, save, return_fig)
 
 
-def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, null: float, said: str) -> None:
-    """Draw the held-out macro-F1 of a stage where it was measured, and its null."""
-    seen = np.isfinite(f1)
+def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, scores: tuple[float, float], said: str) -> None:
+    """Draw the held-out macro-F1 of a stage where it was measured, and the final and the permuted score."""
+    seen, (final, null) = np.isfinite(f1), scores
     ax.plot(step[seen], f1[seen], "o-", color=PALETTE[2], linewidth=1.2, markersize=2.5)
     ax.set_ylim(0, 1.05)
-    foot = 0.05
+    words: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": SMALL}
     if np.isfinite(null) and seen.any():
         ax.axhline(null, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="permuted", zorder=1)
-        words: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": SMALL, "color": INK}
-        ax.annotate("permuted", (0.98, null), (0, 1.5), ax.get_yaxis_transform(), **words)
-        if null < 0.15:  # the line would cross the words below
-            foot = null / 1.05 + 0.09
-    final = f"last: {f1[seen][-1]:.2f}" if seen.any() else "not measured"
-    ax.text(0.98, foot, final, transform=ax.transAxes, ha="right", fontsize=SMALL, color=PALETTE[2])
+        ax.annotate(f"permuted {null:.2f}", (0.98, null), (0, 2), ax.get_yaxis_transform(), color=INK, **words)
+    if seen.any() and np.isfinite(final):
+        lowest = min(f1[seen][-1], final)
+        above = lowest < 0.8  # else below the curve, where there is room
+        ax.annotate(f"held-out {final:.2f}", (0.98, lowest), (0, 5 if above else -6), ax.get_yaxis_transform(),
+                    va="bottom" if above else "top", color=PALETTE[2], **words)  # fmt: skip
+    else:
+        ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", fontsize=SMALL, color=PALETTE[2])
     if said == "too few":
-        ax.text(0.98, foot + 0.1, TOO_FEW, transform=ax.transAxes, ha="right", fontsize=SMALL, color=INK)
+        ax.text(0.02, 0.5, TOO_FEW, transform=ax.transAxes, fontsize=SMALL, color=INK)
     if said == "no signal":
-        ax.text(0.5, 0.5, "no signal", transform=ax.transAxes, ha="center", fontsize=TITLE, color=ALARM, weight="bold",
+        ax.text(0.5, 0.6, "no signal", transform=ax.transAxes, ha="center", fontsize=TITLE, color=ALARM, weight="bold",
                 gid="no signal")  # fmt: skip

@@ -19,7 +19,7 @@ from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.palette import GREY, Palette, colours, listed
 from tripletomics.pl.showing import check_output, finish
-from tripletomics.pl.text import INK, LEGEND, MARGIN, NOTE, SMALL, inches, literal, text_width, wrap
+from tripletomics.pl.text import INK, LEGEND, MARGIN, NOTE, SMALL, TITLE, inches, literal, text_width, wrap, write_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 NEEDED = ("group", "against", "gene", "share", "mean_group", "mean_against")
 BAR, LINE, TICKS = 0.115, 0.11, 0.3  # inches: a bar, a line of title, the scale below a panel
 BARS_GAP, MIN_BARS, MAX_BARS = 0.14, 0.85, 2.4  # inches: between panels, narrowest and widest bars
-SPACE = 0.5  # bars, between the genes that pull toward a group and those that pull back
-FILLED, OPEN = "higher in the group that it pulls to", "lower there: its absence pulls"
+SPACE = 0.5  # bars, between markers, genes that lack, and genes that pull back
+HEAD = 0.24  # inches, of the title of the figure
+TITLE_TEXT = "Genes that set each group apart"
+FILLED, OPEN = "higher in the group of this colour", "lower in it: the lack of the gene sets it apart"
+BARS = "Bars: how much of the difference between the two groups in the metric space comes from a gene."
+BACK = "Left of 0: genes by which the group is more like the other one, in whose colour they are drawn."
 LEGEND_GREY = "#7a7a7a"
 
 
@@ -40,12 +44,17 @@ class Panel:
     group: str
     against: str
     rows: pd.DataFrame  # from the top
-    back: np.ndarray  # (rows,) bool: pulls back
+    kind: np.ndarray  # (rows,) 0 for a marker, 1 for a gene that the group lacks, 2 for one that pulls back
+
+    @property
+    def back(self) -> np.ndarray:
+        """Which genes pull back, (rows,) bool."""
+        return self.kind == 2
 
     @property
     def y(self) -> np.ndarray:
-        """Where the bars stand, from 0."""
-        return np.arange(len(self.rows)) + SPACE * (self.back & ~self.back.all())
+        """Where the bars stand, from 0, with a space between kinds."""
+        return np.arange(len(self.rows)) + SPACE * np.cumsum(np.diff(self.kind, prepend=self.kind[:1]) > 0)
 
     @property
     def height(self) -> float:
@@ -78,11 +87,11 @@ def genes(
     table
         What :func:`tripletomics.explain` returns. It is not changed.
     n
-        Genes that pull toward the group, at most.
+        Genes that pull toward the group, at most. At least half are higher in the group, where there are as many.
     n_back
         Genes below these that pull back, at most; 0 for none.
     groups
-        Which groups to draw, in this order; by default all.
+        Which groups to draw, in this order; by default all, in the order of the dataset's categories.
     palette
         Colours of the groups, a list or a dict, as in :func:`embedding`; by default those of a map of all groups.
     width
@@ -95,8 +104,9 @@ def genes(
     -------
     Figure
         One Axes per group. A bar is the share of a gene in the summed absolute attribution of all genes, on the same
-        scale in all panels and in the colour of the group that it pulls to. It is filled if the gene is higher in that
-        group than in the other, open if it is lower: then its absence pulls.
+        scale in all panels and in the colour of the group that it pulls to. Markers come first: a bar is filled if the
+        gene is higher in that group than in the other. Then come genes that it lacks, with open bars, and last those
+        that pull back.
 
     Raises
     ------
@@ -110,7 +120,7 @@ def genes(
     names = _names(table)
     colors = dict(zip(names, colours("group", names, palette), strict=True))
     table = table.assign(**{name: table[name].astype(str) for name in ("group", "against", "gene")})
-    known = table["group"].unique()
+    known = [name for name in names if name in set(table["group"])]
     chosen = [groups] if isinstance(groups, str) else list(known if groups is None else groups)
     for group in chosen:
         if group not in known:
@@ -147,12 +157,14 @@ def _names(table: pd.DataFrame) -> list[str]:
 
 
 def _panel(rows: pd.DataFrame, n: int, n_back: int) -> Panel:
-    """Return the genes that pull most toward a group, then those that pull back, the strongest last."""
+    """Return the markers of a group, the genes that it lacks, and those that pull back, the strongest of these last."""
     group, against = rows[["group", "against"]].iloc[0]
     rows = rows.sort_values("share", ascending=False, kind="stable")
-    toward, back = rows[rows["share"] > 0][:n], rows[rows["share"] < 0]
-    back = back[max(len(back) - n_back, 0) :]
-    return Panel(group, against, pd.concat([toward, back]), np.repeat([False, True], [len(toward), len(back)]))
+    toward, back = rows[rows["share"] > 0], rows[rows["share"] < 0]
+    higher = toward["mean_group"] > toward["mean_against"]
+    markers = max(int(higher[:n].sum()), min(math.ceil(n / 2), int(higher.sum())))
+    kinds = [toward[higher][:markers], toward[~higher][: n - markers], back[max(len(back) - n_back, 0) :]]
+    return Panel(group, against, pd.concat(kinds), np.repeat([0, 1, 2], list(map(len, kinds))))
 
 
 def _balanced(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
@@ -176,19 +188,23 @@ def _lay_out(panels: list[Panel], colors: dict[str, Any], width: float) -> Figur
     steps = [head + max(panel.height for panel in line) + TICKS for head, line in zip(heads, lines, strict=True)]
     width = min(width, 2 * MARGIN + columns * (label + bars + BARS_GAP) - BARS_GAP)
     across = 1 + (text_width(FILLED + OPEN, SMALL) + 0.75 < width)
-    foot = 0.1 + 2 * LINE / across
-    figure = plt.figure(figsize=(width, sum(steps) + foot), dpi=150)
+    words = f"{BARS} {BACK}" if any(panel.back.any() for panel in panels) else BARS
+    notes = wrap(words, width - 2 * MARGIN, SMALL)
+    foot = 0.1 + 2 * LINE / across + LINE * len(notes)
+    figure = plt.figure(figsize=(width, HEAD + sum(steps) + foot), dpi=150)
+    figure.text(*inches(figure, MARGIN, 0.03, 0, 0)[:2], TITLE_TEXT, fontsize=TITLE, va="top", gid="title")
     scale = _scale(panels)
     for k, line in enumerate(lines):
         for i, panel in enumerate(line):
-            left, top = MARGIN + i * (label + bars + BARS_GAP) + label, sum(steps[:k]) + heads[k]
+            left, top = MARGIN + i * (label + bars + BARS_GAP) + label, HEAD + sum(steps[:k]) + heads[k]
             ax = figure.add_axes(inches(figure, left, top, bars, panel.height))
             _paint(ax, panel, colors, scale)
             _entitle(ax, titles[k][i], label)
     shades = [Patch(facecolor=face, edgecolor=LEGEND_GREY, linewidth=0.6) for face in (LEGEND_GREY, "white")]
     style = LEGEND | {"borderaxespad": 0.0, "handletextpad": 0.5}
     figure.legend(shades, [FILLED, OPEN], ncols=across, loc="upper left",
-                  bbox_to_anchor=inches(figure, MARGIN, sum(steps) + 0.06, 0, 0)[:2], **style)  # fmt: skip
+                  bbox_to_anchor=inches(figure, MARGIN, HEAD + sum(steps) + 0.06, 0, 0)[:2], **style)  # fmt: skip
+    write_lines(figure, notes, MARGIN, HEAD + sum(steps) + foot - LINE * len(notes), LINE)
     return figure
 
 
@@ -215,7 +231,7 @@ def _paint(ax: Axes, panel: Panel, colors: dict[str, Any], scale: tuple[float, f
     ax.tick_params(axis="y", length=0, pad=2)
     ax.spines[["left", "top", "right"]].set_visible(False)
     ax.spines["bottom"].set(linewidth=0.6, color=GREY)
-    ax.set_xlabel("% of the attribution", fontsize=SMALL, labelpad=1)
+    ax.set_xlabel("% of the difference", fontsize=SMALL, labelpad=1)
 
 
 def _entitle(ax: Axes, title: list[tuple[str, bool]], label: float) -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMALLEST, LARGEST = 1.1, 3.4  # inches, side of a map among others
-ROOMY = 1.5  # from this side on, maps among others have large titles and axis labels
+ROOMY = 1.5  # from this side on, maps among others have axis labels
+LARGE = 2.0  # from this side on, large titles
 MAP_GAP, LABEL, SCALE = 0.08, 0.13, 0.55  # inches: between maps, for an axis label, for a scale of numbers
 LINE = 0.1  # inches a line below a title
 MAX_COLOURS = 8  # types that can be told apart by colour alone; more of them are named or numbered on the map
@@ -56,7 +57,7 @@ class Layout:
 
     @property
     def roomy(self) -> bool:
-        """Whether there is room for large titles and axis labels."""
+        """Whether there is room for axis labels."""
         return self.edge > 0
 
     def corner(self, i: int, head: float) -> tuple[float, float]:
@@ -103,7 +104,7 @@ def caption_of(
     layout: Layout,
 ) -> Caption:
     """Return the title and scores of a map, and whether it has no signal."""
-    size = TITLE if layout.roomy else TITLE - 2
+    size = TITLE if layout.side >= LARGE else TITLE - 2
     title = wrap(score_table.title_of(basis, titles), layout.side, size)
     words, found = no_signal_remark(adata, basis), None if table is None else score_table.headline(table, basis)
     lines = [] if note is None else wrap(note, layout.side, SMALL)

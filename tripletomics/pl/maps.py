@@ -13,10 +13,11 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
+from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pl import map_axes, style, type_names
 from tripletomics.pl.layout import MAX_COLOURS
-from tripletomics.pl.palette import Palette, keep_colours
+from tripletomics.pl.palette import Palette, check_palette, keep_colours
 from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import LEGEND, TITLE, as_text, literal, text_width
 
@@ -173,7 +174,10 @@ def embedding(
         maps.append(_lay_out(_Map(own, replace(one, remark=remark), points, name), legend_loc or "none", ax is not None,
                              len(axes) > 1))  # fmt: skip
     if ax is None:
-        _fit_page(axes, ncols, map_axes.split_entries(maps[0].cells) if len(axes) > 1 and legend_loc else [])
+        most = max((one.cells for one in maps), key=lambda one: one.known.sum())  # `groups` may leave some out
+        _fit_page(
+            axes, ncols, map_axes.split_entries(most) if len(axes) > 1 and legend_loc not in (None, "none") else []
+        )
     for drawn in maps:
         _draw(drawn, size, style.no_signal_remark(adata, basis))
     result = axes[0] if len(axes) == 1 else axes
@@ -199,8 +203,7 @@ def _check_colours(
     if not names:
         raise ValueError("color=[] names nothing to draw: name columns of adata.obs or genes, or leave it out.")
     given = f"color={names[0] if len(names) == 1 else list(names)!r}" if names != [None] else "without color"
-    if palette is not None and all(one.scale is not None for one in cells):
-        raise ValueError(f"palette={palette!r} is for types, and {given} holds numbers: pass the colormap as cmap=.")
+    check_palette(palette, [one.scale for one in cells], given)
     for name, value in (("cmap", cmap), ("vmin", ends[0]), ("vmax", ends[1])):
         if value is not None and all(one.scale is None for one in cells):
             raise ValueError(
@@ -270,9 +273,15 @@ def _lay_out(one: _Map, loc: str, given: bool, shared: bool) -> _Map:
         if named and below and not (wide and _is_low(ax, entries)):  # names on the map, or on top of those, say which
             entries = [*map_axes.type_entries(cells.without_names(), False), *split, *rest]
         _draw_legend(ax, entries, below)
-        for _ in range(2 if fixed else 0):
-            _keep_within(ax, slot)
-            _draw_legend(ax, entries, below)
+        if fixed and not _keep_within(ax, slot, entries, below):
+            warn(
+                f"The legend of {len(cells.types)} types has no room next to this map, and is left out: make the "
+                "figure larger, or with layout='constrained'."
+            )
+            numbered = False
+            ax.set_position(slot)
+            _draw_legend(ax, split, True)
+            _keep_within(ax, slot, split, True)
     return replace(one, named=named, numbered=numbered)
 
 
@@ -291,6 +300,8 @@ def _draw(one: _Map, size: float | None, no_signal: str | None) -> None:
 def _draw_legend(ax: Any, entries: list[Any], below: bool) -> None:
     """Draw the legend of a map: below it, or to its right."""
     if not entries:
+        if legend := ax.get_legend():
+            legend.remove()
         return
     width = map_axes.map_width(ax)
     size = map_axes.text_size(width)
@@ -304,20 +315,20 @@ def _draw_legend(ax: Any, entries: list[Any], below: bool) -> None:
         ax.legend(handles=entries, ncols=columns, loc="upper left", bbox_to_anchor=(1, 1), **words)
 
 
-def _keep_within(ax: Any, slot: Any) -> None:
-    """Make a map so small that its legend and scale stay within its part of a figure that has no layout engine."""
-    ax.apply_aspect()
-    to_figure = ax.figure.transSubfigure.inverted()
-    beside = [bar.get_tightbbox() for bar in ax.child_axes] + [ax.get_legend().get_window_extent()] * bool(
-        ax.get_legend()
-    )
-    boxes = [box.transformed(to_figure) for box in beside]
-    own = ax.get_position()
-    label = (5 + map_axes.text_size(map_axes.map_width(ax))) / 72 / ax.figure.bbox.height * ax.figure.dpi
-    right = max(0, *(box.x1 - own.x1 for box in boxes)) if boxes else 0
-    low = max(0, *(own.y0 - label - box.y0 for box in boxes)) if boxes else 0
-    right, low = min(right, (1 - SMALLEST) * slot.width), min(low, (1 - SMALLEST) * slot.height)
-    ax.set_position((slot.x0, slot.y0 + low, slot.width - right, slot.height - low))
+def _keep_within(ax: Any, slot: Any, entries: list[Any], below: bool) -> bool:
+    """Make a map so small that its legend and scale stay within its part of a figure; return whether they fit there."""
+    for _ in range(2):  # a legend has other rows next to a smaller map
+        ax.apply_aspect()
+        to_figure, own, legend = ax.figure.transSubfigure.inverted(), ax.get_position(), ax.get_legend()
+        boxes = [bar.get_tightbbox() for bar in ax.child_axes] + ([legend.get_window_extent()] if legend else [])
+        found = [box.transformed(to_figure) for box in boxes]
+        right = max([0, *(box.x1 - own.x1 for box in found)])
+        low = max([0, *(own.y0 - box.y0 for box in found)])
+        if right > (1 - SMALLEST) * slot.width or low > (1 - SMALLEST) * slot.height:
+            return False
+        ax.set_position((slot.x0, slot.y0 + low, slot.width - right, slot.height - low))
+        _draw_legend(ax, entries, below)
+    return True
 
 
 def _fit_page(axes: Sequence[Any], ncols: int, entries: list[Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.branches import shades
 from tripletomics.pl.map_axes import (
+    color_scale,
     draw_outside,
     frame_map,
+    legend_entries,
     legend_mark,
     map_width,
     no_signal_banner,
@@ -29,9 +31,21 @@ from tripletomics.pl.map_axes import (
 )
 from tripletomics.pl.palette import GREY, Palette, colours, listed
 from tripletomics.pl.showing import check_output, finish
-from tripletomics.pl.style import Types, chips, map_of, no_signal_text, obsm_keys, reachable_by
-from tripletomics.pl.text import INK, LEGEND, MARGIN, SMALL, TITLE, inches, literal, text_width, wrap, write_lines
-from tripletomics.pl.type_names import break_names, write_names
+from tripletomics.pl.style import CellStyle, Types, chips, map_of, no_signal_text, obsm_keys, reachable_by, style_of
+from tripletomics.pl.text import (
+    INK,
+    LEGEND,
+    MARGIN,
+    SMALL,
+    TITLE,
+    balanced,
+    inches,
+    literal,
+    text_width,
+    wrap,
+    write_lines,
+)
+from tripletomics.pl.type_names import MAX_NAMES, break_names, write_names
 from tripletomics.problem import AN_ARRAY
 
 if TYPE_CHECKING:
@@ -39,13 +53,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LINE, ROW, MIN_ROW = 0.11, 0.17, 0.115  # inches: a line of text, a row of the bars, and where there are many
+LINE, ROW, MIN_ROW = 0.11, 0.26, 0.125  # inches: a line of text, a row of the bars, and where there are many
 LABEL, NAMES_GAP, MIN_BARS = (
     0.13,
     0.22,
     0.5,
 )  # inches: of an axis label, between map and names, of the narrowest bars
 MIN_MAP = 0.45  # of the width of the figure
+STACKED = 5.0  # inches: in a narrower figure the bars are below the map
+SCALE = 0.9  # inches, height of a scale of numbers with its label
+CROSS, BARS, NO_VALUE = "#333333", "#8c8c8c", "#ffffff"  # of unassigned cells, of bars and cells without a colour
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,7 @@ class Query:
     record: Mapping[str, Any]
     published: str  # title of the adopted map, whose reference has the colours of its types; else empty
     names: Types | None  # name, broken into lines, and colour of each type on the map; None where they do not fit
+    style: CellStyle | None  # of the new cells by another column or gene
 
     @property
     def numbered(self) -> bool:
@@ -70,19 +88,29 @@ class Query:
 
     def name(self, code: int) -> str:
         """Return the name of a type next to the map; a name above types has no number, as it is not on the map."""
-        name, marked = self.types[code], self.numbered and code < self.n_types
-        mark = (
-            chips(dict(enumerate(zip(self.types[: self.n_types], self.colors, strict=False))))[code] if marked else name
-        )
+        name = self.types[code]
+        mark = chips(self.mapped)[code] if self.numbered and code < self.n_types else name
         return name if mark == name else f"{mark}  {name}"
+
+    @property
+    def mapped(self) -> Types:
+        """The name and colour of each type that may be on the map."""
+        return dict(enumerate(zip(self.types[: self.n_types], self.colors, strict=False)))
 
     def rows(self) -> list[tuple[str, int, Any]]:
         """Return name, cells and colour of each type that was found, most cells first; the unassigned ones last."""
         sizes = np.bincount(self.codes[self.codes >= 0], minlength=len(self.types))
         found = [code for code in np.argsort(-sizes, kind="stable") if sizes[code]]
-        rows: list[tuple[str, int, Any]] = [(self.name(code), int(sizes[code]), self.colors[code]) for code in found]
+        colors = self.colors if self.style is None else [BARS] * len(self.types)
+        rows: list[tuple[str, int, Any]] = [(self.name(code), int(sizes[code]), colors[code]) for code in found]
         left = int((self.codes < 0).sum())
-        return rows + [(UNASSIGNED, left, "white")] * (left > 0)
+        return rows + [(UNASSIGNED, left, CROSS)] * (left > 0)
+
+    def cell_colors(self) -> np.ndarray:
+        """Return the colour of each new cell, (cells, 3)."""
+        if self.style is None:
+            return np.array([*self.colors, to_rgb(CROSS)])[self.codes]
+        return np.where(self.style.known[:, None], self.style.rgb, to_rgb(NO_VALUE))
 
     def not_found(self) -> str:
         """Return which types were predicted for no cell; an empty text if there is none."""
@@ -93,15 +121,17 @@ class Query:
     def summary(self) -> str:
         """Return how many cells and genes there are, and how many cells are unassigned; hard spaces hold units."""
         n, matched, left = len(self.codes), int(self.record["matched"]), int((self.codes < 0).sum())
-        wanted = matched + int(self.record["missing"])
-        weight = f"{100 * self.record['weight']:.0f}\u00a0% of the weight"
+        missing, noun = int(self.record["missing"]), "dimensions" if "use_rep" in self.record else "genes"
+        found = f"all {matched:,} {noun} of the model found"
+        if missing:
+            share = f"{100 * self.record['weight']:.0f}\u00a0%"
+            found = f"{matched:,} of {matched + missing:,} {noun} found, with {share} of their influence on the map"
         cells, some_left = (f"{k:,} cell{'s' * (k > 1)}" for k in (n, left))
         rest = f"{some_left} unassigned ({_percent(left, n)})" if left else "no cell unassigned"
         rest = rest.replace(" ", "\u00a0")
         if trained := int(self.record.get("seen", 0)):
             cells += f", {trained:,} of them part of the fit"
-        noun = "dimensions" if "use_rep" in self.record else "genes"
-        return f"{cells}; {matched:,} of {wanted:,} {noun} found ({weight}); {rest}"
+        return f"{cells}; {found}; {rest}"
 
 
 @literal
@@ -109,6 +139,7 @@ def mapping(
     adata: AnnData,
     model: Any,
     *,
+    color: str | None = None,
     basis: str = "X_tt",
     palette: Palette | None = None,
     size: float | None = None,
@@ -128,16 +159,21 @@ def mapping(
         Cells with predictions of :func:`tripletomics.predict`. They are not changed.
     model
         The model that predicted their types.
+    color
+        A column of ``obs`` or a gene to colour the new cells by; by default their predicted types. The bars then are
+        grey.
     basis
         Key of the map in ``obsm``, the ``key_added`` of the prediction.
     palette
-        Colours of the model's types, a list or a dict; by default those of an adopted map, or of :func:`embedding`.
+        Colours of the model's types, or of `color`, as in :func:`embedding`; by default the same as there, or those of
+        an adopted map.
     size
         Area of a new cell in square points; by default it follows their number.
     title
         The text above the map.
     width
-        Width of the figure in inches, more where names of types are long; 7.1 is a page.
+        Width of the figure in inches, more where names of types are long; 7.1 is a page, and 3.5 a column, in which the
+        bars are below the map.
     show, save, return_fig
         As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
         return the figure. By default a figure is shown in notebooks, and returned elsewhere.
@@ -147,11 +183,11 @@ def mapping(
     Figure
         Two Axes. On the map the collections "reference" (grey, with the names of the types next to their cells or
         joined to them by a line; their numbers where names do not fit), "new cells" (in the colour of the predicted
-        type) and "unassigned" (hollow crosses); a few cells far from all others are arrowheads at its edge, "outside".
-        Next to it a bar for each type that was found, with its cells and their share, most cells first and the
-        unassigned ones last. The text above says how many of the model's genes were found, the text below what looked
-        unusual in the query. "No signal" is written across the map of a model whose held-out cells scored no better
-        than permuted labels (p > 0.01).
+        type, or of `color`) and "unassigned" (crosses); a few cells far from all others are arrowheads at its edge,
+        "outside". Next to it, or below, a bar for each type that was found, with its cells and their share, most cells
+        first and the unassigned ones last. The text above says how many of the model's genes were found, the text below
+        what looked unusual in the query. "No signal" is written across the map of a model whose held-out cells scored
+        no better than permuted labels (p > 0.01).
 
     Raises
     ------
@@ -163,24 +199,43 @@ def mapping(
         If the coordinates or the labels are not of this model.
     """
     check_output(save)
-    query = _read(adata, model, basis, palette, width)
+    query = _read(adata, model, basis, None if color else palette, width)
+    if color is not None:
+        query = replace(query, style=style_of(adata, color, None, palette))
+    figure = _draw(query, title, width, basis, size, color)
+    reachable = reachable_by(getattr(model, "findings", {}))
+    if verdict(getattr(model, "p_value", {}).get("map", 0.0), reachable) == "no signal":
+        held, null = (model.scores.get(split, {}).get("map", np.nan) for split in ("held-out", "permuted"))
+        no_signal_banner(figure.axes[0], no_signal_text(held, null), map_width(figure.axes[0]))
+    return finish(figure, figure, "mapping", show, save, return_fig)
+
+
+def _draw(query: Query, title: str, width: float, basis: str, size: float | None, color: str | None) -> Figure:
+    """Draw the map, the bars next to it or below it, the legend, and the words above and below."""
     rows = query.rows()
     counts = [(f"{n:,}", _percent(n, len(query.codes)).replace("\u00a0", " ")) for _, n, _ in rows]
     names = 0.05 + max(text_width(name, SMALL) for name, _, _ in rows)
     columns = [0.1 + max(text_width(text, SMALL) for text in column) for column in zip(*counts, strict=True)]
-    room = width - 2 * MARGIN - LABEL - NAMES_GAP  # of the map and the bars with their text
-    large = float(np.clip(room - names - sum(columns) - 2 * MIN_BARS, MIN_MAP * width, 0.62 * width))
-    bars = max(room - large - names - sum(columns), MIN_BARS)
-    width = 2 * MARGIN + LABEL + large + NAMES_GAP + names + bars + sum(columns)
-
+    entries, stacked = _entries(query), width < STACKED
+    if stacked:
+        large, left = width - 2 * MARGIN - LABEL, MARGIN
+        bars = max(width - 2 * MARGIN - names - sum(columns), MIN_BARS)
+        width = max(width, 2 * MARGIN + names + bars + sum(columns))
+    else:
+        room = width - 2 * MARGIN - LABEL - NAMES_GAP  # of the map and the bars with their text
+        large = float(np.clip(room - names - sum(columns) - 2 * MIN_BARS, MIN_MAP * width, 0.62 * width))
+        bars, left = max(room - large - names - sum(columns), MIN_BARS), MARGIN + LABEL + large + NAMES_GAP
+        width = left + names + bars + sum(columns) + MARGIN
     above = wrap(query.summary(), width - 2 * MARGIN, SMALL + 1)
     head = 0.3 + 0.13 * len(above)
-    row = float(np.clip((large - 0.9) / len(rows), MIN_ROW, ROW))
-    left, foot = MARGIN + LABEL + large + NAMES_GAP, head + row * len(rows)
+    top = head + stacked * (large + LABEL + 0.12)  # of the bars
+    scale = SCALE * (query.style is not None and query.style.scale is not None)
+    spare = large - 0.23 - LINE * len(entries) - scale
+    row = MIN_ROW if stacked else float(np.clip(spare / len(rows), MIN_ROW, ROW))
+    foot = top + row * len(rows)
+    rest = foot + 0.23 + LINE * len(entries) + scale
     absent = wrap(query.not_found(), width - left - MARGIN, SMALL) if query.not_found() else []
     notes = [line for note in query.record["notes"] for line in wrap(str(note), width - 2 * MARGIN, SMALL)]
-    entries = _entries(query)
-    rest = foot + 0.23 + LINE * len(entries)
     under = max(head + large + LABEL, rest + LINE * len(absent)) + 0.08
 
     figure = plt.figure(figsize=(width, under + LINE * len(notes) + 0.02), dpi=150)
@@ -191,15 +246,20 @@ def mapping(
     solid = query.points.shape[1] == 3
     ax: Any = figure.add_axes(inches(figure, MARGIN + LABEL, head, large, large), projection="3d" if solid else None)
     _draw_map(ax, query, basis, size)
-    reachable = reachable_by(getattr(model, "findings", {}))
-    if verdict(getattr(model, "p_value", {}).get("map", 0.0), reachable) == "no signal":
-        held, null = (model.scores.get(split, {}).get("map", np.nan) for split in ("held-out", "permuted"))
-        no_signal_banner(ax, no_signal_text(held, null), 72 * large)
-    panel = figure.add_axes(inches(figure, left + names, head, bars, row * len(rows)))
+    panel = figure.add_axes(inches(figure, left + names, top, bars, row * len(rows)))
     _draw_bars(panel, rows, counts, columns)
     figure.legend(handles=entries, loc="upper left", bbox_to_anchor=inches(figure, left, foot + 0.13, 0, 0)[:2],
                   **(LEGEND | {"borderaxespad": 0.0}))  # fmt: skip
-    return finish(figure, figure, "mapping", show, save, return_fig)
+    if query.style is not None and query.style.scale is not None:
+        bottom, high = (foot - rest + 0.05) / (foot - top), (scale - 0.15) / (foot - top)
+        label = ", ".join(text for text in (color, query.style.unit) if text)
+        color_scale(
+            panel,
+            query.style.scale,
+            "\n".join(balanced(label, SCALE, SMALL)),
+            ((0.05 - names) / bars, bottom, 0.08 / bars, high),
+        )
+    return figure
 
 
 def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width: float) -> Query:
@@ -246,11 +306,12 @@ def _read(adata: AnnData, model: Any, basis: str, palette: Palette | None, width
         kept = {name: color for name, color in getattr(model, "colors", {}).items() if is_color_like(color)}
         colors = [to_rgb(kept.get(name, color)) for name, color in zip(types, colors, strict=True)]
     mapped = np.unique(reference.codes[reference.codes >= 0])
-    names = break_names({code: (types[code], colors[code]) for code in mapped.tolist()}, 72 * MIN_MAP * width)
+    side = width - 2 * MARGIN - LABEL if width < STACKED else MIN_MAP * width
+    names = break_names({code: (types[code], colors[code]) for code in mapped.tolist()}, 72 * side)
     return Query(
         points=points, codes=codes, types=types, n_types=len(model.types), colors=colors, reference=landmarks,
         reference_codes=np.asarray(reference.codes), record=record, names=names,
-        published=_published(model),
+        published=_published(model), style=None,
     )  # fmt: skip
 
 
@@ -272,34 +333,39 @@ def _draw_map(ax: Any, query: Query, basis: str, size: float | None) -> None:
     large = float(np.clip(0.2 * width**2 / len(query.codes), 3, 22)) if size is None else size
     edge = min(0.5, 0.13 * large**0.5)
     order = np.random.default_rng(0).permutation(len(query.codes))  # no type lies above all others
-    grey, white = np.array([to_rgb(GREY)] * len(query.reference)), to_rgb("white")
+    grey = np.array([to_rgb(GREY)] * len(query.reference))
     if query.published:
         grey = 0.45 * np.array(query.colors)[query.reference_codes] + 0.55
-    beyond = draw_outside(ax, every, np.concatenate([grey, np.array([*query.colors, white])[query.codes]]))
+    own = query.cell_colors()
+    beyond = draw_outside(ax, every, np.concatenate([grey, own]))
     inside, found = ~beyond[: len(query.reference)], ~beyond[len(query.reference) :]
     order = order[(np.isfinite(query.points).all(axis=1) & found)[order]]
     named, left = order[query.codes[order] >= 0], order[query.codes[order] < 0]
     shared: Any = {"rasterized": True} | ({"depthshade": False} if solid else {})
     ax.scatter(*query.reference[inside].T, s=small, c=grey[inside], linewidths=0, zorder=1, label="reference", **shared)
     if len(named):
-        ax.scatter(*query.points[named].T, s=large, c=np.array(query.colors)[query.codes[named]], linewidths=edge,
+        ax.scatter(*query.points[named].T, s=large, c=own[named], linewidths=edge,
                    edgecolors=INK, zorder=2, label="new cells", **shared)  # fmt: skip
     if len(left):
-        ax.scatter(*query.points[left].T, s=1.8 * large, c="white", marker="X", linewidths=max(edge, 0.4),
-                   edgecolors=INK, zorder=3, label=UNASSIGNED, **shared)  # fmt: skip
+        around = "white" if query.style is None else INK
+        ax.scatter(*query.points[left].T, s=1.8 * large, c=own[left], marker="X", linewidths=max(edge, 0.4),
+                   edgecolors=around, zorder=3, label=UNASSIGNED, **shared)  # fmt: skip
+    groups = np.concatenate([query.reference_codes, -2 - query.codes])  # those of new cells have no name
+    ink = {code: rgb if query.style is None else INK for code, (_, rgb) in query.mapped.items()}  # of names
     if query.names is not None:
-        groups = np.concatenate([query.reference_codes, -2 - query.codes])  # those of new cells have no name
-        write_names(ax, query.names, every, groups)
+        write_names(ax, {code: (name, ink[code]) for code, (name, _) in query.names.items()}, every, groups)
         return
-    types = dict(enumerate(zip(query.types[: query.n_types], query.colors, strict=False)))
-    number_types(ax, query.reference, query.reference_codes, types, 1.6 * SMALL / width)
+    if solid or query.n_types > MAX_NAMES:
+        number_types(ax, query.reference, query.reference_codes, query.mapped, 1.6 * SMALL / width)
+    else:
+        marks = {code: (mark, ink[code]) for code, mark in chips(query.mapped).items()}
+        write_names(ax, marks, every, groups)
 
 
 def _draw_bars(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, str]], columns: list[float]) -> None:
     """Draw how many cells each type has."""
     y, cells = np.arange(len(rows)), np.array([n for _, n, _ in rows])
-    hollow = [INK if name == UNASSIGNED else "none" for name, _, _ in rows]
-    ax.barh(y, cells, height=0.62, color=[color for _, _, color in rows], edgecolor=hollow, linewidth=0.6)
+    ax.barh(y, cells, height=0.62, color=[color for _, _, color in rows])
     ax.set(xlim=(0, cells.max()), ylim=(len(rows) - 0.5, -0.5), xticks=[])
     ax.set_yticks(y, [printable(name) for name, _, _ in rows], fontsize=SMALL)
     ax.tick_params(length=0, pad=2)
@@ -314,9 +380,10 @@ def _draw_bars(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[st
 def _entries(query: Query) -> list[Line2D]:
     """Return the legend of grey points, crosses and arrowheads."""
     what = "published map, pale" if query.published else "reference"
-    entries = [legend_mark(GREY, f"{what} ({len(query.reference):,} cells shown)", 4.0)]
+    entries = [] if query.style is None else legend_entries(query.style, numbered=False)
+    entries.append(legend_mark(GREY, f"{what} ({len(query.reference):,} cells shown)", 4.0))
     if (query.codes < 0).any():
-        entries.append(legend_mark("white", UNASSIGNED, 5.0, INK, "X"))
+        entries.append(legend_mark(CROSS, UNASSIGNED, 5.0, "white", "X"))
     every = np.concatenate([query.reference, query.points])
     if beyond := int(outside(every, *page_limits(every)).sum()):
         entries.append(legend_mark(GREY, f"outside the frame ({beyond:,})", 4.0, INK, ">"))

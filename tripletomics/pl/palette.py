@@ -42,6 +42,12 @@ MARKERS = "os^DvP*X"  # of types that have the same colour
 Palette = str | Sequence[str] | Mapping[str, str]
 
 
+def check_palette(palette: Palette | None, scales: Iterable[ScalarMappable | None], given: str) -> None:
+    """Raise if a palette is given, and all that is drawn, as told by `given`, are numbers on a scale."""
+    if palette is not None and all(scale is not None for scale in scales):
+        raise ValueError(f"palette={palette!r} is for types, and {given} holds numbers: pass a colormap as cmap=.")
+
+
 def codes_of(values: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Return the type of each cell (n,), -1 for none, and the names of the types in the order of the column."""
     values = values.astype("category")
@@ -136,10 +142,6 @@ def _kept_colours(adata: AnnData | None, color: str, names: Sequence[str]) -> di
 def _valid_colours(given: Any, n: int) -> list[str] | None:
     """Return the colours that the dataset keeps for `n` categories; None if they are too few or no colours."""
     given = [] if given is None else [str(tone) for tone in np.atleast_1d(given)]
-    if not all(map(is_color_like, given)):
-        from scanpy.plotting.palettes import additional_colors  # those of R
-
-        given = [additional_colors.get(tone, tone) for tone in given]
     return given if len(given) >= n and all(map(is_color_like, given)) else None
 
 

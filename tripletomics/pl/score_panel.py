@@ -1,4 +1,4 @@
-"""Panels of scores: how far each method is above its null, one small Axes for each metric."""
+"""Panels of scores: the held-out score of each method and its permuted score, one small Axes for each metric."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from tripletomics.evaluation.scores import PERMUTED, REFITTED, SHUFFLED, UNUSED
 from tripletomics.labels import NO_SIGNAL, TOO_FEW
 from tripletomics.names import printable
 from tripletomics.pl import score_table
@@ -26,14 +27,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LINE, ROW, SECOND_ROW = 0.105, 0.145, 0.12  # inches: a line of text, a row, a further space of the same method
-VALUES, PANEL_GAP, MIN_PANEL = (
-    0.29,
-    0.1,
-    0.85,
-)  # inches: held-out values, between panels, the narrowest panel with both
-TICKS = 0.3  # inches below a panel
-MIN_SCALE = 0.25  # of the scores: on a shorter scale a small gain would look large
+VALUES, PANEL_GAP = 0.29, 0.1  # inches: held-out values, between panels
+MIN_PANEL = 0.85  # inches, the narrowest panel with both
+TICKS = 0.2  # inches below a panel
+DIRECTION = 0.11  # inches, of the words below panels where lower is better
 SILENT_GREY, AXIS_GREY, BAND_GREY = "#8c8c8c", "#c9c9c9", "#f4f4f4"
+MARK_GREY = "#7a7a7a"  # of permuted scores
+PLAIN = {
+    REFITTED: "fits on permuted labels",
+    PERMUTED: "labels permuted after the fit where it uses none",
+    UNUSED: "labels permuted after the fit where it uses none",
+    SHUFFLED: "cells shuffled for scores of structure",
+}
 
 
 @dataclass(frozen=True)
@@ -79,22 +84,27 @@ class PanelLayout:
     @property
     def head(self) -> float:
         """The height of the titles above a panel."""
-        return LINE * (max(map(len, self.titles)) + 0.9)
+        return LINE * (max(map(len, self.titles)) + 1.15)
 
     @property
-    def legend(self) -> bool:
+    def spaces_differ(self) -> bool:
         """Whether filled and open markers need an explanation; in a table of one method the labels give it."""
         return {"map", "metric"} <= {row.space for row in self.rows}
 
     @property
+    def ticks(self) -> float:
+        """The height of the scales below panels."""
+        return TICKS + DIRECTION * any(map(score_table.lower_is_better, self.metrics))
+
+    @property
     def height(self) -> float:
         """The height of everything."""
-        return self.panels_height + LINE * (len(self.notes) + 1.4 * self.legend) + 0.08
+        return self.panels_height + LINE * (len(self.notes) + 1.4) + 0.08
 
     @property
     def panels_height(self) -> float:
         """The height without legend and notes."""
-        return math.ceil(len(self.metrics) / self.columns) * (self.head + self.rows_height + TICKS)
+        return math.ceil(len(self.metrics) / self.columns) * (self.head + self.rows_height + self.ticks)
 
 
 @literal
@@ -108,7 +118,7 @@ def scores(
     save: str | Path | bool | None = None,
     return_fig: bool = False,
 ) -> Figure:
-    """Draw how far the held-out scores of each method are above their null, with error bars.
+    """Draw the held-out scores of each method next to its permuted scores, with error bars.
 
     Parameters
     ----------
@@ -128,12 +138,13 @@ def scores(
     Returns
     -------
     Figure
-        One Axes per metric. A marker is the held-out score minus its null or, where lower is better, the null minus
-        the held-out score, so that right is better in every panel; its bar is the root of the sum of both squared sd
-        over seeds, and absent where one is not known. Filled markers are maps, open ones metric spaces. The number at
-        the right is the held-out score itself. Methods are in the same order in every panel, best first by the
-        first metric, those without signal below all others. A method without signal (p > 0.01 against permuted labels)
-        is grey and says so. A score marked with a dagger rises with how hard the labels were used.
+        One Axes per metric. A marker is the held-out score, its bar one sd over seeds either way, and the number at the
+        right is the same score. The grey tick in its row is the permuted score, with a thin bar of one sd. A marker is
+        grey where the score is not better than the permuted one by more than two sd of both together. Right is better
+        in every panel: where lower is better, the scale is reversed. Filled markers are maps, open ones metric spaces.
+        Methods are in the same order in every panel, best first by the first metric; settings of `structure` stay
+        together in their order, and methods without signal come last. A method without signal (p > 0.01 against
+        permuted labels) says so. A score marked with a dagger rises with how hard the labels were used.
 
     Raises
     ------
@@ -185,10 +196,7 @@ def lay_out_panels(
     columns = math.ceil(len(chosen) / math.ceil(len(chosen) / most))
     room = (width - MARGIN - names + PANEL_GAP) / columns - PANEL_GAP
     heads = [
-        score_table.title_of_metric(metric)
-        + ", lower is better" * score_table.lower_is_better(metric)
-        + "\u00a0†" * score_table.circular(table, metric)
-        for metric in chosen
+        score_table.title_of_metric(metric)[0] + "\u00a0†" * score_table.circular(table, metric) for metric in chosen
     ]
     panel_titles = [wrap(head, room, SMALL + 0.5) for head in heads]
     notes = [line for note in _notes(drawn, chosen, rows, said) for line in wrap(note, width - 2 * MARGIN, SMALL)]
@@ -207,19 +215,22 @@ def _row_labels(name: str, spaces: list[str], no_signal: list[bool]) -> list[str
 
 
 def _notes(table: pd.DataFrame, metrics: Sequence[str], rows: Sequence[Row], said: set[str]) -> list[str]:
-    """Return what a reader has to know about the scale, the bars, the nulls and what is grey."""
+    """Return what a reader has to know about the numbers, the permuted scores and what is grey."""
     count = score_table.n_seeds(table, metrics)
-    lower = " (permuted minus held-out score where lower is better)" * any(map(score_table.lower_is_better, metrics))
-    bars = f"Bars: sd over {count} seeds, of both together." if count > 1 else "One seed: no error bars."
-    notes = [f"Markers: held-out score minus permuted{lower}; right is better. Numbers: held-out score. {bars}"]
+    notes = [f"Mean ± sd over {count} seeds." if count > 1 else "One seed: no error bars."]
     if "null" in table:
         made = table.loc[table["split"] == "permuted", "null"].fillna("").astype(str)
-        if ways := [way for way in dict.fromkeys(made) if way]:
-            notes.append(f"Permuted: {'; '.join(ways)}.")
+        if ways := [way for way in dict.fromkeys([*PLAIN, *made]) if way and way in set(made)]:
+            notes[0] += f" Permuted: {'; '.join(dict.fromkeys(PLAIN.get(way, way) for way in ways))}."
+    for metric in metrics:
+        title, remark = score_table.title_of_metric(metric)
+        if remark:
+            notes[0] += f" {title[0].upper()}{title[1:]}: {remark}."
+    if not all(score_table.pairs_of_scores(table, metric)["clear"].all() for metric in metrics):
+        notes[0] += " Grey: no better than permuted."
     if any(row.silent for row in rows):
         notes.append(
-            "Grey, no signal: held-out cells are named no better than with permuted labels "
-            f"(p\u00a0>\u00a0{NO_SIGNAL:g})."
+            f"No signal: held-out cells are named no better than with permuted labels (p\u00a0>\u00a0{NO_SIGNAL:g})."
         )
     if "too few" in said:
         notes.append(f"Some rows: {TOO_FEW}; the test of their labels could not have found any signal.")
@@ -233,7 +244,7 @@ def draw_panels(figure: Figure, layout: PanelLayout, top: float) -> None:
     for i, metric in enumerate(layout.metrics):
         line, column = divmod(i, layout.columns)
         left = layout.names + column * layout.step
-        y = top + line * (layout.head + layout.rows_height + TICKS) + layout.head
+        y = top + line * (layout.head + layout.rows_height + layout.ticks) + layout.head
         ax = figure.add_axes(inches(figure, left, y, layout.step - PANEL_GAP - VALUES, layout.rows_height))
         _panel(ax, layout, metric, layout.titles[i])
         if column == 0:
@@ -241,47 +252,56 @@ def draw_panels(figure: Figure, layout: PanelLayout, top: float) -> None:
             for tick, (_, _, alarm) in zip(ax.get_yticklabels(), layout.labels, strict=True):
                 tick.set(color=ALARM if alarm else INK, linespacing=1.0)
     y = top + layout.panels_height + 0.04
-    if layout.legend:
-        place: Any = {"loc": "upper left", "bbox_to_anchor": inches(figure, MARGIN, y, 0, 0)[:2]}
-        handles = [
-            Line2D([], [], linestyle="", marker="o", markersize=4, color=PALETTE[0], markerfacecolor=face, label=label)
-            for label, face in (("map", PALETTE[0]), ("metric space", "white"))
-        ]
-        figure.legend(handles=handles, ncols=2, **(LEGEND | {"borderaxespad": 0.0}), **place)
-        y += 1.4 * LINE
+    place: Any = {"loc": "upper left", "bbox_to_anchor": inches(figure, MARGIN, y, 0, 0)[:2]}
+    held = [("held-out", PALETTE[0])]
+    if layout.spaces_differ:
+        held = [("held-out, map", PALETTE[0]), ("held-out, metric space", "white")]
+    marks = [
+        Line2D([], [], linestyle="", marker="o", markersize=4, color=PALETTE[0], markerfacecolor=face, label=label)
+        for label, face in held
+    ]
+    marks.append(Line2D([], [], linestyle="", marker="|", markersize=5, color=MARK_GREY, label="permuted"))
+    figure.legend(handles=marks, ncols=len(marks), **(LEGEND | {"borderaxespad": 0.0}), **place)
+    y += 1.4 * LINE
     write_lines(figure, layout.notes, MARGIN, y, LINE)
 
 
 def _panel(ax: Axes, layout: PanelLayout, metric: str, title: Sequence[str]) -> None:
     """Draw the markers of a metric."""
-    found = score_table.differences(layout.table, metric)
-    scored: dict[Any, tuple[float, ...]] = dict(zip(found.index, found.itertuples(index=False), strict=True))
-    unmeasured = not np.isfinite(found["gain"]).any()
+    found = score_table.pairs_of_scores(layout.table, metric)
+    scored: dict[Any, Any] = {row.Index: row for row in found.itertuples()}
+    unmeasured = not np.isfinite(found["held"]).any()
     for top, bottom in layout.bands[::2]:
         ax.axhspan(top, bottom, color=BAND_GREY, linewidth=0, zorder=0)
-    ax.axvline(0, color=INK, linewidth=0.8, zorder=1, label="permuted")
-    ends = [0.0, MIN_SCALE]
+    ends: list[float] = []
     for row in layout.rows:
-        value, gain, error = scored.get((row.method, row.space), (math.nan,) * 3)
-        color = SILENT_GREY if row.silent else PALETTE[0]
-        if math.isfinite(gain):
-            ax.hlines(row.y, 0, gain, colors=color, alpha=0.35, linewidths=0.8, zorder=2)
-            bar = None if math.isnan(error) else [error]
-            ax.errorbar([gain], [row.y], xerr=bar, fmt="o", markersize=3.6, color=color, elinewidth=1.0, zorder=3,
-                        markerfacecolor=color if row.is_map else "white", markeredgewidth=0.9,
-                        label=f"{row.method} {row.space}")  # fmt: skip
-            spread = 0.0 if math.isnan(error) else error
-            ends += [gain - spread, gain + spread]
-        elif not unmeasured:
-            missing = "not measured" if math.isnan(value) else "no permuted score"
-            ax.annotate(missing, (0, row.y), (3, 0), textcoords="offset points", va="center", fontsize=SMALL - 1,
-                        color=SILENT_GREY)  # fmt: skip
-        if math.isfinite(value):
-            ax.annotate(_rounded(value), (1, row.y), (72 * VALUES, 0), ax.get_yaxis_transform(), "offset points",
-                        ha="right", va="center_baseline", fontsize=SMALL, color=SILENT_GREY if row.silent else INK,
-                        gid="held-out", annotation_clip=False)  # fmt: skip
-    low, high = min(ends), max(ends)
-    ax.set(xlim=(low - 0.06 * (high - low), high + 0.06 * (high - low)), ylim=(layout.rows_height, 0), yticks=[])
+        score = scored.get((row.method, row.space))
+        if score is None or not math.isfinite(score.held):
+            if not unmeasured:
+                words = "not measured"
+                ax.annotate(words, (0, row.y), (3, 0), ax.get_yaxis_transform(), "offset points", va="center",
+                            fontsize=SMALL, color=SILENT_GREY)  # fmt: skip
+            continue
+        color = PALETTE[0] if score.clear and not row.silent else SILENT_GREY
+        face = color if row.is_map else "white"
+        held: dict[str, Any] = {"fmt": "o", "markersize": 3.6, "color": color, "elinewidth": 1.0,
+                                "markerfacecolor": face, "markeredgewidth": 0.9}  # fmt: skip
+        null: dict[str, Any] = {"fmt": "|", "markersize": 5, "color": MARK_GREY, "elinewidth": 0.5}
+        name = f"{row.method} {row.space}"
+        for value, sd, label, marks in (
+            (score.permuted, score.permuted_sd, f"permuted {name}", null),
+            (score.held, score.held_sd, name, held),
+        ):
+            if math.isfinite(value):
+                bar = None if math.isnan(sd) else [sd]
+                ax.errorbar([value], [row.y], xerr=bar, zorder=3, label=label, **marks)
+                ends += [value - np.nan_to_num(sd), value + np.nan_to_num(sd)]
+        ax.annotate(_rounded(score.held), (1, row.y), (72 * VALUES, 0), ax.get_yaxis_transform(), "offset points",
+                    ha="right", va="center_baseline", fontsize=SMALL, color=color if color == SILENT_GREY else INK,
+                    gid="held-out", annotation_clip=False)  # fmt: skip
+    low, high = score_table.limits(ends)
+    lower = score_table.lower_is_better(metric)
+    ax.set(xlim=(high, low) if lower else (low, high), ylim=(layout.rows_height, 0), yticks=[])
     _label_panel(ax, metric, title, unmeasured)
 
 
@@ -295,14 +315,15 @@ def _label_panel(ax: Axes, metric: str, title: Sequence[str], unmeasured: bool) 
     ax.xaxis.set_major_formatter(lambda x, _: "0" if abs(x) < 1e-9 else f"{x:.6g}".replace("-", "−"))
     ax.tick_params(labelsize=SMALL, length=2, width=0.6, pad=1.5)
     ax.tick_params(axis="y", length=0, pad=3)
-    ax.set_xlabel("permuted − held-out" if lower else "held-out − permuted", fontsize=SMALL, labelpad=1)
+    if lower:
+        ax.set_xlabel("lower is better \u2192", fontsize=SMALL, labelpad=1)
     words = "\n".join(title)
     ax.annotate(words, (0, 1), (0, 72 * 1.05 * LINE), "axes fraction", "offset points", fontsize=SMALL + 0.5,
                 va="baseline", linespacing=1.1, gid="title", annotation_clip=False)  # fmt: skip
     ax.annotate("held-out", (1, 1), (72 * VALUES, 1.5), "axes fraction", "offset points", ha="right", va="bottom",
                 fontsize=SMALL - 1, color=SILENT_GREY)  # fmt: skip
     if unmeasured:
-        ax.annotate("not measured", (0, 0.5), (3, 0), ("data", "axes fraction"), "offset points", va="center",
+        ax.annotate("not measured", (0, 0.5), (3, 0), "axes fraction", "offset points", va="center",
                     fontsize=SMALL, color=SILENT_GREY)  # fmt: skip
 
 

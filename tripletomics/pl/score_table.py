@@ -15,6 +15,7 @@ from tripletomics.parts import did_you_mean
 from tripletomics.pl.palette import listed
 
 NEEDED = ("space", "metric", "type", "split", "value", "sd", "n_seeds")
+MIN_SCALE = 0.25  # of the scores: on a shorter scale a small difference would look large
 SHOWN = ("knn_macro_f1", "map_at_r", "knn_recall_within_types", "trustworthiness", "centroid_spearman")
 SHOWN_NARROW = ("knn_macro_f1", "knn_recall_within_types", "centroid_spearman")
 
@@ -75,9 +76,10 @@ def lower_is_better(metric: str) -> bool:
     return metric in METRICS and not METRICS[metric].higher
 
 
-def title_of_metric(metric: str) -> str:
-    """Return the title of a metric."""
-    return METRICS[metric].title if metric in METRICS else metric
+def title_of_metric(metric: str) -> tuple[str, str]:
+    """Return the title of a metric, and what a note says about it, such as "minus chance"."""
+    title, _, remark = (METRICS[metric].title if metric in METRICS else metric).partition(", ")
+    return title, remark
 
 
 def circular(table: pd.DataFrame, metric: str) -> bool:
@@ -88,20 +90,31 @@ def circular(table: pd.DataFrame, metric: str) -> bool:
     return "label_circular" in rows and bool(rows["label_circular"].astype(bool).any())
 
 
-def differences(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return how far each (method, space) is on the better side of its null.
+def pairs_of_scores(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the held-out score of each (method, space) next to its permuted one.
 
     Returns
     -------
-    Indexed by method and space, in the order of the table: ``value`` held out, its ``gain`` over the null, and the
-    ``error`` of the gain, the root of the sum of both squared sd; NaN where one is not known.
+    Indexed by method and space, in the order of the table: ``held`` and its ``held_sd``, ``permuted`` and its
+    ``permuted_sd``, NaN where one is not known; and whether the held-out score is ``clear``, on the better side of the
+    permuted one by more than two sd of both together, where these are known.
     """
     rows = table[table["metric"] == metric].set_index(["method", "space"])
     held, null = (rows.loc[rows["split"] == split, ["value", "sd"]].astype(float) for split in ("held-out", "permuted"))
     null = null.reindex(held.index)
-    sign = -1 if lower_is_better(metric) else 1
-    gain = sign * (held["value"] - null["value"])
-    return pd.DataFrame({"value": held["value"], "gain": gain, "error": np.hypot(held["sd"], null["sd"])})
+    gain = (held["value"] - null["value"]) * (-1 if lower_is_better(metric) else 1)
+    clear = ~(gain <= 2 * np.nan_to_num(np.hypot(held["sd"], null["sd"])))  # not a score without a permuted one
+    return pd.DataFrame({"held": held["value"], "held_sd": held["sd"], "permuted": null["value"],
+                         "permuted_sd": null["sd"], "clear": clear})  # fmt: skip
+
+
+def limits(scores: Iterable[float]) -> tuple[float, float]:
+    """Return the ends of a scale that holds all scores, and 0 if it is near; NaN are left out."""
+    there = np.array([score for score in scores if np.isfinite(score)] or [0.0, 1.0])
+    low, high = there.min(), there.max()
+    low = 0.0 if 0 < low < 0.3 * high else low
+    spare = max(0.09 * (high - low), (MIN_SCALE - (high - low)) / 2)
+    return float(low - spare), float(high + spare)
 
 
 def silent_spaces(table: pd.DataFrame) -> set[tuple[str, str]]:
@@ -117,20 +130,36 @@ def verdicts(table: pd.DataFrame) -> dict[tuple[str, str], str]:
 def ranked(table: pd.DataFrame, metric: str, silent: set[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     """Return the methods with their spaces, the best first.
 
-    The best space of a method counts. Methods that are `silent` in all their spaces come after all others, and those
-    that were not measured last, both in the same way; ties keep the order of the table.
+    The best space of a method counts. Methods that differ in `structure` alone stay together, in its order, and the
+    best of them counts. Methods that are `silent` in all their spaces come after all others, and those that were not
+    measured last, both in the same way; ties keep the order of the table.
     """
     spaces: dict[str, list[str]] = {}
     for method, space in zip(table["method"], table["space"], strict=True):
         if space not in spaces.setdefault(method, []):
             spaces[method].append(space)
-    gains = differences(table, metric)["gain"].dropna()
+    held = pairs_of_scores(table, metric)["held"].dropna() * (-1 if lower_is_better(metric) else 1)
 
     def rank(method: str) -> tuple[bool, bool, float]:
-        own = [gains[method, space] for space in spaces[method] if (method, space) in gains.index]
+        own = [held[method, space] for space in spaces[method] if (method, space) in held.index]
         return not own, all((method, space) in silent for space in spaces[method]), -max(own, default=0.0)
 
-    return [(method, sorted(spaces[method], key=lambda s: s != "map")) for method in sorted(spaces, key=rank)]
+    dials: dict[tuple[str, ...], list[str]] = {}
+    for method in spaces:
+        dials.setdefault(structure_of(method)[0], []).append(method)
+    together = sorted(dials.values(), key=lambda methods: min(map(rank, methods)))
+    order = [method for methods in together for method in sorted(methods, key=lambda one: structure_of(one)[1])]
+    return [(method, sorted(spaces[method], key=lambda s: s != "map")) for method in order]
+
+
+def structure_of(method: str) -> tuple[tuple[str, ...], float]:
+    """Return the name and the other settings of a method, and its `structure`; NaN where it does not set it."""
+    name, _, given = method.partition(":")
+    settings = {key.strip(): value for key, _, value in (piece.partition("=") for piece in given.split(","))}
+    if name != "tt" or "structure" not in settings:
+        return (method,), np.nan
+    structure = float(settings.pop("structure"))
+    return (name, *sorted(f"{key}={value}" for key, value in settings.items())), structure
 
 
 def n_seeds(table: pd.DataFrame, metrics: Iterable[str]) -> int:

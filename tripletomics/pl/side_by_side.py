@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.colors import Colormap
 
 from tripletomics import keys
 from tripletomics.parts import did_you_mean
-from tripletomics.pl import map_axes, score_panel, score_table, style
-from tripletomics.pl.layout import MAX_COLOURS, Layout, add_map, caption_of
-from tripletomics.pl.palette import Palette, listed
+from tripletomics.pl import map_axes, score_panel, score_table, style, type_names
+from tripletomics.pl.layout import LARGE, MAX_COLOURS, Layout, add_map, caption_of
+from tripletomics.pl.palette import Palette, check_palette, listed
 from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import inches, literal
 
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SCORES_GAP = 0.12  # inches above the panels of scores
@@ -34,6 +36,7 @@ def compare(
     bases: Sequence[str] | None = None,
     scores: Mapping[str, str] | None = None,
     palette: Palette | None = None,
+    cmap: str | Colormap | None = None,
     width: float = 7.1,
     table: pd.DataFrame | None = None,
     titles: Mapping[str, str] | None = None,
@@ -59,8 +62,8 @@ def compare(
     scores
         A short text per basis, drawn under its title, such as ``{"X_tt": "held-out F1 0.91"}``; by default from
         `table`.
-    palette
-        Colours of the types, or a colormap, as in :func:`embedding`.
+    palette, cmap
+        Colours of the types, and the colormap of numbers, as in :func:`embedding`.
     width
         Width of the figure in inches; 7.1 is a page, 3.5 a column.
     table
@@ -93,18 +96,25 @@ def compare(
         raise ValueError(f"scores has {unknown[0]!r}, which is not drawn.{near} Drawn: {listed(maps)}.")
     score_table.check_titles(titles, [*maps, *([] if checked is None else checked["method"].unique())])
     splits = (style.split_codes(adata, basis, "auto") for basis in (*maps, "X_tt"))
-    cells = style.style_of(adata, color, next((codes for codes in splits if codes is not None), None), palette)
+    split = next((codes for codes in splits if codes is not None), None)
+    cells = style.style_of(adata, color, split, palette, cmap=cmap)
+    check_palette(palette, [cells.scale], f"color={color!r}")
     layout = Layout.of(len(maps), width, numbers=cells.scale is not None)
     captions = [caption_of(adata, basis, checked, (scores or {}).get(basis), titles, layout) for basis in maps]
     shown = score_table.SHOWN if width >= 5 else score_table.SHOWN_NARROW
     scored = None if checked is None else score_panel.lay_out_panels(checked, None, titles, width, shown)
 
     figure = plt.figure(figsize=(width, width), dpi=150)
-    numbered = len(cells.types) > MAX_COLOURS
+    many = len(cells.types) > MAX_COLOURS
+    fitting = many and cells.branches is None and layout.side >= LARGE
+    fitting &= all(points.shape[1] == 2 for points in maps.values())
+    names = type_names.break_names(cells.types, 72 * layout.side) if fitting else None
+    numbered = many and names is None
+    explained = cells if names is None else cells.without_names()
     head = max(caption.height for caption in captions)
     tall = layout.rows * (head + layout.side + layout.foot)
     legend, fits = map_axes.shared_legend(
-        figure, map_axes.legend_entries(cells, numbered, *maps.values()), width, layout.blank(head)
+        figure, map_axes.legend_entries(explained, numbered, *maps.values()), width, layout.blank(head)
     )
     foot = 0.0 if fits else legend.get_window_extent().height / figure.dpi + 0.08
     figure.set_figheight(tall + foot + (SCORES_GAP + scored.height if scored else 0.04))
@@ -122,10 +132,22 @@ def compare(
         own = cells
         if keys.seen_by(adata.uns, basis) is not None:  # the cells that were held out from the model of this map
             own = replace(cells, split=style.split_codes(adata, basis, keys.split_of(adata, basis)))
-        map_axes.draw_cells(ax, points, own, None, numbered)
+        _draw_cells(ax, points, own, names, numbered)
         if caption.no_signal:
             map_axes.no_signal_banner(ax, caption.no_signal, 72 * layout.side)
     return finish(figure, figure, "compare", show, save, return_fig)
+
+
+def _draw_cells(
+    ax: Axes, points: np.ndarray, cells: style.CellStyle, names: style.Types | None, numbered: bool
+) -> None:
+    """Draw the cells of a map, with names or what stands for them: next to the cells, which a chip could hide."""
+    beside = numbered and points.shape[1] == 2 and len(cells.types) <= type_names.MAX_NAMES
+    map_axes.draw_cells(ax, points, cells, None, numbered and not beside)
+    if beside:
+        names = {code: (mark, cells.types[code][1]) for code, mark in style.chips(cells.types).items()}
+    if names is not None:
+        type_names.write_names(ax, names, points, cells.codes)
 
 
 def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | None) -> dict[str, np.ndarray]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tripletomics.pl import score_table
 from tripletomics.pl.palette import PALETTE, listed
@@ -46,8 +49,8 @@ def dial(
     Returns
     -------
     Figure
-        One Axes per metric, all from 0 to 1 unless a score leaves it. The band is two sd over seeds either way, the
-        dashed line the null. A setting without signal (p > 0.01 against permuted labels) has an open marker.
+        One Axes per metric. The band is two sd over seeds either way, and absent with one seed; the dashed line is the
+        permuted score. A setting without signal (p > 0.01 against permuted labels) has an open marker.
 
     Raises
     ------
@@ -63,42 +66,46 @@ def dial(
     table = table[(table["space"] == "map") & table["method"].isin(at)]
     table = table.assign(structure=table["method"].map(at)).sort_values("structure", kind="stable")
     silent = {at[method] for method, _ in score_table.silent_spaces(table)}
-    size = PANEL_WIDTH * len(chosen) + 0.15, PANEL_HEIGHT + 0.6
+    size = PANEL_WIDTH * len(chosen) + 0.15, PANEL_HEIGHT + 0.75
     figure, axes = plt.subplots(1, len(chosen), figsize=size, dpi=150, layout="constrained", squeeze=False)
+    marks: dict[str, Any] = {}
     for ax, metric in zip(axes[0], chosen, strict=True):
-        rows = table[table["metric"] == metric]
-        held, null = (rows[rows["split"] == split] for split in ("held-out", "permuted"))
-        x, value = held["structure"].to_numpy(), held["value"].to_numpy(dtype=float)
-        spread = 2 * held["sd"].to_numpy(dtype=float, na_value=np.nan)
-        ax.fill_between(x, value - spread, value + spread, color=PALETTE[0], alpha=0.18, linewidth=0, label="± 2 sd")
-        ax.plot(x, value, "o-", color=PALETTE[0], linewidth=1.2, markersize=3, label="held-out")
-        quiet = np.isin(x, list(silent))
-        if quiet.any():
-            ax.plot(x[quiet], value[quiet], "o", color=PALETTE[0], markersize=3, markerfacecolor="white",
-                    label="no signal")  # fmt: skip
-        ax.plot(null["structure"], null["value"].astype(float), "--", color=INK, linewidth=0.8, label="permuted")
-        ends = np.concatenate([value, value - spread, value + spread, null["value"].to_numpy(dtype=float), [0, 1]])
-        ax.set_ylim(np.nanmin(ends), np.nanmax(ends))
-        ax.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xticklabels=["labels\n0", "0.5", "data\n1"])
+        _draw_curve(ax, table[table["metric"] == metric], silent)
         worse = ", lower is better" * score_table.lower_is_better(metric)
-        title = wrap(score_table.title_of_metric(metric) + worse, PANEL_WIDTH - 0.35, SMALL + 1)
-        ax.set_title("\n".join(title), fontsize=SMALL + 1)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=SMALL, length=2.5)
-    axes[0, 0].set_xlabel("structure", fontsize=SMALL)
-    axes[0, 0].legend(loc="best", **LEGEND)
+        title, remark = score_table.title_of_metric(metric)
+        words = ", ".join(filter(None, [title, remark]))
+        ax.set_title("\n".join(wrap(words + worse, PANEL_WIDTH - 0.35, SMALL + 1)), fontsize=SMALL + 1)
+        marks |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=len(marks), **LEGEND)
     return finish(figure, figure, "dial", show, save, return_fig)
+
+
+def _draw_curve(ax: Axes, rows: pd.DataFrame, silent: set[float]) -> None:
+    """Draw a score along the dial, its permuted score, and two sd either way where there is more than one seed."""
+    held, null = (rows[rows["split"] == split] for split in ("held-out", "permuted"))
+    x, value, permuted = (held["structure"].to_numpy(), *(half["value"].to_numpy(dtype=float) for half in (held, null)))
+    spread = 2 * held["sd"].to_numpy(dtype=float, na_value=np.nan)
+    if np.isfinite(spread).any():
+        ax.fill_between(x, value - spread, value + spread, color=PALETTE[0], alpha=0.18, linewidth=0, label="± 2 sd")
+    ax.plot(x, value, "o-", color=PALETTE[0], linewidth=1.2, markersize=3, label="held-out")
+    quiet = np.isin(x, list(silent))
+    if quiet.any():
+        ax.plot(x[quiet], value[quiet], "o", color=PALETTE[0], markersize=3, markerfacecolor="white",
+                label="no signal")  # fmt: skip
+    ax.plot(null["structure"], permuted, "--", color=INK, linewidth=0.8, label="permuted")
+    ax.set_ylim(*score_table.limits(np.concatenate([value, value - spread, value + spread, permuted])))
+    ax.set(xlim=(-0.04, 1.04), xticks=[0, 0.5, 1], xticklabels=["0\nlabels", "0.5", "1\ndata"])
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    ax.set_xlabel("structure", fontsize=SMALL, labelpad=1)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=SMALL, length=2.5)
 
 
 def _settings(methods: Iterable[str]) -> dict[str, float]:
     """Return the `structure` of each method that sets it; raise a ValueError if they differ in more, or are too few."""
-    at, others = {}, set()
-    for method in methods:
-        name, _, given = method.partition(":")
-        settings = {key.strip(): value for key, _, value in (piece.partition("=") for piece in given.split(","))}
-        if name == "tt" and "structure" in settings:
-            at[method] = float(settings.pop("structure"))
-            others.add(frozenset(settings.items()))
+    found = {method: score_table.structure_of(method) for method in methods}
+    at = {method: structure for method, (_, structure) in found.items() if np.isfinite(structure)}
+    others = {found[method][0] for method in at}
     if len(at) < 2 or len(set(at.values())) < len(at) or len(others) > 1:
         raise ValueError(
             "table must hold two or more settings of structure, each once and with all else the same: compare "

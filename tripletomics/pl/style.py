@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize, to_rgb
+from scipy import sparse
 
 from tripletomics import keys, labels, metrics, scales
 from tripletomics.features import DEPTH
@@ -344,13 +345,21 @@ def values_of(
             f"Columns: {listed(adata.obs.columns)}. Genes: {listed(genes, 3)}."
         )
     if from_raw:
-        return _logged(raw, raw.X, color, scales.looks_like_counts(raw.X))
+        x = _in_memory(raw.X)
+        return _logged(raw, x, color, scales.looks_like_counts(x))
     if layer is None and adata.X is None:
         raise ValueError(f"color={color!r} is a gene, and adata.X is empty: name the matrix with layer=.")
     x = stored_matrix(adata, layer)  # taking a column of a damaged matrix can end the process
     if layer is None:
+        x = _in_memory(x)
         return _logged(adata, x, color, _holds_counts(adata, x))
     return pd.Series(np.asarray(adata.obs_vector(color, layer=layer)), index=adata.obs_names), ""
+
+
+def _in_memory(x: Any) -> Any:
+    """Return a matrix that can be summed up; one in a file is read."""
+    x = x.to_memory() if hasattr(x, "to_memory") else x
+    return x if sparse.issparse(x) else np.asarray(x)
 
 
 def _holds_counts(adata: AnnData, x: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The tree of cell types of a model: the one it was given, or the one that its loss learned."""
+"""The tree of cell types of a model: the one it was given, the one that its loss learned, or that of their centres."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
-from scipy.cluster.hierarchy import dendrogram
+from scipy.cluster.hierarchy import dendrogram, linkage
 
 from tripletomics.labels.tree import Tree
 from tripletomics.names import printable
@@ -33,7 +33,7 @@ def tree(
     save: str | Path | bool | None = None,
     return_fig: bool = False,
 ) -> Axes:
-    """Draw the tree of cell types: the one given to :func:`tripletomics.fit`, or the one that its loss learned.
+    """Draw the tree of cell types: the one given to :func:`tripletomics.fit`, a learned one, or that of their centres.
 
     A given tree shows for each name how many training cells have it or one below it, and the F1 of this on held-out
     cells, with their number in brackets: a cell is found if :func:`tripletomics.predict` gives it the name or one below
@@ -43,10 +43,13 @@ def tree(
     In the tree that ``loss="hierarchical_triplet"`` learned, two branches meet at the mean squared distance between the
     cells of their two nearest types, in the metric space scaled to length 1, where opposite directions are 4 apart.
 
+    For all other models it is the tree of average linkage between the centres of the types in the metric space: two
+    branches meet at the mean distance between their centres, in standard deviations of the metric space.
+
     Parameters
     ----------
     model
-        A :class:`tripletomics.Model` that was given labels on several levels, or with a ``"tree"`` among its findings.
+        A :class:`tripletomics.Model` with two cell types or more.
     ax
         Where to draw. The names are to its left: a figure made with ``layout="constrained"`` makes room for them.
         Without `ax`, a new figure is made, as tall as the types need.
@@ -57,15 +60,15 @@ def tree(
     Returns
     -------
     Axes
-        One line collection, the branches. Of a learned tree, the tick labels of y are the names of the types, similar
-        ones next to each other. Of a given tree, the names are texts, each below its parent and to the right of it.
+        One line collection, the branches. Of a tree with distances, the tick labels of y are the names of the types,
+        similar ones next to each other. Of a given tree, the names are texts, each below its parent and to the right.
 
     Raises
     ------
     TypeError
         If `model` is not a model.
     ValueError
-        If it has no tree: it was fitted without labels, or on one level with a loss that learns no tree.
+        If it has no tree: it was fitted without labels, or has one type.
     """
     check_output(save, ax)
     show = show if ax is None else bool(show)  # the caller may draw more into the figure
@@ -75,37 +78,46 @@ def tree(
     given: Tree | None = getattr(model, "tree", None)
     if given is not None:
         ax = _draw_given(given, findings, ax)
-        return finish(ax.get_figure(root=True), ax, "tree", show, save, return_fig)
+        return finish(ax.figure.figure, ax, "tree", show, save, return_fig)
     if not classes:
         how = "with an order alone" if getattr(model, "targets", None) else "without labels"
         raise ValueError(f"This model has no tree of cell types: it was fitted {how}. Fit with label=.")
-    if "tree" not in findings:
-        loss = model.settings["loss"]
-        raise ValueError(
-            f"This model has no class tree: it was fitted on one level, with loss={loss!r}. Give fit several columns, "
-            "label=[coarse, fine], or parents=, or loss='hierarchical_triplet', which learns a tree."
-        )
-    plan = dendrogram(findings["tree"], labels=classes, count_sort="descending", no_plot=True)
+    if "tree" in findings:
+        joins, names, distance = findings["tree"], classes, "squared distance between the nearest types of two branches"
+    else:
+        joins, names = _tree_of_centres(model)
+        distance = "distance between centres of types (sd of the metric space)"
+    plan = dendrogram(joins, labels=names, count_sort="descending", no_plot=True)
     figure = None
     if ax is not None:
         as_text(ax)
     else:
-        figure = plt.figure(figsize=(4.6, 0.6 + 0.13 * len(classes)), dpi=150, layout="constrained")
+        figure = plt.figure(figsize=(4.6, 0.6 + 0.13 * len(names)), dpi=150, layout="constrained")
         ax = figure.add_subplot()
     x, y = np.array(plan["dcoord"]), np.array(plan["icoord"]) / 10 - 0.5  # the i-th leaf of scipy is at 5 + 10 i
     branches = list(np.stack([x, y], axis=2))
     ax.add_collection(LineCollection(branches, colors=INK, linewidths=0.8, capstyle="projecting"), autolim=False)
-    ax.set(xlim=(0, 1.03 * x.max() or 1), ylim=(len(classes) - 0.5, -0.5))
-    ax.set_yticks(range(len(classes)), [printable(name) for name in plan["ivl"]])
+    ax.set(xlim=(0, 1.03 * x.max() or 1), ylim=(len(names) - 0.5, -0.5))
+    ax.set_yticks(range(len(names)), [printable(name) for name in plan["ivl"]])
     ax.tick_params(labelsize=SMALL, length=2.5)
     ax.tick_params(axis="y", length=0)
     ax.spines[["left", "top", "right"]].set_visible(False)
-    ax.set_xlabel("squared distance in the metric space", fontsize=SMALL)
-    ax.set_title("class tree", fontsize=TITLE, loc="left")
+    ax.set_xlabel(distance, fontsize=SMALL)
+    ax.set_title("tree of cell types", fontsize=TITLE, loc="left")
     if figure is not None:
-        names: Any = ax.yaxis.get_tightbbox()
-        figure.set_figwidth(2.8 + names.width / figure.dpi)
-    return finish(ax.get_figure(root=True), ax, "tree", show, save, return_fig)
+        box: Any = ax.yaxis.get_tightbbox()
+        figure.set_figwidth(2.8 + box.width / figure.dpi)
+    return finish(ax.figure.figure, ax, "tree", show, save, return_fig)
+
+
+def _tree_of_centres(model: Any) -> tuple[np.ndarray, list[str]]:
+    """Return the average linkage of the types' centres in the metric space, and the names of those that have one."""
+    reference, types = model.reference, model.types
+    there = [code for code in range(len(types)) if reference.sizes[code] > 0]
+    if len(there) < 2:
+        raise ValueError(f"This model has {len(there)} cell type, and a tree needs two or more. Fit with more types.")
+    centres = reference.prototypes[there] / reference.spread
+    return linkage(centres, "average", optimal_ordering=True), [types[code] for code in there]
 
 
 def _draw_given(tree: Tree, findings: Any, ax: Axes | None) -> Axes:
@@ -122,7 +134,7 @@ def _draw_given(tree: Tree, findings: Any, ax: Axes | None) -> Axes:
         ax = plt.figure(figsize=size, dpi=150).add_axes(place)
     ax.set(xlim=(0, scale + SCALE), ylim=(len(order) - 0.5, -1.5))
     ax.set_axis_off()
-    ax.set_title("cell types", fontsize=TITLE, loc="left", pad=2)
+    ax.set_title("tree of cell types", fontsize=TITLE, loc="left", pad=2)
     ax.add_collection(LineCollection(_brackets(tree, order), colors=INK, linewidths=0.6), autolim=False)
     colors = shades(tree, [], {})
     for row, (node, name) in enumerate(zip(order, names, strict=True)):
