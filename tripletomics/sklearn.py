@@ -69,8 +69,8 @@ class TripletMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMi
     Notes
     -----
     In `y`, None, NaN among text, and the names in `unlabelled` mean unlabelled. A matrix may be sparse (CSR or CSC).
-    Rows need four or more, and labels two or more of one type. A row that was fitted gets the coordinates that it had
-    in the fit.
+    A fit needs four cells or more. To predict, it needs two classes, and two cells or more of at least one of them. A
+    cell of the fit gets the coordinates that it had there.
 
     Examples
     --------
