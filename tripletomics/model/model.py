@@ -372,9 +372,8 @@ class Model(State):
 
         Notes
         -----
-        Every cell counts as new, as all genes are measured. Of types on several levels there are the probabilities of
-        the finest ones. Values of ordered and of further columns are not in the graph. Memory: 8 bytes for each cell
-        and landmark (up to 20,000), so pass some thousand cells at a time.
+        Every cell counts as new. Of types on several levels there are the probabilities of the finest ones. Values of
+        further columns are not in the graph. It needs up to 160 kB a cell: pass some thousand cells at a time.
         """
         graph.write(files.check_writable(path, graph.SUFFIX), self)
 

@@ -157,9 +157,8 @@ def evaluate(
     ) for one in bases]  # fmt: skip
     if label is not None and len(tasks[0].classes) < 2:
         raise ValueError(f"label={label!r} has {len(tasks[0].classes)} types: there is nothing to compare.")
-    tables, words = [], []
+    tables, words, sentences = [], [], []
     for wanted in given:
-        sentences = []
         for one, task in zip(bases, tasks, strict=True):
             if refits:
                 bar = steps_bar(refits, progress)
@@ -172,9 +171,8 @@ def evaluate(
             tables.append(table.assign(hold_out=hold_out)[["hold_out", *table.columns]])
             words += one.summarise(table)
             sentences.append(sentence)
-        words += sentences
     table = pd.concat(tables, ignore_index=True)
-    table.attrs["summary"] = "\n".join(dict.fromkeys(words))
+    table.attrs["summary"] = "\n".join(dict.fromkeys(words + sentences))
     return table
 
 
