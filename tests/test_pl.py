@@ -366,7 +366,7 @@ def test_cells_without_finite_coordinates_are_left_out_and_counted():
 def test_compare_draws_the_same_cells_with_the_same_colours_in_square_equal_panels(name):
     adata = cells(types=12, name=name)
     figure = pl.compare(adata, "cell_type", scores={"X_tt": "F1 0.91"})
-    names = [name.format(i) for i in range(12)] if name == "type {}" else [str(i + 1) for i in range(12)]
+    names = [name.format(i) for i in range(12)] if name == "type {}" else [*"abcdefghijkl"]
     assert [ax.get_title() for ax in figure.axes] == ["tripletomics", "UMAP", "PCA"]
     assert figure.get_figwidth() == 7.1
     figure.canvas.draw()
