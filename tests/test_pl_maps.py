@@ -13,6 +13,7 @@ from matplotlib.colors import to_hex
 from scipy.sparse import csr_matrix
 from test_pl import cells, layers, legend_texts, numbers, rows
 
+import tripletomics as tt
 from tripletomics import pl
 from tripletomics.pl.palette import GREY
 from tripletomics.pl.style import LOGGED, values_of
@@ -111,6 +112,13 @@ def test_colours_in_uns_that_do_not_fit_are_replaced_with_a_warning(kept):
     with pytest.warns(UserWarning, match=r"uns\['cell_type_colors'\] is replaced: .* each of the 4 categories"):
         pl.embedding(adata, "cell_type")
     assert adata.uns["cell_type_colors"] == [to_hex(tone) for tone in pl.PALETTE[:4]]
+
+
+def test_colours_of_an_earlier_prediction_are_not_given_to_other_types(trained, new_cells):
+    adata = new_cells.copy()
+    adata.uns["tt_label_colors"] = ["red", "blue"]
+    tt.predict(adata, trained[0])
+    assert "tt_label_colors" not in adata.uns
 
 
 def test_no_colours_are_written_for_numbers_texts_unlabelled_cells_and_views():

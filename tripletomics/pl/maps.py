@@ -155,9 +155,9 @@ def embedding(
     cells = cells if groups is None else style.only(cells, groups)
     titles = _titles(title, names)
     if distortion:  # alone, or next to the colours
-        found = style.distortion_style(adata, basis, points, codes)
         alone = color is None
-        cells, names = [*cells[alone:], found], [*names[alone:], None]
+        cells = [*cells[alone:], style.distortion_style(adata, basis, points, codes)]
+        names = [*names[alone:], None]
         titles = [*titles[alone:], "distortion" if title is None or not alone else titles[0]]
     _check_place(ax, points, basis, len(cells), legend_loc, ncols)
     for name in names:
@@ -167,17 +167,11 @@ def embedding(
     axes = _new_axes(len(cells), ncols, points.shape[1]) if ax is None else [ax]
     maps = []
     for own, one, text, name in zip(axes, cells, titles, names, strict=True):
-        map_axes.frame_map(own, points, basis)
-        own.set_title(text, fontsize=TITLE, loc="left", pad=4)
-        if not frameon:
-            own.set_axis_off()
-        maps.append(_lay_out(_Map(own, replace(one, remark=remark), points, name), legend_loc or "none", ax is not None,
-                             len(axes) > 1))  # fmt: skip
+        _frame(own, points, basis, text, frameon)
+        found = _Map(own, replace(one, remark=remark), points, name)
+        maps.append(_lay_out(found, legend_loc or "none", ax is not None, len(axes) > 1))
     if ax is None:
-        most = max((one.cells for one in maps), key=lambda one: one.known.sum())  # `groups` may leave some out
-        _fit_page(
-            axes, ncols, map_axes.split_entries(most) if len(axes) > 1 and legend_loc not in (None, "none") else []
-        )
+        _fit_page(maps, ncols, legend_loc not in (None, "none"))
     for drawn in maps:
         _draw(drawn, size, style.no_signal_remark(adata, basis))
     result = axes[0] if len(axes) == 1 else axes
@@ -247,6 +241,14 @@ def _new_axes(maps: int, ncols: int, dim: int) -> list[Any]:
     figure = plt.figure(figsize=(columns * side, rows * side), dpi=150, layout="compressed")
     projection: Any = "3d" if dim == 3 else None
     return [figure.add_subplot(rows, columns, i + 1, projection=projection) for i in range(maps)]
+
+
+def _frame(ax: Any, points: np.ndarray, basis: str, title: str, frameon: bool) -> None:
+    """Give a map its limits, the names of its axes and its title."""
+    map_axes.frame_map(ax, points, basis)
+    ax.set_title(title, fontsize=TITLE, loc="left", pad=4)
+    if not frameon:
+        ax.set_axis_off()
 
 
 def _lay_out(one: _Map, loc: str, given: bool, shared: bool) -> _Map:
@@ -331,17 +333,16 @@ def _keep_within(ax: Any, slot: Any, entries: list[Any], below: bool) -> bool:
     return True
 
 
-def _fit_page(axes: Sequence[Any], ncols: int, entries: list[Any]) -> None:
-    """Draw the legend of all maps, and give the figure the size that maps, scales and legends take."""
-    figure = axes[0].figure
-    columns = min(len(axes), ncols)
-    width, _ = figure.get_size_inches()
-    side, high = width / columns, 0.0
-    if entries:
-        size = map_axes.text_size(72 * side)
-        words: Any = LEGEND | {"fontsize": size}
-        legend = figure.legend(handles=entries, loc="outside lower center", ncols=len(entries), **words)
-        high = legend.get_window_extent().height / figure.dpi + 0.1
+def _fit_page(maps: Sequence[_Map], ncols: int, legend: bool) -> None:
+    """Draw the legend of several maps, and give the figure the size that maps, scales and legends take."""
+    axes, high = [one.ax for one in maps], 0.0
+    figure, columns = axes[0].figure, min(len(axes), ncols)
+    side = figure.get_size_inches()[0] / columns
+    most = max((one.cells for one in maps), key=lambda one: one.known.sum())  # `groups` may leave some out
+    if legend and len(maps) > 1 and (entries := map_axes.split_entries(most)):
+        words: Any = LEGEND | {"fontsize": map_axes.text_size(72 * side)}
+        shared = figure.legend(handles=entries, loc="outside lower center", ncols=len(entries), **words)
+        high = shared.get_window_extent().height / figure.dpi + 0.1
     more = np.zeros((math.ceil(len(axes) / columns), columns, 2))
     for _ in range(2):  # a legend may be taller than its map is at first
         figure.draw_without_rendering()

@@ -95,10 +95,7 @@ def compare(
         near = did_you_mean(unknown[0], maps)
         raise ValueError(f"scores has {unknown[0]!r}, which is not drawn.{near} Drawn: {listed(maps)}.")
     score_table.check_titles(titles, [*maps, *([] if checked is None else checked["method"].unique())])
-    splits = (style.split_codes(adata, basis, "auto") for basis in (*maps, "X_tt"))
-    split = next((codes for codes in splits if codes is not None), None)
-    cells = style.style_of(adata, color, split, palette, cmap=cmap)
-    check_palette(palette, [cells.scale], f"color={color!r}")
+    cells = _style(adata, color, list(maps), palette, cmap)
     layout = Layout.of(len(maps), width, numbers=cells.scale is not None)
     captions = [caption_of(adata, basis, checked, (scores or {}).get(basis), titles, layout) for basis in maps]
     shown = score_table.SHOWN if width >= 5 else score_table.SHOWN_NARROW
@@ -141,6 +138,17 @@ def _names_on_maps(cells: style.CellStyle, maps: Mapping[str, np.ndarray], side:
     if not flat or len(cells.types) <= MAX_COLOURS or cells.branches is not None or side < LARGE:
         return None
     return type_names.break_names(cells.types, 72 * side)
+
+
+def _style(
+    adata: AnnData, color: str, bases: Sequence[str], palette: Palette | None, cmap: str | Colormap | None
+) -> style.CellStyle:
+    """Return how cells are drawn on all maps, with the split of the first basis that has one."""
+    splits = (style.split_codes(adata, basis, "auto") for basis in (*bases, "X_tt"))
+    split = next((codes for codes in splits if codes is not None), None)
+    cells = style.style_of(adata, color, split, palette, cmap=cmap)
+    check_palette(palette, [cells.scale], f"color={color!r}")
+    return cells
 
 
 def _draw_cells(

@@ -209,6 +209,7 @@ def _write(cells: NewCells, prefix: str, columns: Mapping[str, Any], stale: Sequ
         target.obs = target.obs.drop(columns=[f"{prefix}_{name}" for name in stale], errors="ignore")
         for name, values in columns.items():
             target.obs[f"{prefix}_{name}"] = values[rows]
+            target.uns.pop(f"{prefix}_{name}_colors", None)  # these were of the types of another prediction
 
 
 def _label(asked: Labelling, cells: NewCells) -> tuple[np.ndarray, np.ndarray]:
