@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tripletomics.labels import UNLABELLED
 from tripletomics.tl import stored
-from tripletomics.tl.opening import needs_opening, opened
+from tripletomics.tl.opening import needs_opening, run_opened
 from tripletomics.tl.progress import begin, stage, training_bar
 from tripletomics.tl.results import write_coordinates, write_fit
 
@@ -232,39 +232,35 @@ def fit(
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
     """
-    from tripletomics import crossfit, nulls, pp
-    from tripletomics.model.build import build_model
-    from tripletomics.model.scoring import score_fit
+    from tripletomics import crossfit, nulls, pp, training
+    from tripletomics.model import build, scoring
     from tripletomics.problem import Settings
-    from tripletomics.training import train_encoder, train_map
 
     started = time.perf_counter()
     given = {name: value for name, value in locals().items() if name in inspect.signature(fit).parameters}
     if needs_opening(given):
-        with opened(given, fit) as run:
-            return run()
+        return run_opened(given, fit)
 
     with stage("preparing", progress):
         table, settings, problem = pp.prepare(adata, Settings.of(given), given["checkpoint"])
     with training_bar(progress) as report:
         told: dict[str, Any] = {"report": report, "checkpoint": checkpoint}
-        encoder_fit = train_encoder(problem, settings, **told)
+        encoder_fit = training.train_encoder(problem, settings, **told)
         if settings.self_training:
             encoder_fit = crossfit.self_train(problem, settings, encoder_fit, **told)
-        networks, history = train_map(problem, settings, encoder_fit, **told)
+        networks, history = training.train_map(problem, settings, encoder_fit, **told)
         embeddings = crossfit.embed_all(problem, networks)
         begin(report, "calibrating")
         calibrated = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
         fitted = time.perf_counter()
-        begin(report, "permuted labels")
+        begin(report, "permuted labels and scores")
         missed = nulls.fit_nulls(problem, settings, encoder_fit, given["checkpoint"])
         seconds = {"fit": fitted - started} | ({"null": time.perf_counter() - fitted} if missed.of_labels else {})
-        begin(report, "scoring")
-        trained, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
-        model = build_model(problem, settings, *trained, names=names, embeddings=embeddings, calibrated=calibrated)
+        fits, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
+        model = build.build_model(problem, settings, *fits, names=names, embeddings=embeddings, calibrated=calibrated)
         model.seconds, model.colors = seconds, pp.kept_colours(table, settings, problem.classes)
-        score_fit(model, problem, settings, embeddings[""].coordinates, missed)
+        scoring.score_fit(model, problem, settings, embeddings[""].coordinates, missed)
     write_fit(table, settings.key_added, model, problem, embeddings[""].coordinates)
     return model
 

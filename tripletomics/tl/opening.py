@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,8 @@ def needs_opening(given: Mapping[str, Any]) -> bool:
     return given["init"] is not None or any(isinstance(file, (str, os.PathLike)) for file in files)
 
 
-@contextmanager
-def opened(given: Mapping[str, Any], fit: Callable[..., Model]) -> Iterator[Callable[[], Model]]:
-    """Yield a function that fits or grows a model and writes the results; the files among the arguments are open."""
+def run_opened(given: Mapping[str, Any], fit: Callable[..., Model]) -> Model:
+    """Fit or grow a model with the files among the arguments open, and write the results."""
     from tripletomics.checkpoint import keeping
 
     ready = dict(given)
@@ -36,7 +35,6 @@ def opened(given: Mapping[str, Any], fit: Callable[..., Model]) -> Iterator[Call
         if isinstance(given["checkpoint"], (str, os.PathLike)):
             ready["checkpoint"] = stack.enter_context(keeping(given["checkpoint"]))
         if not isinstance(given["adata"], (str, os.PathLike)):
-            yield lambda: train(ready)
-            return
+            return train(ready)
         on_disk = stack.enter_context(paths.open_fit(Path(given["adata"]), ready))
-        yield lambda: on_disk.write(train(ready | on_disk.in_memory))
+        return on_disk.write(train(ready | on_disk.in_memory))
