@@ -233,7 +233,7 @@ def test_the_log_level_is_that_of_scanpy(run, folder, monkeypatch):
         error = run(*words, "--log-level", "info")[2]
     finally:
         scanpy.settings.verbosity = before
-    for stage in ("training the encoder, 2 steps", "training the map", "calibrating", "permuted labels", "scoring"):
+    for stage in ("training the encoder, 2 steps", "training the map", "calibrating", "permuted labels and scores"):
         assert f"{stage}" in error
     assert "writing 'o.h5ad'" in error
     status, _, error = run(*words, "--log-level", "loud")

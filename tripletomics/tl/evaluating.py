@@ -161,8 +161,7 @@ def evaluate(
     for wanted in given:
         for one, task in zip(bases, tasks, strict=True):
             if refits:
-                bar = steps_bar(refits, progress)
-                hold_out, rows, sentence = score_refits(one, task, wanted, refits, cache, bar)
+                hold_out, rows, sentence = score_refits(one, task, wanted, refits, cache, steps_bar(refits, progress))
             else:
                 with stage(f"scoring {one.name}", progress):
                     hold_out, rows, sentence = score_as_it_is(one, task, wanted, seed)
