@@ -154,7 +154,9 @@ def models():
     sc.pp.scale(z)
     tables = {"counts": make_cells(150, 0, types="abc", genes=120), "log1p": normalised(),
               "chosen": normalised()[:, :60].copy(), "z": z, "own median": normalised(None)}  # fmt: skip
-    return {name: tt.fit(adata, "kind", **FIT) for name, adata in tables.items()}
+    return {
+        name: tt.fit(adata, "kind", counts=False if name == "z" else "auto", **FIT) for name, adata in tables.items()
+    }
 
 
 def scaled(adata):
