@@ -7,6 +7,7 @@ trained on. `nulls` has the fit on permuted labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -236,6 +237,7 @@ def calibrate(
     each embedded by an encoder of the others: this shows what is usual in an unseen batch. Labelled cells are left out
     in turn in the same way where they are too few for a calibration split.
     """
+    report("calibrating", 0, 0, math.nan, math.nan)
     z, answers, said = embeddings[""].z, {}, []
     if problem.calibration.any():
         said = [value_answers(problem, settings, z, problem.train, problem.calibration)]

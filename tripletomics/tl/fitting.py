@@ -260,15 +260,13 @@ def fit(
             encoder_fit = crossfit.self_train(problem, settings, encoder_fit, **told)
         networks, history = training.train_map(problem, settings, encoder_fit, **told)
         embeddings = crossfit.embed_all(problem, networks)
-        begin(report, "calibrating")
         calibrated = crossfit.calibrate(problem, settings, encoder_fit, embeddings, **told)
 
-        fitted = time.perf_counter() - started
         begin(report, "permuted labels and scores")
         missed = nulls.fit_nulls(problem, settings, encoder_fit, given["checkpoint"])
         fits, names = (encoder_fit, networks, history), table.obs.obs_names.to_numpy()
         model = build.build_model(problem, settings, *fits, names=names, embeddings=embeddings, calibrated=calibrated)
-        model.seconds = {"fit": fitted} | missed.seconds
+        model.seconds = {"fit": time.perf_counter() - started - sum(missed.seconds.values())} | missed.seconds
         model.colors = pp.kept_colours(table, settings, problem.classes)
         scoring.score_fit(model, problem, settings, embeddings[""].coordinates, missed)
         report_scores(report, model.history, again=encoder_fit.rounds > 1)
