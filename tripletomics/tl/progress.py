@@ -70,11 +70,12 @@ def begin(report: Report, stage: str) -> None:
 
 @contextmanager
 def stage(name: str, wanted: bool) -> Iterator[None]:
-    """Show what is running, and for how long."""
+    """Show in a terminal what is running, and for how long."""
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
     tell(name)
-    with _bar(wanted, SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
+    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
+    with _bar(wanted, *columns, in_notebook=False) as bar:
         task = bar.add_task(name, total=1)
         yield
         bar.update(task, completed=1)
@@ -120,14 +121,14 @@ def steps_bar(steps: int, wanted: bool) -> Iterator[Callable[[str], None]]:
         bar.update(task, completed=steps, description="", left="")
 
 
-def _bar(wanted: bool, *columns: ProgressColumn) -> Progress:
+def _bar(wanted: bool, *columns: ProgressColumn, in_notebook: bool = True) -> Progress:
     """Return a bar, hidden unless it is wanted and can be seen."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     seen = wanted and processes.rank() == 0
-    if seen and console.is_jupyter:
+    if seen and in_notebook and console.is_jupyter:
         from tripletomics.tl.notebook import NotebookBar
 
         return NotebookBar(*columns)
