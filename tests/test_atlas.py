@@ -300,13 +300,13 @@ def test_values_that_cannot_be_used_name_their_rows(atlas, model_file, tmp_path)
     bad.X.data[bad.X.indptr[CHUNK + 5]] = np.nan
     bad.X.data[bad.X.indptr[2 * CHUNK] :] = np.log1p(bad.X.data[bad.X.indptr[2 * CHUNK] :])
     store = write(bad, tmp_path / "atlas.zarr")
-    with pytest.raises(ValueError, match=f"^Rows {CHUNK:,} to {2 * CHUNK - 1:,}: 1 cells have NaN"):
+    with pytest.raises(ValueError, match=f"^Rows {CHUNK:,} to {2 * CHUNK - 1:,}: 1 cell has NaN"):
         tl.transform_shard(store, model_file, "1/1")
     with pytest.raises(
         ValueError, match=r"^Rows 16,384 to 16,983: The query holds log1p, but the model was trained on counts"
     ):
         tl.transform_shard(store, model_file, "3/3")
-    with pytest.raises(ValueError, match=r"^Rows 8,192 to 9,215: 1 cells have NaN"):
+    with pytest.raises(ValueError, match=r"^Rows 8,192 to 9,215: 1 cell has NaN"):
         tl.transform_shard(store, model_file, "2/2")
     assert np.isnan(ad.read_zarr(store).obsm["X_tt"]).sum() == 2 * (N - CHUNK)
 

@@ -45,7 +45,7 @@ def scores(n_seeds=1):
     rows = [
         (method, space, metric, "", split, 0.5 + i / 100)
         for i, metric in enumerate(evaluation.scores.MAIN)
-        for method in ("tt:structure=0.25,steps=300", "umap_supervised")
+        for method in ("tt:structure=0.25,steps=300", "supervised UMAP")
         for space in ("map", "metric")
         for split in ("held-out", "train", "permuted")
     ]
@@ -108,7 +108,7 @@ def test_a_table_of_scores_fits_the_terminal(terminal, columns, n_seeds):
     assert max(map(cell_len, lines)) <= columns
     assert not any("…" in line for line in lines)
     assert "hold_out" not in said  # it is the same in all rows
-    for word in ("macro mAP recall", "F1 @R @30", "recall@30", "mAP@R", "(0.500)", " 0.550", "umap_supervised"):
+    for word in ("macro mAP recall", "F1 @R @30", "recall@30", "mAP@R", "(0.500)", " 0.550", "supervised UMAP"):
         assert word in said
     assert ("±" in said) == (n_seeds > 1)
     assert ("sd over seeds" in said) == (n_seeds > 1)
@@ -331,7 +331,7 @@ def test_help_has_the_words_of_the_terminal():
         (["--foo"], 2, "Unknown option: --foo."),
         (["--stepps", "3"], 2, "Unknown option: --stepps. Did you mean --steps?"),
         (["--device", "gpu"], 1, "--device gpu is not known. Did you mean 'cuda'? Allowed here: "),
-        ([], 2, "fit needs --out."),
+        ([], 2, "--out is missing: name the file"),
     ],
 )
 def test_suggestions_make_sense(run, folder, tmp_path, words, status, error):
@@ -348,4 +348,4 @@ def test_methods_are_words_of_their_own(run, folder, tmp_path):
         1, "", "error: --methods: 'tt,umap' is one text, and methods are words of their own: --methods tt umap.\n",
     )  # fmt: skip
     status, _, error = run("transform", folder / "cells.h5ad", "--model", folder / "m.tt")
-    assert (status, error.startswith("error: transform needs --out")) == (2, True)
+    assert (status, error.startswith("error: --out is missing")) == (2, True)

@@ -552,9 +552,9 @@ def test_values_that_cannot_be_used(narrow, trained, tmp_path):
     bad.X.data[bad.X.indptr[700]] = np.nan
     bad.write_h5ad(path)
     before = digests(path)
-    with pytest.raises(ValueError, match=r"^Rows 0 to 899: 1 cells have NaN"):
+    with pytest.raises(ValueError, match=r"^Rows 0 to 899: 1 cell has NaN"):
         tt.transform(path, trained)
-    with pytest.raises(ValueError, match="1 cells have NaN"):
+    with pytest.raises(ValueError, match="1 cell has NaN"):
         tt.fit(path, "kind", hold_out=0, **FEW)
     assert digests(path) == before
 

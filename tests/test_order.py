@@ -13,7 +13,7 @@ from samples import held_out, make_course, refusal
 
 import tripletomics as tt
 from tripletomics import pp
-from tripletomics.cli.printing import print_mapping
+from tripletomics.cli.printing import mapping_sentences
 from tripletomics.labels import ordering
 from tripletomics.labels.targets import Target
 from tripletomics.losses import RankNContrast
@@ -405,9 +405,8 @@ def test_scores_of_a_file_belong_to_its_columns(fits):
         assemble(Model, header | {"ordered": {"day": {"cells": 3.0}}}, dict(tensors))
 
 
-def test_what_the_command_line_prints(fits, capsys):
+def test_what_the_command_line_prints(fits):
     adata, _ = fits["stage"]
-    print_mapping(adata, "tt", "")
-    said = capsys.readouterr().out
+    said = "\n".join(mapping_sentences(adata, "tt", ""))
     assert said.startswith("Predicted stage: obs column tt_stage.\n80 of the model's 80 genes were found")
     assert "unassigned" not in said

@@ -10,7 +10,7 @@ from samples import BRIEF, FAST, NEW, make_cells, predicted
 
 import tripletomics as tt
 from tripletomics import evaluation, metrics
-from tripletomics.cli.printing import print_mapping
+from tripletomics.cli.printing import mapping_sentences
 from tripletomics.labels import nodes
 from tripletomics.model import inspection
 from tripletomics.model.assembly import assemble, disassemble
@@ -270,9 +270,8 @@ def test_relate_takes_a_model_with_levels(fitted):
     assert (best.index.astype(str) == best["label_b"].astype(str)).mean() > 0.7
 
 
-def test_the_two_reasons_of_unassigned_cells_are_printed_apart(query, capsys):
+def test_the_two_reasons_of_unassigned_cells_are_printed_apart(query):
     found = query.copy()
     found.uns["tt_mapping"] = dict(found.uns["tt_mapping"]) | {"rejected": 41, "unlikely": 3}
-    print_mapping(found, "tt", "")
-    said = capsys.readouterr().out
+    said = "\n".join(mapping_sentences(found, "tt", ""))
     assert "38 of 300 cells lie too far from all known types and are unassigned.\n3 more are unassigned because" in said

@@ -112,9 +112,8 @@ def compare(  # noqa: D103
     with stage("writing the page and its figures", settings.get("progress", True)):
         if out != page:
             result.save(out)
-        command = _command(
-            "compare", input, {"label": label, "obs": obs, "transpose": transpose, **settings, "out": out}
-        )
+        own = {name: value for name, value in (("obs", obs), ("transpose", transpose)) if value}
+        command = _command(input, {"label": label, **own, **settings, "out": out})
         result.to_html(page, title=input.name, command=command)
 
     def show() -> None:
@@ -126,14 +125,14 @@ def compare(  # noqa: D103
     return Answer({**found, "versions": result.versions, "written": written(out)}, show)
 
 
-def _command(verb: str, input: Path, given: Mapping[str, Any]) -> str:
-    """Return the command line with the options that are given."""
-    words = ["tripletomics", verb, str(input)]
+def _command(input: Path, given: Mapping[str, Any]) -> str:
+    """Return the command line of a comparison with the options that are given."""
+    words = ["tripletomics", "compare", str(input)]
     for name, value in given.items():
         option = name.replace("_", "-")
         if isinstance(value, bool) and name != "counts":
-            words += [f"--{option}"] if value else []
-        elif value is not None:
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
             words += [f"--{option}", *map(str, value if isinstance(value, list | tuple) else [value])]
     return shlex.join(words)
 
