@@ -26,6 +26,9 @@ WORDS = [
     (tt.explain, "labels_key", "Did you mean 'groups'?"),
     (tt.transform, "zzz", "transform() has no argument 'zzz'. Arguments: adata, model, layer"),
     (tt.pl.embedding, "colour", "Did you mean 'color'?"),
+    (tt.pl.embedding, "color_map", "Did you mean 'cmap'?"),
+    (tt.pl.embedding, "s", "Did you mean 'size'?"),
+    (tt.pl.embedding, "wspace", "it has no such setting; change the figure with matplotlib."),
     (tt.pl.embedding, "use_rep", "Did you mean 'basis'?"),
 ]
 

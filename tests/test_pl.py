@@ -163,7 +163,11 @@ def test_names_that_mean_unlabelled_are_grey(word):
     ax = pl.embedding(adata, "cell_type")
     grey = layers(ax)["unlabelled"]
     assert len(grey.get_offsets()) == 150
-    assert "unlabelled (150)" in legend_texts(ax.get_legend())
+    said = "unassigned" if word == "unassigned" else "unlabelled"
+    assert f"{said} (150)" in legend_texts(ax.get_legend())
+    adata.obs.loc[adata.obs_names[:2], "cell_type"] = np.nan
+    said = "unassigned or unlabelled" if word == "unassigned" else "unlabelled"
+    assert f"{said} (151)" in legend_texts(pl.embedding(adata, "cell_type").get_legend())
     np.testing.assert_allclose(grey.get_facecolors()[0, :3], to_rgb(GREY))
 
 
@@ -473,7 +477,20 @@ def test_history_leaves_out_steps_where_f1_was_not_measured_and_takes_an_ax():
         ),
         ({"ncols": 0}, ValueError, r"ncols=0 is not the number of maps in a row"),
         ({"color": ["depth", "CD4"], "title": "one"}, ValueError, r"title has 1 texts for 2 colours"),
-        ({"color": "CD4", "use_raw": True}, ValueError, r"use_raw=True .* adata.raw is empty"),
+        ({"color": "CD4", "use_raw": True}, ValueError, r"adata.raw is empty: leave out use_raw="),
+        ({"color": 5}, TypeError, r"color=5 is neither a name nor a list of names"),
+        ({"color": "cell_type", "layer": "logs"}, KeyError, r"layer='logs' is not a layer of adata"),
+        ({"size": -1}, ValueError, r"size=-1 is not an area in square points: pass one number above 0"),
+        ({"size": [1] * 300}, ValueError, r"size=\[1, .* is not an area"),
+        ({"size": float("nan")}, ValueError, r"size=nan is not an area"),
+        ({"color": "depth", "vmin": float("nan")}, ValueError, r"vmin=nan is not a finite number or a percentile"),
+        ({"color": "depth", "vmax": [1, 2]}, ValueError, r"vmax has 2 values for 1 colours: pass one value, or one"),
+        ({"color": "depth", "cmap": 5}, TypeError, r"cmap=5 is neither a matplotlib colormap nor the name of one"),
+        ({"color": "cell_type", "palette": mpl.colormaps["tab10"]}, TypeError, r"holds no colours: pass a list or a"),
+        ({"color": "cell_type", "groups": []}, ValueError, r"groups=\[\] names no type to show"),
+        ({"color": "cell_type", "groups": ["type 0"], "palette": {"type 1": "red"}}, ValueError, r"for 'type 0'"),
+        ({"save": 5}, TypeError, r"save=5 is not the path of a file"),
+        ({"ax": np.array([None, None])}, TypeError, r"ax must be one Axes of matplotlib, not ndarray"),
     ],
 )
 def test_errors_say_what_was_given_and_what_is_there_and_draw_nothing(settings, error, message):

@@ -144,6 +144,19 @@ def test_groups_are_in_colour_and_all_other_types_grey():
     assert len(adata.uns["cell_type_colors"]) == 4
 
 
+def test_a_dict_colours_the_types_that_are_shown_in_the_columns_that_it_names():
+    adata = cells()
+    adata.obs["side"] = pd.Categorical(np.array(["left", "right"])[np.arange(300) % 2])
+    own = {name: to_hex(tone) for name, tone in zip(["type 1", "type 2", "type 3"], pl.PALETTE[1:], strict=False)}
+    ax = pl.embedding(adata, "cell_type", groups="type 0", palette={"type 0": "#ff0000"})
+    assert {"#ff0000", GREY} <= set(colours_of(ax).values())
+    assert adata.uns["cell_type_colors"] == ["#ff0000", *own.values()]
+    plain = colours_of(pl.embedding(adata, "side"))
+    axes = pl.embedding(adata, ["cell_type", "side"], palette=dict.fromkeys(own, "#00ff00") | {"type 0": "#ff0000"})
+    assert colours_of(axes[1]) == plain
+    assert adata.uns["cell_type_colors"] == ["#ff0000", *["#00ff00"] * 3]
+
+
 def test_more_types_than_colours_have_another_marker_on_the_map_and_in_the_legend():
     ax = pl.embedding(cells(900, 70), "cell_type", split=None, legend_loc="right margin")
     marks = [(to_hex(mark.get_color()), mark.get_marker()) for mark in ax.get_legend().legend_handles]
@@ -201,7 +214,7 @@ def test_a_gene_is_that_of_scanpy_with_raw_and_layers():
     for more in ({}, {"use_raw": False}, {"use_raw": True}, {"layer": "half"}):
         given = values_of(adata, "CD4", more.get("layer"), more.get("use_raw"))[0]
         np.testing.assert_allclose(given, scanpy_values(adata, **more))
-    with pytest.raises(ValueError, match=r"use_raw=True takes genes from adata.raw, but layer='half' is given, too"):
+    with pytest.raises(ValueError, match=r"use_raw=True and layer='half' name two sources of genes"):
         pl.embedding(adata, "CD4", layer="half", use_raw=True)
     adata.var_names = ["CD3E", "CD44", "MS4A1"]
     np.testing.assert_allclose(values_of(adata, "CD44")[0], adata.X[:, 1])  # not in raw
@@ -218,6 +231,16 @@ def test_ends_of_a_scale_are_numbers_or_percentiles():
         ax = pl.embedding(adata, "depth", vmin=vmin, vmax=vmax, cmap=mpl.colormaps["cividis"])
         np.testing.assert_allclose(ax.child_axes[0].get_ylim(), expected)
         np.testing.assert_allclose(ax.child_axes[0].get_ylim(), expected)
+
+
+def test_ends_may_be_given_for_each_colour_and_infinite_numbers_have_none():
+    adata = cells()
+    adata.obs["huge"] = np.where(np.arange(300) < 3, 1.7e308, adata.obs["depth"])
+    axes = pl.embedding(adata, ["cell_type", "depth", "huge"], vmin=[9, 0.2, None], vmax=[None, "p90", 0.7])
+    found = [ax.child_axes[0].get_ylim() for ax in axes[1:]]
+    expected = [(0.2, np.percentile(adata.obs["depth"], 90)), (adata.obs["huge"].min(), 0.7)]
+    np.testing.assert_allclose(found, expected)
+    assert "no value (3)" in legend_texts(axes[2].get_legend())
 
 
 # Legends --------------------------------------------------------------------------------------------------------------

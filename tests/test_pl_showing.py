@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tripletomics import pl
-from tripletomics.pl import showing
+from tripletomics.pl import maps, showing
 
 KINDS = pd.Categorical(np.array(["a", "b"])[np.arange(60) % 2])
 POINTS = np.random.default_rng(0).normal(size=(60, 2))
@@ -105,11 +105,41 @@ def test_a_notebook_draws_each_figure_once(monkeypatch):
     assert len(shown) == 1
 
 
+def test_a_figure_that_cannot_be_completed_is_closed(monkeypatch):
+    figure, ax = plt.subplots()
+    monkeypatch.setattr(maps, "_draw", lambda *given: 1 / 0)
+    for place in (None, ax):
+        with pytest.raises(ZeroDivisionError):
+            pl.embedding(cells(), "kind", ax=place)
+    assert plt.get_fignums() == [figure.number]
+
+
+def test_names_are_names_of_columns():
+    with pytest.raises(TypeError, match=r"label must be the name of a column of adata.obs, not SimpleNamespace"):
+        pl.confusion(cells(), model())
+    with pytest.raises(TypeError, match=r"color must be the name of a column of adata.obs or of a gene, not list"):
+        pl.compare(cells(), ["kind"])
+    adata = cells()
+    adata.obs["wave"] = np.arange(60) * 1j
+    with pytest.raises(TypeError, match=r"color='wave' holds complex numbers"):
+        pl.embedding(adata, "wave")
+
+
+def test_only_what_is_public_is_listed():
+    assert dir(pl) == sorted(pl.__all__)
+
+
 def test_the_settings_of_scanpy_choose_the_folder(tmp_path):
     before = sc.settings.figdir
     try:
         sc.settings.figdir = tmp_path / "figures"
         DRAW["tree"](save=True)
-        assert [path.stem for path in (tmp_path / "figures").iterdir()] == ["tree"]
+        DRAW["confusion"](save=True)
+        DRAW["compare"](save=True)
+        adata = cells()
+        adata.obs["a/b"] = adata.obs["kind"]
+        pl.embedding(adata, ["kind", "a/b"], save=True)
+        found = {path.stem for path in (tmp_path / "figures").iterdir()}
+        assert found == {"tree", "confusion_tt_kind", "compare_kind", "embedding_tt_kind_a_b"}
     finally:
         sc.settings.figdir = before

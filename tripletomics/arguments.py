@@ -17,6 +17,8 @@ SYNONYMS = {
     "adata": "data anndata query",
     "label": "labels labels_key label_key groupby y cell_type celltype",
     "groups": "group labels labels_key label_key groupby",
+    "cmap": "color_map colormap colourmap",
+    "size": "s point_size dot_size",
     "color": "colors colour labels labels_key label_key label hue",
     "batch": "batch_key batches batch_col batch_column",
     "seed": "random_state random_seed rng",
@@ -42,6 +44,8 @@ CURES = {
     "--threads)": "n_jobs n_threads threads num_threads num_workers n_workers",
     "to keep the cells as they are, pass adata.copy()": "copy inplace",
     "pass adata.raw.to_adata() in place of adata": "use_raw raw",
+    "it has no such setting; change the figure with matplotlib": "legend_fontsize legend_fontweight legend_fontoutline "
+    "wspace hspace na_color na_in_legend marker add_outline",
     "mark the genes in adata.var['highly_variable']": "n_top_genes use_highly_variable hvg mask_var",
 }
 

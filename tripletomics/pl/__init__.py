@@ -33,3 +33,7 @@ __all__ = [
     "scores",
     "tree",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -138,12 +138,14 @@ def confusion(
         figure = plt.figure(figsize=(names + square * n + right, head + square * n + foot), dpi=150)
         ax = figure.add_axes(inches(figure, names, head, square * n, square * n))
     _paint(ax, found, title)
-    return finish(ax.figure.figure, ax, "confusion", show, save, return_fig)
+    return finish(ax.figure.figure, ax, f"confusion_{basis.removeprefix('X_')}_{label}", show, save, return_fig)
 
 
 def _count(adata: AnnData, label: str, basis: str, split: str) -> Confusion:
     """Return the counts of held-out cells by true type and by the type that their neighbours have."""
     z = coordinates_of(adata, basis)
+    if not isinstance(label, str):
+        raise TypeError(f"label must be the name of a column of adata.obs, not {type(label).__name__}.")
     if label not in adata.obs:
         near = did_you_mean(label, adata.obs.columns)
         raise KeyError(f"label={label!r} is not a column of adata.obs.{near} Columns: {listed(adata.obs.columns)}.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import reprlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +16,12 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from tripletomics.arguments import checking_names
+from tripletomics.labels import several
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
 from tripletomics.pl import map_axes, style, type_names
 from tripletomics.pl.layout import MAX_COLOURS
-from tripletomics.pl.palette import Palette, check_palette, keep_colours
+from tripletomics.pl.palette import Palette, check_palette, ends_of, keep_colours, palettes_of
 from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import LEGEND, TITLE, as_text, literal, text_width
 
@@ -47,8 +50,8 @@ def embedding(
     groups: str | Sequence[str] | None = None,
     palette: Palette | None = None,
     cmap: str | Colormap | None = None,
-    vmin: float | str | None = None,
-    vmax: float | str | None = None,
+    vmin: float | str | Sequence[float | str | None] | None = None,
+    vmax: float | str | Sequence[float | str | None] | None = None,
     legend_loc: str | None = "auto",
     size: float | None = None,
     frameon: bool = True,
@@ -91,16 +94,16 @@ def embedding(
     groups
         Types to show; those of other types are light grey.
     palette
-        Colours of types: a list, a dict, or the name of a matplotlib colormap such as ``"tab20"``. By default a type
-        has the same colour in all columns: that in ``uns["<color>_colors"]``, or else the one at its rank among the
-        types of the model. Ordered categories go from light to dark. Of types on several levels, each name at the top
-        has a hue, and its types are shades of it. Cells that are known less finely than others have a paler mean of
-        their types' colours. Types of the same colour have different markers.
+        Colours of types: a list, a dict with all types that are shown, or the name of a matplotlib colormap such as
+        ``"tab20"``. By default a type has the same colour in all columns: that in ``uns["<color>_colors"]``, or else
+        the one at its rank among the types of the model. Ordered categories go from light to dark. Of types on several
+        levels, each name at the top has a hue, and its types are shades of it. Cells that are known less finely than
+        others have a paler mean of their types' colours. Types of the same colour have different markers.
     cmap
         Colormap of numbers. By default a column that the model took as circular ends in the colour in which it begins.
     vmin, vmax
-        The numbers of the first and the last colour, or percentiles such as ``"p99"``. By default the smallest number
-        and the percentile 99.5.
+        The numbers of the first and the last colour, or percentiles such as ``"p99"``; or lists of one for each of
+        `color`. By default the smallest number and the percentile 99.5.
     legend_loc
         ``"auto"``: up to 8 types are named next to the map, and more on it, next to their cells or joined to them by a
         line. ``"right margin"``: next to the map; ``"on data"``: on it; ``"none"`` or None: no legend. Where names do
@@ -122,7 +125,8 @@ def embedding(
     show
         Whether to show the figure and return None. By default only in notebooks, and not with `ax`.
     save
-        Path of a file to write the figure to. With True, it is named by ``sc.settings``.
+        Path of a file to write the figure to. With True, ``sc.settings`` choose its folder and format, and its name has
+        the basis and the colours in it.
     return_fig
         Whether to return the figure.
 
@@ -148,36 +152,39 @@ def embedding(
     check_output(save, ax)
     basis = style.basis_key(adata, basis)
     points, codes = style.map_of(adata, basis), style.split_codes(adata, basis, split)
-    names = [color] if color is None or isinstance(color, str) else [str(name) for name in color]
-    ends = (vmin, vmax)
+    names: list[str | None] = [None] if color is None else [*several(color, "color")]
+    groups = None if groups is None else several(groups, "groups")
+    palettes = palettes_of(adata, names, palette, groups)
     cells = [
-        style.style_of(adata, name, codes, palette, layer, use_raw=use_raw, cmap=cmap, ends=ends) for name in names
+        style.style_of(adata, name, codes, own, layer, use_raw=use_raw, cmap=cmap, ends=ends)
+        for name, own, ends in zip(names, palettes, ends_of(vmin, vmax, len(names)), strict=True)
     ]
-    _check_colours(cells, names, palette, cmap, ends)
+    _check_colours(cells, names, palette, cmap, (vmin, vmax))
     cells = cells if groups is None else style.only(cells, groups)
     titles = _titles(title, names)
     if distortion:  # alone, or next to the colours
         alone = color is None
         cells = [*cells[alone:], style.distortion_style(adata, basis, points, codes)]
-        names = [*names[alone:], None]
+        names, palettes = [*names[alone:], None], [*palettes[alone:], None]
         titles = [*titles[alone:], "distortion" if title is None or not alone else titles[0]]
-    _check_place(ax, points, basis, len(cells), legend_loc, ncols)
-    for name in names:
+    _check_sizes(size, ncols)
+    _check_place(ax, points, basis, len(cells), legend_loc)
+    for name, own in zip(names, palettes, strict=True):
         if name is not None and name in adata.obs:
-            keep_colours(adata, name, palette)
-    remark = style.untested_remark(adata, basis)
+            keep_colours(adata, name, own)
     axes = _new_axes(len(cells), ncols, points.shape[1]) if ax is None else [ax]
     maps = []
     for own, one, text, name in zip(axes, cells, titles, names, strict=True):
         _frame(own, points, basis, text, frameon)
-        found = _Map(own, replace(one, remark=remark), points, name)
+        found = _Map(own, replace(one, remark=style.untested_remark(adata, basis)), points, name)
         maps.append(_lay_out(found, legend_loc or "none", ax is not None, len(axes) > 1))
     if ax is None:
         _fit_page(maps, ncols, legend_loc not in (None, "none"))
     for drawn in maps:
         _draw(drawn, size, style.no_signal_remark(adata, basis))
     result = axes[0] if len(axes) == 1 else axes
-    return finish(axes[0].figure.figure, result, "embedding", show if ax is None or show else False, save, return_fig)
+    file = "_".join(["embedding", basis.removeprefix("X_"), *filter(None, names)]) + "_distortion" * distortion
+    return finish(axes[0].figure.figure, result, file, show if ax is None or show else False, save, return_fig)
 
 
 @dataclass(frozen=True)
@@ -207,13 +214,20 @@ def _check_colours(
             )
 
 
-def _check_place(ax: Any, points: np.ndarray, basis: str, maps: int, legend_loc: str | None, ncols: int) -> None:
+def _check_sizes(size: Any, ncols: Any) -> None:
+    """Raise if the area of a cell or the number of maps in a row is no such number."""
+    number = isinstance(size, (int, float, np.number)) and not isinstance(size, bool)
+    if size is not None and not (number and 0 < size < math.inf):
+        raise ValueError(f"size={reprlib.repr(size)} is not an area in square points: pass one number above 0.")
+    if not isinstance(ncols, int) or ncols < 1:
+        raise ValueError(f"ncols={ncols!r} is not the number of maps in a row: pass 1 or more.")
+
+
+def _check_place(ax: Any, points: np.ndarray, basis: str, maps: int, legend_loc: str | None) -> None:
     """Raise if the maps cannot be drawn where they are asked to be."""
     if legend_loc is not None and legend_loc not in LEGENDS:
         near = did_you_mean(legend_loc, LEGENDS)
         raise ValueError(f"legend_loc={legend_loc!r} is not known.{near} Allowed: {', '.join(LEGENDS)}, None.")
-    if not isinstance(ncols, int) or ncols < 1:
-        raise ValueError(f"ncols={ncols!r} is not the number of maps in a row: pass 1 or more.")
     if ax is None:
         return
     if maps > 1:
@@ -229,7 +243,7 @@ def _titles(title: str | Sequence[str] | None, names: Sequence[str | None]) -> l
     """Return the text above each map."""
     if title is None:
         return [name or "" for name in names]
-    titles = [title] if isinstance(title, str) else list(title)
+    titles = several(title, "title")
     if len(titles) != len(names):
         raise ValueError(f"title has {len(titles)} texts for {len(names)} colours: pass one for each.")
     return titles
@@ -347,7 +361,9 @@ def _fit_page(maps: Sequence[_Map], ncols: int, legend: bool) -> None:
         high = shared.get_window_extent().height / figure.dpi + 0.1
     more = np.zeros((math.ceil(len(axes) / columns), columns, 2))
     for _ in range(2):  # a legend may be taller than its map is at first
-        figure.draw_without_rendering()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "constrained_layout not applied")  # before the figure has its size
+            figure.draw_without_rendering()
         for i, ax in enumerate(axes):
             box, own = ax.get_tightbbox(), ax.get_window_extent()
             more[divmod(i, columns)] = (box.width - own.width) / figure.dpi, (box.height - own.height) / figure.dpi

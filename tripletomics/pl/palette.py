@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -48,6 +49,43 @@ def check_palette(palette: Palette | None, scales: Iterable[ScalarMappable | Non
         raise ValueError(f"palette={palette!r} is for types, and {given} holds numbers: pass a colormap as cmap=.")
 
 
+def palettes_of(
+    adata: AnnData, columns: Sequence[str | None], palette: Palette | None, groups: Sequence[str] | None
+) -> list[Palette | None]:
+    """Return the palette of each column.
+
+    A dict that names none of the types of a column is not for this one, if it is for another. Types that are hidden,
+    because `groups` does not name them, keep their own colours.
+    """
+    if not isinstance(palette, Mapping):
+        return [palette] * len(columns)
+    found: list[Palette | None] = []
+    for column in columns:
+        values = adata.obs.get(column)
+        names = codes_of(values)[1] if isinstance(values, pd.Series) and not is_number(values) else []
+        hidden = [] if groups is None else [name for name in names if name not in groups]
+        own = dict(zip(names, colours(str(column), names, None, adata), strict=True)) if hidden else {}
+        mine = any(name in palette for name in names)
+        found.append({name: to_hex(own[name]) for name in hidden} | dict(palette) if mine else None)
+    return found if any(found) else [palette for _ in columns]
+
+
+def is_number(values: Any) -> bool:
+    """Return whether a column is drawn as numbers on a scale."""
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def ends_of(vmin: Any, vmax: Any, maps: int) -> list[tuple[Any, Any]]:
+    """Return the ends of the scale of each map, from one for all or a list of one for each."""
+    each = []
+    for name, end in (("vmin", vmin), ("vmax", vmax)):
+        ends = list(end) if isinstance(end, (list, tuple, np.ndarray)) else [end] * maps
+        if len(ends) != maps:
+            raise ValueError(f"{name} has {len(ends)} values for {maps} colours: pass one value, or one for each.")
+        each.append(ends)
+    return list(zip(*each, strict=True))
+
+
 def codes_of(values: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Return the type of each cell (n,), -1 for none, and the names of the types in the order of the column."""
     values = values.astype("category")
@@ -75,6 +113,12 @@ def colours(
             )
         return [to_rgb(tone) for tone in mpl.colormaps[palette](np.linspace(0, 1, len(names)))]
     if palette is not None:
+        if not np.iterable(palette):
+            raise TypeError(
+                f"palette={palette!r} holds no colours: pass a list or a dict of them, or the name of a matplotlib "
+                "colormap, such as 'tab20'."
+            )
+        palette = palette if isinstance(palette, Mapping) else list(palette)
         tones = palette.values() if isinstance(palette, Mapping) else palette
         if wrong := [tone for tone in tones if not is_color_like(tone)]:
             raise ValueError(
@@ -209,6 +253,8 @@ def colour_scale(
             near = did_you_mean(colormap, mpl.colormaps)
             raise ValueError(f"cmap={cmap!r} is not a matplotlib colormap; color={color!r} holds numbers.{near}")
         colormap = mpl.colormaps[colormap]
+    if not isinstance(colormap, Colormap):
+        raise TypeError(f"cmap={cmap!r} is neither a matplotlib colormap nor the name of one.")
     own = limits(numbers) if period is None else (0.0, period)
     asked = zip(("vmin", "vmax"), ends, strict=True)
     low, high = (own[i] if end is None else _end(name, end, numbers) for i, (name, end) in enumerate(asked))
@@ -226,6 +272,8 @@ def _end(name: str, end: float | str, numbers: np.ndarray) -> float:
         if found is None or float(found[1]) > 100:
             raise ValueError(f"{name}={end!r} is not a number or a percentile, such as 'p99'.")
         return float(np.percentile(numbers, float(found[1]))) if len(numbers) else 0.0
+    if not isinstance(end, Real) or not np.isfinite(end):
+        raise ValueError(f"{name}={end!r} is not a finite number or a percentile, such as 'p99'.")
     return float(end)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 
 from tripletomics.files import check_writable
@@ -22,6 +24,10 @@ def check_output(save: str | Path | bool | None, ax: Any = None) -> None:
 
     In a notebook each cell closes its figures, and a later one may draw on them.
     """
+    if save is not None and not isinstance(save, (str, Path, bool)):
+        raise TypeError(f"save={save!r} is not the path of a file: pass one, or True.")
+    if ax is not None and not isinstance(ax, Axes):
+        raise TypeError(f"ax must be one Axes of matplotlib, not {type(ax).__name__}.")
     if isinstance(save, (str, Path)) and save:
         ending, known = check_writable(save).suffix[1:].lower(), sorted(FigureCanvasBase.get_supported_filetypes())
         if ending and ending not in known:
@@ -49,7 +55,7 @@ def finish(
     drawn
         What the caller returns by default: Axes, several, or the figure.
     name
-        Of the file, where ``sc.settings`` choose its folder and format.
+        Of the file, where ``sc.settings`` choose its folder and format; what suits no file name becomes "_".
     show
         Show the figure and return None. By default only in a notebook, which would draw a returned figure again,
         and unless ``sc.settings.autoshow`` is off.
@@ -62,7 +68,8 @@ def finish(
     from scanpy import settings
 
     if save is True or (save is None and settings.autosave):
-        save = Path(settings.figdir) / f"{name}.{settings.file_format_figs}"
+        words = re.sub(r"[^\w+-]+", "_", name)[:80]  # a name has 255 bytes
+        save = Path(settings.figdir) / f"{words}.{settings.file_format_figs}"
         save.parent.mkdir(parents=True, exist_ok=True)
     if save:
         write(figure, save)

@@ -131,7 +131,7 @@ def compare(
         _draw_cells(ax, points, own, names, numbered)
         if caption.no_signal:
             map_axes.no_signal_banner(ax, caption.no_signal, 72 * layout.side)
-    return finish(figure, figure, "compare", show, save, return_fig)
+    return finish(figure, figure, f"compare_{color}", show, save, return_fig)
 
 
 def _style(

@@ -26,6 +26,7 @@ from tripletomics.pl.palette import (
     codes_of,
     colour_scale,
     colours,
+    is_number,
     is_ordered,
     listed,
     markers,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 Types = dict[int, tuple[str, Any]]  # name and colour of each code
 LOGGED = "log(1 + counts per 10,000)"
+HUGE = 1e300  # no scale has room for numbers beyond it
 SHORT = 3  # letters of a name that a chip on a map can hold
 
 
@@ -92,7 +94,7 @@ def _letters(number: int) -> str:
     return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
 
 
-def only(styles: Sequence[CellStyle], groups: str | Sequence[str]) -> list[CellStyle]:
+def only(styles: Sequence[CellStyle], groups: Sequence[str]) -> list[CellStyle]:
     """Return styles in which the types that are not in `groups` are grey; columns without any of these are as before.
 
     Raises
@@ -100,9 +102,10 @@ def only(styles: Sequence[CellStyle], groups: str | Sequence[str]) -> list[CellS
     ValueError
         If no column has one of the groups.
     """
-    wanted = [groups] if isinstance(groups, str) else [str(name) for name in groups]
+    if not groups:
+        raise ValueError("groups=[] names no type to show: name some, or leave it out.")
     names = {name for style in styles for name, _ in style.types.values()}
-    for name in wanted:
+    for name in groups:
         if name not in names:
             raise ValueError(
                 f"groups has {name!r}, which is no type of these cells.{did_you_mean(name, names)} "
@@ -110,7 +113,7 @@ def only(styles: Sequence[CellStyle], groups: str | Sequence[str]) -> list[CellS
             )
     found = []
     for style in styles:
-        types = {code: entry for code, entry in style.types.items() if entry[0] in wanted}
+        types = {code: entry for code, entry in style.types.items() if entry[0] in groups}
         inside = np.isin(style.codes, [*types])
         codes = np.where(inside, style.codes, -1)
         part = replace(style, known=inside, codes=codes, types=types, missing="other cells", branches=None)
@@ -278,11 +281,11 @@ def style_of(
     if color is None:
         return CellStyle(np.tile(to_rgb(PALETTE[0]), (adata.n_obs, 1)), no_type < 0, split, no_type, {}, None)
     values, unit = values_of(adata, color, layer, use_raw)
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+    if is_number(values):
         period = period_of(adata, color)
         numbers = values.to_numpy(dtype=float, na_value=np.nan)
         numbers = numbers if period is None else np.mod(numbers, period)
-        known = np.isfinite(numbers)
+        known = np.abs(numbers) < HUGE
         scale = colour_scale(color, numbers[known], cmap, period, ends)
         rgb = scale.to_rgba(np.where(known, numbers, 0))[:, :3]
         return CellStyle(rgb, known, split, no_type, {}, scale, missing="no value", unit=unit)
@@ -290,6 +293,8 @@ def style_of(
     colors = colours(color, names, palette, adata)
     types = {int(code): (names[code], colors[code]) for code in np.unique(codes[codes >= 0])}
     style = CellStyle(np.array([*colors, to_rgb(GREY)])[codes], codes >= 0, split, codes, types, None)
+    if labels.UNASSIGNED in (blank := set(labels.names(values[codes < 0]))):
+        style = replace(style, missing="unassigned" if len(blank) == 1 else "unassigned or unlabelled")
     if is_ordered(values):
         style = replace(style, missing="no value")
     found = tree_in(adata.uns, names) if color in adata.obs else None
@@ -316,10 +321,16 @@ def values_of(
     adata: AnnData, color: str, layer: str | None = None, use_raw: bool | None = None
 ) -> tuple[pd.Series, str]:
     """Return an obs column or the values of a gene, and their unit if they were logged here."""
+    if not isinstance(color, str):
+        raise TypeError(f"color must be the name of a column of adata.obs or of a gene, not {type(color).__name__}.")
     raw: Any = getattr(adata, "raw", None)
-    if use_raw and (raw is None or layer is not None):
-        told = "adata.raw is empty" if raw is None else f"layer={layer!r} is given, too"
-        raise ValueError(f"use_raw=True takes genes from adata.raw, but {told}: leave out one of layer= and use_raw=.")
+    if use_raw and layer is not None:
+        raise ValueError(f"use_raw=True and layer={layer!r} name two sources of genes: leave out one of them.")
+    if use_raw and raw is None:
+        raise ValueError("use_raw=True takes genes from adata.raw, but adata.raw is empty: leave out use_raw=.")
+    if layer is not None and layer not in adata.layers:
+        near = did_you_mean(layer, adata.layers)
+        raise KeyError(f"layer={layer!r} is not a layer of adata.{near} Layers: {listed(adata.layers)}.")
     in_raw = raw is not None and color in raw.var_names
     if color in adata.obs:
         if in_raw or color in adata.var_names:
@@ -329,10 +340,9 @@ def values_of(
             )
         if isinstance(adata.obs[color], pd.DataFrame):
             raise ValueError(f"color={color!r} names {adata.obs[color].shape[1]} columns of adata.obs: keep one.")
+        if np.iscomplexobj(adata.obs[color]):
+            raise TypeError(f"color={color!r} holds complex numbers: draw their real parts, or their sizes.")
         return adata.obs[color], ""
-    if layer is not None and layer not in adata.layers:
-        near = did_you_mean(layer, adata.layers)
-        raise KeyError(f"layer={layer!r} is not a layer of adata.{near} Layers: {listed(adata.layers)}.")
     from_raw = use_raw or (use_raw is None and layer is None and in_raw)
     genes = raw.var_names if from_raw else adata.var_names
     hits = int((genes == color).sum())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib import pyplot as plt
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
@@ -21,7 +24,22 @@ LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 6, "handlelength": 1.2, 
 INK, ALARM, NOTE = "#1a1a1a", "#c4001a", "#404040"
 SMALL, TITLE = 6, 9  # points
 MARGIN = 0.02  # inches left and right of what fills the width of a figure
-literal = mpl.rc_context({"text.parse_math": False})  # decorator of what draws names: none is a formula
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Take no name for a formula, and close a new figure if an error comes before it is complete."""
+    before = set(plt.get_fignums())
+    try:
+        with mpl.rc_context({"text.parse_math": False}):
+            yield
+    except BaseException:
+        for number in set(plt.get_fignums()) - before:
+            plt.close(number)
+        raise
+
+
+literal = _drawing()  # decorator of what draws
 
 
 def as_text(ax: Any) -> None:
