@@ -15,8 +15,9 @@ import scipy.sparse as sp
 from samples import make_cells, make_pair
 
 import tripletomics as tt
+from tripletomics.cli.columns import read_table
 from tripletomics.cli.formats import read_text
-from tripletomics.cli.inputs import Source, is_input, read_table
+from tripletomics.cli.inputs import Source, is_input
 from tripletomics.cli.reading import compression_of, write
 from tripletomics.notices import TripletomicsWarning
 
