@@ -216,7 +216,9 @@ def test_columns_of_a_table_can_be_written(folder, cells):
     assert [*map(str, written.dtypes[["yes", "whole", "all"]])] == ["boolean", "Int64", "boolean"]
     assert written["yes"].isna().sum() == 30
     table.assign(kind="other").to_csv("some.csv")
-    with pytest.warns(TripletomicsWarning, match=r"^kind of 'some\.csv' takes the place of what the cells had under"):
+    with pytest.warns(
+        TripletomicsWarning, match=r"^'some\.csv' replaces columns of obs that hold something else: kind\."
+    ):
         Source(Path("cells.h5ad"), obs=Path("some.csv")).read()
 
 

@@ -94,7 +94,7 @@ def add_columns(cells: AnnData, path: Path, source: Path, chosen: Chosen, cure: 
             replaced.append(str(name))
         cells.obs[str(name)] = found.array
     if replaced:
-        warn(f"{formats.shortened(replaced)} of {str(path)!r} takes the place of what the cells had under this name.")
+        warn(f"{str(path)!r} replaces columns of obs that hold something else: {formats.shortened(replaced)}.")
 
 
 def _storable(values: pd.Series) -> pd.Series:
