@@ -15,8 +15,9 @@ import scipy.sparse as sp
 from samples import make_cells, make_pair
 
 import tripletomics as tt
+from tripletomics.cli.columns import read_table
 from tripletomics.cli.formats import read_text
-from tripletomics.cli.inputs import Source, is_input, read_table
+from tripletomics.cli.inputs import Source, is_input
 from tripletomics.cli.reading import compression_of, write
 from tripletomics.notices import TripletomicsWarning
 
@@ -191,6 +192,80 @@ def test_a_table_of_labels_is_read_in_every_way(folder, tmp_path):
     assert read_table(tmp_path / "b.txt").to_dict() == {"kind": {"007": "a", "8": "b"}, "day": {"007": 1, "8": 2}}
 
 
+def test_what_a_table_lost_in_other_programs_is_there(tmp_path):
+    """Labels that are numbers keep their text, other numbers are numbers, and quotes that tables are given go."""
+    path = tmp_path / "a.csv"
+    rows = [f"{name},{i % 3:02},{value},{i / 4}" for i, (name, value) in enumerate(zip("abcd", "1234", strict=True))]
+    path.write_text("cell,kind,'=n,share\n'=x,0,,\n" + "\n".join(rows))
+    found = read_table(path, lambda columns: ["kind", "share"])
+    assert found["kind"].tolist() == ["0", "00", "01", "02", "00"]
+    assert found["share"].dtype == float  # no names
+    assert found["=n"].tolist()[1:] == [1, 2, 3, 4]
+    assert found.index[0] == "=x"
+
+
+def test_columns_of_a_table_can_be_written(folder, cells):
+    names = cells.obs_names
+    table = pd.DataFrame({"yes": [True, None] * 30, "whole": [1, None] * 30, "all": True, "day": "d"}, index=names)
+    table.iloc[:-1].to_csv("some.csv")
+    with pytest.warns(TripletomicsWarning) as said:
+        found = Source(Path("cells.h5ad"), obs=Path("some.csv")).read()
+    assert [str(one.message) for one in said] == ["1 of 60 cells have no row in 'some.csv' and are unlabelled."]
+    found.write_h5ad("map.h5ad")
+    written = ad.read_h5ad("map.h5ad").obs
+    assert [*map(str, written.dtypes[["yes", "whole", "all"]])] == ["boolean", "Int64", "boolean"]
+    assert written["yes"].isna().sum() == 30
+    table.assign(kind="other").to_csv("some.csv")
+    with pytest.warns(
+        TripletomicsWarning, match=r"^'some\.csv' replaces columns of obs that hold something else: kind\."
+    ):
+        Source(Path("cells.h5ad"), obs=Path("some.csv")).read()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("cell,kind,batch\nx,a,0,\n", "its first row has 3 fields and the next one 4, of which the last is empty"),
+        ("cell,kind,batch\nx,a,0,1\n", "its first row has 3 fields and the next one 4: give both the same number"),
+        ("cell,kind,\nx,a,\n", "its first row has no name for column 3"),
+        ("cell,kind,day\nx,a,1\ny,b\n", r"row 3 \(y\) has 1 values, and the first row has 2 names for them"),
+        ("cell,kind,kind\nx,a,b\n", "it has more than one column 'kind'"),
+        ("cell,_index\nx,a\n", "its column '_index' has a name that .h5ad keeps for itself"),
+        ("# made today\ncell,kind\nx,a\n", "its first row is a comment"),
+    ],
+)
+def test_a_table_of_labels_that_is_not_clear_is_refused(tmp_path, content, message):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["fit", "cells.h5ad", "--label", "kind", "--parents", "a.csv", "--only-results", "a.csv"], "--only-results"),
+        (["fit", "cells.h5ad", "--map", "a.csv", "--only-results", "./a.csv"], "--only-results"),
+        (["fit", "cells.h5ad", "--init", "model.tt", "--model", "model.tt"], "--model"),
+        (["fit", "raw", "--only-results", "raw/barcodes.tsv"], "--only-results"),
+        (["transform", "raw", "--model", "model.tt", "--only-results", "raw/barcodes.tsv"], "--only-results"),
+        (["compare", "c/table.csv", "--label", "kind", "--obs", "labels.csv", "--out", "c"], "--out"),
+        (["evaluate", "a.csv", "--label", "kind", "--out", "a.csv"], "--out"),
+        (["relate", "a.csv", "cells.h5ad", "--model", "model.tt", "--label-a", "kind", "--label-b", "kind", "--out",
+          "a.csv"], "--out"),
+    ],
+)  # fmt: skip
+def test_what_is_read_is_not_overwritten(run, folder, cells, words, option):
+    (folder / "c").mkdir()
+    for name in ("a.csv", "c/table.csv"):
+        write_table(cells, name)
+    write_folder(cells, folder / "raw", ("matrix.mtx", "features.tsv", "barcodes.tsv"))
+    path = words[words.index(option) + 1] + "/table.csv" * (words[0] == "compare")
+    before = Path(path).read_bytes()
+    assert run(*words)[:2] == (1, "")
+    assert run(*words)[2] == f"error: {option} {str(Path(path))!r} is also read: name another file.\n"
+    assert Path(path).read_bytes() == before
+
+
 # ---------------------------------------------------------------------------------------------------- formats
 
 
@@ -223,6 +298,15 @@ def test_a_table_of_text_is_read_as_numbers(tmp_path):
     assert [list(found.obs_names), list(found.var_names)] == [["7", "8"], ["100", "101", "102"]]
 
 
+def test_what_a_table_is_shows_in_it(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(gzip.compress(b"cell,g1\nc1,2\n"))  # without .gz in its name
+    assert read_text(path).X.tolist() == [[2]]
+    path.write_text("c1,1,2\nc2,3,4\n")
+    with pytest.warns(TripletomicsWarning, match=r"holds numbers \(1, 2\), and they are taken for names of columns"):
+        read_text(path)
+
+
 def test_large_tables_are_read_in_blocks(tmp_path, monkeypatch, cells):
     write_table(cells, tmp_path / "a.csv")
     monkeypatch.setattr("tripletomics.cli.formats.AT_ONCE", 7)
@@ -242,6 +326,11 @@ def test_large_tables_are_read_in_blocks(tmp_path, monkeypatch, cells):
         ("a.csv", "cell,g1,g2\nc1,1,2\nc2,1,2,3\n", r"row 3 \(c2\) has 3 values"),
         ("a.csv", "cell,g1\nc1,1\nc1,1\n", "its first column names the cells, and has these names more than once: c1"),
         ("a.csv", "cell,g1,g1\nc1,1,2\nc2,0,2\n", "1 gene name occurs more than once"),
+        ("a.csv", "cell,g1,g2\nc1,1,2,\nc2,1,2,\n", "its first row has 3 fields and the next one 4, of which the last"),
+        ("a.csv", "cell,g1,\nc1,1,2\n", "its first row has no name for column 3: write one"),
+        ("a.csv", "cell,g1\nc1,1e39\n", r"'1e39' in row 2 \(c1\), column 'g1', is infinite or larger than 3.4e"),
+        ("a.csv", "# of today\ncell,g1\nc1,1\n", "its first row is a comment, and it is to name the columns"),
+        ("a.csv", "cell,g1\nc1,1\n".encode("utf-16"), "it is not text in UTF-8: save it as 'CSV UTF-8'"),
         ("a.csv.gz", "cell,g1\nc1,1\n", "cannot be read as a table: Not a gzipped file"),
         (
             "a.xlsx",
@@ -254,7 +343,7 @@ def test_large_tables_are_read_in_blocks(tmp_path, monkeypatch, cells):
 )
 def test_a_table_that_cannot_be_read_is_refused(run, folder, name, content, message):
     if content is not None:
-        (folder / name).write_text(content)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     before = sorted(folder.iterdir())
     status, said, error = run("fit", name, "--obs", "labels.csv", "--label", "kind", "--out", "map.h5ad")
     if "gene name" in message:
@@ -267,6 +356,16 @@ def test_a_table_that_cannot_be_read_is_refused(run, folder, name, content, mess
 def lacking_features(folder, cells):
     write_folder(cells, folder / "bad")
     (folder / "bad" / "features.tsv.gz").unlink()
+
+
+def with_two_features(folder, cells):
+    write_folder(cells, folder / "bad")
+    (folder / "bad" / "genes.tsv").touch()
+
+
+def with_empty_features(folder, cells):
+    write_folder(cells, folder / "bad", ("matrix.mtx", "features.tsv", "barcodes.tsv"))
+    (folder / "bad" / "features.tsv").write_text("")
 
 
 def of_other_cells(folder, cells):
@@ -303,6 +402,8 @@ def damaged(folder, cells):
             lacking_features,
             r"has matrix\.mtx\.gz but no features\.tsv or genes\.tsv \(or \.gz\), which names its gen",
         ),
+        ("", with_two_features, r"has features\.tsv\.gz and genes\.tsv: keep the one that belongs to matrix\.mtx\.gz"),
+        ("", with_empty_features, r"cannot be read as a folder of 10x: features\.tsv is empty: copy it again"),
         ("", of_other_cells, r"has 150 genes and 60 cells, but features\.tsv\.gz names 150 and barcodes\.tsv\.gz 61"),
         ("", two_matrices, r"is a folder with 2 matrices \(b_matrix\.mtx, matrix\.mtx\.gz\)"),
         ("", lambda folder, _: (folder / "bad").mkdir(), r"is a folder with no matrix\.mtx or matrix\.mtx\.gz"),
@@ -358,6 +459,7 @@ def test_results_that_have_no_file_are_refused(run, folder, monkeypatch):
     assert run(*words, "--only-results", "a.xlsx")[2] == (
         "error: 'a.xlsx' does not end in .csv, .tsv or .parquet: name the file 'a.csv'.\n"
     )
+    assert run(*words, "--only-results", "p.csv.gz")[2].endswith("name the file 'p.csv'.\n")
     message = "error: --only-results 'labels.csv' is also read: name another file.\n"
     assert run(*words, "--obs", "labels.csv", "--only-results", "labels.csv") == (1, "", message)
     for option, value in (("--only-results", "a.csv"), ("--obs", "labels.csv")):

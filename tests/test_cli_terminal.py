@@ -21,7 +21,7 @@ from samples import make_cells
 
 import tripletomics as tt
 from tripletomics import cli, evaluation
-from tripletomics.cli.answers import THREADS, as_json
+from tripletomics.cli.answers import THREADS, answering, as_json
 from tripletomics.cli.options import GROUPS
 from tripletomics.cli.printing import main_scores, print_scores, say
 from tripletomics.cli.words import for_terminal, options_in
@@ -125,6 +125,26 @@ def test_a_table_in_a_pipe_is_whole(capsys):
     assert "knn_macro_f1_sd" not in main_scores(scores(1), ["method", "space"], ["knn_macro_f1"])
 
 
+def test_a_table_whose_spaces_have_other_scores_is_the_same_everywhere(terminal):
+    table = scores(3).assign(value=np.arange(len(scores())) / 100).sample(frac=0.8, random_state=0)
+    found = main_scores(table, ["method", "space"], evaluation.scores.MAIN).set_index(["method", "space"])
+    shown = evaluation.overview(table, ["method", "space"])
+    assert list(found.index) == list(shown.index)
+    ends = {"held-out": "", "permuted": "_permuted"}
+    expected = {
+        (row.method, row.space, row.metric + ends[row.split]): row.value
+        for row in table.itertuples()
+        if row.split in ends
+    }
+    values = found[[name for name in found if not name.endswith("_sd")]].stack().to_dict()
+    assert values == expected
+    for (method, space, metric), value in expected.items():
+        if "_permuted" in metric:
+            assert shown[metric.removesuffix("_permuted")][method, space].endswith((f"({value:.3f})", "-"))
+        else:
+            assert shown[metric][method, space].startswith(f"{value:.3f} ")
+
+
 def test_long_sentences_are_wrapped_in_a_terminal_alone(terminal, capsys):
     text = "one two three four five six seven\nname      1.0   a remark that is longer than the line"
     assert terminal(30, lambda: say(text)) == [
@@ -210,6 +230,18 @@ def test_json_is_all_that_is_on_stdout(run, folder, monkeypatch, words, keys):
     assert (status, said, error) == (0, "", "")
 
 
+def test_json_has_settings_as_they_are_and_names_of_findings(run, folder, tmp_path):
+    cells = ad.read_h5ad(folder / "cells.h5ad")
+    cells.obs["7"] = cells.obs["kind"]
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    found = json.loads(run("fit", tmp_path / "a.h5ad", "--label", "7", "--steps", 2, "--model", tmp_path / "a.tt",
+                           "--json")[1])  # fmt: skip
+    settings = {"label": "7", "steps": 2, "lr": 0.001, "batch": None, "self_training": False, "loss": "softmax"}
+    assert {name: found["settings"][name] for name in settings} == settings
+    assert found["settings"]["unlabelled"].startswith("(empty), Unknown, ")
+    assert {*found["findings"]["tested"]} == {"held_out_cells", "types", "p_if_four_of_five_are_right"}
+
+
 def test_what_json_cannot_hold_is_null_or_text():
     given = {"a": np.float32(0.5), "b": float("nan"), "c": np.array([1, 2]), "d": {"e": np.inf, 3: Path("x")}}
     assert json.loads(as_json(given)) == {"a": 0.5, "b": None, "c": [1, 2], "d": {"e": None, "3": "x"}}
@@ -231,6 +263,7 @@ def test_the_log_level_is_that_of_scanpy(run, folder, monkeypatch):
         assert run(*words)[2] == ""
         scanpy.settings.logfile = ""  # the stream of now, which pytest replaces for each test
         error = run(*words, "--log-level", "info")[2]
+        assert scanpy.settings.verbosity == before
     finally:
         scanpy.settings.verbosity = before
     for stage in ("training the encoder, 2 steps", "training the map", "calibrating", "permuted labels and scores"):
@@ -254,6 +287,15 @@ def test_threads_bound_all_libraries():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own)
     assert (done.stdout, done.returncode) == ("{1} 1\n", 0), done.stderr
     assert {"OMP", "NUMBA", "OPENBLAS", "MKL"} <= {*THREADS}
+
+
+def test_there_are_no_more_threads_than_cores(monkeypatch):
+    given = []
+    monkeypatch.setattr("threadpoolctl.threadpool_limits", given.append)
+    monkeypatch.setattr("os.environ", {})
+    answering(lambda: None)(threads=99_999)
+    assert given == [os.cpu_count()]
+    assert {*os.environ.values()} == {str(os.cpu_count())}
 
 
 def test_threads_are_a_whole_number(run, folder):
@@ -330,6 +372,8 @@ def test_help_has_the_words_of_the_terminal():
     [
         (["--foo"], 2, "Unknown option: --foo."),
         (["--stepps", "3"], 2, "Unknown option: --stepps. Did you mean --steps?"),
+        (["--random_state", "1"], 2, "Unknown option: --random_state. Did you mean --seed?"),
+        (["--n-jobs", "2"], 2, "Unknown option: --n-jobs. Did you mean --threads?"),
         (["--device", "gpu"], 1, "--device gpu is not known. Did you mean 'cuda'? Allowed here: "),
         ([], 2, "--out is missing: name the file"),
     ],

@@ -37,6 +37,7 @@ SYNONYMS = {
     "layer": "layers",
     "missing": "missing_genes fill impute",
     "path": "filename fname save",
+    "threads": "n_jobs n_threads num_threads num_workers n_workers",  # of the command line
 }
 # what no argument does, and how it is done
 CURES = {
@@ -64,11 +65,15 @@ def checking_names(verb: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def meant(name: str, known: Sequence[str]) -> str | None:
+    """Return the name that an unknown one of another package stands for."""
+    return next((ours for ours, theirs in SYNONYMS.items() if ours in known and name.lower() in theirs.split()), None)
+
+
 def _hint(name: str, known: Sequence[str]) -> str:
     """Return what to type in place of an unknown name."""
-    for ours, theirs in SYNONYMS.items():
-        if ours in known and name.lower() in theirs.split():
-            return f". Did you mean {ours!r}?"
+    if (ours := meant(name, known)) is not None:
+        return f". Did you mean {ours!r}?"
     for cure, names in CURES.items():
         if name.lower() in names.split():
             return f": {cure}."

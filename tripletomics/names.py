@@ -35,6 +35,11 @@ def harmless(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**changed).rename(columns=quoted)
 
 
+def unquoted(value: object) -> object:
+    """Return a value of a table without the ``'`` that `harmless` put before it."""
+    return value[1:] if isinstance(value, str) and value[:1] == "'" and value[1:].startswith(FORMULA) else value
+
+
 def percent(share: float, digits: int = 0) -> str:
     """Return a share as text, such as "90 %"."""
     return f"{share:.{digits}%}".replace("%", " %")

@@ -21,13 +21,14 @@ from typing import Any
 from cyclopts import App, CycloptsError, MissingArgumentError, UnknownOptionError
 
 from tripletomics import processes
+from tripletomics.arguments import meant
 from tripletomics.cli.demonstration import run_demo
 from tripletomics.cli.fitting import fit
 from tripletomics.cli.inputs import is_input
 from tripletomics.cli.losses import show_losses
 from tripletomics.cli.new_cells import predict, transform
 from tripletomics.cli.scoring import compare, convert, evaluate, relate
-from tripletomics.cli.words import for_terminal
+from tripletomics.cli.words import for_terminal, option
 from tripletomics.names import printable
 from tripletomics.notices import TripletomicsWarning
 from tripletomics.parts import did_you_mean
@@ -79,7 +80,8 @@ COMMANDS = {
 }  # fmt: skip
 for name, command in COMMANDS.items():
     examples = "\n".join(f"tripletomics {line}" for line in EXAMPLES[name])
-    app.command(command, name=name, help_epilogue=f"Examples:\n\n```\n{examples}\n```")
+    usage = "Usage: tripletomics losses [OPTIONS] [NAME]" if name == "losses" else None  # [ARGS] would not say which
+    app.command(command, name=name, usage=usage, help_epilogue=f"Examples:\n\n```\n{examples}\n```")
 OPTIONS = {name for command in COMMANDS.values() for name in inspect.signature(command).parameters}
 
 
@@ -103,7 +105,8 @@ def _usage(error: CycloptsError) -> str:
     if isinstance(error, UnknownOptionError) and str(error).startswith("Unknown option"):
         given = str(error.token.keyword or error.token.value).partition("=")[0]
         known = [name.lstrip("-") for one in error.argument_collection for name in one.names]
-        near = did_you_mean(given.lstrip("-"), known)
+        other = meant(given.lstrip("-").replace("-", "_"), [name.replace("-", "_") for name in known])
+        near = did_you_mean(given.lstrip("-"), known) if other is None else f" Did you mean {option(other)}?"
         return f"Unknown option: {given}." + re.sub(r"'(.*)'", r"--\1", near)
     return str(error)
 

@@ -19,6 +19,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 THREADS = ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM", "NUMEXPR", "NUMBA")  # <name>_NUM_THREADS of each library
+NAMES = ("label", "order", "batch", "layer", "use_rep", "unlabelled")  # settings that are never numbers
 LINES = ("info", "hint", "debug")  # levels whose lines take the place of bars
 Level = Literal["error", "warning", "info", "hint", "debug"]
 
@@ -42,7 +43,7 @@ def _options(
     json: Annotated[
         bool, Parameter(negative=(), help="Print one JSON object and nothing else. A value that is not known is null.")
     ] = False,
-    quiet: Annotated[bool, Parameter(negative=(), help="Print nothing but errors.")] = False,
+    quiet: Annotated[bool, Parameter(negative=(), help="Print nothing but errors, and what `--json` prints.")] = False,
     log_level: Annotated[
         Level | None,
         Parameter(help="What to tell on the way, as scanpy does: `info` names each stage. [default: warning]"),
@@ -87,9 +88,13 @@ def answering(command: Callable[..., Answer | None]) -> Callable[..., None]:
 
 
 def _bound(threads: int) -> None:
-    """Bound the threads of the libraries that are imported later, and of those that are there, such as numpy's."""
+    """Bound the threads of the libraries that are imported later, and of those that are there, such as numpy's.
+
+    There are never more than cores: libraries that are there have no room for them, and crash.
+    """
     from threadpoolctl import threadpool_limits
 
+    threads = min(threads, os.cpu_count() or 1)
     os.environ.update({f"{name}_NUM_THREADS": str(threads) for name in THREADS})
     threadpool_limits(threads)
 
@@ -98,13 +103,18 @@ def _bound(threads: int) -> None:
 def _telling(level: Level | None) -> Iterator[None]:
     """Tell no more than a level of scanpy's logger."""
     with warnings.catch_warnings():
-        if level == "error":
-            warnings.simplefilter("ignore")
-        elif level is not None:
-            import scanpy
+        if level is None or level == "error":
+            if level is not None:
+                warnings.simplefilter("ignore")
+            yield
+            return
+        import scanpy
 
-            scanpy.settings.verbosity = level
-        yield
+        before, scanpy.settings.verbosity = scanpy.settings.verbosity, level
+        try:
+            yield
+        finally:
+            scanpy.settings.verbosity = before
 
 
 @contextmanager
@@ -121,6 +131,17 @@ def _instead_of_stdout(json: bool, quiet: bool) -> Iterator[None]:
 def written(*paths: Path | None) -> list[str]:
     """Return the names of the files that were written, for an answer."""
     return [str(path) for path in paths if path is not None]
+
+
+def typed(settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return settings as they are, of those that are kept as text; the names of columns stay text."""
+    words: dict[str, Any] = {"None": None, "True": True, "False": False}
+    found: dict[str, Any] = {}
+    for name, text in settings.items():
+        found[name] = words.get(text, text)
+        if name not in NAMES and re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text):
+            found[name] = json.loads(text)
+    return found
 
 
 def as_json(record: Mapping[str, Any]) -> str:

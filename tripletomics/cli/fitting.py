@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tripletomics import files, processes, tl
-from tripletomics.cli.answers import Answer, written
+from tripletomics.cli.answers import Answer, typed, written
 from tripletomics.cli.inputs import Source
 from tripletomics.cli.options import MANY, OUT, Input, Obs, OnlyResults, Transpose, check_out, options_of
 from tripletomics.cli.printing import say, say_written
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tripletomics.model import Model
 
 
+TESTED = ("held_out_cells", "types", "p_if_four_of_five_are_right")  # of `Model.findings`, in --json
 UNTOLD = ("history", "map_errors")  # of the record of a fit, in --json: curves and tables
 
 
@@ -53,7 +54,8 @@ def fit(  # noqa: D103
         raise ValueError("--index is kept in the model file: name it with --model.")
     if model is not None:
         files.check_writable(model, ".tt")
-    source, stored = Source(input, protein, obs, transpose), input.suffix == ".zarr"
+    source = Source(input, protein, obs, transpose, label, (settings.get("batch"),))
+    stored = input.suffix == ".zarr"
     if stored and (protein is not None or out is not None):
         raise ValueError(
             f"Coordinates of {str(input)!r} are written into it: leave --{'protein' if protein else 'out'} out."
@@ -61,6 +63,8 @@ def fit(  # noqa: D103
     if only_results is not None or not (stored or (model is not None and out is None)):
         check_out(source, out, only_results, "--model for the model alone, or --only-results for a table")
     source.check()
+    apart = {"only_results": only_results, "model": model}
+    source.check_apart(apart, *map(settings.get, ("parents", "map", "init")))
     settings = {**settings, "label": label}
     kept = settings.get("checkpoint")
     for path in filter(None, (input, protein, obs, out, only_results, model)):
@@ -77,6 +81,9 @@ def fit(  # noqa: D103
         say_written(target, model)
 
     record = {"written": written(target, model), "summary": fitted.summary(), **fitted.record()}
+    record["settings"] = typed(fitted.settings)
+    if "tested" in fitted.findings:
+        record["findings"] = {**fitted.findings, "tested": dict(zip(TESTED, fitted.findings["tested"], strict=True))}
     return Answer({name: value for name, value in record.items() if name not in UNTOLD}, show)
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 
 NAMES_OF_10X = {"features": ("features.tsv", "genes.tsv"), "barcodes": ("barcodes.tsv",)}
 GENES = "Gene Expression"
+TEXT = (".csv", ".tsv", ".txt")
 SEPARATORS = "\t,; "
 NOT_MEASURED = {"", "na", "n/a", "nan", "none", "null"}
+FIRST = {"", "cell", "cells", "cell_id", "cell_ids", "barcode", "barcodes", "index", "id", "name", "gene", "genes"}
+LARGEST = float(np.finfo(np.float32).max)
+GZIP = b"\x1f\x8b"  # how such a file begins
 SHOWN = 3  # names in a message
 AT_ONCE = 1000  # rows of a table that are dense at a time
 
@@ -82,6 +87,8 @@ def find_10x(path: Path) -> dict[str, Path]:
                 f"{str(path)!r} has {matrices[0]} but no {wanted} (or .gz), which names its "
                 f"{'genes' if part == 'features' else 'cells'}: copy it there."
             )
+        if len(there) > 1:
+            raise ValueError(f"{str(path)!r} has {' and '.join(there)}: keep the one that belongs to {matrices[0]}.")
         found[part] = path / there[0]
     return found
 
@@ -96,10 +103,12 @@ def read_10x_folder(path: Path) -> AnnData:
     files = find_10x(path)
     with reporting(f"{str(path)!r} cannot be read as a folder of 10x"):
         cells = anndata.io.read_mtx(files["matrix"]).T
-        genes, names = (
-            pd.read_csv(files[part], sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
-            for part in NAMES_OF_10X
-        )
+        look: Any = {"header": None, "dtype": str, "keep_default_na": False, "quoting": csv.QUOTE_NONE}
+        for part in NAMES_OF_10X:
+            with open_text(files[part]) as lines:
+                if not lines.read(1):
+                    raise ValueError(f"{files[part].name} is empty: copy it again")
+        genes, names = (pd.read_csv(files[part], sep="\t", **look) for part in NAMES_OF_10X)
         if cells.shape != (len(names), len(genes)):
             raise ValueError(
                 f"its matrix has {cells.n_vars:,} genes and {cells.n_obs:,} cells, but {files['features'].name} names "
@@ -176,7 +185,7 @@ def read_text(path: Path, transpose: bool = False) -> AnnData:
         first = lines.readline()
         rows = csv.reader(chain([first], lines), delimiter=separator(first), skipinitialspace=True)
         header = next(rows)
-        _check_header(header)
+        _check_header(header, path)
         names: list[str] = []
         blocks: list[Any] = []
         cells = _numbers(rows, header)
@@ -201,23 +210,52 @@ def shortened(names: Sequence[str]) -> str:
     return ", ".join(map(str, names[:SHOWN])) + more
 
 
-def open_text(path: Path) -> TextIO:
-    """Open text, with .gz or not; a byte order mark, as Excel writes it, is skipped."""
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    return cast(TextIO, opened(path, "rt", encoding="utf-8-sig", newline=""))
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """Open text, compressed by gzip or not; a byte order mark, as Excel writes it, is skipped."""
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP)) == GZIP or path.name.lower().endswith(".gz")
+    try:
+        with (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig", newline="") as lines:
+            yield cast(TextIO, lines)
+    except UnicodeDecodeError:
+        raise ValueError("it is not text in UTF-8: save it as 'CSV UTF-8'") from None
 
 
 def separator(line: str) -> str:
     """Return what separates the columns of a table, by its first row."""
     if not line.strip():
         raise ValueError("it is empty, or its first row is")
+    if line.startswith("# "):
+        raise ValueError("its first row is a comment, and it is to name the columns: take such rows out")
     found = next((one for one in SEPARATORS if one in line.rstrip("\r\n")), None)
     if found is None:
         raise ValueError("its first row has one name: separate columns by commas or tabs")
     return found
 
 
-def _check_header(header: list[str]) -> None:
+def columns_of(header: list[str], row: list[str]) -> list[str]:
+    """Return the names of all columns but the first, which the header may lack; raise if they are not clear."""
+    if len(row) == len(header) + 1 and (row[-1] == "" or header[0].lower() in FIRST):
+        raise ValueError(
+            f"its first row has {len(header):,} fields and the next one {len(row):,}"
+            f"{', of which the last is empty' * (row[-1] == '')}: give both the same number"
+        )
+    columns = header if len(row) == len(header) + 1 else header[1:]
+    if empty := [i for i, name in enumerate(columns, 2) if not name.strip()]:
+        raise ValueError(f"its first row has no name for column {empty[0]:,}: write one, or take the column out")
+    return columns
+
+
+def check_length(row: list[str], i: int, columns: Sequence[str]) -> None:
+    """Raise unless a row has a value for each column."""
+    if len(row) != len(columns) + 1:
+        raise ValueError(
+            f"row {i:,} ({row[0]}) has {len(row) - 1:,} values, and the first row has {len(columns):,} names for them"
+        )
+
+
+def _check_header(header: list[str], path: Path) -> None:
     """Raise if the first row has the numbers of a cell; names may be numbers, too, but whole and each another."""
     try:
         numbers = [float(name) for name in header[1:]]
@@ -225,20 +263,26 @@ def _check_header(header: list[str]) -> None:
         return
     if len({*numbers}) < len(numbers) or not all(number.is_integer() for number in numbers):
         raise ValueError("its first row holds numbers, and it is to hold the names of the columns: add such a row")
+    if header[0].lower() not in FIRST:
+        warn(
+            f"The first row of {str(path)!r} holds numbers ({shortened(header[1:])}), and they are taken for names of "
+            "columns. If they are values, add a row with the names."
+        )
 
 
 def _numbers(rows: Iterator[list[str]], header: list[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the name of each row and its numbers; the header may lack the name of the first column."""
     columns: list[str] = []
-    for i, (name, *words) in enumerate(filter(None, rows), 2):  # without empty lines
-        columns = columns or (header if len(words) == len(header) else header[1:])
-        if len(words) != len(columns):
-            raise ValueError(
-                f"row {i:,} ({name}) has {len(words):,} values, and the first row has {len(columns):,} names for them"
-            )
+    for i, row in enumerate(filter(None, rows), 2):  # without empty lines
+        columns = columns or columns_of(header, row)
+        check_length(row, i, columns)
+        name, *words = row
         try:
-            values = np.array(words, dtype=np.float32)
+            with np.errstate(over="ignore"):
+                values = np.array(words, dtype=np.float32)
         except ValueError:
+            values = np.array([np.inf])
+        if np.isinf(values).any():  # read one by one, to name the one that is no number
             places = zip(words, columns, strict=True)
             values = np.array([_number(word, column, i, name) for word, column in places], dtype=np.float32)
         yield name, values
@@ -246,9 +290,11 @@ def _numbers(rows: Iterator[list[str]], header: list[str]) -> Iterator[tuple[str
 
 def _number(word: str, column: str, i: int, name: str) -> float:
     """Return a number; NaN if none was measured."""
+    where = f"{word!r} in row {i:,} ({name}), column {column!r}, is"
     try:
-        return np.nan if word.strip().lower() in NOT_MEASURED else float(word)
+        number = np.nan if word.strip().lower() in NOT_MEASURED else float(word)
     except ValueError:
-        raise ValueError(
-            f"{word!r} in row {i:,} ({name}), column {column!r}, is not a number: write one, or leave it empty"
-        ) from None
+        raise ValueError(f"{where} not a number: write one, or leave it empty") from None
+    if abs(number) > LARGEST:
+        raise ValueError(f"{where} infinite or larger than {LARGEST:.1e}: write a smaller number, or leave it empty")
+    return number

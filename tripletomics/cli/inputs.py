@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tripletomics.cli import formats, reading
+from tripletomics.cli.columns import add_columns
+from tripletomics.cli.words import option
 from tripletomics.files import check_readable, require
-from tripletomics.notices import warn
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -23,15 +24,14 @@ FORMATS = {  # by the ending: what checks a file before any work, and what reads
     FOLDER: (formats.find_10x, formats.read_10x_folder),
     ".loom": (formats.check_loom, formats.read_loom),
 }
-TEXT = (".csv", ".tsv", ".txt")
-TABLES = (*TEXT, ".parquet")
+TABLES = (*formats.TEXT, ".parquet")
 ON_DISK = (".h5ad", ".zarr")
 
 
 def is_input(word: str) -> bool:
     """Return whether a word of the command line is a file or folder of cells."""
     path = Path(word)
-    named = formats.ending(path) in (*FORMATS, *TEXT, *ON_DISK, reading.MODALITIES)
+    named = formats.ending(path) in (*FORMATS, *formats.TEXT, *ON_DISK, reading.MODALITIES)
     return named or (os.path.isdir(word) and any(path.glob("*matrix.mtx*")))
 
 
@@ -49,17 +49,29 @@ class Source:
         Table of columns to add to `obs`, by the names of cells.
     transpose
         Whether tables of text have genes in rows.
+    label
+        What is given as `label`: whole numbers in its columns are names of types.
+    names
+        Other columns of `obs` that hold names, such as that of the batches.
     """
 
     path: Path
     protein: Path | None = None
     obs: Path | None = None
     transpose: bool = False
+    label: Any = None
+    names: tuple[str | None, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
         """All that is read."""
         return [path for path in (self.path, self.protein, self.obs) if path is not None]
+
+    def check_apart(self, written: Mapping[str, Path | None], *read: Any) -> None:
+        """Raise if a file to write, named by its option, is also read: the cells, or what other options name."""
+        folders = [path for path in self.paths if _kind(path) == FOLDER]
+        inside = [file for path in folders for file in formats.find_10x(path).values()]
+        check_apart(written, [*self.paths, *inside, *(one for one in read if isinstance(one, str | Path))])
 
     @property
     def suffix(self) -> str:
@@ -80,9 +92,9 @@ class Source:
                 check_one(path)
         if self.protein is not None:
             reading.check_mudata()
-        if self.transpose and not any(formats.ending(path) in TEXT for path in paths):
+        if self.transpose and not any(formats.ending(path) in formats.TEXT for path in paths):
             raise ValueError(
-                f"--transpose is for tables ({', '.join(TEXT)}), and {str(self.path)!r} is none: leave it out."
+                f"--transpose is for tables ({', '.join(formats.TEXT)}), and {str(self.path)!r} is none: leave it out."
             )
         if self.obs is not None:
             self._check_obs(self.obs)
@@ -121,13 +133,20 @@ class Source:
         return self._read(self.path)
 
     def _read(self, path: Path) -> AnnData:
-        if formats.ending(path) in TEXT:
+        if formats.ending(path) in formats.TEXT:
             cells = formats.read_text(path, self.transpose)
         else:
             cells = FORMATS[_kind(path)][1](path)
         if self.obs is not None and path == self.path:
-            _add_obs(cells, self.obs, path, self.transpose)
+            cure = f"{'leave out' if self.transpose else 'pass'} --transpose"
+            add_columns(cells, self.obs, path, lambda columns: self._names([*cells.obs, *columns]), cure)
         return cells
+
+    def _names(self, columns: list[str]) -> list[str]:
+        """Return the columns that hold names."""
+        from tripletomics.labels.roles import read_roles
+
+        return [*read_roles(self.label, None, None, columns).types, *(name for name in self.names if name)]
 
 
 def _kind(path: Path) -> str:
@@ -143,54 +162,16 @@ def check_one(path: Path) -> None:
         reading.check_h5ad(path)
     else:
         check_readable(path, ".h5ad")
-        if kind not in TEXT:
-            allowed = ", ".join([".h5ad", ".h5mu", ".h5 (of 10x)", ".loom", *TEXT])
+        if kind not in formats.TEXT:
+            allowed = ", ".join([".h5ad", ".h5mu", ".h5 (of 10x)", ".loom", *formats.TEXT])
             raise ValueError(
                 f"{path.name!r} does not say what it holds: cells are read from {allowed} and from folders of 10x."
             )
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Return a table of cells, by the names in its first column."""
-    import pandas as pd
-
-    from tripletomics.store.layout import reporting
-
-    with reporting(f"{str(path)!r} cannot be read as a table"):
-        if formats.ending(path) == ".parquet":
-            table = pd.read_parquet(path)
-            table = table if not isinstance(table.index, pd.RangeIndex) else table.set_index(table.columns[0])
-        else:
-            with formats.open_text(path) as lines:
-                between = formats.separator(lines.readline())
-            table = pd.read_csv(path, sep=between, converters={0: str}, encoding="utf-8-sig")
-            if isinstance(table.index, pd.RangeIndex):  # the first row names the first column
-                table = table.set_index(table.columns[0])
-        if not table.shape[1]:
-            raise ValueError("it has no column besides the names of cells")
-        return table.set_axis(table.index.astype(str), axis=0)
-
-
-def _add_obs(cells: AnnData, path: Path, source: Path, transposed: bool) -> None:
-    """Add the columns of a table to `obs`, by the names of cells."""
-    table = read_table(path)
-    if repeated := list(table.index[table.index.duplicated()].unique()):
-        raise ValueError(
-            f"{str(path)!r} has more than one row for these cells: {formats.shortened(repeated)}. Keep one for each."
-        )
-    known = cells.obs_names.isin(table.index)
-    if not known.any():
-        here, there = (formats.shortened(list(names)) for names in (cells.obs_names, table.index))
-        cure = "write the names of the cells in its first column, in the same way"
-        if formats.ending(source) in TEXT and cells.var_names.isin(table.index).any():
-            cure = f"its names are those of genes there, so {'leave out' if transposed else 'pass'} --transpose"
-        raise ValueError(f"No cell of {str(source)!r} ({here}) has a row in {str(path)!r} ({there}): {cure}.")
-    others = int((~table.index.isin(cells.obs_names)).sum())
-    lacking = int((~known).sum())
-    if lacking or others:
-        said = f"{lacking:,} of {cells.n_obs:,} cells have no row in {str(path)!r} and are unlabelled."
-        warn(f"{said} {others:,} of its {len(table):,} rows are of no cell and are left out.")
-    found = table.reindex(cells.obs_names)
-    for name, values in found.items():  # whole numbers stay whole where some are missing
-        whole = values.hasnans and values.dtype.kind == "f" and (values.dropna() % 1 == 0).all()
-        cells.obs[str(name)] = (values.astype("Int64") if whole else values).array
+def check_apart(written: Mapping[str, Path | None], read: Iterable[str | Path]) -> None:
+    """Raise if a file to write, named by its option, is also read."""
+    taken = {os.path.realpath(path) for path in read}
+    for name, path in written.items():
+        if path is not None and os.path.realpath(path) in taken:
+            raise ValueError(f"{option(name)} {str(path)!r} is also read: name another file.")

@@ -127,7 +127,7 @@ def predict(  # noqa: D103
     if shard is not None:
         _check_shard("next to", out=out, only_results=only_results, obs=obs, transpose=transpose, figure=figure)
         return _predict_shard(input, model, shard, settings)
-    source = Source(input, obs=obs, transpose=transpose)
+    source = Source(input, obs=obs, transpose=transpose, names=(settings.get("groups"),))
     target = _check_predict(source, out, only_results, figure)
     from tripletomics.model import load
 

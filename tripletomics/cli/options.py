@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
-import os
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -65,7 +64,7 @@ PLACES = {name: Group(title, sort_key=i) for i, (title, names) in enumerate(GROU
 HELP = {  # of options that take more in Python, where a page explains them
     "label": "Column of `obs` with the cell types. Missing values and the names in `--unlabelled` mean unlabelled. "
     "Several columns are levels, from coarse to fine. To learn further columns, write `cell_type=softmax day=rnc`, "
-    "a loss for each. Without a column, no types are learned or scored.",
+    "a loss for each.",
     "parents": "Which name lies above which: a .csv, .tsv or .txt file of two columns, a name and its parent; or an "
     "ontology (.obo). The column of `--label` may then hold names of any level.",
     "unlabelled": "A name that means unlabelled, in place of the usual ones (such as Unknown, unassigned, NA and "
@@ -91,8 +90,7 @@ def check_out(source: Source, out: Path | None, only_results: Path | None, inste
         files.check_writable(out, source.suffix)
     if only_results is not None:
         tables.check(only_results)
-        if os.path.realpath(only_results) in map(os.path.realpath, source.paths):
-            raise ValueError(f"--only-results {str(only_results)!r} is also read: name another file.")
+        source.check_apart({"only_results": only_results})
     return target
 
 
@@ -130,7 +128,9 @@ def _placed(parameter: inspect.Parameter) -> inspect.Parameter:
     if parameter.default is False:
         looks.append(Parameter(negative=(), show_default=False))
     if parameter.name in HELP:
-        looks.append(Parameter(help=HELP[parameter.name], show_default=False))
+        without = " Without a column, no types are learned or scored."  # where one is not required
+        text = HELP[parameter.name] + without * (parameter.name == "label" and parameter.default is None)
+        looks.append(Parameter(help=text, show_default=False))
     return parameter.replace(annotation=Annotated[parameter.annotation, *looks])
 
 

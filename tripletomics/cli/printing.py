@@ -105,10 +105,6 @@ def mapping_sentences(adata: AnnData | MuData, prefix: str, groups: str) -> list
         )
     if f"{prefix}_group_label" in adata.obs and groups in adata.obs:
         said += _group_sentences(adata, prefix, groups)
-    if record.get("seen"):
-        said.append(
-            f"{record['seen']:,} of {adata.n_obs:,} cells were part of the fit and say nothing about new cells."
-        )
     return said
 
 
@@ -152,7 +148,8 @@ def main_scores(table: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) 
     """Return the numbers of the table of scores: of held-out cells, their sd over seeds, and the permuted ones."""
     rows = table[(table["type"] == "") & (table["space"] != "") & table["metric"].isin(metrics)]
     cells = rows.set_index([*by, "metric", "split"])[["value", "sd"]]
-    wide = cells.unstack(["metric", "split"], sort=False)
+    wide = cells.unstack(["metric", "split"])  # sort=False mixes values up
+    wide = wide.reindex(rows.set_index([*by]).index.unique())
     parts = {"": ("value", "held-out"), "_sd": ("sd", "held-out"), "_permuted": ("value", "permuted")}
     keys = {f"{name}{end}": (column, name, split) for name in metrics for end, (column, split) in parts.items()}
     found = {name: key for name, key in keys.items() if key in wide and wide[key].notna().any()}

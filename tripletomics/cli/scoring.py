@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tripletomics import extras, files, tl
-from tripletomics.cli.answers import Answer, written
+from tripletomics.cli.answers import Answer, typed, written
 from tripletomics.cli.inputs import Source, check_one
 from tripletomics.cli.options import MANY, Input, Obs, Transpose, grouped, options_of
 from tripletomics.cli.printing import print_scores, say, say_written
@@ -35,6 +35,7 @@ def relate(  # noqa: D103
         files.check_writable(figure, ".png")
     for path in (a, b):
         check_one(path)
+        Source(path).check_apart({"out": out})
     from tripletomics.model import load
 
     table = tl.relate(Source(a).read_one(), Source(b).read_one(), load(model), **settings)
@@ -71,7 +72,9 @@ def evaluate(  # noqa: D103
 ) -> Answer:
     if out is not None:
         files.check_writable(out, ".csv")
-    table = tl.evaluate(Source(input, obs=obs, transpose=transpose).read_one(), label, **settings)
+    source = Source(input, None, obs, transpose, label, (settings.get("batch"),))
+    source.check_apart({"out": out}, settings.get("parents"))
+    table = tl.evaluate(source.read_one(), label, **settings)
     if out is not None:  # before anything is printed, which can fail
         with files.replacing(out) as draft:
             harmless(table).to_csv(draft, index=False)
@@ -107,8 +110,10 @@ def compare(  # noqa: D103
         raise ValueError(f"{str(out)!r} is a file: name a folder, or a page that ends in .html.")
     elif not os.access(next(place for place in (out, *out.absolute().parents) if place.exists()), os.W_OK):
         raise PermissionError(f"{str(out)!r} cannot be written: choose another place.")
+    source = Source(input, None, obs, transpose, label, (settings.get("batch"),))
+    source.check_apart({"out": out / "table.csv"}, settings.get("parents"))
     os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files
-    result = tl.compare(Source(input, obs=obs, transpose=transpose).read_one(), label, **settings)
+    result = tl.compare(source.read_one(), label, **settings)
     with stage("writing the page and its figures", settings.get("progress", True)):
         if out != page:
             result.save(out)
@@ -121,7 +126,7 @@ def compare(  # noqa: D103
         say(result.summary(), aside=True)
         say_written(out, aside=True)
 
-    found = {"scores": result.table, "summary": result.summary(), "settings": result.settings}
+    found = {"scores": result.table, "summary": result.summary(), "settings": typed(result.settings)}
     return Answer({**found, "versions": result.versions, "written": written(out)}, show)
 
 

@@ -99,7 +99,8 @@ def overview(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         return f"{values['held-out']:.3f}{spread} ({values.get('permuted', np.nan):.3f})"
 
     cells = {key: words(rows) for key, rows in main.groupby([*by, "metric"], sort=False)}
-    wide = pd.Series(cells).rename_axis([*by, "metric"]).unstack("metric", sort=False)
+    wide = pd.Series(cells).rename_axis([*by, "metric"]).unstack("metric")  # sort=False mixes values up
+    wide = wide.reindex(main.set_index([*by]).index.unique())
     return wide[[metric for metric in shown if metric in wide]]
 
 

@@ -126,7 +126,9 @@ def as_text(label: object) -> str:
     if isinstance(label, Mapping):
         losses_of = {column: losses.spec(one) if isinstance(one, Loss) else one for column, one in label.items()}
         return ", ".join(str(column) if one is None else f"{column}={one}" for column, one in losses_of.items())
-    return str(label) if isinstance(label, str) or not isinstance(label, Iterable) else ", ".join(map(str, label))
+    if isinstance(label, str) or not isinstance(label, Iterable):
+        return str(label)
+    return ", ".join(str(name) or "(empty)" for name in label)
 
 
 def _pairs(label: object, columns: set[str]) -> list[Any] | dict[str, Any]:

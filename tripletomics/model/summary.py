@@ -23,7 +23,7 @@ WITHIN = "correlation_within_types"
 ENOUGH = 10  # held-out cells of a type, of which a share says something
 LABELLED = (
     ("held-out cells", "held-out", "cells the model never saw"),
-    ("permuted labels", "permuted", "held-out cells, with nothing to learn"),
+    ("permuted labels", "permuted", "held-out cells, after a fit to permuted labels"),
     ("training cells", "train", "no evidence: their labels were learned"),
 )
 UNLABELLED = (
@@ -80,9 +80,9 @@ def remarks(model: State) -> list[str]:
     for name, checks in {"": model.checks, **{name: side.checks for name, side in model.alone.items()}}.items():
         if checks:
             lines.append(
-                f"Predictions{f' by {name} alone' * bool(name)}: 90 % label sets hold the type of "
-                f"{percent(checks['coverage'])} of the held-out cells; {percent(checks['unassigned'], 1)} of these "
-                "cells are unassigned."
+                f"Predictions{f' by {name} alone' * bool(name)}: label sets that are made to hold the type of 90 % of "
+                f"cells hold that of {percent(checks['coverage'])} of the held-out cells; "
+                f"{percent(checks['unassigned'], 1)} of these cells are unassigned."
             )
     if model.checks:
         lines += _on_levels(model.checks)

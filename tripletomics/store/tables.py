@@ -25,7 +25,8 @@ def check(path: Path) -> None:
         If the path does not end as a table does, pyarrow is not installed, or as `files.check_writable`.
     """
     if path.suffix not in ENDINGS:
-        raise ValueError(f"{str(path)!r} does not end in .csv, .tsv or .parquet: name the file {path.stem + '.csv'!r}.")
+        better = f"{Path(path.name.removesuffix('.gz')).stem}.csv"
+        raise ValueError(f"{str(path)!r} does not end in .csv, .tsv or .parquet: name the file {better!r}.")
     files.require([path])
     files.check_writable(path)
 

@@ -181,7 +181,7 @@ def fit(
         not see. Scores, predictions and calibration never use these labels.
     steps
         Training steps of the encoder; by default they follow the number of cells and the loss. The map head takes four
-        times as many. Its limit follows the number of cells (320 to 480), and is never below the encoder's steps.
+        times as many, but no more than 320 to 480, by the number of cells, or than the encoder, if that takes more.
     batch_size
         Cells in a training step; by default 512, or all if there are fewer.
     lr
