@@ -102,7 +102,7 @@ def draw_cells(ax: Any, points: np.ndarray, style: CellStyle, size: float | None
     held = split == 1
     width = map_width(ax)
     small = float(np.clip(0.35 * width**2 / finite.sum(), 0.3, width / 20)) if size is None else size
-    least, most = (1.6, 2.3) if style.scale is None else (1.3, 1.5)  # large cells could hide values below them
+    least, most = (1.3, 1.7) if style.scale is None else (1.3, 1.5)  # large cells could hide values below them
     large = float(np.clip(0.16 * width**2 / max(1, held.sum()), least * small, most * small))
     pale = style.rgb if style.scale is not None or style.split is None else 0.45 * style.rgb + 0.55
     grey = np.tile(to_rgb(GREY), (len(points), 1))
