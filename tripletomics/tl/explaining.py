@@ -11,7 +11,6 @@ from tripletomics.labels import UNLABELLED
 from tripletomics.parts import did_you_mean
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
     from pandas import DataFrame, Series
 
@@ -51,8 +50,9 @@ def explain(
         Column of `obs` with the groups, such as "cell_type" or "tt_label". Missing values and names that mean
         unlabelled, such as "unassigned", are left out.
     against
-        What a group is compared with: by default its nearest group, by centroids in the metric space; the name of one
-        group for all others; or ``{group: other}``, which explains only these groups.
+        What a group is compared with: by default its nearest group, which is the one whose mean principal components
+        have the most similar direction from the mean of the training cells, as in :func:`tripletomics.pl.tree`; the
+        name of one group for all others; or ``{group: other}``, which explains only these groups.
     n_cells
         Most cells of a group that the attribution is averaged over; 200 are enough for the leading genes.
     layer
@@ -110,6 +110,7 @@ def explain(
     import pandas as pd
 
     from tripletomics import attribution, embedding, pp
+    from tripletomics.labels.reference import type_distances
     from tripletomics.pcs import mean_and_variance
 
     pp.check_model(model)
@@ -129,10 +130,14 @@ def explain(
     source = features.source(query.x, query.present)
     z = embedding.embed_rows(encoder, source, next(encoder.parameters()).device).cpu().numpy()
     members = [np.flatnonzero(codes == code) for code in range(len(classes))]
-    centroids = np.array([z[rows].mean(axis=0, dtype=np.float64) for rows in members])
+    centroids, centres = (
+        np.array([space[rows].mean(axis=0, dtype=np.float64) for rows in members])
+        for space in (z, model.pcs(query.x, query.present))
+    )
+    apart = type_distances(centres) + np.diag(np.full(len(classes), np.inf))
     tables, names = [], _names(column, classes)
     for code, other in pairs.items():
-        other = _nearest(centroids, code) if other is None else other
+        other = int(apart[code].argmin()) if other is None else other
         axis = centroids[code] - centroids[other]
         means = [mean_and_variance(source.normalised(members[c]))[0] for c in (code, other)]
         rows = np.sort(np.random.default_rng(seed).permutation(members[code])[:n_cells])
@@ -191,12 +196,3 @@ def _names(column: Series, classes: list[str]) -> list[str]:
     if not isinstance(column.dtype, pd.CategoricalDtype):
         return classes
     return [name for name in labels.names(pd.Series(column.cat.categories)) if not labels.is_missing(name)]
-
-
-def _nearest(centroids: np.ndarray, code: int) -> int:
-    """Return the code of the centroid that is nearest to another one."""
-    import numpy as np
-
-    distances = np.linalg.norm(centroids - centroids[code], axis=1)
-    distances[code] = np.inf
-    return int(distances.argmin())
