@@ -34,7 +34,7 @@ HEAD = 0.24  # inches, of the title of the figure
 TITLE_TEXT = "Genes that set each group apart"
 FILLED, OPEN = "higher in the group of this colour", "lower in it: the lack of the gene sets it apart"
 BARS = (
-    "Bars: the share of each gene in what separates the two groups in the metric space; the pulls of all{} genes, toward "
+    "Bars: the share of each gene in what separates the two groups in the metric space. The pulls of all{} genes, to "
     "the group and away from it, make 100\u00a0%."
 )
 AGAINST = "Unless another was asked for, a group is set against the one whose mean principal components are most alike."
