@@ -246,7 +246,7 @@ def _paint(ax: Axes, panel: Panel, colors: dict[str, Any], scale: tuple[float, f
     ax.tick_params(axis="y", length=0, pad=2)
     ax.spines[["left", "top", "right"]].set_visible(False)
     ax.spines["bottom"].set(linewidth=0.6, color=GREY)
-    ax.set_xlabel("% of the pull of all genes", fontsize=SMALL, labelpad=1)
+    ax.set_xlabel("% of the pull", fontsize=SMALL, labelpad=1)
 
 
 def _entitle(ax: Axes, title: list[tuple[str, bool]], label: float) -> None:

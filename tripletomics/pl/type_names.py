@@ -98,7 +98,7 @@ def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray, am
     """
     width = map_width(ax)
     named, spans = _placed(ax, types, points, codes, amid)
-    halo = [withStroke(linewidth=1.8, foreground=WHITE)]
+    halo = [withStroke(linewidth=1.4, foreground=WHITE)]
     for code, (middle, start, tip) in zip(named, spans, strict=True):
         name, color = types[code]
         ink = dark(color)
