@@ -11,6 +11,7 @@ from tripletomics.labels import UNLABELLED
 from tripletomics.parts import did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
     from pandas import DataFrame, Series
 
@@ -110,7 +111,6 @@ def explain(
     import pandas as pd
 
     from tripletomics import attribution, embedding, pp
-    from tripletomics.labels.reference import type_distances
     from tripletomics.pcs import mean_and_variance
 
     pp.check_model(model)
@@ -130,14 +130,11 @@ def explain(
     source = features.source(query.x, query.present)
     z = embedding.embed_rows(encoder, source, next(encoder.parameters()).device).cpu().numpy()
     members = [np.flatnonzero(codes == code) for code in range(len(classes))]
-    centroids, centres = (
-        np.array([space[rows].mean(axis=0, dtype=np.float64) for rows in members])
-        for space in (z, model.pcs(query.x, query.present))
-    )
-    apart = type_distances(centres) + np.diag(np.full(len(classes), np.inf))
+    centroids = np.array([z[rows].mean(axis=0, dtype=np.float64) for rows in members])
+    nearest = _nearest(model, model.pcs(query.x, query.present), members, classes)
     tables, names = [], _names(column, classes)
     for code, other in pairs.items():
-        other = int(apart[code].argmin()) if other is None else other
+        other = nearest[code] if other is None else other
         axis = centroids[code] - centroids[other]
         means = [mean_and_variance(source.normalised(members[c]))[0] for c in (code, other)]
         rows = np.sort(np.random.default_rng(seed).permutation(members[code])[:n_cells])
@@ -196,3 +193,19 @@ def _names(column: Series, classes: list[str]) -> list[str]:
     if not isinstance(column.dtype, pd.CategoricalDtype):
         return classes
     return [name for name in labels.names(pd.Series(column.cat.categories)) if not labels.is_missing(name)]
+
+
+def _nearest(model: Model, pcs: np.ndarray, members: list[np.ndarray], classes: list[str]) -> list[int]:
+    """Return the code of the group that is most like each, by mean principal components.
+
+    Of a type of the model, these are the ones that it remembers of its training cells, else those of the group's cells.
+    """
+    import numpy as np
+
+    from tripletomics.labels.reference import type_distances
+
+    known = {} if model.reference is None else dict(zip(model.types, model.reference.centres, strict=True))
+    known = {name: centre for name, centre in known.items() if centre.any()}  # a type without training cells has none
+    centres = [known.get(name, pcs[rows].mean(axis=0)) for name, rows in zip(classes, members, strict=True)]
+    apart = type_distances(np.array(centres)) + np.diag(np.full(len(classes), np.inf))
+    return [int(row.argmin()) for row in apart]
