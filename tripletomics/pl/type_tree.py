@@ -129,9 +129,9 @@ def _mark_leaves(ax: Axes, model: Any, names: list[str]) -> float:
     style: dict[str, Any] = {"ha": "right", "fontsize": SMALL, "color": NOTE, "annotation_clip": False}
     for row, (name, words) in enumerate(zip(names, counts, strict=True)):
         ax.plot(0, row, "o", color=colors[name], markersize=4, clip_on=False, zorder=3, gid="type")
-        ax.annotate(words, (0, row), (-5, 0), textcoords="offset points", va="center", gid="cells", **style)
+        ax.annotate(words, (0, row), (-5, 0), textcoords="offset points", va="center_baseline", gid="cells", **style)
     if sizes:
-        ax.annotate("cells", (0, 1), (-5, 0), "axes fraction", "offset points", va="bottom", **style)
+        ax.annotate("training cells", (0, 1), (-5, 0), "axes fraction", "offset points", va="bottom", **style)
     return 72 * max(map(text_width, [*counts, "cells" * bool(sizes)], [SMALL] * (len(counts) + 1))) + 3 * bool(sizes)
 
 

@@ -51,9 +51,10 @@ def explain(
         Column of `obs` with the groups, such as "cell_type" or "tt_label". Missing values and names that mean
         unlabelled, such as "unassigned", are left out.
     against
-        What a group is compared with: by default its nearest group, which is the one whose mean principal components
-        have the most similar direction from the mean of the training cells, as in :func:`tripletomics.pl.tree`; the
-        name of one group for all others; or ``{group: other}``, which explains only these groups.
+        What a group is compared with: by default its nearest group, as in the tree that :func:`tripletomics.pl.tree`
+        draws of a model without one: the group whose mean principal components have the most similar direction from
+        the mean of the training cells (of a type of the model, the mean of its training cells); the name of one group
+        for all others; or ``{group: other}``, which explains only these groups.
     n_cells
         Most cells of a group that the attribution is averaged over; 200 are enough for the leading genes.
     layer
