@@ -75,8 +75,9 @@ def test_attributions_add_up_to_how_far_the_cells_are_moved(counts, model):
     kinds = counts.obs["kind"].to_numpy()
     rows = sp.csr_matrix(model.features.normalise(counts.X)).toarray()
     centers = {kind: z[kinds == kind].mean(axis=0) for kind in "abc"}
+    ways = {kind: mean / np.linalg.norm(mean) for kind, mean in zip("abc", model.reference.centres, strict=True)}
     for (group, against), part in table.groupby(["group", "against"], observed=True):
-        nearest = min(set("abc") - {group}, key=lambda other: np.linalg.norm(centers[other] - centers[group]))
+        nearest = max(set("abc") - {group}, key=lambda other: ways[other] @ ways[group])
         assert against == nearest
         u = centers[group] - centers[against]
         u /= np.linalg.norm(u)
@@ -98,6 +99,16 @@ def test_the_genes_that_make_the_types_are_on_top_by_their_presence_or_absence(c
         assert set(top["gene"]) == genes_of((group, against))
         higher = set(top.loc[top["mean_group"] > top["mean_against"], "gene"])
         assert higher == genes_of(group)
+
+
+def test_the_nearest_group_is_by_the_means_that_the_model_remembers_or_else_those_of_the_cells(counts, model):
+    counts.obs["group"] = counts.obs["kind"].astype(str).where(np.arange(300) % 5 > 0, "of all kinds")
+    nearest = tt.explain(counts, model, "group", n_cells=5).groupby("group", observed=True)["against"].first()
+    pcs = model.pcs(counts.X)[np.arange(300) % 5 == 0].mean(axis=0)
+    means = {**dict(zip(model.types, model.reference.centres, strict=True)), "of all kinds": pcs}
+    for group, own in means.items():
+        alike = {name: own @ mean / np.linalg.norm(mean) for name, mean in means.items() if name != group}
+        assert nearest[group] == max(alike, key=alike.get)
 
 
 def test_a_gene_without_weight_has_no_attribution(counts, model):

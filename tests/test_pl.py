@@ -85,7 +85,8 @@ def test_distortion_is_a_map_of_its_own_in_one_scale_next_to_pure_colours():
         expected = RAMP([value[tuple(place)] for place in found.get_offsets()])
         np.testing.assert_allclose(found.get_facecolor(), expected, atol=1e-6)
     (bar,) = ax.child_axes
-    assert [text.get_text() for text in bar.get_yticklabels()] == ["as in\nthe data", "chance"]
+    assert [text.get_text() for text in bar.get_yticklabels()] == ["0", "0.5", "1"]
+    assert bar.get_ylabel().replace("\n", " ").endswith("0 = the same as in the data, 1 = as by chance")
     assert [one.get_title(loc="left") for one in (plain, ax)] == ["cell_type", "distortion"]
     assert pl.embedding(adata, distortion=True).get_title(loc="left") == "distortion"  # one map: one Axes
 
@@ -398,7 +399,7 @@ def test_compare_takes_the_bases_that_are_there_or_those_that_are_named():
     adata = cells()
     del adata.obsm["X_umap"]
     assert len(pl.compare(adata, "cell_type").axes) == 2
-    assert [ax.get_xlabel() for ax in pl.compare(adata, "cell_type", bases=["X_pca"]).axes] == ["PCA 1"]
+    assert [ax.get_xlabel() for ax in pl.compare(adata, "cell_type", bases=["X_pca"]).axes] == ["PC 1"]
     assert "held-out" in layers(pl.compare(adata, "cell_type", bases=["X_pca"]).axes[0])
     assert [len(ax.child_axes) for ax in pl.compare(adata, "depth").axes] == [0, 1]  # one scale
 
@@ -420,13 +421,19 @@ def test_compare_fits_30_long_names(width):
 def test_history_shows_loss_and_held_out_f1_of_each_stage():
     panels = pl.history(SimpleNamespace(history=HISTORY)).child_axes
     assert [panel.get_title(loc="left") for panel in panels] == ["metric space", "", "map", ""]
-    assert [panel.get_ylabel() for panel in panels] == ["loss", "held-out macro-F1", "", ""]
+    assert [panel.get_ylabel() for panel in panels] == ["loss", "held-out macro-F1", "loss (neighbours)", ""]
     np.testing.assert_array_equal(panels[0].lines[0].get_ydata(), HISTORY["metric"]["loss"])
     np.testing.assert_array_equal(panels[1].lines[0].get_ydata(), HISTORY["metric"]["held_out_f1"])
     assert [text.get_text() for text in panels[1].texts] == ["held-out 0.90"]
     assert [text.get_text() for text in panels[3].texts] == ["not measured"]
     panels = pl.history(SimpleNamespace(history=HISTORY, scores={"held-out": {"metric": 0.87}})).child_axes
     assert [text.get_text() for text in panels[1].texts] == ["held-out 0.87"]  # as in the summary
+    ax = pl.history(SimpleNamespace(history=HISTORY, settings={"loss": "softmax", "map": "umap.npy"}))
+    assert [p.get_ylabel() for p in ax.child_axes[::2]] == ["loss (softmax)", "loss (distance to the given map)"]
+    assert all(panel.get_legend() for panel in ax.child_axes[::2])
+    assert [text.get_text() for text in ax.texts] == [
+        "Held-out cells take no part in the training, nor in when it stops."
+    ]
 
 
 def test_history_leaves_out_steps_where_f1_was_not_measured_and_takes_an_ax():

@@ -24,15 +24,19 @@ def test_each_score_of_the_map_along_the_dial():
     assert len(figure.axes) == 4
     for ax in figure.axes:
         lines = {line.get_label(): line.get_xydata() for line in ax.lines}
-        np.testing.assert_allclose(lines["held-out"], [[0, 0.25], [0.25, 0.35], [1, 0.15]])
+        np.testing.assert_allclose(lines["held-out, mean of 3 seeds"], [[0, 0.25], [0.25, 0.35], [1, 0.15]])
         np.testing.assert_allclose(lines["permuted"][:, 1], [0.2, 0.3, 0.1])
         band = ax.collections[0].get_paths()[0].vertices
-        assert band[:, 1].max() == pytest.approx(0.35 + 2 * 0.02)
+        assert band[:, 1].max() == pytest.approx(0.35 + 0.02)
         assert ax.get_ylim()[0] < 0.05
-        assert ax.get_ylim()[1] > 0.39
-        assert ax.get_xlabel() == "structure"
+        assert ax.get_ylim()[1] > 0.37
+        assert ax.get_xlabel() == "structure: 0 = labels only,\n1 = data only"
         assert "no signal" not in lines
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["± 2 sd", "held-out", "permuted"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "± sd",
+        "held-out, mean of 3 seeds",
+        "permuted",
+    ]
 
 
 def test_settings_without_signal_have_open_markers_and_other_settings_may_be_shared():
@@ -45,16 +49,16 @@ def test_settings_without_signal_have_open_markers_and_other_settings_may_be_sha
     for ax in figure.axes:
         lines = {line.get_label(): line.get_xydata() for line in ax.lines}
         np.testing.assert_allclose(lines["no signal"], [[0, 0.05]])
-        assert ax.get_ylim()[0] < 0.05 - 2 < 0.15 + 2 < ax.get_ylim()[1]
+        assert ax.get_ylim()[0] < 0.05 - 1 < 0.15 + 1 < ax.get_ylim()[1]
 
 
 def test_one_metric_and_one_seed():
-    given = table(["tt:structure=0", "tt:structure=1"], sd=np.nan)
+    given = table(["tt:structure=0", "tt:structure=1"], sd=np.nan).assign(n_seeds=1)
     before = given.copy()
     figure = pl.dial(given, metrics=["knn_recall_30"])
     assert [ax.get_title() for ax in figure.axes] == ["recall of 30 neighbours"]
     assert not figure.axes[0].collections
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["held-out", "permuted"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["held-out, one seed", "permuted"]
     pd.testing.assert_frame_equal(given, before)
 
 

@@ -69,6 +69,25 @@ def test_the_strongest_genes_either_way_with_their_share_colour_and_filling():
     assert len({ax.get_xlim() for ax in figure.axes}) == 1
 
 
+def test_panels_have_their_own_scales_where_their_bars_differ_by_more_than_two_times():
+    given = table()
+    for ratio, scales in ((0.9, 1), (0.2, 3)):
+        shares = given["share"].where(given["group"] != "a", ratio * given["share"])
+        figure = pl.genes(given.assign(share=shares), n_back=0)
+        assert len({ax.get_xlim() for ax in figure.axes}) == scales
+        words = " ".join(text.get_text() for text in figure.texts)
+        assert ("Each panel has its own scale." in words) == (scales > 1)
+        for ax in figure.axes:
+            assert ax.get_xlim()[0] <= 0 < max(length for _, length, _, _ in bars(ax)) < ax.get_xlim()[1]
+
+
+def test_the_caption_says_what_the_bars_are_shares_of():
+    words = " ".join(text.get_text() for text in pl.genes(table()).texts)
+    assert "all 30 genes" in words
+    words = " ".join(text.get_text() for text in pl.genes(table()[::2]).texts)  # not all rows: not all genes
+    assert "all genes" in words
+
+
 def test_genes_that_do_not_pull_are_never_drawn():
     given = table("ab", 6)
     given["share"] = np.r_[0.5, 0.3, 0.0, 0.0, 0.0, -0.2, np.zeros(6)]
@@ -82,7 +101,7 @@ def test_groups_have_the_colours_of_a_map_of_all_of_them():
     given = table("ab").astype({"group": "category", "against": "category"})
     for end in ("group", "against"):
         given[end] = given[end].cat.set_categories(["z", "b", "a"])
-    (ax,) = pl.genes(given, groups="b").axes
+    (ax,) = pl.genes(given, groups="b", n_back=3).axes
     assert {color for _, _, color, _ in bars(ax)} == {to_rgb(pl.PALETTE[1]), to_rgb(pl.PALETTE[0])}  # by name
     (ax,) = pl.genes(table("ab"), groups=["b"], n_back=0, palette={"a": "red", "b": "blue"}).axes
     assert {color for _, _, color, _ in bars(ax)} == {to_rgb("blue")}

@@ -117,6 +117,11 @@ def test_the_line_above_and_the_notes_below():
     adata.uns["tt_mapping"]["missing"] = 0
     assert texts(pl.mapping(adata, model), "note")[0].startswith("1,234 cells; all 1,950 genes of the model found; 61")
     assert lines[-2:] == ["Fewer counts than in training.", "z-scored?"]
+    rule = "Unassigned cells lie farther from all types than nearly all cells of known types (95 % by default)"
+    assert lines[-3].replace("\u00a0", " ") == f"{rule}."
+    adata.uns["tt_mapping"]["unlikely"] = 3
+    assert texts(pl.mapping(adata, model), "note")[-3].endswith("by default), or no name is likely enough for them.")
+    assert not any("Unassigned" in line for line in texts(pl.mapping(*pair(n=12, left=0)), "note"))
     assert texts(figure, "title") == ["New cells on the reference map"]
     assert texts(pl.mapping(adata, model, title="Lung"), "title") == ["Lung"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [

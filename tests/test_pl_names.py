@@ -111,6 +111,20 @@ def test_types_side_by_side_are_named_beside_them_without_lines():
     assert sum(covered) < 9
 
 
+def test_a_name_stands_at_the_largest_island_of_its_type_with_a_thin_outline_and_no_box():
+    codes, random = np.arange(900) % 9, np.random.default_rng(0)
+    middles = np.array([(i, j) for i in range(3) for j in range(3)])[codes] * 10.0
+    far = (codes == 0) & (np.arange(900) < 300)  # 34 of the 100 cells, and denser than the others
+    middles[far] = 30
+    ax = column(cells(middles + random.normal(size=(900, 2)) * np.where(far, 0.1, 1)[:, None], codes))
+    place = ax.transData.inverted().transform(ax.transAxes.transform(named(ax)["cell type 0"].xy))
+    assert np.linalg.norm(place) < 8
+    outlines = {text.get_text(): text for text in ax.texts if text.get_gid() == "outline"}
+    assert {name: text.xy for name, text in outlines.items()} == {name: text.xy for name, text in named(ax).items()}
+    assert all(text.get_path_effects() for text in outlines.values())
+    assert not any(text.get_bbox_patch() for text in ax.texts)
+
+
 def test_names_do_not_depend_on_the_order_of_cells():
     adata = clumped(12)
     shuffled = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()

@@ -108,9 +108,15 @@ def test_a_score_within_two_sd_of_the_permuted_one_is_grey():
     figure = pl.scores(table({("tt", "map"): 0.21, ("lda", "map"): 0.19, ("pca2", "map"): 0.05}))  # both sd: 0.05
     colors = {marker.get_label(): to_hex(marker.lines[0].get_color()) for marker in held_out(figure.axes[0])}
     assert colors == {"tt map": pl.PALETTE[0], "lda map": SILENT_GREY, "pca2 map": SILENT_GREY}
-    assert "Grey: no better than permuted" in words(figure)
-    (ax,) = pl.scores(table({("tt", "map"): 0.11}, metrics=("knn_macro_f1",), sd=np.nan, seeds=1)).axes
+    assert "Grey: less than 2 sd (of both together) better than permuted." in words(figure)
+    below = {marker.get_label(): marker.lines[0].get_marker() for marker in held_out(figure.axes[0])}
+    assert below == {"tt map": "o", "lda map": "o", "pca2 map": "v"}
+    assert "Triangle: worse than permuted." in words(figure)
+    assert "Triangle" not in words(pl.scores(table()))
+    one_seed: dict = {"metrics": ("knn_macro_f1",), "sd": np.nan, "seeds": 1}
+    (ax,) = pl.scores(table({("tt", "map"): 0.11}, **one_seed)).axes
     assert to_hex(held_out(ax)[0].lines[0].get_color()) == pl.PALETTE[0]
+    assert "Grey: not better than permuted." in words(pl.scores(table({("tt", "map"): 0.09}, **one_seed)))
 
 
 def test_settings_of_the_dial_stay_together_in_their_order():
@@ -146,7 +152,7 @@ def test_titles_have_three_lines_at_most():
         assert "Recall of 30 neighbours within types: minus chance." in words(figure)
 
 
-def test_rows_are_the_same_in_every_panel_best_first_by_the_first_metric_and_silent_ones_last():
+def test_rows_are_the_same_in_every_panel_and_figure_best_first_and_silent_ones_last():
     axes = pl.scores(table(), metrics=METRICS_DRAWN).axes
     assert labels_of(axes[0]) == ["tripletomics", "LDA", "PCA"]
     assert [labels_of(ax) for ax in axes[1:]] == [[], []]
@@ -154,7 +160,7 @@ def test_rows_are_the_same_in_every_panel_best_first_by_the_first_metric_and_sil
     assert heights[0] == heights[1] == heights[2] == sorted(heights[0])
     assert axes[0].get_ylim()[0] > axes[0].get_ylim()[1]
     lower = pl.scores(table(), metrics=["ece", "knn_macro_f1"]).axes[0]
-    assert labels_of(lower) == ["PCA", "LDA", "tripletomics"]
+    assert labels_of(lower) == ["tripletomics", "LDA", "PCA"]
     assert labels_of(pl.scores(table(silent=("tt",))).axes[0]) == ["LDA", "PCA", "tripletomics: no signal"]
 
 
@@ -223,7 +229,7 @@ def test_one_seed_has_no_bars_and_the_note_says_so():
 
 
 def test_the_note_says_how_the_null_was_made():
-    assert "Permuted: fits on permuted labels." in words(pl.scores(table()))
+    assert "Permuted: the fit was given permuted labels." in words(pl.scores(table()))
 
 
 def test_the_metrics_are_a_short_choice_or_those_that_are_named():
@@ -459,6 +465,18 @@ def test_confusion_is_that_of_the_nearest_training_cells(dim):
     percents = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in ax.texts
                 if t.get_gid() == "percent"}  # fmt: skip
     assert percents == {(i, j): f"{100 * shares[i, j]:.0f}" for i, j in np.argwhere(shares >= 0.005).tolist()}
+
+
+def test_a_square_of_less_than_half_a_percent_is_not_blank():
+    codes = np.arange(1200) % 2
+    adata = ad.AnnData(np.zeros((1200, 1), np.float32), obsm={"X_tt": np.c_[100 * codes, np.arange(1200) / 600]})
+    adata.obs["tt_split"] = np.where(np.arange(1200) % 4 < 2, "train", "held-out")
+    adata.obs["kind"] = np.array(["a", "b"])[codes]
+    adata.obs.loc["2", "kind"] = "b"  # one of 301 held-out cells lies among the others
+    ax = pl.confusion(adata, "kind")
+    assert [text.get_text() for text in ax.texts if text.get_gid() == "percent"] == ["100", "<1", "100"]
+    assert "rounded" in words(ax)
+    assert ax.get_xlabel() == "predicted type"
 
 
 def test_types_that_are_taken_for_each_other_are_neighbours_and_others_keep_their_order():

@@ -29,9 +29,7 @@ def cells():
 
 
 def model():
-    reference = SimpleNamespace(
-        map=POINTS, codes=np.arange(60) % 2, prototypes=np.eye(2), spread=1.0, sizes=np.array([30, 30])
-    )
+    reference = SimpleNamespace(map=POINTS, codes=np.arange(60) % 2, centres=np.eye(2), sizes=np.array([30, 30]))
     curves = {"step": np.arange(5), "loss": np.ones(5), "held_out_f1": np.full(5, 0.3)}
     return SimpleNamespace(
         types=["a", "b"], classes=["a", "b"], findings={}, reference=reference, history={"map": curves}

@@ -12,6 +12,7 @@ from scipy.cluster.hierarchy import linkage
 
 import tripletomics as tt
 from tripletomics import pl
+from tripletomics.labels.reference import type_distances
 from tripletomics.labels.tree import Tree
 
 
@@ -81,18 +82,33 @@ def test_branches_meet_at_the_heights_of_the_linkage_and_names_stand_at_their_le
     assert ax.get_xlim()[0] == 0
     assert 9 < ax.get_xlim()[1] < 10
     assert ax.get_ylim() == (3.5, -0.5)
-    assert ax.get_xlabel() == "squared distance between the nearest types of two branches"
+    assert ax.get_xlabel() == "squared distance between the nearest types\nof two branches, in the metric space"
 
 
 def test_a_model_without_a_tree_has_that_of_the_centres_of_its_types(fitted):
     model = fitted[0]
     ax, reference = pl.tree(model), model.reference
-    wanted = linkage(reference.prototypes / reference.spread, "average")
+    centres = reference.means @ np.linalg.inv(reference.whiten)
+    wanted = linkage(centres, "average", metric="cosine")
+    assert ax.get_xlabel().endswith("average linkage")
     assert sorted(names_of(ax)) == model.types
+    dots = [line for line in ax.lines if line.get_gid() == "type"]
+    counts = [text.get_text() for text in ax.texts if text.get_gid() == "cells"]
+    for row, name in enumerate(names_of(ax)):
+        code = model.types.index(name)
+        assert dots[row].get_color() == pl.PALETTE[code]
+        assert counts[row] == f"{reference.sizes[code]:,}"
     np.testing.assert_allclose(sorted(branches(ax)[:, 1, 0]), wanted[:, 2])
     one = SimpleNamespace(findings={}, classes=["a"], types=["a"], reference=SimpleNamespace(sizes=np.ones(1)))
     with pytest.raises(ValueError, match=r"^This model has 1 cell type, and a tree needs two or more\."):
         pl.tree(one)
+
+
+def test_types_are_apart_by_the_directions_of_their_means_and_not_by_how_strong_these_are():
+    apart = type_distances(np.array([[1.0, 0], [50, 1], [0, 2], [-3, 0], [0, 0]]))
+    assert apart[0, 1] < 0.001
+    np.testing.assert_allclose(apart[0], [0, apart[1, 0], 1, 2, 1])
+    assert not apart.diagonal().any()
 
 
 def test_no_lines_cross_and_the_largest_branch_is_on_top():

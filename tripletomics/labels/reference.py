@@ -132,6 +132,11 @@ class Reference:
         typical = np.log(np.maximum(to_means.min(axis=1), least))
         return Evidence(logits, near, typical, z / self.spread, white, pcs[:, :LEADING].astype(np.float32))
 
+    @property
+    def centres(self) -> np.ndarray:
+        """Mean principal components of each type (classes, components)."""
+        return self.means @ np.linalg.inv(self.whiten)
+
     def distances(self, pcs: np.ndarray) -> np.ndarray:
         """Return the Mahalanobis distance of cells to each type (cells, classes); infinite to one without cells."""
         found = cdist(pcs @ self.whiten, self.means) / self.doubt
@@ -231,6 +236,18 @@ def build_reference(
         whiten=whiten,
         means=means @ whiten,
     )
+
+
+def type_distances(centres: np.ndarray) -> np.ndarray:
+    """Return how unlike types are (types, types), from their mean principal components (types, components).
+
+    It is 1 - cosine, between the directions from the mean of all training cells: 0 for the same direction, 2 for
+    opposite ones. A type of few cells with a strong profile, such as platelets, is then not far from all others. The
+    metric space would not do: many losses push all types equally far apart.
+    """
+    apart = np.nan_to_num(cdist(centres, centres, "cosine"), nan=1.0)  # a type in the mean has no direction
+    np.fill_diagonal(apart, 0)
+    return apart
 
 
 def kernel(d: np.ndarray) -> np.ndarray:

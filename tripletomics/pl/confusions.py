@@ -127,7 +127,8 @@ def confusion(
     show = show if ax is None else bool(show)  # the caller may draw more into the figure
     found = _count(adata, label, basis, split).ordered()
     name = title_of(basis)
-    title = f"Named by the 15 nearest training cells, {name}" + " map" * (name == title_of("tt"))
+    place = f"{name}{' map' * (name == title_of('tt'))}"
+    title = f"Held-out cells and the type of their 15 nearest training cells, {place}"
     if ax is None:
         n = len(found.classes)
         square = float(np.clip(SQUARE, SMALLEST / n, LARGEST / n))
@@ -186,9 +187,9 @@ def _remark(found: Confusion, width: float) -> list[str]:
         words = f"no signal: held-out F1 {found.f1:.2f}, no better than permuted labels (p\u00a0=\u00a0{found.p:.2g})"
         return wrap(words, width, 1.1 * SMALL)
     few = f", {TOO_FEW}" if found.said == "too few" else ""
-    words = f"held-out macro-F1 {found.f1:.2f}{few}; percent of each row"
+    words = f"held-out macro-F1 {found.f1:.2f}{few}; percent of each row, rounded"
     if found.small.any():
-        words += f"; * fewer than {FEW}\u00a0cells"
+        words += f"; *\u00a0fewer than {FEW}\u00a0cells"
     return wrap(words, width + 0.3, SMALL)
 
 
@@ -207,13 +208,13 @@ def _paint(ax: Axes, found: Confusion, title: str) -> None:
     ax.set_yticks(range(n), [printable(name) for name in found.names], fontsize=SMALL)
     ax.tick_params(length=0, pad=2)
     ax.spines[:].set(color=GREY, linewidth=0.6)
-    ax.set_xlabel("named as", fontsize=SMALL, labelpad=2)
+    ax.set_xlabel("predicted type", fontsize=SMALL, labelpad=2)
     ax.set_ylabel("true type", fontsize=SMALL, labelpad=4)
     for i, size in enumerate(found.counts.sum(axis=1)):
         words = f"{size:,}" + "*" * bool(found.small[i])
         ax.annotate(words, (1, i), (3, 0), ax.get_yaxis_transform(), "offset points", va="center_baseline",
                     fontsize=SMALL, color=INK, gid="cells", annotation_clip=False)  # fmt: skip
-    ax.annotate("cells", (1, 1), (3, 2), "axes fraction", "offset points", fontsize=SMALL - 1, color="#8c8c8c")
+    ax.annotate("cells", (1, 1), (3, 2), "axes fraction", "offset points", fontsize=SMALL, color="#8c8c8c")
     width = map_width(ax)
     if width / n >= 72 * READABLE:
         _write_percentages(ax, shares, min(SMALL, 0.42 * width / n))
@@ -228,8 +229,9 @@ def _paint(ax: Axes, found: Confusion, title: str) -> None:
 
 
 def _write_percentages(ax: Axes, shares: np.ndarray, size: float) -> None:
-    """Write the percentage into each square that holds half a percent or more."""
-    for i, j in zip(*np.nonzero(np.nan_to_num(shares) >= 0.005), strict=True):
+    """Write the percentage into each square that holds a cell."""
+    for i, j in zip(*np.nonzero(np.nan_to_num(shares)), strict=True):
         color = "white" if shares[i, j] > 0.5 else INK
-        ax.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center_baseline", fontsize=size, color=color,
+        words = f"{100 * shares[i, j]:.0f}" if shares[i, j] >= 0.005 else "<1"
+        ax.text(j, i, words, ha="center", va="center_baseline", fontsize=size, color=color,
                 gid="percent")  # fmt: skip

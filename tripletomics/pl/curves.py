@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from tripletomics.labels import TOO_FEW, verdict
 from tripletomics.pl.palette import PALETTE
 from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.style import reachable_by
-from tripletomics.pl.text import ALARM, INK, LEGEND, SMALL, TITLE, literal
+from tripletomics.pl.text import ALARM, INK, LEGEND, NOTE, SMALL, TITLE, literal
+
+UNSEEN = "Held-out cells take no part in the training, nor in when it stops."
 
 
 @literal
@@ -56,7 +59,7 @@ def history(
     held, null = (getattr(model, "scores", {}).get(split, {}) for split in ("held-out", "permuted"))
     p_value, reachable = getattr(model, "p_value", {}), reachable_by(getattr(model, "findings", {}))
     if ax is None:
-        ax = plt.figure(figsize=(2.5 * len(stages) + 1.0, 3.8), dpi=150).add_axes((0.11, 0.11, 0.87, 0.82))
+        ax = plt.figure(figsize=(2.5 * len(stages) + 1.0, 4.0), dpi=150).add_axes((0.11, 0.15, 0.87, 0.78))
     ax.set_axis_off()
     wide = 1 / (1.28 * len(stages) - 0.28)
     typed = bool(getattr(model, "classes", True))
@@ -76,16 +79,26 @@ def history(
             upper.tick_params(labelbottom=False)
         upper.set_title("metric space" if name == "metric" else name, fontsize=TITLE, loc="left")
         lower.set_xlabel("step", fontsize=SMALL)
-        if i == 0:
-            upper.set_ylabel("loss", fontsize=SMALL)
-            place: Any = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}
-            upper.legend(**(LEGEND | {"borderaxespad": 0.4}), **place)
-            if typed:
-                lower.set_ylabel("held-out macro-F1", fontsize=SMALL)
+        upper.set_ylabel(_loss_of(name, getattr(model, "settings", {})), fontsize=SMALL)
+        place: Any = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}
+        upper.legend(**(LEGEND | {"borderaxespad": 0.4}), **place)
+        if i == 0 and typed:
+            lower.set_ylabel("held-out macro-F1", fontsize=SMALL)
         for panel in panels:
             panel.spines[["top", "right"]].set_visible(False)
             panel.tick_params(labelsize=SMALL, length=2.5)
+    if typed:
+        ax.annotate(UNSEEN, (0, 0), (0, -30), "axes fraction", "offset points", fontsize=SMALL, color=NOTE,
+                    va="top", annotation_clip=False, gid="note")  # fmt: skip
     return finish(ax.figure.figure, ax, "history", show, save, return_fig)
+
+
+def _loss_of(stage: str, settings: Mapping[str, str]) -> str:
+    """Return the words for the loss of a stage, with its name where the model says it."""
+    name = settings.get("loss", "None")
+    if stage == "map":
+        name = "neighbours" if settings.get("map", "None") == "None" else "distance to the given map"
+    return "loss" + f" ({name})" * (name != "None")
 
 
 def _held_out(ax: Axes, step: np.ndarray, f1: np.ndarray, scores: tuple[float, float], said: str) -> None:

@@ -33,8 +33,14 @@ SPACE = 0.5  # bars, between markers, genes that lack, and genes that pull back
 HEAD = 0.24  # inches, of the title of the figure
 TITLE_TEXT = "Genes that set each group apart"
 FILLED, OPEN = "higher in the group of this colour", "lower in it: the lack of the gene sets it apart"
-BARS = "Bars: how much of the difference between the two groups in the metric space comes from a gene."
+BARS = (
+    "Bars: the share of each gene in what separates the two groups in the metric space. The pulls of all{} genes, to "
+    "the group and away from it, make 100\u00a0%."
+)
+AGAINST = "Unless another was asked for, a group is set against the one whose mean principal components are most alike."
+OWN_SCALES = "Each panel has its own scale."
 BACK = "Left of 0: genes by which the group is more like the other one, in whose colour they are drawn."
+UNLIKE = 2.0  # times that the longest bar of one panel may be that of another on the same scale
 LEGEND_GREY = "#7a7a7a"
 
 
@@ -45,6 +51,7 @@ class Panel:
     group: str
     against: str
     rows: pd.DataFrame  # from the top
+    n_genes: int | None  # all of which the shares are; None if the table does not have all of them
     kind: np.ndarray  # (rows,) 0 for a marker, 1 for a gene that the group lacks, 2 for one that pulls back
 
     @property
@@ -74,7 +81,7 @@ def genes(
     table: pd.DataFrame,
     *,
     n: int = 10,
-    n_back: int = 3,
+    n_back: int = 0,
     groups: Sequence[str] | None = None,
     palette: Palette | None = None,
     width: float = 7.1,
@@ -91,7 +98,7 @@ def genes(
     n
         Genes that pull toward the group, at most. At least half are higher in the group, where there are as many.
     n_back
-        Genes below these that pull back, at most; 0 for none.
+        Genes below these that pull back, at most; by default none.
     groups
         Which groups to draw, in this order; by default all, in the order of the dataset's categories.
     palette
@@ -105,8 +112,9 @@ def genes(
     Returns
     -------
     Figure
-        One Axes per group. A bar is the share of a gene in the summed absolute attribution of all genes, on the same
-        scale in all panels and in the colour of the group that it pulls to. Markers come first: a bar is filled if the
+        One Axes per group. A bar is the share of a gene in the summed absolute attribution of all genes, in the colour
+        of the group that it pulls to. All panels have the same scale, or each its own where the longest bars differ by
+        more than two times. Markers come first: a bar is filled if the
         gene is higher in that group than in the other. Then come genes that it lacks, with open bars, and last those
         that pull back.
 
@@ -166,7 +174,8 @@ def _panel(rows: pd.DataFrame, n: int, n_back: int) -> Panel:
     higher = toward["mean_group"] > toward["mean_against"]
     markers = max(int(higher[:n].sum()), min(math.ceil(n / 2), int(higher.sum())))
     kinds = [toward[higher][:markers], toward[~higher][: n - markers], back[max(len(back) - n_back, 0) :]]
-    return Panel(group, against, pd.concat(kinds), np.repeat([0, 1, 2], list(map(len, kinds))))
+    whole = len(rows) if abs(rows["share"].abs().sum() - 1) < 1e-3 else None
+    return Panel(group, against, pd.concat(kinds), whole, np.repeat([0, 1, 2], list(map(len, kinds))))
 
 
 def _balanced(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
@@ -190,17 +199,18 @@ def _lay_out(panels: list[Panel], colors: dict[str, Any], width: float) -> Figur
     steps = [head + max(panel.height for panel in line) + TICKS for head, line in zip(heads, lines, strict=True)]
     width = min(width, 2 * MARGIN + columns * (label + bars + BARS_GAP) - BARS_GAP)
     across = 1 + (text_width(FILLED + OPEN, SMALL) + 0.75 < width)
-    words = f"{BARS} {BACK}" if any(panel.back.any() for panel in panels) else BARS
-    notes = wrap(words, width - 2 * MARGIN, SMALL)
+    scales = _scales(panels)
+    remarks = {BACK: any(panel.back.any() for panel in panels), AGAINST: True, OWN_SCALES: len(set(scales)) > 1}
+    bars_are = BARS.format("" if panels[0].n_genes is None else f" {panels[0].n_genes:,}")
+    notes = wrap(" ".join([bars_are, *(words for words, said in remarks.items() if said)]), width - 2 * MARGIN, SMALL)
     foot = 0.1 + 2 * LINE / across + LINE * len(notes)
     figure = plt.figure(figsize=(width, HEAD + sum(steps) + foot), dpi=150)
     figure.text(*inches(figure, MARGIN, 0.03, 0, 0)[:2], TITLE_TEXT, fontsize=TITLE, va="top", gid="title")
-    scale = _scale(panels)
     for k, line in enumerate(lines):
         for i, panel in enumerate(line):
             left, top = MARGIN + i * (label + bars + BARS_GAP) + label, HEAD + sum(steps[:k]) + heads[k]
             ax = figure.add_axes(inches(figure, left, top, bars, panel.height))
-            _paint(ax, panel, colors, scale)
+            _paint(ax, panel, colors, scales[k * columns + i])
             _entitle(ax, titles[k][i], label)
     shades = [Patch(facecolor=face, edgecolor=LEGEND_GREY, linewidth=0.6) for face in (LEGEND_GREY, "white")]
     style = LEGEND | {"borderaxespad": 0.0, "handletextpad": 0.5}
@@ -210,11 +220,14 @@ def _lay_out(panels: list[Panel], colors: dict[str, Any], width: float) -> Figur
     return figure
 
 
-def _scale(panels: list[Panel]) -> tuple[float, float]:
-    """Return limits in percent that hold all bars."""
-    ends = 100 * np.concatenate([[0.0], *(panel.rows["share"].to_numpy(dtype=float) for panel in panels)])
-    low, high = ends.min(), max(ends.max(), ends.min() + 1e-9)
-    return low - 0.03 * (high - low), high + 0.03 * (high - low)
+def _scales(panels: list[Panel]) -> list[tuple[float, float]]:
+    """Return limits in percent that hold the bars of each panel: the same for all, unless their lengths differ much."""
+    shares = [100 * np.append(panel.rows["share"].to_numpy(dtype=float), 0) for panel in panels]
+    longest = [abs(own).max() for own in shares]
+    if max(longest) <= UNLIKE * min(longest):
+        shares = [np.concatenate(shares)] * len(panels)
+    ends = [(own.min(), max(own.max(), own.min() + 1e-9)) for own in shares]
+    return [(low - 0.03 * (high - low), high + 0.03 * (high - low)) for low, high in ends]
 
 
 def _paint(ax: Axes, panel: Panel, colors: dict[str, Any], scale: tuple[float, float]) -> None:
@@ -233,7 +246,7 @@ def _paint(ax: Axes, panel: Panel, colors: dict[str, Any], scale: tuple[float, f
     ax.tick_params(axis="y", length=0, pad=2)
     ax.spines[["left", "top", "right"]].set_visible(False)
     ax.spines["bottom"].set(linewidth=0.6, color=GREY)
-    ax.set_xlabel("% of the difference", fontsize=SMALL, labelpad=1)
+    ax.set_xlabel("% of the pull", fontsize=SMALL, labelpad=1)
 
 
 def _entitle(ax: Axes, title: list[tuple[str, bool]], label: float) -> None:

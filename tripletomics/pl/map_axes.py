@@ -55,7 +55,7 @@ def frame_map(ax: Any, points: np.ndarray, basis: str) -> None:
     """Give a map square limits, an equal aspect and no ticks; positions in an image have y downwards."""
     low, high = page_limits(points)
     name = title_of(basis.partition(":")[0])
-    name = f"{name} map" if name == "tripletomics" else name
+    name = {"tripletomics": "tripletomics map", "PCA": "PC"}.get(name, name)
     for i, axis in enumerate("xyz"[: len(low)]):
         ax.set(**{f"{axis}lim": (low[i], high[i]), f"{axis}ticks": []})
     ax.set_aspect("equal")
@@ -102,7 +102,7 @@ def draw_cells(ax: Any, points: np.ndarray, style: CellStyle, size: float | None
     held = split == 1
     width = map_width(ax)
     small = float(np.clip(0.35 * width**2 / finite.sum(), 0.3, width / 20)) if size is None else size
-    least, most = (1.6, 2.3) if style.scale is None else (1.3, 1.5)  # large cells could hide values below them
+    least, most = (1.3, 1.7) if style.scale is None else (1.3, 1.5)  # large cells could hide values below them
     large = float(np.clip(0.16 * width**2 / max(1, held.sum()), least * small, most * small))
     pale = style.rgb if style.scale is not None or style.split is None else 0.45 * style.rgb + 0.55
     grey = np.tile(to_rgb(GREY), (len(points), 1))
@@ -262,9 +262,10 @@ def number_scale(ax: Any, style: CellStyle, color: str | None) -> None:
 
 def distortion_scale(ax: Any, style: CellStyle) -> None:
     """Draw the scale of distortion to the right of a map."""
-    size = text_size(map_width(ax))
-    bar = color_scale(ax, style.scale, "", SCALE, size)
-    bar.set_ticks([0, 1], labels=["as in\nthe data", "chance"])
+    width = map_width(ax)
+    words = "neighbours of a cell: 0 = the same as in the data, 1 = as by chance"
+    label = "\n".join(balanced(words, width / 72, text_size(width)))
+    color_scale(ax, style.scale, label, SCALE, text_size(width)).set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
 
 
 def map_width(ax: Any) -> float:

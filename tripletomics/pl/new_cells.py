@@ -55,14 +55,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LINE, ROW, MIN_ROW = 0.11, 0.26, 0.125  # inches: a line of text, a row of the bars, and where there are many
-LABEL, NAMES_GAP, MIN_BARS = (
-    0.13,
-    0.22,
-    0.5,
-)  # inches: of an axis label, between map and names, of the narrowest bars
+LABEL, NAMES_GAP, MIN_BARS = 0.13, 0.22, 0.5  # inches: of an axis label, from map to names, of the narrowest bars
 MIN_MAP = 0.45  # of the width of the figure
 STACKED = 5.0  # inches: in a narrower figure the bars are below the map
 SCALE = 0.9  # inches, height of a scale of numbers with its label
+RULE = "Unassigned cells lie farther from all types than nearly all cells of known types (95\u00a0% by default)."
+UNLIKELY = RULE[:-1] + ", or no name is likely enough for them."  # with names on several levels
 CROSS, BARS, NO_VALUE = "#333333", "#8c8c8c", "#ffffff"  # of unassigned cells, of bars and cells without a colour
 
 
@@ -237,7 +235,9 @@ def _draw(query: Query, title: str, width: float, basis: str, size: float | None
     foot = top + row * len(rows)
     rest = foot + 0.23 + LINE * len(entries) + scale
     absent = wrap(query.not_found(), width - left - MARGIN, SMALL) if query.not_found() else []
-    notes = [line for note in query.record["notes"] for line in wrap(str(note), width - 2 * MARGIN, SMALL)]
+    said = [UNLIKELY if query.record.get("unlikely") else RULE] * bool((query.codes < 0).any())
+    said += map(str, query.record["notes"])
+    notes = [line for note in said for line in wrap(note, width - 2 * MARGIN, SMALL)]
     under = max(head + large + LABEL, rest + LINE * len(absent)) + 0.08
 
     figure = plt.figure(figsize=(width, under + LINE * len(notes) + 0.02), dpi=150)

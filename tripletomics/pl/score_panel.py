@@ -35,10 +35,10 @@ DIRECTION = 0.11  # inches, of the words below panels where lower is better
 SILENT_GREY, AXIS_GREY, BAND_GREY = "#8c8c8c", "#c9c9c9", "#f4f4f4"
 MARK_GREY = "#7a7a7a"  # of permuted scores
 PLAIN = {
-    REFITTED: "fits on permuted labels",
-    PERMUTED: "labels permuted after the fit where it uses none",
-    UNUSED: "labels permuted after the fit where it uses none",
-    SHUFFLED: "cells shuffled for scores of structure",
+    REFITTED: "the fit was given permuted labels",
+    PERMUTED: "where a fit uses no labels, they are permuted after it",
+    UNUSED: "where a fit uses no labels, they are permuted after it",
+    SHUFFLED: "for scores of structure, the cells are shuffled",
 }
 
 
@@ -85,7 +85,7 @@ class PanelLayout:
     @property
     def head(self) -> float:
         """The height of the titles above a panel."""
-        return LINE * (max(map(len, self.titles)) + 1.15)
+        return LINE * (max(map(len, self.titles)) + 1.35)
 
     @property
     def spaces_differ(self) -> bool:
@@ -142,10 +142,11 @@ def scores(
     Figure
         One Axes per metric. A marker is the held-out score, its bar one sd over seeds either way, and the number at the
         right is the same score. The grey tick in its row is the permuted score, with a thin bar of one sd. A marker is
-        grey where the score is not better than the permuted one by more than two sd of both together. Right is better
-        in every panel: where lower is better, the scale is reversed. Filled markers are maps, open ones metric spaces.
-        Methods are in the same order in every panel, best first by the first metric; settings of `structure` stay
-        together in their order, and methods without signal come last. A method without signal (p > 0.01 against
+        grey where the score is not better than the permuted one by more than two sd of both together, and a triangle
+        where it is worse. Right is better in every panel: where lower is better, the scale is reversed. Filled markers
+        are maps, open ones metric spaces. Methods are in the same order in every panel and in all figures of a table:
+        best first by macro-F1, or else by its first score. Settings of `structure` stay together in their order, and
+        methods without signal come last. A method without signal (p > 0.01 against
         permuted labels) says so. A score marked with a dagger rises with how hard the labels were used.
 
     Raises
@@ -177,7 +178,7 @@ def lay_out_panels(
     silent, said = score_table.silent_spaces(table), set(score_table.verdicts(table).values())
     drawn = table[table["metric"].isin(chosen)]
     rows, labels, bands, top = [], [], [], 0.04
-    for method, spaces in score_table.ranked(drawn, chosen[0], silent):
+    for method, spaces in score_table.ranked(drawn, table, silent):
         name = score_table.title_of(method, titles)
         no_signal = [(method, space) in silent for space in spaces]
         words = _row_labels(name, spaces, no_signal)
@@ -223,13 +224,17 @@ def _notes(table: pd.DataFrame, metrics: Sequence[str], rows: Sequence[Row], sai
     if "null" in table:
         made = table.loc[table["split"] == "permuted", "null"].fillna("").astype(str)
         if ways := [way for way in dict.fromkeys([*PLAIN, *made]) if way and way in set(made)]:
-            notes[0] += f" Permuted: {'; '.join(dict.fromkeys(PLAIN.get(way, way) for way in ways))}."
+            first, *more = dict.fromkeys(PLAIN.get(way, way) for way in ways)
+            notes[0] += " ".join([f" Permuted: {first}.", *(f"{way[0].upper()}{way[1:]}." for way in more)])
     for metric in metrics:
         title, remark = score_table.title_of_metric(metric)
         if remark:
             notes[0] += f" {title[0].upper()}{title[1:]}: {remark}."
     if not all(score_table.pairs_of_scores(table, metric)["clear"].all() for metric in metrics):
-        notes[0] += " Grey: no better than permuted."
+        less = "less than 2 sd (of both together) better than permuted" if count > 1 else "not better than permuted"
+        notes[0] += f" Grey: {less}{', or no signal' * any(row.silent for row in rows)}."
+    if any(score_table.pairs_of_scores(table, metric)["worse"].any() for metric in metrics):
+        notes[0] += " Triangle: worse than permuted."
     if any(row.silent for row in rows):
         notes.append(
             f"No signal: held-out cells are named no better than with permuted labels (p\u00a0>\u00a0{NO_SIGNAL:g})."
@@ -286,8 +291,8 @@ def _panel(ax: Axes, layout: PanelLayout, metric: str, title: Sequence[str]) -> 
             continue
         color = PALETTE[0] if score.clear and not row.silent else SILENT_GREY
         face = color if row.is_map else "white"
-        held: dict[str, Any] = {"fmt": "o", "markersize": 3.6, "color": color, "elinewidth": 1.0,
-                                "markerfacecolor": face, "markeredgewidth": 0.9}  # fmt: skip
+        held: dict[str, Any] = {"fmt": "v" if score.worse else "o", "markersize": 3.6, "color": color,
+                                "elinewidth": 1.0, "markerfacecolor": face, "markeredgewidth": 0.9}  # fmt: skip
         null: dict[str, Any] = {"fmt": "|", "markersize": 5, "color": MARK_GREY, "elinewidth": 0.5}
         name = f"{row.method} {row.space}"
         for value, sd, label, marks in (
@@ -320,10 +325,10 @@ def _label_panel(ax: Axes, metric: str, title: Sequence[str], unmeasured: bool) 
     if lower:
         ax.set_xlabel("lower is better \u2192", fontsize=SMALL, labelpad=1)
     words = "\n".join(title)
-    ax.annotate(words, (0, 1), (0, 72 * 1.05 * LINE), "axes fraction", "offset points", fontsize=SMALL + 0.5,
+    ax.annotate(words, (0, 1), (0, 72 * 1.25 * LINE), "axes fraction", "offset points", fontsize=SMALL + 0.5,
                 va="baseline", linespacing=1.1, gid="title", annotation_clip=False)  # fmt: skip
     ax.annotate("held-out", (1, 1), (72 * VALUES, 1.5), "axes fraction", "offset points", ha="right", va="bottom",
-                fontsize=SMALL - 1, color=SILENT_GREY)  # fmt: skip
+                fontsize=SMALL, color=SILENT_GREY)  # fmt: skip
     if unmeasured:
         ax.annotate("not measured", (0, 0.5), (3, 0), "axes fraction", "offset points", va="center",
                     fontsize=SMALL, color=SILENT_GREY)  # fmt: skip

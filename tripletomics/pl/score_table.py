@@ -97,7 +97,7 @@ def pairs_of_scores(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     -------
     Indexed by method and space, in the order of the table: ``held`` and its ``held_sd``, ``permuted`` and its
     ``permuted_sd``, NaN where one is not known; and whether the held-out score is ``clear``, on the better side of the
-    permuted one by more than two sd of both together, where these are known.
+    permuted one by more than two sd of both together, where these are known, or ``worse`` than it.
     """
     rows = table[table["metric"] == metric].set_index(["method", "space"])
     held, null = (rows.loc[rows["split"] == split, ["value", "sd"]].astype(float) for split in ("held-out", "permuted"))
@@ -105,7 +105,7 @@ def pairs_of_scores(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     gain = (held["value"] - null["value"]) * (-1 if lower_is_better(metric) else 1)
     clear = ~(gain <= 2 * np.nan_to_num(np.hypot(held["sd"], null["sd"])))  # not a score without a permuted one
     return pd.DataFrame({"held": held["value"], "held_sd": held["sd"], "permuted": null["value"],
-                         "permuted_sd": null["sd"], "clear": clear})  # fmt: skip
+                         "permuted_sd": null["sd"], "clear": clear, "worse": gain < 0})  # fmt: skip
 
 
 def limits(scores: Iterable[float]) -> tuple[float, float]:
@@ -127,17 +127,19 @@ def verdicts(table: pd.DataFrame) -> dict[tuple[str, str], str]:
     return found_in(table, ["method", "space"])
 
 
-def ranked(table: pd.DataFrame, metric: str, silent: set[tuple[str, str]]) -> list[tuple[str, list[str]]]:
-    """Return the methods with their spaces, the best first.
+def ranked(drawn: pd.DataFrame, table: pd.DataFrame, silent: set[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Return the methods that are drawn with their spaces, the best of the whole table first, whatever is drawn.
 
-    The best space of a method counts. Methods that differ in `structure` alone stay together, in its order, and the
-    best of them counts. Methods that are `silent` in all their spaces come after all others, and those that were not
-    measured last, both in the same way; ties keep the order of the table.
+    The first of the scores that are drawn by default counts, so that all figures of a table have the same order, and of
+    a method its best space. Methods that differ in `structure` alone stay together, in its order, and the best of them
+    counts. Methods that are `silent` in all their spaces come after all others, and those that were not measured last,
+    both in the same way; ties keep the order of the table.
     """
     spaces: dict[str, list[str]] = {}
-    for method, space in zip(table["method"], table["space"], strict=True):
+    for method, space in zip(drawn["method"], drawn["space"], strict=True):
         if space not in spaces.setdefault(method, []):
             spaces[method].append(space)
+    metric = choose_metrics(table, None)[0]
     held = pairs_of_scores(table, metric)["held"].dropna() * (-1 if lower_is_better(metric) else 1)
 
     def rank(method: str) -> tuple[bool, bool, float]:

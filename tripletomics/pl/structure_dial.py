@@ -51,7 +51,7 @@ def dial(
     Returns
     -------
     Figure
-        One Axes per metric. The band is two sd over seeds either way, and absent with one seed; the dashed line is the
+        One Axes per metric. The band is one sd over seeds either way, and absent with one seed; the dashed line is the
         permuted score. A setting without signal (p > 0.01 against permuted labels) has an open marker.
 
     Raises
@@ -72,7 +72,7 @@ def dial(
     figure, axes = plt.subplots(1, len(chosen), figsize=size, dpi=150, layout="constrained", squeeze=False)
     marks: dict[str, Any] = {}
     for ax, metric in zip(axes[0], chosen, strict=True):
-        _draw_curve(ax, table[table["metric"] == metric], silent)
+        _draw_curve(ax, table[table["metric"] == metric], silent, score_table.n_seeds(table, chosen))
         worse = ", lower is better" * score_table.lower_is_better(metric)
         title, remark = score_table.title_of_metric(metric)
         words = ", ".join(filter(None, [title, remark]))
@@ -82,23 +82,24 @@ def dial(
     return finish(figure, figure, "dial", show, save, return_fig)
 
 
-def _draw_curve(ax: Axes, rows: pd.DataFrame, silent: set[float]) -> None:
-    """Draw a score along the dial, its permuted score, and two sd either way where there is more than one seed."""
+def _draw_curve(ax: Axes, rows: pd.DataFrame, silent: set[float], seeds: int) -> None:
+    """Draw a score along the dial, its permuted score, and one sd either way where there is more than one seed."""
     held, null = (rows[rows["split"] == split] for split in ("held-out", "permuted"))
     x, value, permuted = (held["structure"].to_numpy(), *(half["value"].to_numpy(dtype=float) for half in (held, null)))
-    spread = 2 * held["sd"].to_numpy(dtype=float, na_value=np.nan)
+    spread = held["sd"].to_numpy(dtype=float, na_value=np.nan)
     if np.isfinite(spread).any():
-        ax.fill_between(x, value - spread, value + spread, color=PALETTE[0], alpha=0.18, linewidth=0, label="± 2 sd")
-    ax.plot(x, value, "o-", color=PALETTE[0], linewidth=1.2, markersize=3, label="held-out")
+        ax.fill_between(x, value - spread, value + spread, color=PALETTE[0], alpha=0.18, linewidth=0, label="± sd")
+    mean = f"held-out, mean of {seeds} seeds" if seeds > 1 else "held-out, one seed"
+    ax.plot(x, value, "o-", color=PALETTE[0], linewidth=1.2, markersize=3, label=mean)
     quiet = np.isin(x, list(silent))
     if quiet.any():
         ax.plot(x[quiet], value[quiet], "o", color=PALETTE[0], markersize=3, markerfacecolor="white",
                 label="no signal")  # fmt: skip
     ax.plot(null["structure"], permuted, "--", color=INK, linewidth=0.8, label="permuted")
     ax.set_ylim(*score_table.limits(np.concatenate([value, value - spread, value + spread, permuted])))
-    ax.set(xlim=(-0.04, 1.04), xticks=[0, 0.5, 1], xticklabels=["0\nlabels", "0.5", "1\ndata"])
+    ax.set(xlim=(-0.04, 1.04), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    ax.set_xlabel("structure", fontsize=SMALL, labelpad=1)
+    ax.set_xlabel("structure: 0 = labels only,\n1 = data only", fontsize=SMALL, labelpad=1)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=SMALL, length=2.5)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import Stroke, withStroke
 from scipy import ndimage
 
 from tripletomics.pl.map_axes import map_width, on_page, text_size
@@ -23,16 +23,16 @@ CROWDED = 0.25  # share of names that may have a line, where names of a coarser 
 LINE = 1.2  # times the size of the text is the height of a line
 FIELD, MAX_FIELDS = 2.0, 200  # points, side of the squares in which cells and names are counted; most of them in a row
 SMOOTH = 2.5  # fields, for the density of a type
-REACH = 3  # fields around cells; where these meet, cells are of one piece of their type
+REACH = 5  # fields around cells; where these meet, cells are of one piece of their type
 TIED = 7.0  # points between a name and its cells from which on a line ties them
 SHORTLIST, ROUNDS = 1000, 3  # positions tried with their lines; times that each name may choose
-DARK = 0.15  # luminance at most, for a contrast of 5:1 with white
+DARK = 0.08  # luminance at most, for a contrast of 8:1 with white, and to stand out from cells of that colour
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green, blue
-WHITE = (1, 1, 1, 0.8)  # below names and lines
+WHITE, OUTLINE = (1, 1, 1, 0.9), 2.6  # around names and lines; points
 # What a name pays: for a box full of cells of other types, or of its own; for each type hidden; for a way across the
 # page to its cells; for having a line, one that crosses another name, or runs across the page over other cells; for
 # covering another name or its line
-OTHERS, OWN, HIDDEN, FAR, TIE, CROSSING, OVER, COLLISION = 6.0, 2.0, 6.0, 12.0, 1.0, 10.0, 20.0, 1000.0
+OTHERS, OWN, HIDDEN, FAR, TIE, CROSSING, OVER, COLLISION = 8.0, 5.0, 6.0, 12.0, 1.0, 10.0, 20.0, 1000.0
 
 
 def break_names(types: Types, width: float) -> Types | None:
@@ -98,8 +98,7 @@ def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray, am
     """
     width = map_width(ax)
     named, spans = _placed(ax, types, points, codes, amid)
-    halo = [withStroke(linewidth=1.8, foreground=WHITE)]
-    plate = {"boxstyle": "round,pad=0.1", "facecolor": WHITE, "edgecolor": "none"}  # a halo would draw letters as paths
+    halo = [withStroke(linewidth=1.4, foreground=WHITE)]
     for code, (middle, start, tip) in zip(named, spans, strict=True):
         name, color = types[code]
         ink = dark(color)
@@ -107,8 +106,10 @@ def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray, am
             ax.add_artist(Line2D(*np.stack([start, tip], axis=1), transform=ax.transAxes, linewidth=0.6, color=ink,
                                  marker="o", markevery=[1], markersize=1.8, markeredgewidth=0, path_effects=halo,
                                  zorder=3.5, gid="tie"))  # fmt: skip
-        ax.annotate(name, middle, xycoords="axes fraction", ha="center", va="center", fontsize=text_size(width),
-                    color=ink, linespacing=1.1, bbox=plate, zorder=4, gid="type")  # fmt: skip
+        outline = [Stroke(linewidth=OUTLINE, foreground=WHITE, joinstyle="round")]
+        for effects, gid in ((outline, "outline"), (None, "type")):  # letters with effects are paths; these stay text
+            ax.annotate(name, middle, xycoords="axes fraction", ha="center", va="center", fontsize=text_size(width),
+                        color=ink, linespacing=1.1, path_effects=effects, zorder=4, gid=gid)  # fmt: skip
 
 
 def _placed(
@@ -162,10 +163,9 @@ class NameCost:
         """
         size = tuple(2 * half + 1)
         mean = functools.partial(ndimage.uniform_filter, mode="constant")
-        pieces, _ = ndimage.label(ndimage.binary_dilation(count > 0, iterations=REACH))
-        bulk = count * (pieces == np.bincount(pieces.ravel(), count.ravel()).argmax())  # without satellites
+        bulk = count * _largest(count > 0, count)
         smooth = ndimage.gaussian_filter(bulk.astype(float), SMOOTH)
-        dense = smooth >= np.median(np.repeat(smooth.ravel(), bulk.ravel().astype(int)))
+        dense = _largest(smooth >= np.median(np.repeat(smooth.ravel(), bulk.ravel().astype(int))), count)
         at = np.indices(count.shape)
         tip = ndimage.distance_transform_edt(~dense, return_distances=False, return_indices=True)
         half = half[:, None, None]
@@ -203,6 +203,12 @@ class NameCost:
         x, y = np.moveaxis(_path(start, tip, len(taken)), -1, 0)
         taken[x, y] = True
         return taken
+
+
+def _largest(there: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return the fields (f, f) of the piece that holds most cells; fields near each other are of one piece."""
+    pieces, _ = ndimage.label(ndimage.binary_dilation(there, iterations=REACH))
+    return there & (pieces == np.bincount(pieces[there], count[there]).argmax())
 
 
 def _path(start: np.ndarray, tip: np.ndarray, steps: int) -> np.ndarray:

@@ -11,11 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.spatial.distance import squareform
 
 from tripletomics.arguments import checking_names
+from tripletomics.labels.reference import type_distances
 from tripletomics.labels.tree import Tree
 from tripletomics.names import printable
 from tripletomics.pl.branches import preorder, shades
+from tripletomics.pl.palette import PALETTE
 from tripletomics.pl.showing import check_output, finish
 from tripletomics.pl.text import INK, NOTE, SMALL, TITLE, as_text, literal, text_width
 from tripletomics.pl.type_names import dark
@@ -45,8 +48,11 @@ def tree(
     In the tree that ``loss="hierarchical_triplet"`` learned, two branches meet at the mean squared distance between the
     cells of their two nearest types, in the metric space scaled to length 1, where opposite directions are 4 apart.
 
-    For all other models it is the tree of average linkage between the centres of the types in the metric space: two
-    branches meet at the mean distance between their centres, in standard deviations of the metric space.
+    For all other models it is the tree of average linkage between the means of the types in the principal components
+    of the training cells, which use no labels. The distance of two types is 1 - cosine of the directions of their means
+    from the mean of all cells. (In the metric space most losses push all types about equally far apart.)
+
+    Dots have the colours of the types on a map of a model's types, and the numbers are their training cells.
 
     Parameters
     ----------
@@ -85,16 +91,17 @@ def tree(
         how = "with an order alone" if getattr(model, "targets", None) else "without labels"
         raise ValueError(f"This model has no tree of cell types: it was fitted {how}. Fit with label=.")
     if "tree" in findings:
-        joins, names, distance = findings["tree"], classes, "squared distance between the nearest types of two branches"
+        joins, names = findings["tree"], classes
+        distance = "squared distance between the nearest types\nof two branches, in the metric space"
     else:
         joins, names = _tree_of_centres(model)
-        distance = "distance between centres of types (sd of the metric space)"
+        distance = "1 − cosine between the types' mean principal\ncomponents; average linkage"
     plan = dendrogram(joins, labels=names, count_sort="descending", no_plot=True)
     figure = None
     if ax is not None:
         as_text(ax)
     else:
-        figure = plt.figure(figsize=(4.6, 0.6 + 0.13 * len(names)), dpi=150, layout="constrained")
+        figure = plt.figure(figsize=(4.6, 0.8 + ROW * len(names)), dpi=150, layout="constrained")
         ax = figure.add_subplot()
     x, y = np.array(plan["dcoord"]), np.array(plan["icoord"]) / 10 - 0.5  # the i-th leaf of scipy is at 5 + 10 i
     branches = list(np.stack([x, y], axis=2))
@@ -102,24 +109,40 @@ def tree(
     ax.set(xlim=(0, 1.03 * x.max() or 1), ylim=(len(names) - 0.5, -0.5))
     ax.set_yticks(range(len(names)), [printable(name) for name in plan["ivl"]])
     ax.tick_params(labelsize=SMALL, length=2.5)
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=5 + _mark_leaves(ax, model, plan["ivl"]))
     ax.spines[["left", "top", "right"]].set_visible(False)
     ax.set_xlabel(distance, fontsize=SMALL)
-    ax.set_title("tree of cell types", fontsize=TITLE, loc="left")
+    ax.set_title("Tree of cell types", fontsize=TITLE, loc="left")
     if figure is not None:
         box: Any = ax.yaxis.get_tightbbox()
         figure.set_figwidth(2.8 + box.width / figure.dpi)
     return finish(ax.figure.figure, ax, "tree", show, save, return_fig)
 
 
+def _mark_leaves(ax: Axes, model: Any, names: list[str]) -> float:
+    """Mark each type with its colour and its training cells, where these are known; return their width in points."""
+    types = getattr(model, "types", model.classes)
+    colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(types)} | getattr(model, "colors", {})
+    reference = getattr(model, "reference", None)
+    sizes = {} if reference is None else dict(zip(types, reference.sizes.tolist(), strict=True))
+    counts = [f"{sizes[name]:,}" if name in sizes else "" for name in names]
+    style: dict[str, Any] = {"ha": "right", "fontsize": SMALL, "color": NOTE, "annotation_clip": False}
+    for row, (name, words) in enumerate(zip(names, counts, strict=True)):
+        ax.plot(0, row, "o", color=colors[name], markersize=4, clip_on=False, zorder=3, gid="type")
+        ax.annotate(words, (0, row), (-5, 0), textcoords="offset points", va="center_baseline", gid="cells", **style)
+    if sizes:
+        ax.annotate("training cells", (0, 1), (-5, 0), "axes fraction", "offset points", va="bottom", **style)
+    return 72 * max(map(text_width, [*counts, "cells" * bool(sizes)], [SMALL] * (len(counts) + 1))) + 3 * bool(sizes)
+
+
 def _tree_of_centres(model: Any) -> tuple[np.ndarray, list[str]]:
-    """Return the average linkage of the types' centres in the metric space, and the names of those that have one."""
+    """Return the average linkage of the means of types, and the names of those that have one."""
     reference, types = model.reference, model.types
     there = [code for code in range(len(types)) if reference.sizes[code] > 0]
     if len(there) < 2:
         raise ValueError(f"This model has {len(there)} cell type, and a tree needs two or more. Fit with more types.")
-    centres = reference.prototypes[there] / reference.spread
-    return linkage(centres, "average", optimal_ordering=True), [types[code] for code in there]
+    apart = squareform(type_distances(reference.centres[there]), checks=False)
+    return linkage(apart, "average", optimal_ordering=True), [types[code] for code in there]
 
 
 def _draw_given(tree: Tree, findings: Any, ax: Axes | None) -> Axes:
@@ -136,7 +159,7 @@ def _draw_given(tree: Tree, findings: Any, ax: Axes | None) -> Axes:
         ax = plt.figure(figsize=size, dpi=150).add_axes(place)
     ax.set(xlim=(0, scale + SCALE), ylim=(len(order) - 0.5, -1.5))
     ax.set_axis_off()
-    ax.set_title("tree of cell types", fontsize=TITLE, loc="left", pad=2)
+    ax.set_title("Tree of cell types", fontsize=TITLE, loc="left", pad=2)
     ax.add_collection(LineCollection(_brackets(tree, order), colors=INK, linewidths=0.6), autolim=False)
     colors = shades(tree, [], {})
     for row, (node, name) in enumerate(zip(order, names, strict=True)):

@@ -51,8 +51,10 @@ def explain(
         Column of `obs` with the groups, such as "cell_type" or "tt_label". Missing values and names that mean
         unlabelled, such as "unassigned", are left out.
     against
-        What a group is compared with: by default its nearest group, by centroids in the metric space; the name of one
-        group for all others; or ``{group: other}``, which explains only these groups.
+        What a group is compared with: by default its nearest group, as in the tree that :func:`tripletomics.pl.tree`
+        draws of a model without one: the group whose mean principal components have the most similar direction from
+        the mean of the training cells (of a type of the model, the mean of its training cells); the name of one group
+        for all others; or ``{group: other}``, which explains only these groups.
     n_cells
         Most cells of a group that the attribution is averaged over; 200 are enough for the leading genes.
     layer
@@ -130,9 +132,10 @@ def explain(
     z = embedding.embed_rows(encoder, source, next(encoder.parameters()).device).cpu().numpy()
     members = [np.flatnonzero(codes == code) for code in range(len(classes))]
     centroids = np.array([z[rows].mean(axis=0, dtype=np.float64) for rows in members])
+    nearest = _nearest(model, model.pcs(query.x, query.present), members, classes)
     tables, names = [], _names(column, classes)
     for code, other in pairs.items():
-        other = _nearest(centroids, code) if other is None else other
+        other = nearest[code] if other is None else other
         axis = centroids[code] - centroids[other]
         means = [mean_and_variance(source.normalised(members[c]))[0] for c in (code, other)]
         rows = np.sort(np.random.default_rng(seed).permutation(members[code])[:n_cells])
@@ -193,10 +196,17 @@ def _names(column: Series, classes: list[str]) -> list[str]:
     return [name for name in labels.names(pd.Series(column.cat.categories)) if not labels.is_missing(name)]
 
 
-def _nearest(centroids: np.ndarray, code: int) -> int:
-    """Return the code of the centroid that is nearest to another one."""
+def _nearest(model: Model, pcs: np.ndarray, members: list[np.ndarray], classes: list[str]) -> list[int]:
+    """Return the code of the group that is most like each, by mean principal components.
+
+    Of a type of the model, these are the ones that it remembers of its training cells, else those of the group's cells.
+    """
     import numpy as np
 
-    distances = np.linalg.norm(centroids - centroids[code], axis=1)
-    distances[code] = np.inf
-    return int(distances.argmin())
+    from tripletomics.labels.reference import type_distances
+
+    known = {} if model.reference is None else dict(zip(model.types, model.reference.centres, strict=True))
+    known = {name: centre for name, centre in known.items() if centre.any()}  # a type without training cells has none
+    centres = [known.get(name, pcs[rows].mean(axis=0)) for name, rows in zip(classes, members, strict=True)]
+    apart = type_distances(np.array(centres)) + np.diag(np.full(len(classes), np.inf))
+    return [int(row.argmin()) for row in apart]
