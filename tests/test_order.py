@@ -286,7 +286,7 @@ def test_figures_of_columns_with_an_order(fits):
         with pytest.raises(ValueError, match=said):
             draw(model)
     panels = tt.pl.history(model).child_axes
-    assert [panel.get_ylabel() for panel in panels] == ["loss", ""]
+    assert [panel.get_ylabel() for panel in panels] == ["loss (rnc)", "loss (neighbours)"]
     assert [panel.get_xlabel() for panel in panels] == ["step", "step"]
     light = [sum(rgb) for rgb in colours("stage", list("vwxyz"), None, adata)]
     assert light == sorted(light, reverse=True)
