@@ -91,6 +91,9 @@ def test_scores_are_those_of_the_maps_on_held_out_cells(ask, counts):
     assert of(result, "lda", "map", "map_at_r").value == pytest.approx(seeds["value"].mean())
     assert of(result, "lda", "map", "map_at_r").sd == pytest.approx(seeds["value"].std())
     assert all(counted.to_numpy().sum() == 2 * held.sum() for counted in result.confusions.values())
+    counted = result.confusions["tt:steps=10"].to_numpy()
+    own = "method == 'tt:steps=10' and space == 'map' and metric == 'recall' and split == 'held-out'"
+    np.testing.assert_allclose(np.diag(counted) / counted.sum(axis=1), result.table.query(own)["value"])
 
 
 def test_every_label_score_has_a_null_near_chance(ask):

@@ -45,11 +45,48 @@ def test_a_dataframe_with_a_series_of_labels(frame):
     assert one.settings["label"] == "kind"
     with pytest.raises(ValueError, match=r"label is a Series whose index lacks 5 of 300 cells of the DataFrame"):
         tt.fit(genes, kind[5:])
-    with pytest.raises(TypeError, match=r"1 columns of the DataFrame hold no numbers \(first: donor\): name those"):
+    with pytest.raises(TypeError, match=r"1 columns of the DataFrame hold no real numbers \(first: donor\): name"):
         tt.fit(frame, "kind")
     genes.iloc[3, 2] = np.nan
     with pytest.raises(ValueError, match=r"1 cell has NaN in 1 gene \(first: g2\)"):
         tt.fit(genes, kind)
+
+
+@pytest.mark.parametrize(
+    ("change", "label", "kind", "message"),
+    [
+        ({"kind": "old"}, pd.Series, ValueError, "label is a Series named 'kind', and the column 'kind' .* rename the"),
+        ({}, list, TypeError, r"label holds 300 values \(first: a, b, c\), and not names of columns. .* a Series"),
+        ({}, np.asarray, TypeError, "label holds 300 values"),
+        ({}, "knd", KeyError, "label='knd' is not a column of the DataFrame. Did you mean 'kind'"),
+        ({}, 5, KeyError, "label=5 is not a column of the DataFrame"),
+        ({"g1": 1j}, "kind", TypeError, r"1 columns of the DataFrame hold no real numbers \(first: g1\)"),
+        ({"g1": 1e39}, "kind", ValueError, "above .* they overflow"),
+    ],
+)
+def test_frames_and_labels_that_cannot_be_read(frame, change, label, kind, message):
+    cells = frame.drop(columns="donor").assign(**change)
+    with pytest.raises(kind, match=message):
+        tt.fit(cells, label(frame["kind"]) if callable(label) else label, **BRIEF)
+
+
+def test_names_that_a_frame_has_twice(frame):
+    genes, kind = frame.drop(columns=["kind", "donor"]), frame["kind"]
+    with pytest.raises(ValueError, match=r"label is a Series whose index has names twice .*: make them unique"):
+        tt.fit(genes, pd.concat([kind, kind]), **BRIEF)
+    with pytest.raises(ValueError, match="The columns of the DataFrame need names of their own, and have kind: rename"):
+        tt.fit(pd.concat([frame, kind], axis=1), "kind", **BRIEF)
+    with pytest.raises(ValueError, match="names of several parts: rename"):
+        tt.fit(pd.concat({"a": genes}, axis=1), kind, **BRIEF)
+
+
+def test_a_model_refuses_values_that_mean_nothing(frame, named):
+    model = tt.fit(frame, "kind", batch="donor", **BRIEF)
+    x = named.X.copy()
+    for values, message in ((-x, "x has values below 0 .*trained on counts"), (x * np.inf, "x has infinite values")):
+        for verb in (model.map, model.embed, model.predict):
+            with pytest.raises(ValueError, match=message), np.errstate(invalid="ignore"):
+                verb(values)
 
 
 def test_an_array_is_refused_in_words(made):

@@ -173,8 +173,8 @@ def test_mean_and_sd_over_seeds():
 @pytest.mark.parametrize(
     ("p", "words"),
     [
-        (0.3, "NO SIGNAL. Held-out macro-F1 0.21, permuted labels 0.20 (p = 0.3)"),
-        (0.005, "held-out macro-F1 0.21, permuted labels 0.20."),
+        (0.3, "NO SIGNAL. Held-out macro-F1 0.210, permuted labels 0.200 (p = 0.3)"),
+        (0.005, "held-out macro-F1 0.210, permuted labels 0.200."),
     ],
 )
 def test_the_verdict_is_in_words(p, words):
@@ -195,7 +195,7 @@ def test_too_few_cells_are_no_sign_of_no_signal():
     table = evaluation.collect(pd.concat(runs), ["method", "space"])
     (line,) = evaluation.verdicts(table, "method")
     assert line.startswith(
-        "tt, map: TOO FEW HELD-OUT CELLS TO TELL. Held-out macro-F1 1.00, permuted labels 0.50; even"
+        "tt, map: TOO FEW HELD-OUT CELLS TO TELL. Held-out macro-F1 1.000, permuted labels 0.500; even"
     )
     assert evaluation.headline(table, pd.concat(runs), {"tt": "tt"}).startswith(
         "Too few held-out cells to tell whether a map names"
@@ -231,14 +231,14 @@ def test_the_headline_names_a_best_map_only_beyond_the_interval_over_seeds():
 
     low, high = ttest_rel([0.8, 0.9, 0.85], [0.5, 0.62, 0.54]).confidence_interval()
     assert words(0.005, [0.8, 0.9, 0.85], [0.5, 0.62, 0.54]) == (
-        "tripletomics is the map that names the types best, ahead by 0.30 (95 % interval "
-        f"{low:.2f} to {high:.2f} over 3 seeds). Macro-F1 of held-out cells on the map: "
-        "tripletomics 0.85, UMAP 0.55; permuted labels give 0.20."
+        "tripletomics is the map that names the types best, ahead by 0.297 (95 % interval "
+        f"{low:.3f} to {high:.3f} over 3 seeds). Macro-F1 of held-out cells on the map: "
+        "tripletomics 0.850, UMAP 0.553; permuted labels give 0.200."
     )
     assert words(0.005, [0.8, 0.9], [0.82, 0.86]).startswith(
-        "No map is ahead: tripletomics and UMAP differ by 0.01 (95 % "
+        "No map is ahead: tripletomics and UMAP differ by 0.010 (95 % "
     )
-    assert words(0.005, [0.85], [0.5]).endswith("labels give 0.20. This is one seed, which gives no ranking.")
+    assert words(0.005, [0.85], [0.5]).endswith("labels give 0.200. This is one seed, which gives no ranking.")
     assert words(0.5, [0.8, 0.9], [0.5]).startswith("NO SIGNAL: no map names")
 
 

@@ -225,3 +225,13 @@ def test_one_group_has_nothing_to_be_compared_with(counts, model):
         tt.explain(counts, "model.tt", "kind")
     with pytest.raises(ValueError, match=r"is missing 140 of the model's 150 genes"):
         tt.explain(counts[:, :10].copy(), model, "donor")
+
+
+def test_without_groups_the_types_of_the_fit_are_explained(counts, model):
+    pd.testing.assert_frame_equal(tt.explain(counts, model), tt.explain(counts, model, "kind"))
+    other = counts.copy()
+    other.obs = other.obs.drop(columns="kind")
+    with pytest.raises(
+        KeyError, match=r"fitted with label='kind', which is not a column of adata.obs: name one with gr"
+    ):
+        tt.explain(other, model)

@@ -36,6 +36,14 @@ def other(tmp_path):
         process.kill()
 
 
+def test_what_is_no_ordinary_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for write in (files.replacing, files.check_writable):
+        with pytest.raises(ValueError, match="pipe' exists and is not an ordinary file"), write(tmp_path / "pipe"):
+            pass
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+
+
 def test_drafts_of_the_dead_are_deleted_and_those_of_the_living_are_not(other, tmp_path):
     process, draft = other
     (tmp_path / f"{files.DRAFT}of nobody").mkdir()  # killed before it had a lock

@@ -182,7 +182,10 @@ def test_gaps_are_refused_in_words(holey, model):
     for verb, words in (
         (lambda cells: tt.fit(cells, "kind"), 'Pass missing="impute" to take them as not measured, or fill them'),
         (lambda cells: tt.transform(cells, model[0]), 'Pass missing="impute"'),
-        (lambda cells: tt.compare(cells, "kind"), "300 cells have NaN in 150 genes (first: 0, 1, 2). Fill them or"),
+        (
+            lambda cells: tt.compare(cells, "kind"),
+            "300 cells have NaN in 150 genes (first: 0, 1, 2). All values are needed here: fill",
+        ),
     ):
         cells = holey.copy()
         with pytest.raises(ValueError, match="300 cells have NaN in 150 genes") as caught:

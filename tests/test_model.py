@@ -162,6 +162,18 @@ def test_the_file_holds_landmarks_of_the_metric_space_and_no_expression(saved):
     assert not any(name.encode() in path.read_bytes() for name in adata.obs_names[:20])
 
 
+def test_the_summary_says_what_scores_are_means_of_and_what_missing_values_are(fitted):
+    model = dataclasses.replace(
+        fitted[0], scores={"train": {"map": 0.5, "metric": 0.5}, "held-out": {"map": 0.6, "metric": 0.6}}
+    )
+    model.findings = model.findings | {"tested": np.array([70.0, len(model.classes) - 1, 0.005])}
+    assert f"it is a mean over {len(model.classes) - 1} types, and that of the training cells" in model.summary()
+    assert "is the higher one" not in fitted[0].summary()
+    model.settings = model.settings | {"missing": "impute"}
+    assert 'For new cells with NaN, pass missing="impute" again.' in model.summary()
+    assert "missing=" not in fitted[0].summary()
+
+
 def test_the_summary_and_the_record_show_the_null(fitted):
     model, adata = fitted
     assert set(model.scores) == {"train", "held-out", "permuted"}

@@ -444,12 +444,13 @@ def test_gene_weights_are_how_far_a_gene_moves_the_first_layer(partly):
 
 def test_the_summary_and_the_record_of_two_modalities(partly, trained, tmp_path):
     model = partly.model
-    starts = ["15-NN macro-F1", "held-out cells", "permuted labels", "training cells", "predict", "  by rna",
-              "  by protein", "same cell"]  # fmt: skip
+    predictions = "Predictions of held-out cells"
+    starts = ["15-NN macro-F1", "held-out cells", "permuted labels", "training cells", f"{predictions}: macro-F1 ",
+              f"{predictions} by rna alone", f"{predictions} by protein alone", "Same cell: "]  # fmt: skip
     lines = model.summary().split("\n")
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=False)] == starts
     for summary in (replace(model, alone={}, matches={}).summary(), trained[0].summary()):
-        assert not re.search(r"  by |same cell", summary)
+        assert not re.search(r" alone|Same cell", summary)
     record = model.record()
     assert record["alone"] == {name: model.alone[name].checks for name in MODALITIES}
     assert record["matches"] == model.matches

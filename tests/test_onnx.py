@@ -12,6 +12,7 @@ from samples import BRIEF, make_cells, make_pair
 
 import tripletomics as tt
 from tripletomics.model.graph import Graph
+from tripletomics.notices import TripletomicsWarning
 
 CLOSE = 1e-5  # of the range of an output
 
@@ -39,6 +40,14 @@ def opened(path):
 
 def run(session, x):
     return session.run(None, {"genes": np.asarray(x, dtype=np.float32)})
+
+
+def test_a_warning_about_missing_values(own, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    monkeypatch.setitem(own.settings, "missing", "impute")
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: sys.exit())
+    with pytest.warns(TripletomicsWarning, match="a graph takes none: a cell with NaN"), pytest.raises(SystemExit):
+        own.to_onnx(tmp_path / "own.onnx")
 
 
 def test_the_graph_of_counts_in_the_runtime(own, tmp_path):

@@ -229,9 +229,12 @@ def test_evaluate_and_compare_score_each_level(fitted):
     assert [level for _, level in held.index] == ["level 1", "level 2", "level 3", ""]
     assert (held > null + 0.05).all()
     said = [
-        f"{name} {held[key]:.2f} ({null[key]:.2f})" for key in held.index for name in (key[1] or "hierarchical F1",)
+        f"{name} {held[key]:.3f} ({null[key]:.3f})" for key in held.index for name in (key[1] or "hierarchical F1",)
     ]
-    assert f"X_tt_metric: held-out macro-F1 on levels: {', '.join(said)}.\nIn brackets" in table.attrs["summary"]
+    assert (
+        f"X_tt_metric, metric space: held-out macro-F1 on levels: {', '.join(said)}.\nIn brackets"
+        in table.attrs["summary"]
+    )
     assert "hierarchical_f1" in evaluation.overview(table, ["space"])
     train = (adata.obs["tt_split"] == "train").to_numpy()
     leaf = adata.obs["known"].isin(TYPES).to_numpy()
@@ -245,7 +248,7 @@ def test_evaluate_and_compare_score_each_level(fitted):
     assert {*found["method"]} == {"tt:steps=5", "lda"}
     assert {*found["split"]} == {"train", "held-out", "permuted"}
     assert result.label == "known"
-    assert "lda, metric: held-out macro-F1 on levels: level 1 " in result.summary()
+    assert "LDA, metric space: held-out macro-F1 on levels: level 1 " in result.summary()
     drawn = result.adata.obs["known"]  # cells known coarsely have their coarse name, and colours are those of branches
     assert drawn.dropna().astype(str).equals(adata.obs["known"][:210].dropna().astype(str))
     assert style.style_of(result.adata, "known", None, None).branches is not None

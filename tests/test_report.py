@@ -137,6 +137,11 @@ def test_page_is_self_contained_and_escaped(page):
     assert json.loads(read.scripts["page"])["columns"][0]["names"].count(NASTY) == 1
 
 
+def test_names_of_others_control_nothing():
+    shown = report.page._template().environment.from_string("{{ name }} {{ '<b>'|safe }}").render(name="a\x07\u202e<")
+    assert shown == "a\ufffd\ufffd&lt; <b>"
+
+
 def test_top_says_what_the_page_is_of(page, awkward, tmp_path):
     words = re.sub(r"\s+", " ", " ".join(Reader(page.read_text()).text))
     top = words[: words.index("Colour by")]
@@ -538,6 +543,9 @@ def test_tables_sort_and_confusions_change(fresh):
     assert len(fresh.find_elements("css selector", "#matrix tbody tr")) == 11
     fresh.execute_script("const w = document.getElementById('which'); w.value = 1; w.onchange()")
     assert "no signal" in fresh.find_element("id", "warning").text
+    assert [item.text for item in fresh.find_elements("css selector", "#which option")] == [
+        "PCA, map", "UMAP, map", "MLP, metric space", "tripletomics, map",
+    ]  # fmt: skip
 
 
 def test_page_works_without_webgl(page, browser):

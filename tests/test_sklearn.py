@@ -163,6 +163,9 @@ def test_rejected_cells_are_unassigned(cells, fitted):
         ValueError, match=r"reject=0\.1 gives some cells the name 'unassigned', but y holds int64: pass"
     ):
         TripletMap(reject=0.1).fit(cells.X, codes)
+    for share in (2, -1, np.nan):
+        with pytest.raises(ValueError, match=r"reject=\S+ is not a share in \[0, 1\)"):
+            TripletMap(reject=share).fit(cells.X, cells.obs["kind"])
 
 
 def test_one_class_is_refused(cells):

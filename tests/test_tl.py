@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 
 import anndata as ad
@@ -181,7 +182,8 @@ def test_a_batch_column_and_groups_held_out(counts):
 def test_views_and_transform_of_a_subset(fitted):
     model, adata = fitted
     view = adata[100:120, ::-1]
-    tt.transform(view, model, key_added="X_again")
+    with warnings.catch_warnings(action="error", category=ad.ImplicitModificationWarning):
+        tt.transform(view, model, key_added="X_again")
     np.testing.assert_allclose(view.obsm["X_again"], adata.obsm["X_tt"][100:120], atol=1e-4)
     assert "X_again_pca" not in view.obsm
     part = adata[:400]

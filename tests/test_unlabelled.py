@@ -209,7 +209,7 @@ def test_the_null_keeps_all_labels_where_they_are_few(few, monkeypatch):
     monkeypatch.setattr("tripletomics.nulls.NULL_CELLS", 60)
     model = tt.fit(few, "kind", hold_out="out", steps=6, progress=False)
     assert np.isfinite(list(model.scores["permuted"].values())).all()
-    assert "the line of predict says more than macro-F1" in " ".join(model.summary().split())
+    assert "the macro-F1 of the predictions says more" in " ".join(model.summary().split())
 
 
 def test_a_fit_without_labels_is_not_refitted_with_them(blind):

@@ -55,6 +55,7 @@ def check_writable(path: str | Path, suffix: str = "") -> Path:
     try:
         if real.is_dir():
             raise ValueError(f"{str(path)!r} is a folder: name a file in it.")
+        _check_regular(real)
         named = real if path.is_symlink() else path
         if not real.parent.is_dir():
             raise FileNotFoundError(
@@ -68,6 +69,12 @@ def check_writable(path: str | Path, suffix: str = "") -> Path:
         raise PermissionError(f"{str(path)!r} is read-only: choose another place.")
     with drafting(real.parent):  # finds what permissions do not show: a disk that is read-only or full
         return path
+
+
+def _check_regular(path: Path) -> None:
+    """Raise if there is something that is not a file with bytes on a disk, such as a device: it would be replaced."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{str(path)!r} exists and is not an ordinary file: choose another name.")
 
 
 @contextmanager
@@ -153,8 +160,11 @@ def replacing(path: str | Path, needed: int = 0) -> Iterator[Path]:
     ------
     DiskFull
         If the disk fills up.
+    ValueError
+        If the path is that of a folder or a device.
     """
     real = Path(os.path.realpath(path))
+    _check_regular(real)
     with filling(Path(path), needed), drafting(real.parent) as folder:
         _reserve(folder, needed)
         draft = folder / f"new{real.suffix}"

@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 
 from tripletomics import pp, tl
 from tripletomics.features.rows import by_rows
-from tripletomics.labels import UNASSIGNED, UNLABELLED, known, names
+from tripletomics.labels import COVERAGE, UNASSIGNED, UNLABELLED, known, names
+from tripletomics.labels.prediction import Prediction, check_shares
 from tripletomics.pp.checks import LEAST
 from tripletomics.seen import hash_rows
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from tripletomics.augment import Augmentation
-    from tripletomics.labels.prediction import Prediction
     from tripletomics.networks import MLP
     from tripletomics.sources import Matrix
 
@@ -138,6 +138,7 @@ class TripletMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMi
         x = self._cells(X, reset=True)
         texts, classes = (None, np.zeros(0)) if y is None else self._labels(x, y)
         given = self.get_params(deep=False)
+        check_shares(self.reject, COVERAGE)
         if given.pop("reject") and classes.dtype.kind not in "OUST":
             raise ValueError(
                 f"reject={self.reject!r} gives some cells the name {UNASSIGNED!r}, but y holds {classes.dtype}: "

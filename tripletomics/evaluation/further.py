@@ -65,7 +65,7 @@ def column_sentences(
             if held is None or null is None:
                 continue
             where = "within types" if types else "among them"
-            lines.append(f"{space}, {column.name}: held-out {word} {held:.2f}; cells shuffled {where} {null:.2f}.")
+            lines.append(f"{space}, {column.name}: held-out {word} {held:.3f}; cells shuffled {where} {null:.3f}.")
         if types and column.classes is None and (table["type"] == column.name).any():
             of_column = (table["metric"] == WITHIN) & (table["type"] == column.name) & (table["split"] == "held-out")
             lines += [f"{column.name}: {NONE_WITHIN}."] * bool(table.loc[of_column, "value"].isna().all())

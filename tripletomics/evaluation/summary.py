@@ -72,7 +72,7 @@ def split_sentence(hold_out: str, splits: Sequence[np.ndarray]) -> str:
         return f"Held out: {cells} of {len(splits[0]):,} cells, by {hold_out}{again}."
     return (
         f"Held out: {cells} of {len(splits[0]):,} cells, {percent(float(hold_out))} of each type at random, which is "
-        "optimistic: they come from the same donors and runs as the training cells."
+        "optimistic: they may come from the same donors and runs as the training cells."
     )
 
 
@@ -120,8 +120,8 @@ def headline(table: pd.DataFrame, runs: pd.DataFrame, titles: Mapping[str, str])
         return ""
     value = rows["value"].astype(float).to_dict()
     ranked = sorted(found, key=lambda method: -value[method, "held-out"])
-    scores = ", ".join(f"{titles[method]} {value[method, 'held-out']:.2f}" for method in ranked)
-    scores += f"; permuted labels give {value[ranked[0], 'permuted']:.2f}"
+    scores = ", ".join(f"{titles[method]} {value[method, 'held-out']:.3f}" for method in ranked)
+    scores += f"; permuted labels give {value[ranked[0], 'permuted']:.3f}"
     scores = f"Macro-F1 of held-out cells on the map: {scores}"
     if len(ranked) == 1:
         return f"{scores}."
@@ -132,7 +132,7 @@ def headline(table: pd.DataFrame, runs: pd.DataFrame, titles: Mapping[str, str])
         return f"{scores}. This is one seed, which gives no ranking."
     half = stats.t.ppf(0.975, len(apart) - 1) * apart.std() / np.sqrt(len(apart))
     low, high = apart.mean() - half, apart.mean() + half
-    words = f"{apart.mean():.2f} (95 % interval {low:.2f} to {high:.2f} over {len(apart)} seeds)"
+    words = f"{apart.mean():.3f} (95 % interval {low:.3f} to {high:.3f} over {len(apart)} seeds)"
     if low > 0:
         return f"{titles[ranked[0]]} is the map that names the types best, ahead by {words}. {scores}."
     return f"No map is ahead: {titles[ranked[0]]} and {titles[ranked[1]]} differ by {words}. {scores}."
@@ -166,16 +166,16 @@ def verdicts(table: pd.DataFrame, by: str) -> list[str]:
         if np.isnan(f1):
             lines.append(f"{name}: no held-out cell could be scored.")
         elif said == "not tested":
-            lines.append(f"{name}: held-out macro-F1 {f1:.2f}, not tested: the held-out cells are of one type.")
+            lines.append(f"{name}: held-out macro-F1 {f1:.3f}, not tested: the held-out cells are of one type.")
         elif said == "too few":
             lines.append(
-                f"{name}: {TOO_FEW.upper()}. Held-out macro-F1 {f1:.2f}, permuted labels {null:.2f}; even with four of "
+                f"{name}: {TOO_FEW.upper()}. Held-out macro-F1 {f1:.3f}, permuted labels {null:.3f}; even with four of "
                 f"five named right, p would be {reachable:.2g}. Hold out more of each type."
             )
         elif said == "no signal":
-            lines.append(f"{name}: NO SIGNAL. Held-out macro-F1 {f1:.2f}, permuted labels {null:.2f} (p = {p:.2g}).")
+            lines.append(f"{name}: NO SIGNAL. Held-out macro-F1 {f1:.3f}, permuted labels {null:.3f} (p = {p:.2g}).")
         else:
-            lines.append(f"{name}: held-out macro-F1 {f1:.2f}, permuted labels {null:.2f}.")
+            lines.append(f"{name}: held-out macro-F1 {f1:.3f}, permuted labels {null:.3f}.")
     return lines + _on_levels(table, keys)
 
 
@@ -187,7 +187,7 @@ def _on_levels(table: pd.DataFrame, keys: list[str]) -> list[str]:
         by_split = {split: own.set_index("type")["value"] for split, own in rows.groupby("split")}
         null = by_split.get("permuted", pd.Series(dtype=float))
         words = [
-            f"{level or 'hierarchical F1'} {value:.2f} ({null.get(level, np.nan):.2f})"
+            f"{level or 'hierarchical F1'} {value:.3f} ({null.get(level, np.nan):.3f})"
             for level, value in by_split.get("held-out", null[:0]).items()
         ]
         if words:

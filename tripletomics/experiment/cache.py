@@ -19,6 +19,7 @@ from tripletomics.notices import warn
 if TYPE_CHECKING:
     from tripletomics.experiment.splits import Split
 
+FORMAT = 2  # what a result holds: 2 has confusions on maps
 CACHE_BYTES = 2**31  # beyond this, the oldest results are deleted
 
 
@@ -33,7 +34,7 @@ class Cache:
         if self.folder is None:
             return None
         content = hashlib.blake2b(split.task.digest, digest_size=32)
-        content.update(repr((method, settings, split.seed, split.at_random, versions([method]))).encode())
+        content.update(repr((FORMAT, method, settings, split.seed, split.at_random, versions([method]))).encode())
         content.update(np.packbits(split.held_out).tobytes())
         return self.folder / f"{content.hexdigest()}.npz"
 

@@ -44,7 +44,7 @@ class Comparison:
     runs
         The same of each seed, with the column seed.
     confusions
-        For each method, held-out cells by true and predicted type: counts over all seeds.
+        For each method, held-out cells by true and predicted type, on its map if it has one: counts over all seeds.
     histories
         Training curves of the first seed, for tripletomics.
     settings, versions

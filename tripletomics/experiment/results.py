@@ -38,7 +38,7 @@ class Result:
     rows
         The column "space" and those of `evaluation.score`.
     confusion
-        Counts of held-out cells by true type (rows) and predicted type (columns).
+        Counts of held-out cells by true type (rows) and predicted type (columns), on the map if there is one.
     history
         Training curves of tripletomics.
     """
@@ -95,7 +95,7 @@ def run(split: Split, method: str, settings: Settings) -> Result:
     costs = {"seconds": seconds, "peak_mb": cost["peak_mb"], "cells_per_second": len(task.codes) / seconds}
     rows = [(metric, "", "", value, "") for metric, value in costs.items()]
     tables.append(pd.DataFrame(rows, columns=evaluation.COLUMNS).assign(space=""))
-    confusion = evaluation.confusion(coordinates["metric" if "metric" in coordinates else "map"], split.truth)
+    confusion = evaluation.confusion(coordinates["map" if "map" in coordinates else "metric"], split.truth)
     return Result(coordinates, pd.concat(tables, ignore_index=True), confusion, history)
 
 

@@ -31,6 +31,16 @@ def normalise(x: Matrix, depth: float, shares: np.ndarray | None = None) -> Matr
     return scaled
 
 
+def check_values(x: Matrix, counts: bool, given: str) -> None:
+    """Raise a ValueError if cells, which are called `given`, hold infinite values, or counts below 0."""
+    values = x.data if sp.issparse(x) else np.asarray(x)
+    low, high = (float(pick.reduce(values, axis=None, initial=0)) for pick in (np.fmin, np.fmax))
+    if np.isinf([low, high]).any():
+        raise ValueError(f"{given} has infinite values: remove or replace them first.")
+    if counts and low < 0:
+        raise ValueError(f"{given} has values below 0 ({low:.3g}), but the model was trained on counts: pass counts.")
+
+
 def norms(x: Matrix) -> np.ndarray:
     """Return the length of every row, float64 (cells,)."""
     squares = x.multiply(x).sum(axis=1) if sp.issparse(x) else np.square(x, dtype=np.float64).sum(axis=1)

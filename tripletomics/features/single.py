@@ -15,7 +15,7 @@ import torch
 
 from tripletomics import gaps, pcs
 from tripletomics.augment import Augmentation
-from tripletomics.features.rows import by_rows, float32, median_depth, normalise, norms, spread_of, take
+from tripletomics.features.rows import by_rows, check_values, float32, median_depth, normalise, norms, spread_of, take
 from tripletomics.pcs import CUT, PANEL, cut, mean_and_variance
 from tripletomics.scales import Scale, looks_like_counts, see
 from tripletomics.sources import ALL, Matrix, Memory
@@ -276,6 +276,7 @@ class Features:
                 f"{given} has shape {x.shape}: pass cells by {whose} {len(self.genes)} {self.noun}, in the order of "
                 f"{where}."
             )
+        check_values(x, self.counts, given)
         return x
 
     def check_present(self, present: object, name: str = "") -> None:

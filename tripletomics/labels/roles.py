@@ -17,6 +17,7 @@ WRITTEN = (
     "split", "mapping",
 )  # fmt: skip
 ENDINGS = {False: ("", "_confidence"), True: ("", "_low", "_high", "_half_width")}  # of what predict writes
+CELLS = 4  # labels from which on a list may hold those of cells in place of columns
 OF_LEVELS = "levels go from coarse to fine in a list, and further columns in order= or in a dict"
 
 
@@ -149,6 +150,12 @@ def _pairs(label: object, columns: set[str]) -> list[Any] | dict[str, Any]:
     names = [label] if isinstance(label, str) else list(label)
     if not names:
         raise ValueError("label=[] is empty: name the columns of the cell types, or leave it out.")
+    if len(names) >= CELLS and len({*map(str, names)}) < len(names) and not columns.issuperset(map(str, names)):
+        raise TypeError(
+            f"label holds {len(names):,} values (first: {', '.join(map(str, names[:3]))}), and not names of columns. "
+            "Name the column of adata.obs that holds them. For a DataFrame of cells, a Series can hold them; for an "
+            "array of cells, take tripletomics.sklearn.TripletMap."
+        )
     if odd := [name for name in names if not isinstance(name, str)]:
         raise TypeError(f"label={label!r} holds {odd[0]!r}, which is not the name of a column of adata.obs.")
     if twice := [name for name in names if names.count(name) > 1]:

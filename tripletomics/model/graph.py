@@ -17,6 +17,7 @@ from tripletomics.extras import require
 from tripletomics.knn import NEIGHBOURS
 from tripletomics.labels.calibration import FARTHEST, Calibration
 from tripletomics.labels.reference import EVEN_SHARE, KERNEL_NEIGHBOUR, Reference
+from tripletomics.notices import warn
 
 if TYPE_CHECKING:
     from tripletomics.model.state import State
@@ -46,6 +47,8 @@ def write(path: Path, model: State) -> None:
             f"This model has enrolled types ({', '.join(model.enrolled)}), which a graph does not name: write the "
             "graph of the model without them."
         )
+    if model.settings.get("missing") == "impute":
+        warn("This model was fitted with missing values, and a graph takes none: a cell with NaN gets NaN everywhere.")
     graph = Graph(model).eval()
     cells = torch.zeros(TRACED, graph.genes)
     with quiet("torch.onnx"):

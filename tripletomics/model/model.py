@@ -372,8 +372,8 @@ class Model(State):
 
         Notes
         -----
-        Every cell counts as new. Of types on several levels there are the probabilities of the finest ones. Values of
-        further columns are not in the graph. It needs up to 160 kB a cell: pass some thousand cells at a time.
+        Every cell counts as new. One with NaN, or a count below 0, gets NaN. Of types on several levels there are the
+        finest ones. Values of further columns are not in it. It needs up to 160 kB a cell: pass some thousand at once.
         """
         graph.write(files.check_writable(path, graph.SUFFIX), self)
 

@@ -23,7 +23,7 @@ WITHIN = "correlation_within_types"
 ENOUGH = 10  # held-out cells of a type, of which a share says something
 LABELLED = (
     ("held-out cells", "held-out", "cells the model never saw"),
-    ("permuted labels", "permuted", "held-out cells, after a fit to permuted labels"),
+    ("permuted labels", "permuted", "the same cells, after a fit on permuted labels"),
     ("training cells", "train", "no evidence: their labels were learned"),
 )
 UNLABELLED = (
@@ -60,29 +60,20 @@ def score_table(model: State) -> pd.DataFrame:
     """Return the scores of a model: the groups of cells by the map and the metric space, and what each row is."""
     measure, rows = ("15-NN macro-F1", LABELLED) if model.classes else ("15-NN recall", UNLABELLED)
     scores = {title: {**model.scores[key], "what it is": said} for title, key, said in rows if key in model.scores}
-    if model.checks:
-        said = f"held-out cells; calibration error {model.checks['ece']:.3f}"
-        scores["predict"] = {"metric": model.checks["macro_f1"], "what it is": said}
-    for name, side in model.alone.items():
-        if side.checks:
-            said = f"the same; calibration error {side.checks['ece']:.3f}"
-            scores[f"  by {name} alone"] = {"metric": side.checks["macro_f1"], "what it is": said}
-    if model.matches:
-        said = f"by chance {model.matches['null_10']:.3f}"
-        scores["same cell"] = {"metric": model.matches["recall_10"], "what it is": said}
     table = pd.DataFrame.from_dict(scores, orient="index", columns=[*SPACES, "what it is"])
     return table.astype(dict.fromkeys(SPACES, float)).rename(columns=SPACES).rename_axis(measure)
 
 
 def remarks(model: State) -> list[str]:
     """Return what a reader has to know besides the scores, a line for each."""
-    lines = []
+    lines = _fewer_types(model)
     for name, checks in {"": model.checks, **{name: side.checks for name, side in model.alone.items()}}.items():
         if checks:
             lines.append(
-                f"Predictions{f' by {name} alone' * bool(name)}: label sets that are made to hold the type of 90 % of "
-                f"cells hold that of {percent(checks['coverage'])} of the held-out cells; "
-                f"{percent(checks['unassigned'], 1)} of these cells are unassigned."
+                f"Predictions of held-out cells{f' by {name} alone' * bool(name)}: macro-F1 {checks['macro_f1']:.3f} "
+                "(the most probable types, also of unassigned cells), calibration error "
+                f"{checks['ece']:.3f}. Label sets that should hold the type of 90 % of the cells hold that of "
+                f"{percent(checks['coverage'])}; {percent(checks['unassigned'], 1)} are unassigned."
             )
     if model.checks:
         lines += _on_levels(model.checks)
@@ -91,18 +82,20 @@ def remarks(model: State) -> list[str]:
     if model.matches:
         a, b = model.modalities
         lines.append(
-            f"Same cell: how often one of {model.matches['cells']:.0f} held-out cells by {a} is found among the 10 "
-            f"nearest by {b}, and back."
+            f"Same cell: {model.matches['recall_10']:.3f} (by chance {model.matches['null_10']:.3f}). So often one of "
+            f"{model.matches['cells']:.0f} held-out cells by {a} is found among the 10 nearest by {b}, and back."
         )
     if model.reference is not None and np.median(model.reference.sizes[: len(model.classes)]) < NEIGHBOURS:
         lines.append(
-            f"Types have fewer labelled training cells than the {NEIGHBOURS} neighbours that vote: the line of predict "
-            "says more than macro-F1."
+            f"Types have fewer labelled training cells than the {NEIGHBOURS} neighbours that vote: the macro-F1 of "
+            "the predictions says more."
         )
     lines += _ordered(model)
     lines += _verdict(model)
     lines += _adopted(model)
     lines.append(f"Values: {'; '.join(_values(model))}.")
+    if model.settings.get("missing") == "impute":
+        lines.append('NaN counts as not measured. For new cells with NaN, pass missing="impute" again.')
     if "embedding" in model.settings and "held-out" in model.scores:
         lines.append(embedding_sentence(model.settings["use_rep"], model.settings["embedding"] == BLIND))
     if "cells" in model.settings:
@@ -110,6 +103,18 @@ def remarks(model: State) -> list[str]:
     if "held-out" not in model.scores:
         lines.append("No cell was held out: nothing here says how the map does on new cells.")
     return lines + _findings(model)
+
+
+def _fewer_types(model: State) -> list[str]:
+    """Return a line where held-out cells score better than training cells, and are of fewer types."""
+    held, train = (model.scores.get(key, {}).get("map", np.nan) for key in ("held-out", "train"))
+    types = model.findings.get("tested", (0, np.inf))[1]
+    if not held > train or not types < len(model.classes):
+        return []
+    return [
+        f"The held-out score is the higher one because it is a mean over {types:.0f} types, and that of the training "
+        f"cells over {len(model.classes)}: some types have no held-out cell."
+    ]
 
 
 def _on_levels(checks: Mapping[str, float]) -> list[str]:

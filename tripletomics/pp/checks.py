@@ -135,7 +135,9 @@ def matrix(adata: AnnData, layer: str | None, missing: str | None = None) -> Mat
         )
     if gaps.has_gaps(x):
         if missing not in ("zero", "impute"):
-            allowed = '. Pass missing="impute" to take them as not measured, or fill them' if missing else ". Fill them"
+            allowed = '. Pass missing="impute" to take them as not measured, or fill them'
+            if not missing:
+                allowed = ". All values are needed here: fill them, such as with the median of the feature,"
             raise ValueError(f"{_where(adata, x, np.isnan, 'NaN')}{allowed} or leave these cells out.")
         x = gaps.fill(sp.csr_matrix(x) if sp.issparse(x) else x, 0 if missing == "zero" else np.nan)
     values = gaps.stored(x)
@@ -184,7 +186,10 @@ def check_anndata(adata: object) -> None:
     if not isinstance(adata, AnnData):
         way = "read a file with anndata.read_h5ad(path), a store with anndata.read_zarr(path)"
         if hasattr(adata, "shape"):  # an array, a matrix or a DataFrame
-            way = "pass anndata.AnnData(x) of cells by genes, with the cell types in a column of its .obs"
+            way = (
+                "pass anndata.AnnData(x) of cells by genes, with the cell types in a column of its .obs; or take "
+                "tripletomics.sklearn.TripletMap"
+            )
         if hasattr(adata, "iloc"):
             way = "pass anndata.AnnData(df); fit, Model.map, Model.embed and Model.predict take a DataFrame as it is"
         raise TypeError(f"adata is {type(adata).__name__}, not AnnData: {way}.")

@@ -99,9 +99,9 @@ def check_unscaled(adata: AnnData, x: Matrix, name: str, *, refuse: bool) -> Non
     what = "The genes have mean 0 and standard deviation 1, as after sc.pp.scale"
     why = "noise of quiet genes then counts as much as markers, and new cells cannot be brought to this scale"
     raw = ", or pass adata.raw.to_adata()" if adata.raw is not None else ""
-    cure = f"Name the layer with the values before scaling (layer=){raw}"
+    cure = f"Name the layer with the values before scaling (layer=){raw}; in a pipeline, leave StandardScaler out"
     if not refuse:
-        warn(f"{what}: {why}. {cure}, if there are any.")
+        warn(f"{what}: {why}. If there are values before scaling, take those.")
         return
     whose = f" of modality {name!r}" if name else ""
     raise ValueError(

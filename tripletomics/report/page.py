@@ -21,6 +21,7 @@ from matplotlib import pyplot as plt
 
 from tripletomics.files import check_writable, replacing
 from tripletomics.labels import NO_SIGNAL, TOO_FEW
+from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
 from tripletomics.pl import history
 from tripletomics.pl.palette import GREY, PALETTE
@@ -100,7 +101,7 @@ def write(
     store, data, left_out = cell_data.packed(adata, label, types, rows)
     features = "genes" if settings.get("use_rep", "None") == "None" else "dimensions"
     data |= {
-        "confusions": [_confusion(*scores.best(m), confusions[m]) for m in methods if m in confusions],
+        "confusions": [_confusion(*scores.of_map(m), confusions[m]) for m in methods if m in confusions],
         "items": items,
         "maps": list(maps),
         "title": title or path.stem,
@@ -290,6 +291,11 @@ def _template() -> Any:
     """Return the template of the page; it escapes every value unless it says otherwise."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
+    def plain(value: Any) -> Any:
+        """Return what is put in the page: text of others without characters that control a terminal."""
+        return printable(value) if type(value) is str else value
+
+    loader = FileSystemLoader(FOLDER)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=plain)
     environment.trim_blocks = environment.lstrip_blocks = True
     return environment.get_template("page.html.j2")

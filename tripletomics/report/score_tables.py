@@ -141,9 +141,9 @@ class ScoreTables:
         gain = (row.value - null.value) * (1 if METRICS[metric].higher else -1)
         return float(gain) if np.isfinite(gain) else 0.0
 
-    def best(self, method: str) -> tuple[str, str]:
-        """Return the name and the verdict of the metric space of a method, or of its map if it has no metric space."""
-        space = "metric" if (method, "metric") in self.pairs else "map"
+    def of_map(self, method: str) -> tuple[str, str]:
+        """Return the name and the verdict of the map of a method, or of its metric space if it has no map."""
+        space = "map" if (method, "map") in self.pairs else "metric"
         return f"{self.titles.get(method, method)}, {SPACES[space]}", self.verdict(method, space)
 
     def nulls(self, method: str) -> dict[str, float]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def explain(
     adata: AnnData,
     model: Model,
-    groups: str,
+    groups: str | None = None,
     *,
     against: str | Mapping[str, str] | None = None,
     n_cells: int = 200,
@@ -49,7 +49,8 @@ def explain(
         From `fit` or `load`. It is not changed.
     groups
         Column of `obs` with the groups, such as "cell_type" or "tt_label". Missing values and names that mean
-        unlabelled, such as "unassigned", are left out.
+        unlabelled, such as "unassigned", are left out. By default the column of cell types of the
+        fit.
     against
         What a group is compared with: by default its nearest group, as in the tree that :func:`tripletomics.pl.tree`
         draws of a model without one: the group whose mean principal components have the most similar direction from
@@ -120,6 +121,7 @@ def explain(
     pp.check_whole("n_cells", n_cells, 1)
     pp.check_whole("seed", seed, 0, 2**32 - 1)
     pp.check_anndata(adata)
+    groups = _fitted_column(adata, model) if groups is None else groups
     column = pp.column(adata, groups, "groups")
     codes, classes = labels.encode(column, UNLABELLED)
     pairs = _pairs(against, groups, classes)
@@ -154,6 +156,19 @@ def explain(
         }  # fmt: skip
         tables.append(pd.DataFrame(table).sort_values("attribution", ascending=False, kind="stable"))
     return pd.concat(tables, ignore_index=True)
+
+
+def _fitted_column(adata: AnnData, model: Model) -> str:
+    """Return the column of cell types that a model was fitted with; raise if these cells have none."""
+    from tripletomics.labels.roles import read_roles
+
+    fitted = read_roles(model.settings["label"].split(", "), None, None, adata.obs.columns).finest
+    if fitted is None or fitted not in adata.obs:
+        raise KeyError(
+            f"The model was fitted with label={fitted!r}, which is not a column of adata.obs: name one with groups=. "
+            f"Columns: {', '.join(map(str, adata.obs.columns)) or 'none'}."
+        )
+    return fitted
 
 
 def _pairs(against: str | Mapping[str, str] | None, groups: str, classes: list[str]) -> dict[int, int | None]:

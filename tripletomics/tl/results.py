@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -45,5 +46,8 @@ def write_coordinates(
 
 
 def _write_spaces(adata: AnnData, key: str, z: np.ndarray, m: np.ndarray) -> None:
-    adata.obsm[key] = m
+    from anndata import ImplicitModificationWarning
+
+    with warnings.catch_warnings(action="ignore", category=ImplicitModificationWarning):  # a view becomes its own cells
+        adata.obsm[key] = m
     adata.obsm[metric_key(key)] = z
