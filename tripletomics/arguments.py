@@ -37,7 +37,6 @@ SYNONYMS = {
     "layer": "layers",
     "missing": "missing_genes fill impute",
     "path": "filename fname save",
-    "threads": "n_jobs n_threads num_threads num_workers n_workers",  # of the command line
 }
 # what no argument does, and how it is done
 CURES = {

@@ -66,6 +66,7 @@ EXAMPLES = {  # of the help of each command
     "demo": ("demo",),
 }  # fmt: skip
 
+OF_THREADS = ("n_jobs", "n_threads", "num_threads", "num_workers", "n_workers")  # what others call --threads
 ALONE = ("transform", "predict", "relate", "losses")  # train nothing: srun may start one for each of many files
 
 REFUSALS = (ValueError, KeyError, TypeError, ImportError, FloatingPointError)
@@ -105,7 +106,8 @@ def _usage(error: CycloptsError) -> str:
     if isinstance(error, UnknownOptionError) and str(error).startswith("Unknown option"):
         given = str(error.token.keyword or error.token.value).partition("=")[0]
         known = [name.lstrip("-") for one in error.argument_collection for name in one.names]
-        other = meant(given.lstrip("-").replace("-", "_"), [name.replace("-", "_") for name in known])
+        word = given.lstrip("-").replace("-", "_")
+        other = "threads" if word in OF_THREADS else meant(word, [name.replace("-", "_") for name in known])
         near = did_you_mean(given.lstrip("-"), known) if other is None else f" Did you mean {option(other)}?"
         return f"Unknown option: {given}." + re.sub(r"'(.*)'", r"--\1", near)
     return str(error)
