@@ -59,8 +59,8 @@ def read_frame(frame: pd.DataFrame, given: Mapping[str, Any]) -> dict[str, Any]:
     numbers, complex_ = pd.api.types.is_numeric_dtype, pd.api.types.is_complex_dtype
     if odd := [name for name, dtype in features.dtypes.items() if not numbers(dtype) or complex_(dtype)]:
         raise TypeError(
-            f"{len(odd)} columns of the DataFrame hold no real numbers (first: {first(map(str, odd))}): name those that "
-            "describe the cells, as in label=, batch= or hold_out=, and drop the others."
+            f"{len(odd)} columns of the DataFrame hold no real numbers (first: {first(map(str, odd))}): name those "
+            "that describe the cells, as in label=, batch= or hold_out=, and drop the others."
         )
     small = all(dtype == np.float32 for dtype in features.dtypes)  # others keep what float32 cannot hold, for checks
     x = features.to_numpy(dtype=np.float32 if small else np.float64, na_value=np.nan)
