@@ -310,7 +310,7 @@ def _draw(one: _Map, size: float | None, no_signal: str | None) -> None:
     if named:  # legends take room from maps
         named = type_names.choose_names(ax, one.cells, one.points)
     if named:
-        type_names.write_names(ax, named.types, one.points, named.codes, named.coarse)
+        type_names.write_names(ax, named.types, one.points, named.codes, named.coarse, split=one.cells.split)
     if no_signal:
         map_axes.no_signal_banner(ax, no_signal, map_axes.map_width(ax))
 

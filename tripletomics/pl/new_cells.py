@@ -335,9 +335,8 @@ def _draw_map(ax: Any, query: Query, basis: str, size: float | None) -> None:
     large = float(np.clip(0.2 * width**2 / len(query.codes), 3, 22)) if size is None else size
     edge = min(0.5, 0.13 * large**0.5)
     order = np.random.default_rng(0).permutation(len(query.codes))  # no type lies above all others
-    grey = np.array([to_rgb(GREY)] * len(query.reference))
-    if query.published:
-        grey = 0.45 * np.array(query.colors)[query.reference_codes] + 0.55
+    pale = 0.45 * np.array(query.colors)[query.reference_codes] + 0.55 if query.published else to_rgb(GREY)
+    grey = np.broadcast_to(pale, (len(query.reference), 3))
     own = query.cell_colors()
     beyond = draw_outside(ax, every, np.concatenate([grey, own]))
     inside, found = ~beyond[: len(query.reference)], ~beyond[len(query.reference) :]
@@ -349,19 +348,20 @@ def _draw_map(ax: Any, query: Query, basis: str, size: float | None) -> None:
         ax.scatter(*query.points[named].T, s=large, c=own[named], linewidths=edge,
                    edgecolors=INK, zorder=2, label="new cells", **shared)  # fmt: skip
     if len(left):
-        around = "white" if query.style is None else INK
         ax.scatter(*query.points[left].T, s=1.8 * large, c=own[left], marker="X", linewidths=max(edge, 0.4),
-                   edgecolors=around, zorder=3, label=UNASSIGNED, **shared)  # fmt: skip
+                   edgecolors="white" if query.style is None else INK, zorder=3, label=UNASSIGNED,
+                   **shared)  # fmt: skip
     groups = np.concatenate([query.reference_codes, -2 - query.codes])  # those of new cells have no name
     ink = {code: rgb if query.style is None else INK for code, (_, rgb) in query.mapped.items()}  # of names
+    top: Any = {"split": np.arange(len(every)) >= len(query.reference), "below": 2}  # new cells
     if query.names is not None:
-        write_names(ax, {code: (name, ink[code]) for code, (name, _) in query.names.items()}, every, groups)
+        write_names(ax, {code: (name, ink[code]) for code, (name, _) in query.names.items()}, every, groups, **top)
         return
     if solid or query.n_types > MAX_NAMES:
         number_types(ax, query.reference, query.reference_codes, query.mapped, 1.6 * SMALL / width)
     else:
         marks = {code: (mark, ink[code]) for code, mark in chips(query.mapped).items()}
-        write_names(ax, marks, every, groups)
+        write_names(ax, marks, every, groups, **top)
 
 
 def _draw_bars(ax: Axes, rows: list[tuple[str, int, Any]], counts: list[tuple[str, str]], columns: list[float]) -> None:

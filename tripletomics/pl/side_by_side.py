@@ -162,7 +162,7 @@ def _draw_cells(
     if beside:
         names = {code: (mark, cells.types[code][1]) for code, mark in style.chips(cells.types).items()}
     if names is not None:
-        type_names.write_names(ax, names, points, cells.codes)
+        type_names.write_names(ax, names, points, cells.codes, split=cells.split)
 
 
 def _maps(adata: AnnData, bases: Sequence[str] | None, table: pd.DataFrame | None) -> dict[str, np.ndarray]:

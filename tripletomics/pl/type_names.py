@@ -33,6 +33,7 @@ WHITE, OUTLINE = (1, 1, 1, 0.9), 2.6  # around names and lines; points
 # page to its cells; for having a line, one that crosses another name, or runs across the page over other cells; for
 # covering another name or its line
 OTHERS, OWN, HIDDEN, FAR, TIE, CROSSING, OVER, COLLISION = 8.0, 5.0, 6.0, 12.0, 1.0, 10.0, 20.0, 1000.0
+COVERED = 0.3  # what it pays for each field with cells that are drawn on top, whose colour is that of its letters
 
 
 def break_names(types: Types, width: float) -> Types | None:
@@ -80,7 +81,16 @@ def _extent(name: str, size: float) -> tuple[float, float]:
     return 72 * max(text_width(line, size) for line in lines) + 2, LINE * size * len(lines) + 1
 
 
-def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray, amid: bool = False) -> None:
+def write_names(
+    ax: Any,
+    types: Types,
+    points: np.ndarray,
+    codes: np.ndarray,
+    amid: bool = False,
+    *,
+    split: np.ndarray | None = None,
+    below: float = 4,
+) -> None:
     """Write the names of types on a map, with lines to their cells where these are not next to them.
 
     Parameters
@@ -95,35 +105,39 @@ def write_names(ax: Any, types: Types, points: np.ndarray, codes: np.ndarray, am
         Type of each cell (n,). Codes that are not in `types` are of groups without a name, which must stay visible.
     amid
         Whether a name may cover cells of its own, as that of many types does.
+    split, below
+        1 for each cell (n,) that is drawn on top: held-out ones or, on a reference, new ones. Names avoid these, and
+        their lines and outlines are below this zorder.
     """
     width = map_width(ax)
-    named, spans = _placed(ax, types, points, codes, amid)
+    named, spans = _placed(ax, types, points, codes, amid, split)
     halo = [withStroke(linewidth=1.4, foreground=WHITE)]
     for code, (middle, start, tip) in zip(named, spans, strict=True):
         name, color = types[code]
         ink = dark(color)
         if np.linalg.norm(tip - start) * width > TIED:
             ax.add_artist(Line2D(*np.stack([start, tip], axis=1), transform=ax.transAxes, linewidth=0.6, color=ink,
-                                 marker="o", markevery=[1], markersize=1.8, markeredgewidth=0, path_effects=halo,
-                                 zorder=3.5, gid="tie"))  # fmt: skip
+                                 path_effects=halo, zorder=below - 0.4, gid="tie"))  # fmt: skip
         outline = [Stroke(linewidth=OUTLINE, foreground=WHITE, joinstyle="round")]
-        for effects, gid in ((outline, "outline"), (None, "type")):  # letters with effects are paths; these stay text
+        # letters with effects are paths; these stay text
+        for effects, gid, zorder in ((outline, "outline", below - 0.3), (None, "type", 5)):
             ax.annotate(name, middle, xycoords="axes fraction", ha="center", va="center", fontsize=text_size(width),
-                        color=ink, linespacing=1.1, path_effects=effects, zorder=4, gid=gid)  # fmt: skip
+                        color=ink, linespacing=1.1, path_effects=effects, zorder=zorder, gid=gid)  # fmt: skip
 
 
 def _placed(
-    ax: Any, types: Types, points: np.ndarray, codes: np.ndarray, amid: bool
+    ax: Any, types: Types, points: np.ndarray, codes: np.ndarray, amid: bool, split: np.ndarray | None = None
 ) -> tuple[list[int], list[tuple[np.ndarray, ...]]]:
     """Return which types have cells on a map, and where their names stand, as `place_boxes` does."""
     width = map_width(ax)
     there = np.isfinite(points).all(axis=1)
     spots, codes = on_page(ax, points[there]).clip(0, 1), codes[there]
+    above = spots[:0] if split is None else spots[split[there] == 1]
     named = [code for code in types if code in codes]
     groups = [spots[codes == code] for code in [*named, *sorted(set(codes.tolist()) - set(named))]]
     boxes = np.array([_extent(types[code][0], text_size(width)) for code in named]) / width
     boxes = boxes.clip(0, 0.8)  # a layout may have made the map smaller since the names were chosen
-    return named, place_boxes(groups, boxes, min(round(width / FIELD), MAX_FIELDS), amid)
+    return named, place_boxes(groups, boxes, min(round(width / FIELD), MAX_FIELDS), amid, above)
 
 
 def dark(color: Any) -> tuple[float, float, float]:
@@ -218,7 +232,7 @@ def _path(start: np.ndarray, tip: np.ndarray, steps: int) -> np.ndarray:
 
 
 def place_boxes(
-    groups: list[np.ndarray], boxes: np.ndarray, fields: int, amid: bool = False
+    groups: list[np.ndarray], boxes: np.ndarray, fields: int, amid: bool = False, above: np.ndarray | None = None
 ) -> list[tuple[np.ndarray, ...]]:
     """Return for each box a position near its cells where it covers few cells and no other box.
 
@@ -234,15 +248,19 @@ def place_boxes(
         How many squares the page is divided into, across and up.
     amid
         Whether a box may cover cells of its own.
+    above
+        Where cells are that are drawn on top, (cells, 2).
 
     Returns
     -------
     Middle of each box, the end of its line at the box and that at its cells.
     """
-    counts = np.array([np.histogramdd(spots, fields, range=[(0, 1), (0, 1)])[0] for spots in groups])
+    every = [*groups, groups[0][:0] if above is None else above]
+    counts = np.array([np.histogramdd(spots, fields, range=[(0, 1), (0, 1)])[0] for spots in every])
     there = ndimage.binary_dilation(counts > 0, np.ones((1, 3, 3)))  # a cell is about as wide as a field
+    there, covered = there[:-1], there[-1]
     shares = there / np.maximum(there.sum(axis=(1, 2), keepdims=True), 1)
-    hidden = [shares.sum(axis=0) - amid * share for share in shares]
+    hidden = [shares.sum(axis=0) - amid * share + COVERED / HIDDEN * covered for share in shares]
     halves = np.ceil((boxes * fields - 1) / 2).astype(int)
     costs = [
         NameCost.of(counts[k], np.delete(there, k, axis=0).any(axis=0), hidden[k], half, (1 - amid) * OWN)
