@@ -33,7 +33,7 @@ WHITE, OUTLINE = (1, 1, 1, 0.9), 2.6  # around names and lines; points
 # page to its cells; for having a line, one that crosses another name, or runs across the page over other cells; for
 # covering another name or its line
 OTHERS, OWN, HIDDEN, FAR, TIE, CROSSING, OVER, COLLISION = 8.0, 5.0, 6.0, 12.0, 1.0, 10.0, 20.0, 1000.0
-COVERED = 0.3  # what it pays for each field with cells that are drawn on top, whose colour is that of its letters
+COVERED = 0.04  # what it pays for each field with cells that are drawn on top, whose colour is that of its letters
 
 
 def break_names(types: Types, width: float) -> Types | None:
@@ -132,7 +132,7 @@ def _placed(
     width = map_width(ax)
     there = np.isfinite(points).all(axis=1)
     spots, codes = on_page(ax, points[there]).clip(0, 1), codes[there]
-    above = spots[:0] if split is None else spots[split[there] == 1]
+    above = spots[:0] if amid or split is None else spots[split[there] == 1]
     named = [code for code in types if code in codes]
     groups = [spots[codes == code] for code in [*named, *sorted(set(codes.tolist()) - set(named))]]
     boxes = np.array([_extent(types[code][0], text_size(width)) for code in named]) / width
