@@ -330,7 +330,7 @@ def test_how_often_a_cell_finds_itself_across_modalities(request, which):
         ways = [np.mean([(row < row[i]).sum() < k for i, row in enumerate(way)]) for way in (d, d.T)]
         assert matches[f"recall_{k}"] == pytest.approx(np.mean(ways))
         assert matches[f"null_{k}"] == pytest.approx(min(k / len(out), 1))
-    assert f"{matches['recall_10']:>7.3f}   by chance {10 / len(out):.3f}" in fit.model.summary()
+    assert f"Same cell: {matches['recall_10']:.3f} (by chance {10 / len(out):.3f})." in fit.model.summary()
     assert f"one of {len(out)} held-out cells by rna is found among the 10 nearest by protein" in fit.model.summary()
     assert fit.rna.uns["X_tt"]["matches"] == matches
 

@@ -436,7 +436,7 @@ def test_the_same_cell_is_found_by_the_other_modality(both, unlabelled, partly):
     for fit, least in ((both, 0.2), (unlabelled, 0.4), (partly, 0.1)):
         assert fit.model.matches["recall_1"] > fit.model.matches["null_1"] + least
         assert fit.model.matches["recall_10"] > fit.model.matches["null_10"] + 0.3
-        assert "same cell" in fit.model.summary()
+        assert "Same cell: " in fit.model.summary()
     shared = partly.rna.obs_names[held_out(partly.rna)].isin(partly.protein.obs_names)
     assert partly.model.matches["cells"] == shared.sum()
 

@@ -460,6 +460,7 @@ def test_nothing_overlaps_or_is_cut(fresh, width):
         assert max(one["right"] for one in fresh.execute_script(boxes, ".fit, .pairs, .histories")) <= width
     finally:
         fresh.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        fresh.refresh()  # the maps get their sizes back
 
 
 def test_legend_click_hides_a_type_in_all_maps(fresh, awkward):
