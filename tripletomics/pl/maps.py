@@ -108,9 +108,9 @@ def embedding(
         ``"auto"``: up to 8 types are named next to the map, and more on it, next to their cells or joined to them by a
         line. ``"right margin"``: next to the map; ``"on data"``: on it; ``"none"`` or None: no legend. Where names do
         not fit, with more than 40 types, and in 3-D, marks on the map stand for the types, and the legend explains
-        them: the name itself if it is short, such as that of a Leiden cluster, else a number or a letter. Types on
-        several levels give way to the names of a coarser level, if more than a quarter of their names would need a
-        line, or if they do not fit; then they are listed below these.
+        them: the name itself if it is short, such as that of a Leiden cluster, else a number or a letter. With types
+        on several levels, the names of a coarser level stand on the map if more than a quarter of the fine ones would
+        need a line, or if these do not fit. The legend then lists the fine names below the coarse ones.
     size
         Area of a training cell in square points; by default it follows the number of cells and the size of the map.
     frameon

@@ -160,8 +160,8 @@ def mapping(
     model
         The model that predicted their types.
     color
-        A column of ``obs`` or a gene to colour the new cells by; by default their predicted types. The bars then are
-        grey.
+        A column of ``obs`` or a gene to colour the new cells by; by default their predicted types. With `color`, the
+        bars are grey.
     basis
         Key of the map in ``obsm``, the ``key_added`` of the prediction.
     palette

@@ -49,7 +49,7 @@ def compare(
     cache: str | None = "auto",
     progress: bool = True,
 ) -> Comparison:
-    """Compare tripletomics with other maps on cells that none of them saw, and each map with its null.
+    """Compare tripletomics with other maps on cells that none of them saw, and next to permuted scores.
 
     Genes, scaling and principal components are chosen on the training cells, every method is fitted only on these,
     and the held-out cells are embedded. `adata` is not changed. With types on several levels, tripletomics is given
