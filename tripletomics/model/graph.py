@@ -48,7 +48,7 @@ def write(path: Path, model: State) -> None:
             "graph of the model as it was before `enroll`."
         )
     if model.settings.get("missing") == "impute":
-        warn("This model was fitted with missing values, and a graph takes none: a cell with NaN gets NaN everywhere.")
+        warn("This model was fitted with missing values, and a graph takes none: a cell with NaN gets only NaN.")
     graph = Graph(model).eval()
     cells = torch.zeros(TRACED, graph.genes)
     with quiet("torch.onnx"):

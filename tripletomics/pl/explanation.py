@@ -58,17 +58,17 @@ class Panel:
 
     @property
     def back(self) -> np.ndarray:
-        """Which genes pull back, (rows,) bool."""
+        """Return which genes pull back, (rows,) bool."""
         return self.kind == 2
 
     @property
     def y(self) -> np.ndarray:
-        """Where the bars stand, from 0, with a space between kinds."""
+        """Return where the bars stand, from 0, with a space between kinds."""
         return np.arange(len(self.rows)) + SPACE * np.cumsum(np.diff(self.kind, prepend=self.kind[:1]) > 0)
 
     @property
     def height(self) -> float:
-        """The height of the bars in inches."""
+        """Return the height of the bars in inches."""
         return BAR * (self.y.max(initial=0) + 1.3)
 
     def title(self, width: float) -> list[tuple[str, bool]]:

@@ -202,7 +202,7 @@ class _Map:
 def _check_colours(
     cells: Sequence[style.CellStyle], names: Sequence[str | None], palette: Any, cmap: Any, ends: tuple[Any, Any]
 ) -> None:
-    """Raise if there is nothing to draw, or a setting of colours suits none of what is drawn."""
+    """Raise if there is nothing to draw, or a palette or colormap suits nothing that is drawn."""
     if not names:
         raise ValueError("color=[] names nothing to draw: name columns of adata.obs or genes, or leave it out.")
     given = f"color={names[0] if len(names) == 1 else list(names)!r}" if names != [None] else "without color"
@@ -215,7 +215,7 @@ def _check_colours(
 
 
 def _check_sizes(size: Any, ncols: Any) -> None:
-    """Raise if the area of a cell or the number of maps in a row is no such number."""
+    """Raise unless the area of a cell and the number of maps in a row can be used."""
     number = isinstance(size, (int, float, np.number)) and not isinstance(size, bool)
     if size is not None and not (number and 0 < size < math.inf):
         raise ValueError(f"size={reprlib.repr(size)} is not an area in square points: pass one number above 0.")
@@ -294,7 +294,7 @@ def _lay_out(one: _Map, loc: str, given: bool, shared: bool) -> _Map:
         if fixed and not _keep_within(ax, slot, entries, below):
             warn(
                 f"The legend of {len(cells.types)} types has no room next to this map, and is left out: make the "
-                "figure larger, or with layout='constrained'."
+                "figure larger, or create it with layout='constrained'."
             )
             numbered = False
             ax.set_position(slot)

@@ -82,7 +82,7 @@ class Query:
 
     @property
     def numbered(self) -> bool:
-        """Whether types have numbers on the map."""
+        """Return whether types have numbers on the map."""
         return self.names is None
 
     def name(self, code: int) -> str:
@@ -93,7 +93,7 @@ class Query:
 
     @property
     def mapped(self) -> Types:
-        """The name and colour of each type that may be on the map."""
+        """Return the name and colour of each type that may be on the map."""
         return dict(enumerate(zip(self.types[: self.n_types], self.colors, strict=False)))
 
     def rows(self) -> list[tuple[str, int, Any]]:

@@ -53,7 +53,7 @@ class Row:
 
     @property
     def is_map(self) -> bool:
-        """Whether its marker is filled."""
+        """Return whether its marker is filled."""
         return not self.space.endswith("metric")
 
 
@@ -74,37 +74,37 @@ class PanelLayout:
 
     @property
     def rows_height(self) -> float:
-        """The height of the rows of a panel."""
+        """Return the height of the rows of a panel."""
         return self.bands[-1][1]
 
     @property
     def step(self) -> float:
-        """The width of a panel with its values and the gap after it."""
+        """Return the width of a panel with its values and the gap after it."""
         return (self.width - MARGIN - self.names + PANEL_GAP) / self.columns
 
     @property
     def head(self) -> float:
-        """The height of the titles above a panel."""
+        """Return the height of the titles above a panel."""
         return LINE * (max(map(len, self.titles)) + 1.35)
 
     @property
     def spaces_differ(self) -> bool:
-        """Whether filled and open markers need an explanation; in a table of one method the labels give it."""
+        """Return whether filled and open markers need an explanation; in a table of one method the labels give it."""
         return {"map", "metric"} <= {row.space for row in self.rows}
 
     @property
     def ticks(self) -> float:
-        """The height of the scales below panels."""
+        """Return the height of the scales below panels."""
         return TICKS + DIRECTION * any(map(score_table.lower_is_better, self.metrics))
 
     @property
     def height(self) -> float:
-        """The height of everything."""
+        """Return the height of everything."""
         return self.panels_height + LINE * (len(self.notes) + 1.4) + 0.08
 
     @property
     def panels_height(self) -> float:
-        """The height without legend and notes."""
+        """Return the height without legend and notes."""
         return math.ceil(len(self.metrics) / self.columns) * (self.head + self.rows_height + self.ticks)
 
 

@@ -32,7 +32,7 @@ def check_output(save: str | Path | bool | None, ax: Any = None) -> None:
         ending, known = check_writable(save).suffix[1:].lower(), sorted(FigureCanvasBase.get_supported_filetypes())
         if ending and ending not in known:
             raise ValueError(
-                f"save={str(save)!r} ends in .{ending}, which is no format of figures."
+                f"save={str(save)!r} ends in .{ending}, which is not a format of figures."
                 f"{did_you_mean(ending, known)} Formats: {', '.join(known)}."
             )
     figure = None if ax is None else ax.get_figure(root=True)
