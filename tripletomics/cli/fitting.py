@@ -45,7 +45,7 @@ def fit(  # noqa: D103
     transpose: Transpose = False,
     protein: Annotated[
         Path | None,
-        Parameter(help="A second modality of the same cells, such as proteins, in any format that INPUT may have."),
+        Parameter(help="A second modality of the same cells, such as proteins, in a format of INPUT."),
     ] = None,
     model: Annotated[Path | None, Parameter(help="File to write the model to, .tt.")] = None,
     index: Annotated[
