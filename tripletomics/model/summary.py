@@ -206,7 +206,7 @@ def _ordered(model: State) -> list[str]:
             lines.append(f"{name}: {NONE_WITHIN}.")
         if "null_correlation" not in scores:
             lines.append(
-                f"No null is possible for {name}: each batch has one value, and there are fewer than "
+                f"{name} cannot be permuted: each batch has one value, and there are fewer than "
                 f"{LEAST_BATCHES} batches. So {name} and batch cannot be told apart."
             )
             continue
@@ -228,7 +228,7 @@ def _no_freedom(model: State, name: str) -> str:
 
 def _further_types(name: str, scores: Mapping[str, float]) -> list[str]:
     """Return a line on how a further column of types is predicted on held-out cells."""
-    null = "no null is possible, because each batch has one of them, and there are few batches"
+    null = "no permuted score, because each batch has one name, and there are few batches"
     if "null_macro_f1" in scores:
         null = f"permuted: macro-F1 {scores['null_macro_f1']:.3f}, {percent(scores['null_accuracy'])} right"
     return [
