@@ -365,6 +365,8 @@ def test_help_has_the_words_of_the_terminal():
     assert options_in(doc, ["label", "structure", "hold_out"]) == (
         "Without `--label`, as with ``--structure 1``, `INPUT` and ``obs['x']`` stay, and `--hold-out` too."
     )
+    doc = "Column of `obs` in `a`"  # the column is not that of the option --obs, and `a` is no option
+    assert options_in(doc, ["obs", "a", "label"]) == "Column of `obs` in `A`"
 
 
 @pytest.mark.parametrize(
