@@ -1,8 +1,8 @@
 # %% [markdown]
 # # My .h5ad file from scanpy: what now?
 #
-# You have cells with known types, prepared with scanpy. This page makes a map of them, says how far it holds for cells
-# that it never saw, goes on with scanpy, and names the types of new cells.
+# You have cells with known types, prepared with scanpy. This notebook makes a map of them and says how well it
+# works for cells that it never saw. It then goes on with scanpy, and names the types of new cells.
 
 # %%
 from pathlib import Path
@@ -17,7 +17,7 @@ data = Path(__file__).parents[1] / "data" if "__file__" in globals() else Path("
 adata = ad.read_h5ad(data / "pbmc.h5ad")
 
 # %% [markdown]
-# The last 100 cells stand for a sample that comes later. Nothing below sees their types.
+# The last 100 cells stand for a sample that comes later. Nothing below uses their types.
 
 # %%
 later = adata[600:].copy()
@@ -75,8 +75,8 @@ sc.pl.embedding(adata, basis="X_tt", color="leiden")
 # %% [markdown]
 # ## Name the types of new cells
 #
-# A new cell gets its coordinates on the same map, its most probable type with a confidence, and all types that are
-# credible. Cells that are like no known type are "unassigned".
+# A new cell gets coordinates on the same map, its most probable type with a confidence, and a set of all types that
+# are credible. Cells that are like no known type are "unassigned".
 
 # %%
 tt.predict(later, model)

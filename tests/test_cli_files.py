@@ -176,8 +176,8 @@ def test_labels_come_from_a_table_by_name(run, folder, cells, monkeypatch):
     status, _, error = run("fit", "--label", "cluster", "raw", *given)
     assert status == 0
     assert error == (
-        "warning: 5 of 60 cells have no row in 'some.tsv' and are unlabelled. 2 of its 57 rows are of no cell and are "
-        "left out.\n"
+        "warning: 5 of 60 cells have no row in 'some.tsv' and are unlabelled. 2 of its 57 rows belong to no cell and "
+        "are left out.\n"
     )
     found = ad.read_h5ad("map.h5ad").obs
     assert found["kind"].isna().tolist() == [True] * 5 + [False] * 55
@@ -317,9 +317,9 @@ def test_large_tables_are_read_in_blocks(tmp_path, monkeypatch, cells):
     ("name", "content", "message"),
     [
         ("a.csv", "", "cannot be read as a table: it is empty"),
-        ("a.csv", "cell,g1\n", "it has one row alone, which is to hold the names of the columns"),
+        ("a.csv", "cell,g1\n", "it has one row only, and this must hold the names of the columns: add the rows"),
         ("a.csv", "cells\n", "its first row has one name: separate columns by commas or tabs"),
-        ("a.csv", "c1,1,0,0\nc2,0,1,2\n", "its first row holds numbers, and it is to hold the names of the columns"),
+        ("a.csv", "c1,1,0,0\nc2,0,1,2\n", "its first row holds numbers, and it must hold the names of the columns"),
         ("a.csv", "c1,0.5,1\nc2,0,1\n", "its first row holds numbers"),
         ("a.csv", "cell,g1,g2\nc1,1,2\nc2,high,3\n", r"'high' in row 3 \(c2\), column 'g1', is not a number"),
         ("a.csv", "cell,g1,g2\nc1,1,2\nc2,1\n", r"row 3 \(c2\) has 1 values, and the first row has 2 names for them"),
@@ -329,7 +329,7 @@ def test_large_tables_are_read_in_blocks(tmp_path, monkeypatch, cells):
         ("a.csv", "cell,g1,g2\nc1,1,2,\nc2,1,2,\n", "its first row has 3 fields and the next one 4, of which the last"),
         ("a.csv", "cell,g1,\nc1,1,2\n", "its first row has no name for column 3: write one"),
         ("a.csv", "cell,g1\nc1,1e39\n", r"'1e39' in row 2 \(c1\), column 'g1', is infinite or larger than 3.4e"),
-        ("a.csv", "# of today\ncell,g1\nc1,1\n", "its first row is a comment, and it is to name the columns"),
+        ("a.csv", "# of today\ncell,g1\nc1,1\n", "its first row is a comment, and it must name the columns"),
         ("a.csv", "cell,g1\nc1,1\n".encode("utf-16"), "it is not text in UTF-8: save it as 'CSV UTF-8'"),
         ("a.csv.gz", "cell,g1\nc1,1\n", "cannot be read as a table: Not a gzipped file"),
         (

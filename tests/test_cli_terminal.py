@@ -365,6 +365,8 @@ def test_help_has_the_words_of_the_terminal():
     assert options_in(doc, ["label", "structure", "hold_out"]) == (
         "Without `--label`, as with ``--structure 1``, `INPUT` and ``obs['x']`` stay, and `--hold-out` too."
     )
+    doc = "Column of `obs` in `a`"  # the column is not that of the option --obs, and `a` is no option
+    assert options_in(doc, ["obs", "a", "label"]) == "Column of `obs` in `A`"
 
 
 @pytest.mark.parametrize(
@@ -389,7 +391,7 @@ def test_suggestions_make_sense(run, folder, tmp_path, words, status, error):
 def test_methods_are_words_of_their_own(run, folder, tmp_path):
     given = ["compare", folder / "cells.h5ad", "--label", "kind", "--out", tmp_path / "r.html"]
     assert run(*given, "--methods", "tt,umap") == (
-        1, "", "error: --methods: 'tt,umap' is one text, and methods are words of their own: --methods tt umap.\n",
+        1, "", "error: --methods: 'tt,umap' holds several methods in one text: pass --methods tt umap.\n",
     )  # fmt: skip
     status, _, error = run("transform", folder / "cells.h5ad", "--model", folder / "m.tt")
     assert (status, error.startswith("error: --out is missing")) == (2, True)

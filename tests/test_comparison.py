@@ -394,7 +394,7 @@ def test_a_file_is_no_folder(ask, tmp_path):
 
 def test_the_figure_is_that_of_the_maps(ask):
     result = ask(["tt:steps=10", "pca2", "pca50"], seeds=1)
-    with pytest.raises(ValueError, match=r"ends in \.pgn, which is no format of figures"):
+    with pytest.raises(ValueError, match=r"ends in \.pgn, which is not a format of figures"):
         result.plot(save="figure.pgn")
     figure = result.plot(width=3.5, return_fig=True)
     assert figure.get_figwidth() == 3.5

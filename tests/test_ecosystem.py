@@ -72,11 +72,14 @@ def test_frames_and_labels_that_cannot_be_read(frame, change, label, kind, messa
 
 def test_names_that_a_frame_has_twice(frame):
     genes, kind = frame.drop(columns=["kind", "donor"]), frame["kind"]
-    with pytest.raises(ValueError, match=r"label is a Series whose index has names twice .*: make them unique"):
+    with pytest.raises(ValueError, match=r"label is a Series whose index has some names twice .*: make them unique"):
         tt.fit(genes, pd.concat([kind, kind]), **BRIEF)
-    with pytest.raises(ValueError, match="The columns of the DataFrame need names of their own, and have kind: rename"):
+    with pytest.raises(
+        ValueError,
+        match="need unique names on one level, and have these twice: kind",
+    ):
         tt.fit(pd.concat([frame, kind], axis=1), "kind", **BRIEF)
-    with pytest.raises(ValueError, match="names of several parts: rename"):
+    with pytest.raises(ValueError, match="and have several levels"):
         tt.fit(pd.concat({"a": genes}, axis=1), kind, **BRIEF)
 
 

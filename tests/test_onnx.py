@@ -107,7 +107,7 @@ def test_what_has_no_graph_is_refused_in_words(own, quick, tmp_path, monkeypatch
     with pytest.raises(ValueError, match=r"two modalities \(rna, protein\), and a graph takes one matrix: fit a model"):
         quick.model.to_onnx(path)
     own.enroll(make_cells(6, 5, "h").X, ["h"] * 6)
-    with pytest.raises(ValueError, match=r"enrolled types \(h\), which a graph does not name: write the graph of"):
+    with pytest.raises(ValueError, match=r"enrolled types \(h\), which a graph cannot hold: write the graph of"):
         own.to_onnx(path)
     with pytest.raises(ValueError, match=r"does not end in \.onnx"):
         own.to_onnx(tmp_path / "model.tt")

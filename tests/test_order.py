@@ -152,7 +152,7 @@ def test_what_the_summary_says_without_a_null_or_a_signal(fits):
     model = copy.copy(fits["day"][1])
     scores = model.ordered["day"]
     model.ordered = {"day": {name: value for name, value in scores.items() if not name.startswith("null")}}
-    assert "No null is possible for day: each batch has one value" in model.summary()
+    assert "day cannot be permuted: each batch has one value" in model.summary()
     assert "day and batch cannot be told apart" in model.summary()
     model.ordered = {"day": scores | {"null_correlation": scores["correlation"]}}
     assert "No signal in day: it is predicted no better than with a permuted order." in model.summary()

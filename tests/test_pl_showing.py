@@ -78,7 +78,7 @@ def test_a_figure_is_shown_saved_or_returned_and_refused_before_it_is_drawn(name
     monkeypatch.setattr("os.access", lambda path, mode: not str(path).endswith("there.png"))
     with pytest.raises(PermissionError, match=r"there.png' is read-only: choose another place"):
         draw(save=tmp_path / "there.png")
-    with pytest.raises(ValueError, match=r"ends in \.pgn, which is no format of figures. Did you mean 'png'\?"):
+    with pytest.raises(ValueError, match=r"ends in \.pgn, which is not a format of figures. Did you mean 'png'\?"):
         draw(save="figure.pgn")
     assert not plt.get_fignums()
     if takes_ax:

@@ -154,7 +154,7 @@ def test_hold_out_0_trains_on_all_and_says_so(pbmc):
     model = tt.fit(pbmc, label="cell_type", hold_out=0, **BRIEF)
     assert (pbmc.obs["tt_split"] == "train").all()
     assert set(model.scores) == {"train"}
-    assert "nothing here says how the map does on new cells" in model.summary()
+    assert "nothing here says how good the map is on new cells" in model.summary()
 
 
 def test_counts_are_normalised_inside(counts):

@@ -1,4 +1,4 @@
-"""Names of arguments: what to type in place of one that a verb does not have, for users of other packages."""
+"""Names of arguments in other packages, and what to type in their place."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CURES = {
 
 
 def checking_names(verb: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a public verb so that an argument that it does not have is a TypeError that says what to type."""
+    """Decorate a public verb: an unknown argument is then a TypeError that says what to type."""
     known = list(inspect.signature(verb).parameters)
 
     @functools.wraps(verb)
@@ -65,7 +65,7 @@ def checking_names(verb: Callable[P, R]) -> Callable[P, R]:
 
 
 def meant(name: str, known: Sequence[str]) -> str | None:
-    """Return the name that an unknown one of another package stands for."""
+    """Return our name for an argument that other packages have under this name, or None."""
     return next((ours for ours, theirs in SYNONYMS.items() if ours in known and name.lower() in theirs.split()), None)
 
 

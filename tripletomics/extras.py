@@ -1,4 +1,4 @@
-"""Packages that the core does without: which extra installs each, and the one message where they are missing."""
+"""Packages that only some functions need: which extra installs each, and the message if one is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def missing(*modules: str) -> list[str]:
 
 
 def require(what: str, *modules: str) -> None:
-    """Raise if a module of an extra is not installed; `what` needs them."""
+    """Raise if one of the modules, which `what` needs, is not installed."""
     if lost := missing(*modules):
         raise ImportError(f"{what} needs {' and '.join(lost)}: {command(lost[0])}.", name=lost[0])
 

@@ -1,7 +1,7 @@
 """Gaps: values that were not measured, which are NaN in a matrix. They are unknown, not 0.
 
-A panel of antibodies has a value for every cell, and mass spectrometry has not. What is fitted to cells with gaps takes
-measured values alone, and what needs whole rows takes values that the others of the cell predict.
+A panel of antibodies has a value for every cell, and mass spectrometry does not. Genes, scales and shares are computed
+from measured values alone. Where whole rows are needed, the other values of the cell predict what is missing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def has_gaps(x: Matrix) -> bool:
 
 
 def are_gaps(x: Matrix) -> Matrix:
-    """Return where the gaps are, float32 (cells, columns): 1 for a gap; sparse of a sparse matrix."""
+    """Return where the gaps are, float32 (cells, columns): 1 for a gap. It is sparse if the matrix is."""
     if not sp.issparse(x):
         return np.isnan(x).astype(np.float32)
     found = sp.csr_matrix((np.isnan(x.data).astype(np.float32), x.indices, x.indptr), shape=x.shape, copy=True)
@@ -30,9 +30,9 @@ def are_gaps(x: Matrix) -> Matrix:
 
 
 def fill(x: Matrix, values: np.ndarray | float) -> Matrix:
-    """Return a matrix, dense or CSR, with values in its gaps, one for each column or for each cell and column.
+    """Return a matrix, dense or CSR, with its gaps filled by one value, or one for each column or each place.
 
-    Without gaps it is the same matrix.
+    A matrix without gaps is returned as it is.
     """
     if not has_gaps(x):
         return x
@@ -63,7 +63,7 @@ def stored(x: Matrix) -> np.ndarray:
 
 
 def shares(x: Matrix) -> np.ndarray:
-    """Return the share of a usual cell's counts that each column holds, from measured values, float64 (columns,)."""
+    """Return the share of an average cell's counts that each column holds, by measured values, float64 (columns,)."""
     total = np.asarray(fill(x, 0).sum(axis=0, dtype=np.float64)).ravel()
     if has_gaps(x):
         total /= np.maximum(x.shape[0] - np.asarray(are_gaps(x).sum(axis=0, dtype=np.float64)).ravel(), 1)
@@ -78,7 +78,7 @@ def share_of_counts(x: Matrix, shares: np.ndarray) -> np.ndarray:
 
 
 def completion(present: np.ndarray, variance: np.ndarray, noise: float) -> np.ndarray:
-    """Return what takes the part of the components that the present columns have to the expected whole, float32.
+    """Return the matrix that turns components of the present columns into the expected ones of all columns, float32.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def completion(present: np.ndarray, variance: np.ndarray, noise: float) -> np.nd
 def complete(
     x: Matrix, missing: np.ndarray, mean: np.ndarray, components: np.ndarray, variance: np.ndarray, noise: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the components of cells with gaps, and their rows with expected values in these, float64.
+    """Return the components of cells with gaps, and the rows of these cells with expected values in the gaps, float64.
 
     Parameters
     ----------

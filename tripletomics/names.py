@@ -46,7 +46,7 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def as_html(title: str, table: pd.DataFrame, lines: Iterable[str], folded: Mapping[str, Mapping[str, str]]) -> str:
-    """Return a table and sentences for a notebook, whose colours they take.
+    """Return a table and sentences as HTML, in the colours of the notebook.
 
     Parameters
     ----------

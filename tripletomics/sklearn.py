@@ -1,4 +1,4 @@
-"""The estimator for scikit-learn: a matrix in, the map and the types out, as a step of a pipeline."""
+"""The estimator for scikit-learn, for use in a pipeline: a matrix goes in; the map and the types come out."""
 
 from __future__ import annotations
 
@@ -35,42 +35,42 @@ LABEL, LARGEST_SEED = "y", 2**31 - 1
 
 
 class TripletMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):
-    """Map the rows of a matrix by their labels, or without any, and name the types of new rows.
+    """Map cells (the rows of a matrix), with or without labels, and predict the types of new cells.
 
-    It is `tripletomics.fit` for a matrix in place of an AnnData, and takes its keywords. By default all cells are
-    fitted (`hold_out` is 0), so no fit on permuted labels is needed, and no cell is unassigned (`reject` is 0).
+    It is `tripletomics.fit` for a matrix in place of an AnnData, and takes its keywords. By default no cell is held out
+    (`hold_out` is 0), so there is no fit on permuted labels. By default no cell is unassigned (`reject` is 0).
 
     Parameters
     ----------
     loss, structure, spread, dim, metric_dim, counts, unlabelled
         As for `tripletomics.fit`. Counts are normalised and log-transformed inside the model.
     hold_out
-        Share of the cells to leave out and score, in [0, 1): see ``model_.scores``. They are compared with a fit on
-        permuted labels.
+        Share of the cells to hold out and score, in [0, 1). Their scores are in ``model_.scores``, next to those of a
+        fit on permuted labels.
     encoder, augment, self_training, steps, batch_size, lr
         As for `tripletomics.fit`.
     reject
-        Share of the cells of known types that `predict` names "unassigned", because they are the least like their
-        types. It needs labels that are text.
+        Share of the cells of known types that `predict` may call "unassigned", because they lie too far from all types.
+        It needs labels that are text.
     random_state
-        Seed of everything random, or a `numpy.random.RandomState` to draw it from; None draws another one each time.
+        Seed of everything random, or a `numpy.random.RandomState` to draw it from. None draws a new one for each fit.
     device, precision
         As for `tripletomics.fit`.
 
     Attributes
     ----------
     classes_
-        The types, sorted; none if there were no labels.
+        The types, sorted; empty if there were no labels.
     model_
-        The `tripletomics.Model`, with its summary, its metric space (``model_.embed``), and `to_onnx`.
+        The `tripletomics.Model`: ``summary()``, the metric space (``embed``), ``save`` and ``to_onnx``.
     n_features_in_, feature_names_in_
         Columns of the matrix, and their names if it was a DataFrame.
 
     Notes
     -----
     In `y`, None, NaN among text, and the names in `unlabelled` mean unlabelled. A matrix may be sparse (CSR or CSC).
-    A fit needs four cells or more. To predict, it needs two classes, and two cells or more of at least one of them. A
-    cell of the fit gets the coordinates that it had there.
+    A fit needs four cells or more. With labels, it needs two classes or more, and two cells or more of at least one of
+    them. A cell of the fit keeps the coordinates that it got there.
 
     Examples
     --------
@@ -133,7 +133,7 @@ class TripletMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMi
         Raises
         ------
         ValueError, TypeError
-            As `tripletomics.fit`, and as scikit-learn's own checks of `X` and `y`.
+            Where `tripletomics.fit` or scikit-learn's own checks of `X` and `y` raise them.
         """
         x = self._cells(X, reset=True)
         texts, classes = (None, np.zeros(0)) if y is None else self._labels(x, y)
@@ -161,16 +161,16 @@ class TripletMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMi
         return self.model_.map(x)[back]
 
     def predict(self, X: ArrayLike | Matrix) -> np.ndarray:
-        """Return the most probable type of each cell, of `classes_`; "unassigned" where `reject` says so."""
+        """Return the most probable of `classes_` for each cell, or "unassigned" if `reject` is above 0."""
         found = self._predict(X)
         labels = self.classes_[np.argsort(self._columns())[found.codes]]
         return np.where(found.unassigned, UNASSIGNED, labels.astype(object)) if self.reject else labels
 
     def predict_proba(self, X: ArrayLike | Matrix) -> np.ndarray:
-        """Return the probability of each of `classes_`, if a cell is of one of them: float32 (cells, classes).
+        """Return the probability of each of `classes_`, given that a cell is of one of them: float32 (cells, classes).
 
-        They add up to 1. A cell so far from all types that each has a probability of 0 gets 1 for the nearest type.
-        `score_samples` says whether a cell is of any of the types.
+        They add up to 1. If a cell is so far from all types that all are 0, the most probable type gets 1.
+        `score_samples` says how usual a cell is among the types.
         """
         found = self._predict(X)
         p = found.probabilities.astype(np.float64)
@@ -187,7 +187,7 @@ class TripletMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMi
         return (-self._predict(X).deviation).astype(np.float32)
 
     def __sklearn_tags__(self) -> Any:
-        """Return what scikit-learn asks: it takes sparse matrices, works without labels, and returns float32."""
+        """Return tags for scikit-learn: sparse matrices are allowed, labels are not required, results are float32."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.target_tags.required = False
@@ -200,7 +200,7 @@ class TripletMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMi
         return validate_data(self, X, accept_sparse=["csr", "csc"], reset=reset, ensure_min_samples=least)
 
     def _labels(self, x: Matrix, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels as text (cells,), None for unlabelled cells, and the different ones as they were given."""
+        """Return the labels as text (cells,), None for unlabelled cells; and the classes as they were given."""
         y = np.asarray(column_or_1d(y, warn=True))
         check_consistent_length(x, y)
         texts = known(pd.Series(y), self.unlabelled).to_numpy()
@@ -219,9 +219,9 @@ class TripletMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMi
         return [self.model_.classes.index(text) for text in names(pd.Series(self.classes_))]
 
     def _known(self, X: ArrayLike | Matrix) -> tuple[Matrix, np.ndarray]:
-        """Return new cells in an order of their own, in which float32 sums give each the same result, and the way back.
+        """Return new cells in an order that depends only on their values, and the indices that undo it.
 
-        scikit-learn asks for results that are exactly the same in any order of the rows.
+        scikit-learn asks for exactly the same results in any order of the rows, and sums in float32 depend on it.
         """
         check_is_fitted(self)
         x = by_rows(self._cells(X))

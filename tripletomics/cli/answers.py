@@ -46,25 +46,25 @@ def _options(
     quiet: Annotated[bool, Parameter(negative=(), help="Print nothing but errors, and what `--json` prints.")] = False,
     log_level: Annotated[
         Level | None,
-        Parameter(help="What to tell on the way, as scanpy does: `info` names each stage. [default: warning]"),
+        Parameter(help="How much to report on the way, as in scanpy: `info` names each stage. [default: warning]"),
     ] = None,
     threads: Annotated[
         int | None,
         Parameter(
             converter=lambda _, tokens: whole(tokens[0].value),
             validator=Number(gte=1),
-            help="Threads to compute with. [default: one for each core]",
+            help="How many threads compute. [default: one for each core]",
         ),
     ] = None,
 ) -> None:
-    """Take no part in the work: these options are of all commands."""
+    """Hold the options that all commands have."""
 
 
 COMMON = inspect.signature(_options, eval_str=True).parameters
 
 
 def answering(command: Callable[..., Answer | None]) -> Callable[..., None]:
-    """Give a command the options of all commands, and print its answer as they say."""
+    """Give a command the options that all commands have, and print its answer as they say."""
 
     @functools.wraps(command)
     def run(*given: Any, json: bool = False, quiet: bool = False, log_level: Level | None = None,
@@ -88,9 +88,9 @@ def answering(command: Callable[..., Answer | None]) -> Callable[..., None]:
 
 
 def _bound(threads: int) -> None:
-    """Bound the threads of the libraries that are imported later, and of those that are there, such as numpy's.
+    """Limit the threads of libraries, those imported later and those already loaded, such as numpy.
 
-    There are never more than cores: libraries that are there have no room for them, and crash.
+    There are never more threads than cores: with more, libraries that are already loaded crash.
     """
     from threadpoolctl import threadpool_limits
 
@@ -101,7 +101,7 @@ def _bound(threads: int) -> None:
 
 @contextmanager
 def _telling(level: Level | None) -> Iterator[None]:
-    """Tell no more than a level of scanpy's logger."""
+    """Report no more than a level of scanpy's logger does."""
     with warnings.catch_warnings():
         if level is None or level == "error":
             if level is not None:
@@ -134,7 +134,7 @@ def written(*paths: Path | None) -> list[str]:
 
 
 def typed(settings: Mapping[str, str]) -> dict[str, Any]:
-    """Return settings as they are, of those that are kept as text; the names of columns stay text."""
+    """Return settings, which are kept as text, with their own types; the names of columns stay text."""
     words: dict[str, Any] = {"None": None, "True": True, "False": False}
     found: dict[str, Any] = {}
     for name, text in settings.items():

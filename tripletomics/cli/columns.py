@@ -20,7 +20,7 @@ Chosen = Callable[[list[str]], Sequence[str]]  # of the columns of a table, thos
 
 
 def read_table(path: Path, chosen: Chosen = lambda _: ()) -> pd.DataFrame:
-    """Return a table of cells, by the names in its first column; whole numbers in `chosen` columns stay as written."""
+    """Return a table of cells, by the names in its first column. Whole numbers in `chosen` columns stay as written."""
     import pandas as pd
 
     from tripletomics.store.layout import reporting
@@ -32,7 +32,7 @@ def read_table(path: Path, chosen: Chosen = lambda _: ()) -> pd.DataFrame:
         else:
             table = _read_text(path, chosen)
         if not table.shape[1]:
-            raise ValueError("it has no column besides the names of cells")
+            raise ValueError("it has no column except the names of the cells: add one")
         if twice := list(table.columns[table.columns.duplicated()]):
             raise ValueError(f"it has more than one column {str(twice[0])!r}: keep one")
         if "_index" in table:
@@ -66,7 +66,7 @@ def _read_text(path: Path, chosen: Chosen) -> pd.DataFrame:
 
 
 def add_columns(cells: AnnData, path: Path, source: Path, chosen: Chosen, cure: str) -> None:
-    """Add the columns of a table to `obs`, by the names of cells; `cure` is for a table of other names."""
+    """Add the columns of a table to `obs`, by the names of cells. `cure`: what to do if the table names genes."""
     table = read_table(path, chosen)
     if repeated := list(table.index[table.index.duplicated()].unique()):
         raise ValueError(
@@ -84,7 +84,7 @@ def add_columns(cells: AnnData, path: Path, source: Path, chosen: Chosen, cure: 
     lacking = int((~known).sum())
     said = f"{lacking:,} of {cells.n_obs:,} cells have no row in {str(path)!r} and are unlabelled. " * bool(lacking)
     rows = f"its {len(table):,} rows" if lacking else f"{len(table):,} rows of {str(path)!r}"
-    said += f"{others:,} of {rows} are of no cell and are left out." * bool(others)
+    said += f"{others:,} of {rows} belong to no cell and are left out." * bool(others)
     if said:
         warn(said.strip())
     replaced = []
@@ -98,7 +98,7 @@ def add_columns(cells: AnnData, path: Path, source: Path, chosen: Chosen, cure: 
 
 
 def _storable(values: pd.Series) -> pd.Series:
-    """Return a column as .h5ad can hold it: whole numbers and yes or no with gaps, names, and all else as text."""
+    """Return a column as .h5ad can hold it: whole numbers and booleans (with gaps), numbers, categories, or text."""
     from pandas.api import types
 
     if values.dtype.kind == "f":

@@ -35,14 +35,17 @@ def fit(  # noqa: D103
     *,
     out: Annotated[
         Path | None,
-        Parameter(help=f"{OUT} Not of a .zarr store, which is written to. Without it, `--model` alone is written."),
+        Parameter(
+            help=f"{OUT} Leave it out for a .zarr store, which gets the results itself, or to write `--model` alone."
+        ),
     ] = None,
     only_results: OnlyResults = None,
     label: Annotated[list[str] | None, MANY] = None,
     obs: Obs = None,
     transpose: Transpose = False,
     protein: Annotated[
-        Path | None, Parameter(help="A second modality of the same cells, such as proteins, in a format of INPUT.")
+        Path | None,
+        Parameter(help="A second modality of the same cells, such as proteins, in a format of INPUT."),
     ] = None,
     model: Annotated[Path | None, Parameter(help="File to write the model to, .tt.")] = None,
     index: Annotated[
@@ -88,7 +91,7 @@ def fit(  # noqa: D103
 
 
 def _fit(source: Source, target: Path | None, settings: dict[str, Any], model: Path | None, index: bool) -> Model:
-    """Fit, and write the results and the model; if one of them cannot be written, the other one still is."""
+    """Fit, and write the results and the model. If one of them cannot be written, the other one still is."""
     from tripletomics.tl import paths
 
     done = Written()

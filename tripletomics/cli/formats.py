@@ -1,4 +1,4 @@
-"""Files of cells other than .h5ad and .h5mu, read by scanpy, anndata and pandas; and what is wrong with one."""
+"""Files of cells other than .h5ad and .h5mu, and messages on what is wrong with them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ending(path: Path) -> str:
 
 
 def check_10x_h5(path: Path) -> None:
-    """Raise unless a path is that of a file as Cell Ranger writes it."""
+    """Raise unless a path is that of a 10x .h5 file, as Cell Ranger writes it."""
     import h5py
 
     from tripletomics.store.layout import reporting
@@ -56,7 +56,7 @@ def check_10x_h5(path: Path) -> None:
 
 
 def read_10x_h5(path: Path) -> AnnData:
-    """Read a file of Cell Ranger."""
+    """Read a 10x .h5 file, as Cell Ranger writes it."""
     import scanpy
 
     from tripletomics.store.layout import reporting
@@ -66,7 +66,7 @@ def read_10x_h5(path: Path) -> AnnData:
 
 
 def find_10x(path: Path) -> dict[str, Path]:
-    """Return the three files of a folder as Cell Ranger and STARsolo write it, with or without .gz and a prefix.
+    """Return the three files of a 10x folder (Cell Ranger or STARsolo), with or without .gz and a prefix.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def read_10x_folder(path: Path) -> AnnData:
 
 
 def _of_10x(cells: AnnData, path: Path) -> AnnData:
-    """Return the genes of cells without other features, and make their names unique as scanpy does."""
+    """Return cells with genes alone, whose names are made unique as in scanpy."""
     from tripletomics.pp.matrices import contradiction
 
     x: Any = cells.X
@@ -172,7 +172,7 @@ def read_text(path: Path, transpose: bool = False) -> AnnData:
     Raises
     ------
     ValueError
-        If it is not such a table; it names the row and the column. Numbers that are not there are NaN.
+        If it is not such a table. The message names the row and the column. Empty fields are NaN.
     """
     import anndata
     import pandas as pd
@@ -193,7 +193,9 @@ def read_text(path: Path, transpose: bool = False) -> AnnData:
             names += [name for name, _ in some]
             blocks.append(sp.csr_matrix(np.stack([values for _, values in some])))
         if not names:
-            raise ValueError("it has one row alone, which is to hold the names of the columns")
+            raise ValueError(
+                "it has one row only, and this must hold the names of the columns: add the rows of the cells"
+            )
         x = sp.vstack(blocks, format="csr")
         columns = header[len(header) - x.shape[1] :]
         x, names, columns = (x.T.tocsr(), columns, names) if transpose else (x, names, columns)
@@ -227,7 +229,7 @@ def separator(line: str) -> str:
     if not line.strip():
         raise ValueError("it is empty, or its first row is")
     if line.startswith("# "):
-        raise ValueError("its first row is a comment, and it is to name the columns: take such rows out")
+        raise ValueError("its first row is a comment, and it must name the columns: remove such rows")
     found = next((one for one in SEPARATORS if one in line.rstrip("\r\n")), None)
     if found is None:
         raise ValueError("its first row has one name: separate columns by commas or tabs")
@@ -243,7 +245,7 @@ def columns_of(header: list[str], row: list[str]) -> list[str]:
         )
     columns = header if len(row) == len(header) + 1 else header[1:]
     if empty := [i for i, name in enumerate(columns, 2) if not name.strip()]:
-        raise ValueError(f"its first row has no name for column {empty[0]:,}: write one, or take the column out")
+        raise ValueError(f"its first row has no name for column {empty[0]:,}: write one, or remove the column")
     return columns
 
 
@@ -256,13 +258,13 @@ def check_length(row: list[str], i: int, columns: Sequence[str]) -> None:
 
 
 def _check_header(header: list[str], path: Path) -> None:
-    """Raise if the first row has the numbers of a cell; names may be numbers, too, but whole and each another."""
+    """Raise if the first row holds the values of a cell; names may be numbers if they are whole and all different."""
     try:
         numbers = [float(name) for name in header[1:]]
     except ValueError:
         return
     if len({*numbers}) < len(numbers) or not all(number.is_integer() for number in numbers):
-        raise ValueError("its first row holds numbers, and it is to hold the names of the columns: add such a row")
+        raise ValueError("its first row holds numbers, and it must hold the names of the columns: add such a row")
     if header[0].lower() not in FIRST:
         warn(
             f"The first row of {str(path)!r} holds numbers ({shortened(header[1:])}), and they are taken for names of "

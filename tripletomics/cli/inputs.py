@@ -1,4 +1,4 @@
-"""What a command reads: cells in one of several formats, a second modality, and labels from a table."""
+"""What a command reads: cells in one of many formats, a second modality, and labels from a table."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Source:
     obs
         Table of columns to add to `obs`, by the names of cells.
     transpose
-        Whether tables of text have genes in rows.
+        Whether tables have genes in rows.
     label
-        What is given as `label`: whole numbers in its columns are names of types.
+        The `label` that was given: whole numbers in its columns are names of types.
     names
         Other columns of `obs` that hold names, such as that of the batches.
     """
@@ -64,7 +64,7 @@ class Source:
 
     @property
     def paths(self) -> list[Path]:
-        """All that is read."""
+        """Return all files and folders that are read."""
         return [path for path in (self.path, self.protein, self.obs) if path is not None]
 
     def check_apart(self, written: Mapping[str, Path | None], *read: Any) -> None:
@@ -75,12 +75,12 @@ class Source:
 
     @property
     def suffix(self) -> str:
-        """How the file of results ends: that of two modalities in .h5mu."""
+        """Return how the file of results ends: in .h5mu for two modalities, else in .h5ad."""
         several = self.protein is not None or self.path.suffix == reading.MODALITIES
         return reading.MODALITIES if several else ".h5ad"
 
     def check(self) -> None:
-        """Raise unless all that is named can be read, and what reads it is installed."""
+        """Raise unless all files can be read, and the packages that read them are installed."""
         require(self.paths)
         paths = [self.path] if self.protein is None else [self.path, self.protein]
         if self.path.suffix == reading.MODALITIES:
@@ -154,7 +154,7 @@ def _kind(path: Path) -> str:
 
 
 def check_one(path: Path) -> None:
-    """Raise unless a file or folder holds cells of one modality, and what reads it is there."""
+    """Raise unless a file or folder seems to hold cells of one modality."""
     kind = _kind(path)
     if kind in FORMATS:
         FORMATS[kind][0](path)

@@ -40,8 +40,8 @@ def transform(  # noqa: D103
     shard: Annotated[
         str | None,
         Parameter(
-            help="i/N: embed the i-th of N parts of the rows of a .zarr store, and write the coordinates into it. A "
-            "run that was stopped continues there when the same command is given again."
+            help="i/N: embed the i-th of N parts of the rows of a .zarr store, and write the coordinates into it. If a "
+            "run was stopped, the same command continues it."
         ),
     ] = None,
     **settings: Any,
@@ -74,7 +74,7 @@ def transform(  # noqa: D103
 
 
 def _check_shard(where: str, **given: Any) -> None:
-    """Raise if an option is given that a shard does not use."""
+    """Raise if an option is given that does not go with `--shard`."""
     for name, value in given.items():
         if value:
             raise ValueError(f"--shard writes {where} INPUT: leave --{name.replace('_', '-')} out.")
@@ -110,16 +110,18 @@ def predict(  # noqa: D103
     /,
     *,
     model: Annotated[Path, Parameter(help="Model that `fit` wrote, .tt.")],
-    out: Annotated[Path | None, Parameter(help=f"{OUT} Not of a .zarr store, which is written to.")] = None,
+    out: Annotated[
+        Path | None, Parameter(help=f"{OUT} Leave it out for a .zarr store, which gets the results itself.")
+    ] = None,
     only_results: OnlyResults = None,
     obs: Obs = None,
     transpose: Transpose = False,
-    figure: Annotated[Path | None, Parameter(help="File to draw the cells over the reference map to, .png.")] = None,
+    figure: Annotated[Path | None, Parameter(help="Figure to write, .png: the cells over the reference map.")] = None,
     shard: Annotated[
         str | None,
         Parameter(
             help="i/N: label the i-th of N parts of the rows, into a folder next to INPUT. Then the same command "
-            "without it joins all parts. A run that was stopped continues when it is started again."
+            "without it joins all parts. If a run was stopped, the same command continues it."
         ),
     ] = None,
     **settings: Any,

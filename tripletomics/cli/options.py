@@ -26,17 +26,21 @@ Verb = Callable[..., Any]
 Input = Annotated[
     Path,
     Parameter(
-        help="Cells: an .h5ad file, an .h5mu file of two modalities, an .h5 file or a folder of 10x, a .loom file, or "
-        "a table (.csv, .tsv, .txt; also .gz) with cells in rows. It is only overwritten if `--out` names it."
+        help="Cells: an .h5ad file, a 10x .h5 file, a 10x folder, a .loom file, or a table (.csv, .tsv, .txt; also "
+        ".gz) with cells in rows; for `fit`, `transform` and `predict` also an .h5mu file of two modalities or a .zarr "
+        "store. A file is only overwritten if `--out` names it."
     ),
 ]
 Obs = Annotated[
     Path | None,
     Parameter(
-        help="Table (.csv, .tsv, .txt, .parquet) of labels to add to the cells. Its first column holds their names."
+        help="Table (.csv, .tsv, .txt, .parquet) of labels to add to the cells. Its first column holds the names of "
+        "the cells."
     ),
 ]
-Transpose = Annotated[bool, Parameter(negative=(), help="Tables of cells have genes in rows and cells in columns.")]
+Transpose = Annotated[
+    bool, Parameter(negative=(), help="Read tables of cells with genes in rows and cells in columns.")
+]
 OnlyResults = Annotated[
     Path | None,
     Parameter(
@@ -65,22 +69,22 @@ HELP = {  # of options that take more in Python, where a page explains them
     "label": "Column of `obs` with the cell types. Missing values and the names in `--unlabelled` mean unlabelled. "
     "Several columns are levels, from coarse to fine. To learn further columns, write `cell_type=softmax day=rnc`, "
     "a loss for each.",
-    "parents": "Which name lies above which: a .csv, .tsv or .txt file of two columns, a name and its parent; or an "
+    "parents": "The parent of each name: a .csv, .tsv or .txt file of two columns, a name and its parent; or an "
     "ontology (.obo). The column of `--label` may then hold names of any level.",
     "unlabelled": "A name that means unlabelled, in place of the usual ones (such as Unknown, unassigned, NA and "
     "None); repeat the option for several. Missing and blank values always mean unlabelled.",
     "map": "Published map to keep, in place of a new one: a key of `obsm`, or a .csv or .tsv file with the names of "
     "the cells first, and then 2 or 3 columns. Training cells keep these coordinates; all others get learned ones.",
-    "loss": "What the training makes small: a name, or a name with settings, as in `triplet:margin=0.3`. The command "
-    "`tripletomics losses` explains them. [default: softmax with labels, simclr without]",
+    "loss": "Training loss of the metric space: a name, or a name with settings, as in `triplet:margin=0.3`. The "
+    "command `tripletomics losses` explains them. [default: softmax with labels, simclr without]",
     "init": "Model file (.tt) to start from. INPUT then holds only new cells: of new types, of known types, or of "
     "both. Old cells stay where they are, and the new model knows all of them.",
 }
-OUT = "File to write, .h5ad (.h5mu of two modalities): the cells of INPUT and what is added to them."
+OUT = "File to write, .h5ad (.h5mu for two modalities): the cells of INPUT and what is added to them."
 
 
 def check_out(source: Source, out: Path | None, only_results: Path | None, instead: str = "--only-results") -> Path:
-    """Return the file of results; raise unless it is one and can be written. `instead` names what takes its place."""
+    """Return the file of results; raise unless it is one and can be written. `instead`: what to pass otherwise."""
     target = only_results or out
     if target is None:
         raise CycloptsError(msg=f"--out is missing: name the file to write, {source.suffix}, or pass {instead}.")
@@ -113,7 +117,7 @@ def options_of(verb: Verb) -> Callable[[Verb], Verb]:
 
 
 def grouped(command: Verb) -> Verb:
-    """Give a command the options of all commands, and each option its place in the help."""
+    """Give a command the options that all commands have, and each option its place in the help."""
     run = answering(command)
     found = inspect.signature(run, eval_str=True).parameters.values()
     parameters = [p if p.kind is p.POSITIONAL_ONLY else _placed(p) for p in found]
@@ -123,7 +127,7 @@ def grouped(command: Verb) -> Verb:
 
 
 def _placed(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return an option with its group, and its help if that of Python is of no use; what is off has no opposite."""
+    """Return an option with its group in the help, and with its text of `HELP`; what is off has no opposite."""
     looks = [Parameter(group=PLACES.get(parameter.name, Group("Other", sort_key=len(GROUPS))))]
     if parameter.default is False:
         looks.append(Parameter(negative=(), show_default=False))

@@ -1,6 +1,6 @@
-"""What the commands print: sentences, tables of types and scores, and the files that were written.
+"""What the commands print: sentences, tables of types and scores, and the names of files that were written.
 
-In a terminal a table fits the width; elsewhere it is whole, tab-separated and alone on stdout.
+In a terminal, a table fits the width. Elsewhere it is complete and tab-separated, and stdout has nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEADS = {  # of a table of scores in a terminal, and what they mean
 
 
 def say(text: str, aside: bool = False) -> None:
-    """Print sentences, in a terminal wrapped to its width; `aside`: next to a table that is alone on stdout."""
+    """Print sentences, in a terminal wrapped to its width. `aside`: on stderr, if stdout holds a table."""
     text = printable(text)
     if not sys.stdout.isatty():
         print(text, file=sys.stderr if aside else sys.stdout)
@@ -46,7 +46,7 @@ def say(text: str, aside: bool = False) -> None:
 
 
 def print_rows(rows: pd.DataFrame, shown: Sequence[Sequence[str]], heads: Sequence[str]) -> None:
-    """Print a table: in a terminal what is `shown` under short heads, elsewhere all rows as TSV."""
+    """Print a table: in a terminal the rows `shown` under short heads, elsewhere all rows as TSV."""
     if not sys.stdout.isatty():
         plain = harmless(rows.map(lambda text: " ".join(printable(text).split()) if isinstance(text, str) else text))
         print(plain.to_csv(sep="\t", index=False, na_rep="nan", lineterminator="\n"), end="")

@@ -21,13 +21,13 @@ from tripletomics.tl.progress import stage
 
 @options_of(tl.relate)
 def relate(  # noqa: D103
-    a: Annotated[Path, Parameter(help="File of labelled cells, .h5ad.")],
-    b: Annotated[Path, Parameter(help="File of labelled cells that they are compared with, .h5ad.")],
+    a: Annotated[Path, Parameter(help="Labelled cells, such as an .h5ad file.")],
+    b: Annotated[Path, Parameter(help="Labelled cells to compare them with, such as an .h5ad file.")],
     /,
     *,
     model: Annotated[Path, Parameter(help="Model that `fit` wrote, .tt.")],
     out: Annotated[Path, Parameter(help="File to write the table to, .csv.")],
-    figure: Annotated[Path | None, Parameter(help="File to draw the table to, .png.")] = None,
+    figure: Annotated[Path | None, Parameter(help="Figure of the table to write, .png.")] = None,
     **settings: Any,
 ) -> Answer:
     files.check_writable(out, ".csv")
@@ -149,7 +149,7 @@ def convert(
     /,
     *,
     group_by: Annotated[str | None, Parameter(help="Column of `obs` whose groups are stored together.")] = None,
-    force: Annotated[bool, Parameter(help="Replace a store that is there already.")] = False,
+    force: Annotated[bool, Parameter(help="Replace an existing store.")] = False,
     progress: Annotated[bool, Parameter(help="Show a progress bar in a terminal.")] = True,
 ) -> Answer:
     """Write a dataset as a .zarr store by rows, which can be fitted and embedded from disk, in bounded memory."""

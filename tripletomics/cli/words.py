@@ -1,4 +1,4 @@
-"""The words of the terminal for those of Python, in messages and help: `--missing zero` for `missing='zero'`."""
+"""Words of the command line for those of Python, in messages and help: `--missing zero` for `missing='zero'`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 VERBS = "fit|transform|predict|relate|evaluate|compare|convert"
 VALUE = r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\([^)]*\)|-?[\w+-]+(?:\.\d+)?"
+FIXED = {"adata": "INPUT", "obs": "obs", "a": "A", "b": "B"}  # not options: what is read, and part of it
 TITLES = ((rf"\b(?:tripletomics|tt)\.(?:tl\.)?({VERBS})\b(?:\([\w, ]*\))?", r"the command tripletomics \1"),
           (r"\badata\.(obsm|obs|varm|var|uns|layers)(?![\w\[]|\.\w)", r"\1"))  # fmt: skip
 
@@ -19,7 +20,7 @@ def option(name: str) -> str:
 
 
 def for_terminal(message: str, names: Iterable[str]) -> str:
-    """Return a message with the options of these names, and the commands, as they are written in a terminal."""
+    """Return a message with options (of these names) and commands as they are written in a terminal."""
     for python, shell in TITLES:
         message = re.sub(python, shell, message)
     some = "|".join(names)
@@ -30,12 +31,12 @@ def for_terminal(message: str, names: Iterable[str]) -> str:
 
 
 def options_in(doc: str, names: Iterable[str]) -> str:
-    """Return a docstring in which what stands in backquotes is written as in a terminal."""
+    """Return a docstring with the words in backquotes as they are written in a terminal."""
     known = list(names)
 
     def translated(found: re.Match[str]) -> str:
         quote, text = found.groups()
-        text = {"adata": "INPUT"}.get(text, option(text) if text in known else for_terminal(text, known))
+        text = FIXED.get(text, option(text) if text in known else for_terminal(text, known))
         return f"{quote}{text}{quote}"
 
     return re.sub(r"(?<!`)(``?)([^`\n]+)\1(?!`)", translated, doc)

@@ -164,7 +164,7 @@ def check_methods(methods: Sequence[str]) -> list[str]:
         name = str(method).partition(":")[0] if str(method).startswith("tt") else method
         if name not in known and "," in str(name):
             apart = [part.strip() for part in str(name).split(",")]
-            raise ValueError(f"methods: {method!r} is one text, and methods are words of their own: methods={apart!r}.")
+            raise ValueError(f"methods: {method!r} holds several methods in one text: pass methods={apart!r}.")
         if name not in known:
             near = did_you_mean(name, known)
             raise ValueError(f"methods: {method!r} is not known.{near} Known: {', '.join(known)}.")

@@ -154,7 +154,7 @@ def _pairs(label: object, columns: set[str]) -> list[Any] | dict[str, Any]:
         raise TypeError(
             f"label holds {len(names):,} values (first: {', '.join(map(str, names[:3]))}), and not names of columns. "
             "Name the column of adata.obs that holds them. For a DataFrame of cells, a Series can hold them; for an "
-            "array of cells, take tripletomics.sklearn.TripletMap."
+            "array of cells, use tripletomics.sklearn.TripletMap."
         )
     if odd := [name for name in names if not isinstance(name, str)]:
         raise TypeError(f"label={label!r} holds {odd[0]!r}, which is not the name of a column of adata.obs.")

@@ -1,4 +1,4 @@
-"""A model as one ONNX graph, which runs without Python or torch: genes in; metric space, map and probabilities out."""
+"""A model as one ONNX graph, which runs without Python or torch, from genes to metric space, map and probabilities."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def write(path: Path, model: State) -> None:
         )
     if model.enrolled:
         raise ValueError(
-            f"This model has enrolled types ({', '.join(model.enrolled)}), which a graph does not name: write the "
-            "graph of the model without them."
+            f"This model has enrolled types ({', '.join(model.enrolled)}), which a graph cannot hold: write the "
+            "graph of the model as it was before `enroll`."
         )
     if model.settings.get("missing") == "impute":
-        warn("This model was fitted with missing values, and a graph takes none: a cell with NaN gets NaN everywhere.")
+        warn("This model was fitted with missing values, and a graph takes none: a cell with NaN gets only NaN.")
     graph = Graph(model).eval()
     cells = torch.zeros(TRACED, graph.genes)
     with quiet("torch.onnx"):
@@ -68,7 +68,7 @@ def write(path: Path, model: State) -> None:
 
 
 class Graph(nn.Module):
-    """What a model does with new cells, as one module: the same sums as in `features` and `networks`.
+    """What a model does with new cells, as one module. It computes the same as `features` and `networks`.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Graph(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        """Names of what `forward` returns."""
+        """Return the names of what `forward` returns."""
         return ["metric", "map", "probabilities"][: 2 if self.types is None else 3]
 
     def forward(self, genes: Tensor) -> tuple[Tensor, ...]:
@@ -109,7 +109,7 @@ class Graph(nn.Module):
         return (z, m) if self.types is None else (z, m, self.types(z.double(), pcs.double()).float())
 
     def logged(self, genes: Tensor, depth: float) -> Tensor:
-        """Return what `Features.logged` does."""
+        """Return logged values, as `Features.logged` does."""
         if not self.counts:
             return genes
         total = genes.double().sum(dim=1, keepdim=True)
@@ -166,6 +166,6 @@ class Types(nn.Module):
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
-    """Return Euclidean distances (n, m) of float64 points by one product."""
+    """Return Euclidean distances (n, m) of float64 points, computed by one matrix product."""
     squared = a.square().sum(dim=1, keepdim=True) + b.square().sum(dim=1) - 2 * a @ b.T
     return squared.clamp(min=0).sqrt()

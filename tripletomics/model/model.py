@@ -352,7 +352,7 @@ class Model(State):
         storage.write(path, *disassemble(self, index))
 
     def to_onnx(self, path: str | Path) -> None:
-        """Write the model as one ONNX graph, which runs without Python: needs the extra "onnx".
+        """Write the model as one ONNX graph, which runs without Python. It needs the extra "onnx".
 
         It takes ``genes``, float32 (cells, genes) in the order of ``features.genes``, on the scale of the training
         matrix (counts are normalised inside). It returns ``metric``, ``map`` and, where `predict` works,
@@ -372,8 +372,8 @@ class Model(State):
 
         Notes
         -----
-        Every cell counts as new. One with NaN, or a count below 0, gets NaN. Of types on several levels there are the
-        finest ones. Values of further columns are not in it. It needs up to 160 kB a cell: pass some thousand at once.
+        Every cell counts as new. One with NaN, or a count below 0, gets NaN. With types on several levels, the classes
+        are the finest ones. Further columns are not in it. It needs up to 160 kB a cell: pass some thousand at once.
         """
         graph.write(files.check_writable(path, graph.SUFFIX), self)
 

@@ -45,7 +45,7 @@ def summarise(model: State) -> str:
 
 
 def as_page(model: State) -> str:
-    """Return the same for a notebook, with the types and settings."""
+    """Return the summary as HTML for a notebook, with the types and settings."""
     table = score_table(model)
     table[[*SPACES.values()]] = table[[*SPACES.values()]].map(lambda score: "" if np.isnan(score) else f"{score:.3f}")
     table = table.rename_axis(index=None, columns=str(table.index.name))
@@ -57,7 +57,7 @@ def as_page(model: State) -> str:
 
 
 def score_table(model: State) -> pd.DataFrame:
-    """Return the scores of a model: the groups of cells by the map and the metric space, and what each row is."""
+    """Return the scores of a model: a row for each group of cells, with map, metric space and what the row means."""
     measure, rows = ("15-NN macro-F1", LABELLED) if model.classes else ("15-NN recall", UNLABELLED)
     scores = {title: {**model.scores[key], "what it is": said} for title, key, said in rows if key in model.scores}
     table = pd.DataFrame.from_dict(scores, orient="index", columns=[*SPACES, "what it is"])
@@ -65,7 +65,7 @@ def score_table(model: State) -> pd.DataFrame:
 
 
 def remarks(model: State) -> list[str]:
-    """Return what a reader has to know besides the scores, a line for each."""
+    """Return lines on what a reader must know next to the scores."""
     lines = _fewer_types(model)
     for name, checks in {"": model.checks, **{name: side.checks for name, side in model.alone.items()}}.items():
         if checks:
@@ -83,7 +83,7 @@ def remarks(model: State) -> list[str]:
         a, b = model.modalities
         lines.append(
             f"Same cell: {model.matches['recall_10']:.3f} (by chance {model.matches['null_10']:.3f}). So often one of "
-            f"{model.matches['cells']:.0f} held-out cells by {a} is found among the 10 nearest by {b}, and back."
+            f"{model.matches['cells']:.0f} held-out cells by {a} is found among the 10 nearest by {b}, and the reverse."
         )
     if model.reference is not None and np.median(model.reference.sizes[: len(model.classes)]) < NEIGHBOURS:
         lines.append(
@@ -101,12 +101,12 @@ def remarks(model: State) -> list[str]:
     if "cells" in model.settings:
         lines.append(f"Fitted to and scored on a sample: {model.settings['cells']} cells.")
     if "held-out" not in model.scores:
-        lines.append("No cell was held out: nothing here says how the map does on new cells.")
+        lines.append("No cell was held out: nothing here says how good the map is on new cells.")
     return lines + _findings(model)
 
 
 def _fewer_types(model: State) -> list[str]:
-    """Return a line where held-out cells score better than training cells, and are of fewer types."""
+    """Return a line if held-out cells score better than training cells and have fewer types."""
     held, train = (model.scores.get(key, {}).get("map", np.nan) for key in ("held-out", "train"))
     types = model.findings.get("tested", (0, np.inf))[1]
     if not held > train or not types < len(model.classes):
@@ -206,7 +206,7 @@ def _ordered(model: State) -> list[str]:
             lines.append(f"{name}: {NONE_WITHIN}.")
         if "null_correlation" not in scores:
             lines.append(
-                f"No null is possible for {name}: each batch has one value, and there are fewer than "
+                f"{name} cannot be permuted: each batch has one value, and there are fewer than "
                 f"{LEAST_BATCHES} batches. So {name} and batch cannot be told apart."
             )
             continue
@@ -228,7 +228,7 @@ def _no_freedom(model: State, name: str) -> str:
 
 def _further_types(name: str, scores: Mapping[str, float]) -> list[str]:
     """Return a line on how a further column of types is predicted on held-out cells."""
-    null = "no null is possible, because each batch has one of them, and there are few batches"
+    null = "no permuted score, because each batch has one name, and there are few batches"
     if "null_macro_f1" in scores:
         null = f"permuted: macro-F1 {scores['null_macro_f1']:.3f}, {percent(scores['null_accuracy'])} right"
     return [

@@ -61,7 +61,7 @@ class Confusion:
 
     @property
     def small(self) -> np.ndarray:
-        """Which types have held-out cells, but so few that their percentages say little, (types,) bool."""
+        """Return which types have held-out cells, but so few that their percentages say little, (types,) bool."""
         sizes = self.counts.sum(axis=1)
         return (sizes > 0) & (sizes < FEW)
 
@@ -86,7 +86,7 @@ def confusion(
 ) -> Axes:
     """Draw held-out cells by true and predicted type: the type of most of their 15 nearest training cells.
 
-    Confused types are next to each other; where there are none, types keep the order of their names. The words
+    Types that are confused are next to each other. If none are, types keep the order of their names. The words
     "no signal" are written above where the labels of the held-out cells agree with their neighbours no better than
     permuted ones do (p > 0.01).
 

@@ -32,12 +32,14 @@ BARS_GAP, MIN_BARS, MAX_BARS = 0.14, 0.85, 2.4  # inches: between panels, narrow
 SPACE = 0.5  # bars, between markers, genes that lack, and genes that pull back
 HEAD = 0.24  # inches, of the title of the figure
 TITLE_TEXT = "Genes that set each group apart"
-FILLED, OPEN = "higher in the group of this colour", "lower in it: the lack of the gene sets it apart"
+FILLED, OPEN = "higher in the group of this colour", "lower in it: the low value sets it apart"
 BARS = (
     "Bars: the share of each gene in what separates the two groups in the metric space. The pulls of all{} genes, to "
     "the group and away from it, make 100\u00a0%."
 )
-AGAINST = "Unless another was asked for, a group is set against the one whose mean principal components are most alike."
+AGAINST = (
+    "Unless another was asked for, a group is compared with the one whose mean principal components are most similar."
+)
 OWN_SCALES = "Each panel has its own scale."
 BACK = "Left of 0: genes by which the group is more like the other one, in whose colour they are drawn."
 UNLIKE = 2.0  # times that the longest bar of one panel may be that of another on the same scale
@@ -56,17 +58,17 @@ class Panel:
 
     @property
     def back(self) -> np.ndarray:
-        """Which genes pull back, (rows,) bool."""
+        """Return which genes pull back, (rows,) bool."""
         return self.kind == 2
 
     @property
     def y(self) -> np.ndarray:
-        """Where the bars stand, from 0, with a space between kinds."""
+        """Return where the bars stand, from 0, with a space between kinds."""
         return np.arange(len(self.rows)) + SPACE * np.cumsum(np.diff(self.kind, prepend=self.kind[:1]) > 0)
 
     @property
     def height(self) -> float:
-        """The height of the bars in inches."""
+        """Return the height of the bars in inches."""
         return BAR * (self.y.max(initial=0) + 1.3)
 
     def title(self, width: float) -> list[tuple[str, bool]]:
@@ -114,9 +116,9 @@ def genes(
     Figure
         One Axes per group. A bar is the share of a gene in the summed absolute attribution of all genes, in the colour
         of the group that it pulls to. All panels have the same scale, or each its own where the longest bars differ by
-        more than two times. Markers come first: a bar is filled if the
-        gene is higher in that group than in the other. Then come genes that it lacks, with open bars, and last those
-        that pull back.
+        more than two times. Markers come first, with
+        filled bars: genes that are higher in the group than in the other. Then come genes that it lacks, with open
+        bars, and last those that pull back.
 
     Raises
     ------

@@ -108,9 +108,9 @@ def embedding(
         ``"auto"``: up to 8 types are named next to the map, and more on it, next to their cells or joined to them by a
         line. ``"right margin"``: next to the map; ``"on data"``: on it; ``"none"`` or None: no legend. Where names do
         not fit, with more than 40 types, and in 3-D, marks on the map stand for the types, and the legend explains
-        them: the name itself if it is short, such as that of a Leiden cluster, else a number or a letter. Types on
-        several levels give way to the names of a coarser level, if more than a quarter of their names would need a
-        line, or if they do not fit; then they are listed below these.
+        them: the name itself if it is short, such as that of a Leiden cluster, else a number or a letter. With types
+        on several levels, the names of a coarser level stand on the map if more than a quarter of the fine ones would
+        need a line, or if these do not fit. The legend then lists the fine names below the coarse ones.
     size
         Area of a training cell in square points; by default it follows the number of cells and the size of the map.
     frameon
@@ -202,7 +202,7 @@ class _Map:
 def _check_colours(
     cells: Sequence[style.CellStyle], names: Sequence[str | None], palette: Any, cmap: Any, ends: tuple[Any, Any]
 ) -> None:
-    """Raise if there is nothing to draw, or a setting of colours suits none of what is drawn."""
+    """Raise if there is nothing to draw, or a palette or colormap suits nothing that is drawn."""
     if not names:
         raise ValueError("color=[] names nothing to draw: name columns of adata.obs or genes, or leave it out.")
     given = f"color={names[0] if len(names) == 1 else list(names)!r}" if names != [None] else "without color"
@@ -215,7 +215,7 @@ def _check_colours(
 
 
 def _check_sizes(size: Any, ncols: Any) -> None:
-    """Raise if the area of a cell or the number of maps in a row is no such number."""
+    """Raise unless the area of a cell and the number of maps in a row can be used."""
     number = isinstance(size, (int, float, np.number)) and not isinstance(size, bool)
     if size is not None and not (number and 0 < size < math.inf):
         raise ValueError(f"size={reprlib.repr(size)} is not an area in square points: pass one number above 0.")
@@ -294,7 +294,7 @@ def _lay_out(one: _Map, loc: str, given: bool, shared: bool) -> _Map:
         if fixed and not _keep_within(ax, slot, entries, below):
             warn(
                 f"The legend of {len(cells.types)} types has no room next to this map, and is left out: make the "
-                "figure larger, or with layout='constrained'."
+                "figure larger, or create it with layout='constrained'."
             )
             numbered = False
             ax.set_position(slot)

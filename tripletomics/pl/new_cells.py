@@ -82,7 +82,7 @@ class Query:
 
     @property
     def numbered(self) -> bool:
-        """Whether types have numbers on the map."""
+        """Return whether types have numbers on the map."""
         return self.names is None
 
     def name(self, code: int) -> str:
@@ -93,7 +93,7 @@ class Query:
 
     @property
     def mapped(self) -> Types:
-        """The name and colour of each type that may be on the map."""
+        """Return the name and colour of each type that may be on the map."""
         return dict(enumerate(zip(self.types[: self.n_types], self.colors, strict=False)))
 
     def rows(self) -> list[tuple[str, int, Any]]:
@@ -160,8 +160,8 @@ def mapping(
     model
         The model that predicted their types.
     color
-        A column of ``obs`` or a gene to colour the new cells by; by default their predicted types. The bars then are
-        grey.
+        A column of ``obs`` or a gene to colour the new cells by; by default their predicted types. With `color`, the
+        bars are grey.
     basis
         Key of the map in ``obsm``, the ``key_added`` of the prediction.
     palette

@@ -44,7 +44,7 @@ Palette = str | Sequence[str] | Mapping[str, str]
 
 
 def check_palette(palette: Palette | None, scales: Iterable[ScalarMappable | None], given: str) -> None:
-    """Raise if a palette is given, and all that is drawn, as told by `given`, are numbers on a scale."""
+    """Raise if a palette is given, but everything that is drawn (`given` names it) is numbers on a scale."""
     if palette is not None and all(scale is not None for scale in scales):
         raise ValueError(f"palette={palette!r} is for types, and {given} holds numbers: pass a colormap as cmap=.")
 
@@ -76,7 +76,7 @@ def is_number(values: Any) -> bool:
 
 
 def ends_of(vmin: Any, vmax: Any, maps: int) -> list[tuple[Any, Any]]:
-    """Return the ends of the scale of each map, from one for all or a list of one for each."""
+    """Return the lowest and highest value of each map's scale, from one for all maps or a list of one for each."""
     each = []
     for name, end in (("vmin", vmin), ("vmax", vmax)):
         ends = list(end) if isinstance(end, (list, tuple, np.ndarray)) else [end] * maps

@@ -44,7 +44,7 @@ PLAIN = {
 
 @dataclass(frozen=True)
 class Row:
-    """A marker in each panel: a method in one of its spaces."""
+    """A method in one of its spaces: a row in each panel."""
 
     method: str
     space: str
@@ -53,7 +53,7 @@ class Row:
 
     @property
     def is_map(self) -> bool:
-        """Whether its marker is filled."""
+        """Return whether its marker is filled."""
         return not self.space.endswith("metric")
 
 
@@ -74,37 +74,37 @@ class PanelLayout:
 
     @property
     def rows_height(self) -> float:
-        """The height of the rows of a panel."""
+        """Return the height of the rows of a panel."""
         return self.bands[-1][1]
 
     @property
     def step(self) -> float:
-        """The width of a panel with its values and the gap after it."""
+        """Return the width of a panel with its values and the gap after it."""
         return (self.width - MARGIN - self.names + PANEL_GAP) / self.columns
 
     @property
     def head(self) -> float:
-        """The height of the titles above a panel."""
+        """Return the height of the titles above a panel."""
         return LINE * (max(map(len, self.titles)) + 1.35)
 
     @property
     def spaces_differ(self) -> bool:
-        """Whether filled and open markers need an explanation; in a table of one method the labels give it."""
+        """Return whether filled and open markers need an explanation; in a table of one method the labels give it."""
         return {"map", "metric"} <= {row.space for row in self.rows}
 
     @property
     def ticks(self) -> float:
-        """The height of the scales below panels."""
+        """Return the height of the scales below panels."""
         return TICKS + DIRECTION * any(map(score_table.lower_is_better, self.metrics))
 
     @property
     def height(self) -> float:
-        """The height of everything."""
+        """Return the height of everything."""
         return self.panels_height + LINE * (len(self.notes) + 1.4) + 0.08
 
     @property
     def panels_height(self) -> float:
-        """The height without legend and notes."""
+        """Return the height without legend and notes."""
         return math.ceil(len(self.metrics) / self.columns) * (self.head + self.rows_height + self.ticks)
 
 
@@ -140,21 +140,21 @@ def scores(
     Returns
     -------
     Figure
-        One Axes per metric. A marker is the held-out score, its bar one sd over seeds either way, and the number at the
-        right is the same score. The grey tick in its row is the permuted score, with a thin bar of one sd. A marker is
-        grey where the score is not better than the permuted one by more than two sd of both together, and a triangle
-        where it is worse. Right is better in every panel: where lower is better, the scale is reversed. Filled markers
-        are maps, open ones metric spaces. Methods are in the same order in every panel and in all figures of a table:
-        best first by macro-F1, or else by its first score. Settings of `structure` stay together in their order, and
-        methods without signal come last. A method without signal (p > 0.01 against
-        permuted labels) says so. A score marked with a dagger rises with how hard the labels were used.
+        One Axes per metric. A marker is the held-out score, and its bar is one sd over seeds to each side. The number
+        at the right is the same score. The grey tick in its row is the permuted score, with a thin bar of one sd. A
+        marker is grey unless the score is better than the permuted one by more than two sd of both together. It is a
+        triangle where the score is worse. Right is better in every panel: where lower is better, the scale is reversed.
+        Filled markers are maps, open ones metric spaces. Methods are in the same order in every panel and in all
+        figures of a table: best first by macro-F1, or else by the first score. Settings of `structure` stay together
+        in their order. Methods without signal (p > 0.01 against permuted labels) come last and say so. A score marked
+        with a dagger rises with how hard the labels were used.
 
     Raises
     ------
     TypeError
         If `table` is not a DataFrame.
     ValueError
-        If columns or a metric are missing, or a metric has no null.
+        If columns or a metric are missing, or a metric has no permuted score.
     """
     check_output(save)
     table = score_table.checked_table(table)

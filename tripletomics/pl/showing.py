@@ -1,4 +1,4 @@
-"""How a finished figure leaves: saved, shown or returned, by the words and settings of scanpy."""
+"""What happens to a finished figure: it is saved, shown or returned, by the arguments and settings of scanpy."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 def check_output(save: str | Path | bool | None, ax: Any = None) -> None:
     """Raise, before anything is drawn, if `save` cannot be written or if the figure of `ax` is no longer open.
 
-    In a notebook each cell closes its figures, and a later one may draw on them.
+    In a notebook, each cell closes its figures. A later cell may still draw on them, so closed ones are allowed there.
     """
     if save is not None and not isinstance(save, (str, Path, bool)):
-        raise TypeError(f"save={save!r} is not the path of a file: pass one, or True.")
+        raise TypeError(f"save={save!r} is not the path of a file: pass a path, or True.")
     if ax is not None and not isinstance(ax, Axes):
         raise TypeError(f"ax must be one Axes of matplotlib, not {type(ax).__name__}.")
     if isinstance(save, (str, Path)) and save:
         ending, known = check_writable(save).suffix[1:].lower(), sorted(FigureCanvasBase.get_supported_filetypes())
         if ending and ending not in known:
             raise ValueError(
-                f"save={str(save)!r} ends in .{ending}, which is no format of figures."
+                f"save={str(save)!r} ends in .{ending}, which is not a format of figures."
                 f"{did_you_mean(ending, known)} Formats: {', '.join(known)}."
             )
     figure = None if ax is None else ax.get_figure(root=True)
@@ -55,10 +55,10 @@ def finish(
     drawn
         What the caller returns by default: Axes, several, or the figure.
     name
-        Of the file, where ``sc.settings`` choose its folder and format; what suits no file name becomes "_".
+        Name of the file, where ``sc.settings`` choose folder and format. Characters that no file name has become "_".
     show
-        Show the figure and return None. By default only in a notebook, which would draw a returned figure again,
-        and unless ``sc.settings.autoshow`` is off.
+        Show the figure and return None. By default only in a notebook (which would draw a returned figure again), and
+        only if ``sc.settings.autoshow`` is on.
     save
         Path of the file; its ending is the format, png without one. With True (or ``sc.settings.autosave``) the file is
         `name` in ``sc.settings.figdir``.

@@ -51,8 +51,8 @@ def dial(
     Returns
     -------
     Figure
-        One Axes per metric. The band is one sd over seeds either way, and absent with one seed; the dashed line is the
-        permuted score. A setting without signal (p > 0.01 against permuted labels) has an open marker.
+        One Axes per metric. The band is one sd over seeds to each side; with one seed there is none. The dashed line is
+        the permuted score. A setting without signal (p > 0.01 against permuted labels) has an open marker.
 
     Raises
     ------

@@ -59,12 +59,12 @@ class CellStyle:
 
     @property
     def markers(self) -> dict[int, str]:
-        """The marker of each type."""
+        """Return the marker of each type."""
         return markers({code: color for code, (_, color) in self.types.items()})
 
     @property
     def lines(self) -> list[tuple[str, int, Any]]:
-        """Of each line of a legend: the name, how many names stand above it, and its type, -1 for none of its own."""
+        """Return for each line of a legend the name, how many names stand above it, and its type (-1 for none)."""
         if self.branches is None:
             return [(name, 0, code) for code, (name, _) in self.types.items()]
         return self.branches.lines

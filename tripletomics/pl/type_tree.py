@@ -1,4 +1,4 @@
-"""The tree of cell types of a model: the one it was given, the one that its loss learned, or that of their centres."""
+"""The tree of cell types of a model: given, learned by its loss, or by the similarity of the types."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def tree(
     save: str | Path | bool | None = None,
     return_fig: bool = False,
 ) -> Axes:
-    """Draw the tree of cell types: the one given to :func:`tripletomics.fit`, a learned one, or that of their centres.
+    """Draw the tree of cell types: the one given to :func:`tripletomics.fit`, a learned one, or by their similarity.
 
-    A given tree shows for each name how many training cells have it or one below it, and the F1 of this on held-out
-    cells, with their number in brackets: a cell is found if :func:`tripletomics.predict` gives it the name or one below
-    it. A dash stands where fewer than five held-out cells have the name. Cells that are known coarsely do not count
-    below their names.
+    A given tree shows for each name how many training cells have it or a name below it. Next to it is the F1 on
+    held-out cells, with their number in brackets: a cell is found if :func:`tripletomics.predict` gives it the name or
+    one below it. A dash stands where fewer than five held-out cells have the name. Cells that are known
+    coarsely do not count below their names.
 
     In the tree that ``loss="hierarchical_triplet"`` learned, two branches meet at the mean squared distance between the
     cells of their two nearest types, in the metric space scaled to length 1, where opposite directions are 4 apart.
 
-    For all other models it is the tree of average linkage between the means of the types in the principal components
-    of the training cells, which use no labels. The distance of two types is 1 - cosine of the directions of their means
-    from the mean of all cells. (In the metric space most losses push all types about equally far apart.)
+    For all other models it is a tree by average linkage of the means of the types in principal components. The distance
+    of two types is 1 minus the cosine between their means, seen from the mean of all cells. (In the metric space most
+    losses push all types about equally far apart.)
 
-    Dots have the colours of the types on a map of a model's types, and the numbers are their training cells.
+    Dots have the colours of the types on the map. The numbers next to them count training cells.
 
     Parameters
     ----------

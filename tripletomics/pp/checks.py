@@ -187,7 +187,7 @@ def check_anndata(adata: object) -> None:
         way = "read a file with anndata.read_h5ad(path), a store with anndata.read_zarr(path)"
         if hasattr(adata, "shape"):  # an array, a matrix or a DataFrame
             way = (
-                "pass anndata.AnnData(x) of cells by genes, with the cell types in a column of its .obs; or take "
+                "pass anndata.AnnData(x) of cells by genes, with the cell types in a column of its .obs; or use "
                 "tripletomics.sklearn.TripletMap"
             )
         if hasattr(adata, "iloc"):
@@ -231,7 +231,7 @@ def check_type_names(classes: Sequence[str], label: str | None) -> None:
     """Raise if a type has the name that `predict` gives to cells like no known type."""
     if UNASSIGNED in classes:
         raise ValueError(
-            f"label={label!r} has a type {UNASSIGNED!r}, which is what predict calls cells like no known type: rename "
+            f"label={label!r} has a type {UNASSIGNED!r}, which is what predict calls cells of no known type: rename "
             "it, or name it in unlabelled=."
         )
 

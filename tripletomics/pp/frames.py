@@ -1,4 +1,4 @@
-"""A DataFrame of cells as a dataset: the columns that a fit names describe the cells, and all others are features."""
+"""A DataFrame of cells as a dataset: columns that an argument names describe the cells; all others are features."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def read_frame(frame: pd.DataFrame, given: Mapping[str, Any]) -> dict[str, Any]:
         If names of columns or of the Series are not unique, or the Series lacks some cells or contradicts a column.
     """
     if frame.columns.nlevels > 1 or frame.columns.has_duplicates:
-        twice = first(map(str, frame.columns[frame.columns.duplicated()])) or "names of several parts"
-        raise ValueError(f"The columns of the DataFrame need names of their own, and have {twice}: rename them.")
+        twice = first(map(str, frame.columns[frame.columns.duplicated()]))
+        found = f"and have these twice: {twice}" if twice else "and have several levels (MultiIndex)"
+        raise ValueError(f"The columns of the DataFrame need unique names on one level, {found}. Rename them.")
     label, obs = given["label"], pd.DataFrame(index=frame.index.astype(str))
     if isinstance(label, pd.Series):
         label = str((values := _of_cells(label, frame)).name)
@@ -68,10 +69,10 @@ def read_frame(frame: pd.DataFrame, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_cells(label: pd.Series, frame: pd.DataFrame) -> pd.Series:
-    """Return a Series in the order of the cells of a DataFrame, with a name; raise if it is not clear or not whole."""
+    """Return a Series with a name, in the order of a DataFrame's cells; raise if it is ambiguous or incomplete."""
     if not label.index.equals(frame.index):
         if twice := first(label.index[label.index.duplicated()]):
-            raise ValueError(f"label is a Series whose index has names twice (first: {twice}): make them unique.")
+            raise ValueError(f"label is a Series whose index has some names twice (first: {twice}): make them unique.")
         if lost := (~frame.index.isin(label.index)).sum():
             raise ValueError(
                 f"label is a Series whose index lacks {lost:,} of {len(frame):,} cells of the DataFrame: give it the "

@@ -97,7 +97,7 @@ def check_unscaled(adata: AnnData, x: Matrix, name: str, *, refuse: bool) -> Non
     if not _are_scaled(mean, variance):
         return
     what = "The genes have mean 0 and standard deviation 1, as after sc.pp.scale"
-    why = "noise of quiet genes then counts as much as markers, and new cells cannot be brought to this scale"
+    why = "genes with low expression then count as much as markers, and new cells cannot be brought to this scale"
     raw = ", or pass adata.raw.to_adata()" if adata.raw is not None else ""
     cure = f"Name the layer with the values before scaling (layer=){raw}; in a pipeline, leave StandardScaler out"
     if not refuse:

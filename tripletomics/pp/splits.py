@@ -157,8 +157,8 @@ def check_not_types(settings: Settings, batches: np.ndarray | None, codes: np.nd
     label = as_text(settings.label)
     if batches is not None and _same_groups(batches, codes):
         raise ValueError(
-            f"batch={settings.batch!r} splits the cells exactly as label={label!r} does, and a batch is what each type "
-            "has several of: name the column of donors or runs, or leave batch out."
+            f"batch={settings.batch!r} splits the cells exactly as label={label!r} does, so types and batches cannot "
+            "be told apart: name the column of donors or runs, or leave batch out."
         )
     known = held_out & (codes >= 0)
     if isinstance(settings.hold_out, str) and known.any() and not np.isin(codes[known], codes[~held_out]).any():

@@ -1,4 +1,4 @@
-"""Results of cells as a table of text or Parquet, in place of a copy of the cells."""
+"""Tables of results (text or Parquet), in place of a copy of the cells."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ENDINGS = (*SEPARATORS, ".parquet")
 
 
 def check(path: Path) -> None:
-    """Raise unless a table can be written there, and what writes it is installed.
+    """Raise unless a table can be written there, and the package that writes it is installed.
 
     Raises
     ------
     ValueError, ImportError, FileNotFoundError, PermissionError, OSError
-        If the path does not end as a table does, pyarrow is not installed, or as `files.check_writable`.
+        If the path does not end as a table does, if pyarrow is not installed, or where `files.check_writable` raises.
     """
     if path.suffix not in ENDINGS:
         better = f"{Path(path.name.removesuffix('.gz')).stem}.csv"
@@ -32,7 +32,7 @@ def check(path: Path) -> None:
 
 
 def write(path: Path, names: Any, columns: Mapping[str, Any], key: str, coordinates: np.ndarray) -> None:
-    """Write the name of each cell, columns about it and its coordinates, as ``X_tt_1``, ``X_tt_2``.
+    """Write the name of each cell, its columns, and its coordinates as ``X_tt_1``, ``X_tt_2``.
 
     Raises
     ------

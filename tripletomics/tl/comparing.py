@@ -49,7 +49,7 @@ def compare(
     cache: str | None = "auto",
     progress: bool = True,
 ) -> Comparison:
-    """Compare tripletomics with other maps on cells that none of them saw, and each map with its null.
+    """Compare tripletomics with other maps, and with permuted scores, on cells that none of them saw.
 
     Genes, scaling and principal components are chosen on the training cells, every method is fitted only on these,
     and the held-out cells are embedded. `adata` is not changed. With types on several levels, tripletomics is given
@@ -67,8 +67,8 @@ def compare(
     methods
         Names of methods: "tt", "tt:loss=arcface,structure=0.2" with settings of `fit`, "mlp" (cross-entropy),
         "umap_supervised", "lda", "nca", "umap", "umap_crossfit", "tsne", "tsne_crossfit", "pacmap", "pca2", "pca50",
-        "scanvi" and "parametric_umap". Where none is named, all are compared but "nca" and the last two. t-SNE and
-        PaCMAP come with the extra "compare"; where it is not installed, a warning says what is left out. The last two
+        "scanvi" and "parametric_umap". By default all are compared, except "nca" and the last two. t-SNE and PaCMAP
+        come with the extra "compare". If it is not installed, a warning says what is left out. The last two
         need the extras "scanvi" and "parametric-umap".
     hold_out
         As in `fit`. A fraction is optimistic: held-out cells then come from the same donors as the training cells.

@@ -104,16 +104,17 @@ def evaluate(
     One row per value: hold_out (how cells were held out), space (the `obsm` key), metric, type (the cell type of a
     recall, the level of a "level_f1", or the name of a further column), split ("train", "held-out", "permuted", or ""
     for a value of all cells), value, sd and n_seeds (over refits), family,
-    label_circular (rises with how hard labels were used, so no evidence), null (how it was made).
+    label_circular (rises with how hard labels were used, so no evidence), null (how the permuted score was made).
     ``attrs["summary"]`` says in words what they show.
 
     With types on several levels, "level_f1" is the 15-NN macro-F1 on each of them, over the cells that are known there.
-    "hierarchical_f1" counts a name for all names above it. Their null permutes the names of the scored cells among
-    those of the same parent, so a fine level scores above its null only if a map shows more than the level above.
+    "hierarchical_f1" counts a name for all names above it. Their permuted score permutes the names of the scored cells
+    among those of the same parent. So a fine level scores above it only if a map shows more than the level above.
 
-    The null of a map that `fit` wrote is a fit on permuted labels; of any other map, the labels of the scored cells
-    are permuted. Nulls of structure shuffle the coordinates of the scored cells. The use of the page (of two
-    dimensions) and how well held-out cells can be told from training cells (of a random split) have none.
+    The permuted score of a map that `fit` wrote is that of a fit on permuted labels. For any other map, the labels of
+    the scored cells are permuted. For scores of structure, the coordinates of the scored cells are shuffled. Two scores
+    have no permuted score: the use of the page (for two dimensions), and how well held-out cells can be told from
+    training cells (for a random split).
 
     Raises
     ------

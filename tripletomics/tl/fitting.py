@@ -83,8 +83,8 @@ def fit(
         same cells: a tuple (RNA, proteins), a dict from name to AnnData, or a MuData of two. Cells are matched by name,
         and a cell may be missing in one of the two. Or a path to an .h5ad file or a .zarr store: a matrix of more than
         2 GB or 300,000 cells stays on disk, and a sample of it is fitted, unless it is stored by genes (CSC). Or a
-        DataFrame of cells by features, whose columns that are named below are no features; `Model.map` and
-        `Model.embed` of it return the coordinates, which are written nowhere.
+        DataFrame of cells by features. Its columns that `label`, `order`, `batch` or `hold_out` name are not features.
+        No coordinates are written to it: `Model.map` and `Model.embed` return them.
     label
         Column of `obs` with the cell types; for a DataFrame, one of its columns or a Series. Missing values and the
         names in `unlabelled` mean unlabelled. In two modalities, the first that has a value counts (columns of a MuData
@@ -150,9 +150,9 @@ def fit(
         fewer they are whole, and many are small. Where they may be either, a warning says what was decided. New cells
         must then be on the same scale.
     missing
-        What to do about NaN: "error" refuses it, and "impute" takes such a value as not measured, as mass spectrometry
-        has them. The encoder then treats it like a gene that is hidden in training, and its principal components
-        are those that the other values predict. Genes are chosen and scaled by measured values.
+        What to do about NaN: "error" refuses it, and "impute" takes such a value as not measured, as in mass
+        spectrometry. The encoder then treats it like a gene that is hidden in training. For the principal components,
+        the other values of the cell predict it. Genes are chosen and scaled by measured values.
     unlabelled
         One or several names that mean unlabelled, in place of the default ones; on the command line, repeat the option
         for each. Upper or lower case and spaces around a name make no difference. Missing and blank values always mean
@@ -181,7 +181,7 @@ def fit(
         not see. Scores, predictions and calibration never use these labels.
     steps
         Training steps of the encoder; by default they follow the number of cells and the loss. The map head takes four
-        times as many, but no more than 320 to 480, by the number of cells, or than the encoder, if that takes more.
+        times as many, but at most 320 to 480 (by the number of cells), or as many as the encoder if that takes more.
     batch_size
         Cells in a training step; by default 512, or all if there are fewer.
     lr

@@ -1,4 +1,4 @@
-"""A progress bar in a notebook, without ipywidgets, which those of rich need there."""
+"""A progress bar in a notebook without ipywidgets, which the bars of rich need there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH = 100  # characters
 
 
 class NotebookBar(Progress):
-    """Progress as the text of one output, which is updated in place and is one line at the end."""
+    """Show progress as the text of one output, which is updated in place and becomes one line at the end."""
 
     def __init__(self, *columns: ProgressColumn) -> None:
         text = Console(file=io.StringIO(), force_terminal=False, force_jupyter=False, width=WIDTH)
@@ -24,11 +24,11 @@ class NotebookBar(Progress):
         self.updated = 0.0
 
     def start(self) -> None:
-        """Make the output."""
+        """Create the output."""
         self.output = display({"text/plain": ""}, raw=True, display_id=True)
 
     def update(self, *given: Any, **changed: Any) -> None:
-        """Update a task, and the output unless it was updated just now."""
+        """Update a task, and the output if the last update is long enough ago."""
         super().update(*given, **changed)
         if time.monotonic() - self.updated > PAUSE:
             self.updated = time.monotonic()

@@ -1,4 +1,4 @@
-"""Progress bars: in a terminal, on stderr; in a notebook, as one output of the cell; and nowhere else."""
+"""Progress bars: on stderr of a terminal, or as one output of a notebook cell; nowhere else."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 AGAIN = " again"  # ends the name of a stage that is trained a second time
 
 
-TRAINED = {"metric": "encoder", "map": "map"}  # what a stage trains, if its name does not say so
+TRAINED = {"metric": "encoder", "map": "map"}  # what a stage trains, where its name does not say so
 
 
 @contextmanager
 def training_bar(wanted: bool) -> Iterator[Report]:
-    """Show stage, loss, held-out score and time left; of a stage without steps, that it is running.
+    """Show stage, loss, held-out score and time left. A stage without steps is only shown to run.
 
-    The score is that of samples, and so "about", until a stage that is finished is reported again.
+    During training the score is that of samples, and is marked "about". `report_scores` then gives the final score.
     """
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
@@ -83,13 +83,13 @@ def stage(name: str, wanted: bool) -> Iterator[None]:
 
 def tell(message: str) -> None:
     """Give a message to scanpy's logger, which shows it at the verbosity "info" or above."""
-    scanpy = sys.modules.get("scanpy")  # whoever has not imported it has not asked for messages
+    scanpy = sys.modules.get("scanpy")  # without scanpy, nobody asked for messages
     if scanpy is not None and processes.rank() == 0:
         scanpy.logging.info(message)
 
 
 def report_scores(report: Report, history: History, again: bool = False) -> None:
-    """Report the held-out scores of a finished fit, whose encoder was trained once, or `again`."""
+    """Report the held-out scores of a finished fit. `again`: the encoder was trained twice."""
     for space, curves in history.items():
         steps, f1 = len(curves["step"]), float(curves["held_out_f1"][-1])
         report(space + AGAIN * (again and space == "metric"), steps, steps, float(curves["loss"][-1]), f1)

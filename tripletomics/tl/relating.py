@@ -56,8 +56,8 @@ def relate(
     use_rep
         Key of `obsm` with the embedding, for a model that was fitted on one; by default the key in the fit.
     missing
-        What to do about missing genes: "error", "zero" to fill them with zeros, or "impute" to treat them
-        as unknown, like the genes that are hidden in training.
+        What to do about missing genes, and about NaN in the others: "error"; "zero" to fill them with zeros; or
+        "impute" to treat them as unknown, like the genes that are hidden in training.
     alias
         Column of `var` with other names of the genes, such as "gene_ids", for those that do not match by name.
     min_matched
