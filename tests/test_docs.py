@@ -1,4 +1,4 @@
-"""What the README and the pages of the manual show runs as it stands there."""
+"""What the pages of the manual show, and the commands of the README, run as they stand there."""
 
 import re
 import shlex
@@ -29,12 +29,6 @@ def clone(tmp_path, monkeypatch, few_steps):
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def test_python(clone):
-    (code,) = blocks("python")
-    exec(compile(code, "README.md", "exec"), {})
-    assert (clone / "pbmc.tt").is_file()
 
 
 @pytest.fixture

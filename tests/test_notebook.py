@@ -49,7 +49,7 @@ def check(codes, found):
 
 def test_the_block_of_the_readme(outputs):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    codes = block.replace('"umap", ', "").split("\n\n")  # UMAP compiles for 20 s; `test_docs.py` runs it
+    codes = block.replace('"umap", ', "").split("\n\n")  # which compiles for 20 s; `test_comparison.py` has it
     codes += ["model", "result"]
     found = outputs(codes)
     check(codes, found)
