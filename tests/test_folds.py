@@ -188,9 +188,7 @@ def test_batches_that_teach_nothing_are_refused(donors, given, error, message):
 def test_no_type_may_be_called_what_cells_like_no_type_are(donors):
     adata = donors.copy()
     adata.obs["kind"] = adata.obs["kind"].replace({"c": "unassigned"})
-    with pytest.raises(
-        ValueError, match="label='kind' has a type 'unassigned', which is what predict calls cells of"
-    ):
+    with pytest.raises(ValueError, match="label='kind' has a type 'unassigned', which is what predict calls cells of"):
         tt.fit(adata, "kind", unlabelled=(), progress=False)
     assert state(adata)[1:3] == [[], []]
 
