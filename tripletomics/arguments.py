@@ -38,10 +38,11 @@ SYNONYMS = {
     "missing": "missing_genes fill impute",
     "path": "filename fname save",
 }
+OF_THREADS = ("n_jobs", "n_threads", "num_threads", "num_workers", "n_workers")  # what others call --threads
 # what no argument does, and how it is done
 CURES = {
     "how many threads are used follows the environment: set OMP_NUM_THREADS before Python starts (on the command line: "
-    "--threads)": "n_jobs n_threads threads num_threads num_workers n_workers",
+    "--threads)": " ".join(("threads", *OF_THREADS)),
     "to keep the cells as they are, pass adata.copy()": "copy inplace",
     "pass adata.raw.to_adata() in place of adata": "use_raw raw",
     "it has no such setting; change the figure with matplotlib": "legend_fontsize legend_fontweight legend_fontoutline "

@@ -21,7 +21,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, MissingArgumentError, UnknownOptionError
 
 from tripletomics import processes
-from tripletomics.arguments import meant
+from tripletomics.arguments import OF_THREADS, meant
 from tripletomics.cli.demonstration import run_demo
 from tripletomics.cli.fitting import fit
 from tripletomics.cli.inputs import is_input
@@ -66,7 +66,6 @@ EXAMPLES = {  # of the help of each command
     "demo": ("demo",),
 }  # fmt: skip
 
-OF_THREADS = ("n_jobs", "n_threads", "num_threads", "num_workers", "n_workers")  # what others call --threads
 ALONE = ("transform", "predict", "relate", "losses")  # train nothing: srun may start one for each of many files
 
 REFUSALS = (ValueError, KeyError, TypeError, ImportError, FloatingPointError)

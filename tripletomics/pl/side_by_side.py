@@ -70,7 +70,7 @@ def compare(
         Width of the figure in inches; 7.1 is a page, 3.5 a column.
     table
         Scores as :func:`scores` takes them. Their panel is drawn below the maps, and each map says its held-out F1 with
-        the null, or that it has no signal. The basis ``"X_umap"`` belongs to the method ``"umap"``.
+        the permuted one, or that it has no signal. The basis ``"X_umap"`` belongs to the method ``"umap"``.
     titles
         What to call methods (or bases) in the figure.
     show, save, return_fig
