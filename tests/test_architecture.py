@@ -13,7 +13,7 @@ import tripletomics as tt
 ROOT = Path(tt.__file__).parent
 FLOORS = (  # from top to bottom; imports go down, or to the right on one line
     ("__main__", "cli"),
-    ("sklearn", "tl"),
+    ("sklearn", "tl", "datasets"),
     ("experiment",),
     ("report", "pl", "store", "pp"),
     ("model",),
@@ -27,7 +27,7 @@ FLOORS = (  # from top to bottom; imports go down, or to the right on one line
     ("arguments", "parts", "keys", "names", "notices", "extras"),
 )
 PLACE = {name: (floor, i) for floor, names in enumerate(FLOORS) for i, name in enumerate(names)}
-ANNDATA = {"cli", "tl", "experiment", "pp", "pl", "report", "store", "baselines"}
+ANNDATA = {"cli", "tl", "datasets", "experiment", "pp", "pl", "report", "store", "baselines"}
 MATPLOTLIB = {"pl", "report"}
 OPTIONAL = {"mudata", "scib_metrics", "scvi", "tensorflow", "umap", "psutil"}
 FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]

@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tripletomics import losses, pl, sklearn
+    from tripletomics import datasets, losses, pl, sklearn
     from tripletomics.experiment.comparison import Comparison
     from tripletomics.model import Model, load
     from tripletomics.tl import compare, evaluate, explain, fit, pca, predict, relate, transform
@@ -16,6 +16,7 @@ __all__ = [
     "Comparison",
     "Model",
     "compare",
+    "datasets",
     "evaluate",
     "explain",
     "fit",
@@ -32,7 +33,7 @@ __all__ = [
 # Everything is imported on first use: torch and scanpy take seconds, and `--help` needs neither.
 _HOMES = dict.fromkeys(("compare", "evaluate", "explain", "fit", "pca", "predict", "relate", "transform"), "tl")
 _HOMES |= {"Comparison": "experiment.comparison", "Model": "model", "load": "model"}
-_HOMES |= dict.fromkeys(("losses", "pl", "sklearn"), "")
+_HOMES |= dict.fromkeys(("datasets", "losses", "pl", "sklearn"), "")
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tripletomics import files, tl
+from tripletomics import datasets, files, tl
 from tripletomics.cli.answers import Answer, written
 from tripletomics.cli.options import grouped
 from tripletomics.cli.printing import say, say_written
@@ -42,7 +42,7 @@ def run_demo(*, out: Path = Path("tripletomics-demo"), progress: bool = True) ->
     os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
 
     with _timed("reading", progress):
-        adata = _demo_cells()
+        adata = datasets.pbmc()
         print(f"{adata.n_obs} blood cells, {adata.n_vars} genes, {adata.obs['cell_type'].nunique()} types")
     with _timed("tripletomics", spinner=False):  # fit has its own bar
         fitted = tl.fit(adata, "cell_type", hold_out=HOLD_OUT, progress=progress)
@@ -79,17 +79,6 @@ def run_demo(*, out: Path = Path("tripletomics-demo"), progress: bool = True) ->
     splits = ("held-out", "permuted", "train")
     found = {title: dict(zip(splits, row, strict=True)) for title, row in rows.items()}
     return Answer({"scores": found, "written": written(table, figure, model)}, show)
-
-
-def _demo_cells() -> AnnData:
-    """Return the log-normalised values and the labels of scanpy's blood cells, and nothing derived from them."""
-    import anndata
-    import scanpy
-
-    source = scanpy.datasets.pbmc68k_reduced()
-    adata = anndata.AnnData(source.raw.X.copy(), source.obs[[]].copy(), source.raw.var[[]].copy())
-    adata.obs["cell_type"] = source.obs["bulk_labels"].astype(str).astype("category")
-    return adata
 
 
 def _add_baseline(adata: AnnData, method: str, basis: str) -> tuple[float, float]:
