@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from tripletomics import files
-from tripletomics.embedding import coordinates
-from tripletomics.features import Pair, Present
+from tripletomics.features import Present
 from tripletomics.index import Hits
 from tripletomics.labels import COVERAGE, REJECT, check_new_types
 from tripletomics.labels.nodes import check_node_names
@@ -20,14 +19,14 @@ from tripletomics.labels.prediction import Prediction, check_shares, join, list_
 from tripletomics.labels.values import Estimate
 from tripletomics.model import graph, storage, summary
 from tripletomics.model.assembly import assemble, disassemble
-from tripletomics.model.state import State
-from tripletomics.seen import HELD_OUT, TRAINING, network_inputs
+from tripletomics.model.embedder import Embedder
+from tripletomics.seen import HELD_OUT, TRAINING
 from tripletomics.sources import Matrix
 
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
 
 
-class Model(State):
+class Model(Embedder):
     """What `tripletomics.fit` returns: it embeds cells in the metric space and on the map.
 
     Attributes
@@ -110,83 +109,6 @@ class Model(State):
     def _repr_html_(self) -> str:
         """Return scores, remarks, types and settings for a notebook."""
         return summary.as_page(self)
-
-    def embed(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> np.ndarray:
-        """Return the coordinates of cells in the metric space.
-
-        Parameters
-        ----------
-        x
-            Cells by ``features.genes``, dense or sparse, on the scale of the training matrix; a DataFrame with columns
-            of these names; or what `table` returns. NaN is a value that was not measured.
-        present
-            Which of the genes were measured, boolean (genes,); all by default. The values of the others are ignored:
-            they are unknown, as genes that a mask hides in training. With two modalities, a dict by name.
-        modalities
-            In place of `x`, for a model of two modalities: as for `table`.
-
-        Returns
-        -------
-        float32 (cells, metric_dim).
-        """
-        return self.place(x, present, **modalities)[0]
-
-    def map(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> np.ndarray:
-        """Return the coordinates of cells on the map, float32 (cells, dim). Parameters as for `embed`."""
-        return self.place(x, present, **modalities)[1]
-
-    def pcs(self, x: Matrix, present: Present = None) -> np.ndarray:
-        """Return principal components, float32 (cells, components), of cells of the fit as if they were new.
-
-        Parameters as for `embed`.
-        """
-        known: Any = present
-        return self.features.pcs(x, known, self._roles(x)[1])
-
-    def place(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> tuple[np.ndarray, np.ndarray]:
-        """Return the coordinates in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`."""
-        return self._embed(self._given(x, modalities), present)[:2]
-
-    def table(self, **modalities: Matrix) -> Pair:
-        """Return the arrays of one or both modalities of some cells together.
-
-        Parameters
-        ----------
-        modalities
-            By name, such as ``rna=``: cells by the modality's genes (``features.parts``), dense or sparse. With both,
-            row i is the same cell in each.
-
-        Raises
-        ------
-        TypeError
-            If the model has one modality, or not these.
-        ValueError
-            If the shapes do not fit.
-        """
-        return self.features.join(modalities)
-
-    def _given(self, x: Matrix, modalities: Mapping[str, Matrix] | None = None) -> Matrix:
-        """Return cells as one matrix or `Pair`, or raise; `modalities` is None where a method takes no names."""
-        if not modalities:
-            return self.features.check_cells(x, named=modalities is not None)
-        if x is not None:
-            raise TypeError(f"Pass x or {', '.join(modalities)}, not both.")
-        return self.features.join(modalities)
-
-    def _embed(self, x: Matrix, present: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return z, the map, principal components and the roles that cells had in the fit."""
-        self.features.check_present(present)
-        roles = self._roles(x)
-        source, pcs = network_inputs(self.features, x, present, roles)
-        known: Any = present
-        embedding = coordinates(self.networks, source, self.features.map_pcs(x, pcs, known))
-        lost = ~np.all([np.isfinite(space).all(axis=1) for space in embedding.values()], axis=0)
-        if lost.any():
-            raise ValueError(
-                f"{lost.sum():,} of {len(lost):,} cells have coordinates that are NaN or infinite (first: row "
-                f"{int(lost.argmax())}). Their values may be too large, or the model may be damaged: check both."
-            )
-        return embedding["metric"], embedding["map"], pcs, roles[0]
 
     def predict(
         self,
