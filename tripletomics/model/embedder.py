@@ -34,23 +34,47 @@ class Embedder(State):
         Returns
         -------
         float32 (cells, metric_dim).
+
+        Examples
+        --------
+        >>> x = query[:, model.features.genes].X
+        >>> model.embed(x).shape
+        (100, 32)
         """
         return self.place(x, present, **modalities)[0]
 
     def map(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> np.ndarray:
-        """Return the coordinates of cells on the map, float32 (cells, dim). Parameters as for `embed`."""
+        """Return the coordinates of cells on the map, float32 (cells, dim). Parameters as for `embed`.
+
+        Examples
+        --------
+        >>> model.map(query[:, model.features.genes].X).shape
+        (100, 2)
+        """
         return self.place(x, present, **modalities)[1]
 
     def pcs(self, x: Matrix, present: Present = None) -> np.ndarray:
         """Return principal components, float32 (cells, components), of cells of the fit as if they were new.
 
         Parameters as for `embed`.
+
+        Examples
+        --------
+        >>> model.pcs(query[:, model.features.genes].X).shape
+        (100, 50)
         """
         known: Any = present
         return self.features.pcs(x, known, self._roles(x)[1])
 
     def place(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> tuple[np.ndarray, np.ndarray]:
-        """Return the coordinates in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`."""
+        """Return the coordinates in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`.
+
+        Examples
+        --------
+        >>> z, m = model.place(query[:, model.features.genes].X)
+        >>> z.shape, m.shape
+        ((100, 32), (100, 2))
+        """
         return self._embed(self._given(x, modalities), present)[:2]
 
     def table(self, **modalities: Matrix) -> Pair:
@@ -68,6 +92,14 @@ class Embedder(State):
             If the model has one modality, or not these.
         ValueError
             If the shapes do not fit.
+
+        Examples
+        --------
+        >>> two.modalities
+        ('rna', 'protein')
+        >>> cells = two.table(rna=rna.X, protein=protein.X)
+        >>> two.embed(cells).shape
+        (210, 32)
         """
         return self.features.join(modalities)
 

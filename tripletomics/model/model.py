@@ -98,6 +98,15 @@ class Model(Embedder):
     -----
     Methods take an array ``x``. A model of two modalities takes arrays by their names, one or both, such as
     ``embed(rna=x)``; `table` joins them for a method that takes no names.
+
+    Examples
+    --------
+    >>> model
+    <tripletomics.Model: 765 genes, 10 types, loss=softmax>
+    >>> sorted(model.scores)
+    ['held-out', 'permuted', 'train']
+    >>> model.classes[:3]
+    ['CD14+ Monocyte', 'CD19+ B', 'CD34+']
     """
 
     def __repr__(self) -> str:
@@ -133,6 +142,14 @@ class Model(Embedder):
         ------
         ValueError
             If a share is not in range, or the model could not be calibrated.
+
+        Examples
+        --------
+        >>> x = query[:, model.features.genes].X
+        >>> found, z, m = model.predict(x)
+        >>> found.probabilities.shape, z.shape, m.shape
+        ((100, 10), (100, 32), (100, 2))
+        >>> names = [model.types[code] for code in found.codes]
         """
         check_shares(reject, coverage, fdr)
         x = self._given(x, modalities)
@@ -159,7 +176,16 @@ class Model(Embedder):
         self, x: Matrix = None, present: Present = None, *, coverage: float = COVERAGE, z: np.ndarray | None = None,
         **modalities: Matrix,
     ) -> dict[str, Estimate]:  # fmt: skip
-        """Return the values of ordered columns by name, with intervals; `z` is the metric space, if it is known."""
+        """Return the values of ordered columns by name, with intervals; `z` is the metric space, if it is known.
+
+        Examples
+        --------
+        >>> adata.obs["day"] = np.arange(adata.n_obs) % 7.0
+        >>> days = tt.fit(adata, order="day")
+        >>> estimate = days.predict_values(query[:, days.features.genes].X)["day"]
+        >>> estimate.center.shape, estimate.low.shape, estimate.high.shape
+        ((100,), (100,), (100,))
+        """
         check_shares(REJECT, coverage)
         x = self._given(x, modalities)
         z, (role, fitted) = self._embed(x, present)[0] if z is None else z, self._roles(x)
@@ -184,6 +210,12 @@ class Model(Embedder):
         ------
         ValueError
             If the model has no index, or k is out of range.
+
+        Examples
+        --------
+        >>> hits = model.search(query[:, model.features.genes].X, k=5)
+        >>> hits.names.shape, hits.labels.shape
+        ((100, 5), (100, 5))
         """
         if self.catalog is None:
             raise ValueError(
@@ -209,6 +241,13 @@ class Model(Embedder):
         ValueError
             If a name is already known, means unlabelled or looks like a label set of several levels, or there is not
             one per cell. The model stays as it was.
+
+        Examples
+        --------
+        >>> x = query[:5, model.features.genes].X
+        >>> model.enroll(x, ["new type"] * 5)
+        >>> "new type" in model.types
+        True
         """
         names = check_new_types(names, x.shape[0], self.names)
         check_node_names(names if self.tree is not None else ())
@@ -236,6 +275,12 @@ class Model(Embedder):
         Returns
         -------
         Probabilities (pairs,), for pairs of which half are of one type.
+
+        Examples
+        --------
+        >>> x = query[:, model.features.genes].X
+        >>> model.same(x[:5], x[5:10]).shape
+        (5,)
         """
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: pass one cell in each for every pair.")
@@ -246,11 +291,24 @@ class Model(Embedder):
         return calibration.same(*(reference.evidence(z, pcs) for z, _, pcs, _ in pairs))
 
     def summary(self) -> str:
-        """Return a few lines on how the map does on cells that it never saw."""
+        """Return a few lines on how the map does on cells that it never saw.
+
+        Examples
+        --------
+        >>> print(model.summary())
+        15-NN macro-F1      map  metric space
+        held-out cells ...
+        """
         return summary.summarise(self)
 
     def record(self) -> dict[str, object]:
-        """Return what is kept in `uns`, as in the attributes of the same names."""
+        """Return what is kept in `uns`, as in the attributes of the same names.
+
+        Examples
+        --------
+        >>> list(model.record())[:5]
+        ['settings', 'versions', 'history', 'findings', 'seconds']
+        """
         return summary.record(self)
 
     def save(self, path: str | Path, *, index: bool = False) -> None:
@@ -267,6 +325,12 @@ class Model(Embedder):
         ------
         ValueError, FileNotFoundError, PermissionError
             If the name does not end in ``.tt`` or nothing can be written there.
+
+        Examples
+        --------
+        >>> model.save("pbmc.tt")
+        >>> tt.load("pbmc.tt").id == model.id
+        True
         """
         path = files.check_writable(path, storage.SUFFIX)
         if index and self.catalog is None:
@@ -296,6 +360,10 @@ class Model(Embedder):
         -----
         Every cell counts as new. One with NaN, or a count below 0, gets NaN. With types on several levels, the classes
         are the finest ones. Further columns are not in it. It needs up to 160 kB a cell: pass some thousand at once.
+
+        Examples
+        --------
+        >>> model.to_onnx("pbmc.onnx")
         """
         graph.write(files.check_writable(path, graph.SUFFIX), self)
 
@@ -316,6 +384,12 @@ def load(path: str | Path) -> Model:
     -----
     A file carries the SHA-256 of all its bytes, so that every byte that has changed since it was written is found.
     Files of format 6 or 7 carry none: a warning says so.
+
+    Examples
+    --------
+    >>> model.save("pbmc.tt")
+    >>> tt.load("pbmc.tt")
+    <tripletomics.Model: 765 genes, 10 types, loss=softmax>
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path={path!r} is not the path of a model file, such as 'pbmc.tt'.")
