@@ -1,11 +1,14 @@
 """The site of the manual: `sphinx-build -W --keep-going docs out/site`."""
 
+import inspect
 import os
 import re
 from importlib.metadata import version as version_of
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
+from sphinx.util.inspect import stringify_signature
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {ROOT / name: ROOT / "docs" / name.lower() for name in ("CHANGELOG.md", "SECURITY.md")}
@@ -49,7 +52,6 @@ napoleon_use_rtype = False
 default_role = "py:obj"
 add_module_names = False
 maximum_signature_line_length = 80
-python_use_unqualified_type_names = True
 
 # Look
 html_theme = "sphinx_book_theme"
@@ -60,8 +62,8 @@ html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
 html_theme_options = {
+    "max_navbar_depth": 1,
     "navbar_persistent": [],
-    "show_navbar_depth": 1,
     "show_toc_level": 2,
     "use_fullscreen_button": False,
     "use_source_button": False,
@@ -92,7 +94,24 @@ def read_included(app: Sphinx, path: Path, page: str, text: list[str]) -> None:
     text[0] = on_site(text[0], ROOT / "docs" / path, ROOT / "docs" / page)
 
 
+def signature_of(app: Sphinx, what: str, name: str, thing: object, *_: object) -> tuple[str, str] | None:
+    """Return the signature with types as they are written; none for classes that only functions make."""
+    if name in ("tripletomics.Model", "tripletomics.Comparison"):
+        return "", ""
+    if what not in ("class", "function", "method"):
+        return None
+    signature = inspect.signature(thing.__init__ if what == "class" else thing)
+    if what != "function":
+        signature = signature.replace(parameters=[*signature.parameters.values()][1:])
+    text, arrow, returned = stringify_signature(signature).rpartition(" -> ")
+    return (text, returned) if arrow and what != "class" else (text or returned, "")
+
+
 def setup(app: Sphinx) -> None:
-    """Connect what is above."""
+    """Connect what is above, and name attributes by their usual name."""
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
+    app.connect("autodoc-process-signature", signature_of)
     app.connect("source-read", read)
     app.connect("include-read", read_included)
