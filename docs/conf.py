@@ -6,6 +6,7 @@ import re
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
 from sphinx.util.inspect import stringify_signature
@@ -107,11 +108,25 @@ def signature_of(app: Sphinx, what: str, name: str, thing: object, *_: object) -
     return (text, returned) if arrow and what != "class" else (text or returned, "")
 
 
+def escape_names(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Keep the last letter of attributes such as `classes_`, which else is the mark of a link."""
+    lines[:] = [re.sub(r"^:(ivar|vartype) (\w+)_:", r":\1 \2\\_:", line) for line in lines]
+
+
+def mark_numbers(app: Sphinx, page: nodes.document) -> None:
+    """Mark cells of tables that hold numbers, such as `0.95 [0.93, 0.97]`, so that they do not break in two lines."""
+    for cell in page.findall(nodes.entry):
+        if re.fullmatch(r"[-+\d][-+\d.,e ]*%?( ?(±|\[) ?[-+\d.,e ]+\]?)?", cell.astext().strip()):
+            cell["classes"].append("number")
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is above, and name attributes by their usual name."""
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"
+    app.connect("doctree-read", mark_numbers)
     app.connect("autodoc-process-signature", signature_of)
+    app.connect("autodoc-process-docstring", escape_names, priority=600)  # after napoleon
     app.connect("source-read", read)
     app.connect("include-read", read_included)
