@@ -35,6 +35,7 @@ def clone(tmp_path, monkeypatch, few_steps):
 def scene(tmp_path, monkeypatch, few_steps, trained):
     """What the pages of the manual take as given: small tables and a model; few methods, and one fit of each."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(losses.base, "_LOSSES", losses.family())  # a loss of a page is there for this page alone
     adata, (rna, protein), (_, new_protein) = make_cells(150, 1, "abcde"), make_pair(150), make_pair(60, 2)
     for table in (adata, rna):
         table.obs["cell_type"] = table.obs["kind"]
@@ -103,12 +104,6 @@ def test_examples_run(tmp_path, few_steps):
 def test_the_two_commands_are_one_line_each():
     setup = [block.strip() for block in blocks("bash") if block.startswith("pip")]
     assert [line.split(" && ")[1] for line in setup] == ["tripletomics demo", "python -m pytest"]
-
-
-def test_links_of_the_documents_lead_somewhere():
-    for page in (*PAGES, ROOT / "CHANGELOG.md"):
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_every_loss_is_in_the_comparison():

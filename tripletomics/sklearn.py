@@ -63,8 +63,10 @@ class TripletMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMi
         The types, sorted; empty if there were no labels.
     model_
         The `tripletomics.Model`: ``summary()``, the metric space (``embed``), ``save`` and ``to_onnx``.
-    n_features_in_, feature_names_in_
-        Columns of the matrix, and their names if it was a DataFrame.
+    n_features_in_
+        Columns of the matrix.
+    feature_names_in_
+        Their names, if it was a DataFrame.
 
     Notes
     -----

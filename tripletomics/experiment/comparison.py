@@ -47,8 +47,10 @@ class Comparison:
         For each method, held-out cells by true and predicted type, on its map if it has one: counts over all seeds.
     histories
         Training curves of the first seed, for tripletomics.
-    settings, versions
-        Both as text.
+    settings
+        What was asked for, and the split, as text.
+    versions
+        Versions of the packages.
 
     Examples
     --------

@@ -49,8 +49,10 @@ class Loss(nn.Module):
         Whether a network of the loss predicts one view from the other; see `check`.
     mines
         Whether `refresh` chooses rows that come with each cell as further views, ``loss(z, *others, y)``.
-    parameter_lr, parameter_eps
-        Learning rate of the loss's own parameters, in units of the encoder's, and Adam's epsilon for them.
+    parameter_lr
+        Learning rate of the loss's own parameters, in units of the encoder's.
+    parameter_eps
+        Adam's epsilon for them.
     epochs
         Epochs between two calls of `refresh`; 0 for none.
     coarse

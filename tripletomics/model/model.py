@@ -86,8 +86,10 @@ class Model(Embedder):
         returns it, for "tt", the "mean of 15 nearest" training cells, and "permuted coordinates"; empty otherwise.
     colors
         Of an adopted map: colours of types, as the dataset kept them in ``uns["<label>_colors"]``.
-    targets, ordered
-        What predicts the values of each ordered column, and how it does on held-out cells (`labels.values.check`).
+    targets
+        What predicts the values of each ordered column.
+    ordered
+        How it does on held-out cells, by column.
     tree
         Names above the types; None if there is one level. `nodes` is the same with enrolled types.
     seen
