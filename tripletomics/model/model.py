@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from tripletomics.labels import COVERAGE, REJECT, check_new_types
 from tripletomics.labels.nodes import check_node_names
 from tripletomics.labels.prediction import Prediction, check_shares, join, list_novel, predict
 from tripletomics.labels.values import Estimate
-from tripletomics.model import graph, storage, summary
+from tripletomics.model import cards, graph, storage, summary
 from tripletomics.model.assembly import assemble, disassemble
 from tripletomics.model.state import State
 from tripletomics.seen import HELD_OUT, TRAINING, network_inputs
@@ -44,8 +44,7 @@ class Model(State):
         15-NN macro-F1 by group of cells (``"train"``, ``"held-out"``, ``"permuted"``) and space (``"map"``,
         ``"metric"``). Without labels, recall of the 15 nearest cells by principal components.
     p_value
-        By space: how often the held-out score is reached when the labels of the held-out cells are permuted. Empty if
-        no cell was held out, or without labels.
+        By space: how often permuted labels of the held-out cells score as well. Empty without labels or such cells.
     history
         For each stage (``"metric"``, ``"map"``): ``step``, ``loss``, ``held_out_f1`` and what the loss traces, such as
         the ``scale`` of "adacos"; arrays of equal length. ``held_out_f1`` is that of samples of up to 1,000 cells,
@@ -163,14 +162,6 @@ class Model(State):
         ValueError
             If the shapes do not fit.
         """
-        return self.features.join(modalities)
-
-    def _given(self, x: Matrix, modalities: Mapping[str, Matrix] | None = None) -> Matrix:
-        """Return cells as one matrix or `Pair`, or raise; `modalities` is None where a method takes no names."""
-        if not modalities:
-            return self.features.check_cells(x, named=modalities is not None)
-        if x is not None:
-            raise TypeError(f"Pass x or {', '.join(modalities)}, not both.")
         return self.features.join(modalities)
 
     def _embed(self, x: Matrix, present: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -331,7 +322,11 @@ class Model(State):
         """Return what is kept in `uns`, as in the attributes of the same names."""
         return summary.record(self)
 
-    def save(self, path: str | Path, *, index: bool = False) -> None:
+    def card(self) -> str:
+        """Return what its users must know, as Markdown: data, types, checks, limits, versions, settings, use."""
+        return cards.describe(self)
+
+    def save(self, path: str | Path, *, index: bool = False, card: bool = False) -> None:
         """Write the model to one safetensors file (``.tt``): weights, genes, landmarks and settings, no cell's values.
 
         Parameters
@@ -340,16 +335,21 @@ class Model(State):
             Ends in ``.tt``.
         index
             Also write the names, labels and coordinates of all training cells, which `search` needs.
+        card
+            Also write the model's card next to it: ``pbmc.md`` for ``pbmc.tt``.
 
         Raises
         ------
         ValueError, FileNotFoundError, PermissionError
-            If the name does not end in ``.tt`` or nothing can be written there.
+            If the name does not end in ``.tt``, nothing can be written there, or another text is where the card goes.
         """
         path = files.check_writable(path, storage.SUFFIX)
+        place = cards.check_place(path) if card else path
         if index and self.catalog is None:
             raise ValueError("index=True, but this model was read from a file without its index: fit it again.")
         storage.write(path, *disassemble(self, index))
+        if card:
+            cards.write(place, self, path.name)
 
     def to_onnx(self, path: str | Path) -> None:
         """Write the model as one ONNX graph, which runs without Python. It needs the extra "onnx".

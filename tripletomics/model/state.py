@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,6 +90,14 @@ class State:
     def modalities(self) -> tuple[str, ...]:
         """Names of the two modalities; none in a model of one."""
         return self.features.modalities
+
+    def _given(self, x: Matrix, modalities: Mapping[str, Matrix] | None = None) -> Matrix:
+        """Return cells as one matrix or `Pair`, or raise; `modalities` is None where a method takes no names."""
+        if not modalities:
+            return self.features.check_cells(x, named=modalities is not None)
+        if x is not None:
+            raise TypeError(f"Pass x or {', '.join(modalities)}, not both.")
+        return self.features.join(modalities)
 
     def _reference(self) -> Reference:
         """Return the reference, or raise if there are no types."""
