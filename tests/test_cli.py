@@ -38,7 +38,7 @@ def test_fit_has_every_keyword_of_the_function():
     assert set(keywords) == set(EVERY_OPTION)
     options = inspect.signature(cli.fit).parameters
     assert set(options) == {
-        "input", "out", "only_results", "obs", "transpose", "protein", "model", "index", *keywords, *COMMON,
+        "input", "out", "only_results", "obs", "transpose", "protein", "model", "index", "card", *keywords, *COMMON,
     }  # fmt: skip
     for name in keywords:
         assert options[name].default == keywords[name].default, name

@@ -151,11 +151,16 @@ def test_fit_keeps_an_index_in_the_model_file_alone(run, tmp_path):
     make_cells(120, 1, "abc").write_h5ad(tmp_path / "cells.h5ad")
     words = ["fit", tmp_path / "cells.h5ad", "--label", "kind", "--out", tmp_path / "map.h5ad", "--steps", 2]
     assert run(*words, "--index") == (
-        1, "", "error: --index is kept in the model file: name it with --model.\n",
+        1, "", "error: --index is kept with the model: name its file with --model.\n",
     )  # fmt: skip
-    assert listed(tmp_path) == ["cells.h5ad"]
+    assert "error: --card is kept with the model" in run(*words, "--card")[2]
+    (tmp_path / "index.md").write_text("mine")
+    assert "index.md' exists and is not a model card" in run(*words, "--card", "--model", tmp_path / "index.tt")[2]
+    assert listed(tmp_path) == ["cells.h5ad", "index.md"]
     assert run(*words, "--index", "--model", tmp_path / "index.tt")[::2] == (0, "")
-    assert run(*words, "--model", tmp_path / "plain.tt")[::2] == (0, "")
+    status, said, _ = run(*words, "--model", tmp_path / "plain.tt", "--card")
+    assert (status, said.splitlines()[-1].split("/")[-1]) == (0, "plain.md")
+    assert (tmp_path / "plain.md").read_text().startswith("# Model card: plain.tt")
     adata = ad.read_h5ad(tmp_path / "map.h5ad")
     train = adata[adata.obs["tt_split"] == "train"]
     hits = tt.load(tmp_path / "index.tt").search(train.X, 1)

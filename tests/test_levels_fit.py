@@ -61,6 +61,8 @@ def test_a_file_keeps_the_scores_of_names_and_one_with_some_missing_is_refused(l
     assert model.tree.names == ["a", "b", "c", "d", "e", "first", "second"]
     own = (adata.obs["tt_split"] == "train") & adata.obs["kind"].isin(["first", "a", "b"])
     assert model.findings["node_cells"][5] == own.sum()
+    held = (adata.obs["tt_split"] == "held-out") & adata.obs["kind"].isin(["first", "a", "b"])
+    assert f"| first | {own.sum()} | {held.sum()} | {model.findings['node_f1'][5]:.3f} |\n" in model.card()
     model.save(tmp_path / "model.tt")
     adata.write_h5ad(tmp_path / "cells.h5ad")
     kept = ad.read_h5ad(tmp_path / "cells.h5ad").uns["X_tt"]["findings"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -43,6 +44,18 @@ def unquoted(value: object) -> object:
 def percent(share: float, digits: int = 0) -> str:
     """Return a share as text, such as "90 %"."""
     return f"{share:.{digits}%}".replace("%", " %")
+
+
+def markdown_text(text: object) -> str:
+    """Return text on one line, of which nothing is markup in Markdown."""
+    return re.sub(r"[\\`*<>|\[\]]|\b_|_\b", r"\\\g<0>", " ".join(printable(text).split()))
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """Return a table in Markdown, without its index. Names of columns and values are text."""
+    rows = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    texts = [[text if i == 1 else markdown_text(text) for text in row] for i, row in enumerate(rows)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in texts)
 
 
 def as_html(title: str, table: pd.DataFrame, lines: Iterable[str], folded: Mapping[str, Mapping[str, str]]) -> str:

@@ -51,12 +51,13 @@ def fit(  # noqa: D103
     index: Annotated[
         bool, Parameter(negative=(), help="Keep all training cells in the model file, for `Model.search`.")
     ] = False,
+    card: Annotated[
+        bool,
+        Parameter(negative=(), help="Also write the model's card, .md: data, types, checks, limits, how to use it."),
+    ] = False,
     **settings: Any,
 ) -> Answer | None:
-    if index and model is None:
-        raise ValueError("--index is kept in the model file: name it with --model.")
-    if model is not None:
-        files.check_writable(model, ".tt")
+    beside = _check_model(model, index, card)
     source = Source(input, protein, obs, transpose, label, (settings.get("batch"),))
     stored = input.suffix == ".zarr"
     if stored and (protein is not None or out is not None):
@@ -66,31 +67,47 @@ def fit(  # noqa: D103
     if only_results is not None or not (stored or (model is not None and out is None)):
         check_out(source, out, only_results, "--model for the model alone, or --only-results for a table")
     source.check()
-    apart = {"only_results": only_results, "model": model}
+    apart = {"only_results": only_results, "model": model, "card": beside}
     source.check_apart(apart, *map(settings.get, ("parents", "map", "init")))
     settings = {**settings, "label": label}
     kept = settings.get("checkpoint")
-    for path in filter(None, (input, protein, obs, out, only_results, model)):
+    for path in filter(None, (input, protein, obs, out, only_results, model, beside)):
         if kept is not None and os.path.realpath(kept) == os.path.realpath(path):
             raise ValueError(f"--checkpoint {str(kept)!r} is also another file of this fit: name a file of its own.")
     target = only_results or out or (input if stored else None)
     with _checkpoint(settings):
-        fitted = _fit(source, target, settings, model, index)
+        fitted = _fit(source, target, settings, model, {"index": index, "card": card})
     if processes.rank() > 0:  # the first of many processes writes
         return None
 
     def show() -> None:
         say(fitted.summary())
-        say_written(target, model)
+        say_written(target, model, beside)
 
-    record = {"written": written(target, model), "summary": fitted.summary(), **fitted.record()}
+    record = {"written": written(target, model, beside), "summary": fitted.summary(), **fitted.record()}
     record["settings"] = typed(fitted.settings)
     if "tested" in fitted.findings:
         record["findings"] = {**fitted.findings, "tested": dict(zip(TESTED, fitted.findings["tested"], strict=True))}
     return Answer({name: value for name, value in record.items() if name not in UNTOLD}, show)
 
 
-def _fit(source: Source, target: Path | None, settings: dict[str, Any], model: Path | None, index: bool) -> Model:
+def _check_model(model: Path | None, index: bool, card: bool) -> Path | None:
+    """Return where the card of a model goes, None without one; raise unless what is asked for can be written."""
+    if model is None:
+        for name in ["index"] * index + ["card"] * card:
+            raise ValueError(f"--{name} is kept with the model: name its file with --model.")
+        return None
+    files.check_writable(model, ".tt")
+    if not card:
+        return None
+    from tripletomics.model import cards
+
+    return cards.check_place(model)
+
+
+def _fit(
+    source: Source, target: Path | None, settings: dict[str, Any], model: Path | None, kept: dict[str, bool]
+) -> Model:
     """Fit, and write the results and the model. If one of them cannot be written, the other one still is."""
     from tripletomics.tl import paths
 
@@ -98,7 +115,7 @@ def _fit(source: Source, target: Path | None, settings: dict[str, Any], model: P
 
     def save(fitted: Model) -> None:
         if model is not None and processes.rank() == 0:
-            done.try_to(model, lambda: fitted.save(model, index=index))
+            done.try_to(model, lambda: fitted.save(model, **kept))
 
     if source.path.suffix == ".zarr" or source.is_large(settings.get("layer"), settings.get("use_rep")):
         with paths.open_fit(source.path, settings, target) as on_disk:

@@ -58,7 +58,7 @@ GROUPS = {  # of the options in the help; an option that stands in none is under
         "obs", "transpose", "protein", "batch", "layer", "use_rep", "counts", "unlabelled", "parents", "order", "alias",
         "min_matched", "fine", "pseudotime", "reference",
     ),
-    "Model": ("loss", "structure", "spread", "dim", "metric_dim", "map", "init", "encoder", "index"),
+    "Model": ("loss", "structure", "spread", "dim", "metric_dim", "map", "init", "encoder", "index", "card"),
     "Training": ("steps", "batch_size", "lr", "augment", "self_training", "refits", "unseen"),
     "Predictions": ("coverage", "fdr"),
     "Compute": ("device", "precision", "threads", "checkpoint", "cache", "shard", "force"),

@@ -9,6 +9,7 @@ import numpy as np
 
 from tripletomics.embedding import coordinates
 from tripletomics.features import Pair, Present
+from tripletomics.index import Hits
 from tripletomics.model.state import State
 from tripletomics.seen import network_inputs
 from tripletomics.sources import Matrix
@@ -76,6 +77,38 @@ class Embedder(State):
         ((100, 32), (100, 2))
         """
         return self._embed(self._given(x, modalities), present)[:2]
+
+    def search(self, x: Matrix = None, k: int = 10, present: Present = None, **modalities: Matrix) -> Hits:
+        """Return the k nearest training cells in the metric space, where each lies by all that was measured of it.
+
+        Parameters
+        ----------
+        x, present, modalities
+            As for `embed`.
+        k
+            Cells to find for each, the nearest first.
+
+        Returns
+        -------
+        Hits with ``names``, ``labels`` ("" for unlabelled cells) and ``distances``, each (cells, k).
+
+        Raises
+        ------
+        ValueError
+            If the model has no index, or k is out of range.
+
+        Examples
+        --------
+        >>> hits = model.search(query[:, model.features.genes].X, k=5)
+        >>> hits.names.shape, hits.labels.shape
+        ((100, 5), (100, 5))
+        """
+        if self.catalog is None:
+            raise ValueError(
+                "This model was read from a file without an index: write it with model.save(path, index=True) after "
+                "fit (on the command line: fit --index)."
+            )
+        return self.catalog.search(self.embed(x, present, **modalities), k, self.types)
 
     def table(self, **modalities: Matrix) -> Pair:
         """Return the arrays of one or both modalities of some cells together.

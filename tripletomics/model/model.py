@@ -12,12 +12,11 @@ import numpy as np
 
 from tripletomics import files
 from tripletomics.features import Present
-from tripletomics.index import Hits
 from tripletomics.labels import COVERAGE, REJECT, check_new_types
 from tripletomics.labels.nodes import check_node_names
 from tripletomics.labels.prediction import Prediction, check_shares, join, list_novel, predict
 from tripletomics.labels.values import Estimate
-from tripletomics.model import graph, storage, summary
+from tripletomics.model import cards, graph, storage, summary
 from tripletomics.model.assembly import assemble, disassemble
 from tripletomics.model.embedder import Embedder
 from tripletomics.seen import HELD_OUT, TRAINING
@@ -43,8 +42,7 @@ class Model(Embedder):
         15-NN macro-F1 by group of cells (``"train"``, ``"held-out"``, ``"permuted"``) and space (``"map"``,
         ``"metric"``). Without labels, recall of the 15 nearest cells by principal components.
     p_value
-        By space: how often the held-out score is reached when the labels of the held-out cells are permuted. Empty if
-        no cell was held out, or without labels.
+        By space: how often permuted labels of the held-out cells score as well. Empty without labels or such cells.
     history
         For each stage (``"metric"``, ``"map"``): ``step``, ``loss``, ``held_out_f1`` and what the loss traces, such as
         the ``scale`` of "adacos"; arrays of equal length. ``held_out_f1`` is that of samples of up to 1,000 cells,
@@ -194,38 +192,6 @@ class Model(Embedder):
         pcs = self.features.pcs(x, cast(Any, present), fitted)
         return {one.name: one.predict(z, pcs, role > HELD_OUT, coverage) for one in self.targets}
 
-    def search(self, x: Matrix = None, k: int = 10, present: Present = None, **modalities: Matrix) -> Hits:
-        """Return the k nearest training cells in the metric space, where each lies by all that was measured of it.
-
-        Parameters
-        ----------
-        x, present, modalities
-            As for `embed`.
-        k
-            Cells to find for each, the nearest first.
-
-        Returns
-        -------
-        Hits with ``names``, ``labels`` ("" for unlabelled cells) and ``distances``, each (cells, k).
-
-        Raises
-        ------
-        ValueError
-            If the model has no index, or k is out of range.
-
-        Examples
-        --------
-        >>> hits = model.search(query[:, model.features.genes].X, k=5)
-        >>> hits.names.shape, hits.labels.shape
-        ((100, 5), (100, 5))
-        """
-        if self.catalog is None:
-            raise ValueError(
-                "This model was read from a file without an index: write it with model.save(path, index=True) after "
-                "fit (on the command line: fit --index)."
-            )
-        return self.catalog.search(self.embed(x, present, **modalities), k, self.types)
-
     def enroll(self, x: Matrix, names: Sequence[str], present: Present = None) -> None:
         """Add types that no training cell has from a handful of cells, without training: `predict` then names them.
 
@@ -313,7 +279,17 @@ class Model(Embedder):
         """
         return summary.record(self)
 
-    def save(self, path: str | Path, *, index: bool = False) -> None:
+    def card(self) -> str:
+        """Return what its users must know, as Markdown: data, types, checks, limits, versions, settings, use.
+
+        Examples
+        --------
+        >>> print(model.card())
+        # Model card...
+        """
+        return cards.describe(self)
+
+    def save(self, path: str | Path, *, index: bool = False, card: bool = False) -> None:
         """Write the model to one safetensors file (``.tt``): weights, genes, landmarks and settings, no cell's values.
 
         Parameters
@@ -322,11 +298,13 @@ class Model(Embedder):
             Ends in ``.tt``.
         index
             Also write the names, labels and coordinates of all training cells, which `search` needs.
+        card
+            Also write the model's card next to it: ``pbmc.md`` for ``pbmc.tt``.
 
         Raises
         ------
         ValueError, FileNotFoundError, PermissionError
-            If the name does not end in ``.tt`` or nothing can be written there.
+            If the name does not end in ``.tt``, nothing can be written there, or another text is where the card goes.
 
         Examples
         --------
@@ -335,9 +313,12 @@ class Model(Embedder):
         True
         """
         path = files.check_writable(path, storage.SUFFIX)
+        place = cards.check_place(path) if card else path
         if index and self.catalog is None:
             raise ValueError("index=True, but this model was read from a file without its index: fit it again.")
         storage.write(path, *disassemble(self, index))
+        if card:
+            cards.write(place, self, path.name)
 
     def to_onnx(self, path: str | Path) -> None:
         """Write the model as one ONNX graph, which runs without Python. It needs the extra "onnx".

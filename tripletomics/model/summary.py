@@ -66,6 +66,11 @@ def score_table(model: State) -> pd.DataFrame:
 
 def remarks(model: State) -> list[str]:
     """Return lines on what a reader must know next to the scores."""
+    return scores_in_words(model) + values_in_words(model)
+
+
+def scores_in_words(model: State) -> list[str]:
+    """Return lines on what the scores mean, on predictions, and on what the fit found."""
     lines = _fewer_types(model)
     for name, checks in {"": model.checks, **{name: side.checks for name, side in model.alone.items()}}.items():
         if checks:
@@ -91,18 +96,23 @@ def remarks(model: State) -> list[str]:
             "the predictions says more."
         )
     lines += _ordered(model)
-    lines += _verdict(model)
+    lines += verdict_in_words(model)
     lines += _adopted(model)
-    lines.append(f"Values: {'; '.join(_values(model))}.")
+    if "held-out" not in model.scores:
+        lines.append("No cell was held out: nothing here says how good the map is on new cells.")
+    return lines + _findings(model)
+
+
+def values_in_words(model: State) -> list[str]:
+    """Return lines on how values were taken, and what else is to know of the cells that were given."""
+    lines = [f"Values: {'; '.join(_values(model))}."]
     if model.settings.get("missing") == "impute":
         lines.append('NaN counts as not measured. For new cells with NaN, pass missing="impute" again.')
     if "embedding" in model.settings and "held-out" in model.scores:
         lines.append(embedding_sentence(model.settings["use_rep"], model.settings["embedding"] == BLIND))
     if "cells" in model.settings:
         lines.append(f"Fitted to and scored on a sample: {model.settings['cells']} cells.")
-    if "held-out" not in model.scores:
-        lines.append("No cell was held out: nothing here says how good the map is on new cells.")
-    return lines + _findings(model)
+    return lines
 
 
 def _fewer_types(model: State) -> list[str]:
@@ -162,7 +172,7 @@ def _findings(model: State) -> list[str]:
     return lines
 
 
-def _verdict(model: State) -> list[str]:
+def verdict_in_words(model: State) -> list[str]:
     """Return a line where the labels of held-out cells are not found, or cannot be tested."""
     if not model.p_value:
         return []

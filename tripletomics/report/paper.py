@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tripletomics import baselines, files, pl
 from tripletomics.evaluation import METRICS, named, overview
-from tripletomics.names import harmless
+from tripletomics.names import as_markdown, harmless
 
 CAPTION = "Scores of held-out cells, mean ± sd over seeds; in brackets those of permuted labels or coordinates."
 PCS = "50 principal components"  # as the methods' sentences call what they are given
@@ -45,7 +45,7 @@ def write(
     shown = shown.rename(columns={name: metric.title for name, metric in METRICS.items()})
     texts = {
         "table.csv": harmless(table).to_csv(index=False),
-        "table.md": f"{markdown(shown)}\n{CAPTION}\n",
+        "table.md": f"{as_markdown(shown)}\n{CAPTION}\n",
         "table.tex": shown.to_latex(index=False, escape=True, caption=CAPTION).replace("±", r"$\pm$"),
         "settings.json": json.dumps({"settings": settings, "versions": versions}, indent=2) + "\n",
         "methods.md": methods_text(methods, titles, settings, versions, list(table["metric"].unique())),
@@ -53,12 +53,6 @@ def write(
     for name, text in texts.items():
         with files.replacing(folder / name) as draft:
             draft.write_text(text, encoding="utf-8")
-
-
-def markdown(shown: pd.DataFrame) -> str:
-    """Write a table in Markdown."""
-    rows = [list(shown.columns), ["---"] * shown.shape[1], *shown.astype(str).to_numpy().tolist()]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |\n" for row in rows)
 
 
 def methods_text(
