@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 LABEL, HOLD_OUT = "cell_type", 0.5
 NOISE = (900, 50, 5)  # cells, random numbers for each, random labels
 SURE = 0.9
+KEY = "Dark edge: held-out cells, which the map has not seen. Pale: cells that it learned. Grey: cells without a type."
 NAMES = {"tt": "tripletomics", "umap": "UMAP", "umap_supervised": "supervised UMAP", "logistic": "logistic regression"}
 Scores = dict[str, dict[str, Any]]  # of each method
 
@@ -197,7 +199,8 @@ def draw(noise: AnnData, blood: AnnData, new: AnnData, noise_scores: Scores, sco
     for ax in axes.flat:
         ax.set(xlabel="", ylabel="")
     marks = [map_axes.legend_mark(colour, name) for name, colour in colours.items() if name != "Unknown"]
-    figure.legend(handles=marks, loc="lower center", ncols=len(marks), **text.LEGEND)
+    figure.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.48, 0.07), ncols=len(marks), **text.LEGEND)
+    figure.text(0.48, 0.012, KEY, fontsize=text.SMALL, ha="center", color=text.INK)
     return figure
 
 
@@ -220,20 +223,21 @@ def _say_noise(scores: Scores, model: Any) -> None:
     ours, theirs = scores["tt"], scores["umap_supervised"]
     said = verdict(model.p_value["map"])
     cells, numbers, labels = NOISE
-    say(
-        f"1. Noise: {cells} cells of {numbers} random numbers, with {labels} random labels.\n"
-        f"   Supervised UMAP makes islands: F1 {theirs['training_f1']:.2f} on the cells that it has seen.\n"
-        f"   Held-out cells: {_with_interval(theirs['f1'], theirs['interval'])}; tripletomics "
-        f"{_with_interval(ours['f1'], ours['interval'])}. Its map says: {said}.\n"
+    _paragraph(
+        f"1. Noise: {cells} cells of {numbers} random numbers, with {labels} random labels. Supervised UMAP makes "
+        f"islands: F1 {theirs['training_f1']:.2f} on the cells that it has seen. On held-out cells it has "
+        f"{_with_interval(theirs['f1'], theirs['interval'])}, and tripletomics "
+        f"{_with_interval(ours['f1'], ours['interval'])}. The map of tripletomics says: {said}."
     )
+    print()
 
 
 def _say_blood(blood: AnnData, scores: Scores, permuted: float) -> None:
     """Print a table of the scores of all methods."""
     held = int(((blood.obs["tt_split"] == "held-out") & (blood.obs[LABEL] != "Unknown")).sum())
-    say(
-        f"2. Blood: {blood.n_obs:,} cells of one donor. Marker genes tell the type of some; the maps do not see\n"
-        f"   these genes. Macro-F1 of {held} held-out cells, with 95 % intervals:\n"
+    _paragraph(
+        f"2. Blood: {blood.n_obs:,} cells of one donor. Marker genes tell the type of some. These genes are left out of "
+        f"the data. Macro-F1 of {held} held-out cells of one random split, with 95 % intervals:"
     )
     print(f"   {'':<21}{'F1':<23}tripletomics is ahead by")
     for method, found in scores.items():
@@ -245,14 +249,18 @@ def _say_blood(blood: AnnData, scores: Scores, permuted: float) -> None:
 def _say_new(found: Mapping[str, Any]) -> None:
     """Print how many new cells got a type, and how many of these are right."""
     checked, sure, unsure = (found[name] for name in ("checked", "sure", "unsure"))
-    say(
-        f"3. New donor: {found['cells']} cells. {found['named']} get a type, {found['unassigned']} are unassigned.\n"
-        f"   Marker genes tell the type of {checked['cells']} of the named cells: {_right(checked)} are right.\n"
-        f"   With a confidence of {SURE} or more: {_right(sure)} of {sure['cells']}; with less: {_right(unsure)} of "
-        f"{unsure['cells']}.\n"
-        f"   Progenitors (CD34+) are a type that the first donor lacks: {found['progenitors_unassigned']} of "
-        f"{found['progenitors']} are unassigned.\n"
+    _paragraph(
+        f"3. New donor: {found['cells']} cells. {found['named']} get a type, {found['unassigned']} are unassigned. "
+        f"Marker genes tell the type of {checked['cells']} of the named cells: {_right(checked)} are right. With a "
+        f"confidence of {SURE} or more it is {_right(sure)} of {sure['cells']}; with less, {_right(unsure)} of {unsure['cells']}. "
+        f"Progenitors (CD34+) are a type that the first donor lacks: {found['progenitors_unassigned']} of "
+        f"{found['progenitors']} are unassigned."
     )
+    print()
+
+
+def _paragraph(text: str) -> None:
+    print(textwrap.fill(text, 80, subsequent_indent="   ", break_on_hyphens=False))
 
 
 def _right(found: Mapping[str, Any]) -> str:
