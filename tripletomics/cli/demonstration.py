@@ -236,8 +236,8 @@ def _say_blood(blood: AnnData, scores: Scores, permuted: float) -> None:
     """Print a table of the scores of all methods."""
     held = int(((blood.obs["tt_split"] == "held-out") & (blood.obs[LABEL] != "Unknown")).sum())
     _paragraph(
-        f"2. Blood: {blood.n_obs:,} cells of one donor. Marker genes tell the type of some. These genes are left out of "
-        f"the data. Macro-F1 of {held} held-out cells of one random split, with 95 % intervals:"
+        f"2. Blood: {blood.n_obs:,} cells of one donor. Marker genes tell the type of some. These genes are left out "
+        f"of the data. Macro-F1 of {held} held-out cells of one random split, with 95 % intervals:"
     )
     print(f"   {'':<21}{'F1':<23}tripletomics is ahead by")
     for method, found in scores.items():
@@ -252,8 +252,8 @@ def _say_new(found: Mapping[str, Any]) -> None:
     _paragraph(
         f"3. New donor: {found['cells']} cells. {found['named']} get a type, {found['unassigned']} are unassigned. "
         f"Marker genes tell the type of {checked['cells']} of the named cells: {_right(checked)} are right. With a "
-        f"confidence of {SURE} or more it is {_right(sure)} of {sure['cells']}; with less, {_right(unsure)} of {unsure['cells']}. "
-        f"Progenitors (CD34+) are a type that the first donor lacks: {found['progenitors_unassigned']} of "
+        f"confidence of {SURE} or more it is {_right(sure)} of {sure['cells']}; with less, {_right(unsure)} of "
+        f"{unsure['cells']}. Progenitors (CD34+) are a type that the first donor lacks: {found['progenitors_unassigned']} of "
         f"{found['progenitors']} are unassigned."
     )
     print()
