@@ -253,8 +253,8 @@ def _say_new(found: Mapping[str, Any]) -> None:
         f"3. New donor: {found['cells']} cells. {found['named']} get a type, {found['unassigned']} are unassigned. "
         f"Marker genes tell the type of {checked['cells']} of the named cells: {_right(checked)} are right. With a "
         f"confidence of {SURE} or more it is {_right(sure)} of {sure['cells']}; with less, {_right(unsure)} of "
-        f"{unsure['cells']}. Progenitors (CD34+) are a type that the first donor lacks: {found['progenitors_unassigned']} of "
-        f"{found['progenitors']} are unassigned."
+        f"{unsure['cells']}. Progenitors (CD34+) are a type that the first donor lacks: "
+        f"{found['progenitors_unassigned']} of {found['progenitors']} are unassigned."
     )
     print()
 
