@@ -15,6 +15,7 @@ import tripletomics as tt
 from tripletomics import baselines, tl
 from tripletomics.cli import demonstration
 from tripletomics.cli.answers import as_json
+from tripletomics.pl.demo_figure import draw_demo
 
 
 @pytest.fixture
@@ -121,9 +122,8 @@ def test_figure_shows_new_cells_over_the_grey_reference(small, scored):
             adata.obsm[basis] = random.normal(size=(adata.n_obs, 2))
         adata.obs["tt_split"] = np.resize(["train", "held-out"], adata.n_obs)
     new.obs["tt_label"], new.obs["tt_confidence"] = "B cell", 0.7
-    score = {"f1": 0.5, "interval": (0.4, 0.6)}
-    figure = demonstration.draw(noise, blood, new, *2 * [dict.fromkeys(demonstration.NAMES, score)])
-    assert len(figure.axes) >= 6
+    figure = draw_demo(noise, blood, new, "cell_type", ["a", "b", "c", "d"])
+    assert [ax.get_title(loc="left") for ax in figure.axes[:6] if len(ax.get_title(loc="left")) == 1] == [*"abcd"]
     grey = figure.axes[2].collections
     assert {len(one.get_offsets()) for one in grey} == {blood.n_obs, new.n_obs}
     plt.close(figure)

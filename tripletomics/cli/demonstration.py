@@ -21,12 +21,10 @@ from tripletomics.names import percent
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
-    from matplotlib.figure import Figure
 
 LABEL, HOLD_OUT = "cell_type", 0.5
 NOISE = (900, 50, 5)  # cells, random numbers for each, random labels
 SURE = 0.9
-KEY = "Dark edge: held-out cells, which the map has not seen. Pale: cells that it learned. Grey: cells without a type."
 NAMES = {"tt": "tripletomics", "umap": "UMAP", "umap_supervised": "supervised UMAP", "logistic": "logistic regression"}
 Scores = dict[str, dict[str, Any]]  # of each method
 
@@ -66,8 +64,11 @@ def run_demo(*, out: Path = Path("tripletomics-demo"), progress: bool = True) ->
         noise_scores = score(noise, ("tt", "umap_supervised"), counts=False)
     with _timed("figure", progress):
         from tripletomics import pl
+        from tripletomics.pl.demo_figure import draw_demo
 
-        pl.save(draw(noise, blood, new, noise_scores, scores), figure)
+        captions = [caption(noise_scores, name) for name in ("umap_supervised", "tt")]
+        captions += [caption(scores, name) for name in ("umap", "tt")]
+        pl.save(draw_demo(noise, blood, new, LABEL, captions), figure)
     with _timed("writing", progress):
         write(blood, table)
         write(new, query)
@@ -173,39 +174,14 @@ def _share(right: np.ndarray) -> dict[str, Any]:
     return {"cells": n, "right": share, "interval": [float(end) for end in interval(share, np.array(n))]}
 
 
-def draw(noise: AnnData, blood: AnnData, new: AnnData, noise_scores: Scores, scores: Scores) -> Figure:
-    """Return one figure: maps of noise, of the blood cells, and of the new donor by predicted type and confidence."""
-    import anndata
-    from matplotlib import pyplot as plt
-
-    from tripletomics.pl import embedding, map_axes, text
-
-    figure, axes = plt.subplots(2, 3, figsize=(7.1, 5.5), dpi=200)
-    figure.subplots_adjust(0.015, 0.085, 0.945, 0.9, 0.05, 0.33)
-    shared: dict[str, Any] = {"legend_loc": "none", "show": False}
-    for row, adata, found in zip(axes, (noise, blood), (noise_scores, scores), strict=True):
-        for ax, method in zip(row, ("umap_supervised" if adata is noise else "umap", "tt"), strict=False):
-            embedding(adata, LABEL, basis=f"X_{method}", split="tt_split", ax=ax, **shared)
-            words = f"{NAMES[method]}\nheld-out F1 {_with_interval(found[method]['f1'], found[method]['interval'])}"
-            ax.set_title(words, fontsize=7, loc="left", pad=3)
-    colours = dict(zip(blood.obs[LABEL].cat.categories, blood.uns[f"{LABEL}_colors"], strict=True))
-    both = anndata.concat([blood, new], join="outer")  # cells of the reference have no prediction: light grey
-    for ax, color, own in zip(axes[:, 2], ("tt_label", "tt_confidence"), (colours, None), strict=True):
-        embedding(both, color, palette=own, split=None, ax=ax, **shared)
-    axes[0, 2].set_title("predicted type\n(grey: first donor, and unassigned)", fontsize=7, loc="left", pad=3)
-    axes[1, 2].set_title("confidence of the type\n(grey: first donor)", fontsize=7, loc="left", pad=3)
-    for ax, words in ((axes[0, 0], "a  Noise"), (axes[1, 0], "b  Blood cells"), (axes[0, 2], "c  A new donor")):
-        ax.annotate(words, (0, 1), (0, 25), "axes fraction", "offset points", fontsize=9, weight="bold", color=text.INK)
-    for ax in axes.flat:
-        ax.set(xlabel="", ylabel="")
-    marks = [map_axes.legend_mark(colour, name) for name, colour in colours.items() if name != "Unknown"]
-    figure.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.48, 0.07), ncols=len(marks), **text.LEGEND)
-    figure.text(0.48, 0.012, KEY, fontsize=text.SMALL, ha="center", color=text.INK)
-    return figure
-
-
 def _with_interval(value: float, ends: Sequence[float], sign: str = "") -> str:
     return f"{value:{sign}.2f} ({ends[0]:{sign}.2f} to {ends[1]:{sign}.2f})"
+
+
+def caption(scores: Scores, method: str) -> str:
+    """Return the title of a map: the method, and its score."""
+    found = scores[method]
+    return f"{NAMES[method]}\nheld-out F1 {_with_interval(found['f1'], found['interval'])}"
 
 
 def compared(scores: Mapping[str, Any]) -> str:
