@@ -1,8 +1,8 @@
-"""Draw the pictures of the guide "read your map", except that of noise, which `hero.py` draws.
+"""Draw two pictures of the guide "read your map"; `hero.py` draws that of noise, `settings_figures.py` that of spread.
 
     TRIPLETOMICS_DATA=folder python benchmarks/map_reading.py [--out docs/images]
 
-All are maps of pbmc3k, of which a fifth of each type is held out.
+Both are maps of pbmc3k, of which a fifth of each type is held out.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import anndata as ad
 import matplotlib as mpl
 import numpy as np
 from common import read, start
+from hero import write
 from matplotlib import pyplot as plt
 
 import tripletomics as tt
 from tripletomics.pl.text import INK
 
 OUT = Path(__file__).parents[1] / "docs" / "images"
-HOLD_OUT = 0.2
 NOTES = {  # what an arrow points at, from the top of each side
     "left": {
         "held-out cell: dark edge.\nIt tests the map": "held",
@@ -30,7 +30,7 @@ NOTES = {  # what an arrow points at, from the top of each side
     },
     "right": {
         "satellite: far from all\nothers in the data,\nbut not here": "satellite",
-        "area: about how\nmany cells, not\nhow varied": "area",
+        "area: mostly how\nmany cells, not\nhow varied": "area",
         "one cell by itself:\nlook at its genes": "stray",
     },
 }
@@ -73,7 +73,7 @@ def marks(adata: ad.AnnData, out: Path) -> None:
             arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 0.9, "shrinkA": 4, "shrinkB": 1}
             ax.annotate(words, found[name], (x, y), "data", "axes fraction", arrowprops=arrow, fontsize=9, color=INK,
                         ha=align, va="center", annotation_clip=False, zorder=9)  # fmt: skip
-    figure.savefig(out / "marks.png", dpi=150)
+    write(figure, out / "marks.png")
 
 
 def main(out: Path) -> None:
@@ -81,14 +81,9 @@ def main(out: Path) -> None:
     mpl.use("Agg")
     out.mkdir(parents=True, exist_ok=True)
     adata = read("pbmc3k")
-    for spread in (0, 0.5, 1):
-        key = "X_tt" if spread == 0.5 else f"X_spread_{spread}"
-        tt.fit(adata, "cell_type", spread=spread, hold_out=HOLD_OUT, key_added=key, progress=False)
+    tt.fit(adata, "cell_type", hold_out=0.2, progress=False)
     marks(adata, out)
-    tt.pl.embedding(adata, "cell_type", distortion=True, return_fig=True).savefig(out / "distortion.png", dpi=110)
-    titles = {"X_spread_0": "spread=0", "X_tt": "spread=0.5 (default)", "X_spread_1": "spread=1"}
-    figure = tt.pl.compare(adata, "cell_type", bases=list(titles), titles=titles, return_fig=True)
-    figure.savefig(out / "spread.png", dpi=130)
+    write(tt.pl.embedding(adata, "cell_type", distortion=True, return_fig=True), out / "distortion.png")
 
 
 if __name__ == "__main__":

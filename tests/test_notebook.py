@@ -1,4 +1,4 @@
-"""The README's Python blocks and the tutorial, as notebooks: nothing is drawn twice, and nothing warns."""
+"""The README's Python block and the tutorial, as notebooks: nothing is drawn twice, and nothing warns."""
 
 import re
 from pathlib import Path
@@ -47,9 +47,9 @@ def check(codes, found):
         assert not any("\n" in bar or "about" in bar for bar in bars)
 
 
-def test_the_blocks_of_the_readme(outputs):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    codes = "\n".join(blocks).replace('"umap", ', "").split("\n\n")  # which compiles for 20 s; `test_comparison.py` has it
+def test_the_block_of_the_readme(outputs):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    codes = block.replace('"umap", ', "").split("\n\n")  # which compiles for 20 s; `test_comparison.py` has it
     codes += ["model", "result"]
     found = outputs(codes)
     check(codes, found)
