@@ -96,7 +96,7 @@ def noise_panels() -> list[Panel]:
         panels += [Panel(title, "learned cells", points[~held], training, f"{train}, proves nothing")]
         panels += [Panel(title, "held-out cells", points, style, score, said[method])]
         rows.append([title, train, score, permuted, said[method]])
-    columns = ["map", "F1, training cells", "F1, held-out cells", "F1, held-out cells, permuted labels", "verdict"]
+    columns = ["map", "training F1", "held-out F1", "permuted F1", "verdict"]
     write_table(pd.DataFrame(rows, columns=columns), "noise")
     return panels
 
