@@ -293,6 +293,33 @@ def test_macro_f1_of_random_orders():
         assert np.isnan(metrics.permuted_macro_f1(truth[:0], predicted[:0], 0)).all()
 
 
+def test_bootstrap_against_a_plain_loop():
+    random = np.random.default_rng(4)
+    truth = random.integers(-1, 4, size=90)
+    predicted = np.where(random.random((3, 90)) < [[0.7], [0.7], [0]], truth.clip(0), random.integers(4, size=(3, 90)))
+    predicted[1] = predicted[0]
+    found = metrics.bootstrap_macro_f1(truth, predicted, 7, draws=6)
+    known = np.flatnonzero(truth >= 0)
+    draw, expected = np.random.default_rng(7), []
+    for _ in range(6):
+        rows = known[draw.integers(len(known), size=len(known))]
+        expected.append([f1_score(truth[rows], codes[rows], average="macro") for codes in predicted])
+    assert found == pytest.approx(np.array(expected))
+    assert (found[:, 0] == found[:, 1]).all()  # the same cells for all methods: no difference is none in every draw
+    assert np.isnan(metrics.bootstrap_macro_f1(truth[:0], predicted[:, :0], 0, draws=2)).all()
+
+
+def test_bootstrap_interval_holds_the_score_of_all_cells():
+    """Of 60 held-out sets, about 95 % have an interval of the score that holds the score of endless cells."""
+    random, inside = np.random.default_rng(5), 0
+    for seed in range(60):
+        truth = random.integers(2, size=300)
+        predicted = np.where(random.random(300) < 0.8, truth, 1 - truth)
+        low, high = np.quantile(metrics.bootstrap_macro_f1(truth, predicted[None], seed, draws=100), (0.025, 0.975))
+        inside += low <= 0.8 <= high
+    assert 53 <= inside <= 60
+
+
 def test_permutation_p():
     random = np.random.default_rng(0)
     truth = random.integers(3, size=200)

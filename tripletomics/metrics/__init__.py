@@ -6,7 +6,8 @@ says nothing about a map that was trained with its labels. Distances are Euclide
 
 - Labels of the neighbours: `knn_votes` finds the 15 nearest labelled cells once, and everything else follows from the
   true and the predicted codes: `macro_f1`, `balanced_accuracy`, `recall_per_type`, `brier`, `ece`; `permutation_p` and
-  `permuted_macro_f1` say what chance gives, and `reachable_p` whether there are enough cells to tell.
+  `permuted_macro_f1` say what chance gives, `reachable_p` whether there are enough cells to tell, and
+  `bootstrap_macro_f1` how wide the interval of a score or of a difference is.
 - Names on several levels: `level_f1` and `hierarchical_f1`, with nulls that permute names below the same parent.
 - Retrieval: `retrieval` ranks the reference cells of each cell once, for `recall_at_k`, `r_precision` and
   `map_at_r`; `verification` scores whether distances separate pairs of one type from others. `nmi` and `silhouette`
@@ -37,6 +38,7 @@ from tripletomics.metrics.batches import batch_scores
 from tripletomics.metrics.labels import (
     ORDERS,
     balanced_accuracy,
+    bootstrap_macro_f1,
     knn_balanced_accuracy,
     knn_macro_f1,
     knn_votes,
@@ -75,6 +77,7 @@ __all__ = [
     "auroc",
     "balanced_accuracy",
     "batch_scores",
+    "bootstrap_macro_f1",
     "brier",
     "centroid_spearman",
     "continuity",
