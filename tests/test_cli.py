@@ -491,35 +491,6 @@ def test_losses_of_an_unknown_name(run):
     assert run("losses", "triplet", "softmax")[0] == 2
 
 
-# ---------------------------------------------------------------------------------------------------- demo
-
-
-def test_demo(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "a" / "demo"
-    status, out, error = run("demo", "--out", folder)
-    assert (status, error) == (0, "")
-    assert files(folder) == ["pbmc.h5ad", "pbmc.png", "pbmc.tt"]
-    adata = ad.read_h5ad(folder / "pbmc.h5ad")
-    assert {"X_tt", "X_tt_metric", "X_umap", "X_pca"} <= set(adata.obsm)
-    assert (adata.obs["tt_split"] == "held-out").sum() > 200
-    scores = adata.uns["X_tt"]["scores"]
-    row = " +".join(f"{scores[group]['map']:.3f}" for group in ("held-out", "permuted", "train"))
-    assert re.search(f"tripletomics, map +{row}", out)
-    assert re.search(r"UMAP +0\.\d{3} +0\.\d{3}", out)
-    assert scores["held-out"]["map"] > scores["permuted"]["map"] + 0.2
-    assert (folder / "pbmc.png").read_bytes().startswith(b"\x89PNG")
-    assert len(tt.load(folder / "pbmc.tt").classes) == 10
-    assert files(tmp_path) == ["a"]
-
-
-def test_demo_refuses_a_file(run, tmp_path):
-    path = Path(tmp_path / "file")
-    path.touch()
-    assert run("demo", "--out", path) == (1, "", f"error: {str(path)!r} is a file: name a folder.\n")
-
-
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_log_that_is_not_utf8_gets_question_marks(scored, monkeypatch, encoding):
     table, folder = scored
