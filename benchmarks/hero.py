@@ -5,7 +5,7 @@
 30 % of the cells of each type are held out. Every method is fitted on the other cells and then embeds the held-out
 ones. The noise is 1,500 rows of 50 normal numbers with five labels drawn at random. Under each map stands the macro-F1
 of the held-out cells: for noise of this split, with a 95 % interval over held-out cells; for real cells the numbers of
-`docs/tables/quality.csv`, which are means of three splits.
+`docs/tables/quality.csv`, which `quality.py` writes.
 """
 
 from __future__ import annotations
@@ -160,6 +160,7 @@ def draw_legend(figure: Figure, top: float, style: CellStyle) -> float:
 
 def write(figure: Figure, path: Path) -> None:
     """Write a figure with 256 colours, which takes a third of the space."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(256, kmeans=3).save(path, optimize=True)
