@@ -79,7 +79,7 @@ def test_terminal(clone, run):
         status, _, error = run(*arguments)
         assert status == 0, error
     written = {path.name for path in clone.iterdir()}
-    assert {"map.h5ad", "again.h5ad", "pbmc.tt", "labels.h5ad", "labels.png", "report.html"} <= written
+    assert {"map.h5ad", "pbmc.tt", "labels.h5ad", "labels.png", "report.html"} <= written
 
 
 def test_scanpy_goes_on_from_the_metric_space_of_more_than_8192_cells(trained):

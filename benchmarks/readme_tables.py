@@ -1,0 +1,36 @@
+"""Write the rows of the README's two tables anew, from docs/tables/*.csv.
+
+python benchmarks/readme_tables.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+SCORES = ["F1", "recall", "distances"]
+MAPS = ["UMAP", "t-SNE", "UMAP, cross-fitted PCs", "t-SNE, cross-fitted PCs", "supervised UMAP", "PaCMAP",
+        "logistic regression (no map)"]  # fmt: skip
+
+
+def main() -> None:
+    by_map, differences = (
+        pd.read_csv(ROOT / "docs" / "tables" / f"{name}.csv", keep_default_na=False)
+        for name in ("quality_by_map", "quality_differences")
+    )
+    to_umap = differences[differences["other"] == "UMAP"]
+    by_map = by_map.set_index("next to").loc[MAPS].reset_index()
+    page = ROOT / "README.md"
+    text = page.read_text()
+    for table, first in ((by_map, "next to"), (to_umap, "data")):
+        lines = [[first, *SCORES], ["---"] * 4, *table[[first, *SCORES]].to_numpy()]
+        block = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        text = re.sub(rf"^\| {first} \|.*\n(?:\|.*\n)+", block.replace("\\", r"\\"), text, flags=re.MULTILINE)
+    page.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
