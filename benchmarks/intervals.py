@@ -24,14 +24,20 @@ def resamples(cells: int, seed: int = 0) -> np.ndarray:
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the macro-F1 of codes (cells,) with each row of weights (rows, cells); true code -1 is left out."""
+    """Return the macro-F1 of codes (cells,) with each row of weights (rows, cells); true code -1 is left out.
+
+    A type that no drawn cell has is left out. One that no cell has at all, but that is predicted, counts as 0: else
+    the score would jump with the draw of a single cell.
+    """
     known = truth >= 0
     truth, predicted, weights = truth[known], predicted[known], weights[:, known]
-    codes = np.arange(max(truth.max(), predicted.max()) + 1)
+    codes = np.union1d(truth, predicted)
     is_true, is_named = (given[:, None] == codes for given in (truth, predicted))
     right, found, named = (weights @ part.astype(np.float32) for part in (is_true & is_named, is_true, is_named))
     with np.errstate(invalid="ignore"):
-        return np.nanmean(2 * right / (found + named), axis=1)
+        f1 = np.where(found > 0, 2 * right / (found + named), np.nan)
+    f1[:, ~is_true.any(axis=0)] = 0
+    return np.nanmean(f1, axis=1)
 
 
 def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
