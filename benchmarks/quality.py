@@ -187,7 +187,7 @@ def looks_of(m: np.ndarray, y: np.ndarray, train: np.ndarray, at_random: bool) -
 
 
 def scored(name: str, folder: Path) -> tuple[dict[str, Scores], pd.DataFrame, str]:
-    """Return the scores and the looks of each method on a dataset, mean over splits and seeds, and their stamp."""
+    """Return the scores of each method on a dataset, mean over splits and seeds, how its pages look, and the stamp."""
     found: dict[str, list[Scores]] = {}
     looks: list[dict[str, object]] = []
     stamps, weights = [], None
