@@ -100,7 +100,7 @@ def pooled(text: str, names: list[str], seeds: list[int], folder: Path, score: s
         for seed in seeds:
             kept = np.load(folder / f"{text},{name},{seed}.npz")
             y, cells = kept["y"], kept["unseen" if score.startswith("unseen") else "held"]
-            weights = resamples(len(y))[:, cells]
+            weights = resamples(len(y), y)[:, cells]
             given = (y[cells], kept[score]) if SCORES[score] is macro_f1 else (kept[score],)
             by_seed.append(SCORES[score](*given, weights))
         found[name] = np.mean(by_seed, axis=0)

@@ -49,7 +49,7 @@ from tripletomics.knn import NEIGHBOURS, nearest
 LABELS = {  # where they come from; those that are independent of what is measured come first
     "scmixology_3platform": "genotype",
     "flow_flowcap_sample": "manual gates",
-    "cite_cbmc_adt": "RNA (the map: proteins)",
+    "cite_cbmc_adt": "RNA; the map is of proteins",
     "panc8_small": "markers, study by study",
     "human_kidney": "published annotation",
     "worm_neuron": "published annotation",
@@ -65,6 +65,7 @@ TITLES = {
 }  # fmt: skip
 NO_MAPS = {"tt_metric": "tripletomics, metric space (no map)", "regression": "logistic regression (no map)"}
 METHODS = "umap,tsne,umap_crossfit,tsne_crossfit,umap_supervised,pacmap,lda,pca2"
+VERDICTS = ("better", "tie", "worse")
 SCORES = ["F1", "recall", "within types", "distances"]
 LOOKS = {"half of the cells, %": 1, "edge, %": 2, "held-out AUROC": 2, "held-out spread": 2}  # and decimals
 Scores = dict[str, np.ndarray]  # name of a score -> its value, and its values for other draws of the cells
@@ -186,15 +187,18 @@ def looks_of(m: np.ndarray, y: np.ndarray, train: np.ndarray, at_random: bool) -
     return dict(zip(LOOKS, [100 * page["a50"], 100 * page["edge_share"], *strangers], strict=True))
 
 
-def scored(name: str, folder: Path) -> tuple[dict[str, Scores], pd.DataFrame, str]:
-    """Return the scores of each method on a dataset, mean over splits and seeds, how its pages look, and the stamp."""
+def scored(name: str, folder: Path) -> tuple[dict[str, Scores], dict[str, int], pd.DataFrame, str]:
+    """Return of each method on a dataset scores (mean over splits and seeds), number of fits, looks; and the stamp."""
     found: dict[str, list[Scores]] = {}
     looks: list[dict[str, object]] = []
     stamps, weights = [], None
     for path in sorted(folder.glob(f"{name},*.npz")):
         kept = np.load(path)
         y, train, r = (kept[key] for key in ("y", "train", "r"))
-        weights = resamples(len(y)) if weights is None else weights
+        if weights is None:  # types, and platforms, of which each is held out in turn
+            column = SETS[name]
+            batch = 0 if column is None else pd.factorize(read(name).obs[column])[0]
+            weights = resamples(len(y), y + (y.max() + 2) * batch)
         stamps.append(str(kept["measured"]))
         for file in folder.glob(f"{path.name[:-4]},*.npy"):
             method, m = file.stem.rpartition(",")[2], np.load(file)
@@ -204,52 +208,72 @@ def scored(name: str, folder: Path) -> tuple[dict[str, Scores], pd.DataFrame, st
             found.setdefault(method, []).append(scores_of(m, r, y, train, weights))
             if method in TITLES:
                 looks.append({"map": method} | looks_of(m, y, train, SETS[name] is None))
-    complete = {method: rows for method, rows in found.items() if len(rows) == len(stamps)}
-    pooled = {a: {b: np.nanmean([row[b] for row in rows], axis=0) for b in rows[0]} for a, rows in complete.items()}
-    return pooled, pd.DataFrame(looks).groupby("map").mean(), max(stamps)
+    pooled = {a: {b: np.nanmean([row[b] for row in rows], axis=0) for b in rows[0]} for a, rows in found.items()}
+    fits = {method: len(rows) for method, rows in found.items()}
+    return pooled, fits, pd.DataFrame(looks).groupby("map").mean(), max(stamps)
 
 
 def text_of(score: np.ndarray) -> str:
     return "–" if np.isnan(score[0]) else shown(score)
 
 
-def compared(name: str, pooled: dict[str, Scores]) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return in words how tt's map does next to the best other map and to logistic regression, and the differences."""
-    ours, words, rows = pooled["tt"], {}, []
-    for score in [score for score in SCORES if not np.isnan(ours[score][0])]:
-        others = {method: pooled[method][score] for method in pooled if method in TITLES and method != "tt"}
-        best = max(others, key=lambda method: others[method][0])
-        word = verdict(ours[score], others[best])
+def compared(pooled: dict[str, Scores], others: list[str]) -> pd.DataFrame:
+    """Return the verdicts on tt's map next to each of the others (others, scores), None where there is no score."""
+    ours = pooled["tt"]
+    rows = [
+        {s: verdict(ours[s], pooled[other][s]) for s in pooled[other] if not np.isnan(ours[s][0])} for other in others
+    ]
+    return pd.DataFrame(rows, index=others).reindex(columns=SCORES)
+
+
+def best_other(pooled: dict[str, Scores], found: pd.DataFrame) -> dict[str, str]:
+    """Return in words how tt's map does next to the best other map in each score."""
+    words = {}
+    for score in [score for score in SCORES if found[score].notna().any()]:
+        best = max((other for other in found.index if other in TITLES), key=lambda other: pooled[other][score][0])
+        word = found.loc[best, score]
         words[score] = f"{word} {'with' if word == 'tie' else 'than'} {TITLES[best]}"
-        if score == "F1":
-            words["F1 next to logistic regression"] = verdict(ours[score], pooled["regression"][score])
-        rows += [
-            {"data": name, "score": score, "tripletomics": shown(ours[score]), "other": (TITLES | NO_MAPS)[other],
-             "its score": shown(pooled[other][score]), "difference": difference(ours[score], pooled[other][score])}
-            for other in ([best, "regression"] if score == "F1" else [best])
-        ]  # fmt: skip
-    return words, rows
+    return words
 
 
 def write_tables(names: list[str], folder: Path) -> None:
-    """Write the four tables from what is kept."""
-    scores, pages, summary, differences = [], [], [], []
+    """Write the five tables from what is kept."""
+    scores, pages, summary, differences, verdicts = [], [], [], [], []
+    titles = TITLES | NO_MAPS
     for name in names:
-        pooled, looks, day = scored(name, folder)
+        pooled, fits, looks, day = scored(name, folder)
         head, last = {"data": name, "labels": LABELS[name]}, {"measured": day}
-        for method in [method for method in TITLES | NO_MAPS if method in pooled]:
-            title = {"map": (TITLES | NO_MAPS)[method]}
-            found = {score: text_of(pooled[method][score]) for score in SCORES if score in pooled[method]}
-            scores.append(head | title | found | last)
+        others = [other for other in titles if other != "tt" and fits.get(other) == fits["tt"]]
+        found = compared(pooled, others)
+        verdicts.append(found)
+        alone = {"F1 next to logistic regression": found.loc["regression", "F1"]}
+        summary.append(head | dict.fromkeys(SCORES, "–") | best_other(pooled, found) | alone | last)
+        for method in [method for method in titles if method in pooled]:
+            title = {"map": titles[method]}
+            values = {score: text_of(pooled[method][score]) for score in pooled[method]}
+            seeds = fits[method] // len(splits_of(read(name), name))
+            scores.append(head | title | dict.fromkeys(SCORES, "–") | values | {"seeds": seeds} | last)
             if method in looks.index:
                 values = {look: f"{looks.loc[method, look]:.{n}f}".replace("nan", "–") for look, n in LOOKS.items()}
                 pages.append({"data": name} | title | values | last)
-        words, rows = compared(name, pooled)
-        summary.append(head | words | last)
-        differences += [row | last for row in rows]
-    tables = {"quality": scores, "quality_pages": pages, "quality_summary": summary, "quality_differences": differences}
+        for other in others:
+            given = {
+                score: (pooled["tt"][score], pooled[other][score]) for score in found if found.notna().at[other, score]
+            }
+            values = {score: difference(*both) for score, both in given.items()}
+            differences.append({"data": name, "other": titles[other]} | dict.fromkeys(SCORES, "–") | values | last)
+    rows = []
+    for other in [other for other in titles if any(other in found.index for found in verdicts)]:
+        words = [found.loc[other] for found in verdicts if other in found.index]
+        counts = {
+            score: ", ".join(f"{[row[score] for row in words].count(word)} {word}" for word in VERDICTS)
+            for score in SCORES if any(isinstance(row[score], str) for row in words)
+        }  # fmt: skip
+        rows.append({"next to": titles[other]} | dict.fromkeys(SCORES, "–") | counts | last)
+    tables = {"by_map": rows, "by_dataset": summary, "differences": differences, "pages": pages}
     for table, rows in tables.items():
-        write_table(pd.DataFrame(rows).fillna("–"), table)
+        write_table(pd.DataFrame(rows), f"quality_{table}")
+    write_table(pd.DataFrame(scores), "quality")
 
 
 if __name__ == "__main__":

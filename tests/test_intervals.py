@@ -27,6 +27,14 @@ def test_resamples_draw_as_many_cells_as_there_are(drawn):
     assert 20 < (drawn[1:] == 0).sum(axis=1).mean() < 40  # a share of 1/e is not drawn
 
 
+def test_strata_keep_their_size(drawn):
+    strata = np.arange(80) % 7
+    weights = intervals.resamples(80, strata)
+    for code in range(7):
+        assert (weights[:, strata == code].sum(axis=1) == (strata == code).sum()).all()
+    assert weights[1:].std(axis=0).min() > 0
+
+
 def test_weighted_scores_are_scores_of_repeated_cells(drawn):
     random = np.random.default_rng(0)
     truth, values = random.integers(-1, 6, size=80), random.normal(size=80)

@@ -33,9 +33,7 @@ def rows_of(text):
 
 
 def test_score_like_numbers_are_told_from_others():
-    text = (
-        "It is .93 or 0.932, +0.01, torch 2.13.0, Python 3.11, 0.5, v0.20, 0.04s\n`0.99`\n| 0.98 |\n```\n0.97\n```\n"
-    )
+    text = "It is .93 or 0.932, +0.01, torch 2.13.0, Python 3.11, 0.5, v0.20, 0.04s\n`0.99`\n| 0.98 |\n```\n0.97\n```\n"
     assert scores(prose(text)) == [".93", "0.932", "+0.01"]
 
 
