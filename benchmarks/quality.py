@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 from common import PROTEINS, SETS, options, read, splits_of, stamp, start, usual, write_table
 from embeddings import latent
-from intervals import difference, macro_f1, mean, mean_of_types, resamples, shown, verdict
+from intervals import difference, macro_f1, mean, mean_of_types, resamples, shown
 from scipy.stats import rankdata
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegressionCV
@@ -69,6 +69,7 @@ VERDICTS = ("better", "tie", "worse")
 SCORES = ["F1", "recall", "within types", "distances"]
 LOOKS = {"half of the cells, %": 1, "edge, %": 2, "held-out AUROC": 2, "held-out spread": 2}  # and decimals
 Scores = dict[str, np.ndarray]  # name of a score -> its value, and its values for other draws of the cells
+Fits = dict[str, Scores]  # split and seed -> scores
 
 
 def crossfit(x: np.ndarray, r: np.ndarray, whole: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
@@ -187,9 +188,9 @@ def looks_of(m: np.ndarray, y: np.ndarray, train: np.ndarray, at_random: bool) -
     return dict(zip(LOOKS, [100 * page["a50"], 100 * page["edge_share"], *strangers], strict=True))
 
 
-def scored(name: str, folder: Path) -> tuple[dict[str, Scores], dict[str, int], pd.DataFrame, str]:
-    """Return of each method on a dataset scores (mean over splits and seeds), number of fits, looks; and the stamp."""
-    found: dict[str, list[Scores]] = {}
+def scored(name: str, folder: Path) -> tuple[dict[str, Fits], pd.DataFrame, str]:
+    """Return the scores of each fit of each method on a dataset, how its pages look (mean over fits), and the stamp."""
+    found: dict[str, Fits] = {}
     looks: list[dict[str, object]] = []
     stamps, weights = [], None
     for path in sorted(folder.glob(f"{name},*.npz")):
@@ -200,80 +201,74 @@ def scored(name: str, folder: Path) -> tuple[dict[str, Scores], dict[str, int], 
             batch = 0 if column is None else pd.factorize(read(name).obs[column])[0]
             weights = resamples(len(y), y + (y.max() + 2) * batch)
         stamps.append(str(kept["measured"]))
-        for file in folder.glob(f"{path.name[:-4]},*.npy"):
+        for file in folder.glob(f"{path.stem},*.npy"):
             method, m = file.stem.rpartition(",")[2], np.load(file)
             if method == "regression":
-                found.setdefault(method, []).append({"F1": macro_f1(y[~train], m[~train], weights[:, ~train])})
-                continue
-            found.setdefault(method, []).append(scores_of(m, r, y, train, weights))
+                scores = {"F1": macro_f1(y[~train], m[~train], weights[:, ~train])}
+            else:
+                scores = scores_of(m, r, y, train, weights)
+            found.setdefault(method, {})[path.stem] = scores
             if method in TITLES:
                 looks.append({"map": method} | looks_of(m, y, train, SETS[name] is None))
-    pooled = {a: {b: np.nanmean([row[b] for row in rows], axis=0) for b in rows[0]} for a, rows in found.items()}
-    fits = {method: len(rows) for method, rows in found.items()}
-    return pooled, fits, pd.DataFrame(looks).groupby("map").mean(), max(stamps)
+    return found, pd.DataFrame(looks).groupby("map").mean(), max(stamps)
 
 
-def text_of(score: np.ndarray) -> str:
-    return "–" if np.isnan(score[0]) else shown(score)
+def pooled(fits: Fits, score: str, others: Fits) -> np.ndarray:
+    """Return a score, mean over the splits and seeds that others have, too."""
+    return np.nanmean([fits[key][score] for key in fits if key in others], axis=0)
 
 
-def compared(pooled: dict[str, Scores], others: list[str]) -> pd.DataFrame:
-    """Return the verdicts on tt's map next to each of the others (others, scores), None where there is no score."""
-    ours = pooled["tt"]
-    rows = [
-        {s: verdict(ours[s], pooled[other][s]) for s in pooled[other] if not np.isnan(ours[s][0])} for other in others
-    ]
-    return pd.DataFrame(rows, index=others).reindex(columns=SCORES)
+def compared(found: dict[str, Fits], other: str) -> dict[str, str]:
+    """Return in which scores tt's map is how much better than another, on the same cells."""
+    ours, theirs = found["tt"], found[other]
+    both = {score: [pooled(a, score, b) for a, b in ((ours, theirs), (theirs, ours))] for score in scores_in(theirs)}
+    return {score: difference(*both[score]) for score in both}
 
 
-def best_other(pooled: dict[str, Scores], found: pd.DataFrame) -> dict[str, str]:
-    """Return in words how tt's map does next to the best other map in each score."""
-    words = {}
-    for score in [score for score in SCORES if found[score].notna().any()]:
-        best = max((other for other in found.index if other in TITLES), key=lambda other: pooled[other][score][0])
-        word = found.loc[best, score]
-        words[score] = f"{word} {'with' if word == 'tie' else 'than'} {TITLES[best]}"
-    return words
+def scores_in(fits: Fits) -> list[str]:
+    """Return the names of the scores that fits have."""
+    first = next(iter(fits.values()))
+    return [score for score in SCORES if score in first and not np.isnan(first[score][0])]
 
 
 def write_tables(names: list[str], folder: Path) -> None:
     """Write the five tables from what is kept."""
-    scores, pages, summary, differences, verdicts = [], [], [], [], []
-    titles = TITLES | NO_MAPS
+    scores, pages, summary, differences = [], [], [], []
+    titles, no_score = TITLES | NO_MAPS, dict.fromkeys(SCORES, "–")
     for name in names:
-        pooled, fits, looks, day = scored(name, folder)
-        head, last = {"data": name, "labels": LABELS[name]}, {"measured": day}
-        others = [other for other in titles if other != "tt" and fits.get(other) == fits["tt"]]
-        found = compared(pooled, others)
-        verdicts.append(found)
-        alone = {"F1 next to logistic regression": found.loc["regression", "F1"]}
-        summary.append(head | dict.fromkeys(SCORES, "–") | best_other(pooled, found) | alone | last)
-        for method in [method for method in titles if method in pooled]:
-            title = {"map": titles[method]}
-            values = {score: text_of(pooled[method][score]) for score in pooled[method]}
-            seeds = fits[method] // len(splits_of(read(name), name))
-            scores.append(head | title | dict.fromkeys(SCORES, "–") | values | {"seeds": seeds} | last)
+        found, looks, day = scored(name, folder)
+        head, last, splits = {"data": name, "labels": LABELS[name]}, {"measured": day}, len(splits_of(read(name), name))
+        for method in [method for method in titles if method in found]:
+            fits, title = found[method], {"map": titles[method]}
+            values = {score: shown(pooled(fits, score, fits)) for score in scores_in(fits)}
+            scores.append(head | title | no_score | values | {"seeds": len(fits) // splits} | last)
             if method in looks.index:
                 values = {look: f"{looks.loc[method, look]:.{n}f}".replace("nan", "–") for look, n in LOOKS.items()}
                 pages.append({"data": name} | title | values | last)
-        for other in others:
-            given = {
-                score: (pooled["tt"][score], pooled[other][score]) for score in found if found.notna().at[other, score]
-            }
-            values = {score: difference(*both) for score, both in given.items()}
-            differences.append({"data": name, "other": titles[other]} | dict.fromkeys(SCORES, "–") | values | last)
-    rows = []
-    for other in [other for other in titles if any(other in found.index for found in verdicts)]:
-        words = [found.loc[other] for found in verdicts if other in found.index]
-        counts = {
-            score: ", ".join(f"{[row[score] for row in words].count(word)} {word}" for word in VERDICTS)
-            for score in SCORES if any(isinstance(row[score], str) for row in words)
-        }  # fmt: skip
-        rows.append({"next to": titles[other]} | dict.fromkeys(SCORES, "–") | counts | last)
-    tables = {"by_map": rows, "by_dataset": summary, "differences": differences, "pages": pages}
+        next_to = {other: compared(found, other) for other in titles if other in found and other != "tt"}
+        differences += [{"data": name, "other": titles[other]} | no_score | next_to[other] | last for other in next_to]
+        words = {}
+        for score in scores_in(found["tt"]):
+            best = min(next_to.keys() & TITLES.keys(), key=lambda other: float(next_to[other][score].split()[0]))
+            word = next_to[best][score].split()[-1]
+            words[score] = f"{word} {'with' if word == 'tie' else 'than'} {TITLES[best]}"
+        alone = {"F1 next to logistic regression": next_to["regression"]["F1"].split()[-1]}
+        summary.append(head | no_score | words | alone | last)
+    tables = {"": scores, "_by_dataset": summary, "_differences": differences, "_pages": pages}
     for table, rows in tables.items():
-        write_table(pd.DataFrame(rows), f"quality_{table}")
-    write_table(pd.DataFrame(scores), "quality")
+        write_table(pd.DataFrame(rows), f"quality{table}")
+    write_table(counts(pd.DataFrame(differences)), "quality_by_map")
+
+
+def counts(differences: pd.DataFrame) -> pd.DataFrame:
+    """Return on how many datasets tt's map is better, in a tie, or worse than each other."""
+    rows = []
+    for other, part in differences.groupby("other", sort=False):
+        words = {score: part[score].str.split().str[-1].tolist() for score in SCORES}
+        values = {score: ", ".join(f"{words[score].count(word)} {word}" for word in VERDICTS) for score in SCORES}
+        values |= {score: "–" for score in SCORES if set(words[score]) == {"–"}}
+        rows.append({"next to": other} | values | {"measured": part["measured"].max()})
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
