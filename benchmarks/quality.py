@@ -43,6 +43,7 @@ from sklearn.model_selection import KFold
 
 import tripletomics as tt
 from tripletomics import baselines, labels, metrics
+from tripletomics.baselines.methods import title_of
 from tripletomics.baselines.neighbour_maps import MIN_DIST, SPREAD
 from tripletomics.knn import NEIGHBOURS, nearest
 
@@ -57,14 +58,12 @@ LABELS = {  # where they come from; those that are independent of what is measur
     "paul15": "clusters of the same RNA",
     "cite_cbmc_rna": "clusters of the same RNA",
 }
-TITLES = {
-    "tt": "tripletomics", "umap": "UMAP", "tsne": "t-SNE", "pacmap": "PaCMAP", "umap_supervised": "supervised UMAP",
-    "umap_crossfit": "UMAP on cross-fitted components", "tsne_crossfit": "t-SNE on cross-fitted components",
-    "lda": "LDA", "pca2": "PCA", "scanvi_umap": "UMAP of scANVI",
-    "parametric_umap_supervised": "supervised parametric UMAP",
+MAPS = ["tt", "umap", "tsne", "umap_crossfit", "tsne_crossfit", "pacmap", "umap_supervised", "lda", "pca2"]
+TITLES = {method: title_of(method) for method in MAPS} | {
+    "scanvi_umap": "UMAP of scANVI", "parametric_umap_supervised": "supervised parametric UMAP"
 }  # fmt: skip
 NO_MAPS = {"tt_metric": "tripletomics, metric space (no map)", "regression": "logistic regression (no map)"}
-METHODS = "umap,tsne,umap_crossfit,tsne_crossfit,umap_supervised,pacmap,lda,pca2"
+METHODS = ",".join(MAPS[1:])
 VERDICTS = ("better", "tie", "worse")
 SCORES = ["F1", "recall", "within types", "distances"]
 LOOKS = {"half of the cells, %": 1, "edge, %": 2, "held-out AUROC": 2, "held-out spread": 2}  # and decimals
@@ -241,7 +240,7 @@ def write_tables(names: list[str], folder: Path) -> None:
         for method in [method for method in titles if method in found]:
             fits, title = found[method], {"map": titles[method]}
             values = {score: shown(pooled(fits, score, fits)) for score in scores_in(fits)}
-            scores.append(head | title | no_score | values | {"seeds": len(fits) // splits} | last)
+            scores.append({"data": name} | title | no_score | values | {"seeds": len(fits) // splits} | last)
             if method in looks.index:
                 values = {look: f"{looks.loc[method, look]:.{n}f}".replace("nan", "–") for look, n in LOOKS.items()}
                 pages.append({"data": name} | title | values | last)
@@ -265,7 +264,7 @@ def counts(differences: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for other, part in differences.groupby("other", sort=False):
         words = {score: part[score].str.split().str[-1].tolist() for score in SCORES}
-        values = {score: ", ".join(f"{words[score].count(word)} {word}" for word in VERDICTS) for score in SCORES}
+        values = {score: " / ".join(str(words[score].count(word)) for word in VERDICTS) for score in SCORES}
         values |= {score: "–" for score in SCORES if set(words[score]) == {"–"}}
         rows.append({"next to": other} | values | {"measured": part["measured"].max()})
     return pd.DataFrame(rows)
