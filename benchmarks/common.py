@@ -119,7 +119,7 @@ def print_table(table: pd.DataFrame) -> None:
 
 def stamp() -> str:
     """Return the day and the version that a table names."""
-    return f"{date.today()}, {tt.__version__}"
+    return f"{date.today()}, tripletomics {tt.__version__}"
 
 
 def write_table(table: pd.DataFrame, name: str) -> None:

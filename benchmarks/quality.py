@@ -251,8 +251,7 @@ def write_tables(names: list[str], folder: Path) -> None:
             best = min(next_to.keys() & TITLES.keys(), key=lambda other: float(next_to[other][score].split()[0]))
             word = next_to[best][score].split()[-1]
             words[score] = f"{word} {'with' if word == 'tie' else 'than'} {TITLES[best]}"
-        alone = {"F1 next to logistic regression": next_to["regression"]["F1"].split()[-1]}
-        summary.append(head | no_score | words | alone | last)
+        summary.append(head | no_score | words | last)
     tables = {"": scores, "_by_dataset": summary, "_differences": differences, "_pages": pages}
     for table, rows in tables.items():
         write_table(pd.DataFrame(rows), f"quality{table}")
@@ -264,7 +263,7 @@ def counts(differences: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for other, part in differences.groupby("other", sort=False):
         words = {score: part[score].str.split().str[-1].tolist() for score in SCORES}
-        values = {score: " / ".join(str(words[score].count(word)) for word in VERDICTS) for score in SCORES}
+        values = {score: "/".join(str(words[score].count(word)) for word in VERDICTS) for score in SCORES}
         values |= {score: "–" for score in SCORES if set(words[score]) == {"–"}}
         rows.append({"next to": other} | values | {"measured": part["measured"].max()})
     return pd.DataFrame(rows)
