@@ -112,9 +112,9 @@ def by_dataset(texts: list[str], names: list[str], seeds: list[int], folder: Pat
     found = {text: pooled(text, names, seeds, folder, score) for text in texts}
     means = {text: np.mean(list(found[text].values()), axis=0) for text in texts}
     rows = [
-        {"loss": text} | {name: shown(found[text][name]) for name in names}
-        | ({"mean": shown(means[text])} if len(names) > 1 else {})
+        {"loss": text} | ({"mean": shown(means[text])} if len(names) > 1 else {})
         | {f"next to {norm}": "–" if text == norm else verdict(means[text], means[norm])}
+        | {name: shown(found[text][name]) for name in names}
         for text in (sorted(texts, key=lambda text: -means[text][0]) if len(names) > 1 else texts)
     ]  # fmt: skip
     return pd.DataFrame(rows)
