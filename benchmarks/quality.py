@@ -230,6 +230,15 @@ def scores_in(fits: Fits) -> list[str]:
     return [score for score in SCORES if score in first and not np.isnan(first[score][0])]
 
 
+def by_seed(fits: Fits) -> str:
+    """Return the lowest and the highest F1 of a seed, mean over its splits."""
+    found: dict[str, list[float]] = {}
+    for key in fits:
+        found.setdefault(key.rpartition(",")[2], []).append(fits[key]["F1"][0])
+    means = [np.mean(values) for values in found.values()]
+    return f"{min(means):.3f} to {max(means):.3f}" if len(means) > 1 else "–"
+
+
 def write_tables(names: list[str], folder: Path) -> None:
     """Write the five tables from what is kept."""
     scores, pages, summary, differences = [], [], [], []
@@ -240,7 +249,8 @@ def write_tables(names: list[str], folder: Path) -> None:
         for method in [method for method in titles if method in found]:
             fits, title = found[method], {"map": titles[method]}
             values = {score: shown(pooled(fits, score, fits)) for score in scores_in(fits)}
-            scores.append({"data": name} | title | no_score | values | {"seeds": len(fits) // splits} | last)
+            more = {"F1 by seed": by_seed(fits), "seeds": len(fits) // splits}
+            scores.append({"data": name} | title | no_score | values | more | last)
             if method in looks.index:
                 values = {look: f"{looks.loc[method, look]:.{n}f}".replace("nan", "–") for look, n in LOOKS.items()}
                 pages.append({"data": name} | title | values | last)
