@@ -258,7 +258,10 @@ def write_tables(names: list[str], folder: Path) -> None:
         differences += [{"data": name, "other": titles[other]} | no_score | next_to[other] | last for other in next_to]
         words = {}
         for score in scores_in(found["tt"]):
-            best = min(next_to.keys() & TITLES.keys(), key=lambda other: float(next_to[other][score].split()[0]))
+            best = min(
+                (other for other in next_to if other in TITLES),
+                key=lambda other: float(next_to[other][score].split()[0]),
+            )
             word = next_to[best][score].split()[-1]
             words[score] = f"{word} {'with' if word == 'tie' else 'than'} {TITLES[best]}"
         summary.append(head | no_score | words | last)
