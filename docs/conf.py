@@ -49,7 +49,7 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_use_ivar = True
-napoleon_use_rtype = False
+napoleon_custom_sections = ["Returns"]  # as free text, with a list of the keys that are written
 default_role = "py:obj"
 add_module_names = False
 maximum_signature_line_length = 80
@@ -60,6 +60,7 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_use_index = False  # the search finds more
 html_theme_options = {
     "footer_content_items": [],
     "max_navbar_depth": 1,
