@@ -76,6 +76,8 @@ def _print_loss(console: Console, name: str, cls: type) -> None:
     text = re.sub(r':math:`(.*?)`|``(".*?")``', r"\1\2", inspect.getdoc(cls) or "").replace("``", "`")
     intro, *sections = re.split(r"\s*^(.+)\n-+\n", text, flags=re.MULTILINE)
     for heading, body in zip(["", *sections[::2]], [intro, *sections[1::2]], strict=True):
+        if heading == "Examples":  # they are Python
+            continue
         console.print(f"\n{heading}" if heading else "", style="bold")
         if heading == "Parameters":
             settings = re.findall(r"^(\S.*)\n((?: .*\n*)+)", body, re.MULTILINE)

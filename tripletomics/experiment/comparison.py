@@ -51,6 +51,15 @@ class Comparison:
         What was asked for, and the split, as text.
     versions
         Versions of the packages.
+
+    Examples
+    --------
+    >>> result
+    <tripletomics.Comparison: 2 methods, seeds 0, ... cells>
+    >>> result.methods
+    ['tt', 'pca2']
+    >>> list(result.table)[:5]
+    ['method', 'space', 'metric', 'type', 'split']
     """
 
     adata: AnnData
@@ -81,11 +90,23 @@ class Comparison:
 
     @property
     def titles(self) -> dict[str, str]:
-        """The names of methods in tables and figures."""
+        """The names of methods in tables and figures.
+
+        Examples
+        --------
+        >>> result.titles
+        {'tt': 'tripletomics', 'pca2': 'PCA'}
+        """
         return {method: baselines.title_of(method) for method in self.methods}
 
     def summary(self) -> str:
-        """Return in words what the held-out cells show, for each method and space, and how they were held out."""
+        """Return in words what the held-out cells show, for each method and space, and how they were held out.
+
+        Examples
+        --------
+        >>> print(result.summary())
+        Macro-F1 of held-out cells on the map: tripletomics ..., PCA ...
+        """
         lines = "\n".join(verdicts(named(self.table), "method"))
         return "\n\n".join(filter(None, [headline(self.table, self.runs, self.titles), lines, self.settings["split"]]))
 
@@ -108,6 +129,10 @@ class Comparison:
             Width of the figure in inches: 7.1 is a page, 3.5 a column.
         show, save, return_fig
             As in :func:`tripletomics.pl.compare`.
+
+        Examples
+        --------
+        >>> figure = result.plot()
         """
         bases = [f"X_{method}" for method in self.methods if f"X_{method}" in self.adata.obsm]
         if not bases:
@@ -123,6 +148,10 @@ class Comparison:
         The files are the figure at page and column width (PDF and PNG), the table (CSV; its main scores in Markdown and
         LaTeX), the settings and versions (JSON), and a paragraph for the methods section with its references
         (Markdown). Empty fields of the CSV mean "of all cells" or "of no single type", which pandas reads as missing.
+
+        Examples
+        --------
+        >>> result.save("paper")
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -147,6 +176,10 @@ class Comparison:
             Name of the data, on top of the page; by default the name of the file without its ending.
         command
             What made the comparison, for its readers; by default the call of `tripletomics.compare`.
+
+        Examples
+        --------
+        >>> result.to_html("report.html")
         """
         extras.require("A report", *extras.REPORT)
         report.write(

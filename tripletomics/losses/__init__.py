@@ -19,9 +19,7 @@ from tripletomics.losses.base import (
     Foreign,
     Loss,
     Sum,
-    family,
     make,
-    names,
     register,
     spec,
 )
@@ -40,6 +38,7 @@ from tripletomics.losses.proxies import (
     ProxyNCA,
     Softmax,
 )
+from tripletomics.losses.registry import family, names
 from tripletomics.losses.tuples import Angular, Contrastive, HierarchicalTriplet, Quadruplet, RankNet, Triplet
 from tripletomics.losses.views import (
     BYOL,

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from tripletomics import parts
 from tripletomics.losses.levels import Levels
 from tripletomics.losses.minibatch import labelled, zero
+from tripletomics.losses.registry import LOSSES
 from tripletomics.samplers import BatchGuide
 
 L = TypeVar("L", bound="Loss")
 
-_LOSSES: dict[str, type[Loss]] = {}
 _WEIGHT = "write a sum as 'softmax + 0.003*center', each weight a number in (0, inf)"
 
 
@@ -27,8 +27,7 @@ class Loss(nn.Module):
     """The base of all losses: a dataclass of settings that is a torch module.
 
     Subclasses are decorated with `register`, annotate their settings and define ``forward(z, y)``; those with
-    parameters define `build`, those with bounds on settings ``__post_init__``. Losses add up as text and as objects:
-    ``Softmax() + 0.003 * Center()``.
+    parameters define `build`, those with bounds on settings ``__post_init__``. Losses add up.
 
     Attributes
     ----------
@@ -64,6 +63,11 @@ class Loss(nn.Module):
         Training steps for every doubling of the cells beyond 50, see `training.default_steps`.
     of_cells
         Whether it is told which training cells a minibatch shows, ``loss(*views, y, cells=...)``; as of two views.
+
+    Examples
+    --------
+    >>> (tt.losses.Softmax() + 0.003 * tt.losses.Center()).views
+    1
     """
 
     name: str = ""
@@ -155,6 +159,11 @@ class Sum(Loss):
         The losses, each as text or object; a sum among them is split into its members.
     weights
         One number in (0, inf) per member; 1 by default.
+
+    Examples
+    --------
+    >>> tt.losses.spec(tt.losses.Sum(["softmax", "center"], weights=[1, 0.003]))
+    'softmax + 0.003*center'
     """
 
     name = "sum"
@@ -230,17 +239,15 @@ class Sum(Loss):
 
     def refresh(self, z: Tensor, y: Tensor) -> BatchGuide:
         """Refresh the members that need it; the first that asks for certain minibatches gets them."""
-        mined, distances = zip(
-            *(member.refresh(z, member.known_codes(y)) for _, member in self.terms() if member.epochs), strict=True
-        )
+        asked_for = [member.refresh(z, member.known_codes(y)) for _, member in self.terms() if member.epochs]
+        mined, distances = zip(*asked_for, strict=True)
         first = [next((asked for asked in found if asked is not None), None) for found in (mined, distances)]
         # two views leave no room for mined rows: offline triplets are then chosen within the minibatch
         return BatchGuide(first[0] if self.views == 1 else None, first[1])
 
     def has_terms(self, y: np.ndarray) -> bool:
         """Return whether every member has something to compare."""
-        codes = torch.from_numpy(y)
-        return all(member.has_terms(member.known_codes(codes).numpy()) for _, member in self.terms())
+        return all(member.has_terms(member.known_codes(torch.from_numpy(y)).numpy()) for _, member in self.terms())
 
     def trace(self) -> dict[str, Tensor]:
         """Return what all members trace."""
@@ -252,9 +259,8 @@ class Sum(Loss):
 
     def forward(self, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
         """Return the weighted sum. Mined rows go to the losses that mine, and a second view to those of two views."""
-        return torch.stack(
-            [weight * self._value_of(member, z, *others, **known) for weight, member in self.terms()]
-        ).sum()
+        values = [weight * self._value_of(member, z, *others, **known) for weight, member in self.terms()]
+        return torch.stack(values).sum()
 
     def _value_of(self, member: Loss, z: Tensor, *others: Tensor, **known: Tensor) -> Tensor:
         *views, y = z, *others
@@ -273,6 +279,11 @@ class Foreign(Loss):
 
     It never sees unlabelled cells and must return a 0-d tensor. Its parameters are trained like those of
     other losses.
+
+    Examples
+    --------
+    >>> from pytorch_metric_learning.losses import NCALoss
+    >>> model = tt.fit(adata, "cell_type", loss=tt.losses.Foreign(NCALoss()))  # or loss=NCALoss()
     """
 
     name = "foreign"
@@ -301,35 +312,26 @@ def register(name: str) -> Callable[[type[L]], type[L]]:
 
     The class becomes a ``dataclass(eq=False)``. Names are lower-case letters, digits and ``_``; another class's name
     is a ValueError.
+
+    Examples
+    --------
+    >>> @tt.losses.register("pull")
+    ... class Pull(tt.losses.Loss):
+    ...     weight: float = 1.0
+    ...     def forward(self, z, y):
+    ...         return self.weight * z.square().mean()
+    >>> tt.losses.spec(tt.losses.make("softmax + 0.1*pull:weight=2"))
+    'softmax + 0.1*pull:weight=2.0'
     """
 
     def decorate(cls: type[L]) -> type[L]:
         if not issubclass(cls, Loss):
             raise TypeError(f"{cls.__qualname__} is not a subclass of Loss.")
         cls = dataclasses.dataclass(eq=False)(cls)
-        parts.register(name, _LOSSES)(cls)
+        parts.register(name, LOSSES)(cls)
         return cls
 
     return decorate
-
-
-def names(views: int | None = None, ordered: bool | None = None) -> list[str]:
-    """List the names of losses, sorted.
-
-    Parameters
-    ----------
-    views
-        1 or 2: only those that compare so many views of a cell.
-    ordered
-        True: only those that take values that have an order. False: only the others, which take class codes.
-    """
-    chosen = {name: cls for name, cls in _LOSSES.items() if views in (None, cls.views)}
-    return sorted(name for name, cls in chosen.items() if ordered in (None, cls.ordered))
-
-
-def family() -> dict[str, type[Loss]]:
-    """Return the classes of all losses by name."""
-    return dict(_LOSSES)
 
 
 def make(loss: str | nn.Module) -> Loss:
@@ -348,6 +350,11 @@ def make(loss: str | nn.Module) -> Loss:
         For text that names no loss or setting, a setting out of its range, or a weight that is not in (0, inf).
     TypeError
         For anything else that is not a torch module.
+
+    Examples
+    --------
+    >>> tt.losses.make("contrastive:margin=2")
+    Contrastive(margin=2.0, distance='euclidean')
     """
     if isinstance(loss, Loss):
         return loss
@@ -366,13 +373,17 @@ def make(loss: str | nn.Module) -> Loss:
 def spec(loss: Loss) -> str:
     """Write a loss as text: ``make(spec(loss))`` makes an equal one.
 
-    A loss that has no registered name (a foreign module, an unregistered class) is written as its class, which `make`
-    cannot read.
+    One without a registered name, such as a foreign module, is written as its class, which `make` cannot read.
+
+    Examples
+    --------
+    >>> tt.losses.spec(tt.losses.Softmax() + 0.003 * tt.losses.Center())
+    'softmax + 0.003*center'
     """
     if isinstance(loss, Sum):
         terms = loss.terms()
         return " + ".join(spec(member) if weight == 1 else f"{weight!r}*{spec(member)}" for weight, member in terms)
-    if _LOSSES.get(loss.name) is type(loss):
+    if LOSSES.get(loss.name) is type(loss):
         return parts.spec(loss)
     cls = type(loss.module) if isinstance(loss, Foreign) else type(loss)
     return f"{cls.__module__}.{cls.__qualname__}"
@@ -388,4 +399,4 @@ def _read_term(term: str, text: str) -> tuple[float, Loss]:
         weight = math.nan
     if not 0 < weight < math.inf:
         raise ValueError(f"loss={text!r}: {before.strip()!r} is not a weight: {_WEIGHT}.")
-    return weight, parts.make(after, _LOSSES, "loss")
+    return weight, parts.make(after, LOSSES, "loss")

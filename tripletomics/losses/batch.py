@@ -44,6 +44,15 @@ class NCA(TripletLoss):
     References
     ----------
     Goldberger, Roweis, Hinton & Salakhutdinov 2004, Neighbourhood components analysis.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.NCA()
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.0
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    8.0
     """
 
     scale: float = 1.0
@@ -94,6 +103,15 @@ class SupCon(Loss):
     References
     ----------
     Khosla et al. 2020, Supervised contrastive learning.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.SupCon(temperature=0.1)
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    1.09
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    4.25
     """
 
     temperature: float = 0.1

@@ -67,6 +67,16 @@ class SoftTriple(CentersLoss):
     References
     ----------
     Qian, Shang, Sun, Hu, Li & Jin 2019, SoftTriple loss: deep metric learning without triplet sampling.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.SoftTriple(centers=3)
+    >>> loss.build(dim=2, n_classes=2)
+    >>> loss.proxies.shape  # (classes, centers, dim)
+    torch.Size([2, 3, 2])
+    >>> bool(loss(z, torch.tensor([0, 0, 1, 1])) > 0)
+    True
     """
 
     centers: int = 10
@@ -107,6 +117,16 @@ class HardTriple(CentersLoss):
     References
     ----------
     Qian, Shang, Sun, Hu, Li & Jin 2019, SoftTriple loss: deep metric learning without triplet sampling.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.HardTriple(centers=3)
+    >>> loss.build(dim=2, n_classes=2)
+    >>> loss.proxies.shape  # (classes, centers, dim)
+    torch.Size([2, 3, 2])
+    >>> bool(loss(z, torch.tensor([0, 0, 1, 1])) > 0)
+    True
     """
 
     centers: int = 10

@@ -13,6 +13,12 @@ def check(loss: Loss, metric_dim: int) -> None:
     ------
     ValueError
         If training on this loss alone would collapse, or needs more dimensions.
+
+    Examples
+    --------
+    >>> tt.losses.check(tt.losses.Center(), metric_dim=32)
+    Traceback (most recent call last):
+    ValueError: loss='center' alone moves all cells to one point. ...
     """
     if loss.collapses:
         raise ValueError(

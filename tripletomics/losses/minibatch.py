@@ -20,6 +20,13 @@ def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     ------
     ValueError
         If the shapes do not fit or `y` does not hold whole numbers.
+
+    Examples
+    --------
+    >>> z, y = torch.zeros(3, 2), torch.tensor([0, -1, 1])
+    >>> z, y = tt.losses.labelled(z, y)
+    >>> y
+    tensor([0, 1])
     """
     if z.dim() != 2 or y.shape != z.shape[:1]:
         raise ValueError(f"A loss needs z (n, dim) and y (n,): got z {tuple(z.shape)} and y {tuple(y.shape)}.")
@@ -32,5 +39,11 @@ def labelled(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def zero(z: Tensor) -> Tensor:
-    """Return 0 connected to `z` (0-d, the dtype of `z`): the value of a minibatch that has nothing to compare."""
+    """Return 0 connected to `z` (0-d, the dtype of `z`): the value of a minibatch that has nothing to compare.
+
+    Examples
+    --------
+    >>> tt.losses.zero(torch.ones(5, 2))
+    tensor(0.)
+    """
     return z[:0].sum()

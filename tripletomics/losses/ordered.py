@@ -63,6 +63,15 @@ class RankNContrast(OrderedLoss):
     References
     ----------
     Zha, Cao, Son, Yang & Katabi 2023, Rank-N-Contrast: learning continuous representations for regression.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.RankNContrast()
+    >>> round(loss(z, torch.tensor([1.0, 1, 5, 5])).item(), 2)  # cells of one day are near each other
+    0.64
+    >>> round(loss(z, torch.tensor([1.0, 5, 1, 5])).item(), 2)  # they are not
+    1.07
     """
 
     temperature: float = 2.0
@@ -121,6 +130,14 @@ class Coral(OrderedLoss):
     ----------
     Cao, Mirjalili & Raschka 2020, Rank consistent ordinal regression for neural networks with application to age
     estimation (CORAL).
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.Coral(thresholds=3)
+    >>> loss.build(dim=2, n_classes=0)
+    >>> bool(loss(z, torch.tensor([1.0, 2, 5, 6])) > 0)
+    True
     """
 
     thresholds: int = 20

@@ -24,6 +24,13 @@ class ProxyLoss(Loss):
     """The base of losses with a proxy for each class: the parameter `proxies` (n_classes, dim), made by `build`.
 
     Subclasses define ``_value(x, w, codes)`` for one or more labelled cells x and proxies w, unit rows if `normalised`.
+
+    Examples
+    --------
+    >>> loss = tt.losses.NormSoftmax()
+    >>> loss.build(dim=32, n_classes=5)
+    >>> loss.proxies.shape
+    torch.Size([5, 32])
     """
 
     coarse = True
@@ -76,6 +83,17 @@ class Softmax(ProxyLoss):
     References
     ----------
     Zhai & Wu 2019, Classification is a strong baseline for deep metric learning.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.Softmax()
+    >>> loss.build(dim=2, n_classes=2)
+    >>> loss.proxies.data = torch.tensor([[0.5, 0], [0.5, 3]])  # the middle of each pair
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.35
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    2.6
     """
 
     pace = 20
@@ -111,6 +129,15 @@ class Center(ProxyLoss):
     References
     ----------
     Wen, Zhang, Li & Qiao 2016, A discriminative feature learning approach for deep face recognition.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.Center()
+    >>> loss.build(dim=2, n_classes=2)
+    >>> loss.proxies.data = torch.tensor([[0.5, 0], [0.5, 3]])  # the middle of each pair
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.12
     """
 
     alpha: float = 0.5
@@ -167,6 +194,17 @@ class NormSoftmax(CosineLoss):
     References
     ----------
     Zhai & Wu 2019, Classification is a strong baseline for deep metric learning.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.NormSoftmax()
+    >>> loss.build(dim=2, n_classes=2)
+    >>> loss.proxies.data = torch.tensor([[0.5, 0], [0.5, 3]])  # the middle of each pair
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.17
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    9.28
     """
 
     temperature: float = 0.05
@@ -198,6 +236,17 @@ class ArcFace(CosineLoss):
     References
     ----------
     Deng, Guo, Xue & Zafeiriou 2019, ArcFace: additive angular margin loss for deep face recognition.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.ArcFace(scale=8, margin=0.3)
+    >>> loss.build(dim=2, n_classes=2)
+    >>> loss.proxies.data = torch.tensor([[0.5, 0], [0.5, 3]])  # the middle of each pair
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.18
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    5.01
     """
 
     scale: float = 64.0
@@ -238,6 +287,17 @@ class CosFace(CosineLoss):
     References
     ----------
     Wang et al. 2018, CosFace: large margin cosine loss for deep face recognition.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.CosFace(scale=8, margin=0.2)
+    >>> loss.build(dim=2, n_classes=2)
+    >>> loss.proxies.data = torch.tensor([[0.5, 0], [0.5, 3]])  # the middle of each pair
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.45
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    4.9
     """
 
     scale: float = 64.0
@@ -265,6 +325,13 @@ class AdaCos(CosineLoss):
     References
     ----------
     Zhang et al. 2019, AdaCos: adaptively scaling cosine logits for effectively learning deep face representations.
+
+    Examples
+    --------
+    >>> loss = tt.losses.AdaCos()
+    >>> loss.build(dim=32, n_classes=10)
+    >>> round(loss.scale.item(), 2)  # where it starts
+    3.11
     """
 
     def build(self, dim: int, n_classes: int) -> None:
@@ -308,6 +375,17 @@ class ProxyNCA(CosineLoss):
     References
     ----------
     Movshovitz-Attias et al. 2017, No fuss distance metric learning using proxies. Teh et al. 2020, ProxyNCA++.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.ProxyNCA()
+    >>> loss.build(dim=2, n_classes=2)
+    >>> loss.proxies.data = torch.tensor([[0.5, 0], [0.5, 3]])  # the middle of each pair
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    -1.25
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    0.58
     """
 
     plus: bool = False

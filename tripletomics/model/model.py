@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from tripletomics import files
-from tripletomics.embedding import coordinates
-from tripletomics.features import Pair, Present
+from tripletomics.features import Present
 from tripletomics.index import Hits
 from tripletomics.labels import COVERAGE, REJECT, check_new_types
 from tripletomics.labels.nodes import check_node_names
@@ -20,14 +19,14 @@ from tripletomics.labels.prediction import Prediction, check_shares, join, list_
 from tripletomics.labels.values import Estimate
 from tripletomics.model import graph, storage, summary
 from tripletomics.model.assembly import assemble, disassemble
-from tripletomics.model.state import State
-from tripletomics.seen import HELD_OUT, TRAINING, network_inputs
+from tripletomics.model.embedder import Embedder
+from tripletomics.seen import HELD_OUT, TRAINING
 from tripletomics.sources import Matrix
 
 BLOCK = 20_000  # cells whose evidence is held at once: about 100 bytes for each type of a cell
 
 
-class Model(State):
+class Model(Embedder):
     """What `tripletomics.fit` returns: it embeds cells in the metric space and on the map.
 
     Attributes
@@ -99,6 +98,15 @@ class Model(State):
     -----
     Methods take an array ``x``. A model of two modalities takes arrays by their names, one or both, such as
     ``embed(rna=x)``; `table` joins them for a method that takes no names.
+
+    Examples
+    --------
+    >>> model
+    <tripletomics.Model: 765 genes, 10 types, loss=softmax>
+    >>> sorted(model.scores)
+    ['held-out', 'permuted', 'train']
+    >>> model.classes[:3]
+    ['CD14+ Monocyte', 'CD19+ B', 'CD34+']
     """
 
     def __repr__(self) -> str:
@@ -110,83 +118,6 @@ class Model(State):
     def _repr_html_(self) -> str:
         """Return scores, remarks, types and settings for a notebook."""
         return summary.as_page(self)
-
-    def embed(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> np.ndarray:
-        """Return the coordinates of cells in the metric space.
-
-        Parameters
-        ----------
-        x
-            Cells by ``features.genes``, dense or sparse, on the scale of the training matrix; a DataFrame with columns
-            of these names; or what `table` returns. NaN is a value that was not measured.
-        present
-            Which of the genes were measured, boolean (genes,); all by default. The values of the others are ignored:
-            they are unknown, as genes that a mask hides in training. With two modalities, a dict by name.
-        modalities
-            In place of `x`, for a model of two modalities: as for `table`.
-
-        Returns
-        -------
-        float32 (cells, metric_dim).
-        """
-        return self.place(x, present, **modalities)[0]
-
-    def map(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> np.ndarray:
-        """Return the coordinates of cells on the map, float32 (cells, dim). Parameters as for `embed`."""
-        return self.place(x, present, **modalities)[1]
-
-    def pcs(self, x: Matrix, present: Present = None) -> np.ndarray:
-        """Return principal components, float32 (cells, components), of cells of the fit as if they were new.
-
-        Parameters as for `embed`.
-        """
-        known: Any = present
-        return self.features.pcs(x, known, self._roles(x)[1])
-
-    def place(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> tuple[np.ndarray, np.ndarray]:
-        """Return the coordinates in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`."""
-        return self._embed(self._given(x, modalities), present)[:2]
-
-    def table(self, **modalities: Matrix) -> Pair:
-        """Return the arrays of one or both modalities of some cells together.
-
-        Parameters
-        ----------
-        modalities
-            By name, such as ``rna=``: cells by the modality's genes (``features.parts``), dense or sparse. With both,
-            row i is the same cell in each.
-
-        Raises
-        ------
-        TypeError
-            If the model has one modality, or not these.
-        ValueError
-            If the shapes do not fit.
-        """
-        return self.features.join(modalities)
-
-    def _given(self, x: Matrix, modalities: Mapping[str, Matrix] | None = None) -> Matrix:
-        """Return cells as one matrix or `Pair`, or raise; `modalities` is None where a method takes no names."""
-        if not modalities:
-            return self.features.check_cells(x, named=modalities is not None)
-        if x is not None:
-            raise TypeError(f"Pass x or {', '.join(modalities)}, not both.")
-        return self.features.join(modalities)
-
-    def _embed(self, x: Matrix, present: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return z, the map, principal components and the roles that cells had in the fit."""
-        self.features.check_present(present)
-        roles = self._roles(x)
-        source, pcs = network_inputs(self.features, x, present, roles)
-        known: Any = present
-        embedding = coordinates(self.networks, source, self.features.map_pcs(x, pcs, known))
-        lost = ~np.all([np.isfinite(space).all(axis=1) for space in embedding.values()], axis=0)
-        if lost.any():
-            raise ValueError(
-                f"{lost.sum():,} of {len(lost):,} cells have coordinates that are NaN or infinite (first: row "
-                f"{int(lost.argmax())}). Their values may be too large, or the model may be damaged: check both."
-            )
-        return embedding["metric"], embedding["map"], pcs, roles[0]
 
     def predict(
         self,
@@ -211,6 +142,14 @@ class Model(State):
         ------
         ValueError
             If a share is not in range, or the model could not be calibrated.
+
+        Examples
+        --------
+        >>> x = query[:, model.features.genes].X
+        >>> found, z, m = model.predict(x)
+        >>> found.probabilities.shape, z.shape, m.shape
+        ((100, 10), (100, 32), (100, 2))
+        >>> names = [model.types[code] for code in found.codes]
         """
         check_shares(reject, coverage, fdr)
         x = self._given(x, modalities)
@@ -237,7 +176,16 @@ class Model(State):
         self, x: Matrix = None, present: Present = None, *, coverage: float = COVERAGE, z: np.ndarray | None = None,
         **modalities: Matrix,
     ) -> dict[str, Estimate]:  # fmt: skip
-        """Return the values of ordered columns by name, with intervals; `z` is the metric space, if it is known."""
+        """Return the values of ordered columns by name, with intervals; `z` is the metric space, if it is known.
+
+        Examples
+        --------
+        >>> adata.obs["day"] = np.arange(adata.n_obs) % 7.0
+        >>> days = tt.fit(adata, order="day")
+        >>> estimate = days.predict_values(query[:, days.features.genes].X)["day"]
+        >>> estimate.center.shape, estimate.low.shape, estimate.high.shape
+        ((100,), (100,), (100,))
+        """
         check_shares(REJECT, coverage)
         x = self._given(x, modalities)
         z, (role, fitted) = self._embed(x, present)[0] if z is None else z, self._roles(x)
@@ -262,6 +210,12 @@ class Model(State):
         ------
         ValueError
             If the model has no index, or k is out of range.
+
+        Examples
+        --------
+        >>> hits = model.search(query[:, model.features.genes].X, k=5)
+        >>> hits.names.shape, hits.labels.shape
+        ((100, 5), (100, 5))
         """
         if self.catalog is None:
             raise ValueError(
@@ -287,6 +241,13 @@ class Model(State):
         ValueError
             If a name is already known, means unlabelled or looks like a label set of several levels, or there is not
             one per cell. The model stays as it was.
+
+        Examples
+        --------
+        >>> x = query[:5, model.features.genes].X
+        >>> model.enroll(x, ["new type"] * 5)
+        >>> "new type" in model.types
+        True
         """
         names = check_new_types(names, x.shape[0], self.names)
         check_node_names(names if self.tree is not None else ())
@@ -314,6 +275,12 @@ class Model(State):
         Returns
         -------
         Probabilities (pairs,), for pairs of which half are of one type.
+
+        Examples
+        --------
+        >>> x = query[:, model.features.genes].X
+        >>> model.same(x[:5], x[5:10]).shape
+        (5,)
         """
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: pass one cell in each for every pair.")
@@ -324,11 +291,24 @@ class Model(State):
         return calibration.same(*(reference.evidence(z, pcs) for z, _, pcs, _ in pairs))
 
     def summary(self) -> str:
-        """Return a few lines on how the map does on cells that it never saw."""
+        """Return a few lines on how the map does on cells that it never saw.
+
+        Examples
+        --------
+        >>> print(model.summary())
+        15-NN macro-F1      map  metric space
+        held-out cells ...
+        """
         return summary.summarise(self)
 
     def record(self) -> dict[str, object]:
-        """Return what is kept in `uns`, as in the attributes of the same names."""
+        """Return what is kept in `uns`, as in the attributes of the same names.
+
+        Examples
+        --------
+        >>> list(model.record())[:5]
+        ['settings', 'versions', 'history', 'findings', 'seconds']
+        """
         return summary.record(self)
 
     def save(self, path: str | Path, *, index: bool = False) -> None:
@@ -345,6 +325,12 @@ class Model(State):
         ------
         ValueError, FileNotFoundError, PermissionError
             If the name does not end in ``.tt`` or nothing can be written there.
+
+        Examples
+        --------
+        >>> model.save("pbmc.tt")
+        >>> tt.load("pbmc.tt").id == model.id
+        True
         """
         path = files.check_writable(path, storage.SUFFIX)
         if index and self.catalog is None:
@@ -374,6 +360,10 @@ class Model(State):
         -----
         Every cell counts as new. One with NaN, or a count below 0, gets NaN. With types on several levels, the classes
         are the finest ones. Further columns are not in it. It needs up to 160 kB a cell: pass some thousand at once.
+
+        Examples
+        --------
+        >>> model.to_onnx("pbmc.onnx")
         """
         graph.write(files.check_writable(path, graph.SUFFIX), self)
 
@@ -394,6 +384,12 @@ def load(path: str | Path) -> Model:
     -----
     A file carries the SHA-256 of all its bytes, so that every byte that has changed since it was written is found.
     Files of format 6 or 7 carry none: a warning says so.
+
+    Examples
+    --------
+    >>> model.save("pbmc.tt")
+    >>> tt.load("pbmc.tt")
+    <tripletomics.Model: 765 genes, 10 types, loss=softmax>
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path={path!r} is not the path of a model file, such as 'pbmc.tt'.")

@@ -61,6 +61,11 @@ class State:
         """The model's name in datasets that it writes to: 16 hexadecimal digits, the same in a file or a copy.
 
         They follow from the weights and from the cells that the model has seen.
+
+        Examples
+        --------
+        >>> len(model.id)
+        16
         """
         content = hashlib.blake2b(digest_size=8)
         for name, tensor in sorted(self.networks.state_dict().items()):
@@ -72,22 +77,46 @@ class State:
 
     @property
     def types(self) -> list[str]:
-        """All types that the model can name."""
+        """All types that the model can name.
+
+        Examples
+        --------
+        >>> model.types[:3]
+        ['CD14+ Monocyte', 'CD19+ B', 'CD34+']
+        """
         return self.classes + self.enrolled
 
     @property
     def nodes(self) -> Tree | None:
-        """The tree of all names, in which enrolled types are types of the top level; None if there is one level."""
+        """The tree of all names, in which enrolled types are types of the top level; None if there is one level.
+
+        Examples
+        --------
+        >>> model.nodes is None  # the types have one level
+        True
+        """
         return None if self.tree is None else with_types(self.tree, self.enrolled)
 
     @property
     def names(self) -> list[str]:
-        """All names that `predict` can write: the types, and with levels the names above them."""
+        """All names that `predict` can write: the types, and with levels the names above them.
+
+        Examples
+        --------
+        >>> model.names == model.types  # no names above the types
+        True
+        """
         return self.types if self.nodes is None else self.nodes.names
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Names of the two modalities; none in a model of one."""
+        """Names of the two modalities; none in a model of one.
+
+        Examples
+        --------
+        >>> model.modalities, two.modalities
+        ((), ('rna', 'protein'))
+        """
         return self.features.modalities
 
     def _reference(self) -> Reference:
@@ -112,12 +141,24 @@ class State:
         return calibration
 
     def shown(self, x: Matrix) -> np.ndarray:
-        """Return the name of the only modality that a cell has, "" where it has all (cells,); of no cells, one ""."""
+        """Return the name of the only modality that a cell has, "" where it has all (cells,); of no cells, one "".
+
+        Examples
+        --------
+        >>> str(two.shown(two.table(rna=rna.X))[0])
+        'rna'
+        """
         names = np.where(fully_measured(x), "", np.array(self.features.names)[measured(x).argmax(axis=1)])
         return names if len(names) else np.array([""])
 
     def calibrations_for(self, x: Matrix) -> dict[str, Calibration]:
-        """Return the calibrations that hold for some cells, by what was measured of them ("" for all of it)."""
+        """Return the calibrations that hold for some cells, by what was measured of them ("" for all of it).
+
+        Examples
+        --------
+        >>> list(two.calibrations_for(two.table(rna=rna.X)))
+        ['rna']
+        """
         return {str(name): self._calibrated(str(name)) for name in np.unique(self.shown(x))}
 
     def _roles(self, x: Matrix) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +168,13 @@ class State:
         return self.seen.find(x)
 
     def part(self, modality: str | None = None) -> Features:
-        """Return the genes of a model, or of one of its two modalities."""
+        """Return the genes of a model, or of one of its two modalities.
+
+        Examples
+        --------
+        >>> len(two.part("protein").genes)
+        12
+        """
         parts = dict(zip(self.features.names, self.features.parts, strict=True))
         if (modality or "") not in parts:
             raise ValueError(f"modality={modality!r} is not one of this model: {', '.join(self.modalities) or 'None'}.")
@@ -139,6 +186,12 @@ class State:
         It is the norm of the gene's column times the gene's standard deviation in the training cells; a gene that
         is used only for the principal components has weight 0. With two modalities the weights are those of the named
         one, whose genes reach that layer through the components.
+
+        Examples
+        --------
+        >>> weights = model.gene_weights()
+        >>> weights.shape, round(float(weights.sum()), 3)
+        ((765,), 1.0)
         """
         self.part(modality)
         weights = self.networks.encoder.state_dict().items()

@@ -4,6 +4,11 @@ Nothing here computes an embedding or changes matplotlib's settings; of ``adata`
 into ``uns``, as scanpy does. Held-out cells are drawn on top in full colour with a darker edge, training cells pale
 beneath them: only the former show how good a supervised map is. The words "no signal" are written on a map or score
 without any.
+
+``tt.pl.PALETTE`` holds the colours of types, in order of their rank:
+
+>>> tt.pl.PALETTE[0].startswith("#")
+True
 """
 
 from tripletomics.pl.confusions import confusion

@@ -122,6 +122,12 @@ def confusion(
     ValueError
         If `split` is not a split, one of its sides has no labelled cell, a labelled cell has no finite coordinates, or
         there is one type only.
+
+    Examples
+    --------
+    >>> ax = tt.pl.confusion(adata, "cell_type")
+    >>> ax.get_ylabel()
+    'true type'
     """
     check_output(save, ax)
     show = show if ax is None else bool(show)  # the caller may draw more into the figure

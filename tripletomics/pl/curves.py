@@ -50,6 +50,12 @@ def history(
         The pale line is the loss of each step, the dark line its running mean. The numbers are the held-out score of
         the model, as in its summary, and that of a fit on permuted labels, the dashed line. A stage without signal
         (p > 0.01) says so. A model without cell types has no macro-F1, and so only its loss is drawn.
+
+    Examples
+    --------
+    >>> ax = tt.pl.history(model)
+    >>> len(ax.child_axes)
+    4
     """
     check_output(save, ax)
     show = show if ax is None else bool(show)  # the caller may draw more into the figure

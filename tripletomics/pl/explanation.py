@@ -126,6 +126,11 @@ def genes(
         If `table` is not a DataFrame.
     ValueError
         If columns or a group are missing, it is empty, `n` is less than 1 or `n_back` less than 0.
+
+    Examples
+    --------
+    >>> table = tt.explain(adata, model, against={"CD19+ B": "Dendritic"})
+    >>> figure = tt.pl.genes(table, n=5)
     """
     check_output(save)
     _check(table, n, n_back)

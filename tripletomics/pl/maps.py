@@ -148,6 +148,10 @@ def embedding(
         If `basis` is not a map, `split` is not a split, a colour is both a column and a gene, `palette`, `cmap` or
         `groups` do not suit `color`, `ax` is given for several maps or its figure is closed, or there are fewer than 17
         cells for the distortion.
+
+    Examples
+    --------
+    >>> types, gene, errors = tt.pl.embedding(adata, color=["cell_type", "CD3D"], distortion=True)
     """
     check_output(save, ax)
     basis = style.basis_key(adata, basis)

@@ -151,8 +151,6 @@ def mapping(
 ) -> Figure:
     """Draw new cells over the greyed map of the reference, and next to it how many were assigned to each type.
 
-    An adopted map keeps its own colours, which are pale here, and its axes.
-
     Parameters
     ----------
     adata
@@ -160,8 +158,7 @@ def mapping(
     model
         The model that predicted their types.
     color
-        A column of ``obs`` or a gene to colour the new cells by; by default their predicted types. With `color`, the
-        bars are grey.
+        Column of ``obs`` or gene to colour new cells by, in place of their predicted types; then the bars are grey.
     basis
         Key of the map in ``obsm``, the ``key_added`` of the prediction.
     palette
@@ -172,8 +169,7 @@ def mapping(
     title
         The text above the map.
     width
-        Width of the figure in inches, more where names of types are long; 7.1 is a page, and 3.5 a column, in which the
-        bars are below the map.
+        Width in inches, more where names are long; 7.1 is a page, and 3.5 a column (the bars are below the map).
     show, save, return_fig
         As in scanpy: whether to show the figure (and return None), the path of a file to write it to, and whether to
         return the figure. By default a figure is shown in notebooks, and returned elsewhere.
@@ -182,12 +178,10 @@ def mapping(
     -------
     Figure
         Two Axes. On the map the collections "reference" (grey, with the names of the types next to their cells or
-        joined to them by a line; their numbers where names do not fit), "new cells" (in the colour of the predicted
-        type, or of `color`) and "unassigned" (crosses); a few cells far from all others are arrowheads at its edge,
-        "outside". Next to it, or below, a bar for each type that was found, with its cells and their share, most cells
-        first and the unassigned ones last. The text above says how many of the model's genes were found, the text below
-        what looked unusual in the query. "No signal" is written across the map of a model whose held-out cells scored
-        no better than permuted labels (p > 0.01).
+        joined by a line; else their numbers), "new cells" (in the colour of the predicted type, or of `color`) and
+        "unassigned" (crosses); a few cells far from all others are arrowheads at its edge, "outside". Next to it, or
+        below, is a bar for each type that was found, the unassigned cells last. The text above says how many of the
+        model's genes were found. "No signal" is written as in :func:`embedding`.
 
     Raises
     ------
@@ -197,6 +191,11 @@ def mapping(
         If `adata` is not an AnnData or `model` not a fitted model.
     ValueError
         If the coordinates or the labels are not of this model.
+
+    Examples
+    --------
+    >>> tt.predict(query, model)
+    >>> figure = tt.pl.mapping(query, model)
     """
     check_output(save)
     query = _read(adata, model, basis, None if color else palette, width)

@@ -71,6 +71,11 @@ def relate(
         If `table` is not a DataFrame.
     ValueError
         If columns or rows are missing, or `width` leaves no room for the matrix.
+
+    Examples
+    --------
+    >>> table = tt.relate(query, adata, model, label_a="cell_type", label_b="cell_type")
+    >>> figure = tt.pl.relate(table)
     """
     check_output(save)
     share, lower, upper = (_square(table, name) for name in NEEDED[2:])

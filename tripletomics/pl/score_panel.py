@@ -155,6 +155,10 @@ def scores(
         If `table` is not a DataFrame.
     ValueError
         If columns or a metric are missing, or a metric has no permuted score.
+
+    Examples
+    --------
+    >>> figure = tt.pl.scores(result.table, metrics=["knn_macro_f1"])
     """
     check_output(save)
     table = score_table.checked_table(table)

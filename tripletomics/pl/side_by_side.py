@@ -89,6 +89,12 @@ def compare(
         If there is no such basis, column or gene.
     ValueError
         If there is nothing to compare, `table` has no scores of any basis, or `scores` or `titles` name others.
+
+    Examples
+    --------
+    >>> figure = tt.pl.compare(adata, "cell_type", bases=["X_tt", "X_pca"])
+    >>> [ax.get_title() for ax in figure.axes]
+    ['tripletomics', 'PCA']
     """
     check_output(save)
     checked = None if table is None else score_table.checked_table(table)

@@ -60,6 +60,11 @@ def dial(
         If `table` is not a DataFrame.
     ValueError
         If columns or a metric are missing, or it has fewer than two settings of `structure`.
+
+    Examples
+    --------
+    >>> result = tt.compare(adata, "cell_type", ["tt:structure=0", "tt:structure=1"], seeds=1)
+    >>> figure = tt.pl.dial(result.table)
     """
     check_output(save)
     table = score_table.checked_table(table)

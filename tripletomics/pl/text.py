@@ -90,7 +90,13 @@ def write_lines(figure: Any, lines: list[str], left: float, top: float, step: fl
 
 @checking_names
 def save(figure: Any, path: str | Path) -> None:
-    """Write a figure whole or not at all, at 300 dpi and with text as text; the name's ending is the format."""
+    """Write a figure whole or not at all, at 300 dpi and with text as text; the name's ending is the format.
+
+    Examples
+    --------
+    >>> figure = tt.pl.compare(adata, "cell_type", bases=["X_tt", "X_pca"], show=False)
+    >>> tt.pl.save(figure, "maps.pdf")
+    """
     fonts: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "text.parse_math": False}
     for text in figure.findobj(Text):
         if (shown := printable(text.get_text())) != text.get_text():  # a control character breaks PDF and SVG

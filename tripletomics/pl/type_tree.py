@@ -77,6 +77,12 @@ def tree(
         If `model` is not a model.
     ValueError
         If it has no tree: it was fitted without labels, or has one type.
+
+    Examples
+    --------
+    >>> ax = tt.pl.tree(model)
+    >>> len(ax.get_yticklabels())
+    10
     """
     check_output(save, ax)
     show = show if ax is None else bool(show)  # the caller may draw more into the figure

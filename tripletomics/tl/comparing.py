@@ -120,6 +120,12 @@ def compare(
         If `adata` is not an AnnData in memory or holds no numbers.
     ValueError
         If a method is not known, or a value cannot be used.
+
+    Examples
+    --------
+    >>> result = tt.compare(adata, label="cell_type", methods=["tt", "pca2"], seeds=1)
+    >>> result
+    <tripletomics.Comparison: 2 methods, seeds 0, ... cells>
     """
     import pandas as pd
 

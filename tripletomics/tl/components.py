@@ -74,6 +74,14 @@ def pca(
     References
     ----------
     That components of new cells shrink: Lee, Zou & Wright 2010, Ann. Stat. 38(6).
+
+    Examples
+    --------
+    >>> tt.pca(adata, "cell_type", key_added="X_own")
+    >>> adata.obsm["X_own_pca"].shape == (adata.n_obs, 50)
+    True
+    >>> adata.obs["X_own_split"].cat.categories.tolist()
+    ['train', 'held-out']
     """
     import numpy as np
 

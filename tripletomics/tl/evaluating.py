@@ -135,6 +135,14 @@ def evaluate(
     ----------
     Hierarchical F1: Kiritchenko, Matwin, Nock & Famili 2006, Learning and evaluation in the presence of class
     hierarchies.
+
+    Examples
+    --------
+    >>> table = tt.evaluate(adata, label="cell_type", refits=0)
+    >>> print(table.attrs["summary"])
+    X_tt, map: held-out macro-F1 ..., permuted labels ...
+    >>> list(table)
+    ['hold_out', 'space', 'metric', 'type', 'split', 'value', 'sd', 'n_seeds', 'family', 'label_circular', 'null']
     """
     import pandas as pd
 

@@ -108,6 +108,12 @@ def explain(
     References
     ----------
     Sundararajan, Taly & Yan 2017, *Axiomatic attribution for deep networks*.
+
+    Examples
+    --------
+    >>> table = tt.explain(adata, model, against={"CD19+ B": "Dendritic"})
+    >>> list(table)
+    ['group', 'against', 'gene', 'attribution', 'share', 'mean_group', 'mean_against']
     """
     import numpy as np
     import pandas as pd

@@ -241,6 +241,16 @@ def fit(
         is damaged or belongs to another fit. Nothing is written to `adata` then.
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
+
+    Examples
+    --------
+    >>> model = tt.fit(adata, label="cell_type")
+    >>> model
+    <tripletomics.Model: 765 genes, 10 types, loss=softmax>
+    >>> adata.obsm["X_tt"].shape == (adata.n_obs, 2)  # the map
+    True
+    >>> adata.obs["tt_split"].cat.categories.tolist()
+    ['train', 'held-out']
     """
     from tripletomics import crossfit, nulls, pp, training
     from tripletomics.model import build, scoring
@@ -345,6 +355,12 @@ def transform(
         Nothing is written then.
     FileNotFoundError, PermissionError, OSError
         If there is no such path, it is read-only, or the disk is too small. Nothing is written then.
+
+    Examples
+    --------
+    >>> tt.transform(query, model)
+    >>> query.obsm["X_tt"].shape
+    (100, 2)
     """
     from tripletomics import pp
     from tripletomics.tl.origins import trained_on

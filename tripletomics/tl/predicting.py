@@ -184,6 +184,14 @@ def predict(
     probabilities: Stone 1961, *The opinion pool*. Conformal p-values: Bates, Candès, Lei, Romano & Sesia 2023; with
     scores from new and calibration cells together: Marandon, Lei, Mary & Roquain 2024. False discovery rate: Benjamini
     & Hochberg 1995.
+
+    Examples
+    --------
+    >>> tt.predict(query, model)
+    >>> list(query.obs[["tt_label", "tt_confidence", "tt_novelty", "tt_label_set"]])
+    ['tt_label', 'tt_confidence', 'tt_novelty', 'tt_label_set']
+    >>> bool(query.obs["tt_confidence"].between(0, 1).all())
+    True
     """
     from tripletomics import pp
     from tripletomics.keys import prefix as prefix_of

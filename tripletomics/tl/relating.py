@@ -102,6 +102,12 @@ def relate(
     References
     ----------
     Expectation maximisation of shares: Saerens, Latinne & Decaestecker 2002. Intervals: Wilson 1927.
+
+    Examples
+    --------
+    >>> table = tt.relate(query, adata, model, label_a="cell_type", label_b="cell_type")
+    >>> list(table)
+    ['label_a', 'label_b', 'share', 'lower', 'upper']
     """
     import numpy as np
     import pandas as pd

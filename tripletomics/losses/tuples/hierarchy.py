@@ -51,6 +51,15 @@ class HierarchicalTriplet(TripletLoss):
     References
     ----------
     Ge, Huang, Dong & Scott 2018, Deep metric learning with hierarchical triplet loss.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.HierarchicalTriplet(beta=0.1)
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.15
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    0.28
     """
 
     beta: float = 0.1

@@ -41,6 +41,15 @@ class Contrastive(Loss):
     References
     ----------
     Hadsell, Chopra & LeCun 2006, Dimensionality reduction by learning an invariant mapping.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.Contrastive(margin=2)
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.17
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    1.67
     """
 
     margin: float = 1.0
@@ -87,6 +96,15 @@ class RankNet(TripletLoss):
     References
     ----------
     Burges et al. 2005, Learning to rank using gradient descent.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.RankNet()
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.12
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    1.37
     """
 
     distance: str = "euclidean"
@@ -130,6 +148,15 @@ class Quadruplet(TripletLoss):
     References
     ----------
     Chen, Chen, Zhang & Huang 2017, Beyond triplet loss: a deep quadruplet network for person re-identification.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.Quadruplet()
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.0
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    9.0
     """
 
     margin1: float = 1.0
@@ -181,6 +208,15 @@ class Angular(TripletLoss):
     References
     ----------
     Wang, Zhou, Wen, Liu & Lin 2017, Deep metric learning with angular loss.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.Angular(alpha=40)
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.81
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    2.32
     """
 
     alpha: float = 40.0

@@ -94,6 +94,15 @@ class Triplet(TripletLoss):
     loss (hard, soft, nonzero). Xuan, Stylianou & Pless 2020, Improved embeddings with easy positive triplet mining.
     Bengio, Louradour, Collobert & Weston 2009, Curriculum learning. Wu, Dyer & Neyshabur 2021, When do curricula work?
     (pacing, random order).
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.Triplet(margin=0.2)
+    >>> round(loss(z, torch.tensor([0, 0, 1, 1])).item(), 2)  # each pair is a type
+    0.0
+    >>> round(loss(z, torch.tensor([0, 1, 0, 1])).item(), 2)  # each pair holds both types
+    1.12
     """
 
     margin: float = 0.2

@@ -56,6 +56,14 @@ class SimSiam(PredictorLoss):
     References
     ----------
     Chen & He 2021, Exploring simple Siamese representation learning.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.SimSiam()
+    >>> loss.build(dim=2, n_classes=0)  # the small network that predicts a view
+    >>> bool(loss(z, z + 0.1) > -1)
+    True
     """
 
     def build(self, dim: int, n_classes: int) -> None:
@@ -93,6 +101,14 @@ class BYOL(PredictorLoss):
     References
     ----------
     Grill et al. 2020, Bootstrap your own latent.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.BYOL()
+    >>> loss.build(dim=2, n_classes=0)  # the small network that predicts a view
+    >>> bool(loss(z, z + 0.1) > 0)
+    True
     """
 
     momentum: float = 0.996
@@ -140,6 +156,14 @@ class VICReg(ViewLoss):
     References
     ----------
     Bardes, Ponce & LeCun 2022, VICReg: variance-invariance-covariance regularization for self-supervised learning.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.VICReg()
+    >>> near, far = loss(z, z + 0.1), loss(z, z.flip(0))  # second views of the same cells, and of others
+    >>> bool(near < far)
+    True
     """
 
     invariance: float = 25.0
@@ -181,6 +205,14 @@ class BarlowTwins(ViewLoss):
     References
     ----------
     Zbontar, Jing, Misra, LeCun & Deny 2021, Barlow twins: self-supervised learning via redundancy reduction.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.BarlowTwins()
+    >>> near, far = loss(z, z + 0.1), loss(z, z.flip(0))  # second views of the same cells, and of others
+    >>> bool(near < far)
+    True
     """
 
     redundancy: float = 0.005

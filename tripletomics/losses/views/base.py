@@ -18,6 +18,11 @@ class ViewLoss(Loss):
 
     Subclasses define ``_value(z1, z2, y, cells, **known)`` for two or more cells, with the codes of both views (2, n)
     and their cells (2, n), -1 where they are unknown.
+
+    Examples
+    --------
+    >>> [name for name, loss in tt.losses.family().items() if issubclass(loss, tt.losses.ViewLoss)]
+    ['simsiam', 'byol', 'vicreg', 'barlow_twins', 'infonce', 'clip', 'simclr', 'moco']
     """
 
     supervised = False

@@ -55,6 +55,14 @@ class InfoNCE(ContrastLoss):
     ----------
     van den Oord, Li & Vinyals 2018, Representation learning with contrastive predictive coding. Neighbours: Dwibedi,
     Aytar, Tompson, Sermanet & Zisserman 2021, With a little help from my friends.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.InfoNCE()
+    >>> near, far = loss(z, z + 0.1), loss(z, z.flip(0))  # second views of the same cells, and of others
+    >>> bool(near < far)
+    True
     """
 
     temperature: float = 0.07
@@ -85,6 +93,14 @@ class CLIP(ViewLoss):
     References
     ----------
     Radford et al. 2021, Learning transferable visual models from natural language supervision.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.CLIP()
+    >>> near, far = loss(z, z + 0.1), loss(z, z.flip(0))  # second views of the same cells, and of others
+    >>> bool(near < far)
+    True
     """
 
     same_type: float = 0.3
@@ -131,6 +147,14 @@ class SimCLR(ContrastLoss):
     References
     ----------
     Chen, Kornblith, Norouzi & Hinton 2020, A simple framework for contrastive learning of visual representations.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.SimCLR()
+    >>> near, far = loss(z, z + 0.1), loss(z, z.flip(0))  # second views of the same cells, and of others
+    >>> bool(near < far)
+    True
     """
 
     temperature: float = 0.5
@@ -176,6 +200,16 @@ class MoCo(ContrastLoss):
     References
     ----------
     He, Fan, Wu, Xie & Girshick 2020, Momentum contrast for unsupervised visual representation learning.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[0.0, 0], [1, 0], [0, 3], [1, 3]])  # two pairs of cells, 3 apart
+    >>> loss = tt.losses.MoCo(queue=8)
+    >>> loss.build(dim=2, n_classes=0)
+    >>> float(loss(z, z))  # the queue is empty
+    0.0
+    >>> bool(loss(z, z) > 0)  # it holds the first minibatch
+    True
     """
 
     queue: int | None = None
