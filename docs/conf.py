@@ -49,7 +49,7 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_use_ivar = True
-napoleon_use_rtype = False
+napoleon_custom_sections = ["Returns"]  # as free text, with a list of the keys that are written
 default_role = "py:obj"
 add_module_names = False
 maximum_signature_line_length = 80
@@ -59,10 +59,10 @@ html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_copy_source = False
-html_show_copyright = False
 html_show_sphinx = False
+html_use_index = False  # the search finds more
 html_theme_options = {
+    "footer_content_items": [],
     "max_navbar_depth": 1,
     "navbar_persistent": [],
     "show_toc_level": 2,
@@ -113,11 +113,15 @@ def escape_names(app: Sphinx, what: str, name: str, thing: object, options: obje
     lines[:] = [re.sub(r"^:(ivar|vartype) (\w+)_:", r":\1 \2\\_:", line) for line in lines]
 
 
-def mark_numbers(app: Sphinx, page: nodes.document) -> None:
-    """Mark cells of tables that hold numbers, such as `0.95 [0.93, 0.97]`, so that they do not break in two lines."""
+def mark_cells(app: Sphinx, page: nodes.document) -> None:
+    """Mark cells of tables with numbers, such as `0.95 [0.93, 0.97]`, which stay on one line, and those with text."""
+    number = r"[-+\d][-+\d.,e/ ]*%?( ?[±[(] ?[-+–\d.,e ]+[])]?)?"
     for cell in page.findall(nodes.entry):
-        if re.fullmatch(r"[-+\d][-+\d.,e ]*%?( ?(±|\[) ?[-+\d.,e ]+\]?)?", cell.astext().strip()):
+        text = cell.astext().strip()
+        if re.fullmatch(number, text):
             cell["classes"].append("number")
+        elif len(text) > 25:
+            cell["classes"].append("text")
 
 
 def setup(app: Sphinx) -> None:
@@ -125,7 +129,7 @@ def setup(app: Sphinx) -> None:
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"
-    app.connect("doctree-read", mark_numbers)
+    app.connect("doctree-read", mark_cells)
     app.connect("autodoc-process-signature", signature_of)
     app.connect("autodoc-process-docstring", escape_names, priority=600)  # after napoleon
     app.connect("source-read", read)

@@ -50,9 +50,7 @@ class Loss(nn.Module):
     mines
         Whether `refresh` chooses rows that come with each cell as further views, ``loss(z, *others, y)``.
     parameter_lr
-        Learning rate of the loss's own parameters, in units of the encoder's.
-    parameter_eps
-        Adam's epsilon for them.
+        Learning rate of the loss's own parameters, in the encoder's; `parameter_eps` is Adam's epsilon for them.
     epochs
         Epochs between two calls of `refresh`; 0 for none.
     coarse

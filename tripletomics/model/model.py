@@ -84,10 +84,8 @@ class Model(Embedder):
         returns it, for "tt", the "mean of 15 nearest" training cells, and "permuted coordinates"; empty otherwise.
     colors
         Of an adopted map: colours of types, as the dataset kept them in ``uns["<label>_colors"]``.
-    targets
-        What predicts the values of each ordered column.
     ordered
-        How it does on held-out cells, by column.
+        How well the values of each ordered column are predicted on held-out cells; `targets` predict them.
     tree
         Names above the types; None if there is one level. `nodes` is the same with enrolled types.
     seen
