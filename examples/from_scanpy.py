@@ -112,8 +112,8 @@ tt.pl.embedding(adata, color=label, title="Blood cells", save="map.pdf")
 # %% [markdown]
 # ## What if labels mean nothing?
 #
-# A map of training cells always shows islands, also for labels without meaning. Let us try: we shuffle the labels and
-# fit again.
+# A network can learn any labels of the cells that it is trained on. Let us see what that looks like: we shuffle the
+# labels and fit again.
 
 # %%
 shuffled = adata.copy()
@@ -122,8 +122,8 @@ print(tt.fit(shuffled, label).summary())
 tt.pl.embedding(shuffled, color=label)
 
 # %% [markdown]
-# The training cells lie sorted by their meaningless labels. The held-out cells do not follow, and the map says **"no
-# signal"**. If your own map says so:
+# In the metric space the training cells score high again: the network has learned labels without meaning. The
+# held-out cells score no better than chance, and the map says **"no signal"**. If your own map says so:
 #
 # 1. Check that the labels belong to these cells (`adata.obs_names`), and that `adata.X` has the values that you mean.
 # 2. Check that the genes that tell the types apart are in the file. Does `sc.pl.dotplot` show them?

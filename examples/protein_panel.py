@@ -53,7 +53,7 @@ print(model.summary())
 # ## The map
 
 # %%
-tt.pl.embedding(tissue, color=["phenotype", "CD45", "ECAD"])
+tt.pl.embedding(tissue, color=["phenotype", "CD45", "ECAD"], vmin="p2")
 
 # %% [markdown]
 # ## The tissue
@@ -76,9 +76,12 @@ tt.pl.genes(genes)
 # raw images: intensities of neighbouring cells spill over.
 #
 # ## Cells that passed no gate
+#
+# Which phenotype would these cells have? We ask only about those that were held out: of cells that it has seen, a
+# model is too sure.
 
 # %%
-unknown = tissue[tissue.obs["phenotype"] == "Unknown"].copy()
+unknown = tissue[(tissue.obs["phenotype"] == "Unknown") & (tissue.obs["tt_split"] == "held-out")].copy()
 tt.predict(unknown, model)
 unknown.obs["tt_label"].value_counts()
 
