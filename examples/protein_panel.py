@@ -44,7 +44,7 @@ tissue.obs["phenotype"].value_counts()
 
 # %%
 model = tt.fit(tissue, label="phenotype", hold_out=0.2)
-print(model.summary())
+model
 
 # %% [markdown]
 # What counts is the row of the held-out cells, and how far it is above that of the permuted labels. All cells come
