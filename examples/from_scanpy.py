@@ -8,8 +8,8 @@
 # - clusters, by scanpy, from the space behind the map;
 # - a saved model, which names the types of new cells.
 #
-# It takes ten minutes with your own file. Three lines are marked with `# yours`: change these, and run the rest as it
-# is. The page uses 700 blood cells that come with scanpy, so that it runs anywhere.
+# It takes ten minutes with your own file. Three comments begin with `# yours`: change the code below them, and run
+# the rest as it is. The page uses 700 blood cells that come with scanpy, so that it runs anywhere.
 
 # %%
 import anndata as ad
@@ -23,8 +23,10 @@ import tripletomics as tt
 # ## Read your cells
 
 # %%
-adata = tt.datasets.pbmc()  # yours: adata = ad.read_h5ad("my_cells.h5ad")
-label = "cell_type"  # yours: the column of adata.obs that has the types of the cells
+# yours: adata = ad.read_h5ad("my_cells.h5ad")
+adata = tt.datasets.pbmc()
+# yours: the column of adata.obs that has the types
+label = "cell_type"
 adata
 
 # %%
@@ -48,7 +50,8 @@ adata.obs[label].value_counts()
 # sees them.
 
 # %%
-later = adata[600:].copy()  # yours: later = ad.read_h5ad("more_cells.h5ad"), or leave it out
+# yours: later = ad.read_h5ad("more_cells.h5ad") takes the place of both lines
+later = adata[600:].copy()
 adata = adata[:600].copy()
 
 # %% [markdown]
@@ -112,18 +115,20 @@ tt.pl.embedding(adata, color=label, title="Blood cells", save="map.pdf")
 # %% [markdown]
 # ## What if labels mean nothing?
 #
-# A map of training cells always shows islands, also for labels without meaning. Let us try: we shuffle the labels and
-# fit again.
+# A network can learn any labels of the cells that it is trained on. Let us see what that looks like: we shuffle the
+# labels and fit again.
 
 # %%
 shuffled = adata.copy()
 shuffled.obs[label] = np.random.default_rng(0).permutation(adata.obs[label])
-print(tt.fit(shuffled, label).summary())
+tt.fit(shuffled, label)
+
+# %%
 tt.pl.embedding(shuffled, color=label)
 
 # %% [markdown]
-# The training cells lie sorted by their meaningless labels. The held-out cells do not follow, and the map says **"no
-# signal"**. If your own map says so:
+# In the metric space the training cells score high again: the network has learned labels without meaning. The
+# held-out cells score no better than chance, and the map says **"no signal"**. If your own map says so:
 #
 # 1. Check that the labels belong to these cells (`adata.obs_names`), and that `adata.X` has the values that you mean.
 # 2. Check that the genes that tell the types apart are in the file. Does `sc.pl.dotplot` show them?
@@ -143,10 +148,11 @@ tt.pl.embedding(shuffled, color=label)
 # ## Go on with scanpy
 #
 # The 32-D metric space takes the place of the principal components: for neighbours, clusters, PAGA, and so on.
+# (Leiden clusters need `pip install igraph`.)
 
 # %%
 sc.pp.neighbors(adata, use_rep="X_tt_metric")
-sc.tl.leiden(adata, flavor="igraph", n_iterations=2, resolution=0.5)  # needs: pip install igraph
+sc.tl.leiden(adata, flavor="igraph", n_iterations=2, resolution=0.5)
 pd.crosstab(adata.obs["leiden"], adata.obs[label])
 
 # %%
@@ -176,10 +182,11 @@ model.save("my_map.tt")
 adata.write_h5ad("my_cells_mapped.h5ad")
 
 model = tt.load("my_map.tt")
-adata = ad.read_h5ad("my_cells_mapped.h5ad")  # the map, the split, the scores and the colours are in the file
+adata = ad.read_h5ad("my_cells_mapped.h5ad")
 
 # %% [markdown]
-# The file of the model has no expression values and no names of cells. It can go to a colleague.
+# The map, the split, the scores and the colours are in the .h5ad file. The file of the model has no expression values
+# and no names of cells. It can go to a colleague.
 #
 # ## Name the types of new cells
 #

@@ -62,7 +62,7 @@ pd.crosstab(truth, blood.obs["known"].isin(set(parents.values())).map({True: "co
 
 # %%
 model = tt.fit(blood, "known", parents=parents, hold_out=0.2)
-print(model.summary())
+model
 
 # %% [markdown]
 # The summary has a score for each level. The number in brackets is what chance gives. Chance knows the level above:
@@ -114,12 +114,10 @@ for name, names in above.items():
 right = np.array([label in above[true] for label, true in zip(held.obs["tt_label"], held.obs["truth"], strict=True)])
 coarse = held.obs["tt_label"].isin(set(parents.values())).to_numpy()
 named = (held.obs["tt_label"] != "unassigned").to_numpy()
-pd.DataFrame(
-    {
-        "cells": [(named & ~coarse).sum(), (named & coarse).sum(), (~named).sum()],
-        "right": [right[named & ~coarse].mean(), right[named & coarse].mean(), np.nan],
-    },
-    index=["got the name of a type", "got a name above the types", "unassigned"],
+kind = np.where(coarse, "got a name above the types", "got the name of a type")
+kind = np.where(named, kind, "unassigned")
+pd.DataFrame({"cells": 1, "right": np.where(named, right, np.nan)}).groupby(kind).agg(
+    {"cells": "sum", "right": "mean"}
 ).round(2)
 
 # %% [markdown]

@@ -43,7 +43,7 @@ truth = query.obs.pop("cell_type").astype(str)
 
 # %%
 model = tt.fit(reference, "cell_type", batch="run", hold_out="run")
-print(model.summary())
+model
 
 # %% [markdown]
 # The last lines say what to expect of predictions of a new run. *Macro-F1* is the mean over types of how well each is
@@ -112,8 +112,7 @@ without = reference[reference.obs["cell_type"] != "CD19+ B"].copy()
 smaller = tt.fit(without, "cell_type", batch="run", hold_out=0)
 novel = query.copy()
 tt.predict(novel, smaller, fdr=0.1)
-found = pd.crosstab(truth, novel.obs["tt_novel"].map({True: "on the list", False: "not on the list"}))
-found.sort_values("on the list", ascending=False)
+novel.obs["tt_novel"].groupby(truth).agg(cells="size", on_the_list="sum")
 
 # %%
 tt.pl.mapping(novel, smaller, color="tt_novelty", title="Novelty, for a model without B cells")

@@ -44,7 +44,7 @@ tissue.obs["phenotype"].value_counts()
 
 # %%
 model = tt.fit(tissue, label="phenotype", hold_out=0.2)
-print(model.summary())
+model
 
 # %% [markdown]
 # What counts is the row of the held-out cells, and how far it is above that of the permuted labels. All cells come
@@ -53,7 +53,7 @@ print(model.summary())
 # ## The map
 
 # %%
-tt.pl.embedding(tissue, color=["phenotype", "CD45", "ECAD"])
+tt.pl.embedding(tissue, color=["phenotype", "CD45", "ECAD"], vmin="p2")
 
 # %% [markdown]
 # ## The tissue
@@ -76,9 +76,12 @@ tt.pl.genes(genes)
 # raw images: intensities of neighbouring cells spill over.
 #
 # ## Cells that passed no gate
+#
+# Which phenotype would these cells have? We ask only about those that were held out: of cells that it has seen, a
+# model is too sure.
 
 # %%
-unknown = tissue[tissue.obs["phenotype"] == "Unknown"].copy()
+unknown = tissue[(tissue.obs["phenotype"] == "Unknown") & (tissue.obs["tt_split"] == "held-out")].copy()
 tt.predict(unknown, model)
 unknown.obs["tt_label"].value_counts()
 

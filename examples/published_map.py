@@ -45,7 +45,7 @@ sc.pl.embedding(paper, basis="X_umap", color="cell_type", frameon=False)
 
 # %%
 model = tt.fit(paper, "cell_type", map="X_umap", hold_out=0.2)
-print(model.summary())
+model
 
 # %% [markdown]
 # ## How far are learned coordinates off?
