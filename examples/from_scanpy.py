@@ -13,7 +13,8 @@ import scanpy as sc
 
 import tripletomics as tt
 
-data = Path(__file__).parents[1] / "data" if "__file__" in globals() else Path("../data")
+here = Path(__file__) if "__file__" in globals() else Path("here").resolve()
+data = next(folder / "data" for folder in here.parents if (folder / "data").is_dir())
 adata = ad.read_h5ad(data / "pbmc.h5ad")
 
 # %% [markdown]

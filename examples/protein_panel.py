@@ -11,7 +11,8 @@ import anndata as ad
 
 import tripletomics as tt
 
-data = Path(__file__).parents[1] / "data" if "__file__" in globals() else Path("../data")
+here = Path(__file__) if "__file__" in globals() else Path("here").resolve()
+data = next(folder / "data" for folder in here.parents if (folder / "data").is_dir())
 adata = ad.read_h5ad(data / "tissue_protein.h5ad")
 
 # %% [markdown]
@@ -24,4 +25,4 @@ model = tt.fit(adata, label="phenotype", hold_out=0.2)
 print(model.summary())
 
 # %%
-figure = tt.pl.embedding(adata, color="phenotype").figure
+tt.pl.embedding(adata, color="phenotype")

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
@@ -88,16 +87,6 @@ def test_scanpy_goes_on_from_the_metric_space_of_more_than_8192_cells(trained):
     tt.transform(adata, trained[0])
     sc.pp.neighbors(adata, use_rep="X_tt_metric")
     assert adata.obsp["connectivities"].shape == (adata.n_obs, adata.n_obs)
-
-
-def test_examples_run(tmp_path, few_steps):
-    """On an eighth of the cells; `test_notebook.py` runs the tutorial."""
-    (tmp_path / "data").mkdir()
-    for path in (ROOT / "data").glob("*.h5ad"):
-        ad.read_h5ad(path)[::8].write_h5ad(tmp_path / "data" / path.name)
-    for example in {*(ROOT / "examples").glob("*.py")} - {ROOT / "examples" / "from_scanpy.py"}:
-        place = tmp_path / "examples" / example.name
-        exec(compile(example.read_text(), example.name, "exec"), {"__file__": str(place)})
 
 
 def test_the_two_commands_are_one_line_each():
