@@ -83,6 +83,8 @@ def draw(row: str, adata: ad.AnnData, fitted: dict[str, str]) -> None:
             fitted[str(settings)] = key
         titles[fitted[str(settings)] + "_metric" * (settings.get("metric_dim") == 2)] = title
     figure = tt.pl.compare(adata, COLORS.get(row, "cell_type"), bases=list(titles), titles=titles, return_fig=True)
+    for ax in figure.axes[: len(titles)]:
+        ax.set(xlabel="", ylabel="")
     page = io.BytesIO()
     figure.savefig(page, dpi=150)
     FOLDER.mkdir(exist_ok=True)
