@@ -4,8 +4,8 @@
 
 Needs no other data: 700 blood cells that come with scanpy. 30 % of each type are held out, the same cells on every map;
 they are drawn in full colour on pale training cells. In a row one setting changes, and the others are the defaults.
-Writes `docs/images/settings-<row>.png`. Two of the rows are simulated from the same cells: "batch" has half of the
-cells in a second run, in which each gene is read by a factor of its own, and "counts" has whole counts again.
+Writes `docs/images/settings-<row>.png`. The row "batch" is simulated from the same cells: half of them are in a second
+run, in which each gene is read with a factor of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-import scanpy as sc
 from PIL import Image
 
 import tripletomics as tt
@@ -40,16 +39,13 @@ ROWS: dict[str, dict[str, dict[str, object]]] = {  # row: title of a map: settin
         "batch='run'": {"batch": "run"},
         "batch='run', structure=0": {"batch": "run", "structure": 0.0},
     },
-    "counts": {"counts='auto' (default)": {}, "counts=False": {"counts": False}},
 }  # fmt: skip
-COLORS = {"batch": "run", "counts": "n_counts"}  # by default the cell types
 SPREAD = 0.5  # standard deviation of the logarithm of the factors of the simulated run
 
 
 def blood() -> ad.AnnData:
     """Return the cells, with `obs["part"]`: "test" for 30 % of each type."""
     adata = tt.datasets.pbmc()
-    adata.obs["n_counts"] = sc.datasets.pbmc68k_reduced().obs["n_counts"]
     test = adata.obs.groupby("cell_type", observed=True).sample(frac=0.3, random_state=0).index
     adata.obs["part"] = np.where(adata.obs_names.isin(test), "test", "train")
     return adata
@@ -65,14 +61,6 @@ def two_runs() -> ad.AnnData:
     return adata
 
 
-def counted() -> ad.AnnData:
-    """Return the cells with whole counts."""
-    adata = blood()
-    depth = adata.obs["n_counts"].to_numpy()[:, None] / 10_000
-    adata.X = np.rint(np.expm1(adata.X.toarray()) * depth).astype(np.float32)
-    return adata
-
-
 def draw(row: str, adata: ad.AnnData, fitted: dict[str, str]) -> None:
     """Fit the maps of a row that are not among `fitted` (key by settings), draw the row, and write it."""
     titles = {}
@@ -82,7 +70,9 @@ def draw(row: str, adata: ad.AnnData, fitted: dict[str, str]) -> None:
             tt.fit(adata, "cell_type", hold_out="part", key_added=key, progress=False, **settings)
             fitted[str(settings)] = key
         titles[fitted[str(settings)] + "_metric" * (settings.get("metric_dim") == 2)] = title
-    figure = tt.pl.compare(adata, COLORS.get(row, "cell_type"), bases=list(titles), titles=titles, return_fig=True)
+    figure = tt.pl.compare(
+        adata, "run" if row == "batch" else "cell_type", bases=list(titles), titles=titles, return_fig=True
+    )
     for ax in figure.axes[: len(titles)]:
         ax.set(xlabel="", ylabel="")
     page = io.BytesIO()
@@ -96,13 +86,9 @@ def draw(row: str, adata: ad.AnnData, fitted: dict[str, str]) -> None:
 def main(rows: list[str]) -> None:
     """Draw the rows that are named, or all."""
     warnings.simplefilter("ignore")
-    made = {"batch": two_runs, "counts": counted}
     adata, fitted = blood(), {}
     for row in rows or ROWS:
-        if row in made:
-            draw(row, made[row](), {})
-        else:
-            draw(row, adata, fitted)
+        draw(row, *(two_runs(), {}) if row == "batch" else (adata, fitted))
 
 
 if __name__ == "__main__":
