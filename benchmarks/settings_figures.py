@@ -29,11 +29,10 @@ ROWS: dict[str, dict[str, dict[str, object]]] = {  # row: title of a map: settin
     "dim": {
         "map, dim=2 (default)": {},
         "map, dim=3": {"dim": 3},
-        "metric space, metric_dim=2": {"metric_dim": 2, "loss": "triplet"},
+        "metric space, metric_dim=2, triplet": {"metric_dim": 2, "loss": "triplet"},
     },
     "steps": {"steps=5": {"steps": 5}, "steps=100 (default here)": {}, "steps=600": {"steps": 600}},
     "seed": {"seed=0 (default)": {}, "seed=1": {"seed": 1}, "seed=2": {"seed": 2}},
-    "augment": {"augment='mask' (default)": {}, "augment=None": {"augment": None}},
     "batch": {
         "defaults": {},
         "batch='run'": {"batch": "run"},
@@ -74,7 +73,7 @@ def draw(row: str, adata: ad.AnnData, fitted: dict[str, str]) -> None:
         adata, "run" if row == "batch" else "cell_type", bases=list(titles), titles=titles, return_fig=True
     )
     for ax in figure.axes[: len(titles)]:
-        ax.set(xlabel="", ylabel="")
+        ax.set(xlabel="", ylabel="", **{"zlabel": ""} if ax.name == "3d" else {})
     page = io.BytesIO()
     figure.savefig(page, dpi=150)
     FOLDER.mkdir(exist_ok=True)

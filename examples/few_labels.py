@@ -66,7 +66,7 @@ model = tt.fit(adata, label="five", hold_out=0, key_added="X_five")
 
 # %%
 tt.predict(test, model, reject=0, key_added="X_five")
-pd.crosstab(test.obs["cell_type"], test.obs["five_label"])
+pd.crosstab(test.obs["cell_type"], test.obs["X_five_label"])
 
 # %% [markdown]
 # Where a type is taken for another one, it is mostly one much like it: the subtypes of T cells overlap.

@@ -12,6 +12,7 @@
 import resource
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import anndata as ad
@@ -23,6 +24,7 @@ import zarr
 import tripletomics as tt
 from tripletomics.tl import transform_shard
 
+warnings.filterwarnings("ignore", "Writing zarr v2")  # anndata announces its next version
 folder = Path(tempfile.mkdtemp())
 UNIT = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss in a MB
 
