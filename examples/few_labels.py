@@ -2,7 +2,7 @@
 # # Few labelled cells, or none
 #
 # You know the type of a few cells only, or of none. This notebook fits both cases on blood cells whose types are known,
-# so that you can see what few labels cost. It takes about a minute on one core.
+# so that you can see what few labels cost.
 
 # %%
 import pandas as pd
@@ -69,7 +69,7 @@ tt.predict(test, model, reject=0, key_added="X_five")
 pd.crosstab(test.obs["cell_type"], test.obs["X_five_label"])
 
 # %% [markdown]
-# Where a type is taken for another one, it is mostly one much like it: the subtypes of T cells overlap.
+# Most confusions are between types that are much alike: subtypes of T cells, and dendritic cells and monocytes.
 #
 # ## What helps
 #
@@ -93,8 +93,8 @@ pd.Series(right, name="share of 200 test cells that get their type").rename_axis
 
 # %% [markdown]
 # One draw of 200 cells: the standard error of each number is about 0.03. So a small difference in this table means
-# nothing. [Few labels](../few-labels.md) has larger datasets and more draws. There the cells without a label help, and
-# `self_training=True` helps on one of two datasets.
+# nothing. Here the cells without a label do not help to name types. [Few labels](../few-labels.md) has larger datasets
+# and more draws. There the cells without a label help, and `self_training=True` helps on one of two datasets.
 #
 # The last map is that of the model with all labels. On all three maps are the 200 test cells, which no fit has seen.
 
