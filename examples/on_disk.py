@@ -87,8 +87,8 @@ def read_map(path: Path) -> ad.AnnData:
 tt.pl.embedding(read_map(folder / "atlas.zarr"), color="cell_type")
 
 # %% [markdown]
-# The islands are so clean because these types were simulated. The scores in the table above are the evidence, not the
-# picture.
+# A cell has some 20 counts here, so many cells cannot be told from cells of another type. They lie in between. These
+# types were simulated: the map shows that the way from the disk works, and nothing about biology.
 #
 # ## Predict new cells
 
