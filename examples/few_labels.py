@@ -46,7 +46,7 @@ pd.crosstab(adata.obs["cell_type"], adata.obs["leiden"])
 #
 # **Set labelled cells apart yourself, and hold none out** (`hold_out=0`). The default holds out a tenth of the labelled
 # cells, here one of each type. That is too few to tell anything. And the score of a map is a vote of the 15 nearest
-# labelled cells, of which only four could be of the right type. The figure would then say "no signal" even where the
+# labelled cells, of which only four could be of the right type. A figure may then say "no signal" even where the
 # predictions are good. Here the 200 test cells are set apart.
 
 
