@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 
 import anndata as ad
@@ -16,6 +17,7 @@ import scanpy as sc
 import scipy.sparse as sp
 from sklearn.neural_network import MLPClassifier
 
+import tripletomics as tt
 from tripletomics.baselines import neural
 
 SETS = {  # and the column of their platforms, each of which is held out in turn
@@ -113,3 +115,15 @@ def print_table(table: pd.DataFrame) -> None:
         words = (f"{value:.3f}" if isinstance(value, float) else str(value) for value in row)
         print(f"| {' | '.join(words)} |".replace("nan", "-"))
     print(flush=True)
+
+
+def stamp() -> str:
+    """Return the day and the version that a table names."""
+    return f"{date.today()}, tripletomics {tt.__version__}"
+
+
+def write_table(table: pd.DataFrame, name: str) -> None:
+    """Write docs/tables/<name>.csv as readers see it; its last column, `measured`, is `stamp` unless it is given."""
+    path = Path(__file__).parents[1] / "docs" / "tables" / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    (table if "measured" in table else table.assign(measured=stamp())).to_csv(path, index=False)
