@@ -103,7 +103,7 @@ def compare(name: str, seed: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Write docs/tables/published-map.csv."""
+    """Write docs/tables/published_map.csv."""
     given = common.options(DATASETS).parse_args()
     common.start()
     rows = [row for name in given.datasets for seed in range(given.seeds) for row in compare(name, seed)]
@@ -115,7 +115,7 @@ def main() -> None:
     table["of the mean of 15"] = (
         ours.reindex(table.index.droplevel("method")).where(table.index.get_level_values("method") == "tt").to_numpy()
     )
-    common.write_table(table.reset_index(), "published-map")
+    common.write_table(table.reset_index(), "published_map")
 
 
 if __name__ == "__main__":

@@ -270,7 +270,7 @@ def platforms(_: int) -> None:
     )
     scores = ["largest share is right", "shares that are wrong"]
     write_table(
-        plain[["labels", *scores]].join(batches[scores].add_suffix(", batch=")).reset_index(), "relate-platforms"
+        plain[["labels", *scores]].join(batches[scores].add_suffix(", batch=")).reset_index(), "relate_platforms"
     )
 
 

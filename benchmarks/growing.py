@@ -134,4 +134,4 @@ if __name__ == "__main__":
                 row |= {f"{title}, {way}": mean[f"{score}, {way}, {cells}"] for way in WAYS[1:]}
             predictions.append(row)
     write_table(pd.DataFrame(maps), "growing")
-    write_table(pd.DataFrame(predictions), "growing-predictions")
+    write_table(pd.DataFrame(predictions), "growing_predictions")

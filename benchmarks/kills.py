@@ -475,7 +475,7 @@ def main() -> int:
             disk = Runs(base)
             for situation in [situation for situation in chosen if situation in FILLED]:
                 disk.fill(situation, base / "disk" if os.geteuid() == 0 else None)
-            write_table(disk.table(), "full-disk")
+            write_table(disk.table(), "full_disk")
             runs.bad += disk.bad
     return int(bad or runs.bad > 0)
 

@@ -119,4 +119,4 @@ if __name__ == "__main__":
     else:
         table = pd.DataFrame([row for name in asked.datasets for row in compare(name, asked.seeds)])
         words = with_sd(table.groupby(["dataset", "labels", "fit"], sort=False)).add_suffix(" (± sd)")
-        write_table(words.reset_index(), "level-maps")
+        write_table(words.reset_index(), "level_maps")

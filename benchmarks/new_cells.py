@@ -308,7 +308,7 @@ def write_platforms(said: pd.DataFrame) -> None:
                 some = by[method][by[method]["known"] == known]
                 row[f"{who} types rejected, {method}"] = some["rejected"].mean()
         rows.append(row)
-    write_table(pd.DataFrame(rows), "platform-calibration")
+    write_table(pd.DataFrame(rows), "platform_calibration")
 
 
 def write_calibration(said: pd.DataFrame) -> None:
@@ -324,7 +324,7 @@ def write_calibration(said: pd.DataFrame) -> None:
         row |= {f"ECE, {method}": ece(one) for method, one in by.items()}
         held, size, rejected = (by["predict"][column].astype(float).mean() for column in ("held", "size", "rejected"))
         rows.append(row | {"90 % sets hold": held, "types in a set": size, "rejected at 5 %": rejected})
-    write_table(pd.DataFrame(rows), "same-batches")
+    write_table(pd.DataFrame(rows), "same_batches")
 
 
 def write_novelty(rows: pd.DataFrame) -> None:
@@ -349,7 +349,7 @@ def write_missing(said: pd.DataFrame) -> None:
     for (name, how, share), cells in said.groupby(["data", "missing=", "missing genes"], sort=False):
         row = {"data": name, "missing genes": share, "missing=": how, "macro-F1": shown(f1(cells))}
         rows.append(row | {"sets hold": cells["held"].mean(), "rejected": cells["rejected"].mean()})
-    write_table(pd.DataFrame(rows).sort_values("data", kind="stable"), "missing-genes")
+    write_table(pd.DataFrame(rows).sort_values("data", kind="stable"), "missing_genes")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/node_sets.py [datasets] [--seeds 3]
 
-writes docs/tables/node-sets.csv. 30 % of the cells are held out. Trees are those of `trees.py`. Both kinds of sets
+writes docs/tables/node_sets.csv. 30 % of the cells are held out. Trees are those of `trees.py`. Both kinds of sets
 come from the same fit. "several" are the cells whose flat set has two types or more; of these, "names" and "types" are
 numbers in node sets for each type in flat sets. "coarse" is of a fit in which half of the cells are known only to the
 name above their type: the share of such held-out cells whose set has their name or one above it.
@@ -81,7 +81,7 @@ def main() -> None:
     table["types of several"] /= flat
     sd = runs.groupby(["set", "coverage"], sort=False)["of node sets"].std().to_numpy()
     table.insert(3, "sd", sd)
-    write_table(table, "node-sets")
+    write_table(table, "node_sets")
 
 
 if __name__ == "__main__":

@@ -124,13 +124,13 @@ def main() -> None:
     each.columns = [f"{method}: {score}" for score, method in each.columns]
     each = each.reindex([*lists.index, "mean of the datasets"])
     each.insert(0, "lists", lists.reindex(each.index).map("{:.0f}".format).replace("nan", ""))
-    write_table(each.reset_index(), "novel-lists")
+    write_table(each.reset_index(), "novel_lists")
     of = {
         "empty": "share of empty lists",
         "power at 0.1 false": f"power of the longest list with {FDR:.0%} known cells",
     }
     over = over[[*of, "AUROC"]].rename(columns=of).T.reset_index(names="mean of the datasets")
-    write_table(over, "novel-lists-mean")
+    write_table(over, "novel_lists_mean")
 
 
 if __name__ == "__main__":

@@ -241,9 +241,9 @@ def main() -> None:
     table = pd.DataFrame([row for rows, _ in found for row in rows])
     groups = table.groupby(["set", "method"], sort=False)
     means = groups.mean().reset_index()
-    write_table(means, "ordered-labels")
+    write_table(means, "ordered_labels")
     write_table(
-        pd.DataFrame([kept for _, kept in found]).groupby("set", sort=False).mean().reset_index(), "ordered-maps"
+        pd.DataFrame([kept for _, kept in found]).groupby("set", sort=False).mean().reset_index(), "ordered_maps"
     )
 
 

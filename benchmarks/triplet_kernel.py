@@ -5,7 +5,7 @@
 
 Both compute the same number: the mean over the nonzero terms [d_ap - d_an + 0.2]+ of all triplets of a batch of n cells
 (32 columns of float32 noise, 12 classes of equal size, Euclidean), and its gradient. Each runs in a fresh process per
-size; docs/tables/triplet-kernel.csv has the results. MB is how far the first step of that size lifts the process's peak
+size; docs/tables/triplet_kernel.csv has the results. MB is how far the first step of that size lifts the process's peak
 memory above what it holds after a step of 64 cells; seconds are those of the processor in the best step, forward and
 backward, of up to 5 more (up to 2 in all for pytorch-metric-learning, "pml"). That library gets 12 GiB of address space
 and 120 s. The last column is the largest difference between the two gradients, relative to the largest entry: in
@@ -111,7 +111,7 @@ def main(sizes: tuple[int, ...]) -> None:
     from common import note, write_table
 
     with tempfile.TemporaryDirectory() as folder:
-        write_table(pd.DataFrame([note(row(n, Path(folder))) for n in sizes]), "triplet-kernel")
+        write_table(pd.DataFrame([note(row(n, Path(folder))) for n in sizes]), "triplet_kernel")
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ def mean_over_sets(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 
 def write_losses(rows: pd.DataFrame) -> None:
     """Write what each loss gives, and the default next to components and UMAP on each set."""
-    write_table(mean_over_sets(rows, "loss"), "view-losses")
+    write_table(mean_over_sets(rows, "loss"), "view_losses")
     ours, peers = (rows[rows["loss"] == loss].groupby("data").mean(numeric_only=True) for loss in (DEFAULT, PEERS))
     seeds = rows.groupby("data")["seed"].nunique()
     table = pd.DataFrame({"data": seeds.index, "seeds": seeds.to_numpy()}).set_index("data")
@@ -265,7 +265,7 @@ def write_losses(rows: pd.DataFrame) -> None:
             ours[score],
         )
     table.loc["mean"] = table.mean()
-    write_table(table.assign(seeds=[*seeds.astype(str), ""]).reset_index(), "without-labels")
+    write_table(table.assign(seeds=[*seeds.astype(str), ""]).reset_index(), "without_labels")
 
 
 def write_augmentations(rows: pd.DataFrame) -> None:
@@ -283,7 +283,7 @@ def f1(cells: pd.DataFrame, column: str) -> np.ndarray:
     ], axis=0)  # fmt: skip
 
 
-def write_few_labels(said: pd.DataFrame, name: str = "few-labels") -> None:
+def write_few_labels(said: pd.DataFrame, name: str = "few_labels") -> None:
     """Write macro-F1 by labelled cells alone and by all cells, and the difference."""
     rows = []
     for (data, amount), cells in said.groupby(["data", "labels"], sort=False):
@@ -299,7 +299,7 @@ def write_few_labels(said: pd.DataFrame, name: str = "few-labels") -> None:
 
 def write_shares(said: pd.DataFrame) -> None:
     """Write the same for other shares of labels."""
-    write_few_labels(said, "label-shares")
+    write_few_labels(said, "label_shares")
 
 
 def write_modalities(said: pd.DataFrame) -> None:
@@ -320,7 +320,7 @@ def write_modalities(said: pd.DataFrame) -> None:
         if method.startswith("labels"):
             row["by protein - regression"] = difference(f1(cells, "by protein"), regression)
         rows.append(row)
-    write_table(pd.DataFrame(rows).fillna("–"), "two-modalities")
+    write_table(pd.DataFrame(rows).fillna("–"), "two_modalities")
 
 
 def print_scvi(rows: pd.DataFrame) -> None:
