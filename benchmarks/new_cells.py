@@ -43,6 +43,11 @@ ALL = (
 )
 SEEDS = (0, 1, 2)
 FEW = 5  # cells to enroll a type with
+REJECTED = {"novel rejected": "novel cells rejected", "known rejected": "known cells rejected"}
+ENROLLED = {
+    "recall enrolled": "best type is right", "not rejected": "and not rejected",
+    "others before": "accuracy of the others, before", "others after": "accuracy of the others, after",
+}  # fmt: skip
 
 
 def read(name: str) -> ad.AnnData:
@@ -329,18 +334,17 @@ def write_calibration(said: pd.DataFrame) -> None:
 
 def write_novelty(rows: pd.DataFrame) -> None:
     """Write means over the types that were left out, with 95 % t-intervals, and what enrolling gave."""
-    groups = [*rows.groupby("data", sort=False), ("all", rows)]
-    found, named = [], []
-    for name, one in groups:
+    found = []
+    for name, one in [*rows.groupby("data", sort=False), ("all", rows)]:
         values = one.drop(columns=["data", "left out"])
         spread = student_t.ppf(0.975, len(one) - 1) * values.sem()
         words = {column: f"{values[column].mean():.3f} ± {spread[column]:.3f}" for column in values}
-        first = {"data": name, "types left out": len(one)}
-        new = ("recall enrolled", "not rejected", "others before", "others after")
-        found.append(first | {column: word for column, word in words.items() if column not in new})
-        named.append(first | {column: words[column] for column in new})
-    write_table(pd.DataFrame(found), "novelty")
-    write_table(pd.DataFrame(named), "enrolled")
+        found.append({"data": name, "types": len(one)} | words)
+    table = pd.DataFrame(found)
+    peers = [column for column in table.columns[2:] if column not in (*ENROLLED, *REJECTED)]
+    novel = table[["data", "types", *peers, *REJECTED]].rename(columns={name: f"AUROC, {name}" for name in peers})
+    write_table(novel.rename(columns=REJECTED), "novelty")
+    write_table(table[["data", *ENROLLED]].rename(columns=ENROLLED), "enrolled")
 
 
 def write_missing(said: pd.DataFrame) -> None:
