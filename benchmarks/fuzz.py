@@ -606,7 +606,7 @@ def _one(base: Path, folder: Path, seed: int, number: int) -> tuple[str, str]:
 
 def table(counts: collections.Counter[tuple[str, str]]) -> pd.DataFrame:
     """Return counts by kind and outcome."""
-    found = pd.Series(counts).unstack(fill_value=0).reindex(index=KINDS, columns=OUTCOMES, fill_value=0)
+    found = pd.Series(counts).unstack(fill_value=0).reindex(index=[*KINDS], columns=OUTCOMES, fill_value=0)
     found.loc["all"] = found.sum()
     found.insert(0, "n", found.sum(axis=1))
     return found[found["n"] > 0].reset_index(names="input")

@@ -110,18 +110,8 @@ def frozen(old: tt.Model, cells: ad.AnnData) -> tt.Model:
     return model
 
 
-if __name__ == "__main__":
-    common.start()
-    given = common.options(("cite_cbmc_rna", "panc8_small")).parse_args()
-    rows = []
-    for name in given.datasets:
-        adata = common.read(name)
-        adata.obs["cell_type"] = adata.obs["cell_type"].astype(str)
-        for later, cells, seed in cases(adata, common.SETS[name], given.seeds):
-            codes, _ = labels.encode(adata.obs["cell_type"], ())
-            adata.obs["out"] = pp.split(adata, 0.3, codes, seed)
-            rows.append(note({"data": name, "later": later, "seed": seed, **grow(adata, cells, seed)}))
-    table = pd.DataFrame(rows)
+def write_tables(table: pd.DataFrame) -> None:
+    """Write means over cases: of the maps, and of predictions."""
     maps, predictions = [], []
     for name, found in table.drop(columns=["later", "seed"]).groupby("data", sort=False):
         mean = found.drop(columns="data").mean()
@@ -135,3 +125,17 @@ if __name__ == "__main__":
             predictions.append(row)
     write_table(pd.DataFrame(maps), "growing")
     write_table(pd.DataFrame(predictions), "growing_predictions")
+
+
+if __name__ == "__main__":
+    common.start()
+    given = common.options(("cite_cbmc_rna", "panc8_small")).parse_args()
+    rows = []
+    for name in given.datasets:
+        adata = common.read(name)
+        adata.obs["cell_type"] = adata.obs["cell_type"].astype(str)
+        for later, cells, seed in cases(adata, common.SETS[name], given.seeds):
+            codes, _ = labels.encode(adata.obs["cell_type"], ())
+            adata.obs["out"] = pp.split(adata, 0.3, codes, seed)
+            rows.append(note({"data": name, "later": later, "seed": seed, **grow(adata, cells, seed)}))
+    write_tables(pd.DataFrame(rows))
