@@ -264,7 +264,8 @@ def missing() -> pd.DataFrame:
                     tt.predict(kept, model, missing=how, reject=0)
                     truth = kept.obs["cell_type"].to_numpy()
                     said.append(pd.DataFrame({
-                        "data": name, "seed": seed, "missing=": how, "missing genes": f"{100 * share:.0f} %", "truth": truth,
+                        "data": name, "seed": seed, "missing=": how, "missing genes": f"{100 * share:.0f} %",
+                        "truth": truth,
                         "cell": np.flatnonzero(out),
                         "found": kept.obs["tt_label"].astype(str).to_numpy(),
                         "held": [kind in names for kind, names in zip(truth, sets, strict=True)],
