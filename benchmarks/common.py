@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import scipy.sparse as sp
+from pandas.api.typing import DataFrameGroupBy
 from sklearn.neural_network import MLPClassifier
 
 import tripletomics as tt
@@ -126,4 +127,12 @@ def write_table(table: pd.DataFrame, name: str) -> None:
     """Write docs/tables/<name>.csv as readers see it; its last column, `measured`, is `stamp` unless it is given."""
     path = Path(__file__).parents[1] / "docs" / "tables" / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
+    table = table.map(lambda value: f"{value:.3f}".replace("nan", "–") if isinstance(value, float) else value)
     (table if "measured" in table else table.assign(measured=stamp())).to_csv(path, index=False)
+
+
+def with_sd(groups: DataFrameGroupBy) -> pd.DataFrame:
+    """Return the mean and the standard deviation of each group as text."""
+    mean, sd = groups.mean(), groups.std()
+    signs = sd.map(lambda value: "" if np.isnan(value) else f" ± {value:.3f}")
+    return mean.map(lambda value: "–" if np.isnan(value) else f"{value:.3f}") + signs

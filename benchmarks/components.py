@@ -2,10 +2,10 @@
 
     TRIPLETOMICS_DATA=folder python benchmarks/components.py [dataset ...] [--seeds N] [--figure docs/components.png]
 
-prints the table of docs/components.md, and draws its figure. Each dataset is split at random within types (30 % held
-out), or by platform where it has any, each platform held out in turn. The usual components are those of ``common.py``,
-ours those that `tt.fit` and `tt.pca` write to ``obsm["X_tt_pca"]``. Both are fitted on the training cells, and no
-label enters them. Scores, mean over seeds (± sd) and over platforms, the usual components first:
+writes docs/tables/components.csv, and draws the figure of docs/components.md. Each dataset is split at random within
+types (30 % held out), or by platform where it has any, each platform held out in turn. The usual components are those
+of ``common.py``, ours those that `tt.fit` and `tt.pca` write to ``obsm["X_tt_pca"]``. Both are fitted on the training
+cells, and no label enters them. Scores, mean over seeds (± sd) and over platforms, the usual components first:
 
 f1      macro-F1 of held-out cells by their 15 nearest training cells
 auroc   can held-out cells be told from training cells of their type? .5 = no (tripletomics.metrics.exchangeability)
@@ -21,7 +21,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-from common import PROTEINS, SETS, options, read, splits_of, start, usual
+from common import PROTEINS, SETS, note, options, read, splits_of, start, usual, write_table
 from matplotlib import pyplot as plt
 
 from tripletomics import labels, metrics, pp
@@ -78,40 +78,34 @@ def draw(adata: ad.AnnData, components: dict[str, np.ndarray], held: np.ndarray,
     figure.savefig(file, dpi=150)
 
 
-def cells_of(mean: pd.Series, sd: pd.Series | None) -> str:
-    """Return the scores of a dataset as columns of a table."""
-    columns = []
-    for score in SCORES:
+def words_of(mean: pd.Series, sd: pd.Series) -> dict[str, str]:
+    """Return the scores of a dataset as readers see them."""
+    words = {}
+    for kind in KINDS:
+        sign = "" if np.isnan(sd[f"f1 {kind}"]) else f" ± {sd[f'f1 {kind}']:.3f}"
+        words[f"f1, {kind} (± sd)"] = f"{mean[f'f1 {kind}']:.3f}{sign}"
+    for score in SCORES[1:]:
         values = [mean.get(f"{score} {kind}", np.nan) for kind in KINDS]
-        if score == "f1":
-            signs = ["" if sd is None else f" ± {sd[f'f1 {kind}']:.3f}" for kind in KINDS]
-            columns += [f"{value:.3f}{sign}" for value, sign in zip(values, signs, strict=True)]
-        else:
-            columns.append("–" if np.isnan(values[0]) else "{:.2f} → {:.2f}".format(*values))
-    return " | ".join(columns)
+        words[score] = "–" if np.isnan(values[0]) else "{:.2f} → {:.2f}".format(*values)
+    return words
 
 
 def main(names: list[str], seeds: int, file: Path | None) -> None:
     start()
-    print(f"| dataset | f1, usual | f1, X_tt_pca | {' | '.join(SCORES[1:])} |\n|{'---|' * (len(SCORES) + 2)}")
-    means, deviations = [], []
+    means, rows = [], []
     for name in names:
-        adata = read(name)
-        rows = []
+        adata, found = read(name), []
         for seed in range(seeds):
             for split in splits_of(adata, name):
                 row, components, held = one_split(adata, name, split, seed)
-                rows.append(row)
+                found.append(row)
                 if file is not None and name == DRAWN and seed == 0:
                     draw(adata, components, held, file)
-        by_seed = pd.DataFrame(rows).groupby("seed").mean()
+        by_seed = pd.DataFrame(found).groupby("seed").mean()
         means.append(by_seed.mean())
-        deviations.append(by_seed.std())
-        print(f"| {name} | {cells_of(means[-1], deviations[-1] if seeds > 1 else None)} |", flush=True)
-    print(f"| mean | {cells_of(pd.DataFrame(means).mean(), None)} |")
-    if seeds > 1:
-        others = pd.DataFrame(deviations).filter(regex="auroc|sd").max().max()
-        print(f"\nThe largest sd over seeds of the last four columns is {others:.3f}.")
+        rows.append(note({"dataset": name} | words_of(by_seed.mean(), by_seed.std())))
+    mean = pd.DataFrame(means).mean()
+    write_table(pd.DataFrame([*rows, {"dataset": "mean"} | words_of(mean, mean * np.nan)]), "components")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     TRIPLETOMICS_DATA=folder python benchmarks/embeddings.py [dataset ...] [--seeds N] [--rows FILE] [--scvi PYTHON]
 
-prints the table of docs/embeddings.md. 30 % of each type are held out; of panc8_small also each platform in turn.
+writes docs/tables/embeddings.csv. 30 % of each type are held out; of panc8_small also each platform in turn.
 X_pca is scanpy's usual one (``common.usual``), fitted on the training cells, on which the held-out cells are projected.
 PYTHON is that of an environment with scvi-tools: `scvi_latent.py` then makes X_scVI and scANVI's latent space of pbmc3k
 and cite_cbmc_rna, trained on the training cells. Macro-F1 of held-out cells, mean ± sd over seeds:
@@ -23,7 +23,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-from common import mlp, note, options, print_table, read, start, usual
+from common import mlp, note, options, read, start, usual, with_sd, write_table
 
 from tripletomics import labels, metrics, pp
 from tripletomics.embedding import coordinates
@@ -114,12 +114,8 @@ def table_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Return mean ± sd over seeds, a row for each dataset and what was read."""
     by_seed = rows.groupby(["dataset", "data", "seed"], sort=False)[SCORES].mean()
     groups = by_seed.groupby(["dataset", "data"], sort=False)
-    mean, sd = groups.mean(), groups.std()
-    words = mean.copy().astype(object)
-    for at in mean.index:
-        for score in SCORES:
-            sign = "" if np.isnan(sd.loc[at, score]) else f" ± {sd.loc[at, score]:.3f}"
-            words.loc[at, score] = "–" if np.isnan(mean.loc[at, score]) else f"{mean.loc[at, score]:.3f}{sign}"
+    words = with_sd(groups).add_suffix(" (± sd)")
+    words.insert(0, "seeds", groups.size())
     return words.reset_index()
 
 
@@ -136,7 +132,7 @@ def main(names: list[str], seeds: int, data: list[str], file: Path | None, pytho
                 rows = pd.concat([rows, pd.DataFrame(rows_of(name, seed, left, python))], ignore_index=True)
                 if file is not None:
                     rows.to_csv(file, index=False)
-    print_table(table_of(rows[rows["dataset"].isin(names) & (rows["seed"] < seeds)]))
+    write_table(table_of(rows[rows["dataset"].isin(names) & (rows["seed"] < seeds)]), "embeddings")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ import anndata as ad
 import forks
 import mutants
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 from mutants import pick
@@ -603,14 +604,12 @@ def _one(base: Path, folder: Path, seed: int, number: int) -> tuple[str, str]:
         return "harness", f"{trial.said}: {type(error).__name__} {error}{place(error)}"
 
 
-def table(counts: collections.Counter[tuple[str, str]]) -> str:
-    """Write counts by kind and outcome as a table in Markdown."""
-    lines = [f"| input | n | {' | '.join(OUTCOMES)} |", "|---" * (len(OUTCOMES) + 2) + "|"]
-    for kind in [*KINDS, "all"]:
-        row = [sum(n for (k, o), n in counts.items() if o == outcome and kind in (k, "all")) for outcome in OUTCOMES]
-        if sum(row):
-            lines.append(f"| {kind} | {sum(row):,} | {' | '.join(f'{n:,}' for n in row)} |")
-    return "\n".join(lines)
+def table(counts: collections.Counter[tuple[str, str]]) -> pd.DataFrame:
+    """Return counts by kind and outcome."""
+    found = pd.Series(counts).unstack(fill_value=0).reindex(index=[*KINDS], columns=OUTCOMES, fill_value=0)
+    found.loc["all"] = found.sum()
+    found.insert(0, "n", found.sum(axis=1))
+    return found[found["n"] > 0].reset_index(names="input")
 
 
 def main() -> int:
@@ -642,7 +641,11 @@ def main() -> int:
                 )
     bad = sum(n for (_, outcome), n in counts.items() if outcome not in GOOD)
     seconds = time.monotonic() - started
-    print(f"\n{sum(counts.values()):,} inputs of seed {seed} in {seconds:,.0f} s, {bad:,} bad\n\n{table(counts)}")
+    print(f"\n{sum(counts.values()):,} inputs of seed {seed} in {seconds:,.0f} s, {bad:,} bad")
+    if not given.replay:
+        from common import write_table
+
+        write_table(table(counts), "fuzz")
     return int(bad > 0)
 
 

@@ -41,6 +41,7 @@ import forks
 import fuzz
 import h5py
 import numpy as np
+import pandas as pd
 import psutil
 import scipy.sparse as sp
 import zarr
@@ -340,13 +341,11 @@ class Runs:
                     bad.append(f"status {status} with {share:.0%} of {needed:,} bytes: {said[-300:]!r}")
                 self.report(situation, bad + [f"left: {left}" for left in fuzz.drafts(self.folder)[:1]])
 
-    def table(self) -> str:
-        """Write the counts as a table in Markdown."""
-        names = list(dict.fromkeys(name for counts in self.counts.values() for name in counts))
-        lines = [f"| situation | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        lines += [f"| {title} | {' | '.join(str(row[name]) for name in names)} |" for title, row in self.counts.items()]
-        total = sum(self.counts.values(), collections.Counter[str]())
-        return "\n".join([*lines, f"| all | {' | '.join(str(total[name]) for name in names)} |"])
+    def table(self) -> pd.DataFrame:
+        """Return the counts of each situation, and of all."""
+        found = pd.DataFrame(self.counts).T.fillna(0).astype(int)
+        found.loc["all"] = found.sum()
+        return found.reset_index(names="situation")
 
 
 def _wait_for_draft(folder: Path, child: int) -> None:
@@ -458,6 +457,8 @@ def main() -> int:
         name for name in SITUATIONS if name.startswith(tuple(given.only)) and (can_resume or "checkpoint" not in name)
     ]
     random = np.random.default_rng(given.seed)
+    from common import write_table
+
     warnings.simplefilter("ignore")  # zarr's, of drafts
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
         base = Path(name)
@@ -469,12 +470,12 @@ def main() -> int:
             if given.renames and situation in RENAMED:
                 runs.kill_before_renames(situation)
         if given.kills or given.renames:
-            print(f"\n{runs.table()}\n")
+            write_table(runs.table(), "kills")
         if given.full_disk:
             disk = Runs(base)
             for situation in [situation for situation in chosen if situation in FILLED]:
                 disk.fill(situation, base / "disk" if os.geteuid() == 0 else None)
-            print(f"\n{disk.table()}")
+            write_table(disk.table(), "full_disk")
             runs.bad += disk.bad
     return int(bad or runs.bad > 0)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-from common import options, print_table, read, start
+from common import options, read, start, with_sd, write_table
 from matplotlib import pyplot as plt
 from scipy.spatial.distance import pdist
 from trees import BY_HAND
@@ -118,7 +118,5 @@ if __name__ == "__main__":
         draw(asked.datasets[0], asked.figure)
     else:
         table = pd.DataFrame([row for name in asked.datasets for row in compare(name, asked.seeds)])
-        groups = table.groupby(["dataset", "labels", "fit"], sort=False)
-        mean, deviation = groups.mean(), groups.std()
-        words = mean.map("{:.3f}".format) + deviation.map(" ± {:.3f}".format)
-        print_table(words.reset_index())
+        words = with_sd(table.groupby(["dataset", "labels", "fit"], sort=False)).add_suffix(" (± sd)")
+        write_table(words.reset_index(), "level_maps")

@@ -2,7 +2,7 @@
 
     python benchmarks/new_cells.py [platforms calibration novelty missing]
 
-prints the figures of docs/new-cells.md from whole fits, and each row on the way. Datasets are found through the
+writes tables of docs/new-cells.md from whole fits, and prints each row on the way. Datasets are found through the
 environment variable TRIPLETOMICS_DATA. Every model is fitted on training cells alone; the peers are given the same
 cells in the same run, and scANVI if scvi-tools is installed.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import anndata as ad
@@ -19,8 +18,10 @@ import common
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from common import log_normalise, mlp, note, print_table
+from common import log_normalise, mlp, note, write_table
+from intervals import difference, macro_f1, resamples, shown
 from scipy.spatial.distance import cdist
+from scipy.stats import t as student_t
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
@@ -29,11 +30,24 @@ from sklearn.neural_network import MLPClassifier
 import tripletomics as tt
 from tripletomics import baselines, features, labels, metrics, pp
 
-PLATFORMS = {"panc8_small": "batch", "scmixology_3platform": "platform"}
-WITH_UNKNOWN = ("pbmc3k", "cite_cbmc_rna", "human_kidney", "worm_neuron")
-ALL = (*WITH_UNKNOWN, "paul15", "cite_cbmc_adt", "flow_flowcap_sample", *PLATFORMS)
+PLATFORMS = {"scmixology_3platform": "platform", "panc8_small": "batch"}
+WITH_UNKNOWN = ("human_kidney", "worm_neuron", "pbmc3k", "cite_cbmc_rna")
+ALL = (
+    "scmixology_3platform",
+    "flow_flowcap_sample",
+    "cite_cbmc_adt",
+    "panc8_small",
+    *WITH_UNKNOWN[:3],
+    "paul15",
+    "cite_cbmc_rna",
+)
 SEEDS = (0, 1, 2)
 FEW = 5  # cells to enroll a type with
+REJECTED = {"novel rejected": "novel cells rejected", "known rejected": "known cells rejected"}
+ENROLLED = {
+    "recall enrolled": "best type is right", "not rejected": "and not rejected",
+    "others before": "accuracy of the others, before", "others after": "accuracy of the others, after",
+}  # fmt: skip
 
 
 def read(name: str) -> ad.AnnData:
@@ -73,63 +87,63 @@ def components(adata: ad.AnnData, out: np.ndarray, seed: int) -> baselines.Cells
     return baselines.prepare(contract, x[~out], x[out], labels.encode(adata.obs["cell_type"], ())[0][~out])
 
 
-def softmaxes(adata: ad.AnnData, out: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield probability and name of the best type of the cells that are out, of two MLPs on 50 components.
+def softmaxes(adata: ad.AnnData, out: np.ndarray, seed: int) -> dict[str, pd.DataFrame]:
+    """Return what two MLPs on 50 components say of the cells that are out.
 
     The first is the regularised one of `tt.compare`, the second scikit-learn's default.
     """
     cells, y = components(adata, out, seed), adata.obs["cell_type"].to_numpy()
-    for model in (mlp(seed), MLPClassifier((256, 32), max_iter=50, random_state=seed)):
-        model.fit(cells.train_pca, y[~out])
-        p = model.predict_proba(cells.query_pca)
-        yield p.max(axis=1), model.classes_[p.argmax(axis=1)]
+    nets = {"MLP": mlp(seed), "MLP, default": MLPClassifier((256, 32), max_iter=50, random_state=seed)}
+    said = {}
+    for method, model in nets.items():
+        p = model.fit(cells.train_pca, y[~out]).predict_proba(cells.query_pca)
+        found = {"truth": y[out], "found": model.classes_[p.argmax(axis=1)], "confidence": p.max(axis=1)}
+        said[method] = pd.DataFrame(found)
+    return said
 
 
-def platforms() -> None:
-    """Hold each platform out: macro-F1, and how far the confidence is off, pooled over the cells."""
-    rows: list[dict[str, object]] = []
-    pooled: dict = {}
+def predicted(model: tt.Model, query: ad.AnnData) -> pd.DataFrame:
+    """Return what `tt.predict` says of cells, a row for each."""
+    truth, sets = query.obs["cell_type"].to_numpy(), query.obs["tt_label_set"].str.split(" | ", regex=False)
+    return pd.DataFrame({
+        "truth": truth, "found": best(model, query), "confidence": query.obs["tt_confidence"].to_numpy(),
+        "held": [kind in names for kind, names in zip(truth, sets, strict=True)],
+        "size": [sum(map(bool, names)) for names in sets],
+        "rejected": (query.obs["tt_label"] == "unassigned").to_numpy(),
+    })  # fmt: skip
+
+
+def platforms() -> pd.DataFrame:
+    """Hold each platform out; return what each method says of its cells."""
+    said = []
     for name, column in PLATFORMS.items():
         for platform in sorted(read(name).obs[column].unique()):
-            found: dict[str, list[float]] = {}
             for seed in SEEDS:
                 adata = read(name)
                 out = (adata.obs[column] == platform).to_numpy()
-                truth = adata.obs["cell_type"].to_numpy()[out]
-                for method, settings in (("predict", {}), ("predict, batch=", {"batch": column})):
-                    model, query = fit(adata.copy(), out, seed, **settings)
-                    label = best(model, query)
-                    found.setdefault(method, []).append(macro(truth, label))
-                    known = np.isin(truth, adata.obs["cell_type"][~out])
-                    rejected = (query.obs["tt_label"] == "unassigned").to_numpy()
-                    found.setdefault(f"{method}: known rejected", []).append(rejected[known].mean())
-                    found.setdefault(f"{method}: unknown rejected", []).append(
-                        rejected[~known].mean() if (~known).any() else np.nan
-                    )
-                    pooled.setdefault((name, method), []).append((query.obs["tt_confidence"], label == truth))
-                for method, (confidence, label) in zip(
-                    ("MLP", "MLP, default"), softmaxes(adata, out, seed), strict=True
-                ):
-                    pooled.setdefault((name, method), []).append((confidence, label == truth))
-            found["logistic regression"] = [regression(read(name), out)]
-            if scanvi_is_there():
-                found["scANVI"] = [macro(truth, scanvi(read(name), out, seed)) for seed in SEEDS]
-            row = {"data": name, "held out": platform, "cells": int(out.sum())}
-            rows.append(note(row | {key: float(np.mean(values)) for key, values in found.items()}))
-    print_table(pd.DataFrame(rows))
-    print_table(pd.DataFrame([
-        {"data": name, "method": method, "cells": sum(len(c) for c, _ in parts),
-         "ECE": metrics.ece(*(np.concatenate(part) for part in zip(*parts, strict=True)))}
-        for (name, method), parts in pooled.items()
-    ]))  # fmt: skip
+                found = {
+                    "predict": predicted(*fit(adata.copy(), out, seed)),
+                    "predict, batch=": predicted(*fit(adata.copy(), out, seed, batch=column)),
+                    **softmaxes(adata, out, seed),
+                    "logistic regression": regression(read(name), out),
+                }
+                if scanvi_is_there():
+                    truth = adata.obs["cell_type"].to_numpy()[out]
+                    found["scANVI"] = pd.DataFrame({"truth": truth, "found": scanvi(read(name), out, seed)})
+                known = {*adata.obs["cell_type"][~out]}
+                for method, cells in found.items():
+                    where = {"data": name, "held out": platform, "seed": seed, "method": method}
+                    said.append(cells.assign(**where, cell=np.flatnonzero(out), known=cells["truth"].isin(known)))
+                    note(where | {"F1": macro(cells["truth"], cells["found"])})
+    return pd.concat(said, ignore_index=True)
 
 
-def regression(adata: ad.AnnData, out: np.ndarray) -> float:
-    """Fit logistic regression on all genes, log-normalised."""
+def regression(adata: ad.AnnData, out: np.ndarray) -> pd.DataFrame:
+    """Return what logistic regression on all genes, log-normalised, says of the cells that are out."""
     truth = adata.obs["cell_type"].to_numpy()
     log_normalise(adata)
     model = LogisticRegression(max_iter=2000).fit(adata.X[~out], truth[~out])
-    return macro(truth[out], model.predict(adata.X[out]))
+    return pd.DataFrame({"truth": truth[out], "found": model.predict(adata.X[out])})
 
 
 def scanvi_is_there() -> bool:
@@ -160,40 +174,26 @@ def scanvi(adata: ad.AnnData, out: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(mapped.predict(query))
 
 
-def calibration() -> None:
-    """Hold 30 % of each type out: ECE, coverage of the 90 % sets, share rejected at 5 %."""
-    rows: list[dict[str, object]] = []
-    pooled: dict = {}
+def calibration() -> pd.DataFrame:
+    """Hold 30 % of each type out; return what each method says of these cells."""
+    said = []
     for name in ALL:
-        found = []
         for seed in SEEDS:
             adata = read(name)
             codes, _ = labels.encode(adata.obs["cell_type"], ())
             out = pp.split(adata, 0.3, codes, seed)
-            truth = adata.obs["cell_type"].to_numpy()[out]
-            model, query = fit(adata.copy(), out, seed)
-            found.append(pd.Series(model.checks))
-            said = [(query.obs["tt_confidence"], best(model, query)), *softmaxes(adata, out, seed)]
-            for method, (confidence, label) in zip(("predict", "MLP", "MLP, default"), said, strict=True):
-                found[-1][f"F1, {method}"] = macro(truth, label)
-                found[-1][f"ECE, {method}"] = metrics.ece(confidence, label == truth)
-                pooled.setdefault(method, []).append((confidence, label == truth))
-        mean = pd.DataFrame(found).mean().drop(["macro_f1", "ece"])
-        rows.append(note({"data": name, **mean.to_dict()}))
-    print_table(pd.DataFrame(rows))
-    print_table(pd.DataFrame([
-        {"method": method, "cells": sum(len(c) for c, _ in parts),
-         "ECE, all cells": metrics.ece(*(np.concatenate(part) for part in zip(*parts, strict=True))),
-         "ECE, mean of sets and seeds": np.mean([metrics.ece(*part) for part in parts])}
-        for method, parts in pooled.items()
-    ]))  # fmt: skip
+            found = {"predict": predicted(*fit(adata.copy(), out, seed)), **softmaxes(adata, out, seed)}
+            for method, cells in found.items():
+                where = {"data": name, "seed": seed, "method": method}
+                said.append(cells.assign(**where, cell=np.flatnonzero(out)))
+                note(where | {"F1": macro(cells["truth"], cells["found"])})
+    return pd.concat(said, ignore_index=True)
 
 
-def novelty() -> None:
+def novelty() -> pd.DataFrame:
     """Leave each type out: AUROC against held-out cells of the others; and enroll it with five of its cells."""
     rows = []
     for name in WITH_UNKNOWN:
-        found = []
         for kind in sorted(read(name).obs["cell_type"].unique()):
             adata = read(name)
             truth = adata.obs["cell_type"].to_numpy()
@@ -204,12 +204,12 @@ def novelty() -> None:
                 model, query = fit(adata.copy(), out, 0)
             novel = truth[out] == kind
             rejected = (query.obs["tt_label"] == "unassigned").to_numpy()
-            row = {"predict": metrics.auroc(query.obs["tt_novelty"].to_numpy(), novel)}
+            row = {"data": name, "left out": kind}
+            row |= {"predict": metrics.auroc(query.obs["tt_novelty"].to_numpy(), novel)}
             row |= {peer: metrics.auroc(score, novel) for peer, score in peers(adata, out, 0).items()}
             row |= {"novel rejected": rejected[novel].mean(), "known rejected": rejected[~novel].mean()}
-            found.append(row | enrolled(model, query, truth[out], kind))
-        rows.append(note({"data": name, "types": len(found), **pd.DataFrame(found).mean().to_dict()}))
-    print_table(pd.DataFrame(rows))
+            rows.append(note(row | enrolled(model, query, truth[out], kind)))
+    return pd.DataFrame(rows)
 
 
 def peers(adata: ad.AnnData, out: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -245,11 +245,10 @@ def enrolled(model: tt.Model, query: ad.AnnData, truth: np.ndarray, kind: str) -
     }
 
 
-def missing() -> None:
-    """Take genes away at random from the held-out cells: macro-F1."""
-    rows = []
+def missing() -> pd.DataFrame:
+    """Take genes away at random from the held-out cells; return what is said of these."""
+    said = []
     for name in ("cite_cbmc_rna", "pbmc3k"):
-        found = []
         for seed in SEEDS:
             adata = read(name)
             codes, _ = labels.encode(adata.obs["cell_type"], ())
@@ -261,23 +260,109 @@ def missing() -> None:
                 kept = query[:, genes[np.sort(order[round(share * len(genes)) :])]].copy()
                 for how in ("impute", "zero"):
                     tt.predict(kept, model, missing=how)
-                    truth = kept.obs["cell_type"].to_numpy()
-                    sets = [
-                        kind in said.split(" | ") for kind, said in zip(truth, kept.obs["tt_label_set"], strict=True)
-                    ]
-                    rejected = (kept.obs["tt_label"] == "unassigned").mean()
+                    sets, rejected = kept.obs["tt_label_set"].str.split(" | ", regex=False), kept.obs["tt_label"]
                     tt.predict(kept, model, missing=how, reject=0)
-                    f1 = macro(truth, kept.obs["tt_label"].astype(str).to_numpy())
-                    for score, value in (("F1", f1), ("coverage", np.mean(sets)), ("rejected", rejected)):
-                        found.append({"score": score, "missing": f"{share:.0%}", "how": how, "value": value})
-        wide = pd.DataFrame(found).pivot_table("value", ["score", "how"], "missing", sort=False).reset_index()
-        rows += [{"data": name, **row} for row in wide.rename(columns={"how": "missing="}).to_dict("records")]
-    print_table(pd.DataFrame(rows))
+                    truth = kept.obs["cell_type"].to_numpy()
+                    said.append(pd.DataFrame({
+                        "data": name, "seed": seed, "missing=": how, "missing genes": f"{100 * share:.0f} %",
+                        "truth": truth,
+                        "cell": np.flatnonzero(out),
+                        "found": kept.obs["tt_label"].astype(str).to_numpy(),
+                        "held": [kind in names for kind, names in zip(truth, sets, strict=True)],
+                        "rejected": (rejected == "unassigned").to_numpy(),
+                    }))  # fmt: skip
+            note({"data": name, "seed": seed})
+    return pd.concat(said, ignore_index=True)
+
+
+def f1(cells: pd.DataFrame) -> np.ndarray:
+    """Return the macro-F1 over the types that are there, mean over seeds, with its draws."""
+    names = sorted({*cells["truth"], *cells["found"]})
+    codes = {name: code for code, name in enumerate(names)}
+    weights = resamples(cells["cell"].max() + 1)
+    return np.mean([
+        macro_f1(one["truth"].map(codes).to_numpy(), one["found"].map(codes).to_numpy(), weights[:, one["cell"]])
+        for _, one in cells.groupby("seed")
+    ], axis=0)  # fmt: skip
+
+
+def ece(cells: pd.DataFrame) -> float:
+    """Return the calibration error over all cells."""
+    return metrics.ece(cells["confidence"], cells["found"] == cells["truth"])
+
+
+def write_platforms(said: pd.DataFrame) -> None:
+    """Write macro-F1 of each platform, and how far the confidence is off."""
+    rows = []
+    for (name, platform), cells in said.groupby(["data", "held out"], sort=False):
+        scores = {
+            method: f1(one) for method, one in cells.groupby("method", sort=False) if not method.startswith("MLP")
+        }
+        row = {"data": name, "held out": platform, "cells": cells["cell"].nunique(), "seeds": cells["seed"].nunique()}
+        row |= {f"{method}": shown(score) for method, score in scores.items()}
+        for method in ("predict", "predict, batch="):
+            row[f"{method} - regression"] = difference(scores[method], scores["logistic regression"])
+        rows.append(row)
+    write_table(pd.DataFrame(rows), "platforms")
+    rows = []
+    for name, cells in said.groupby("data", sort=False):
+        by = dict(list(cells.groupby("method")))
+        row = {"data": name, "cells": len(by["predict"])}
+        row |= {f"ECE, {method}": ece(one) for method, one in by.items() if one["confidence"].notna().any()}
+        for who, known in (("known", True), ("unknown", False)):
+            for method in ("predict", "predict, batch="):
+                some = by[method][by[method]["known"] == known]
+                row[f"{who} types rejected, {method}"] = some["rejected"].mean()
+        rows.append(row)
+    write_table(pd.DataFrame(rows), "platform_calibration")
+
+
+def write_calibration(said: pd.DataFrame) -> None:
+    """Write macro-F1 and calibration error of each method, and what the 90 % sets hold."""
+    rows = []
+    for name, cells in said.groupby("data", sort=False):
+        by = dict(list(cells.groupby("method", sort=False)))
+        scores = {method: f1(one) for method, one in by.items()}
+        row = {"data": name, "held-out cells": len(by["predict"]) // cells["seed"].nunique()}
+        row |= {"seeds": cells["seed"].nunique()}
+        row |= {f"F1, {method}": shown(score) for method, score in scores.items()}
+        row |= {"predict - MLP": difference(scores["predict"], scores["MLP"])}
+        row |= {f"ECE, {method}": ece(one) for method, one in by.items()}
+        held, size, rejected = (by["predict"][column].astype(float).mean() for column in ("held", "size", "rejected"))
+        rows.append(row | {"90 % sets hold": held, "types in a set": size, "rejected at 5 %": rejected})
+    write_table(pd.DataFrame(rows), "same_batches")
+
+
+def write_novelty(rows: pd.DataFrame) -> None:
+    """Write means over the types that were left out, with 95 % t-intervals, and what enrolling gave."""
+    found = []
+    for name, one in [*rows.groupby("data", sort=False), ("all", rows)]:
+        values = one.drop(columns=["data", "left out"])
+        spread = student_t.ppf(0.975, len(one) - 1) * values.sem()
+        words = {column: f"{values[column].mean():.3f} ± {spread[column]:.3f}" for column in values}
+        found.append({"data": name, "types": len(one)} | words)
+    table = pd.DataFrame(found)
+    peers = [column for column in table.columns[2:] if column not in (*ENROLLED, *REJECTED)]
+    novel = table[["data", "types", *peers, *REJECTED]].rename(columns={name: f"AUROC, {name}" for name in peers})
+    write_table(novel.rename(columns=REJECTED), "novelty")
+    write_table(table[["data", *ENROLLED]].rename(columns=ENROLLED), "enrolled")
+
+
+def write_missing(said: pd.DataFrame) -> None:
+    """Write the scores for each share of missing genes."""
+    rows = []
+    for (name, how, share), cells in said.groupby(["data", "missing=", "missing genes"], sort=False):
+        row = {"data": name, "missing genes": share, "missing=": how, "macro-F1": shown(f1(cells))}
+        rows.append(row | {"sets hold": cells["held"].mean(), "rejected": cells["rejected"].mean()})
+    write_table(pd.DataFrame(rows).sort_values("data", kind="stable"), "missing_genes")
 
 
 if __name__ == "__main__":
     common.start()  # silences the depth of other platforms, and MLPs that could go on
-    parts = {part.__name__: part for part in (platforms, calibration, novelty, missing)}
+    parts = {
+        "platforms": (platforms, write_platforms), "calibration": (calibration, write_calibration),
+        "novelty": (novelty, write_novelty), "missing": (missing, write_missing),
+    }  # fmt: skip
     for part in sys.argv[1:] or parts:
-        print(f"## {part}\n")
-        parts[part]()
+        measure, write = parts[part]
+        write(measure())

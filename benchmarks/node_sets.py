@@ -2,7 +2,7 @@
 
     python benchmarks/node_sets.py [datasets] [--seeds 3]
 
-prints the table of docs/levels.md. 30 % of the cells are held out. Trees are those of `trees.py`. Both kinds of sets
+writes docs/tables/node_sets.csv. 30 % of the cells are held out. Trees are those of `trees.py`. Both kinds of sets
 come from the same fit. "several" are the cells whose flat set has two types or more; of these, "names" and "types" are
 numbers in node sets for each type in flat sets. "coarse" is of a fit in which half of the cells are known only to the
 name above their type: the share of such held-out cells whose set has their name or one above it.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import common
 import numpy as np
 import pandas as pd
-from common import note, print_table
+from common import note, write_table
 from trees import tree_of
 
 import tripletomics as tt
@@ -71,7 +71,7 @@ def measure(name: str, seed: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Measure all datasets, and print the means over seeds."""
+    """Measure all datasets, and write the means over seeds."""
     common.start()
     given = common.options(SETS).parse_args()
     runs = pd.DataFrame([row for name in given.datasets for seed in range(given.seeds) for row in measure(name, seed)])
@@ -81,7 +81,7 @@ def main() -> None:
     table["types of several"] /= flat
     sd = runs.groupby(["set", "coverage"], sort=False)["of node sets"].std().to_numpy()
     table.insert(3, "sd", sd)
-    print_table(table)
+    write_table(table, "node_sets")
 
 
 if __name__ == "__main__":

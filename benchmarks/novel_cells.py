@@ -17,7 +17,7 @@ import anndata as ad
 import common
 import numpy as np
 import pandas as pd
-from common import SETS, mlp, note, print_table
+from common import SETS, mlp, note, write_table
 
 from tripletomics import crossfit, labels, metrics, pp
 from tripletomics.folds import subsample_for_features
@@ -96,6 +96,26 @@ def rate(listed: np.ndarray, scores: np.ndarray, novel: np.ndarray) -> dict[str,
     }
 
 
+def write_tables(rows: pd.DataFrame) -> None:
+    """Write means over lists, and over datasets."""
+    table = rows.drop(columns=["left out", "seed"])
+    means = table.groupby(["data", "method"], sort=False).mean()
+    lists = table.groupby("data", sort=False).size() // table["method"].nunique()
+    over = means.groupby("method", sort=False).mean()
+    each = pd.concat([means, pd.concat({"mean of the datasets": over}, names=["data"])])[["power", "false"]]
+    each = each.unstack("method")[[(score, method) for method in over.index for score in ("power", "false")]]
+    each.columns = [f"{method}: {score}" for score, method in each.columns]
+    each = each.reindex([*lists.index, "mean of the datasets"])
+    each.insert(0, "lists", lists.reindex(each.index).map("{:.0f}".format).replace("nan", ""))
+    write_table(each.reset_index(), "novel_lists")
+    of = {
+        "empty": "share of empty lists",
+        "power at 0.1 false": f"power of the longest list with {FDR:.0%} known cells",
+    }
+    over = over[[*of, "AUROC"]].rename(columns=of).T.reset_index(names="mean of the datasets")
+    write_table(over, "novel_lists_mean")
+
+
 def main() -> None:
     parser = common.options(DATA, seeds=1)
     given = parser.parse_args()
@@ -115,13 +135,7 @@ def main() -> None:
                     scored[method] = rate(discover(conformal(known, new, len(known)), FDR), new, novel)
                 for method, values in scored.items():
                     rows.append(note({"data": name, "left out": what, "seed": seed, "method": method, **values}))
-    table = pd.DataFrame(rows).drop(columns=["left out", "seed"])
-    shown = table.groupby(["data", "method"], sort=False).mean().reset_index()
-    mean = shown.groupby("method", sort=False).mean(numeric_only=True).reset_index()
-    counts = table.groupby("data").size().div(table["method"].nunique())
-    shown.insert(1, "lists", shown["data"].map(counts).astype(int))
-    print_table(shown)
-    print_table(mean)
+    write_tables(pd.DataFrame(rows))
 
 
 if __name__ == "__main__":

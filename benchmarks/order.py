@@ -13,7 +13,7 @@ place of `rnc`, and `tt, permuted order` has values that are permuted within typ
 inverse regression on them (Li 1991; the mean of 15 neighbours in its first three directions), and `kNN` the mean of 15
 neighbours in the components.
 
-The first table has the correlation (Spearman; on a circle that of Jammalamadaka & SenGupta) with its sd over seeds, the
+The first table has the correlation (Spearman; on a circle that of Jammalamadaka & SenGupta), the
 same within types, the mean absolute error, the share of true values inside the intervals (90 % are asked for) with
 their mean half-width, and the null: the correlation of the fit on permuted values. The second has the recall of 30
 neighbours within types on the map, minus chance, with and without the order. With --figure, no table is printed: it
@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from common import note, options, print_table, read, start, usual
+from common import note, options, read, start, usual, write_table
 from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 
@@ -229,7 +229,7 @@ def draw(path: str) -> None:
 
 
 def main() -> None:
-    """Print the tables, or draw the figure."""
+    """Write the tables of docs/ordered-labels.md, or draw its figure."""
     parser = options(SETS)
     parser.add_argument("--figure")
     asked = parser.parse_args()
@@ -241,9 +241,10 @@ def main() -> None:
     table = pd.DataFrame([row for rows, _ in found for row in rows])
     groups = table.groupby(["set", "method"], sort=False)
     means = groups.mean().reset_index()
-    means.insert(3, "sd", groups["correlation"].std().to_numpy())
-    print_table(means)
-    print_table(pd.DataFrame([kept for _, kept in found]).groupby("set", sort=False).mean().reset_index())
+    write_table(means, "ordered_labels")
+    write_table(
+        pd.DataFrame([kept for _, kept in found]).groupby("set", sort=False).mean().reset_index(), "ordered_maps"
+    )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ A number is a table of simulated cells, a name is a dataset in the folder TRIPLE
 of its own, which is warmed up on 10,000 simulated cells, and on the table itself if it is no larger: so nothing is
 compiled after the clock starts. The methods then run in turn: each once, each once more, and so on. 10 % of each table
 are held out, and nothing is fitted on them. What takes longer than the limit (seconds) is stopped, and not run again.
-Prints a table, and draws speed.svg: medians of the runs and their range. --json adds each run to a file, one a line;
-what is printed and drawn is all of that file. --from runs nothing.
+Writes docs/tables/speed.csv, and draws speed.svg: medians of the runs and their range. --json adds each run to a file,
+one a line; what is written and drawn is all of that file. --from runs nothing.
 
 - fit: from the counts in memory to the coordinates of the training cells; of tt also those of the held-out cells,
   reference, calibration, null and scores. PCA, neighbours and UMAP have scanpy's defaults.
@@ -214,21 +214,19 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     return found.iloc[np.lexsort((order, found["cells"]))].reset_index(drop=True)
 
 
-def show(table: pd.DataFrame) -> None:
-    """Print Markdown."""
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as readers see it."""
     named = np.where(table["table"].str.isdigit(), table["cells"].map("{:,}".format), table["table"])
-    shown = pd.DataFrame({"method": table["method"], "cells": named})
+    words = pd.DataFrame({"method": table["method"], "cells": named})
     for name, title in RANGED.items():
         both = zip(table[name], table[f"least {name}"], table[f"most {name}"], strict=True)
-        shown[title] = [_number(m) + (f" ({_number(a)}–{_number(b)})" if a < b else "") for m, a, b in both]
+        words[title] = [_number(m) + (f" ({_number(a)}–{_number(b)})" if a < b else "") for m, a, b in both]
     for name in OTHERS:
-        shown[name] = table[name].map(_number)
-    shown.loc[table["stopped"], "fit, s"] = "more than " + shown["fit, s"]
+        words[name] = table[name].map(_number)
+    words.loc[table["stopped"], "fit, s"] = "more than " + words["fit, s"]
     unsure = table["table"].isin(table["table"][table["stopped"] & (table["method"] == PEER)])
-    shown.loc[unsure & ~table["stopped"], "of UMAP's time"] = "below " + shown["of UMAP's time"]
-    print("| " + " | ".join(shown) + " |\n|" + "---|" * shown.shape[1])
-    for row in shown.itertuples(index=False):
-        print("| " + " | ".join(row) + " |")
+    words.loc[unsure & ~table["stopped"], "of UMAP's time"] = "below " + words["of UMAP's time"]
+    return words
 
 
 def _number(value: float) -> str:
@@ -387,9 +385,11 @@ def main() -> None:
                 with file.open("a") as lines:
                     print(json.dumps(found), file=lines)
                 print(found, file=sys.stderr, flush=True)
+        from common import write_table
+
         table = summary(pd.read_json(file, lines=True, dtype={"table": str}, convert_dates=False))
     draw(table)
-    show(table)
+    write_table(shown(table), "speed")
 
 
 if __name__ == "__main__":

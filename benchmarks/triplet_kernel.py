@@ -3,28 +3,26 @@
     python benchmarks/triplet_kernel.py            # n = 512, 1024, 2048 and 4096
     python benchmarks/triplet_kernel.py 256 512    # other sizes
 
-Both compute the same number: the mean over the nonzero terms [d_ap - d_an + 0.2]+ of all triplets of a batch of n
-cells (32 columns of float32 noise, 12 classes of equal size, Euclidean), and its gradient. Each runs in a fresh
-process per size. MB is how far the first step of that size lifts the process's peak memory above what it holds after a
-step of 64 cells; seconds are of the best step, forward and backward, of up to 5 more (up to 2 in all for
-pytorch-metric-learning). That library gets 12 GiB of address space and 120 s. The last column is the largest
-difference between the two gradients, relative to the largest entry: in float32, rounding decides a few triplets at the
-hinge (in float64 the two agree to 1e-14). Linux only, since it resets the peak.
-"""
+Both compute the same number: the mean over the nonzero terms [d_ap - d_an + 0.2]+ of all triplets of a batch of n cells
+(32 columns of float32 noise, 12 classes of equal size, Euclidean), and its gradient. Each runs in a fresh process per
+size; docs/tables/triplet_kernel.csv has the results. MB is how far the first step of that size lifts the process's peak
+memory above what it holds after a step of 64 cells; seconds are those of the processor in the best step, forward and
+backward, of up to 5 more (up to 2 in all for pytorch-metric-learning, "pml"). That library gets 12 GiB of address space
+and 120 s. The last column is the largest difference between the two gradients, relative to the largest entry: in
+float32, rounding decides a few triplets at the hinge (in float64 the two agree to 1e-14). Linux only, since it resets
+the peak."""
 
 from __future__ import annotations
 
-import datetime
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 SIZES = (512, 1024, 2048, 4096)
 CLASSES, DIM, MARGIN = 12, 32, 0.2
@@ -60,9 +58,9 @@ def measure(which: str, n: int, file: str) -> None:
     def step(n: int) -> tuple[float, np.ndarray]:
         z = torch.randn(n, DIM, generator=torch.Generator().manual_seed(0), requires_grad=True)
         y = torch.arange(n) % CLASSES
-        started = time.perf_counter()
+        started = time.process_time()
         loss(z, y).backward()
-        return time.perf_counter() - started, z.grad.numpy()
+        return time.process_time() - started, z.grad.numpy()
 
     step(64)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
@@ -94,32 +92,27 @@ def launch(which: str, n: int, file: Path) -> tuple[float, float] | str:
     return float(seconds), float(extra)
 
 
-def row(n: int, folder: Path) -> str:
+def row(n: int, folder: Path) -> dict[str, object]:
     files = folder / "ours.npy", folder / "pml.npy"
     ours, pml = launch("ours", n, files[0]), launch("pml", n, files[1])
     if isinstance(ours, str):
         raise RuntimeError(f"n={n}: ours is {ours}.")
-    cells = [f"{n}", f"{count_triplets(n):,}", f"{ours[0]:.3f}", f"{ours[1] / MB:,.0f}"]
+    found = {"n": n, "triplets": f"{count_triplets(n):,}", "s": ours[0], "MB": f"{ours[1] / MB:,.0f}"}
+    others = ["s, pml", "MB, pml", "times faster", "times smaller", "gradients differ by"]
     if isinstance(pml, str):
-        return " | ".join([*cells, pml, *["–"] * 4])
+        return found | dict(zip(others, [pml, *["–"] * 4], strict=True))
     a, b = (np.load(file).astype(np.float64) for file in files)
     difference = np.abs(a - b).max() / np.abs(b).max()
-    cells += [f"{pml[0]:.2f}", f"{pml[1] / MB:,.0f}", f"{pml[0] / ours[0]:.0f}", f"{pml[1] / ours[1]:.0f}"]
-    return " | ".join([*cells, f"{difference:.0e}"])
+    cells = [f"{pml[0]:.2f}", f"{pml[1] / MB:,.0f}", f"{pml[0] / ours[0]:.0f}", f"{pml[1] / ours[1]:.0f}"]
+    return found | dict(zip(others, [*cells, f"{difference:.0e}"], strict=True))
 
 
 def main(sizes: tuple[int, ...]) -> None:
-    import torch
-
-    print("| n | triplets | ours s | ours MB | pml s | pml MB | times faster | times smaller | gradients differ by |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for n in sizes:
-            print(f"| {row(n, Path(folder))} |", flush=True)
-    packages = ", ".join(f"{name} {version(name)}" for name in ("tripletomics", "pytorch-metric-learning", "torch"))
-    print(f"\n{datetime.date.today()}: {packages}, Python {platform.python_version()}, ", end="")
-    print(f"{torch.get_num_threads()} threads, {platform.system()} {platform.machine()}; ", end="")
-    print(f"pytorch-metric-learning (pml) had {LIMIT_GIB} GiB.")
+        table = pd.DataFrame([row(n, Path(folder)) for n in sizes])
+    from common import write_table  # not before: a child begins with the peak of its parent
+
+    write_table(table, "triplet_kernel")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,24 @@
 """Cells without labels and with few, on real sets: what their metric space knows about cells it never saw.
 
-    TRIPLETOMICS_DATA=folder python benchmarks/views.py [losses augmentations fractions modalities scvi]
+    TRIPLETOMICS_DATA=folder python benchmarks/views.py [losses augmentations few_labels shares modalities scvi]
+
+Each part writes its tables of docs/few-labels.md or docs/two-modalities.md (scvi prints).
 
 - losses: every loss of two views, and the default. 15-NN macro-F1 and NMI of k-means in the metric space, and macro-F1
-  of logistic regression on it (linear probe), beside 50 principal components; 15-NN macro-F1 of the map beside UMAP of
-  these components.
+  of logistic regression on it (linear probe), next to 50 principal components (those of `tt.fit`, X_tt_pca); 15-NN
+  macro-F1 of the map, next to UMAP of these components.
 - augmentations: the default loss with other views.
-- fractions: a share of the training cells has labels, or five cells of each type. Macro-F1 of the best types of
-  `tripletomics.predict` and of 15 neighbours, with the labelled cells alone ("softmax") and with all.
+- few_labels: five cells of each type have labels. Macro-F1 of the best types of `tripletomics.predict`, and of the 15
+  nearest training cells in the metric space with all labels; with the labelled cells alone ("softmax") and with all.
+- shares: the same where a share of the training cells has labels.
 - modalities: RNA and 10 proteins of cite_cbmc, 2,500 cells held out. How often a cell by one is among the 1, 10 or 50
-  nearest by the other (mean of both ways), beside canonical correlation analysis of 50 components and the proteins; and
-  macro-F1 of the types by one alone, beside logistic regression on the proteins. In one row half of the training cells
-  have one of the two.
+  nearest by the other (mean of both ways), next to canonical correlation analysis of 50 components and the proteins;
+  and macro-F1 of the types by one alone, next to logistic regression on the proteins. In one row half of the training
+  cells have one of the two.
 - scvi: if scvi-tools is installed, scVI with 30 latent dimensions without labels, and scANVI with five labels a type.
 
 30 % of each type are held out; everything is fitted on the others, without their labels where that is asked. Three
-seeds. Each row is printed on the way.
+seeds. Intervals are by bootstrap over held-out cells. Each row is printed on the way.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from common import log_normalise, note, print_table, read, start
+from common import log_normalise, note, read, start, write_table
+from intervals import difference, macro_f1, mean, resamples, shown
+from scipy.spatial.distance import cdist
 from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -43,7 +48,8 @@ SETS = ("cite_cbmc_rna", "human_kidney", "worm_neuron", "paul15")
 SEEDS = (0, 1, 2)
 LOSSES = (None, *losses.names(views=2))  # None is the default
 AUGMENTATIONS = ("mask", "mask:p=0.2", "mask:p=0.5", "thin", "noise", "thin + mask:p=0.5", None)
-SHARES = (0.005, 0.01, 0.05, 0.2, 1.0, 5)  # a whole number: so many cells of each type
+SHARES = (0.005, 0.01, 0.05, 0.2, 1.0)
+VIEWS, DEFAULT, PEERS = "simclr:temperature=0.2,neighbours=5", "default", "PCA-50, UMAP"
 
 
 def read_split(name: str, seed: int) -> tuple[ad.AnnData, np.ndarray]:
@@ -86,35 +92,27 @@ def components(name: str, seed: int) -> dict[str, float]:
     return score(pca, y, out, seed) | {"map F1": metrics.knn_macro_f1(train, y[~out], query, y[out])}
 
 
-def table(rows: list[dict[str, object]], over: list[str]) -> None:
-    """Print means over seeds, and over sets."""
-    frame = pd.DataFrame(rows).drop(columns="seed")
-    each = frame.groupby([*over, "data"], sort=False, dropna=False).mean()
-    for part in (each, each.groupby(level=over, sort=False).mean()):
-        print_table(part.reset_index())
-
-
-def compare_losses() -> None:
-    """Score all losses of views beside principal components and UMAP."""
+def losses_of_views() -> pd.DataFrame:
+    """Score all losses of views, next to principal components and UMAP."""
     rows = []
-    for name in SETS:
-        for seed in SEEDS:
-            rows.append(note({"loss": "PCA-50, UMAP", "data": name, "seed": seed} | components(name, seed)))
+    for seed in SEEDS:
+        for name in SETS:
+            rows.append(note({"loss": PEERS, "data": name, "seed": seed} | components(name, seed)))
             for loss in LOSSES:
-                row = {"loss": loss or "default", "data": name, "seed": seed}
+                row = {"loss": loss or DEFAULT, "data": name, "seed": seed}
                 rows.append(note(row | without(name, seed, loss, "mask")))
-    table(rows, ["loss"])
+    return pd.DataFrame(rows)
 
 
-def compare_augmentations() -> None:
+def augmentations() -> pd.DataFrame:
     """Score the default loss with other views."""
     rows = []
-    for name in SETS:
-        for seed in SEEDS:
+    for seed in SEEDS:
+        for name in SETS:
             for augment in AUGMENTATIONS:
                 row = {"augment": augment or "none", "data": name, "seed": seed}
                 rows.append(note(row | without(name, seed, None, augment)))
-    table(rows, ["augment"])
+    return pd.DataFrame(rows)
 
 
 def few(adata: ad.AnnData, share: float, seed: int) -> None:
@@ -126,43 +124,46 @@ def few(adata: ad.AnnData, share: float, seed: int) -> None:
     adata.obs["few"] = kinds.where(adata.obs["out"] | chosen.reindex(adata.obs_names, fill_value=False), "Unknown")
 
 
-def fractions() -> None:
-    """Score predictions with few labels, with and without the other cells."""
-    rows = []
-    for name in SETS:
-        for seed in SEEDS:
-            for share in SHARES:
-                for loss in ("softmax", "softmax + simclr:temperature=0.2,neighbours=5"):
+def few_labels(shares: tuple[float, ...] = (5,)) -> pd.DataFrame:
+    """Predict with few labels, with and without the other cells; return a row for each held-out cell and fit."""
+    said = []
+    for seed in SEEDS:
+        for name in SETS:
+            for share in shares:
+                for trained_on, loss in (("labelled cells", "softmax"), ("all cells", f"softmax + {VIEWS}")):
                     adata, y = read_split(name, seed)
                     few(adata, share, seed)
                     out, truth = adata.obs["out"].to_numpy(), adata.obs["cell_type"].astype(str).to_numpy()
                     model = tt.fit(adata, "few", hold_out="out", loss=loss, seed=seed, progress=False)
-                    query = adata[out].copy()
+                    query, z = adata[out].copy(), adata.obsm["X_tt_metric"]
                     tt.predict(query, model, reject=0)
-                    found = query.obs["tt_label"].astype(str)
-                    z = adata.obsm["X_tt_metric"]
-                    row = {
-                        "labels": f"{share} a type" if share >= 2 else f"{share:.1%}",
-                        "trained on": "all cells" if "simclr" in loss else "labelled cells",
-                        "data": name,
-                        "seed": seed,
-                        "predict F1": f1_score(truth[out], found, average="macro", labels=np.unique(truth)),
-                        "15-NN F1, all labels": metrics.knn_macro_f1(z[~out], y[~out], z[out], y[out]),
-                    }
-                    rows.append(note(row))
-    table(rows, ["labels", "trained on"])
+                    near = metrics.knn_votes(z[~out], y[~out], z[out], y.max() + 1).argmax(axis=1)
+                    where = {"labels": f"{share} a type" if share >= 2 else f"{share:.1%}", "trained on": trained_on}
+                    where |= {"data": name, "seed": seed, "truth": truth[out], "cell": np.flatnonzero(out)}
+                    found = {"predict": query.obs["tt_label"].astype(str).to_numpy(), "15-NN": np.unique(truth)[near]}
+                    said.append(pd.DataFrame(where | found))
+                    note({"labels": share, "trained on": trained_on, "data": name, "seed": seed})
+    return pd.concat(said, ignore_index=True)
 
 
-def found_again(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """Look for each cell by one modality among those by the other, both ways."""
-    cells = np.arange(len(a))
-    return {
-        f"recall@{k}": np.mean([metrics.recall_at_k(z, cells, query, cells, k) for z, query in ((a, b), (b, a))])
-        for k in (1, 10, 50)
-    }
+def shares() -> pd.DataFrame:
+    """Predict with other shares of labels."""
+    return few_labels(SHARES)
 
 
-def canonical(rna: ad.AnnData, proteins: ad.AnnData, out: np.ndarray) -> dict[str, float]:
+def found_again(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
+    """Look for each cell by one modality among those by the other, both ways; return shares (cells,)."""
+    ranks = [rank_of_own(*pair) for pair in ((a, b), (b, a))]
+    return {f"same cell @{k}": np.mean([rank <= k for rank in ranks], axis=0) for k in (1, 10, 50)}
+
+
+def rank_of_own(query: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return at which place the row of the same number comes among the nearest, (cells,)."""
+    d = cdist(query, z)
+    return (d <= d.diagonal()[:, None]).sum(axis=1)
+
+
+def canonical(rna: ad.AnnData, proteins: ad.AnnData, out: np.ndarray) -> dict[str, np.ndarray]:
     """Fit canonical correlation analysis, the best of Euclidean and cosine distance."""
     rna = rna.copy()
     log_normalise(rna)
@@ -171,12 +172,12 @@ def canonical(rna: ad.AnnData, proteins: ad.AnnData, out: np.ndarray) -> dict[st
     model = CCA(n_components=proteins.n_vars, max_iter=2000).fit(x[~out], proteins.X[~out])
     a, b = model.transform(x[out], proteins.X[out])
     turned = found_again(*(z / np.linalg.norm(z, axis=1, keepdims=True) for z in (a, b)))
-    return max(found_again(a, b), turned, key=lambda row: row["recall@10"])
+    return max(found_again(a, b), turned, key=lambda row: row["same cell @10"].mean())
 
 
-def modalities() -> None:
-    """Score RNA and proteins of the same cells."""
-    rows = []
+def modalities() -> pd.DataFrame:
+    """Measure RNA and proteins of the same cells; return a row for each held-out cell, method and seed."""
+    said = []
     for seed in SEEDS:
         rna, proteins = (read(f"cite_cbmc_{name}") for name in ("rna", "adt"))
         truth, random = rna.obs["cell_type"].astype(str).to_numpy(), np.random.default_rng(seed)
@@ -184,37 +185,35 @@ def modalities() -> None:
         out[random.permutation(rna.n_obs)[:2500]] = True
         lone = random.choice(3, rna.n_obs, p=[0.5, 0.25, 0.25]) * ~out
         rna.obs["out"] = proteins.obs["out"] = out
-
-        def f1(found: np.ndarray, truth: np.ndarray = truth[out]) -> float:
-            return f1_score(truth, found, average="macro", labels=np.unique(truth))
-
-        rows.append(note({"method": "CCA", "data": "cite_cbmc", "seed": seed} | canonical(rna, proteins, out)))
         regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
-        regression.fit(proteins.X[~out], truth[~out])
-        row = {"method": "logistic regression", "data": "cite_cbmc", "seed": seed}
-        rows.append(note(row | {"F1 by protein": f1(regression.predict(proteins.X[out]))}))
+        by_protein = regression.fit(proteins.X[~out], truth[~out]).predict(proteins.X[out])
+        found = {"CCA": canonical(rna, proteins, out), "logistic regression": {"by protein": by_protein}}
         for method, label, loss, kept in (
             ("no labels", None, None, (lone < 3, lone < 3)),
             ("labels", "cell_type", None, (lone < 3, lone < 3)),
             ("labels, half with one of the two", "cell_type", None, (lone != 1, lone != 2)),
-            ("labels alone, no pairs", "cell_type", "softmax", (lone < 3, lone < 3)),
+            ('labels, loss="softmax"', "cell_type", "softmax", (lone < 3, lone < 3)),
         ):
             pair = (rna[kept[0]].copy(), proteins[kept[1]].copy())
             model = tt.fit(pair, label, loss=loss, hold_out="out", seed=seed, progress=False)
-            queries = {"RNA": rna[out].copy(), "protein": proteins[out].copy()}
+            queries = {"by RNA": rna[out].copy(), "by protein": proteins[out].copy()}
             for query in queries.values():
                 tt.transform(query, model)
-            row = {"method": method, "data": "cite_cbmc", "seed": seed}
-            row |= found_again(*(query.obsm["X_tt_metric"] for query in queries.values()))
+            found[method] = found_again(*(query.obsm["X_tt_metric"] for query in queries.values()))
             if label is not None:
-                for name, query in ({"both": (queries["RNA"], queries["protein"])} | queries).items():
+                for name, query in (queries | {"by both": tuple(queries.values())}).items():
                     tt.predict(query, model, reject=0)
-                    row[f"F1 by {name}"] = f1((query[0] if name == "both" else query).obs["tt_label"].astype(str))
-            rows.append(note(row))
-    table(rows, ["method"])
+                    named = query[0] if name == "by both" else query
+                    found[method][name] = named.obs["tt_label"].astype(str).to_numpy()
+        for method, columns in found.items():
+            note({"method": method, "seed": seed})
+            said.append(
+                pd.DataFrame(columns).assign(method=method, seed=seed, truth=truth[out], cell=np.flatnonzero(out))
+            )
+    return pd.concat(said, ignore_index=True)
 
 
-def scvi_and_scanvi() -> None:
+def scvi_and_scanvi() -> pd.DataFrame:
     """Score scVI without labels, and scANVI with five labels a type, on 2,000 dispersed genes."""
     import scvi
 
@@ -243,15 +242,99 @@ def scvi_and_scanvi() -> None:
             row = {"method": "scVI-30, scANVI", "data": name, "seed": seed} | score(z, y, out, seed)
             f1 = f1_score(truth[out], found, average="macro", labels=np.unique(truth))
             rows.append(note(row | {"scANVI F1, 5 a type": f1}))
-    table(rows, ["method"])
+    return pd.DataFrame(rows)
+
+
+def mean_over_sets(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Return means over sets, then over seeds, with the number of seeds."""
+    each = rows.drop(columns=["spread", "data"], errors="ignore").groupby([by, "seed"], sort=False).mean()
+    means = each.groupby(by, sort=False).mean()
+    means.insert(0, "seeds", each.groupby(by, sort=False).size())
+    return means.reset_index()
+
+
+def write_losses(rows: pd.DataFrame) -> None:
+    """Write what each loss gives, and the default next to components and UMAP on each set."""
+    write_table(mean_over_sets(rows, "loss"), "view_losses")
+    ours, peers = (rows[rows["loss"] == loss].groupby("data").mean(numeric_only=True) for loss in (DEFAULT, PEERS))
+    seeds = rows.groupby("data")["seed"].nunique()
+    table = pd.DataFrame({"data": seeds.index, "seeds": seeds.to_numpy()}).set_index("data")
+    for score in ("15-NN F1", "probe F1", "NMI", "map F1"):
+        table[f"{score}, {'UMAP' if score == 'map F1' else 'PCA-50'}"], table[f"{score}, tt"] = (
+            peers[score],
+            ours[score],
+        )
+    table.loc["mean"] = table.mean()
+    write_table(table.assign(seeds=[*seeds.astype(str), ""]).reset_index(), "without_labels")
+
+
+def write_augmentations(rows: pd.DataFrame) -> None:
+    """Write what other views give."""
+    write_table(mean_over_sets(rows, "augment"), "augmentations")
+
+
+def f1(cells: pd.DataFrame, column: str) -> np.ndarray:
+    """Return the macro-F1 of a column of names, mean over seeds, with its draws."""
+    codes = {name: code for code, name in enumerate(sorted({*cells["truth"], *cells[column]}))}
+    weights = resamples(cells["cell"].max() + 1)
+    return np.mean([
+        macro_f1(one["truth"].map(codes).to_numpy(), one[column].map(codes).to_numpy(), weights[:, one["cell"]])
+        for _, one in cells.groupby("seed")
+    ], axis=0)  # fmt: skip
+
+
+def write_few_labels(said: pd.DataFrame, name: str = "few_labels") -> None:
+    """Write macro-F1 by labelled cells alone and by all cells, and the difference."""
+    rows = []
+    for (data, amount), cells in said.groupby(["data", "labels"], sort=False):
+        alone, whole = (cells[cells["trained on"] == which] for which in ("labelled cells", "all cells"))
+        row = {"data": data, "labels": amount, "seeds": cells["seed"].nunique()}
+        for title, column in (("predict", "predict"), ("15-NN, all labels", "15-NN")):
+            scores = f1(alone, column), f1(whole, column)
+            row |= {f"{title}: labelled cells": shown(scores[0]), f"{title}: all cells": shown(scores[1])}
+            row |= {f"{title}: difference": difference(*scores[::-1])}
+        rows.append(row)
+    write_table(pd.DataFrame(rows), name)
+
+
+def write_shares(said: pd.DataFrame) -> None:
+    """Write the same for other shares of labels."""
+    write_few_labels(said, "label_shares")
+
+
+def write_modalities(said: pd.DataFrame) -> None:
+    """Write how often cells are found again, and macro-F1 of their types."""
+    weights, rows = resamples(said["cell"].max() + 1), []
+    regression = f1(said[said["method"] == "logistic regression"], "by protein")
+    for method, cells in said.groupby("method", sort=False):
+        row = {
+            "fitted": method if method in ("CCA", "logistic regression") else f"tt, {method}",
+            "seeds": cells["seed"].nunique(),
+        }
+        for k in (1, 10, 50):
+            by_seed = [one for _, one in cells.groupby("seed") if one[f"same cell @{k}"].notna().any()]
+            found = [mean(one[f"same cell @{k}"].to_numpy(float), weights[:, one["cell"]]) for one in by_seed]
+            row[f"same cell @{k}"] = shown(np.mean(found, axis=0)) if found else "–"
+        for column in ("by protein", "by RNA", "by both"):
+            row[f"F1 {column}"] = shown(f1(cells, column)) if cells[column].notna().all() else "–"
+        if method.startswith("labels"):
+            row["by protein - regression"] = difference(f1(cells, "by protein"), regression)
+        rows.append(row)
+    write_table(pd.DataFrame(rows).fillna("–"), "two_modalities")
+
+
+def print_scvi(rows: pd.DataFrame) -> None:
+    """Print the means over seeds."""
+    print(rows.groupby(["method", "data"]).mean().round(3).to_string())
 
 
 if __name__ == "__main__":
     start()
     parts = {
-        "losses": compare_losses, "augmentations": compare_augmentations, "fractions": fractions,
-        "modalities": modalities, "scvi": scvi_and_scanvi,
+        "losses": (losses_of_views, write_losses), "augmentations": (augmentations, write_augmentations),
+        "few_labels": (few_labels, write_few_labels), "shares": (shares, write_shares),
+        "modalities": (modalities, write_modalities), "scvi": (scvi_and_scanvi, print_scvi),
     }  # fmt: skip
     for part in sys.argv[1:] or list(parts)[:-1]:
-        print(f"## {part}\n")
-        parts[part]()
+        measure, write = parts[part]
+        write(measure())
