@@ -16,7 +16,7 @@ from common import MAIN, options, read, start
 
 import tripletomics as tt
 from tripletomics.evaluation import METRICS, overview
-from tripletomics.report.paper import markdown
+from tripletomics.names import as_markdown
 from tripletomics.tl.comparing import METHODS
 
 
@@ -36,7 +36,7 @@ def main(names: list[str], seeds: int) -> None:
         shown["seconds"] = shown["method"].map(cost).map("{:.1f}".format)
         shown = shown.rename(columns={key: metric.title for key, metric in METRICS.items()})
         print(f"\n{name}, {adata.n_obs:,} cells, {len(result.confusions['tt'])} types, {seeds} seeds\n")
-        print(markdown(shown))
+        print(as_markdown(shown))
         print(f"In all {seconds:.0f} s.", flush=True)
 
 
