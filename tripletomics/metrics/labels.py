@@ -35,7 +35,7 @@ def knn_votes(z: np.ndarray, y: np.ndarray, query: np.ndarray | None = None, cla
     code. Cells that are as far away as the 15th share the votes that are left: the order of the rows decides nothing.
     """
     z, y = z[y >= 0], y[y >= 0]
-    classes = int(y.max(initial=-1)) + 1 if classes is None else classes
+    classes = int(y.max(initial=-1)) + 1 if classes is None else int(classes)  # not int8: it multiplies
     queries = len(y) if query is None else len(query)
     others = len(y) - (query is None)
     k, more = min(NEIGHBOURS, others), min(NEIGHBOURS + 1, others)
