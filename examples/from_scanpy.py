@@ -206,4 +206,4 @@ tt.pl.mapping(later, model)
 # - [A reference and new cells](new_cells.ipynb): how far to believe these predictions.
 # - [Levels of labels](levels.ipynb): coarse and fine types.
 # - [Few labels, or none](few_labels.ipynb).
-# - [Choose settings](../choose-settings.md): what `structure`, `spread` and others do to the picture.
+# - [Choose settings](../choose-settings.md): what `structure`, `spread` and others do to the map.

@@ -200,9 +200,9 @@ def _say_noise(scores: Scores, model: Any) -> None:
     said = verdict(model.p_value["map"])
     cells, numbers, labels = NOISE
     _paragraph(
-                f"1. Noise: {cells} cells of {numbers} random numbers, with {labels} random labels. F1 says how well a map "
-        f"names the labels: 1 is perfect. Supervised UMAP makes islands, with F1 {theirs['training_f1']:.2f} on the "
-        f"cells that it has seen. On held-out cells its F1 is {_with_interval(theirs['f1'], theirs['interval'])}. "
+                        f"1. Noise: {cells} cells of {numbers} random numbers, with {labels} random labels. Macro-F1 (F1 for short) "
+        f"says how well labels are named: 1 is perfect. Supervised UMAP makes islands, with F1 "
+        f"{theirs['training_f1']:.2f} on the cells that it has seen. On held-out cells its F1 is {_with_interval(theirs['f1'], theirs['interval'])}. "
         f"That of tripletomics is {_with_interval(ours['f1'], ours['interval'])}, and its map says: {said}."
     )
     print()
@@ -213,7 +213,7 @@ def _say_blood(blood: AnnData, scores: Scores, permuted: float) -> None:
     held = int(((blood.obs["tt_split"] == "held-out") & (blood.obs[LABEL] != "Unknown")).sum())
     _paragraph(
                 f"2. Blood: {blood.n_obs:,} cells of one donor. Marker genes tell the types of some, and are left out of the "
-        f"data. Macro-F1 (the mean over types) of {held} held-out cells of one random split, with 95 % intervals:"
+                f"data. Macro-F1 of {held} held-out cells of one random split, with 95 % intervals:"
     )
     print(f"   {'':<21}{'F1':<23}tripletomics is ahead by")
     for method, found in scores.items():
