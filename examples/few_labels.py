@@ -41,8 +41,8 @@ pd.crosstab(adata.obs["cell_type"], adata.obs["leiden"])
 # %% [markdown]
 # ## Five labelled cells of each type
 #
-# All other cells are "Unknown"; missing values and "" mean the same. They take part in the fit: they teach the metric
-# space how cells differ, and the labelled cells say which differences have a name.
+# All other cells are "Unknown"; missing values and "" mean the same. They take part in the fit: from them, the metric
+# space learns how cells differ. The labelled cells say which differences have a name.
 #
 # **Set labelled cells apart yourself, and hold none out** (`hold_out=0`). The default holds out a tenth of the labelled
 # cells, here one of each type. That is too few to tell anything. Besides, the score of a map is a vote of the 15
