@@ -212,8 +212,8 @@ def _say_blood(blood: AnnData, scores: Scores, permuted: float) -> None:
     """Print a table of the scores of all methods."""
     held = int(((blood.obs["tt_split"] == "held-out") & (blood.obs[LABEL] != "Unknown")).sum())
     _paragraph(
-                f"2. Blood: {blood.n_obs:,} cells of one donor. Marker genes tell the types of some, and are left out of the "
-                f"data. Macro-F1 of {held} held-out cells of one random split, with 95 % intervals:"
+        f"2. Blood: {blood.n_obs:,} cells of one donor. Marker genes tell the types of some, and are left out of the "
+        f"data. Macro-F1 of {held} held-out cells of one random split, with 95 % intervals:"
     )
     print(f"   {'':<21}{'F1':<23}tripletomics is ahead by")
     for method, found in scores.items():
@@ -227,7 +227,7 @@ def _say_new(found: Mapping[str, Any]) -> None:
     checked, sure, unsure = (found[name] for name in ("checked", "sure", "unsure"))
     _paragraph(
         f"3. New donor: {found['cells']} cells. {found['named']} get a type, {found['unassigned']} are unassigned. "
-                f"Marker genes tell the true type of {checked['cells']} of the named cells: {_right(checked)} are named right. "
+        f"Marker genes tell the true type of {checked['cells']} of the named cells: {_right(checked)} are named right. "
         f"With a confidence of {SURE} or more, {_right(sure)} of {sure['cells']} are right; with less, "
         f"{_right(unsure)} of {unsure['cells']}. The first donor has no progenitors (CD34+). Of the "
         f"{found['progenitors']} progenitors here, {found['progenitors_unassigned']} are unassigned."
