@@ -200,10 +200,11 @@ def _say_noise(scores: Scores, model: Any) -> None:
     said = verdict(model.p_value["map"])
     cells, numbers, labels = NOISE
     _paragraph(
-        f"1. Noise: {cells} cells of {numbers} random numbers, with {labels} random labels. Macro-F1 (F1 for short) says "
-        f"how well labels are named: 1 is perfect. Supervised UMAP makes islands, with F1 {theirs['training_f1']:.2f} on "
-        f"the cells that it has seen. On held-out cells its F1 is {_with_interval(theirs['f1'], theirs['interval'])}. "
-        f"That of tripletomics is {_with_interval(ours['f1'], ours['interval'])}, and its map says: {said}."
+        f"1. Noise: {cells} cells of {numbers} random numbers, with {labels} random labels. Macro-F1 (F1 for short) "
+        "says how well labels are named: 1 is perfect. Supervised UMAP makes islands, with F1 "
+        f"{theirs['training_f1']:.2f} on the cells that it has seen. On held-out cells its F1 is "
+        f"{_with_interval(theirs['f1'], theirs['interval'])}. That of tripletomics is "
+        f"{_with_interval(ours['f1'], ours['interval'])}, and its map says: {said}."
     )
     print()
 
