@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Few labelled cells, or none
 #
-# You know the type of a few cells only, or of none. This notebook fits both cases on blood cells whose types are known,
-# so that you can see what few labels cost.
+# You know the type of a few cells only, or of none. This notebook shows both cases on blood cells whose types are
+# known. So you can see what few labels cost.
 
 # %%
 import pandas as pd
@@ -18,8 +18,8 @@ adata = adata[order[200:]].copy()
 # %% [markdown]
 # ## No label at all
 #
-# Without `label`, the encoder learns from the cells alone. Two views of a cell, in which different genes are hidden,
-# should come to lie together, away from other cells.
+# Without `label`, the encoder learns from the cells alone. It sees each cell in two views, in which different genes are
+# hidden. It learns to put the two views near each other, and away from other cells.
 
 # %%
 none = tt.fit(adata, key_added="X_none")
@@ -27,11 +27,11 @@ none
 
 # %% [markdown]
 # **How to see that it worked.** There is no type, so there is no F1. The score is *recall*: how many of a held-out
-# cell's nearest neighbours in the data are neighbours in the metric space and on the map, next to the same for permuted
-# cells. If the two are alike, the data hold nothing that the model could learn.
+# cell's nearest neighbours in the data are also its neighbours in the metric space and on the map. Next to it stands
+# the score of permuted cells. If the two are alike, the data hold nothing that the model could learn.
 #
-# Go on as after a PCA: clusters come from the metric space. Here the types are known, and we look at what the clusters
-# hold.
+# Go on as after a PCA, with clusters from the metric space. Here the types are known, so we can see which types each
+# cluster has.
 
 # %%
 sc.pp.neighbors(adata, use_rep="X_none_metric")
@@ -41,13 +41,13 @@ pd.crosstab(adata.obs["cell_type"], adata.obs["leiden"])
 # %% [markdown]
 # ## Five labelled cells of each type
 #
-# All other cells are "Unknown"; missing values and "" mean the same. They take part in the fit: they teach the metric
-# space how cells differ, and the labelled cells say which differences have a name.
+# All other cells are "Unknown"; missing values and "" mean the same. They take part in the fit: from them, the metric
+# space learns how cells differ. The labelled cells say which differences have a name.
 #
 # **Set labelled cells apart yourself, and hold none out** (`hold_out=0`). The default holds out a tenth of the labelled
-# cells, here one of each type. That is too few to tell anything. And the score of a map is a vote of the 15 nearest
-# labelled cells, of which only four could be of the right type. A figure may then say "no signal" even where the
-# predictions are good. Here the 200 test cells are set apart.
+# cells, here one of each type. That is too few to tell anything. Besides, the score of a map is a vote of the 15
+# nearest labelled cells, and only four of these can be of the right type. A figure may then say "no signal" even where
+# the predictions are good. Here the 200 test cells are set apart.
 
 
 # %%
@@ -92,11 +92,11 @@ for labels, fitted in models.items():
 pd.Series(right, name="share of 200 test cells that get their type").rename_axis("labels").to_frame().round(2)
 
 # %% [markdown]
-# One draw of 200 cells: the standard error of each number is about 0.03. So a small difference in this table means
-# nothing. Here the cells without a label do not help to name types. [Few labels](../few-labels.md) has larger datasets
-# and more draws. There the cells without a label help, and `self_training=True` helps on one of two datasets.
+# These are 200 cells, drawn once: the standard error of each number is about 0.03. So a small difference in this table
+# means nothing. Here the cells without a label do not help to name types. [Few labels](../few-labels.md) has larger
+# datasets and more draws. There the cells without a label help, and `self_training=True` helps on one of two datasets.
 #
-# The last map is that of the model with all labels. On all three maps are the 200 test cells, which no fit has seen.
+# All three maps show the 200 test cells, which no fit has seen. The last map is that of the model with all labels.
 
 # %%
 tt.transform(test, none, key_added="X_none", progress=False)
@@ -108,5 +108,5 @@ tt.pl.compare(test, color="cell_type", bases=list(titles), titles=titles)
 #
 # - A type without a single labelled cell cannot be named. Its cells get the name of another type, or "unassigned".
 # - One wrong label out of five does much harm. Look at the labelled cells one by one.
-# - With few labels, confidence is calibrated on few cells. Read it as an order of the cells, not as a probability.
+# - With few labels, confidence is calibrated on few cells. Use it to rank cells, not as a probability.
 # - More labels help most. First label cells of those types that are taken for each other.

@@ -64,12 +64,11 @@ model
 # %% [markdown]
 # What happened:
 #
-# - A tenth of the cells of each type was **held out**. No part of the training saw them: neither the choice of genes,
-#   nor the scaling, nor the network.
+# - A tenth of the cells of each type was **held out**. The choice of genes, the scaling and the training of the network
+#   did not see them.
 # - A small network learned a **metric space** of 32 dimensions, in which cells of one type lie close together, and a
 #   **map** of two dimensions.
-# - A short second fit used **permuted labels**: types that were dealt to the cells at random. It shows what chance
-#   gives.
+# - A short second fit used **permuted labels**: the types, shuffled among the cells. It shows what chance gives.
 #
 # How to read the table:
 #
@@ -79,7 +78,7 @@ model
 # - **Compare the first two rows.** The score of held-out cells should be far above that of permuted labels. The third
 #   row, of training cells, proves nothing: their labels were learned.
 # - **The number of held-out cells decides how exact the score is.** With about 60 cells, as here, it is off by up to
-#   0.1. `hold_out=0.3` gives a more exact score, and leaves fewer cells for training.
+#   0.1. `hold_out=0.3` gives a more exact score, but leaves fewer cells for training.
 # - The types of these cells were found from the same RNA, and subtypes of T cells are hard to tell apart. So a score
 #   below 1 does not mean that the map failed. `tt.pl.confusion` shows which types are taken for which.
 
@@ -89,16 +88,16 @@ tt.pl.confusion(adata, label)
 # %% [markdown]
 # ## Look at the map
 #
-# Held-out cells have a dark edge and full colour. Trust the map where held-out cells lie among training cells of
-# their own colour. The colours are those of your other scanpy figures (`adata.uns["cell_type_colors"]`). A gene may
-# take the place of the column: CST3 is high in monocytes and dendritic cells.
+# Held-out cells have a dark edge and full colour. Trust the map where held-out cells lie among training cells of their
+# own colour. The colours are those of your other scanpy figures (`adata.uns["cell_type_colors"]`). You can also colour
+# by a gene: CST3 is high in monocytes and dendritic cells.
 
 # %%
 tt.pl.embedding(adata, color=[label, "CST3"])
 
 # %% [markdown]
-# Can the neighbours of a cell be trusted? On the next map, a dark cell has neighbours that are not its neighbours in
-# the data (in principal components). [Read your map](../read-your-map.md) says more about distances and gaps.
+# Can you trust the neighbours of a cell? On the next map, the neighbours of a dark cell are not its neighbours in the
+# data (in principal components). [Read your map](../read-your-map.md) says more about distances and gaps.
 
 # %%
 tt.pl.embedding(adata, color=label, distortion=True)
@@ -115,8 +114,8 @@ tt.pl.embedding(adata, color=label, title="Blood cells", save="map.pdf")
 # %% [markdown]
 # ## What if labels mean nothing?
 #
-# A network can learn any labels of the cells that it is trained on. Let us see what that looks like: we shuffle the
-# labels and fit again.
+# A network can learn any labels of its training cells. To see what that looks like, we shuffle the labels and fit
+# again.
 
 # %%
 shuffled = adata.copy()
@@ -130,7 +129,7 @@ tt.pl.embedding(shuffled, color=label)
 # In the metric space the training cells score high again: the network has learned labels without meaning. The
 # held-out cells score no better than chance, and the map says **"no signal"**. If your own map says so:
 #
-# 1. Check that the labels belong to these cells (`adata.obs_names`), and that `adata.X` has the values that you mean.
+# 1. Check that the labels belong to these cells (`adata.obs_names`), and that `adata.X` has the right values.
 # 2. Check that the genes that tell the types apart are in the file. Does `sc.pl.dotplot` show them?
 # 3. If the labels come from another measurement (a treatment, a donor), "no signal" can be the answer: this RNA does
 #    not tell the labels apart.
@@ -138,8 +137,9 @@ tt.pl.embedding(shuffled, color=label)
 #
 # ## Whole donors
 #
-# Random cells come from the same donors as the training cells. That is optimistic. If `adata.obs` has a column of
-# donors (or batches, or patients), hold out whole donors: the score is then that of a donor whom the model never saw.
+# Random held-out cells come from the same donors as the training cells, so their score is optimistic. If `adata.obs`
+# has a column of donors (or batches, or patients), hold out whole donors. The score is then that of donors whom the
+# model never saw.
 #
 # ```python
 # model = tt.fit(adata, label, hold_out="donor")
@@ -159,7 +159,7 @@ pd.crosstab(adata.obs["leiden"], adata.obs[label])
 tt.pl.embedding(adata, color="leiden")
 
 # %% [markdown]
-# Such clusters know the labels. They are no independent evidence that the types exist.
+# Labels were used to make this space. So these clusters are no independent evidence that the types exist.
 #
 # ## Compare with another map
 #
@@ -172,8 +172,8 @@ table = tt.evaluate(adata, label, basis=["X_tt", "X_tt_metric", "X_pca"])
 print(table.attrs["summary"])
 
 # %% [markdown]
-# A difference of a few hundredths is a tie with so few cells. `tt.compare` fits UMAP, t-SNE and others on the same
-# training cells, several times, and draws all maps: [honest evaluation](../honest-evaluation.md).
+# With so few cells, a difference of a few hundredths may be chance. `tt.compare` fits UMAP, t-SNE and others on the
+# same training cells, several times, and draws all maps: [honest evaluation](../honest-evaluation.md).
 #
 # ## Save
 
@@ -186,7 +186,7 @@ adata = ad.read_h5ad("my_cells_mapped.h5ad")
 
 # %% [markdown]
 # The map, the split, the scores and the colours are in the .h5ad file. The file of the model has no expression values
-# and no names of cells. It can go to a colleague.
+# and no names of cells. You can send it to a colleague.
 #
 # ## Name the types of new cells
 #
@@ -206,4 +206,4 @@ tt.pl.mapping(later, model)
 # - [A reference and new cells](new_cells.ipynb): how far to believe these predictions.
 # - [Levels of labels](levels.ipynb): coarse and fine types.
 # - [Few labels, or none](few_labels.ipynb).
-# - [Choose settings](../choose-settings.md): what `structure`, `spread` and others do to the picture.
+# - [Choose settings](../choose-settings.md): what `structure`, `spread` and others do to the map.

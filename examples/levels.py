@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Coarse and fine labels
 #
-# One study calls a cell "CD8 T", another one only "T cell". Both are right, on two levels. At the end of this page
-# you will have
+# One study calls a cell "CD8 T", another one only "T cell". Both are right, on different levels. At the end of this
+# page you will have
 #
 # - a fit that uses names of all levels, also of cells that are known only coarsely;
-# - a map and a tree that show to which level you can trust names;
+# - a map, and a tree that shows down to which level you can trust names;
 # - predictions that say "CD4 T" where the finer type is not certain.
 #
 # The page takes six minutes to read. The fits take half a minute.
@@ -65,9 +65,9 @@ model = tt.fit(blood, "known", parents=parents, hold_out=0.2)
 model
 
 # %% [markdown]
-# The summary has a score for each level. The number in brackets is what chance gives. Chance knows the level above:
-# it deals the types of T cells only among T cells. So a model that can only tell T cells from other cells scores no
-# better than chance on the types of T cells.
+# The summary has a score for each level. The number in brackets is what chance gives. For chance, the names are
+# shuffled only among cells with the same name on the level above, such as the types of T cells among T cells. So a
+# model that can only tell T cells from other cells scores no better than chance on the types of T cells.
 #
 # ## The map
 
@@ -84,8 +84,8 @@ tt.pl.tree(model)
 
 # %% [markdown]
 # Follow a branch from its top down. `F1` says how well held-out cells get this name or one below it (1 is best), and
-# the number of these cells is in brackets. Where F1 falls, stop: the name before it is the last one to trust. A name
-# with fewer than five held-out cells has a dash.
+# the number of these cells is in brackets. Stop where F1 falls: the name above is the last one to trust. A name with
+# fewer than five held-out cells has a dash.
 #
 # ## Predictions use all levels
 #

@@ -5,9 +5,9 @@
 # the end of this page you will have
 #
 # - new cells on the map of the reference, with a type and a confidence for each;
-# - a check, on a whole run that was held out, that tells you how far to believe confidences and label sets;
+# - a check on a whole run that was held out: how far can you believe confidences and label sets?
 # - a list of cells of unknown types, with a limit on how many of them are on the list by mistake;
-# - predictions for cells that lack a part of the genes.
+# - predictions for cells in which some genes are missing.
 #
 # The page takes eight minutes to read. The fits take half a minute.
 
@@ -46,9 +46,9 @@ model = tt.fit(reference, "cell_type", batch="run", hold_out="run")
 model
 
 # %% [markdown]
-# The last lines say what to expect of predictions of a new run. *Macro-F1* is the mean over types of how well each is
-# named. The *calibration error* is the mean difference between a confidence and how often it is right. *Label sets*
-# are explained below.
+# The last lines say how good predictions of a new run should be. *Macro-F1* is the mean over types of how well each is
+# named. The *calibration error* is the mean difference between a confidence and how often it is right. *Label sets* are
+# explained below.
 #
 # ## Name the new cells
 
@@ -61,14 +61,14 @@ tt.pl.mapping(query, model)
 
 # %% [markdown]
 # The reference is grey, and the new cells have the colour of their predicted type. A cross is "unassigned": the cell
-# lies farther from all types than 95 % of the cells of known types. `reject=0` rejects no cell, and `reject=0.2` one
-# in five of the known types.
+# lies farther from all types than 95 % of the cells of known types. `reject=0` rejects no cell. `reject=0.2` rejects
+# one cell in five of the known types.
 #
 # `tt.transform(query, model)` writes the coordinates alone.
 #
 # ## How far to believe the confidence
 #
-# The true types of the new cells are known here. Are 90 % of the names right that have a confidence of 0.9?
+# The true types of the new cells are known here. If the confidence is 0.9, are 90 % of the names right?
 
 # %%
 right = query.obs["tt_label"].astype(str) == truth
@@ -101,9 +101,9 @@ pd.DataFrame({"cells": 1, "hold the truth": holds}).groupby(size.rename("names i
 #
 # ## Unknown types
 #
-# What if the new cells have a type that the reference does not have? We take the B cells out of the reference, and
-# ask again. `batch="run"` matters here, too: all cells of the reference then serve for the calibration, not only a
-# tenth of them, so that smaller groups can be found.
+# What if the new cells have a type that the reference does not have? We take the B cells out of the reference, and ask
+# again. `batch="run"` matters here, too: predictions are then calibrated on all cells of the reference, not only on a
+# tenth of them. So smaller groups can be found.
 #
 # `fdr=0.1` writes a list of novel cells (`tt_novel`), of which on average at most a tenth is of a known type.
 
@@ -127,7 +127,7 @@ tt.pl.mapping(novel, smaller, color="tt_novelty", title="Novelty, for a model wi
 #
 # ## Genes that are missing
 #
-# New cells often lack some genes of the reference. `tt.predict` does not guess what to do:
+# In new cells, some genes of the reference are often missing. `tt.predict` does not guess what to do:
 
 # %%
 panel = query[:, np.random.default_rng(0).random(query.n_vars) < 0.6].copy()

@@ -2,11 +2,11 @@
 # # Cells on disk: datasets larger than memory
 #
 # `tt.fit`, `tt.transform` and `tt.predict` take a path in place of an AnnData. This notebook simulates 60,000 cells in
-# a temporary folder and never loads their matrix itself. The same lines serve for larger ones.
+# a temporary folder, and never loads their matrix itself. The same lines work for larger datasets.
 #
-# **What is read.** A matrix of up to 2 GB and 300,000 cells is read whole by `tt.fit`, as this one is. Of a larger one,
-# a sample of the cells is fitted, with an equal share of each type. `tt.transform` and `tt.predict` read a block of
-# rows at a time, whatever the size.
+# **What is read.** A matrix of up to 2 GB and 300,000 cells is read whole by `tt.fit`, as this one is. Of a larger
+# matrix, a sample of the cells is fitted, with an equal share of each type. `tt.transform` and `tt.predict` read a
+# block of rows at a time, whatever the size.
 
 # %%
 import resource
@@ -37,8 +37,8 @@ def peak() -> str:
 # %% [markdown]
 # ## Simulate
 #
-# Counts of 400 genes in 12 types, of which the largest has ten times the cells of the smallest. One gene in twenty
-# differs between a type and the mean of all.
+# We simulate counts of 400 genes in 12 types. The largest type has ten times the cells of the smallest. In each type,
+# one gene in twenty differs from the mean of all types.
 
 # %%
 GENES, TYPES = 400, 12
@@ -87,8 +87,8 @@ def read_map(path: Path) -> ad.AnnData:
 tt.pl.embedding(read_map(folder / "atlas.zarr"), color="cell_type")
 
 # %% [markdown]
-# A cell has some 20 counts here, so many cells cannot be told from cells of another type. They lie in between. These
-# types were simulated: the map shows that the way from the disk works, and nothing about biology.
+# A cell has about 20 counts here, so many cells cannot be told from cells of another type. They lie in between. These
+# types were simulated: the map shows that a fit from disk works, and nothing about biology.
 #
 # ## Predict new cells
 
@@ -101,15 +101,15 @@ pd.crosstab(new.obs["cell_type"], new.obs["tt_label"])
 # %% [markdown]
 # ## Several processes: shards
 #
-# `tt.transform` only embeds. Of a large store, several processes (or jobs of a cluster) can take a part each. In a
-# terminal, each job is one line, and a job that was killed is given again:
+# `tt.transform` only embeds. Several processes (or jobs of a cluster) can each take a part of a large store. In a
+# terminal, each job is one line. If a job was killed, start it again:
 #
 # ```bash
 # tripletomics transform atlas.zarr --model atlas.tt --shard 1/4
 # tripletomics transform atlas.zarr --model atlas.tt --shard 2/4
 # ```
 #
-# The same in Python, here one after the other, into a key of its own. Rows that no part has reached yet are NaN.
+# The same in Python, here one part after the other, into a key of its own. Rows that are not embedded yet are NaN.
 
 # %%
 for i in (1, 2, 3, 4):

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # A protein panel: cells of a tissue image
 #
-# A slice of lung tissue was stained for nine proteins. Each cell has the intensity of each protein, a phenotype, and
-# a place in the image. At the end of this page you will have
+# A slice of lung tissue was stained for nine proteins. Each cell has the intensity of each protein, a phenotype, and a
+# position in the image. At the end of this page you will have
 #
 # - a map of the cells by their proteins;
 # - the same cells drawn in the tissue, in the same colours;
-# - phenotypes for the cells that had none, and a view on what such phenotypes are worth.
+# - phenotypes for the cells that had none, and an idea of how far to believe them.
 #
 # The page takes five minutes to read. The fit takes half a minute.
 
@@ -28,8 +28,8 @@ tissue
 tissue.obs["phenotype"].value_counts()
 
 # %% [markdown]
-# `tissue.X` has log(1 + intensity). Proteins are no counts: `tt.fit` sees that, normalises nothing, and brings each
-# protein to unit variance.
+# `tissue.X` has log(1 + intensity). These values are no counts. `tt.fit` recognises this: it does not normalise, but
+# scales each protein to unit variance.
 #
 # ## What the labels are
 #
@@ -37,8 +37,8 @@ tissue.obs["phenotype"].value_counts()
 # from the same nine proteins**. A high score is expected and proves little: it says that the map kept what the gates
 # said. To learn whether a map finds biology, you need labels from another source, such as RNA of the same cells.
 #
-# The cells that passed no gate are "Unknown". `tt.fit` takes this word as *no label*: these cells get a place on the
-# map, but teach it no type.
+# The cells that passed no gate are "Unknown". `tt.fit` takes this word as *no label*: these cells get coordinates on
+# the map, but the model learns no type from them.
 #
 # ## Fit
 
@@ -47,8 +47,8 @@ model = tt.fit(tissue, label="phenotype", hold_out=0.2)
 model
 
 # %% [markdown]
-# What counts is the row of the held-out cells, and how far it is above that of the permuted labels. All cells come
-# from one image. Cells of another patient may differ more: with several images, use `hold_out="imageid"`.
+# Look at the row of the held-out cells, and how far it is above that of the permuted labels. All cells come from one
+# image. Cells of another patient may differ more: with several images, use `hold_out="imageid"`.
 #
 # ## The map
 
@@ -58,8 +58,8 @@ tt.pl.embedding(tissue, color=["phenotype", "CD45", "ECAD"], vmin="p2")
 # %% [markdown]
 # ## The tissue
 #
-# A key of `obsm` with "spatial" in its name is drawn as an image: y points down. The map does not know these places:
-# it saw proteins only. So it is of interest where its groups lie in the tissue.
+# A key of `obsm` with "spatial" in its name is drawn as an image: y points down. The model did not see these positions,
+# but only the proteins. So you can ask where the groups of the map lie in the tissue.
 
 # %%
 tt.pl.embedding(tissue, color="phenotype", basis="spatial", split=None, size=3)
@@ -77,8 +77,8 @@ tt.pl.genes(genes)
 #
 # ## Cells that passed no gate
 #
-# Which phenotype would these cells have? We ask only about those that were held out: of cells that it has seen, a
-# model is too sure.
+# Which phenotype would these cells have? We ask only about those that were held out, because a model is too sure about
+# cells that it has seen.
 
 # %%
 unknown = tissue[(tissue.obs["phenotype"] == "Unknown") & (tissue.obs["tt_split"] == "held-out")].copy()
@@ -91,9 +91,9 @@ pd.crosstab(unknown.obs["tt_label"], sure.map({True: "confidence above 0.9", Fal
 
 # %% [markdown]
 # Be careful here. A cell may have passed no gate because it lies just below one: then a phenotype is plausible. Or it
-# is of a type for which the panel has no protein: then every phenotype is wrong, and the confidence does not know it,
-# because it assumes that the cell is of one of the known types. `tt_novelty` and "unassigned" say that a cell is
-# unlike the others. Nothing replaces a look at the image.
+# is of a type for which the panel has no protein: then every phenotype is wrong. The confidence does not show this,
+# because it assumes that the cell is of one of the known types. `tt_novelty` and "unassigned" say that a cell is unlike
+# the others. Nothing replaces a look at the image.
 #
 # ## Where to go from here
 #

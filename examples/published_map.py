@@ -5,8 +5,8 @@
 # your own cells on this figure, and nothing on it may move. At the end of this page you will have
 #
 # - your cells on the published map, with types and with a figure;
-# - a number that says how far their coordinates may be off, and a table that says for which types;
-# - a picture that shows what happens to cells of a type that the map does not have.
+# - a number that says how far their coordinates may be off, and a table with this number for each type;
+# - a map that shows what happens to cells of a type that the map does not have.
 #
 # The page takes six minutes to read. The fits take half a minute.
 
@@ -19,8 +19,8 @@ import tripletomics as tt
 # %% [markdown]
 # ## The published map
 #
-# 525 of the 700 blood cells of scanpy play the paper. We make the map that the paper would show, and remember only
-# the coordinates. The other 175 cells play your new cells.
+# 525 of the 700 blood cells of scanpy stand for the cells of the paper. We make the map that the paper would show, and
+# keep only the coordinates. The other 175 cells stand for your new cells.
 
 # %%
 cells = tt.datasets.pbmc()
@@ -40,8 +40,8 @@ sc.pl.embedding(paper, basis="X_umap", color="cell_type", frameon=False)
 #
 # ## Adopt the map
 #
-# `map="X_umap"` tells `tt.fit` to learn these coordinates in place of a map of its own. A fifth of the cells is held
-# out: their true coordinates are known, so they show how well new cells will be placed.
+# `map="X_umap"` tells `tt.fit` to learn these coordinates, and to make no map of its own. A fifth of the cells is held
+# out. Their true coordinates are known, so they show how good the coordinates of new cells will be.
 
 # %%
 model = tt.fit(paper, "cell_type", map="X_umap", hold_out=0.2)
@@ -56,13 +56,13 @@ model
 # - **tt**: the learned coordinates.
 # - **mean of 15 nearest**: the mean coordinates of the 15 nearest training cells. A method that learns should be
 #   better.
-# - **permuted coordinates**: the same network, trained on coordinates that were dealt to the cells at random. This is
-#   what chance gives. If the learned coordinates are no better, the summary says that this map cannot be learned from
-#   these genes.
+# - **permuted coordinates**: the same network, trained on coordinates that were shuffled among the cells. This is what
+#   chance gives. If the learned coordinates are no better, the summary says that this map cannot be learned from these
+#   genes.
 #
-# The same as a table: `median_percent` is the usual distance, and one cell in ten exceeds `p90_percent`. `right_type`
-# is the share of cells that lie among cells of their own type, and `right_type_true` the same at the true
-# coordinates: the published map itself does not separate all types.
+# Here is the same as a table. `median_percent` is the median distance, and one cell in ten exceeds `p90_percent`.
+# `right_type` is the share of cells that lie among cells of their own type. `right_type_true` is the same at the true
+# coordinates, because the published map itself does not separate all types.
 
 # %%
 columns = ["cells", "median_percent", "p90_percent", "right_type", "right_type_true"]
@@ -70,21 +70,21 @@ errors = model.map_errors.set_index(["method", "cell_type"])[columns].round(2)
 errors.xs("all", level="cell_type")
 
 # %% [markdown]
-# And of the learned coordinates, type by type:
+# For the learned coordinates, type by type:
 
 # %%
 errors.loc["tt"].drop("all").sort_values("cells", ascending=False)
 
 # %% [markdown]
-# The picture says the same. On the left are the true coordinates of the held-out cells, on the right the learned
-# ones. The training cells lie in the same places on both.
+# The figure shows the same. On the left are the true coordinates of the held-out cells, on the right the learned ones.
+# The training cells have the same coordinates on both.
 
 # %%
 tt.pl.compare(paper, "cell_type", bases=["X_umap", "X_tt"])
 
 # %% [markdown]
-# Held-out cells should lie on the islands of their own colour, at about the same place as on the left. Do not look
-# for single cells: UMAP itself places a cell partly by chance.
+# Held-out cells should lie on the islands of their own colour, at about the same coordinates as on the left. Do not
+# compare single cells: in UMAP itself, the coordinates of a cell are partly chance.
 #
 # ## Put your cells on it
 
@@ -105,13 +105,13 @@ print(f"{named.sum()} of {query.n_obs} cells are named, and {right[named].mean()
 print(f"Name and place on the map agree for {query.obs['tt_agrees'].mean():.0%} of the cells.")
 
 # %% [markdown]
-# The name of a cell does not come from its place on the map, but from the 32-D metric space. Where name and place
-# contradict each other, `tt_agrees` is False: believe neither.
+# The label of a cell does not come from its coordinates on the map, but from the 32-D metric space. Where label and
+# coordinates contradict each other, `tt_agrees` is False: believe neither.
 #
 # ## A type that the map does not have
 #
-# A map always has a place for a cell, also for a cell that does not belong there. We take the B cells out of the
-# paper, and ask for the B cells among the new cells.
+# Every cell gets coordinates on a map, also a cell that does not belong there. We take the B cells out of the paper,
+# and map the B cells among the new cells.
 
 # %%
 without = paper[paper.obs["cell_type"] != "CD19+ B"].copy()
@@ -126,7 +126,7 @@ print(f"unassigned: {(strangers.obs['tt_label'] == 'unassigned').mean():.0%} of 
 strangers.obs[["tt_label", "tt_confidence", "tt_novelty"]].head()
 
 # %% [markdown]
-# So read `tt_label` and `tt_novelty` next to the coordinates. A place on the map alone is no evidence.
+# So read `tt_label` and `tt_novelty` together with the coordinates. Coordinates on the map alone are no evidence.
 #
 # ## Where to go from here
 #

@@ -30,7 +30,7 @@ print(rna.shape, protein.shape, new_protein.shape)
 # ## Fit
 #
 # Cells are matched by their names. A cell may be missing in one of the two. Each modality has an encoder of its own,
-# and both end in one metric space. The labels may stand in either dataset.
+# and both end in one metric space. The labels may be in either dataset.
 
 # %%
 model = tt.fit({"rna": rna, "protein": protein}, label="cell_type")
@@ -38,8 +38,8 @@ model
 
 # %% [markdown]
 # **How to see that it worked.** `model.summary()` says how types are predicted from both, and from each alone. The line
-# "Same cell" asks a harder question: is a held-out cell found by its proteins when we look for it with its RNA? The
-# number by chance stands next to it. Here both halves are RNA of the same cell, so this is easier than with measured
+# "Same cell" asks a harder question: do we find the proteins of a held-out cell if we look for them with its RNA? The
+# score of chance stands next to it. Here both halves are RNA of the same cell, so this is easier than with measured
 # proteins.
 
 # %%
@@ -73,8 +73,8 @@ pd.Series(right, name="share of 200 new cells that get their type").to_frame().r
 # The standard error of each number is about 0.03. So the difference between "rna" and "both" says little.
 #
 # Where do the cells lie when only the proteins are known? The cells of the fit are grey. All new cells are of known
-# types, and about 5 % should be "unassigned". More are: how far cells of a known type may lie was measured on some 50
-# cells here. A fit of thousands of cells keeps this promise better.
+# types, so about 5 % should be "unassigned". Here there are more, because the limit was calibrated on only about 50
+# cells. In a fit of thousands of cells, the share is nearer to 5 %.
 
 # %%
 tt.predict(new_protein, model)
@@ -94,6 +94,5 @@ pd.DataFrame(found.labels, index=new_protein.obs["cell_type"][:3])
 #
 # - A panel of few proteins cannot tell every type from every other. The predictions say so: their label sets hold more
 #   types.
-# - Two modalities of different cells (from two experiments) are not paired. They do not belong into this fit.
-# - [Two modalities](../two-modalities.md) has real CITE-seq data, the numbers next to other methods, and what is not
-#   possible.
+# - Two modalities of different cells (from two experiments) are not paired. This fit is not for them.
+# - [Two modalities](../two-modalities.md) has real CITE-seq data, scores next to other methods, and limits.

@@ -2,7 +2,7 @@
 # # With scvi-tools: a map of scVI's latent space
 #
 # scVI learns a latent space of counts without labels. `use_rep="X_scVI"` takes it in place of the genes. This notebook
-# does so on 700 blood cells and looks at whether it helps here. It needs scvi-tools (`pip install scvi-tools`).
+# does so on 700 blood cells, and checks whether it helps here. It needs scvi-tools (`pip install scvi-tools`).
 #
 # The latent space of any other model is read in the same way: name its key of `obsm`.
 
@@ -23,8 +23,8 @@ warnings.filterwarnings("ignore", module="lightning")
 scvi.settings.seed = 0
 
 # %% [markdown]
-# scVI needs counts. The values that scanpy ships are log-normalised, so we go back to counts: exactly, but for
-# rounding. With your own data, take the layer that holds the counts.
+# scVI needs counts. The values that come with scanpy are log-normalised, so we go back to counts (exact, except for
+# rounding). With your own data, take the layer that holds the counts.
 
 # %%
 adata = tt.datasets.pbmc()
@@ -36,8 +36,8 @@ adata.layers["counts"] = counts.astype(np.float32)
 # %% [markdown]
 # ## Hold cells out before scVI
 #
-# A latent space that was made from all cells has seen the held-out ones, and then their scores are too good. So name
-# the held-out cells first, train scVI on the others, and then embed all of them. `hold_out="part"` tells `tt.fit` about
+# A latent space that was made from all cells has seen the held-out ones. Then their scores are too good. So choose the
+# held-out cells first, train scVI on the others, and then embed all of them. `hold_out="part"` tells `tt.fit` about
 # this split.
 
 # %%
@@ -91,7 +91,7 @@ pd.Series(right, name=f"share of {held.n_obs} held-out cells that get their type
 # ## When to take the latent space
 #
 # - You have it already, and other figures of your paper use it.
-# - It corrects for batches, and you trust how.
+# - It corrects for batches, and you trust this correction.
 # - Your data come as an embedding alone, such as that of a foundation model.
 #
 # Otherwise give `tt.fit` the genes: new cells then need no second model, and `tt.explain` can name genes.

@@ -200,10 +200,11 @@ def _say_noise(scores: Scores, model: Any) -> None:
     said = verdict(model.p_value["map"])
     cells, numbers, labels = NOISE
     _paragraph(
-        f"1. Noise: {cells} cells of {numbers} random numbers, with {labels} random labels. Supervised UMAP makes "
-        f"islands: F1 {theirs['training_f1']:.2f} on the cells that it has seen. On held-out cells it has "
-        f"{_with_interval(theirs['f1'], theirs['interval'])}, and tripletomics "
-        f"{_with_interval(ours['f1'], ours['interval'])}. The map of tripletomics says: {said}."
+        f"1. Noise: {cells} cells of {numbers} random numbers, with {labels} random labels. Macro-F1 (F1 for short) "
+        "says how well labels are named: 1 is perfect. Supervised UMAP makes islands, with F1 "
+        f"{theirs['training_f1']:.2f} on the cells that it has seen. On held-out cells its F1 is "
+        f"{_with_interval(theirs['f1'], theirs['interval'])}. That of tripletomics is "
+        f"{_with_interval(ours['f1'], ours['interval'])}, and its map says: {said}."
     )
     print()
 
@@ -212,8 +213,8 @@ def _say_blood(blood: AnnData, scores: Scores, permuted: float) -> None:
     """Print a table of the scores of all methods."""
     held = int(((blood.obs["tt_split"] == "held-out") & (blood.obs[LABEL] != "Unknown")).sum())
     _paragraph(
-        f"2. Blood: {blood.n_obs:,} cells of one donor. Marker genes tell the type of some. These genes are left out "
-        f"of the data. Macro-F1 of {held} held-out cells of one random split, with 95 % intervals:"
+        f"2. Blood: {blood.n_obs:,} cells of one donor. Marker genes tell the types of some, and are left out of the "
+        f"data. Macro-F1 of {held} held-out cells of one random split, with 95 % intervals:"
     )
     print(f"   {'':<21}{'F1':<23}tripletomics is ahead by")
     for method, found in scores.items():
@@ -227,10 +228,10 @@ def _say_new(found: Mapping[str, Any]) -> None:
     checked, sure, unsure = (found[name] for name in ("checked", "sure", "unsure"))
     _paragraph(
         f"3. New donor: {found['cells']} cells. {found['named']} get a type, {found['unassigned']} are unassigned. "
-        f"Marker genes tell the type of {checked['cells']} of the named cells: {_right(checked)} are right. With a "
-        f"confidence of {SURE} or more it is {_right(sure)} of {sure['cells']}; with less, {_right(unsure)} of "
-        f"{unsure['cells']}. Progenitors (CD34+) are a type that the first donor lacks: "
-        f"{found['progenitors_unassigned']} of {found['progenitors']} are unassigned."
+        f"Marker genes tell the true type of {checked['cells']} of the named cells: {_right(checked)} are named right. "
+        f"With a confidence of {SURE} or more, {_right(sure)} of {sure['cells']} are right; with less, "
+        f"{_right(unsure)} of {unsure['cells']}. The first donor has no progenitors (CD34+). Of the "
+        f"{found['progenitors']} progenitors here, {found['progenitors_unassigned']} are unassigned."
     )
     print()
 
