@@ -43,6 +43,7 @@ from samples import FAST, make_cells, make_pair, plain, shuffled
 
 import tripletomics as tt
 from tripletomics import cli
+from tripletomics.losses.registry import LOSSES
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -56,6 +57,15 @@ def threads():
 def few_steps(monkeypatch):
     """Short fits where nobody says how long, and how good they are does not count."""
     monkeypatch.setattr("tripletomics.training.default_steps", lambda n, pace=0: 20)
+
+
+@pytest.fixture
+def own_losses():
+    """What a test registers as a loss is there for this test alone."""
+    before = dict(LOSSES)
+    yield
+    LOSSES.clear()
+    LOSSES.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -32,10 +32,9 @@ def clone(tmp_path, monkeypatch, few_steps):
 
 
 @pytest.fixture
-def scene(tmp_path, monkeypatch, few_steps, trained):
+def scene(tmp_path, monkeypatch, few_steps, own_losses, trained):
     """What the pages of the manual take as given: small tables and a model; few methods, and one fit of each."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(losses.base, "LOSSES", losses.family())  # a loss of a page is there for this page alone
     adata, (rna, protein), (_, new_protein) = make_cells(150, 1, "abcde"), make_pair(150), make_pair(60, 2)
     for table in (adata, rna):
         table.obs["cell_type"] = table.obs["kind"]

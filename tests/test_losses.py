@@ -11,7 +11,6 @@ from torch import nn
 
 from tripletomics import losses
 from tripletomics.losses import Center, Contrastive, Foreign, Loss, Softmax, Sum, Triplet
-from tripletomics.losses.registry import LOSSES
 
 KNOWN = ", ".join(losses.names())
 
@@ -202,15 +201,7 @@ def test_foreign_module_must_return_one_number():
         losses.make(Nothing())(z, y)
 
 
-@pytest.fixture
-def own_registry():
-    before = dict(LOSSES)
-    yield
-    LOSSES.clear()
-    LOSSES.update(before)
-
-
-@pytest.mark.usefixtures("own_registry")
+@pytest.mark.usefixtures("own_losses")
 def test_own_loss_is_one_decorator_away():
     @losses.register("spread")
     class Spread(Loss):
@@ -235,7 +226,7 @@ def test_own_loss_is_one_decorator_away():
     assert losses.spec(Wide()).endswith("Wide")  # does not pass for its parent
 
 
-@pytest.mark.usefixtures("own_registry")
+@pytest.mark.usefixtures("own_losses")
 def test_register_errors():
     with pytest.raises(TypeError, match="Plain is not a subclass of Loss"):
 
