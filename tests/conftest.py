@@ -11,6 +11,7 @@ from dataclasses import replace
 from inspect import isfunction
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))
 import numba
@@ -43,6 +44,7 @@ from samples import FAST, make_cells, make_pair, plain, shuffled
 
 import tripletomics as tt
 from tripletomics import cli
+from tripletomics.losses.registry import LOSSES
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -56,6 +58,13 @@ def threads():
 def few_steps(monkeypatch):
     """Short fits where nobody says how long, and how good they are does not count."""
     monkeypatch.setattr("tripletomics.training.default_steps", lambda n, pace=0: 20)
+
+
+@pytest.fixture
+def own_registry():
+    """A loss that a test registers is there for this test alone."""
+    with mock.patch.dict(LOSSES):
+        yield
 
 
 @pytest.fixture(autouse=True)

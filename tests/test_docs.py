@@ -32,10 +32,9 @@ def clone(tmp_path, monkeypatch, few_steps):
 
 
 @pytest.fixture
-def scene(tmp_path, monkeypatch, few_steps, trained):
+def scene(tmp_path, monkeypatch, few_steps, own_registry, trained):
     """What the pages of the manual take as given: small tables and a model; few methods, and one fit of each."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(losses.base, "_LOSSES", losses.family())  # a loss of a page is there for this page alone
     adata, (rna, protein), (_, new_protein) = make_cells(150, 1, "abcde"), make_pair(150), make_pair(60, 2)
     for table in (adata, rna):
         table.obs["cell_type"] = table.obs["kind"]
@@ -83,11 +82,11 @@ def test_terminal(clone, run):
     assert {"map.h5ad", "pbmc.tt", "labels.h5ad", "labels.png", "report.html"} <= written
 
 
-def test_scanpy_goes_on_from_the_metric_space_of_more_than_8192_cells(trained):
-    """With the version of pynndescent that scanpy 1.11 needs; here, where UMAP is compiled already."""
-    adata = make_cells(8200, 4)
+def test_scanpy_goes_on_from_the_metric_space(trained, new_cells):
+    """With the version of pynndescent that scanpy 1.11 needs, which it takes by itself for more than 8192 cells."""
+    adata = new_cells.copy()
     tt.transform(adata, trained[0])
-    sc.pp.neighbors(adata, use_rep="X_tt_metric")
+    sc.pp.neighbors(adata, use_rep="X_tt_metric", transformer="pynndescent")
     assert adata.obsp["connectivities"].shape == (adata.n_obs, adata.n_obs)
 
 

@@ -14,7 +14,6 @@ from anndata import AnnData
 from samples import make_pair
 
 import tripletomics as tt
-from tripletomics.losses.registry import LOSSES
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MODULES = {"tt": tt, "tt.pl": tt.pl, "tt.losses": tt.losses, "tt.datasets": tt.datasets, "tt.sklearn": tt.sklearn}
@@ -59,11 +58,9 @@ def run(names, scene, subtests):
             assert not result.failed, "".join(said)
 
 
+@pytest.mark.usefixtures("own_registry")
 def test_examples_of_losses(subtests):
-    before = dict(LOSSES)
     run(OF_LOSSES, {}, subtests)
-    LOSSES.clear()  # one example registers a loss
-    LOSSES.update(before)
 
 
 def test_examples(subtests, few_steps, tmp_path, monkeypatch):

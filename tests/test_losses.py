@@ -11,7 +11,6 @@ from torch import nn
 
 from tripletomics import losses
 from tripletomics.losses import Center, Contrastive, Foreign, Loss, Softmax, Sum, Triplet
-from tripletomics.losses.registry import LOSSES
 
 KNOWN = ", ".join(losses.names())
 
@@ -200,14 +199,6 @@ def test_foreign_module_must_return_one_number():
 
     with pytest.raises(TypeError, match="returned NoneType, not a 0-d tensor"):
         losses.make(Nothing())(z, y)
-
-
-@pytest.fixture
-def own_registry():
-    before = dict(LOSSES)
-    yield
-    LOSSES.clear()
-    LOSSES.update(before)
 
 
 @pytest.mark.usefixtures("own_registry")
