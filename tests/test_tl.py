@@ -103,7 +103,7 @@ def test_structure_is_a_dial(pbmc):
     """Towards 1 held-out cells keep more of the data's neighbours, also inside types; at 0.5 no fewer labels."""
     scores = np.empty((3, 3, 3))
     for seed in range(3):
-        _, settings, problem = pp.prepare(pbmc, Settings("cell_type", steps=40, hold_out=0.3, seed=seed))
+        _, settings, problem = pp.prepare(pbmc, Settings("cell_type", steps=20, hold_out=0.3, seed=seed))
         encoder = training.train_encoder(problem, settings)  # which the dial does not change
         train, y, r = ~problem.held_out, problem.codes, problem.pcs
         for i, structure in enumerate((0.0, 0.5, 1.0)):
