@@ -95,7 +95,7 @@ class Exact:
 
 
 def test_scanpy_goes_on_from_the_metric_space(trained, new_cells, monkeypatch):
-    """With what pynndescent returns, which scanpy takes by itself for more than 8192 cells; its 1.11 needs below 0.7."""
+    """With what pynndescent gives it, which it takes by itself for more than 8192 cells: 1.11 needs one below 0.7."""
     monkeypatch.setattr("pynndescent.pynndescent_.NNDescent", Exact)
     adata = new_cells.copy()
     tt.transform(adata, trained[0])
