@@ -11,6 +11,7 @@ from dataclasses import replace
 from inspect import isfunction
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))
 import numba
@@ -60,12 +61,10 @@ def few_steps(monkeypatch):
 
 
 @pytest.fixture
-def own_losses():
-    """What a test registers as a loss is there for this test alone."""
-    before = dict(LOSSES)
-    yield
-    LOSSES.clear()
-    LOSSES.update(before)
+def own_registry():
+    """A loss that a test registers is there for this test alone."""
+    with mock.patch.dict(LOSSES):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -86,17 +86,17 @@ def is_public_verb(path, node):
     return room(name_of(path)) in ("tl", "pl", "cli") and not node.name.startswith("_")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_downwards(path):
-    here = room(name_of(path))
-    assert here in PLACE, "a new room: give it a floor"
-    bare = {alias.name for node in ast.walk(TREES[path]) if isinstance(node, ast.Import) for alias in node.names}
-    assert "tripletomics" not in bare, "the whole package is above every room"
-    for module in imports(path, types=False):
-        there = room(module) if module.startswith("tripletomics.") else here
-        if there in PLACE and there != here:
-            assert PLACE[there][0] >= PLACE[here][0], f"{module} is on a higher floor"
-            assert PLACE[there] > PLACE[here], f"{module} is to the left"
+def test_imports_go_downwards():
+    for path in FILES:
+        here = room(name_of(path))
+        assert here in PLACE, f"{path}: a new room: give it a floor"
+        bare = {alias.name for node in ast.walk(TREES[path]) if isinstance(node, ast.Import) for alias in node.names}
+        assert "tripletomics" not in bare, f"{path}: the whole package is above every room"
+        for module in imports(path, types=False):
+            there = room(module) if module.startswith("tripletomics.") else here
+            if there in PLACE and there != here:
+                assert PLACE[there][0] >= PLACE[here][0], f"{path}: {module} is on a higher floor"
+                assert PLACE[there] > PLACE[here], f"{path}: {module} is to the left"
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -108,29 +108,30 @@ def test_no_modules_import_each_other_in_a_circle():
     assert not graph
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_inside_functions_are_in_verbs(path):
+def test_imports_inside_functions_are_in_verbs():
     """They keep `--help` and `import tripletomics` light; elsewhere they would hide a circle."""
-    if path.name == "__init__.py" or room(name_of(path)) in ("cli", "tl", "__main__"):
-        return
-    top, hidden = set(map(id, TREES[path].body)), for_types(TREES[path])
-    for node in ast.walk(TREES[path]):
-        if id(node) not in top | hidden:
-            assert not any(name.startswith("tripletomics") for name in imported(node)), ast.unparse(node)
+    for path in FILES:
+        if path.name == "__init__.py" or room(name_of(path)) in ("cli", "tl", "__main__"):
+            continue
+        top = set(map(id, TREES[path].body)) | for_types(TREES[path])
+        for node in ast.walk(TREES[path]):
+            if id(node) not in top:
+                bare = any(name.startswith("tripletomics") for name in imported(node))
+                assert not bare, f"{path}: {ast.unparse(node)}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_anndata_and_matplotlib_stay_in_their_rooms(path):
-    used = {module.split(".")[0] for module in imports(path)}
-    assert not used & {"anndata", "scanpy"} or room(name_of(path)) in ANNDATA
-    assert "matplotlib" not in used or room(name_of(path)) in MATPLOTLIB
-    assert not used & {"pickle", "joblib", "dill"}
+def test_anndata_and_matplotlib_stay_in_their_rooms():
+    for path in FILES:
+        used = {module.split(".")[0] for module in imports(path)}
+        assert not used & {"anndata", "scanpy"} or room(name_of(path)) in ANNDATA, path
+        assert "matplotlib" not in used or room(name_of(path)) in MATPLOTLIB, path
+        assert not used & {"pickle", "joblib", "dill"}, path
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_module_is_crowded(path):
-    assert len(path.read_text().splitlines()) <= LINES
-    assert not any(isinstance(node, ast.Assert) for node in ast.walk(TREES[path]))
+def test_no_module_is_crowded():
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= LINES, path
+        assert not any(isinstance(node, ast.Assert) for node in ast.walk(TREES[path])), path
 
 
 def test_functions_are_short_and_not_named_like_their_module():

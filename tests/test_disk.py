@@ -586,16 +586,17 @@ class Kill(BaseException):
 
 
 @pytest.mark.parametrize("platform", ["linux", "other"])
-def test_a_refit_that_is_killed_before_any_renaming(copy, monkeypatch, platform):
+def test_a_refit_that_is_killed_before_any_renaming(tmp_path, monkeypatch, platform):
     """A reader finds all of the old fit or all of the new one, and the next run tidies up."""
-    path = copy("cells.zarr")
+    path, other = tmp_path / "cells.zarr", np.arange(60.0).reshape(30, 2)
+    ad.AnnData(np.eye(30, 4, dtype=np.float32), obsm={"X_other": other}).write_zarr(path)
     monkeypatch.setattr("sys.platform", platform)
 
     def refit(value):
-        arrays = {key: np.full((N, 2), value, dtype=np.float32) for key in KEYS}
-        column = pd.Categorical([f"v{value}"] * N)
+        arrays = {key: np.full((30, 2), value, dtype=np.float32) for key in KEYS}
+        column = pd.Categorical([f"v{value}"] * 30)
         results = writing.Results(
-            N, dict.fromkeys(KEYS, 2), [writing.Block(0, N, arrays)], {"tt_split": column}, {"X_tt": {"a": value}}
+            30, dict.fromkeys(KEYS, 2), [writing.Block(0, 30, arrays)], {"tt_split": column}, {"X_tt": {"a": value}}
         )
         writing.write(path, path, results, 1)
 
@@ -603,7 +604,7 @@ def test_a_refit_that_is_killed_before_any_renaming(copy, monkeypatch, platform)
         adata = ad.read_zarr(path)
         values = {float(part) for key in KEYS for part in np.unique(adata.obsm[key])}
         values |= {float(name[1:]) for name in adata.obs["tt_split"]} | {float(adata.uns["X_tt"]["a"])}
-        assert adata.obsm["X_other"].tolist() == np.arange(2.0 * N).reshape(N, 2).tolist()
+        assert adata.obsm["X_other"].tolist() == other.tolist()
         return values
 
     refit(0)

@@ -43,6 +43,16 @@ PROMPT = [
     "softmax", "normsoftmax", "arcface", "cosface", "adacos", "proxynca", "softtriple", "hardtriple", "contrastive",
     "softmax + 0.003*center",
 ]  # on a GPU the next step is prepared while they still run  # fmt: skip
+SMALL = [
+    [0, 0, 0, 0], [0, 1, 2, 3], [0, 0], [0, 1], [1], [], [0, 0, 1], [0, 0, 1, 1], [-1, -1, -1], [-1, 0, -1],
+    [0, 0, 0, 1, 2],
+]  # fmt: skip
+MISFITS = [
+    (torch.zeros(3), torch.zeros(3).long(), r"got z \(3,\) and y \(3,\)"),
+    (torch.zeros(3, 2), torch.zeros(4).long(), r"got z \(3, 2\) and y \(4,\)"),
+    (torch.zeros(3, 2), torch.zeros(3), r"y holds torch\.float32: pass class codes as whole numbers"),
+    (torch.zeros(3, 2), torch.zeros(3, dtype=torch.bool), r"y holds torch\.bool"),
+]
 
 
 @pytest.fixture(params=TEXTS)
@@ -96,11 +106,11 @@ def test_int32_codes_are_the_same(text):
     assert run(loss, z, y.int())[0] == run(loss, z, y)[0]
 
 
-@pytest.mark.parametrize("fill", [0.0, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_all_cells_at_one_point(text, fill, dtype):
-    _, y = batch()
-    run(build(text, dtype=dtype), torch.full((len(y), 2), fill, dtype=dtype), y)
+def test_all_cells_at_one_point(text, dtype):
+    loss, (_, y) = build(text, dtype=dtype), batch()
+    for fill in (0, 1):
+        run(loss, torch.full((len(y), 2), fill, dtype=dtype), y)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -111,28 +121,12 @@ def test_duplicates_and_opposites(text, dtype):
     run(build(text, dtype=dtype), z, y)
 
 
-@pytest.mark.parametrize(
-    "y",
-    [
-        [0, 0, 0, 0],
-        [0, 1, 2, 3],
-        [0, 0],
-        [0, 1],
-        [1],
-        [],
-        [0, 0, 1],
-        [0, 0, 1, 1],
-        [-1, -1, -1],
-        [-1, 0, -1],
-        [0, 0, 0, 1, 2],
-    ],
-    ids=str,
-)
-def test_small_batches(text, y):
+def test_small_batches(text):
     """One class, singletons, two classes, two cells, one, none, no label."""
     loss = build(text)
-    z = torch.randn(len(y), 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    run(loss, z, torch.tensor(y, dtype=torch.int64))
+    for y in SMALL:
+        z = torch.randn(len(y), 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+        run(loss, z, torch.tensor(y, dtype=torch.int64))
 
 
 def test_nothing_labelled_is_a_connected_zero_that_moves_nothing(text):
@@ -262,18 +256,11 @@ def test_build_draws_proxies_from_torchs_generator(text):
             assert tensor.shape[-1] == 7
 
 
-@pytest.mark.parametrize(
-    ("z", "y", "message"),
-    [
-        (torch.zeros(3), torch.zeros(3).long(), r"got z \(3,\) and y \(3,\)"),
-        (torch.zeros(3, 2), torch.zeros(4).long(), r"got z \(3, 2\) and y \(4,\)"),
-        (torch.zeros(3, 2), torch.zeros(3), r"y holds torch\.float32: pass class codes as whole numbers"),
-        (torch.zeros(3, 2), torch.zeros(3, dtype=torch.bool), r"y holds torch\.bool"),
-    ],
-)
-def test_input_that_does_not_fit(text, z, y, message):
-    with pytest.raises(ValueError, match=message):
-        build(text)(z, y)
+def test_input_that_does_not_fit(text):
+    loss = build(text)
+    for z, y, message in MISFITS:
+        with pytest.raises(ValueError, match=message):
+            loss(z, y)
 
 
 @pytest.mark.parametrize("name", losses.names())

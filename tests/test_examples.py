@@ -11,7 +11,6 @@ import pytest
 import scanpy as sc
 import torch
 from anndata import AnnData
-from samples import make_pair
 
 import tripletomics as tt
 
@@ -58,11 +57,12 @@ def run(names, scene, subtests):
             assert not result.failed, "".join(said)
 
 
-def test_examples_of_losses(subtests, own_losses):
+@pytest.mark.usefixtures("own_registry")
+def test_examples_of_losses(subtests):
     run(OF_LOSSES, {}, subtests)
 
 
-def test_examples(subtests, few_steps, tmp_path, monkeypatch):
+def test_examples(subtests, few_steps, tmp_path, monkeypatch, quick):
     """In one test, so that the fits that the examples take as given are made once."""
     monkeypatch.chdir(tmp_path)
     cells = tt.datasets.pbmc()
@@ -70,7 +70,6 @@ def test_examples(subtests, few_steps, tmp_path, monkeypatch):
     model = tt.fit(adata, "cell_type", progress=False)
     sc.pp.pca(adata)
     result = tt.compare(adata, "cell_type", ["tt", "pca2"], seeds=1, progress=False)
-    rna, protein = make_pair()
-    scene = {"adata": adata, "query": query, "model": model, "result": result, "rna": rna, "protein": protein}
-    scene["two"] = tt.fit((rna, protein), "kind", steps=4, progress=False)
+    scene = {"adata": adata, "query": query, "model": model, "result": result}
+    scene |= {"rna": quick.rna, "protein": quick.protein, "two": quick.model}
     run(EXAMPLES.keys() - OF_LOSSES, scene, subtests)

@@ -201,7 +201,7 @@ def test_foreign_module_must_return_one_number():
         losses.make(Nothing())(z, y)
 
 
-@pytest.mark.usefixtures("own_losses")
+@pytest.mark.usefixtures("own_registry")
 def test_own_loss_is_one_decorator_away():
     @losses.register("spread")
     class Spread(Loss):

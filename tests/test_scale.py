@@ -134,7 +134,7 @@ def test_a_fit_of_parts_holds_on_cells_it_never_saw(monkeypatch):
         monkeypatch.setattr(module, name, most)
     monkeypatch.setattr("tripletomics.samplers.MAX_CELLS", 500)
     monkeypatch.setattr("tripletomics.samplers.CELLS_PER_TYPE", 30)
-    model = tt.fit(adata, "kind", progress=False, steps=80)
+    model = tt.fit(adata, "kind", progress=False, steps=40)
     assert model.scores["held-out"]["map"] > 0.8
     assert model.scores["permuted"]["map"] < 0.35
     one, two = (make_cells(300, 5) for _ in range(2))

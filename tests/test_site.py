@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def test_every_public_name_has_a_page_of_its_own(module, names):
     assert sorted(listed()[module]) == sorted(names)
 
 
+@cache
 def text_of(page):
     """Return the text of a page without code; of a notebook that of its cells of text."""
     text = page.read_text()
@@ -52,6 +54,7 @@ def text_of(page):
     return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
 
 
+@cache
 def anchors(page):
     """Return the anchors of the headings of a page, as MyST and code hosts make them."""
     titles = re.findall(r"^#+ +(.+)$", text_of(page), re.MULTILINE)
@@ -62,6 +65,6 @@ def anchors(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for path, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)", text_of(page)):
-        target = page.parent / path if path else page
+        target = (page.parent / path).resolve() if path else page
         assert target.exists(), path
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
