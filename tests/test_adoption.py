@@ -145,6 +145,7 @@ def test_a_map_of_noise_cannot_be_learned():
     adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(adata.n_obs, 2))
     model = tt.fit(adata, "kind", map="X_umap", hold_out=0.25, steps=20, progress=False)
     assert "This map cannot be learned from these genes" in model.summary()
+    assert model.card().splitlines()[2].startswith("**This map cannot be learned from these genes")
 
 
 def test_nothing_is_said_without_held_out_cells():

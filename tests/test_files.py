@@ -95,6 +95,26 @@ def test_a_link_is_written_through(tmp_path):
     assert os.listdir(tmp_path / "there") == ["real.txt"]
 
 
+def test_what_cannot_be_made_is_said_in_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("afile").touch()
+    Path("link.md").symlink_to("/no/such/card.md")
+    with pytest.raises(FileNotFoundError, match=r"^'link.md' is a link to '/no/such/card.md', whose folder does not"):
+        files.check_writable("link.md")
+    for refused in (lambda: files.check_writable("afile/x/a.txt"), lambda: files.make_folder(Path("afile/x"))):
+        with pytest.raises(NotADirectoryError, match=r"^'afile' is a file, so there is no folder 'afile/x': choose an"):
+            refused()
+
+    def full(*given, **more):
+        raise OSError(errno.EROFS, "Read-only file system", "draft")
+
+    monkeypatch.setattr(files.tempfile, "mkdtemp", full)
+    monkeypatch.setattr(Path, "mkdir", full)
+    for refused in (lambda: files.check_writable("a.txt"), lambda: files.make_folder(Path("new"))):
+        with pytest.raises(OSError, match=r"^Nothing can be made in '.*' \(Read-only file system\): choose another"):
+            refused()
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o664])
 def test_the_mode_of_a_file_stays(tmp_path, mode):
     (tmp_path / "a.txt").write_text("old")

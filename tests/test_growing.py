@@ -77,6 +77,16 @@ def test_it_remembers_old_and_new_cells(old, grown):
     assert [grown[0].types[code] for code in index.codes] == [*kinds[0], *kinds[1]]
 
 
+def test_its_card_does_not_mix_old_and_new_cells(old, grown):
+    held_out = sum(int((cells.obs["tt_split"] == "held-out").sum()) for _, cells in (old, grown))
+    learned, calibrated = ((old[0].seen.roles == role).sum() for role in (seen.TRAINING, seen.CALIBRATION))
+    new = (grown[1].obs["tt_split"] == "train").sum()
+    assert (
+        f"Old: {learned} trained the first encoder. Old or new: {calibrated + new} calibrated the predictions or "
+        f"trained the encoder when it grew, and {held_out} were held out." in grown[0].card()
+    )
+
+
 def test_it_is_a_normal_model(grown, tmp_path):
     model = grown[0]
     model.save(tmp_path / "grown.tt", index=True)

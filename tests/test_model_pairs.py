@@ -556,3 +556,17 @@ def test_a_file_of_one_modality_still_loads(trained, new_cells, tmp_path):
     assert_same_predictions(again.predict(new_cells.X)[0], model.predict(new_cells.X)[0], **EXACT)
     assert again.record().keys() == model.record().keys() - {"n_train"}  # which the index counts
     assert "modalities" not in again.settings
+
+
+def test_its_card_says_how_it_is_used(both, fresh, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    both.model.save("model.tt")
+    card = both.model.card()
+    code = card.split("```python\n")[1].split("```")[0]
+    assert "# new_cells: an AnnData of 'rna' or 'protein', or {'rna': first, 'protein': second}" in code
+    for given in (("rna",), ("protein",), ("rna", "protein")):
+        new = {name: getattr(fresh, name)[:30].copy() for name in given}
+        exec(code, {"new_cells": new if len(new) > 1 else new[given[0]]})
+        assert all(adata.obs["tt_label"].notna().all() for adata in new.values())
+    labelled = (~held_out(both.rna) & both.rna.obs["kind"].notna()).sum()
+    assert f"Cells: {labelled} labelled ones that were not held out." in card

@@ -88,11 +88,12 @@ def test_a_module_says_what_it_takes_and_gives(module):
 
 @pytest.mark.skipif(shutil.which("snakemake") is None, reason="needs snakemake")
 def test_snakemake_runs(tmp_path):
-    """Each rule once, with few steps, and two samples."""
+    """Each rule once, with few steps, and samples whose names are other files, numbers or regular expressions."""
     for name, seed in (("reference", 1), ("one", 2), ("two", 3)):
         make_cells(120, seed, "abc", genes=40).write_h5ad(tmp_path / f"{name}.h5ad")
     settings = {
-        "reference": "reference.h5ad", "label": "kind", "samples": {"one": "one.h5ad", "two": "two.h5ad"},
+        "reference": "reference.h5ad", "label": "kind",
+        "samples": {"model": "one.h5ad", 2: "two.h5ad", "a+(b).c": "two.h5ad"},
         "fit": "--steps 5 --hold-out 0.2", "compare": "--methods pca2 --seeds 1",
     }  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
@@ -100,14 +101,14 @@ def test_snakemake_runs(tmp_path):
         ["snakemake", "-s", ROOT / "pipelines" / "Snakefile", "--configfile", "config.yaml", "--cores", "2", "--quiet"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr + "".join(log.read_text() for log in tmp_path.rglob("logs/*.txt"))
+    assert ran.returncode == 0, ran.stderr + "".join(log.read_text() for log in tmp_path.rglob("logs/**/*.txt"))
     results = tmp_path / "results"
-    for sample in ("one", "two"):
-        labels = pd.read_csv(results / f"{sample}.csv")
+    for sample in ("model", "2", "a+(b).c"):
+        labels = pd.read_csv(results / "samples" / f"{sample}.csv")
         assert len(labels) == 120
-        types = json.loads((results / f"{sample}.json").read_text())["types"]
+        types = json.loads((results / "samples" / f"{sample}.json").read_text())["types"]
         assert {one["predicted_type"]: one["cells"] for one in types} == labels["tt_label"].value_counts().to_dict()
-        assert (results / f"{sample}.png").stat().st_size > 1000
+        assert (results / "samples" / f"{sample}.png").stat().st_size > 1000
     assert json.loads((results / "model.json").read_text())["settings"]["steps"] == 5
     assert (results / "model.md").read_text().startswith("# Model card: model.tt")
     assert "</html>" in (results / "report.html").read_text()

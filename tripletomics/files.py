@@ -56,10 +56,12 @@ def check_writable(path: str | Path, suffix: str = "") -> Path:
         if real.is_dir():
             raise ValueError(f"{str(path)!r} is a folder: name a file in it.")
         _check_regular(real)
-        named = real if path.is_symlink() else path
         if not real.parent.is_dir():
+            _check_above(path.parent)
+            if path.is_symlink():
+                raise FileNotFoundError(f"{str(path)!r} is a link to {str(real)!r}, whose folder does not exist.")
             raise FileNotFoundError(
-                f"The folder {str(named.parent)!r} of {named.name!r} does not exist: create it first."
+                f"The folder {str(path.parent)!r} of {path.name!r} does not exist: create it first."
             )
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
@@ -67,8 +69,34 @@ def check_writable(path: str | Path, suffix: str = "") -> Path:
         raise OSError(f"The name of {str(path)!r} is longer than its disk allows: choose a shorter one.") from None
     if not os.access(real.parent, os.W_OK) or (real.exists() and not os.access(real, os.W_OK)):
         raise PermissionError(f"{str(path)!r} is read-only: choose another place.")
-    with drafting(real.parent):  # finds what permissions do not show: a disk that is read-only or full
-        return path
+    try:
+        with drafting(real.parent):  # finds what permissions do not show: a disk that is read-only or full
+            return path
+    except OSError as error:
+        raise _refused(error, real.parent) from None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, or raise; one that exists stays as it is."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{str(path)!r} is a file: name a folder.")
+    _check_above(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(error, path) from None
+
+
+def _check_above(folder: Path) -> None:
+    """Raise if a file has the name of a folder, or of one above it."""
+    for one in (folder, *folder.parents):
+        if one.is_file():
+            raise NotADirectoryError(f"{str(one)!r} is a file, so there is no folder {str(folder)!r}: choose another.")
+
+
+def _refused(error: OSError, folder: Path) -> OSError:
+    """Return an error, in words, of a system that makes nothing at a place."""
+    return type(error)(f"Nothing can be made in {str(folder)!r} ({error.strerror}): choose another place.")
 
 
 def _check_regular(path: Path) -> None:

@@ -48,7 +48,7 @@ def percent(share: float, digits: int = 0) -> str:
 
 def markdown_text(text: object) -> str:
     """Return text on one line, of which nothing is markup in Markdown."""
-    return re.sub(r"[\\`*<>|\[\]]|\b_|_\b", r"\\\g<0>", " ".join(printable(text).split()))
+    return re.sub(r"[\\`*<>|\[\]$~]|&(?=#?\w+;)|\b_|_\b", r"\\\g<0>", " ".join(printable(text).split()))
 
 
 def as_markdown(table: pd.DataFrame) -> str:

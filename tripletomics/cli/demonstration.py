@@ -42,9 +42,7 @@ def run_demo(*, out: Path = Path("tripletomics-demo"), progress: bool = True) ->
     progress
         Show a progress bar in a terminal.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{str(out)!r} is a file: name a folder.")
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     names = {"demo": ".png", "blood": ".h5ad", "new-donor": ".h5ad"}
     figure, table, query = (files.check_writable(out / f"{name}{end}", end) for name, end in names.items())
     kept = files.check_writable(out / "blood.tt", ".tt")

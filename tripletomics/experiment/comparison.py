@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from tripletomics import baselines, extras, features, labels, pl, pp, report
+from tripletomics import baselines, extras, features, files, labels, pl, pp, report
 from tripletomics.evaluation import METRICS, found_in, headline, named, overview, verdicts
 from tripletomics.experiment.results import Result
 from tripletomics.experiment.splits import EvaluationTask
@@ -154,9 +154,7 @@ class Comparison:
         >>> result.save("paper")
         """
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{str(folder)!r} is a file: name a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         page, column = (self.plot(width=width, save=False, return_fig=True) for width in (7.1, 3.5))
         paper.write(
             folder, figures={"figure": page, "figure-column": column}, table=self.table, methods=self.methods,

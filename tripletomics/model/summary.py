@@ -191,6 +191,14 @@ def verdict_in_words(model: State) -> list[str]:
     return [f"Not tested: {why}. Hold out more, or label more cells."]
 
 
+def map_verdict(model: State) -> list[str]:
+    """Return a line where an adopted map cannot be learned."""
+    table = model.map_errors
+    if table.empty or (table[table["cell_type"] == EVERY].set_index("method")["p_value"][LEARNED] <= SIGNIFICANT):
+        return []
+    return ["This map cannot be learned from these genes: the error is no smaller than with permuted coordinates."]
+
+
 def _ordered(model: State) -> list[str]:
     """Return lines on how well values of further columns are predicted on held-out cells."""
     lines = []
@@ -266,11 +274,8 @@ def _adopted(model: State) -> list[str]:
         f"cells: {mean['median_percent']:.1f} %; permuted coordinates: {null['median_percent']:.1f} %. If the map was "
         "made of all cells, it has seen the held-out ones.",
     ]
-    if not tt["p_value"] <= SIGNIFICANT:
-        return [
-            *lines,
-            "This map cannot be learned from these genes: the error is no smaller than with permuted coordinates.",
-        ]
+    if said := map_verdict(model):
+        return lines + said
     if np.isfinite(tt["macro_f1"]):
         lines.append(
             f"15-NN macro-F1 of held-out cells on this map: {tt['macro_f1']:.3f}, at their true coordinates "
