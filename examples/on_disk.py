@@ -2,11 +2,11 @@
 # # Cells on disk: datasets larger than memory
 #
 # `tt.fit`, `tt.transform` and `tt.predict` take a path in place of an AnnData. This notebook simulates 60,000 cells in
-# a temporary folder and never loads their matrix itself. The same lines serve for larger ones.
+# a temporary folder. The same lines serve for larger ones.
 #
-# **What is read.** A matrix of up to 2 GB and 300,000 cells is read whole by `tt.fit`, as this one is. Of a larger one,
-# a sample of the cells is fitted, with an equal share of each type. `tt.transform` and `tt.predict` read a block of
-# rows at a time, whatever the size.
+# **What is read.** This example is small, so `tt.fit` reads its matrix whole, as it does with up to 2 GB and 300,000
+# cells. Of a larger one, a sample of the cells is fitted, with an equal share of each type. `tt.transform` and
+# `tt.predict` read a block of rows at a time, whatever the size: on this page too.
 
 # %%
 import resource
@@ -99,6 +99,10 @@ new = read_map(folder / "new.zarr")
 pd.crosstab(new.obs["cell_type"], new.obs["tt_label"])
 
 # %% [markdown]
+# Most types get their name. Two do not: of "type 08" and "type 12" many cells, and of "type 12" most, are called "type
+# 02" or another common type. In this simulation few genes tell them from "type 02", and 20 counts of a cell hold hardly
+# any of these genes. Then the more common type is the better guess. With more counts per cell they would be told apart.
+#
 # ## Several processes: shards
 #
 # `tt.transform` only embeds. Of a large store, several processes (or jobs of a cluster) can take a part each. In a
