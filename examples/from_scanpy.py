@@ -99,8 +99,8 @@ tt.pl.confusion(adata, label)
 
 # %% [markdown]
 # Most errors here are among subtypes of T cells, and among monocytes and dendritic cells: these types are alike. But a
-# part of the CD8+ cytotoxic T cells is called "Dendritic", which is no near miss. The row has a handful of cells, so one
-# or two of them make such a share. With more cells, such a row would be a reason to look at these cells.
+# part of the CD8+ cytotoxic T cells is called "Dendritic", which is no near miss. The row has a handful of cells, so
+# one or two of them make such a share. With more cells, such a row would be a reason to look at these cells.
 #
 # ## Look at the map
 #

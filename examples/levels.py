@@ -110,9 +110,9 @@ coarse = held.obs["tt_label"].isin(set(parents.values())).to_numpy()
 pd.concat([held.obs[coarse].head(5), held.obs[~coarse].head(5)])[columns]
 
 # %% [markdown]
-# The first five cells got a name above the types: no type below it has a probability of one half, but all of them
-# together have. `tt_label_set` has the fewest names that stand for all types that are credible. "CD4 T" in it means: one
-# of the types below "CD4 T".
+# The first five cells got a name above the types: no type below it has a probability of one half, but all of these
+# types together have. `tt_label_set` has the fewest names that stand for all types that are credible. "CD4 T" in it
+# means: one of the types below "CD4 T".
 #
 # Are the names right? A name is right if it is the true type, or a name above it. We compare with the truth that we
 # took away.

@@ -99,9 +99,10 @@ new = read_map(folder / "new.zarr")
 pd.crosstab(new.obs["cell_type"], new.obs["tt_label"])
 
 # %% [markdown]
-# Most types get their name. Two do not: of "type 08" and "type 12" many cells, and of "type 12" most, are called "type
-# 02" or another common type. In this simulation few genes tell them from "type 02", and 20 counts of a cell hold hardly
-# any of these genes. Then the more common type is the better guess. With more counts per cell they would be told apart.
+# Most types get their name. Two do not: many cells of "type 08" and of "type 12" are called "type 02". This simulation
+# made these three much alike, and the 20 counts of a cell hold too little of the genes that differ. Then the more
+# common type is the better guess. Even the best rule that there is, which knows the true rates of all genes, names most
+# cells of "type 12" wrongly, and many of "type 08".
 #
 # ## Several processes: shards
 #

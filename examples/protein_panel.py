@@ -59,8 +59,8 @@ model
 # ## The map
 
 # The map has the phenotypes, and the intensity of two proteins. `vmin="p2"` begins the colour scale at the second
-# percentile: 2 % of the cells lie below it, and have the lowest colour. Otherwise a few cells with an intensity of 0
-# would take half of the scale.
+# percentile: 2 % of the cells lie below it, and have the lowest colour. Otherwise a few cells whose ECAD is 0 would
+# take most of the scale.
 
 # %%
 tt.pl.embedding(tissue, color=["phenotype", "CD45", "ECAD"], vmin="p2")
@@ -77,8 +77,8 @@ tt.pl.embedding(tissue, color="phenotype", basis="spatial", split=None, size=3)
 # %% [markdown]
 # ## Which proteins make a phenotype?
 #
-# `tt.explain` says which columns of the matrix set a phenotype apart from the one that is most like it. The figure calls
-# them genes. Here they are proteins.
+# `tt.explain` says which columns of the matrix set a phenotype apart from the one that is most like it. The figure
+# calls them genes. Here they are proteins.
 
 # %%
 proteins = tt.explain(tissue, model, "phenotype")
