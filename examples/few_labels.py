@@ -104,9 +104,9 @@ pd.Series(right, name="share of 200 test cells that get their type").rename_axis
 # and more draws. There the cells without a label help, and `self_training=True` helps on one of two datasets.
 #
 # The last map is that of the model with all labels. On all three maps are the 200 test cells, which no fit has seen.
-# Compare how far types are apart. B cells, monocytes, dendritic cells and CD34+ cells form islands of their own even
-# without a label: the RNA alone tells them apart. Subtypes of T cells (4, 5, 6, 8, 9) overlap on all three maps. So
-# labels change this map little. They are needed to give names to the islands.
+# Compare how far types are apart. B cells (2), the one CD34+ cell (3), and most monocytes (1) and dendritic cells (10)
+# lie apart even without a label: the RNA alone tells them apart. Subtypes of T cells (4, 5, 6, 8, 9) overlap on all
+# three maps. So labels change this map little. They are needed to give names to the islands.
 
 # %%
 tt.transform(test, none, key_added="X_none", progress=False)

@@ -87,8 +87,9 @@ model
 #   row, of training cells, proves nothing: their labels were learned.
 # - **The number of held-out cells decides how exact the score is.** With about 60 cells, as here, it is off by 0.1 or
 #   more. `hold_out=0.3` gives a more exact score, and leaves fewer cells for training.
-# - **A small type cannot win a vote of 15 cells.** A type with fewer than about 8 training cells has an F1 near 0 in
-#   the table, even where the model knows it. For such types look at the macro-F1 of the predictions, below the table.
+# - **A small type can hardly win a vote of 15 cells.** A type with fewer than about 8 training cells enters the mean
+#   with an F1 near 0, even where the model knows it. With such types, look at the macro-F1 of the predictions, below
+#   the table.
 # - **Label sets** are explained in [A reference and new cells](new_cells.ipynb). The summary says how many of them hold
 #   the true type. They are calibrated on few cells, so this share varies by 5 to 10 points from fit to fit.
 # - The types of these cells were found from the same RNA, and some of them overlap. So a score below 1 does not mean
