@@ -1,8 +1,15 @@
 # %% [markdown]
 # # Few labelled cells, or none
 #
-# You know the type of a few cells only, or of none. This notebook shows both cases on blood cells whose types are
-# known. So you can see what few labels cost.
+# You know the type of a few cells only, or of none. This page fits both cases on blood cells whose types are known, so
+# that you can see what few labels cost. At the end of this page you will have
+#
+# - a map and clusters of cells without any label;
+# - a model that was fitted with five labelled cells of each type, and a count of the cells that it names correctly;
+# - a table that says what more labels would bring;
+# - the maps with no label, few labels and all labels, side by side.
+#
+# The page takes five minutes to read. The fits take a minute.
 
 # %%
 import pandas as pd
@@ -96,12 +103,17 @@ pd.Series(right, name="share of 200 test cells that get their type").rename_axis
 # means nothing. Here the cells without a label do not help to name types. [Few labels](../few-labels.md) has larger
 # datasets and more draws. There the cells without a label help, and `self_training=True` helps on one of two datasets.
 #
-# All three maps show the 200 test cells, which no fit has seen. The last map is that of the model with all labels.
+# The last map is that of the model with all labels. On all three maps are the 200 test cells, which no fit has seen.
+# Compare how far types are apart. B cells (2), the one CD34+ cell (3), and most monocytes (1) and dendritic cells (10)
+# lie apart even without a label: the RNA alone tells them apart. Subtypes of T cells (4, 5, 6, 8, 9) overlap on all
+# three maps. So labels change this map little. They are needed to give names to the islands.
 
 # %%
 tt.transform(test, none, key_added="X_none", progress=False)
-titles = {"X_none": "no label", "X_five": "5 labels per type", "X_tt": "all labels"}
-tt.pl.compare(test, color="cell_type", bases=list(titles), titles=titles)
+maps = {"map without labels": "X_none", "map with 5 labels": "X_five", "map with all labels": "X_tt"}
+for name, key in maps.items():
+    test.obsm[name] = test.obsm[key]  # the axes have this name
+tt.pl.compare(test, color="cell_type", bases=list(maps))
 
 # %% [markdown]
 # ## Limits

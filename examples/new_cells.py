@@ -60,9 +60,11 @@ query.obs[["tt_label", "tt_confidence", "tt_label_set", "tt_novelty"]].head(8)
 tt.pl.mapping(query, model)
 
 # %% [markdown]
-# The reference is grey, and the new cells have the colour of their predicted type. A cross is "unassigned": the cell
-# lies farther from all types than 95 % of the cells of known types. `reject=0` rejects no cell. `reject=0.2` rejects
-# one cell in five of the known types.
+# The reference is grey, and the new cells have the colour of their predicted type. `tt_novelty` says how unlike all
+# types a cell is: about the share of the cells of known types that lie nearer to these types. A cell with more than
+# 0.95 is "unassigned", and drawn as a cross: it lies farther from all types than 95 % of the cells of known types.
+# Its confidence stays that of the best type. `reject=0` rejects no cell, and `reject=0.2` one in five of the known
+# types.
 #
 # `tt.transform(query, model)` writes the coordinates alone.
 #
@@ -97,7 +99,12 @@ pd.DataFrame({"cells": 1, "hold the truth": holds}).groupby(size.rename("names i
 ).round(2)
 
 # %% [markdown]
-# A set may also be empty: then no type is credible.
+# A set may also be empty: then no type is credible. And a set may have one name although the confidence is low, as
+# that of the second cell in the table above. A type is in the set if its probability is above a threshold, which is
+# the same for all cells. For that cell only one type is above it, and the rest of the probability is spread over many
+# types. So 90 % is a promise about all cells together, not about each one: for a single cell look at the confidence,
+# too. The threshold is calibrated on few cells here, so the share that is kept varies by 5 to 10 points from fit to
+# fit.
 #
 # ## Unknown types
 #
@@ -115,10 +122,12 @@ tt.predict(novel, smaller, fdr=0.1)
 novel.obs["tt_novel"].groupby(truth).agg(cells="size", on_the_list="sum")
 
 # %%
-tt.pl.mapping(novel, smaller, color="tt_novelty", title="Novelty, for a model without B cells")
+novel.obs["true type"] = truth
+tt.pl.embedding(novel, color=["true type", "tt_novelty"])
 
 # %% [markdown]
-# Read the list with care:
+# Left are the true types of the new cells, right is their novelty for a model that knows no B cell: compare the B cells
+# on both. Read the list with care:
 #
 # - An empty list does not say that no cell is novel. A new type that is much like a known one is not found.
 # - Small groups of novel cells are not found: `novel.uns["tt_mapping"]["shortest_list"]` is the smallest number that

@@ -9,6 +9,9 @@
 # - phenotypes for the cells that had none, and an idea of how far to believe them.
 #
 # The page takes five minutes to read. The fit takes half a minute.
+#
+# The file of the cells has 1 MB. It is not in the package that pip installs, but in the folder `data` of the repository
+# of tripletomics. Run the page in a copy of the repository, or put `tissue_protein.h5ad` into your own folder.
 
 # %%
 from pathlib import Path
@@ -18,9 +21,12 @@ import pandas as pd
 
 import tripletomics as tt
 
+name = "tissue_protein.h5ad"
 here = Path(__file__) if "__file__" in globals() else Path("here").resolve()
-data = next(folder / "data" for folder in here.parents if (folder / "data").is_dir())
-tissue = ad.read_h5ad(data / "tissue_protein.h5ad")
+found = [path for folder in here.parents for path in (folder / name, folder / "data" / name) if path.exists()]
+if not found:
+    raise FileNotFoundError(f"{name} is in the folder data of tripletomics' repository. Copy it to {Path.cwd()}.")
+tissue = ad.read_h5ad(found[0])
 tissue.obsm["spatial"] = tissue.obs[["X_centroid", "Y_centroid"]].to_numpy()
 tissue
 
@@ -52,6 +58,10 @@ model
 #
 # ## The map
 
+# The map has the phenotypes, and the intensity of two proteins. `vmin="p2"` begins the colour scale at the second
+# percentile: 2 % of the cells lie below it, and have the lowest colour. Otherwise a few cells whose ECAD is 0 would
+# take most of the scale.
+
 # %%
 tt.pl.embedding(tissue, color=["phenotype", "CD45", "ECAD"], vmin="p2")
 
@@ -66,10 +76,13 @@ tt.pl.embedding(tissue, color="phenotype", basis="spatial", split=None, size=3)
 
 # %% [markdown]
 # ## Which proteins make a phenotype?
+#
+# `tt.explain` says which columns of the matrix set a phenotype apart from the one that is most like it. The figure
+# calls them genes. Here they are proteins.
 
 # %%
-genes = tt.explain(tissue, model, "phenotype")
-tt.pl.genes(genes)
+proteins = tt.explain(tissue, model, "phenotype")
+tt.pl.genes(proteins)
 
 # %% [markdown]
 # Compare this with the gates that you know. If a protein pulls a phenotype that should not depend on it, look at the

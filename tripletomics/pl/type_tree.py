@@ -24,6 +24,7 @@ from tripletomics.pl.text import INK, NOTE, SMALL, TITLE, as_text, literal, text
 from tripletomics.pl.type_names import dark
 
 ROW, STEP = 0.13, 0.16  # inches: height of a name, and how far it is to the right of the one above it
+SIZES = "training cells"  # title of the counts
 ENOUGH = 5  # held-out cells, of which an F1 says something
 COUNT, GAP, SCALE = 0.45, 0.15, 0.9  # inches: the column of counts, from it to the bars, and a bar for an F1 of 1
 
@@ -137,7 +138,7 @@ def _mark_leaves(ax: Axes, model: Any, names: list[str]) -> float:
         ax.plot(0, row, "o", color=colors[name], markersize=4, clip_on=False, zorder=3, gid="type")
         ax.annotate(words, (0, row), (-5, 0), textcoords="offset points", va="center_baseline", gid="cells", **style)
     if sizes:
-        ax.annotate("training cells", (0, 1), (-5, 0), "axes fraction", "offset points", va="bottom", **style)
+        ax.annotate(SIZES, (0, 1), (-5, 0), "axes fraction", "offset points", va="bottom", **style)
     return 72 * max(map(text_width, [*counts, "cells" * bool(sizes)], [SMALL] * (len(counts) + 1))) + 3 * bool(sizes)
 
 
@@ -156,6 +157,7 @@ def _draw_given(tree: Tree, findings: Any, ax: Axes | None) -> Axes:
     order, depths = preorder(tree, np.flatnonzero(tree.parents < 0)), tree.depths()
     names = [printable(tree.names[node]) for node in order]
     wide = max(STEP * depths[node] + text_width(name, SMALL, "bold") for node, name in zip(order, names, strict=True))
+    wide = max(wide, text_width(SIZES, SMALL) - COUNT)  # the title of the counts may stand above the names
     cells, scale = wide + COUNT, wide + COUNT + GAP  # inches: where counts end, and where F1 begins
     if ax is not None:
         as_text(ax)
@@ -183,7 +185,7 @@ def _draw_given(tree: Tree, findings: Any, ax: Axes | None) -> Axes:
         words += f" ({held:,.0f})" if "node_held" in findings else ""
         ax.text(end + 0.04, row, words, fontsize=SMALL, va="center", color=INK, gid="F1")
     title = "held-out F1" + (" (cells)" if "node_held" in findings else "")
-    for x, words, side in ((cells, "cells", "right"), (scale, title, "left")):
+    for x, words, side in ((cells, SIZES, "right"), (scale, title, "left")):
         ax.text(x, -1, words, fontsize=SMALL, ha=side, va="center", color=NOTE)
     return ax
 
