@@ -31,7 +31,7 @@ KINDS = ("usual", "X_tt_pca")
 GROUPS = {"1-5": slice(0, 5), "6-15": slice(5, 15), "16-50": slice(15, 50)}
 SCORES = ["f1", "auroc", *(f"sd {group}" for group in GROUPS)]
 DRAWN, DRAWN_TYPE, DRAWN_COMPONENTS = "pbmc3k", "CD14+ Mono", (10, 11)
-COLOURS = {"usual": "#9a9a9a", "X_tt_pca": "#c2410c", "training": "#9a9a9a", "held-out": "#c2410c"}
+COLOURS = {"usual": "#0072b2", "X_tt_pca": "#009e73", "training": "#9a9a9a", "held-out": "#c2410c"}
 
 
 def ours(adata: ad.AnnData, held_out: np.ndarray, seed: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def one_split(adata: ad.AnnData, name: str, hold_out: float | str, seed: int) ->
 def draw(adata: ad.AnnData, components: dict[str, np.ndarray], held: np.ndarray, file: Path) -> None:
     """Draw one type along two components of each kind, and the ratio of standard deviations along all of them."""
     own, which = (adata.obs["cell_type"] == DRAWN_TYPE).to_numpy(), list(DRAWN_COMPONENTS)
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained", width_ratios=(1, 1, 1.25))
+    figure, axes = plt.subplots(1, 3, figsize=(6.88, 2.7), layout="constrained", width_ratios=(1, 1, 1.35))
     centred = {kind: z[:, which] - np.median(z[own & held][:, which], axis=0) for kind, z in components.items()}
     limit = 1.05 * np.abs(centred["usual"][own]).max()
     for ax, (kind, z) in zip(axes, centred.items(), strict=False):
@@ -74,8 +74,11 @@ def draw(adata: ad.AnnData, components: dict[str, np.ndarray], held: np.ndarray,
     axes[2].set(xlabel="component", ylabel="sd of held-out / training cells", ylim=(0, 1.3), title="all types")
     axes[2].legend(loc="lower left", fontsize=8, frameon=False)
     for ax in axes:
-        ax.title.set_size(10)
-    figure.savefig(file, dpi=150)
+        ax.title.set_size(9)
+        ax.xaxis.label.set_size(8)
+        ax.yaxis.label.set_size(8)
+        ax.tick_params(labelsize=8)
+    figure.savefig(file, dpi=200)
 
 
 def words_of(mean: pd.Series, sd: pd.Series) -> dict[str, str]:

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from common import options, read, start, with_sd, write_table
 from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 from scipy.spatial.distance import pdist
 from trees import BY_HAND
 
@@ -32,6 +33,7 @@ import tripletomics as tt
 from tripletomics import metrics, pl
 from tripletomics.labels.tree import Tree
 from tripletomics.losses.levels import coarse_to_fine
+from tripletomics.pl.branches import NO_FINER
 
 FINE, MOST = 0.1, 4000  # share of the cells with their type; cells of a dataset
 
@@ -103,10 +105,13 @@ def draw(name: str, path: Path) -> None:
     adata, parents = cells_of(name), BY_HAND[name]
     adata.obs["cell_type"] = coarsened(adata.obs["cell_type"].to_numpy(dtype=object), parents, 0.5, 0)
     model = tt.fit(adata, "cell_type", parents=parents, progress=False)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.1, 4.1), width_ratios=(1.45, 1), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.88, 4.2), width_ratios=(1.45, 1), layout="constrained")
     pl.embedding(adata, "cell_type", ax=left, title="")
     pl.tree(model, ax=right)
-    figure.savefig(path, dpi=150)
+    rest = [one for one in left.get_legend().legend_handles if not str(one.get_label()).endswith(NO_FINER)]
+    pale = Line2D([], [], linestyle="", marker="o", color="0.85", label="pale: known coarsely")
+    left.legend(handles=[pale, *rest], fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.07))
+    figure.savefig(path, dpi=200)
 
 
 if __name__ == "__main__":

@@ -209,10 +209,11 @@ def draw(path: str) -> None:
     held = cells[cells.obs["tt_split"] == "held-out"]
     true, guess, m = (np.asarray(x, dtype=float) for x in (held.obs["time"], held.obs["tt_time"], held.obsm["X_tt"]))
     low, high = (np.asarray(held.obs[f"tt_time_{end}"], dtype=float) for end in ("low", "high"))
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    plt.rcParams.update({"font.size": 8, "axes.titlesize": 8.5})
+    figure, axes = plt.subplots(1, 3, figsize=(6.88, 2.4), layout="constrained")
     for axis, values, title in zip(axes, (true, guess), ("true day", "predicted day"), strict=False):
-        axis.scatter(*cells.obsm["X_tt"].T, s=3, color="0.9", linewidths=0)
-        shown = axis.scatter(*m.T, c=values, s=12, cmap="viridis", vmin=0, vmax=5, linewidths=0)
+        axis.scatter(*cells.obsm["X_tt"].T, s=1.5, color="0.9", linewidths=0)
+        shown = axis.scatter(*m.T, c=values, s=6, cmap="viridis", vmin=0, vmax=5, linewidths=0)
         axis.set(title=f"held-out cells by {title}", xticks=[], yticks=[], aspect="equal")
     figure.colorbar(shown, ax=axes[:2], label="day", shrink=0.8)
     kinds, random = sorted(held.obs["kind"].unique()), np.random.default_rng(0)
@@ -221,11 +222,11 @@ def draw(path: str) -> None:
         own = (held.obs["kind"] == kind).to_numpy()
         name = {"a": "trunk", "b": "branch 1", "c": "branch 2"}[kind]
         reach = [(guess - low)[own], (high - guess)[own]]
-        axes[2].errorbar(x[own], guess[own], reach, fmt="o", ms=3, lw=0.4, alpha=0.7, label=name)
+        axes[2].errorbar(x[own], guess[own], reach, fmt="o", ms=2, lw=0.4, alpha=0.7, label=name)
     axes[2].plot([0, 5], [0, 5], color="0.3", lw=1, zorder=0)
-    axes[2].set(title="90 % intervals", xlabel="true day (points are spread sideways)", ylabel="predicted day")
-    axes[2].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    axes[2].set(title="90 % intervals", xlabel="true day (spread sideways)", ylabel="predicted day")
+    axes[2].legend(frameon=False)
+    figure.savefig(path, dpi=200)
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
 from sphinx.util.inspect import stringify_signature
 
+from tripletomics import pl
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {ROOT / name: ROOT / "docs" / name.lower() for name in ("CHANGELOG.md", "SECURITY.md")}
 PAGES |= {ROOT / folder / "README.md": ROOT / f"docs/{folder}.md" for folder in ("benchmarks", "data")}
@@ -97,7 +99,7 @@ def read_included(app: Sphinx, path: Path, page: str, text: list[str]) -> None:
 
 def signature_of(app: Sphinx, what: str, name: str, thing: object, *_: object) -> tuple[str, str] | None:
     """Return the signature with types as they are written; none for classes that only functions make."""
-    if name in ("tripletomics.Model", "tripletomics.Comparison"):
+    if name in ("tripletomics.Model", "tripletomics.Comparison", "tripletomics.labels.prediction.Prediction"):
         return "", ""
     if what not in ("class", "function", "method"):
         return None
@@ -113,15 +115,53 @@ def escape_names(app: Sphinx, what: str, name: str, thing: object, options: obje
     lines[:] = [re.sub(r"^:(ivar|vartype) (\w+)_:", r":\1 \2\\_:", line) for line in lines]
 
 
+VALUE = r"[-+\d][-+\d.,e/ ]*( ?(%|s|MB|ms))?"
+NUMBER = re.compile(rf"{VALUE}( ?[±[(] ?[-+–\d.,e ]+[])]?)?(, (better|worse|tie))?( (→|to) {VALUE})?")
+
+
+def describe_palette(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Describe the palette, a tuple, which has no docstring, by the last words on its module."""
+    if name == "tripletomics.pl.PALETTE":
+        said = inspect.getdoc(pl).splitlines()
+        lines[:] = said[next(i for i, line in enumerate(said) if "PALETTE" in line) :]
+
+
 def mark_cells(app: Sphinx, page: nodes.document) -> None:
-    """Mark cells of tables with numbers, such as `0.95 [0.93, 0.97]`, which stay on one line, and those with text."""
-    number = r"[-+\d][-+\d.,e/ ]*%?( ?[±[(] ?[-+–\d.,e ]+[])]?)?"
+    """Mark cells of tables with numbers, such as `0.95 [0.93, 0.97], tie`, which stay on one line, and those with text.
+
+    When and with what all rows of a table were measured stands once below it, if it is the same.
+    """
+    for table in list(page.findall(nodes.table)):
+        rows = list(table.findall(nodes.row))
+        stamps = {row[-1].astext() for row in rows[1:]}
+        if rows[0][-1].astext() == "measured":
+            if len(stamps) == 1:
+                for last in [list(table.findall(nodes.colspec))[-1], *(row[-1] for row in rows)]:
+                    last.parent.remove(last)
+                table[-1]["cols"] -= 1
+                said = nodes.paragraph("", f"Measured {stamps.pop()}.", classes=["measured"])
+                table.parent.insert(table.parent.index(table) + 1, said)
+            for row in rows[1:] if len(stamps) > 1 else []:
+                row[-1]["classes"].append("number")
     for cell in page.findall(nodes.entry):
         text = cell.astext().strip()
-        if re.fullmatch(number, text):
+        if NUMBER.fullmatch(text):
             cell["classes"].append("number")
-        elif len(text) > 25:
+        elif len(text) > 25 and "number" not in cell["classes"]:
             cell["classes"].append("text")
+
+
+def link_images(app: Sphinx, page: nodes.document, name: str) -> None:
+    """Make each image a link to its full size: Sphinx does so where a scale is given."""
+    for image in page.findall(nodes.image):
+        if image["uri"].endswith(".png"):
+            image.setdefault("scale", 100)
+
+
+def name_home(app: Sphinx, page: str, template: str, context: dict[str, object], tree: object) -> None:
+    """Give the first page a name of its own in the browser, where the site's name follows."""
+    if page == "index":
+        context["title"] = "A map of your cells"
 
 
 def setup(app: Sphinx) -> None:
@@ -130,7 +170,10 @@ def setup(app: Sphinx) -> None:
         if field.name == "variable":
             field.label = "Attributes"
     app.connect("doctree-read", mark_cells)
+    app.connect("doctree-resolved", link_images)
     app.connect("autodoc-process-signature", signature_of)
     app.connect("autodoc-process-docstring", escape_names, priority=600)  # after napoleon
     app.connect("source-read", read)
+    app.connect("autodoc-process-docstring", describe_palette)
+    app.connect("html-page-context", name_home)
     app.connect("include-read", read_included)

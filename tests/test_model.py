@@ -359,6 +359,6 @@ def test_a_notebook_shows_scores_remarks_types_and_settings(own, trained):
     assert "color" not in page
     for line in own.summary().splitlines()[5:]:
         assert line in page
-    assert all(f"<th>{name}</th>" in page for name in own.types)
+    assert all(f">{name}</th>" in page for name in own.types)
     own.p_value = dict.fromkeys(own.p_value, 0.5)
     assert "No signal" in own._repr_html_()

@@ -72,11 +72,12 @@ def as_html(title: str, table: pd.DataFrame, lines: Iterable[str], folded: Mappi
 
     def drawn(table: pd.DataFrame, header: bool = True) -> str:
         with pd.option_context("display.max_colwidth", None):
-            return str(table.map(printable).rename(index=printable).to_html(border=0, header=header))
+            page = str(table.map(printable).rename(index=printable).to_html(border=0, header=header))
+        return page.replace("<th>", '<th style="text-align: left">')  # notebooks align headers on the right
 
     parts = [f"<p><strong>{escape(printable(title))}</strong></p>", drawn(table)]
     parts += [f"<p>{escape(printable(line))}</p>" for line in lines]
     for name, values in folded.items():
         inside = drawn(pd.Series(values, dtype=object).to_frame(), header=False)
         parts.append(f"<details><summary>{escape(printable(name))}</summary>{inside}</details>")
-    return f"<div>{''.join(parts)}</div>"
+    return f'<div style="margin: 0.5em 0">{"".join(parts)}</div>'

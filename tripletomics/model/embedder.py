@@ -55,9 +55,11 @@ class Embedder(State):
         return self.place(x, present, **modalities)[1]
 
     def pcs(self, x: Matrix, present: Present = None) -> np.ndarray:
-        """Return principal components, float32 (cells, components), of cells of the fit as if they were new.
+        """Return principal components, of cells of the fit as if they were new. Parameters as for `embed`.
 
-        Parameters as for `embed`.
+        Returns
+        -------
+        float32 (cells, components).
 
         Examples
         --------
@@ -68,7 +70,11 @@ class Embedder(State):
         return self.features.pcs(x, known, self._roles(x)[1])
 
     def place(self, x: Matrix = None, present: Present = None, **modalities: Matrix) -> tuple[np.ndarray, np.ndarray]:
-        """Return the coordinates in both spaces at once: ``(embed(x), map(x))``. Parameters as for `embed`.
+        """Return the coordinates in both spaces at once. Parameters as for `embed`.
+
+        Returns
+        -------
+        ``(z, m)``: the metric space, float32 (cells, metric_dim), and the map, float32 (cells, dim).
 
         Examples
         --------
@@ -118,6 +124,10 @@ class Embedder(State):
         modalities
             By name, such as ``rna=``: cells by the modality's genes (``features.parts``), dense or sparse. With both,
             row i is the same cell in each.
+
+        Returns
+        -------
+        A `Pair` for methods that take ``x``: both matrices, and which of them each cell has.
 
         Raises
         ------

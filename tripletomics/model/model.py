@@ -127,7 +127,7 @@ class Model(Embedder):
         fdr: float | None = None,
         **modalities: Matrix,
     ) -> tuple[Prediction, np.ndarray, np.ndarray]:
-        """Return the types of cells, as codes of `types` (and of `names`), and z and the map, as `place` does.
+        """Return the types of cells, and their coordinates in the metric space and on the map.
 
         Parameters
         ----------
@@ -135,6 +135,12 @@ class Model(Embedder):
             As for `embed`.
         reject, coverage, fdr
             As for `tripletomics.predict`.
+
+        Returns
+        -------
+        ``(found, z, m)``: a :class:`~tripletomics.labels.prediction.Prediction`, whose ``codes`` are those of `types`
+        and whose ``nodes`` are those of `names`; the metric space, float32 (cells, metric_dim); and the map, float32
+        (cells, dim).
 
         Raises
         ------
@@ -174,7 +180,11 @@ class Model(Embedder):
         self, x: Matrix = None, present: Present = None, *, coverage: float = COVERAGE, z: np.ndarray | None = None,
         **modalities: Matrix,
     ) -> dict[str, Estimate]:  # fmt: skip
-        """Return the values of ordered columns by name, with intervals; `z` is the metric space, if it is known.
+        """Return the values of ordered columns, with intervals; `z` is the metric space, if it is known.
+
+        Returns
+        -------
+        A dict from the name of a column to its ``center``, ``low`` and ``high``, each (cells,).
 
         Examples
         --------
@@ -351,6 +361,10 @@ class Model(Embedder):
 
 def load(path: str | Path) -> Model:
     """Read a model that `Model.save` wrote, onto the CPU.
+
+    Returns
+    -------
+    A `Model`, which computes what the saved one did. `search` needs the index that ``save(index=True)`` writes.
 
     Raises
     ------

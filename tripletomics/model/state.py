@@ -58,9 +58,9 @@ class State:
 
     @property
     def id(self) -> str:
-        """The model's name in datasets that it writes to: 16 hexadecimal digits, the same in a file or a copy.
+        """The model's name in datasets that it writes to, the same in a file or a copy.
 
-        They follow from the weights and from the cells that the model has seen.
+        Its 16 hexadecimal digits follow from the weights and from the cells that the model has seen.
 
         Examples
         --------
@@ -99,7 +99,7 @@ class State:
 
     @property
     def names(self) -> list[str]:
-        """All names that `predict` can write: the types, and with levels the names above them.
+        """All names that `predict` can write. These are the types and, with levels, the names above them.
 
         Examples
         --------
@@ -169,6 +169,10 @@ class State:
 
     def part(self, modality: str | None = None) -> Features:
         """Return the genes of a model, or of one of its two modalities.
+
+        Returns
+        -------
+        Features with ``genes``, their names in order, and how their values are treated.
 
         Examples
         --------

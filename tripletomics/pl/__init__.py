@@ -5,7 +5,8 @@ into ``uns``, as scanpy does. Held-out cells are drawn on top in full colour wit
 beneath them: only the former show how good a supervised map is. The words "no signal" are written on a map or score
 without any.
 
-``tt.pl.PALETTE`` holds the colours of types, in order of their rank:
+``tt.pl.PALETTE`` holds the default colours of types, as hexadecimal codes. A type has the colour at its rank among the
+types of the model. The first ten lie furthest apart, also for those who hardly tell red from green.
 
 >>> tt.pl.PALETTE[0].startswith("#")
 True
