@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from samples import KNOWN, NEW, OBS, assert_same, make_cells, predicted, state, values
+from sklearn.metrics import f1_score
 
 import tripletomics as tt
 from tripletomics.labels.reference import build_reference
@@ -428,8 +429,36 @@ def test_the_checks_are_those_of_the_held_out_cells(trained):
         np.mean([2 * ((held.obs["kind"] == kind) & (best == kind)).sum() / ((held.obs["kind"] == kind).sum() + (
             best == kind).sum()) for kind in KNOWN])
     )  # fmt: skip
-    assert f"Predictions of held-out cells: macro-F1 {model.checks['macro_f1']:.3f} (the most" in model.summary()
+    said = held.obs["kind"].astype(str), found.obs["tt_label"].astype(str)
+    strict = f1_score(*said, average="macro", labels=list(KNOWN))
+    assert model.checks["macro_f1_named"] == pytest.approx(strict)
+    for text in (model.summary(), model.card()):
+        assert f"macro-F1 {model.checks['macro_f1']:.3f} of the most probable types, {strict:.3f} if unassigned" in text
+        assert f" {held.n_obs} labelled cells the model never saw" in text
     assert adata.uns["X_tt"]["checks"] == model.checks
+    shares = (said[1] == "unassigned").groupby(said[0]).mean()
+    np.testing.assert_allclose(model.findings["unassigned"], shares[model.classes])
+
+
+def test_types_whose_cells_are_often_unassigned_are_named(trained, tmp_path):
+    model, line = trained[0], "Types of which many held-out cells are unassigned: "
+    nothing = np.zeros(len(model.classes))
+    assert line not in replace(model, findings=model.findings | {"unassigned": nothing}).summary()
+    names = [*"abcdef"]
+    shares = np.array([0.1, np.nan, 0.25, 0.81, 0.4, 0.3])
+    assert (
+        f"{line}d (81 %), e (40 %), f (30 %), and 1 more."
+        in replace(model, classes=names, findings=model.findings | {"unassigned": shares}).summary()
+    )
+    nothing[:2] = np.nan, 0.5
+    replace(model, findings=model.findings | {"unassigned": nothing}).save(tmp_path / "m.tt")
+    assert f"{line}{model.classes[1]} (50 %)." in tt.load(tmp_path / "m.tt").summary()
+    older = replace(model, findings={}, checks={k: v for k, v in model.checks.items() if k != "macro_f1_named"})
+    assert f"{model.checks['macro_f1']:.3f} of the most probable types; " in older.summary()
+    assert " cells the model never saw" in older.summary()
+    replace(model, findings={"unassigned": np.array([0.5])}).save(tmp_path / "broken.tt")
+    with pytest.raises(ValueError, match="is damaged: findings\\['unassigned'\\] does not have one number"):
+        tt.load(tmp_path / "broken.tt")
 
 
 def test_nothing_is_warned_about_usual_cells(trained, new_cells):

@@ -41,7 +41,7 @@ tripletomics predict new.h5ad --model map.tt --out labels.h5ad --figure labels.p
 tripletomics compare cells.h5ad --label cell_type --out report.html
 ```
 
-`tripletomics demo` shows an example with data that come with scanpy. `tripletomics COMMAND --help` explains a command.
+`tripletomics demo` shows an example with cells that come with it. `tripletomics COMMAND --help` explains a command.
 """
 
 EXAMPLES = {  # of the help of each command

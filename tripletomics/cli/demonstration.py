@@ -64,7 +64,7 @@ def run_demo(*, out: Path = Path("tripletomics-demo"), progress: bool = True) ->
         from tripletomics import pl
         from tripletomics.pl.demo_figure import draw_demo
 
-        captions = [caption(noise_scores, name) for name in ("umap_supervised", "tt")]
+        captions = [caption(noise_scores, name, learned=True) for name in ("umap_supervised", "tt")]
         captions += [caption(scores, name) for name in ("umap", "tt")]
         pl.save(draw_demo(noise, blood, new, LABEL, captions), figure)
     with _timed("writing", progress):
@@ -81,7 +81,8 @@ def run_demo(*, out: Path = Path("tripletomics-demo"), progress: bool = True) ->
         _say_blood(blood, scores, permuted["blood"])
         _say_new(found)
         say_written(figure, table, query, kept)
-        say("Your cells:  tripletomics fit CELLS.h5ad --label COLUMN --out map.h5ad --model map.tt")
+        say("Here, half of the cells are held out, so that scores have short intervals. fit holds out a tenth.")
+        say("Your cells:  tripletomics fit CELLS.h5ad --label COLUMN --out map.h5ad --model map.tt --figure map.png")
 
     return Answer(record | {"written": written(figure, table, query, kept)}, show)
 
@@ -157,6 +158,7 @@ def score_new(new: AnnData) -> dict[str, Any]:
     groups = {"checked": named & known, "sure": named & known & sure, "unsure": named & known & ~sure}
     return {
         "cells": len(label), "named": int(named.sum()), "unassigned": int((~named).sum()),
+        "with_type": int(known.sum()),
         **{name: _share((label == truth)[rows].to_numpy()) for name, rows in groups.items()},
         "progenitors": int(strange.sum()), "progenitors_unassigned": int((strange & ~named).sum()),
     }  # fmt: skip
@@ -176,10 +178,11 @@ def _with_interval(value: float, ends: Sequence[float], sign: str = "") -> str:
     return f"{value:{sign}.2f} ({ends[0]:{sign}.2f} to {ends[1]:{sign}.2f})"
 
 
-def caption(scores: Scores, method: str) -> str:
-    """Return the title of a map: the method, and its score."""
+def caption(scores: Scores, method: str, learned: bool = False) -> str:
+    """Return the title of a map: the method, and its score, and if asked for that of the learned cells."""
     found = scores[method]
-    return f"{NAMES[method]}\nheld-out F1 {_with_interval(found['f1'], found['interval'])}"
+    name = NAMES[method] + f", F1 of learned cells {found['training_f1']:.2f}" * learned
+    return f"{name}\nheld-out F1 {_with_interval(found['f1'], found['interval'])}"
 
 
 def compared(scores: Mapping[str, Any]) -> str:
@@ -225,11 +228,14 @@ def _say_new(found: Mapping[str, Any]) -> None:
     """Print how many new cells got a type, and how many of these are right."""
     checked, sure, unsure = (found[name] for name in ("checked", "sure", "unsure"))
     _paragraph(
-        f"3. New donor: {found['cells']} cells. {found['named']} get a type, {found['unassigned']} are unassigned. "
-        f"Marker genes tell the true type of {checked['cells']} of the named cells: {_right(checked)} are named right. "
-        f"With a confidence of {SURE} or more, {_right(sure)} of {sure['cells']} are right; with less, "
-        f"{_right(unsure)} of {unsure['cells']}. The first donor has no progenitors (CD34+). Of the "
-        f"{found['progenitors']} progenitors here, {found['progenitors_unassigned']} are unassigned."
+        f"3. New donor: {found['cells']} cells. {found['named']} get a type, {found['unassigned']} are unassigned "
+        f"({percent(found['unassigned'] / found['cells'])}). Of cells like those of the fit, about 5 % would be: "
+        "these are also of another run, and many lie far from all known types. "
+        f"Marker genes tell the type of {found['with_type']} cells. {checked['cells']} of them are named, "
+        f"{_right(checked)} of these rightly. With a confidence of {SURE} or more, {_right(sure)} of {sure['cells']} are "
+        f"right; with less, {_right(unsure)} of {unsure['cells']}. The first donor has no progenitors (CD34+). Of the "
+        f"{found['progenitors']} progenitors here, {found['progenitors_unassigned']} are unassigned. CD14 was not "
+        "measured in this donor, so by markers its CD14 monocytes are CD16 monocytes, or of no known type."
     )
     print()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,8 @@ from tripletomics.keys import DEFAULT_KEY
 from tripletomics.tl.progress import stage
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from tripletomics.model import Model
 
 
@@ -48,6 +50,10 @@ def fit(  # noqa: D103
         Parameter(help="A second modality of the same cells, such as proteins, in a format of INPUT."),
     ] = None,
     model: Annotated[Path | None, Parameter(help="File to write the model to, .tt.")] = None,
+    figure: Annotated[
+        Path | None,
+        Parameter(help="Figure to write, .png: the map by type, with held-out cells marked, and its score."),
+    ] = None,
     index: Annotated[
         bool, Parameter(negative=(), help="Keep all training cells in the model file, for `Model.search`.")
     ] = False,
@@ -66,25 +72,29 @@ def fit(  # noqa: D103
         )
     if only_results is not None or not (stored or (model is not None and out is None)):
         check_out(source, out, only_results, "--model for the model alone, or --only-results for a table")
+    if figure is not None:
+        files.check_writable(figure, ".png")
+        if source.suffix != ".h5ad":
+            raise ValueError("--figure is for cells of one modality: leave it out, and use tt.pl.embedding in Python.")
     source.check()
-    apart = {"only_results": only_results, "model": model, "card": beside}
+    apart = {"only_results": only_results, "model": model, "card": beside, "figure": figure}
     source.check_apart(apart, *map(settings.get, ("parents", "map", "init")))
     settings = {**settings, "label": label}
     kept = settings.get("checkpoint")
-    for path in filter(None, (input, protein, obs, out, only_results, model, beside)):
+    for path in filter(None, (input, protein, obs, out, only_results, model, beside, figure)):
         if kept is not None and os.path.realpath(kept) == os.path.realpath(path):
             raise ValueError(f"--checkpoint {str(kept)!r} is also another file of this fit: name a file of its own.")
     target = only_results or out or (input if stored else None)
     with _checkpoint(settings):
-        fitted = _fit(source, target, settings, model, {"index": index, "card": card})
+        fitted = _fit(source, target, settings, model, {"index": index, "card": card}, figure)
     if processes.rank() > 0:  # the first of many processes writes
         return None
 
     def show() -> None:
         say(fitted.summary())
-        say_written(target, model, beside)
+        say_written(target, model, beside, figure)
 
-    record = {"written": written(target, model, beside), "summary": fitted.summary(), **fitted.record()}
+    record = {"written": written(target, model, beside, figure), "summary": fitted.summary(), **fitted.record()}
     record["settings"] = typed(fitted.settings)
     if "tested" in fitted.findings:
         record["findings"] = {**fitted.findings, "tested": dict(zip(TESTED, fitted.findings["tested"], strict=True))}
@@ -106,7 +116,12 @@ def _check_model(model: Path | None, index: bool, card: bool) -> Path | None:
 
 
 def _fit(
-    source: Source, target: Path | None, settings: dict[str, Any], model: Path | None, kept: dict[str, bool]
+    source: Source,
+    target: Path | None,
+    settings: dict[str, Any],
+    model: Path | None,
+    kept: dict[str, bool],
+    figure: Path | None,
 ) -> Model:
     """Fit, and write the results and the model. If one of them cannot be written, the other one still is."""
     from tripletomics.tl import paths
@@ -118,6 +133,11 @@ def _fit(
             done.try_to(model, lambda: fitted.save(model, **kept))
 
     if source.path.suffix == ".zarr" or source.is_large(settings.get("layer"), settings.get("use_rep")):
+        if figure is not None:
+            raise ValueError(
+                f"--figure cannot be drawn from {str(source.path)!r}, which is read block by block: leave it out, and "
+                "use tt.pl.embedding on the results."
+            )
         with paths.open_fit(source.path, settings, target) as on_disk:
             result = tl.fit(**settings | on_disk.in_memory)
             if target is None:
@@ -134,8 +154,22 @@ def _fit(
             with stage(f"writing {str(target)!r}", settings.get("progress", True)):
                 done.try_to(target, lambda: write(cells, target, source.path, key))
         save(fitted)
+        if figure is not None and processes.rank() == 0:
+            done.try_to(figure, lambda: _draw(cells, settings, figure))
     done.check()
     return fitted
+
+
+def _draw(cells: AnnData, settings: Mapping[str, Any], figure: Path) -> None:
+    """Write a figure of the map in the colours of its types, or else of the first further column."""
+    os.environ.setdefault("MPLBACKEND", "agg")  # the figure goes to a file
+    from tripletomics import pl
+    from tripletomics.labels.roles import read_roles
+
+    roles = read_roles(settings.get("label"), settings.get("order"), None, cells.obs.columns)
+    color, basis = next(iter([*roles.levels[-1:], *roles.further]), None), settings.get("key_added", DEFAULT_KEY)
+    drawn = pl.embedding(cells, color, basis=basis, show=False, return_fig=True)
+    pl.save(drawn, figure)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from tripletomics.labels.calibration import Calibration
 from tripletomics.labels.reference import Evidence
 from tripletomics.labels.tree import Tree
 
+FEWEST = 5  # cells of a type, of which a share says something
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -157,8 +159,8 @@ def check(found: Prediction, codes: np.ndarray, tree: Tree | None = None) -> dic
 
     Returns
     -------
-    ``cells``, ``macro_f1`` and ``ece`` of the best types, ``coverage`` of the label sets and their mean ``set_size``,
-    and the share ``unassigned``.
+    ``cells``, ``macro_f1`` and ``ece`` of the best types, ``macro_f1_named`` where an unassigned cell counts as wrong,
+    ``coverage`` of the label sets and their mean ``set_size``, and the share ``unassigned``.
     """
     known = codes >= 0
     named = found.nodes[known]
@@ -166,11 +168,19 @@ def check(found: Prediction, codes: np.ndarray, tree: Tree | None = None) -> dic
     return {
         "cells": float(known.sum()),
         "macro_f1": metrics.macro_f1(codes[known], found.codes[known]),
+        "macro_f1_named": metrics.macro_f1(codes[known], np.where(found.unassigned, -1, found.codes)[known]),
         "ece": metrics.ece(found.confidence[known], right),
         "coverage": float(found.sets[known, codes[known]].mean()),
         "set_size": float(found.sets[known].sum(axis=1).mean()),
         "unassigned": float(found.unassigned[known].mean()),
     }
+
+
+def unassigned_of(found: Prediction, codes: np.ndarray, types: int) -> np.ndarray:
+    """Return the share of the labelled cells of each type that are unassigned, NaN for types of fewer than 5 cells."""
+    known = codes >= 0
+    cells, left = (np.bincount(codes[rows], minlength=types) for rows in (known, known & found.unassigned))
+    return np.where(cells >= FEWEST, left / np.maximum(cells, 1), np.nan)
 
 
 def check_levels(found: Prediction, known: nodes.NodeLabels, seed: int) -> dict[str, float]:

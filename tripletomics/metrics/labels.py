@@ -108,7 +108,7 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
     Parameters
     ----------
     truth, predicted
-        Codes (cells,); cells whose true code is -1 are left out.
+        Codes (cells,); cells whose true code is -1 are left out. A predicted -1 is wrong, and of no type.
 
     Returns
     -------
@@ -369,6 +369,6 @@ def _coded(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _macro_f1(truth: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    either = np.bincount(truth, minlength=classes) + np.bincount(predicted, minlength=classes)
+    either = np.bincount(truth, minlength=classes) + np.bincount(predicted[predicted >= 0], minlength=classes)
     right = np.bincount(truth[truth == predicted], minlength=classes)
     return float(np.mean(2 * right[either > 0] / either[either > 0]))

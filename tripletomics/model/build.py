@@ -51,7 +51,7 @@ def build_model(
     warn_of_failure(encoder.loss, history)
     whole, train, alone = embeddings[""], ~problem.held_out, list(embeddings)[1:]
     reference = _reference(problem, settings, whole) if problem.classes else None
-    checks = {
+    checked = {
         name: check_predictions(problem, settings.seed, reference, found, embeddings[name])
         for name, found in calibrated.types.items()
     }
@@ -63,14 +63,14 @@ def build_model(
         scores={},
         p_value={},
         history=history,
-        findings=encoder.loss.summary_arrays() | encoder.summary,
+        findings=encoder.loss.summary_arrays() | encoder.summary | checked[""][1],
         seconds={},
         versions=versions(),
         reference=reference,
         calibration=calibrated.types[""],
         catalog=CellIndex(whole.z[train], names[train].astype(str), problem.codes[train]),
-        checks=checks[""],
-        alone={name: UnimodalPredictions(calibrated.types[name], checks[name]) for name in alone},
+        checks=checked[""][0],
+        alone={name: UnimodalPredictions(calibrated.types[name], checked[name][0]) for name in alone},
         matches=_match(problem, settings.seed, [embeddings[name] for name in alone]),
         seen=problem.seen,
         tree=problem.tree,
@@ -100,17 +100,20 @@ def _reference(problem: FitProblem, settings: Settings, whole: Embedding) -> Ref
 
 def check_predictions(
     problem: FitProblem, seed: int, reference: Reference | None, calibration: Calibration | None, one: Embedding
-) -> dict[str, float]:
-    """Compare predictions of held-out cells of known types with their labels; empty where there are none."""
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Compare predictions of held-out cells of known types with their labels: `Model.checks`, and what of `findings`.
+
+    Both are empty where there are no such cells.
+    """
     known = (problem.nodes >= 0) & (problem.codes < len(problem.classes))
     held = subsample(one.measured & problem.held_out & known, seed)
     if reference is None or calibration is None or not (problem.codes[held] >= 0).any():
-        return {}
+        return {}, {}
     found = prediction.predict(reference.evidence(one.z[held], one.pcs[held]), calibration, tree=problem.tree)
     checks = prediction.check(found, problem.codes[held], problem.tree)
-    if problem.levels is None:
-        return checks
-    return checks | prediction.check_levels(found, problem.levels.with_nodes(problem.nodes[held]), seed)
+    if problem.levels is not None:
+        checks |= prediction.check_levels(found, problem.levels.with_nodes(problem.nodes[held]), seed)
+    return checks, {"unassigned": prediction.unassigned_of(found, problem.codes[held], len(problem.classes))}
 
 
 def _match(problem: FitProblem, seed: int, alone: Sequence[Embedding]) -> dict[str, float]:

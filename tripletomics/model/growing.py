@@ -68,6 +68,7 @@ def build_grown(
     train = ~problem.held_out
     own = CellIndex(whole.z[train], names[train].astype(str), codes[train])
     kept = {name: old.settings[name] for name in ("counts", "map") if name in old.settings}
+    checks, unassigned = check_predictions(problem, seed, joined, calibration, whole)
     moved = 100 * np.array([np.median(grown.moved), np.quantile(grown.moved, 0.9)])
     return Model(
         features=problem.features,
@@ -77,13 +78,13 @@ def build_grown(
         scores={},
         p_value={},
         history=grown.history,
-        findings=grown.loss.summary_arrays() | {"moved": moved},
+        findings=grown.loss.summary_arrays() | {"moved": moved} | unassigned,
         seconds={},
         versions=versions(),
         reference=joined,
         calibration=calibration,
         catalog=join_catalog(old.catalog, np.searchsorted(problem.classes, old.types), own),
-        checks=check_predictions(problem, seed, joined, calibration, whole),
+        checks=checks,
         colors=old.colors,
         seen=join_seen(old.seen, problem.seen),  # type: ignore[arg-type]  # pp.check_start
     )

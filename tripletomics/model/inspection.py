@@ -99,6 +99,9 @@ def check_header(header: Any) -> None:
         _require(
             len(header["findings"][name]) == len(names), "findings does not have one number for each name of the tree"
         )
+    shares = header["findings"].get("unassigned", [0.0] * len(header["classes"]))
+    _check_type("findings['unassigned']", shares, list[float])
+    _require(len(shares) == len(header["classes"]), "findings['unassigned'] does not have one number for each type")
     _require("moved" not in header["findings"] or "init" in header["settings"], "settings lacks 'init'")
     said = [header["checks"], *header["checks_alone"]]
     _require(all(not checks or {*checks} >= CHECKS for checks in said), "checks lacks some of its fields")

@@ -58,6 +58,8 @@ class Model(Embedder):
         cells with it or a name below it, and the F1 of predicting one of these for the latter, NaN where none has it.
         ``tested`` (3,) says what the test of `p_value` could find: the number of labelled held-out cells, the number of
         their types, and the p if four of five were named right. If it is above 0.01, there are too few cells to tell.
+        ``unassigned`` (classes,), which share of the held-out cells of each type are unassigned, NaN where there are
+        fewer than 5 of them.
     seconds
         Wall time of the ``"fit"`` and of its ``"null"``.
     versions
@@ -69,9 +71,10 @@ class Model(Embedder):
     catalog
         All training cells, for `search`; None in a model that was read from a file without them.
     checks
-        What `predict` does on held-out cells: ``cells``, ``macro_f1``, ``ece``, ``coverage`` and ``set_size`` of the
-        label sets at 90 %, share ``unassigned`` at a rejection of 5 %. Empty if no cell was held out. With types on
-        several levels also those of `labels.prediction.check_levels`.
+        What `predict` does on held-out cells: ``cells``, ``macro_f1`` of the most probable types, ``macro_f1_named``
+        where an unassigned cell counts as wrong, ``ece``, ``coverage`` and ``set_size`` of the label sets at 90 %, and
+        share ``unassigned`` at a rejection of 5 %. Empty if no cell was held out. With types on several levels also
+        those of `labels.prediction.check_levels`.
     enrolled
         Names of the types that were added by `enroll`; their codes follow those of `classes`.
     alone

@@ -21,6 +21,7 @@ BLIND = "made from training cells"  # the setting "embedding" of a fit, if the e
 
 WITHIN = "correlation_within_types"
 ENOUGH = 10  # held-out cells of a type, of which a share says something
+OFTEN, NAMED = 0.2, 3  # share of unassigned cells from which on a type is named, and how many are at most
 LABELLED = (
     ("held-out cells", "held-out", "cells the model never saw"),
     ("permuted labels", "permuted", "the same cells, after a fit on permuted labels"),
@@ -60,6 +61,9 @@ def score_table(model: State) -> pd.DataFrame:
     """Return the scores of a model: a row for each group of cells, with map, metric space and what the row means."""
     measure, rows = ("15-NN macro-F1", LABELLED) if model.classes else ("15-NN recall", UNLABELLED)
     scores = {title: {**model.scores[key], "what it is": said} for title, key, said in rows if key in model.scores}
+    if "held-out cells" in scores and "tested" in model.findings:  # an older file does not say how many
+        cells = f"{model.findings['tested'][0]:,.0f} labelled cells"
+        scores["held-out cells"]["what it is"] = f"{cells} the model never saw"
     table = pd.DataFrame.from_dict(scores, orient="index", columns=[*SPACES, "what it is"])
     return table.astype(dict.fromkeys(SPACES, float)).rename(columns=SPACES).rename_axis(measure)
 
@@ -74,14 +78,9 @@ def scores_in_words(model: State) -> list[str]:
     lines = _fewer_types(model)
     for name, checks in {"": model.checks, **{name: side.checks for name, side in model.alone.items()}}.items():
         if checks:
-            lines.append(
-                f"Predictions of held-out cells{f' by {name} alone' * bool(name)}: macro-F1 {checks['macro_f1']:.3f} "
-                "(the most probable types, also of unassigned cells), calibration error "
-                f"{checks['ece']:.3f}. Label sets that should hold the type of 90 % of the cells hold that of "
-                f"{percent(checks['coverage'])}; {percent(checks['unassigned'], 1)} are unassigned."
-            )
+            lines.append(_predicted(f"held-out cells{f' by {name} alone' * bool(name)}", checks))
     if model.checks:
-        lines += _on_levels(model.checks)
+        lines += _often_unassigned(model) + _on_levels(model.checks)
     elif model.classes and model.calibration is None:
         lines.append("No predictions: they could not be calibrated, so predict refuses to make them.")
     if model.matches:
@@ -125,6 +124,28 @@ def _fewer_types(model: State) -> list[str]:
         f"The held-out score is the higher one because it is a mean over {types:.0f} types, and that of the training "
         f"cells over {len(model.classes)}: some types have no held-out cell."
     ]
+
+
+def _predicted(cells: str, checks: Mapping[str, float]) -> str:
+    """Return a line on how good predictions of some cells are."""
+    strict = checks.get("macro_f1_named")  # an older file has none
+    return (
+        f"Predictions of {cells}: macro-F1 {checks['macro_f1']:.3f} of the most probable types"
+        + (f", {strict:.3f} if unassigned cells count as wrong" if strict is not None else "")
+        + f"; {percent(checks['unassigned'], 1)} are unassigned. Calibration error {checks['ece']:.3f} (0 is perfect). "
+        f"The 90 % label sets hold the type of {percent(checks['coverage'])} of the cells."
+    )
+
+
+def _often_unassigned(model: State) -> list[str]:
+    """Return a line on the types of which many held-out cells are unassigned."""
+    shares = model.findings.get("unassigned", np.empty(0))  # an older file has none
+    often = [code for code in np.argsort(-np.nan_to_num(shares), kind="stable") if shares[code] > OFTEN]
+    if not often:
+        return []
+    named = ", ".join(f"{model.classes[code]} ({percent(shares[code])})" for code in often[:NAMED])
+    more = f", and {len(often) - NAMED} more" * (len(often) > NAMED)
+    return [f"Types of which many held-out cells are unassigned: {named}{more}."]
 
 
 def _on_levels(checks: Mapping[str, float]) -> list[str]:

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 
 from tripletomics.arguments import checking_names
 from tripletomics.labels import TOO_FEW, verdict
+from tripletomics.pl.held_out import reachable_by
 from tripletomics.pl.palette import PALETTE
 from tripletomics.pl.showing import check_output, finish
-from tripletomics.pl.style import reachable_by
 from tripletomics.pl.text import ALARM, INK, LEGEND, NOTE, SMALL, TITLE, literal
 
 UNSEEN = "Held-out cells take no part in the training, nor in when it stops."

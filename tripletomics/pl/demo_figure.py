@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import anndata
 from matplotlib import pyplot as plt
 
-from tripletomics.labels import UNLABELLED
+from tripletomics.labels import UNASSIGNED, UNLABELLED
 from tripletomics.pl.map_axes import legend_mark
 from tripletomics.pl.maps import embedding
+from tripletomics.pl.new_cells import CROSS
 from tripletomics.pl.text import INK, LEGEND, SMALL
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLES = 7  # points, of two lines above each map
-KEY = "Dark edge: held-out cells, which the map has not seen. Pale: cells that it learned. Grey: cells without a type."
+RANDOM = "#222222", "#96643f", "#a6a6a6", "#00525e", "#0aa5c2"  # of random labels: no colours of types
+KEY = "Dark edge: held-out cells, which the map has not seen. Pale: cells that it learned. Grey in b: without a type."
+PALE_CROSS = "#8c8c8c"  # next to dark cells of high confidence
 
 
 def draw_demo(noise: AnnData, blood: AnnData, new: AnnData, label: str, captions: Sequence[str]) -> Figure:
@@ -41,15 +44,23 @@ def draw_demo(noise: AnnData, blood: AnnData, new: AnnData, label: str, captions
     shared: dict[str, Any] = {"legend_loc": "none", "show": False}
     learned = [(noise, "X_umap_supervised"), (noise, "X_tt"), (blood, "X_umap"), (blood, "X_tt")]
     for ax, (adata, basis), words in zip(axes[:, :2].flat, learned, captions, strict=True):
-        embedding(adata, label, basis=basis, split="tt_split", ax=ax, **shared)
+        colours = list(RANDOM[: noise.obs[label].nunique()]) if adata is noise else None
+        embedding(adata, label, basis=basis, split="tt_split", palette=colours, ax=ax, **shared)
         ax.set_title(words, **look)
+        for text in (text for text in ax.texts if text.get_gid() == "no signal"):  # the cells below it are the evidence
+            text.set(position=(0.5, 0.97), va="top", fontsize=SMALL)
     colours = dict(zip(blood.obs[label].cat.categories, blood.uns[f"{label}_colors"], strict=True))
-    both = anndata.concat([blood, new], join="outer")  # the cells of `blood` have no prediction: light grey
-    embedding(both, "tt_label", palette=colours, split=None, ax=axes[0, 2], **shared)
-    axes[0, 2].set_title("predicted type\n(grey: first donor, and unassigned)", **look)
-    embedding(both, "tt_confidence", split=None, ax=axes[1, 2], **shared)
-    axes[1, 2].set_title("confidence of the type\n(grey: first donor)", **look)
-    for ax, words in ((axes[0, 0], "a  Noise"), (axes[1, 0], "b  Blood cells"), (axes[0, 2], "c  A new donor")):
+    _draw_new(axes[:, 2], blood, new, colours, shared)
+    left = int((new.obs["tt_label"].astype(str) == UNASSIGNED).sum())
+    axes[0, 2].set_title(
+        f"predicted type of {new.n_obs - left:,} cells\n× unassigned ({left:,}), grey: first donor", **look
+    )
+    axes[1, 2].set_title(f"confidence of these types\n× unassigned ({left:,}), grey: first donor", **look)
+    for ax, words in (
+        (axes[0, 0], "a  Noise with random labels"),
+        (axes[1, 0], "b  Blood cells"),
+        (axes[0, 2], "c  A new donor"),
+    ):
         ax.annotate(words, (0, 1), (0, 25), "axes fraction", "offset points", fontsize=9, weight="bold", color=INK)
     for ax in axes.flat:
         ax.set(xlabel="", ylabel="")
@@ -57,3 +68,15 @@ def draw_demo(noise: AnnData, blood: AnnData, new: AnnData, label: str, captions
     figure.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.48, 0.07), ncols=len(marks), **LEGEND)
     figure.text(0.48, 0.012, KEY, fontsize=SMALL, ha="center", color=INK)
     return figure
+
+
+def _draw_new(axes: Any, blood: AnnData, new: AnnData, colours: dict[str, Any], shared: dict[str, Any]) -> None:
+    """Draw the new cells over the grey cells of `blood`: those with a type in colour, the others as crosses."""
+    left = (new.obs["tt_label"].astype(str) == UNASSIGNED).to_numpy()
+    both = anndata.concat([blood, new[~left]], join="outer")  # the cells of `blood` have no prediction: light grey
+    both.obs = both.obs.rename(columns={"tt_confidence": "confidence"})
+    embedding(both, "tt_label", palette=colours, split=None, ax=axes[0], **shared)
+    embedding(both, "confidence", split=None, vmin=0, vmax=1, ax=axes[1], **shared)
+    for ax, grey in zip(axes, (CROSS, PALE_CROSS), strict=True):
+        ax.scatter(*new.obsm["X_tt"][left].T, s=4, c=grey, marker="x", linewidths=0.4, label=UNASSIGNED, zorder=1.5,
+                   rasterized=True)  # fmt: skip

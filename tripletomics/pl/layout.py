@@ -11,8 +11,8 @@ import pandas as pd
 
 from tripletomics.labels import TOO_FEW
 from tripletomics.pl import score_table
+from tripletomics.pl.held_out import no_signal_remark, no_signal_text
 from tripletomics.pl.map_axes import frame_map
-from tripletomics.pl.style import no_signal_remark, no_signal_text
 from tripletomics.pl.text import ALARM, MARGIN, NOTE, SMALL, TITLE, wrap
 
 if TYPE_CHECKING:

@@ -19,21 +19,20 @@ from tripletomics.arguments import checking_names
 from tripletomics.labels import several
 from tripletomics.notices import warn
 from tripletomics.parts import did_you_mean
-from tripletomics.pl import map_axes, style, type_names
+from tripletomics.pl import held_out, map_axes, style, type_names
 from tripletomics.pl.layout import MAX_COLOURS
+from tripletomics.pl.map_legend import draw_legend, is_low, is_wide, keep_within
 from tripletomics.pl.palette import Palette, check_palette, ends_of, keep_colours, palettes_of
 from tripletomics.pl.showing import check_output, finish
-from tripletomics.pl.text import LEGEND, TITLE, as_text, literal, text_width
+from tripletomics.pl.text import LEGEND, TITLE, as_text, literal
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-ROW, MARK = 1.31, 18  # height of an entry of a legend, in sizes of its text; points of its mark and the gap after it
 ONE, PAGE, LEAST = 4.1, 6.6, 2.0  # inches: a map alone, the maps of a row in all, the smallest of these
 LEGENDS = ("auto", "right margin", "on data", "none")
 NARROW = 0.4  # of a map's width: a wider legend next to it gives way to names on it, where the map has to make room
-SMALLEST = 0.35  # of its room that a map has at least, next to its legend
 
 
 @literal
@@ -137,8 +136,9 @@ def embedding(
         are up to four kinds of collections, labelled "unlabelled", "train" (or "cells" without a split), "no split"
         (cells without a value in the split) and "held-out". A few cells that lie far from all others do not set the
         limits: they are arrowheads at the edge of the map, in collections labelled "outside", and the legend counts
-        them. Where ``uns`` says that the labels of held-out cells are found no better than permuted ones (p > 0.01),
-        "no signal" is written across the map; where there are too few to tell, the legend says so.
+        them. In a new figure of the labels of a fit, the scores of its held-out cells and of permuted labels stand
+        below the title. Where ``uns`` says that the former are found no better than the latter (p > 0.01), "no signal"
+        is written across the map; where there are too few to tell, the legend says so.
 
     Raises
     ------
@@ -179,13 +179,13 @@ def embedding(
     axes = _new_axes(len(cells), ncols, points.shape[1]) if ax is None else [ax]
     maps = []
     for own, one, text, name in zip(axes, cells, titles, names, strict=True):
-        _frame(own, points, basis, text, frameon)
-        found = _Map(own, replace(one, remark=style.untested_remark(adata, basis)), points, name)
+        _frame(own, points, basis, text, frameon, "" if ax else held_out.score_remark(adata, basis, name))
+        found = _Map(own, replace(one, remark=held_out.untested_remark(adata, basis)), points, name)
         maps.append(_lay_out(found, legend_loc or "none", ax is not None, len(axes) > 1))
     if ax is None:
         _fit_page(maps, ncols, legend_loc not in (None, "none"))
     for drawn in maps:
-        _draw(drawn, size, style.no_signal_remark(adata, basis))
+        _draw(drawn, size, held_out.no_signal_remark(adata, basis))
     result = axes[0] if len(axes) == 1 else axes
     file = "_".join(["embedding", basis.removeprefix("X_"), *filter(None, names)]) + "_distortion" * distortion
     return finish(axes[0].figure.figure, result, file, show if ax is None or show else False, save, return_fig)
@@ -263,10 +263,13 @@ def _new_axes(maps: int, ncols: int, dim: int) -> list[Any]:
     return [figure.add_subplot(rows, columns, i + 1, projection=projection) for i in range(maps)]
 
 
-def _frame(ax: Any, points: np.ndarray, basis: str, title: str, frameon: bool) -> None:
-    """Give a map its limits, the names of its axes and its title."""
+def _frame(ax: Any, points: np.ndarray, basis: str, title: str, frameon: bool, remark: str) -> None:
+    """Give a map its limits, the names of its axes, its title, and below that a remark."""
     map_axes.frame_map(ax, points, basis)
-    ax.set_title(title, fontsize=TITLE, loc="left", pad=4)
+    size = map_axes.text_size(map_axes.map_width(ax))
+    ax.set_title(title, fontsize=TITLE, loc="left", pad=4 + (size + 2) * bool(remark))
+    if remark:
+        ax.annotate(remark, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=size, gid="score")
     if not frameon:
         ax.set_axis_off()
 
@@ -282,28 +285,28 @@ def _lay_out(one: _Map, loc: str, given: bool, shared: bool) -> _Map:
     split = [] if shared else map_axes.split_entries(cells)
     rest = map_axes.rest_entries(cells, points)
     plain = [*map_axes.type_entries(cells, False), *split, *rest]
-    narrow = fixed and _is_wide(ax, [str(entry.get_label()) for entry in plain], NARROW)
+    narrow = fixed and is_wide(ax, [str(entry.get_label()) for entry in plain], NARROW)
     many = len(cells.types) > MAX_COLOURS or (narrow and len(cells.types) > 0)
     many = (len(cells.types) > 0 and loc == "on data") or (loc == "auto" and many)
     named = type_names.choose_names(ax, cells, points) if many and points.shape[1] == 2 else None
     numbered = many and named is None
     if loc != "none":
         entries = [*map_axes.type_entries(cells, numbered), *split, *rest]
-        wide = given and named is not None and named.coarse and _is_wide(ax, [text for text, _, _ in cells.lines])
+        wide = given and named is not None and named.coarse and is_wide(ax, [text for text, _, _ in cells.lines])
         below = cells.scale is not None or (narrow and loc != "right margin")
         below = below or (named is not None and (wide or not named.coarse))
-        if named and below and not (wide and _is_low(ax, entries)):  # names on the map, or on top of those, say which
+        if named and below and not (wide and is_low(ax, entries)):  # names on the map, or on top of those, say which
             entries = [*map_axes.type_entries(cells.without_names(), False), *split, *rest]
-        _draw_legend(ax, entries, below)
-        if fixed and not _keep_within(ax, slot, entries, below):
+        draw_legend(ax, entries, below)
+        if fixed and not keep_within(ax, slot, entries, below):
             warn(
                 f"The legend of {len(cells.types)} types has no room next to this map, and is left out: make the "
                 "figure larger, or create it with layout='constrained'."
             )
             numbered = False
             ax.set_position(slot)
-            _draw_legend(ax, split, True)
-            _keep_within(ax, slot, split, True)
+            draw_legend(ax, split, True)
+            keep_within(ax, slot, split, True)
     return replace(one, named=named, numbered=numbered)
 
 
@@ -317,40 +320,6 @@ def _draw(one: _Map, size: float | None, no_signal: str | None) -> None:
         type_names.write_names(ax, named.types, one.points, named.codes, named.coarse, split=one.cells.split)
     if no_signal:
         map_axes.no_signal_banner(ax, no_signal, map_axes.map_width(ax))
-
-
-def _draw_legend(ax: Any, entries: list[Any], below: bool) -> None:
-    """Draw the legend of a map: below it, or to its right."""
-    if not entries:
-        if legend := ax.get_legend():
-            legend.remove()
-        return
-    width = map_axes.map_width(ax)
-    size = map_axes.text_size(width)
-    words: Any = LEGEND | {"fontsize": size}
-    if below:
-        place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -(5 + size) / width), "borderaxespad": 0}
-        columns = 2 if len(entries) == 2 and _columns(entries, width) > 1 else _columns(entries, width)
-        ax.legend(handles=entries, ncols=columns, **(words | place))
-    else:
-        columns = math.ceil(ROW * size * len(entries) / width)
-        ax.legend(handles=entries, ncols=columns, loc="upper left", bbox_to_anchor=(1, 1), **words)
-
-
-def _keep_within(ax: Any, slot: Any, entries: list[Any], below: bool) -> bool:
-    """Make a map so small that its legend and scale stay within its part of a figure; return whether they fit there."""
-    for _ in range(2):  # a legend has other rows next to a smaller map
-        ax.apply_aspect()
-        to_figure, own, legend = ax.figure.transSubfigure.inverted(), ax.get_position(), ax.get_legend()
-        boxes = [bar.get_tightbbox() for bar in ax.child_axes] + ([legend.get_window_extent()] if legend else [])
-        found = [box.transformed(to_figure) for box in boxes]
-        right = max([0, *(box.x1 - own.x1 for box in found)])
-        low = max([0, *(own.y0 - box.y0 for box in found)])
-        if right > (1 - SMALLEST) * slot.width or low > (1 - SMALLEST) * slot.height:
-            return False
-        ax.set_position((slot.x0, slot.y0 + low, slot.width - right, slot.height - low))
-        _draw_legend(ax, entries, below)
-    return True
 
 
 def _fit_page(maps: Sequence[_Map], ncols: int, legend: bool) -> None:
@@ -373,28 +342,3 @@ def _fit_page(maps: Sequence[_Map], ncols: int, legend: bool) -> None:
             more[divmod(i, columns)] = (box.width - own.width) / figure.dpi, (box.height - own.height) / figure.dpi
         wide, tall = more[..., 0].max(axis=0).sum(), more[..., 1].max(axis=1).sum()
         figure.set_size_inches(columns * side + wide, len(more) * side + tall + high)
-
-
-def _columns(entries: list[Any], width: float) -> int:
-    """Return in how many columns, four at most, the entries of a legend fit a width in points."""
-    size = map_axes.text_size(width)
-    wide = [72 * text_width(entry.get_label(), size) + MARK for entry in entries]
-    for columns in range(4, 1, -1):
-        rows = math.ceil(len(wide) / columns)
-        if sum(max(wide[i : i + rows]) for i in range(0, len(wide), rows)) <= width:
-            return columns
-    return 1
-
-
-def _is_low(ax: Any, entries: list[Any]) -> bool:
-    """Return whether a legend below a map takes less than half of its height."""
-    width = map_axes.map_width(ax)
-    return ROW * map_axes.text_size(width) * math.ceil(len(entries) / _columns(entries, width)) < width / 2
-
-
-def _is_wide(ax: Any, names: Sequence[str], share: float = 0.5) -> bool:
-    """Return whether names in a legend would take more room next to a map than a share of its width."""
-    width = map_axes.map_width(ax)
-    size = map_axes.text_size(width)
-    columns = math.ceil(ROW * size * len(names) / width)
-    return bool(names) and columns * (72 * max(text_width(name, size) for name in names) + MARK) > share * width

@@ -18,6 +18,7 @@ from tripletomics.labels import UNASSIGNED, is_missing, verdict
 from tripletomics.names import printable
 from tripletomics.parts import did_you_mean
 from tripletomics.pl.branches import shades
+from tripletomics.pl.held_out import no_signal_text, reachable_by
 from tripletomics.pl.map_axes import (
     color_scale,
     draw_outside,
@@ -32,7 +33,7 @@ from tripletomics.pl.map_axes import (
 )
 from tripletomics.pl.palette import GREY, Palette, colours, listed
 from tripletomics.pl.showing import check_output, finish
-from tripletomics.pl.style import CellStyle, Types, chips, map_of, no_signal_text, obsm_keys, reachable_by, style_of
+from tripletomics.pl.style import CellStyle, Types, chips, map_of, obsm_keys, style_of
 from tripletomics.pl.text import (
     INK,
     LEGEND,
