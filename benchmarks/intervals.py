@@ -1,4 +1,4 @@
-"""Scores with 95 % intervals: a bootstrap over held-out cells, pooled over seeds.
+"""Scores with 95 % intervals: a bootstrap over held-out cells, and over seeds where there are several.
 
 A score is an array (1 + DRAWS,): first its value, then its values for other draws of the same number of cells, with
 replacement. `resamples` gives these draws as weights of the cells of a dataset. They are the same for every method and
@@ -7,9 +7,13 @@ every seed. So the difference of two scores is paired, and a cell that is held o
     weights = resamples(adata.n_obs, y)
     ours = np.mean([macro_f1(y[held], named[held], weights[:, held]) for named, held in by_seed], axis=0)
     shown(ours), difference(ours, theirs)  # "0.942 [0.931, 0.951]", "+0.004 [-0.003, +0.011], tie"
+
+`over_seeds` in place of the mean draws the seeds as well.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -58,10 +62,30 @@ def mean_of_types(values: np.ndarray, codes: np.ndarray, weights: np.ndarray) ->
         return np.nanmean([mean(np.where(codes == code, values, np.nan), weights) for code in types], axis=0)
 
 
+def over_seeds(scores: np.ndarray) -> np.ndarray:
+    """Return the mean over seeds (seeds, 1 + DRAWS) of a score, in which each draw of cells is one of seeds, too.
+
+    Of n seeds each draw takes n - 1 with replacement: so its variance is that of a mean of n (with n, it would be too
+    small by 1/n). The draws of seeds depend on n alone, so a difference of two scores stays paired.
+    """
+    n = len(scores)
+    if n == 1:
+        return scores[0]
+    drawn = np.random.default_rng(n).integers(n, size=(n - 1, scores.shape[1] - 1))
+    return np.append(scores[:, 0].mean(), np.take_along_axis(scores[:, 1:], drawn, axis=0).mean(axis=0))
+
+
+def written(values: Iterable[float], decimals: int = 3, sign: str = "") -> list[str]:
+    """Return values with the same number of decimals, one more if a limit that is not 0 would read 0; none is "-0"."""
+    values = [float(value) for value in values]
+    if any(value != 0 and round(value, decimals) == 0 for value in values[1:]):
+        decimals += 1
+    return [f"{round(value, decimals) + 0.0:{sign}.{decimals}f}" for value in values]
+
+
 def shown(score: np.ndarray, decimals: int = 3) -> str:
     """Return a score and its interval as readers see them."""
-    low, high = np.nanquantile(score[1:], (0.025, 0.975))
-    return f"{score[0]:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return "{} [{}, {}]".format(*written([score[0], *np.nanquantile(score[1:], (0.025, 0.975))], decimals))
 
 
 def verdict(ours: np.ndarray, theirs: np.ndarray) -> str:
@@ -72,6 +96,5 @@ def verdict(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 def difference(ours: np.ndarray, theirs: np.ndarray, decimals: int = 3) -> str:
     """Return the difference of two scores with its interval, and the verdict."""
-    low, high = np.nanquantile((ours - theirs)[1:], (0.025, 0.975))
-    values = (f"{value:+.{decimals}f}" for value in (ours[0] - theirs[0], low, high))
-    return "{} [{}, {}], {}".format(*values, verdict(ours, theirs))
+    values = [ours[0] - theirs[0], *np.nanquantile((ours - theirs)[1:], (0.025, 0.975))]
+    return "{} [{}, {}], {}".format(*written(values, decimals, "+"), verdict(ours, theirs))

@@ -15,13 +15,14 @@ these. Logistic regression is given the scaled genes; its penalty is chosen by t
 
 The coordinates of every fit are kept in the folder `maps`, and a second run fits only what is missing there. --tables
 fits nothing. Either way docs/tables/quality*.csv are written, from all that is in the folder. All scores are of
-held-out cells against training cells, with 95 % intervals of a bootstrap over the held-out cells (`intervals.py`):
+held-out cells against training cells, with 95 % intervals of a bootstrap over the held-out cells, and over the seeds
+where there are several (`intervals.py`):
 
 F1            macro-F1 of the 15 nearest neighbours
 recall        share of the 30 nearest training cells of the reference that are among the 30 nearest in the map
 within types  the same with 15 neighbours inside a type, (recall - chance) / (1 - chance), mean over types of over 30
               training cells
-distances     mean over types of the Spearman correlation of its distances to the centres of the others
+distances     mean over types of the Spearman correlation of its distances to the centres of the others, from 6 types on
 
 Four more say how a map looks (tripletomics.metrics.page_use and exchangeability), mean over seeds: of all its cells,
 and of how held-out cells lie beside training cells of their type, where the split is random.
@@ -29,13 +30,15 @@ and of how held-out cells lie beside training cells of their type, where the spl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from common import PROTEINS, SETS, options, read, splits_of, stamp, start, usual, write_table
 from embeddings import latent
-from intervals import difference, macro_f1, mean, mean_of_types, resamples, shown
+from intervals import difference, macro_f1, mean, mean_of_types, over_seeds, resamples, shown
 from scipy.stats import rankdata
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegressionCV
@@ -47,23 +50,28 @@ from tripletomics.baselines.methods import title_of
 from tripletomics.baselines.neighbour_maps import MIN_DIST, SPREAD
 from tripletomics.knn import NEIGHBOURS, nearest
 
-LABELS = {  # where they come from; those that are independent of what is measured come first
-    "scmixology_3platform": "genotype",
-    "flow_flowcap_sample": "manual gates",
-    "cite_cbmc_adt": "RNA; the map is of proteins",
-    "panc8_small": "markers, study by study",
-    "human_kidney": "published annotation",
-    "worm_neuron": "published annotation",
-    "pbmc3k": "clusters of the same RNA",
-    "paul15": "clusters of the same RNA",
-    "cite_cbmc_rna": "clusters of the same RNA",
+LABELS = {  # where they come from, and whether it is from what the map is made of; those where it is not come first
+    "scmixology_3platform": ("genotype", "no"),
+    "flow_flowcap_sample": ("manual gates", "no: drawn by people, but on the same proteins"),
+    "cite_cbmc_adt": ("types by RNA; the map is of proteins", "no"),
+    "panc8_small": ("markers, study by study", "not known, probably partly"),
+    "human_kidney": ("published annotation", "not known, probably partly"),
+    "worm_neuron": ("published annotation", "not known, probably partly"),
+    "pbmc3k": ("clusters of the same RNA", "yes"),
+    "paul15": ("clusters of the same RNA", "yes"),
+    "cite_cbmc_rna": ("clusters of the same RNA", "yes"),
 }
 MAPS = ["tt", "umap", "tsne", "umap_crossfit", "tsne_crossfit", "pacmap", "umap_supervised", "lda", "pca2"]
-TITLES = {method: title_of(method) for method in MAPS} | {
-    "scanvi_umap": "UMAP of scANVI", "parametric_umap_supervised": "supervised parametric UMAP"
-}  # fmt: skip
+SUPERVISED = {"umap_supervised_crossfit": "supervised UMAP, cross-fitted PCs"}
+ALONE = {  # fitted with one seed to three datasets
+    "tt_alone": "tripletomics (seed 0)",
+    "scanvi_umap": "UMAP of scANVI (seed 0, briefly trained, without batches)",
+    "parametric_umap_supervised": "supervised parametric UMAP (seed 0)",
+}
+TITLES = {method: title_of(method) for method in MAPS} | SUPERVISED | ALONE
+OURS = ("tt", "tt_alone")
 NO_MAPS = {"tt_metric": "tripletomics, metric space (no map)", "regression": "logistic regression (no map)"}
-METHODS = ",".join(MAPS[1:])
+METHODS = ",".join([*MAPS[1:], *SUPERVISED])
 VERDICTS = ("better", "tie", "worse")
 SCORES = ["F1", "recall", "within types", "distances"]
 LOOKS = {"half of the cells, %": 1, "edge, %": 2, "held-out AUROC": 2, "held-out spread": 2}  # and decimals
@@ -126,6 +134,9 @@ def fit_all(name: str, split: float | str, seed: int, methods: list[str], folder
         if method == "scanvi_umap":
             z = latent(scvi, adata, ~train, seed)["scANVI"]
             both = baselines.METHODS["umap"].embed(baselines.Cells(z[train], z[~train], y[train]), seed)["map"]
+        elif method == "umap_supervised_crossfit":
+            as_new = baselines.Cells(kept["r"][train], given[~train], y[train])
+            both = baselines.METHODS["umap_supervised"].embed(as_new, seed)["map"]
         elif method == "parametric_umap_supervised":
             both = parametric_umap_supervised(cells, seed)
         else:
@@ -175,7 +186,7 @@ def scores_of(m: np.ndarray, r: np.ndarray, y: np.ndarray, train: np.ndarray, we
         "recall": mean(shares(m, r, train, held, 30), weights[:, held]),
         "within types": mean_of_types(above[held], y[held], weights[:, held]),
         "distances": order_of_types(m[shared], r[shared], y[shared], weights[:, shared])
-        if len(both) > 3
+        if len(both) > 5
         else np.full(len(weights), np.nan),
     }
 
@@ -213,8 +224,11 @@ def scored(name: str, folder: Path) -> tuple[dict[str, Fits], pd.DataFrame, str]
 
 
 def pooled(fits: Fits, score: str, others: Fits) -> np.ndarray:
-    """Return a score, mean over the splits and seeds that others have, too."""
-    return np.nanmean([fits[key][score] for key in fits if key in others], axis=0)
+    """Return a score, mean over the splits and seeds that others have, too; seeds are drawn again like cells."""
+    by_seed: dict[str, list[np.ndarray]] = {}
+    for key in sorted(fits.keys() & others.keys()):
+        by_seed.setdefault(key.rpartition(",")[2], []).append(fits[key][score])
+    return over_seeds(np.array([np.nanmean(splits, axis=0) for splits in by_seed.values()]))
 
 
 def compared(found: dict[str, Fits], other: str) -> dict[str, str]:
@@ -226,8 +240,31 @@ def compared(found: dict[str, Fits], other: str) -> dict[str, str]:
 
 def scores_in(fits: Fits) -> list[str]:
     """Return the names of the scores that fits have."""
-    first = next(iter(fits.values()))
-    return [score for score in SCORES if score in first and not np.isnan(first[score][0])]
+    first = next(iter(fits.values()))  # in the order of SCORES
+    return [score for score in first if not all(np.isnan(scores[score][0]) for scores in fits.values())]
+
+
+def seeds_of(keys: Iterable[str]) -> int:
+    """Return how many seeds are among the names of fits."""
+    return len({key.rpartition(",")[2] for key in keys})
+
+
+def described(name: str, adata: ad.AnnData) -> dict[str, object]:
+    """Return how large a dataset is, and where its labels come from."""
+    cells = adata.obs["cell_type"].value_counts()
+    cells = cells[cells > 0]
+    origin, built_in = LABELS[name]
+    column = SETS[name]
+    return {
+        "data": name,
+        "cells": f"{adata.n_obs:,}",
+        "values of a cell": f"{adata.n_vars:,} {'proteins' if name in PROTEINS else 'genes'}",
+        "types": len(cells),
+        "cells of the rarest type": f"{cells.min():,}",
+        "held out": "30 % of each type" if column is None else f"each of {adata.obs[column].nunique()} platforms",
+        "labels": origin,
+        "from the values of the map?": built_in,
+    }
 
 
 def by_seed(fits: Fits) -> str:
@@ -240,22 +277,28 @@ def by_seed(fits: Fits) -> str:
 
 
 def write_tables(names: list[str], folder: Path) -> None:
-    """Write the five tables from what is kept."""
-    scores, pages, summary, differences = [], [], [], []
+    """Write the six tables from what is kept."""
+    scores, pages, summary, differences, data = [], [], [], [], []
     titles, no_score = TITLES | NO_MAPS, dict.fromkeys(SCORES, "–")
     for name in names:
         found, looks, day = scored(name, folder)
-        head, last, splits = {"data": name, "labels": LABELS[name]}, {"measured": day}, len(splits_of(read(name), name))
+        if "scanvi_umap" in found:
+            found["tt_alone"] = {key: found["tt"][key] for key in found["scanvi_umap"]}
+        adata, last = read(name), {"measured": day}
+        head = {"data": name, "labels": LABELS[name][0]}
+        data.append(described(name, adata) | last)
         for method in [method for method in titles if method in found]:
             fits, title = found[method], {"map": titles[method]}
             values = {score: shown(pooled(fits, score, fits)) for score in scores_in(fits)}
-            more = {"F1 by seed": by_seed(fits), "seeds": len(fits) // splits}
+            more = {"F1 by seed": by_seed(fits), "seeds": seeds_of(fits)}
             scores.append({"data": name} | title | no_score | values | more | last)
             if method in looks.index:
                 values = {look: f"{looks.loc[method, look]:.{n}f}".replace("nan", "–") for look, n in LOOKS.items()}
                 pages.append({"data": name} | title | values | last)
-        next_to = {other: compared(found, other) for other in titles if other in found and other != "tt"}
-        differences += [{"data": name, "other": titles[other]} | no_score | next_to[other] | last for other in next_to]
+        next_to = {other: compared(found, other) for other in titles if other in found and other not in OURS}
+        for other, values in next_to.items():
+            seeds = {"seeds": seeds_of(found["tt"].keys() & found[other].keys())}
+            differences.append({"data": name, "other": titles[other]} | seeds | no_score | values | last)
         words = {}
         for score in scores_in(found["tt"]):
             best = min(
@@ -265,7 +308,7 @@ def write_tables(names: list[str], folder: Path) -> None:
             word = next_to[best][score].split()[-1]
             words[score] = f"{word} {'with' if word == 'tie' else 'than'} {TITLES[best]}"
         summary.append(head | no_score | words | last)
-    tables = {"": scores, "_by_dataset": summary, "_differences": differences, "_pages": pages}
+    tables = {"_data": data, "": scores, "_by_dataset": summary, "_differences": differences, "_pages": pages}
     for table, rows in tables.items():
         write_table(pd.DataFrame(rows), f"quality{table}")
     write_table(counts(pd.DataFrame(differences)), "quality_by_map")

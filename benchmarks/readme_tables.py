@@ -12,8 +12,9 @@ import pandas as pd
 
 ROOT = Path(__file__).parents[1]
 SCORES = ["F1", "recall", "distances"]
-MAPS = ["UMAP", "t-SNE", "UMAP, cross-fitted PCs", "t-SNE, cross-fitted PCs", "supervised UMAP", "PaCMAP",
-        "logistic regression (no map)"]  # fmt: skip
+PEER = "UMAP, cross-fitted PCs"
+MAPS = ["UMAP", "t-SNE", PEER, "t-SNE, cross-fitted PCs", "supervised UMAP", "supervised UMAP, cross-fitted PCs",
+        "PaCMAP", "LDA", "PCA", "logistic regression (no map)"]  # fmt: skip
 
 
 def main() -> None:
@@ -21,14 +22,15 @@ def main() -> None:
         pd.read_csv(ROOT / "docs" / "tables" / f"{name}.csv", keep_default_na=False)
         for name in ("quality_by_map", "quality_differences")
     )
-    to_umap = differences[differences["other"] == "UMAP"]
+    to_umap = differences[differences["other"] == PEER]
     by_map = by_map.set_index("next to").loc[MAPS].reset_index()
     page = ROOT / "README.md"
     text = page.read_text()
-    for table, first in ((by_map, "next to"), (to_umap, "data")):
-        lines = [[first, *SCORES], ["---"] * 4, *table[[first, *SCORES]].to_numpy()]
+    for table, first in ((by_map, ["next to"]), (to_umap, ["data", "seeds"])):
+        columns = [*first, *SCORES]
+        lines = [columns, ["---"] * len(columns), *table[columns].astype(str).to_numpy()]
         block = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        text = re.sub(rf"^\| {first} \|.*\n(?:\|.*\n)+", block.replace("\\", r"\\"), text, flags=re.MULTILINE)
+        text = re.sub(rf"^\| {first[0]} \|.*\n(?:\|.*\n)+", block.replace("\\", r"\\"), text, flags=re.MULTILINE)
     page.write_text(text)
 
 

@@ -65,6 +65,23 @@ def test_a_difference_is_a_tie_where_its_interval_holds_zero():
     assert intervals.verdict(score - 0.01, score) == "worse"
 
 
+def test_seeds_are_drawn_as_well_as_cells():
+    random = np.random.default_rng(0)
+    scores = random.normal(size=(3, 1)) + 0.1 * random.normal(size=(3, 20001))
+    pooled = intervals.over_seeds(scores)
+    assert pooled[0] == pytest.approx(scores[:, 0].mean())
+    assert pooled[1:].std() == pytest.approx(np.sqrt(scores.mean(axis=1).var(ddof=1) / 3 + 0.01 / 2), rel=0.02)
+    assert (intervals.over_seeds(scores[:1]) == scores[0]).all()  # one seed: its cells alone
+    paired = intervals.over_seeds(scores + 0.2) - pooled
+    assert np.ptp(paired) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_limit_that_is_not_zero_does_not_read_zero():
+    assert intervals.written([0.0042, 0.0003, 0.0091], sign="+") == ["+0.0042", "+0.0003", "+0.0091"]
+    assert intervals.written([-0.0001, -0.0013, 0.0091], sign="+") == ["+0.000", "-0.001", "+0.009"]
+    assert intervals.written([0.5, 0.0, 0.75]) == ["0.500", "0.000", "0.750"]
+
+
 def test_scores_of_maps_are_those_of_the_package(drawn):
     random = np.random.default_rng(1)
     m, r, y, train = random.normal(size=(80, 2)), random.normal(size=(80, 9)), np.arange(80) % 5, np.arange(80) < 60
