@@ -233,8 +233,8 @@ def _say_new(found: Mapping[str, Any]) -> None:
         "these are also of another run, and many lie far from all known types. "
         f"Marker genes tell the type of {found['with_type']} cells. {checked['cells']} of them are named, "
         f"{_right(checked)} of these rightly. With a confidence of {SURE} or more, {_right(sure)} of {sure['cells']} "
-        f"are right; with less, {_right(unsure)} of {unsure['cells']}. The first donor has no progenitors (CD34+). Of the "
-        f"{found['progenitors']} progenitors here, {found['progenitors_unassigned']} are unassigned. CD14 was not "
+        f"are right; with less, {_right(unsure)} of {unsure['cells']}. The first donor has no progenitors (CD34+). Of "
+        f"the {found['progenitors']} progenitors here, {found['progenitors_unassigned']} are unassigned. CD14 was not "
         "measured in this donor, so by markers its CD14 monocytes are CD16 monocytes, or of no known type."
     )
     print()
