@@ -30,7 +30,7 @@ def test_the_tables_have_the_numbers_of_the_model(trained):
     assert dict(settings[1:]) == model.settings
     said = model.card()
     assert f"macro-F1 {model.checks['macro_f1']:.3f}" in said
-    assert f"calibration error {model.checks['ece']:.3f}" in said
+    assert f"Calibration error {model.checks['ece']:.3f}" in said
     split = adata.obs["tt_split"]
     assert f"and {(split == 'held-out').sum()} were held out" in said
     assert "a random share of the same samples" in said

@@ -350,6 +350,24 @@ def test_a_figure_that_cannot_be_written_costs_no_table(run, source, fitted, tmp
     assert "tt_label" in ad.read_h5ad(out).obs
 
 
+def test_fit_draws_its_map(run, source, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("tripletomics.pl.save", lambda figure, path: drawn.append((figure.axes[0], path)))
+    out, figure = tmp_path / "out.h5ad", tmp_path / "out.png"
+    words = ["fit", source, "--label", "cell_type", "--steps", 2, "--out", out]
+    status, said, error = run(*words, "--figure", figure)
+    assert status == 0, error
+    assert said.endswith(f"Wrote {out}, {figure}\n")
+    ((ax, path),) = drawn
+    held = (ad.read_h5ad(out).obs["tt_split"] == "held-out").sum()
+    assert path == figure
+    assert {len(one.get_offsets()) for one in ax.collections if one.get_label() == "held-out"} == {held}
+    assert ax.get_title(loc="left") == "cell_type"
+    for name, message in (("out.pdf", "does not end in .png"), (source, "does not end in .png")):
+        status, _, error = run(*words, "--figure", tmp_path / name)
+        assert (status, message in error) == (1, True)
+
+
 @pytest.mark.parametrize("verb", ["fit", "transform", "predict"])
 def test_a_disk_that_is_too_small_is_found_before_the_work(run, source, fitted, tmp_path, monkeypatch, verb):
     fitted[0].save(tmp_path / "m.tt")

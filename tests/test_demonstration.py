@@ -121,9 +121,17 @@ def test_figure_shows_new_cells_over_the_grey_reference(small, scored):
         for basis in ("X_tt", "X_umap", "X_umap_supervised"):
             adata.obsm[basis] = random.normal(size=(adata.n_obs, 2))
         adata.obs["tt_split"] = np.resize(["train", "held-out"], adata.n_obs)
-    new.obs["tt_label"], new.obs["tt_confidence"] = "B cell", 0.7
+    left = random.random(new.n_obs) < 0.4
+    new.obs["tt_label"], new.obs["tt_confidence"] = np.where(left, "unassigned", "B cell"), 0.7
+    noise.uns["X_tt"] = {"p_value": {"map": 0.9}}
     figure = draw_demo(noise, blood, new, "cell_type", ["a", "b", "c", "d"])
     assert [ax.get_title(loc="left") for ax in figure.axes[:6] if len(ax.get_title(loc="left")) == 1] == [*"abcd"]
     grey = figure.axes[2].collections
-    assert {len(one.get_offsets()) for one in grey} == {blood.n_obs, new.n_obs}
+    assert {len(one.get_offsets()) for one in grey} == {blood.n_obs, (~left).sum(), left.sum()}
+    for ax in figure.axes[2], figure.axes[5]:
+        (crosses,) = (one for one in ax.collections if one.get_label() == "unassigned")
+        np.testing.assert_allclose(crosses.get_offsets(), new.obsm["X_tt"][left])
+        assert f"unassigned ({left.sum()})" in ax.get_title(loc="left")
+    (banner,) = figure.axes[1].texts[:1]
+    assert banner.get_window_extent().y0 > figure.axes[1].bbox.y0 + 0.7 * figure.axes[1].bbox.height
     plt.close(figure)

@@ -403,6 +403,20 @@ def test_a_map_with_signal_or_of_which_nothing_is_known_is_not(p):
     assert "no signal" not in words(pl.embedding(adata, "kind"))
 
 
+def test_the_score_of_a_fit_stands_below_the_title_of_its_labels():
+    adata = cells(bases=["X_tt"])
+    scores = {"held-out": {"map": 0.962, "metric": 0.5}, "permuted": {"map": 0.08, "metric": 0.1}}
+    record = {"p_value": {"map": 0.005}, "scores": scores, "settings": {"label": "kind"}}
+
+    def said(**changed):
+        adata.uns["X_tt"] = record | changed
+        return [text.get_text() for text in pl.embedding(adata, "kind").texts if text.get_gid() == "score"]
+
+    assert said() == ["held-out F1 0.96, permuted labels 0.08"]
+    for changed in ({"settings": {"label": "other"}}, {"settings": {}}, {"p_value": {"map": 0.3}}, {"scores": {}}):
+        assert said(**changed) == []
+
+
 def test_without_scores_the_stamp_still_says_it():
     adata = cells(bases=["X_tt"])
     adata.uns["X_tt"] = {"p_value": {"map": np.float64(0.5)}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,18 +72,12 @@ def fit(  # noqa: D103
         )
     if only_results is not None or not (stored or (model is not None and out is None)):
         check_out(source, out, only_results, "--model for the model alone, or --only-results for a table")
-    if figure is not None:
-        files.check_writable(figure, ".png")
-        if source.suffix != ".h5ad":
-            raise ValueError("--figure is for cells of one modality: leave it out, and use tt.pl.embedding in Python.")
+    _check_figure(figure, source)
     source.check()
     apart = {"only_results": only_results, "model": model, "card": beside, "figure": figure}
     source.check_apart(apart, *map(settings.get, ("parents", "map", "init")))
     settings = {**settings, "label": label}
-    kept = settings.get("checkpoint")
-    for path in filter(None, (input, protein, obs, out, only_results, model, beside, figure)):
-        if kept is not None and os.path.realpath(kept) == os.path.realpath(path):
-            raise ValueError(f"--checkpoint {str(kept)!r} is also another file of this fit: name a file of its own.")
+    _check_checkpoint(settings.get("checkpoint"), (*source.paths, out, only_results, model, beside, figure))
     target = only_results or out or (input if stored else None)
     with _checkpoint(settings):
         fitted = _fit(source, target, settings, model, {"index": index, "card": card}, figure)
@@ -113,6 +107,21 @@ def _check_model(model: Path | None, index: bool, card: bool) -> Path | None:
     from tripletomics.model import cards
 
     return cards.check_place(model)
+
+
+def _check_figure(figure: Path | None, source: Source) -> None:
+    """Raise if a figure is asked for that cannot be written, or is not of one modality."""
+    if figure is not None:
+        files.check_writable(figure, ".png")
+        if source.suffix != ".h5ad":
+            raise ValueError("--figure is for cells of one modality: leave it out, and use tt.pl.embedding in Python.")
+
+
+def _check_checkpoint(kept: Any, others: Iterable[Path | None]) -> None:
+    """Raise if a checkpoint is also another file."""
+    for path in filter(None, others):
+        if kept is not None and os.path.realpath(kept) == os.path.realpath(path):
+            raise ValueError(f"--checkpoint {str(kept)!r} is also another file of this fit: name a file of its own.")
 
 
 def _fit(
