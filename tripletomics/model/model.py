@@ -310,7 +310,8 @@ class Model(Embedder):
         index
             Also write the names, labels and coordinates of all training cells, which `search` needs.
         card
-            Also write the model's card next to it: ``pbmc.md`` for ``pbmc.tt``.
+            Also write the model's card next to it: ``pbmc.md`` for ``pbmc.tt``. Of a card that is there, only what you
+            wrote about the source stays.
 
         Raises
         ------
