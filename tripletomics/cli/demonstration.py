@@ -229,8 +229,8 @@ def _say_new(found: Mapping[str, Any]) -> None:
     checked, sure, unsure = (found[name] for name in ("checked", "sure", "unsure"))
     _paragraph(
         f"3. New donor: {found['cells']} cells. {found['named']} get a type, {found['unassigned']} are unassigned "
-        f"({percent(found['unassigned'] / found['cells'])}). Of cells like those of the fit, about 5 % would be: "
-        "these are also of another run, and many lie far from all known types. "
+        f"({percent(found['unassigned'] / found['cells'])}). That is a lot: of cells like those of the fit, about 5 % "
+        "would be. These cells are also of another run, and many lie far from all known types. "
         f"Marker genes tell the type of {found['with_type']} cells. {checked['cells']} of them are named, "
         f"{_right(checked)} of these rightly. With a confidence of {SURE} or more, {_right(sure)} of {sure['cells']} "
         f"are right; with less, {_right(unsure)} of {unsure['cells']}. The first donor has no progenitors (CD34+). Of "

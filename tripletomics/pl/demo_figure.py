@@ -44,8 +44,8 @@ def draw_demo(noise: AnnData, blood: AnnData, new: AnnData, label: str, captions
     shared: dict[str, Any] = {"legend_loc": "none", "show": False}
     learned = [(noise, "X_umap_supervised"), (noise, "X_tt"), (blood, "X_umap"), (blood, "X_tt")]
     for ax, (adata, basis), words in zip(axes[:, :2].flat, learned, captions, strict=True):
-        colours = list(RANDOM[: noise.obs[label].nunique()]) if adata is noise else None
-        embedding(adata, label, basis=basis, split="tt_split", palette=colours, ax=ax, **shared)
+        palette = list(RANDOM[: noise.obs[label].nunique()]) if adata is noise else None
+        embedding(adata, label, basis=basis, split="tt_split", palette=palette, ax=ax, **shared)
         ax.set_title(words, **look)
         for text in (text for text in ax.texts if text.get_gid() == "no signal"):  # the cells below it are the evidence
             text.set(position=(0.5, 0.97), va="top", fontsize=SMALL)
