@@ -412,9 +412,13 @@ def test_the_check_against_plain_sums():
         doubtful=np.zeros(6, dtype=bool),
     )
     kept = codes >= 0
+    named = np.where(found.unassigned, -1, found.codes)[kept]
     assert check(found, codes) == {
         "cells": 5.0,
         "macro_f1": pytest.approx(f1_score(codes[kept], found.codes[kept], average="macro")),
+        "macro_f1_named": pytest.approx(
+            f1_score(codes[kept], named, labels=np.union1d(codes[kept], named[named >= 0]), average="macro")
+        ),
         "ece": pytest.approx((0.1 + 0.2 + 0.3 + 0.05 + 0.6) / 5),  # each in a bin of its own
         "coverage": pytest.approx(3 / 5),
         "set_size": pytest.approx(6 / 5),

@@ -97,12 +97,12 @@ def test_a_link_is_written_through(tmp_path):
 
 def test_what_cannot_be_made_is_said_in_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("afile").touch()
+    Path("plain").touch()
     Path("link.md").symlink_to("/no/such/card.md")
     with pytest.raises(FileNotFoundError, match=r"^'link.md' is a link to '/no/such/card.md', whose folder does not"):
         files.check_writable("link.md")
-    for refused in (lambda: files.check_writable("afile/x/a.txt"), lambda: files.make_folder(Path("afile/x"))):
-        with pytest.raises(NotADirectoryError, match=r"^'afile' is a file, so there is no folder 'afile/x': choose an"):
+    for refused in (lambda: files.check_writable("plain/x/a.txt"), lambda: files.make_folder(Path("plain/x"))):
+        with pytest.raises(NotADirectoryError, match=r"^'plain' is a file, so there is no folder 'plain/x': choose an"):
             refused()
 
     def full(*given, **more):

@@ -226,7 +226,7 @@ def test_own_loss_is_one_decorator_away():
     assert losses.spec(Wide()).endswith("Wide")  # does not pass for its parent
 
 
-@pytest.mark.usefixtures("own_losses")
+@pytest.mark.usefixtures("own_registry")
 def test_register_errors():
     with pytest.raises(TypeError, match="Plain is not a subclass of Loss"):
 

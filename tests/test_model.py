@@ -206,7 +206,10 @@ def test_the_summary_and_the_record_show_the_null(fitted):
         (lambda p: change(p, "reference", spread=0.0), "is damaged: reference"),
         (lambda p: rewrite(p, classes=read(p)["classes"][::-1]), "is damaged: classes are not sorted"),
         (lambda p: rewrite(p, classes=[1, *read(p)["classes"][1:]]), r"is damaged: classes=\[1, .* is not list"),
-        (lambda p: rewrite(p, classes=read(p)["classes"][1:]), "is damaged: reference.sizes is int64 of shape"),
+        (
+            lambda p: rewrite(p, classes=read(p)["classes"][1:]),
+            r"is damaged: findings\['unassigned'\] does not have one",
+        ),
         (lambda p: rewrite(p, enrolled=["B"]), "is damaged: reference.sizes is int64 of shape"),
         (lambda p: rewrite(p, history={"metric": {"step": [1, 2], "loss": [1.0]}}), "is damaged: history"),
         (lambda p: rewrite(p, scores={"train": {}}), "is damaged: scores lacks a space"),

@@ -113,7 +113,7 @@ def types_of(adata: AnnData | MuData, prefix: str) -> pd.DataFrame:
     names = {"size": "cells", "median": "median_confidence"}
     grouped = adata.obs.groupby(f"{prefix}_label", observed=True)[f"{prefix}_confidence"]
     table = grouped.agg([*names]).rename(columns=names).sort_values("cells", ascending=False, kind="stable")
-    table.insert(1, "share", (table["cells"] / adata.n_obs).round(3))
+    table.insert(1, "share", table["cells"] / adata.n_obs)
     return table.rename_axis("predicted_type").reset_index().astype({"predicted_type": str})
 
 
