@@ -25,7 +25,7 @@ TEXTS = (
     "hierarchical_triplet", "adacos",
 )  # fmt: skip
 
-FIT = ("--label", "kind", "--steps", "2", "--augment", "mask:p=0", "--hold-out", "0.3", "--threads", "1")
+FIT = ("--label", "kind", "--steps", "2", "--augment", "mask:p=0", "--hold-out", "0.3")
 LOSSES = ("softmax + 0.1*center", "softmax + clip", "byol")
 
 
