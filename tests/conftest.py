@@ -5,7 +5,8 @@ os.environ["MPLBACKEND"] = "agg"  # no window opens
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait starve shared cores
 SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
 if SIDE_BY_SIDE:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for library in ("OMP", "OPENBLAS", "NUMBA"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 from dataclasses import replace
 from inspect import isfunction
@@ -41,6 +42,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from samples import FAST, make_cells, make_pair, plain, shuffled
+from threadpoolctl import threadpool_limits
 
 import tripletomics as tt
 from tripletomics import cli
@@ -52,6 +54,8 @@ DATA = Path(__file__).parents[1] / "data"
 @pytest.fixture(scope="session", autouse=True)
 def threads():
     torch.set_num_threads(1 if SIDE_BY_SIDE else 2)
+    if SIDE_BY_SIDE:
+        threadpool_limits(1, "blas")  # a plugin may have imported numpy before its variable was set
 
 
 @pytest.fixture
