@@ -209,6 +209,14 @@ def test_within_types_against_plain_loops(cells):
     assert np.isnan(metrics.knn_recall_within_types(z[:5], r[:5], np.zeros(5, int)))
 
 
+@pytest.mark.parametrize("pairs", [7, 50])
+def test_pairs_one_by_one_and_all_at_once(cells, pairs):
+    z = cells[0][:9]
+    i, j = np.random.default_rng(1).integers(5, size=(2, pairs))
+    expected = [((z[one].astype(float) - z[4 + other]) ** 2).sum() for one, other in zip(i, j, strict=True)]
+    np.testing.assert_allclose(distances.pair_distances(z[:5], i, z[4:], j), expected)
+
+
 def test_triplets_against_all_of_them(cells):
     z, r, _ = cells
     z, r = z[:25], r[:25]

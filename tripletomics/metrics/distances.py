@@ -53,6 +53,8 @@ def squared_distances(z: np.ndarray, query: np.ndarray | None, rows: np.ndarray,
 
 def pair_distances(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Return the squared distances of the rows i of a to the rows j of b, one by one."""
+    if len(a) * len(b) <= len(i):  # then all pairs at once are fewer
+        return cdist(a, b, "sqeuclidean")[i, j]
     d = np.empty(len(i))
     for block in row_blocks(len(i), a.shape[1]):
         difference = a[i[block]].astype(float) - b[j[block]]
