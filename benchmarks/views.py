@@ -29,7 +29,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from common import log_normalise, note, read, start, write_table
+from common import log_normalise, note, read, start, with_sd, write_table
 from intervals import difference, macro_f1, mean, resamples, shown
 from scipy.spatial.distance import cdist
 from sklearn.cross_decomposition import CCA
@@ -44,7 +44,7 @@ from tripletomics import labels, losses, metrics, pp
 from tripletomics.baselines import METHODS
 from tripletomics.baselines.inputs import Cells
 
-SETS = ("cite_cbmc_rna", "human_kidney", "worm_neuron", "paul15")
+SETS = ("human_kidney", "worm_neuron", "cite_cbmc_rna", "paul15")
 SEEDS = (0, 1, 2)
 LOSSES = (None, *losses.names(views=2))  # None is the default
 AUGMENTATIONS = ("mask", "mask:p=0.2", "mask:p=0.5", "thin", "noise", "thin + mask:p=0.5", None)
@@ -246,9 +246,9 @@ def scvi_and_scanvi() -> pd.DataFrame:
 
 
 def mean_over_sets(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Return means over sets, then over seeds, with the number of seeds."""
+    """Return means over sets, then over seeds with their standard deviation, and the number of seeds."""
     each = rows.drop(columns=["spread", "data"], errors="ignore").groupby([by, "seed"], sort=False).mean()
-    means = each.groupby(by, sort=False).mean()
+    means = with_sd(each.groupby(by, sort=False))
     means.insert(0, "seeds", each.groupby(by, sort=False).size())
     return means.reset_index()
 
@@ -256,16 +256,14 @@ def mean_over_sets(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 def write_losses(rows: pd.DataFrame) -> None:
     """Write what each loss gives, and the default next to components and UMAP on each set."""
     write_table(mean_over_sets(rows, "loss"), "view_losses")
-    ours, peers = (rows[rows["loss"] == loss].groupby("data").mean(numeric_only=True) for loss in (DEFAULT, PEERS))
-    seeds = rows.groupby("data")["seed"].nunique()
-    table = pd.DataFrame({"data": seeds.index, "seeds": seeds.to_numpy()}).set_index("data")
+    by_set = [mean_over_sets(rows[rows["data"] == name], "loss").assign(data=name) for name in SETS]
+    found = pd.concat([*by_set, mean_over_sets(rows, "loss").assign(data="mean")]).set_index(["data", "loss"])
+    ours, peers = (found.xs(loss, level="loss") for loss in (DEFAULT, PEERS))
+    table = ours[["seeds"]].copy()
     for score in ("15-NN F1", "probe F1", "NMI", "map F1"):
-        table[f"{score}, {'UMAP' if score == 'map F1' else 'PCA-50'}"], table[f"{score}, tt"] = (
-            peers[score],
-            ours[score],
-        )
-    table.loc["mean"] = table.mean()
-    write_table(table.assign(seeds=[*seeds.astype(str), ""]).reset_index(), "without_labels")
+        peer = "UMAP" if score == "map F1" else "PCA-50"
+        table[f"{score}, {peer}"], table[f"{score}, tt"] = peers[score], ours[score]
+    write_table(table.reset_index(), "without_labels")
 
 
 def write_augmentations(rows: pd.DataFrame) -> None:
