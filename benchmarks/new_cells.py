@@ -307,7 +307,7 @@ def write_platforms(said: pd.DataFrame) -> None:
     rows = []
     for name, cells in said.groupby("data", sort=False):
         by = dict(list(cells.groupby("method")))
-        row = {"data": name, "cells": len(by["predict"])}
+        row = {"data": name, "cells": by["predict"]["cell"].nunique()}
         row |= {f"ECE, {method}": ece(one) for method, one in by.items() if one["confidence"].notna().any()}
         for who, known in (("known", True), ("unknown", False)):
             for method in ("predict", "predict, batch="):
