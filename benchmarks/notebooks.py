@@ -77,7 +77,8 @@ def execute(notebook: NotebookNode, prelude: str = QUIET) -> None:
         place.mkdir(parents=True)
         (Path(folder) / "data").symlink_to(ROOT / "data")
         environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}  # a notebook has its own
-        environment.setdefault("OMP_NUM_THREADS", "1")  # with few steps, several run at once
+        for library in ("OMP", "NUMBA"):  # with few steps, several run at once, and threads that wait keep their core
+            environment.setdefault(f"{library}_NUM_THREADS", "1")
         environment["IPYTHONDIR"] = str(Path(folder) / "ipython")
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         client = nbclient.NotebookClient(
