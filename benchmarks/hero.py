@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 from common import options, read, start, write_table
 from gallery import maps_of
+from intervals import half_interval
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy import stats
 
 import tripletomics as tt
 from tripletomics.evaluation import found_in
@@ -84,7 +84,7 @@ def noise(seed: int) -> ad.AnnData:
 
 def with_interval(scores: pd.Series) -> str:
     """Return the mean of independent scores with its 95 % t-interval."""
-    half = scores.sem() * stats.t.ppf(0.975, len(scores) - 1)
+    half = half_interval(scores)
     return f"{scores.mean():.3f} [{scores.mean() - half:.3f}, {scores.mean() + half:.3f}]"
 
 
@@ -155,9 +155,8 @@ def draw_map(ax: Axes, panel: Panel) -> None:
     ax.set_title(title, fontsize=MEDIUM, pad=4, color=INK, weight="bold" if ours else "normal")
     draw_cells(ax, panel.points, panel.style, None, numbered=False)
     if ours and panel.verdict == "no signal":
-        no_signal_banner(ax, "no signal: the labels mean nothing", 72 * SIDE)
-        for text in (text for text in ax.texts if text.get_gid() == "no signal"):  # the cells below it are the evidence
-            text.set(position=(0.5, 0.98), va="top")
+        banner = no_signal_banner(ax, "no signal: the labels mean nothing", 72 * SIDE)
+        banner.set(y=0.98, va="top")  # the cells below it are the evidence
 
 
 def draw_legend(figure: Figure, top: float, style: CellStyle) -> float:

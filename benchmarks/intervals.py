@@ -14,8 +14,11 @@ every seed. So the difference of two scores is paired, and a cell that is held o
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.stats import t as student_t
 
 DRAWS = 1000
 
@@ -73,6 +76,11 @@ def over_seeds(scores: np.ndarray) -> np.ndarray:
         return scores[0]
     drawn = np.random.default_rng(n).integers(n, size=(n - 1, scores.shape[1] - 1))
     return np.append(scores[:, 0].mean(), np.take_along_axis(scores[:, 1:], drawn, axis=0).mean(axis=0))
+
+
+def half_interval(values: pd.DataFrame | pd.Series) -> Any:
+    """Return half of the 95 % t-interval of the mean over independent rows, for each column."""
+    return student_t.ppf(0.975, len(values) - 1) * values.sem()
 
 
 def written(values: Iterable[float], decimals: int = 3, sign: str = "") -> list[str]:

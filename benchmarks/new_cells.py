@@ -19,9 +19,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from common import log_normalise, mlp, note, write_table
-from intervals import difference, macro_f1, resamples, shown
+from intervals import difference, half_interval, macro_f1, resamples, shown
 from scipy.spatial.distance import cdist
-from scipy.stats import t as student_t
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
@@ -338,7 +337,7 @@ def write_novelty(rows: pd.DataFrame) -> None:
     found = []
     for name, one in [*rows.groupby("data", sort=False), ("all", rows)]:
         values = one.drop(columns=["data", "left out"])
-        spread = student_t.ppf(0.975, len(one) - 1) * values.sem()
+        spread = half_interval(values)
         words = {column: f"{values[column].mean():.3f} ± {spread[column]:.3f}" for column in values}
         found.append({"data": name, "types": len(one)} | words)
     table = pd.DataFrame(found)

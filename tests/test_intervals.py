@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.spatial.distance import cdist
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_1samp
 
 from tripletomics import metrics
 
@@ -91,3 +92,9 @@ def test_scores_of_maps_are_those_of_the_package(drawn):
     d, e = (cdist(c, c) for c in (np.array([z[y == code].mean(axis=0) for code in range(5)]) for z in (m, r)))
     expected = np.mean([spearmanr(np.delete(d[i], i), np.delete(e[i], i))[0] for i in range(5)])
     assert quality.order_of_types(m, r, y, drawn)[0] == pytest.approx(expected)
+
+
+def test_half_of_a_t_interval():
+    values = pd.DataFrame(np.random.default_rng(0).normal(size=(7, 3)))
+    expected = ttest_1samp(values, 0).confidence_interval()
+    np.testing.assert_allclose(intervals.half_interval(values), (expected.high - expected.low) / 2)

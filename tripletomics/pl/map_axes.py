@@ -278,12 +278,14 @@ def map_width(ax: Any) -> float:
     return 72 * min(ax.bbox.width, ax.bbox.height) / ax.figure.dpi
 
 
-def no_signal_banner(ax: Any, words: str, width: float) -> None:
-    """Write across a map, `width` points wide, that it shows nothing; no reader may overlook it."""
+def no_signal_banner(ax: Any, words: str, width: float) -> Any:
+    """Write across a map, `width` points wide, that it shows nothing; no reader may overlook it. Return the text."""
     large = float(np.clip(width / 18, SMALL, 13))
     head, _, rest = words.partition(": ")
     lines = [f"{head}:", *wrap(rest, 0.9 * width / 72, large, "bold")]
     plate = {"boxstyle": "square,pad=0.4", "facecolor": (1, 1, 1, 0.88), "edgecolor": ALARM, "linewidth": 1.2}
     write = ax.text2D if ax.name == "3d" else ax.text
-    write(0.5, 0.5, "\n".join(lines), transform=ax.transAxes, ha="center", va="center", fontsize=large, color=ALARM,
-          weight="bold", linespacing=1.25, bbox=plate, gid="no signal", zorder=9)  # fmt: skip
+    return write(
+        0.5, 0.5, "\n".join(lines), transform=ax.transAxes, ha="center", va="center", fontsize=large, color=ALARM,
+        weight="bold", linespacing=1.25, bbox=plate, gid="no signal", zorder=9,
+    )  # fmt: skip
